@@ -1,4 +1,4 @@
-"""Compares two commands that each print a number: alternating runs, medians, and the median of the ratios run by run.
+"""Compares two commands that each print a number: prints both medians and the median of the per-run ratios.
 
     bench/compare.py --runs 5 --ours '.venv/bin/python bench/run.py single' --reference './their-benchmark'
 
@@ -21,14 +21,14 @@ _NUMBER: Final = re.compile(r"-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?")
 
 
 class CompareError(Exception):
-    """A command failed or printed no number; the text names it."""
+    """A command failed or printed no number; the text names the command."""
 
 
 def number_of(output: str, key: str) -> float:
     """Returns the number in the output of a command.
 
     Raises:
-        CompareError: There is none.
+        CompareError: The output contains no number.
     """
     lines = output.strip().splitlines()
     try:

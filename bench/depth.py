@@ -11,7 +11,7 @@ Fills a fresh server over one stream, kills and restarts it, and claims. Prints 
     start_seconds       time to ready after the kill, including the replay of the store's log
     claim_p99_ms        of single claims in random queues after a restart; claim_cold_p99_ms: of each queue's first
                         claim, whose head is not in memory yet; claim_loaded_p99_ms: under a load of creates
-    in_order            whether tasks are delivered in the order of their creation
+    in_order            whether tasks are delivered in order of creation
 
 --save appends it to bench/results/depth.jsonl.
 """
@@ -224,7 +224,7 @@ def rss_samples(server: MeasuredServer) -> Iterator[list[float]]:
 
 
 def comes_in_order(server: MeasuredServer, tasks: int, spread: Spread) -> bool:
-    """Returns whether some queues deliver tasks in the order of creation, and again after the tasks are given back."""
+    """Returns whether a sample of queues delivers tasks in order of creation, also after they have been given back."""
     looked = _DRAW.sample(range(spread.queues), min(spread.queues, ORDERED_QUEUES))
     wanted = min(ORDERED // len(looked), tasks // spread.queues)
     for queue in looked:

@@ -95,7 +95,7 @@ class Herd:
     """Watches a counter of the server grow by an expected amount.
 
     Attributes:
-        seconds: From the last sample before it grew to the sample at which it was complete.
+        seconds: Time from the last sample before the counter grew to the sample at which the growth was complete.
     """
 
     def __init__(self, server: MeasuredServer, counter: str, count: int) -> None:
@@ -114,7 +114,7 @@ class Herd:
         """Returns how long the herd took and its rate.
 
         Raises:
-            BenchError: It was not complete in time.
+            BenchError: The herd was not complete in time.
         """
         self._thread.join()
         if self._value() - self._start < self._wanted:

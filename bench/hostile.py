@@ -41,7 +41,7 @@ CALL_SECONDS_MAX: Final = 60.0
 PAUSE_SECONDS: Final = 0.01
 """Pause of the tenant between two creates, so that it measures the load without adding to it."""
 ARRIVE_SECONDS_MAX: Final = 60.0
-"""Time by which each kind of input must have been sent once."""
+"""Time by which every kind of input must have been sent once."""
 ATTACK_SECONDS_MAX: Final = 10.0
 HOLD_SECONDS: Final = 1.0
 """How long a silent or incomplete connection stays open."""
@@ -109,10 +109,10 @@ def attacks_of(ports: Ports) -> dict[str, Attack]:
         "REST, heads that never end": (ports.http, request(tasks)[:-2] + b"x: " + b"a" * 60_000, HOLD_SECONDS),
         "REST, bodies that never end": (ports.http, request(tasks, JSON_BODY)[:-1], HOLD_SECONDS),
         "gRPC, settings and nothing more": (ports.worker, PREFACE, HOLD_SECONDS),
-        "gRPC, frames of no kind": (ports.producer, PREFACE + b"\0\x40\0\xff\xff\xff\xff\xff\xff" * 1000, HOLD_SECONDS),
+        "gRPC, unknown frames": (ports.producer, PREFACE + b"\0\x40\0\xff\xff\xff\xff\xff\xff" * 1000, HOLD_SECONDS),
     }
     for name, address in (("REST", ports.http), ("workers", ports.worker), ("producers", ports.producer)):
-        said[f"{name}, bytes of no protocol"] = (address, os.urandom(100_000) + b"\r\n\r\n", HOLD_SECONDS)
+        said[f"{name}, random bytes"] = (address, os.urandom(100_000) + b"\r\n\r\n", HOLD_SECONDS)
         said[f"{name}, silence"] = (address, b"", HOLD_SECONDS)
     called: dict[str, tuple[str, str, bytes, str]] = {
         "gRPC, calls of 1 MB": (ports.producer, "/codeq.v1.TaskService/CreateTask", JSON_BODY, ""),

@@ -1,11 +1,11 @@
 """Measures the cost of idle workers: thousands waiting for work that never comes.
 
-    bench/idle.py                                5000 workers each way, a minute each
+    bench/idle.py                                5000 workers for each kind, a minute each
     bench/idle.py --ways streams --waiters 1000 --seconds 10
 
-Ways to wait: `rest` and `grpc`, repeated long polls of 30 s, and `streams`, open worker streams with credits. Prints
-one JSON line: for each way the server's CPU time in percent of one core, and for polls its microseconds per renewal.
---save appends it to bench/results/idle.jsonl. Exit code 1: a way costs more than its target.
+Kinds of waiting: `rest` and `grpc`, repeated long polls of 30 s, and `streams`, open worker streams with credits.
+Prints one JSON line: for each kind the server's CPU time in percent of one core, and for polls its microseconds per
+renewal. --save appends it to bench/results/idle.jsonl. Exit code 1: one kind of waiting costs more than its target.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ COMMAND: Final = "IDLE"
 WAIT_SECONDS: Final = 30
 AUTH: Final = (("authorization", f"Bearer {TOKEN}"),)
 CALLS_PER_CHANNEL: Final = 500
-"""A connection carries at most 1000."""
+"""Calls on one connection; the server allows 1000."""
 CONNECTS_AT_ONCE: Final = 64
 SETTLE_SECONDS: Final = 2.0
 """Pause between the arrival of the last waiter and the measured window."""
@@ -197,7 +197,7 @@ async def measure_way(server: MeasuredServer, way: str, waiters: int, seconds: f
 
 
 def measure(options: argparse.Namespace) -> dict[str, object]:
-    """Returns the figures of every way, each on a fresh server."""
+    """Returns the figures of every kind of waiting, each on a fresh server."""
     result: dict[str, object] = {"bench": "idle", "waiters": options.waiters, "seconds": options.seconds}
     for way in options.ways:
         with tempfile.TemporaryDirectory(dir=BUILD) as directory, MeasuredServer(Path(directory)) as server:

@@ -3,10 +3,10 @@
     bench/join.py                                     2 million tasks, 500 creates a second
     bench/join.py --tasks 100000 --rate 200
 
-Creates arrive at an even rate, one per call, while the node is added: as a learner it receives a snapshot, and it gets
+Creates arrive at a steady rate, one per call, while the node is added: as a learner it receives a snapshot, and it gets
 a vote once it has caught up. Prints one JSON line: the longest gap between two acknowledged creates before and during
 the join, their latencies, and how long the join took. --save appends it to bench/results/join.jsonl. Exit code 1: the
-longest gap during the join misses its target.
+longest gap during the join exceeds its target.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ async def fill(address: str, tasks: int) -> None:
 
 
 async def produce(channel: grpc.aio.Channel, rate: float, creates: Creates) -> None:
-    """Sends creates at an even rate until cancelled; never catches up more than one second."""
+    """Sends creates at a steady rate until cancelled; never catches up on more than one second."""
     stub: Any = TaskServiceStub(channel)
     spec = task_pb2.TaskSpec(command=COMMAND, payload=b'{"n":1}')
     calls: deque[asyncio.Task[None]] = deque()

@@ -77,7 +77,7 @@ class MeasuredCluster:
         return groups[0] if groups else {}
 
     def _wait_for_voters(self) -> None:
-        """Waits until one node leads and all have a vote, so that every figure is of a full cluster."""
+        """Waits until one node leads and all have a vote, so that every figure describes a full cluster."""
         deadline = time.monotonic() + START_SECONDS_MAX
         while True:
             leader = self.leader()
@@ -91,7 +91,7 @@ class MeasuredCluster:
             time.sleep(POLL_SECONDS)
 
     def _free_addresses(self, names: tuple[str, ...]) -> dict[str, str]:
-        """Returns an address for each node, reserved until the end."""
+        """Returns an address for each node, reserved until the cluster stops."""
         addresses = {}
         for name in names:
             held = self._stack.enter_context(socket.socket())

@@ -44,7 +44,7 @@ _WORKER: Final = {
 
 
 class BenchError(Exception):
-    """The measurement failed or does not add up; the text gives the reason."""
+    """The measurement failed, or its figures do not add up; the text gives the reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ def gateway_of(server: MeasuredServer, directory: Path) -> Iterator[str]:
     """Yields the HTTP address of a standalone gateway, which reaches a server over a call stream.
 
     Raises:
-        BenchError: It was not ready in time.
+        BenchError: The gateway was not ready in time.
     """
     ready, log_path = directory / "gateway.json", directory / "gateway.log"
     command = [
@@ -114,7 +114,7 @@ class MeasuredServer:
             fsync: Whether every acknowledgement waits for fsync.
             retention_seconds: How long ended tasks are kept; None: the server's default.
             queues_max: Queues that the tenant needs; 0: the default limit.
-            tenants: Whether to accept every token, as one of the tenant of that name.
+            tenants: Whether to accept every token, which then belongs to the tenant of the same name.
             more: Additional environment variables; they may override the addresses.
         """
         self._program = [sys.executable, str(ROOT / "bench" / "tenants_server.py")] if tenants else [str(CODEQ)]
@@ -164,7 +164,7 @@ class MeasuredServer:
             self._process.wait()
 
     def kill(self) -> None:
-        """Kills the server, like a crash; the store is kept."""
+        """Kills the server, like a crash; its store remains."""
         assert self._process is not None
         self._process.kill()
         self._process.wait()

@@ -1,4 +1,4 @@
-"""Whether the memory of a server stays flat under hours of load: streams and REST in turn, ended tasks kept briefly.
+"""Checks that a server's memory stays flat under hours of load: streams and REST in turn, with a short retention.
 
     make compile && .venv/bin/python bench/memory.py --seconds 3600
 
@@ -26,7 +26,7 @@ FLAT_MAX: Final = 1.05
 
 
 def measure(seconds: float) -> list[float]:
-    """Loads a server in parts; returns its resident memory in MB after each.
+    """Loads a server in stages; returns its resident memory in MB after each stage.
 
     Raises:
         BenchError: The load failed.

@@ -44,7 +44,7 @@ class Latencies:
 
 
 def for_seconds(seconds: float) -> Callable[[], bool]:
-    """Returns a function that is true for this many seconds from now."""
+    """Returns a function that returns true for this many seconds from now."""
     until = time.perf_counter() + seconds
     return lambda: time.perf_counter() < until
 

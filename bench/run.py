@@ -76,7 +76,7 @@ def build_load() -> Path:
     """Builds the load generator and returns its path.
 
     Raises:
-        BenchError: There is no Go toolchain, or the build failed.
+        BenchError: The Go toolchain is missing, or the build failed.
     """
     if shutil.which("go") is None:
         raise BenchError("the Go toolchain is missing: https://go.dev/doc/install")
@@ -94,7 +94,7 @@ class Subject:
 
     Args:
         server: The server under load.
-        cluster: The cluster that it leads; None: a single node.
+        cluster: The cluster that the server leads; None: a single node.
     """
 
     def __init__(self, server: MeasuredServer, cluster: MeasuredCluster | None) -> None:
@@ -124,7 +124,7 @@ class Subject:
         """Checks that the node under load still leads.
 
         Raises:
-            BenchError: Another node or none leads, so the figures would include an election.
+            BenchError: The node no longer leads, so the figures would include an election.
         """
         if self._cluster is not None and self._nodes.get(self._cluster.leader()) is not self.server:
             raise BenchError(f"the leader changed during the run:\n{self.server.log}")
@@ -189,7 +189,7 @@ def check_counts(load: dict[str, object], queue: dict[str, int]) -> None:
     """Checks that every acknowledged create is completed or still queued.
 
     Raises:
-        BenchError: One is missing, or some requests were rejected or unanswered.
+        BenchError: A create is missing, or requests were rejected or unanswered.
     """
     unwanted = {name: load[name] for name in ("refused", "frames_unanswered", "outcomes_unanswered") if load[name]}
     if unwanted:
@@ -212,7 +212,7 @@ def measure(options: argparse.Namespace, program: Path, load_flags: list[str]) -
     """Runs one measurement and returns its line.
 
     Raises:
-        BenchError: It failed, or its counts do not add up.
+        BenchError: The measurement failed, or its counts do not add up.
     """
     options.directory.mkdir(parents=True, exist_ok=True)
     machine = describe_machine(options.directory)

@@ -1,4 +1,4 @@
-"""`codeq serve` for many tenants: every token is accepted with full rights, as one of the tenant of that name.
+"""`codeq serve` for many tenants: every token is accepted with full rights and belongs to the tenant of the same name.
 
 A static token belongs to one tenant, but measurements of fairness need several.
 """
@@ -18,7 +18,7 @@ class _TokenOfTenant:
         """Ignores the configuration of a static token."""
 
     def validate(self, token: str) -> Token:
-        """Returns an administrator's and worker's token for the tenant of that name."""
+        """Returns the content of an administrator's and worker's token for the tenant named by the token."""
         return Token(
             subject=token,
             email="",

@@ -1,7 +1,7 @@
 """Writes the tables of docs/configuration.md from the declarations of the settings; `make generate` runs it.
 
-A table stands between `<!-- settings: CLASS -->` and `<!-- end -->`: the settings that the class of that name in
-`codeq_server.config.settings` declares itself, in order.
+A table stands between `<!-- settings: CLASS -->` and `<!-- end -->`. It lists, in order, the settings that this class
+of `codeq_server.config.settings` declares itself.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _MIB: Final = 1 << 20
 
 
 def fresh(text: str) -> str:
-    """Returns a document with its tables as the declarations give them.
+    """Returns a document with its tables regenerated from the declarations.
 
     Raises:
         KeyError: A table names an unknown class.
@@ -93,7 +93,7 @@ def _default(each: Setting) -> str:
 
 
 def _words(number: int, unit: str) -> str:
-    """Returns a large number in words; empty: it is not large."""
+    """Returns a large number in words; empty for a small one."""
     if unit == "bytes" and number % _MIB == 0:
         return f"{number // _MIB} MiB"
     for size, noun in _UNITS_OF_TIME if unit == "seconds" else ():

@@ -22,7 +22,7 @@ AUTH = (("authorization", f"Bearer {DEV_TOKEN}"),)
 
 
 class Ledger:
-    """What was acknowledged to clients, and so must be true on the server."""
+    """What the server acknowledged to clients, and so must hold."""
 
     def __init__(self, payload_chars: int = 0) -> None:
         self.fill = "x" * payload_chars
@@ -32,15 +32,15 @@ class Ledger:
         self.progress = asyncio.Event()
 
     def note_completed(self, task_id: str) -> None:
-        """Notes an acknowledged completion."""
+        """Records an acknowledged completion."""
         (self.completed_twice if task_id in self.completed else self.completed).add(task_id)
         self.progress.set()
 
 
 async def produce(address: str, ledger: Ledger) -> None:
-    """Creates one task after the other with the SDK; creates with an unknown outcome are ignored.
+    """Creates one task after another with the SDK; creates with an unknown outcome are ignored.
 
-    A broken stream gets a new producer, because the SDK's own waits longer each time a server keeps dying.
+    A broken stream gets a new producer, because a producer backs off longer each time while a server keeps dying.
     """
 
     async def caller(producer: codeq.AsyncProducer) -> None:
@@ -54,11 +54,11 @@ async def produce(address: str, ledger: Ledger) -> None:
                 for _ in range(CALLERS):
                     group.create_task(caller(producer))
         except* (codeq.OutcomeUnknown, codeq.DeadlineExceeded):
-            pass  # what was not acknowledged is not counted on
+            pass  # unacknowledged creates do not count
 
 
 async def work(address: str, ledger: Ledger) -> None:
-    """Completes tasks over a bare stream, because the SDK does not tell which outcomes were acknowledged."""
+    """Completes tasks over a bare stream, because the SDK does not report which outcomes were acknowledged."""
     while True:
         sent: list[str] = []
         settled = 0

@@ -14,7 +14,7 @@ from codeq.v1 import cluster_service_pb2_grpc, queue_service_pb2_grpc, task_serv
 from google.rpc import error_details_pb2, status_pb2
 
 ATTEMPT_SECONDS: Final = 1.5
-"""Time that one node has to answer; a node that is stopped or cut off does not."""
+"""Time that one node has to answer; a paused or isolated node never does."""
 PAUSE_SECONDS: Final = 0.03
 CHANNEL_OPTIONS: Final = (
     ("grpc.initial_reconnect_backoff_ms", 50),
@@ -24,7 +24,7 @@ CHANNEL_OPTIONS: Final = (
 )
 _STATUS_KEY: Final = "grpc-status-details-bin"
 _DONE_NOTHING: Final = frozenset({"NOT_LEADER", "DRAINING", "SERVER_UNREACHABLE"})
-"""Reasons that guarantee that nothing was done."""
+"""Reasons that guarantee that the call had no effect."""
 _ELSEWHERE: Final = frozenset(
     {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED}
 )
@@ -38,7 +38,7 @@ class Refused(Exception):  # noqa: N818 - what it is
     """A leader rejected the call.
 
     Attributes:
-        reason: Name of the reason; where there is none, that of the gRPC code.
+        reason: Name of the reason, or of the gRPC code if there is none.
     """
 
     def __init__(self, reason: str, message: str) -> None:
@@ -75,7 +75,7 @@ class Follower:
     """Calls the current leader.
 
     Attributes:
-        leader: Address that answered last, or that was named as the leader's; "" when nobody knows.
+        leader: Address that answered last or was named as the leader's; "": unknown.
     """
 
     def __init__(self, addresses: Sequence[str], token: str) -> None:
@@ -96,7 +96,7 @@ class Follower:
                 await node.channel.close()
 
     def node(self) -> Node:
-        """Returns the leader as far as known, else one node after the other."""
+        """Returns the leader if known, else each node in turn."""
         if self.leader in self._nodes:
             return self._nodes[self.leader]
         self._next += 1
@@ -121,19 +121,19 @@ class Follower:
         seconds: float = 30.0,
         attempt_seconds: float = ATTEMPT_SECONDS,
     ) -> tuple[Any, str]:
-        """Returns the answer of the leader and its address.
+        """Returns the leader's answer and address.
 
         Args:
             service: tasks, queues or cluster.
             method: Method of the service.
             request: The request.
-            again: Whether it may be sent again when its outcome is unknown.
+            again: Whether to send the request again if its outcome is unknown.
             seconds: Time for all attempts.
-            attempt_seconds: Time for one.
+            attempt_seconds: Time for each attempt.
 
         Raises:
             OutcomeUnknown: It is not known whether the call was carried out, and it may not be sent again.
-            Refused: The leader rejected it.
+            Refused: The leader rejected the call.
             TimeoutError: No leader answered in time.
         """
         deadline = time.monotonic() + seconds

@@ -12,7 +12,7 @@ from typing import Final
 COMMANDS: Final = ("FAULTS.A", "FAULTS.B")
 LEASE_SECONDS: Final = 2
 SLACK_SECONDS: Final = 0.005
-"""Rounding of times on the wire."""
+"""Rounding error of times on the wire."""
 PROBLEMS_MAX: Final = 50
 DOES: Final = {
     "plain": 36,
@@ -28,7 +28,7 @@ DOES: Final = {
 }
 """Kinds of tasks and how often each is made."""
 ENDS_AS: Final = {"fail": "FAILED", "dead": "DLQ"}
-"""How a task of a kind ends; any other is completed."""
+"""Outcome of each kind of task; all other kinds are completed."""
 
 
 @dataclass(slots=True)
@@ -36,11 +36,11 @@ class Attempt:
     """A create that was sent, at least once.
 
     Attributes:
-        number: Number in its payload: nobody else has it.
+        number: Unique number in the task's payload.
         kind: Kind of task; see DOES.
-        due: Unix time before which it must not be delivered.
-        task_id: Id that was acknowledged; "": none was.
-        cancelled: What became of its cancel: "" none was sent, "sent", or "acknowledged".
+        due: Unix time before which the task must not be delivered.
+        task_id: Acknowledged id; "": none yet.
+        cancelled: State of the task's cancel: "" (not sent), "sent" or "acknowledged".
     """
 
     number: int
@@ -60,9 +60,9 @@ class Delivery:
 
     Attributes:
         token: Lease token.
-        start: Start of the lease by the clock of the server, Unix time.
-        until: Its end, the longest that was promised.
-        given_up: Whether the worker sent what ends the lease without ending the task.
+        start: Start of the lease by the server's clock, in Unix time.
+        until: Latest promised end of the lease.
+        given_up: Whether the worker sent an outcome that ends the lease but not the task.
     """
 
     token: int
@@ -82,7 +82,7 @@ class End:
 
 @dataclass(slots=True)
 class Moments:
-    """Times (monotonic) at which things were acknowledged, and by which node."""
+    """Monotonic times of acknowledgments, each with its node."""
 
     at: list[tuple[float, str]] = field(default_factory=list)
 
@@ -90,11 +90,11 @@ class Moments:
         self.at.append((time.monotonic(), address))
 
     def first_after(self, moment: float, *, not_by: str = "") -> float | None:
-        """Returns the seconds from a moment to the next; None: there is none yet."""
+        """Returns the seconds from a moment to the next acknowledgment; None: there is none yet."""
         return next((when - moment for when, by in self._after(moment) if by != not_by), None)
 
     def longest_gap(self, start: float, end: float) -> float:
-        """Returns the longest time without any, from start to end."""
+        """Returns the longest time without an acknowledgment between start and end."""
         times = [start, *(when for when, _ in self._after(start) if when < end), end]
         return max(later - earlier for earlier, later in itertools.pairwise(times))
 
@@ -106,10 +106,10 @@ class Moments:
 
 
 class Ledger:
-    """Notes of all clients of a run.
+    """Records of all clients of a run.
 
     Attributes:
-        clocks_agree: Whether the nodes and the test have one clock; times of servers are not judged otherwise.
+        clocks_agree: Whether nodes and test share a clock; if not, server times are not judged.
     """
 
     def __init__(self, *, clocks_agree: bool = True) -> None:
@@ -126,7 +126,7 @@ class Ledger:
         self._newest: dict[str, int] = {}
 
     def problem(self, text: str) -> None:
-        """Notes that a promise was broken."""
+        """Records a broken promise."""
         self.counts["problems"] += 1
         if len(self.problems) < PROBLEMS_MAX:
             self.problems.append(text)
@@ -138,7 +138,7 @@ class Ledger:
         return attempt
 
     def created(self, attempt: Attempt, task_id: str, address: str) -> None:
-        """Notes an acknowledged create, the first one or that of the same key again."""
+        """Records an acknowledged create, which may repeat an earlier one with the same key."""
         self.creates.note(address)
         if attempt.task_id and attempt.task_id != task_id:
             self.problem(f"I5: create {attempt.number} got the ids {attempt.task_id} and {task_id}")
@@ -149,7 +149,7 @@ class Ledger:
         attempt.task_id = task_id
 
     def delivered(self, task_id: str, number: int, delivery: Delivery, address: str) -> Attempt | None:
-        """Notes a delivery; returns the create that it comes from, None when there is no such."""
+        """Records a delivery; returns the create it belongs to, or None."""
         self.receipts.note(address)
         self.counts["delivered"] += 1
         attempt = self.attempts.get(number)
@@ -175,12 +175,12 @@ class Ledger:
         return next(each for each in self.deliveries[task_id] if each.token == token)
 
     def ended(self, task_id: str, end: End, newest_when_sent: int) -> None:
-        """Notes an acknowledged outcome.
+        """Records an acknowledged outcome.
 
         Args:
             task_id: The task.
             end: The outcome.
-            newest_when_sent: What `newest` said before it was sent.
+            newest_when_sent: Value of `newest` before the outcome was sent.
         """
         known = self.ends.get(task_id)
         if known is None:
@@ -193,7 +193,7 @@ class Ledger:
             self.problem(f"I3: {task_id} ended with the tokens {known.token} and {end.token}")
 
     def judge_leases(self) -> None:
-        """I3, I4: leases of one task follow each other by the clock of the servers, and none follows its end."""
+        """Checks I3 and I4: by the servers' clocks a task's leases never overlap, and none follows the task's end."""
         for task_id, deliveries in self.deliveries.items():
             last = max(each.token for each in deliveries)
             if (end := self.ends.get(task_id)) is not None and last > end.token:
@@ -207,7 +207,7 @@ class Ledger:
                     )
 
     def judge_task(self, task_id: str, number: int, status: str) -> bool:
-        """Judges the state in which a task was found after the drain; returns False if it is lost or wrong."""
+        """Judges a task's state after the drain; returns False if it is lost or wrong."""
         attempt = self.attempts.get(number)
         if attempt is None:
             self.problem(f"I2: {task_id} exists with number {number}, and nobody tried to create it")

@@ -23,9 +23,9 @@ PRODUCERS: Final = 12
 STREAMS: Final = 2
 CREDITS: Final = 64
 PAUSE_SECONDS: Final = 0.03
-"""Pause of a producer after a create, so that the machine is busy with the cluster and not with its clients."""
+"""Pause of a producer after each create, so that the cluster, not its clients, keeps the machine busy."""
 SILENCE_SECONDS: Final = 1.5
-"""A stream on which nothing comes for this long is given up: its node may be stopped, or cut off."""
+"""A stream that receives nothing for this long is abandoned: its node may be paused or isolated."""
 ATTEMPTS_MAX: Final = 1000
 HOLD_SECONDS: Final = 1.5 * LEASE_SECONDS
 BATCH_TASKS: Final = 4
@@ -50,7 +50,7 @@ class Load:
     """Producers and workers of a cluster.
 
     Attributes:
-        ledger: Their notes.
+        ledger: Their records.
         client: Follows the leader for unary calls.
     """
 
@@ -72,7 +72,7 @@ class Load:
         return [self.client, self._stranger, *self._streams]
 
     def start(self) -> None:
-        """Starts to create and to work."""
+        """Starts producers and workers."""
         self._producing = [asyncio.create_task(self._produce()) for _ in range(PRODUCERS)]
         self._working = [asyncio.create_task(self._work(follower)) for follower in self._streams]
         self._working += [asyncio.create_task(self._poll()), asyncio.create_task(self._trespass())]
@@ -108,7 +108,7 @@ class Load:
         kinds, weights = list(DOES), list(DOES.values())
         while not self._stop.is_set():
             (kind,) = self._chance.choices(kinds, weights)
-            with suppress(OutcomeUnknown):  # what was not acknowledged is not counted on
+            with suppress(OutcomeUnknown):  # unacknowledged creates do not count
                 if kind == "batch":
                     await self._create_batch()
                 else:
@@ -222,7 +222,7 @@ class Load:
         return outcome
 
     async def _hold(self, task_id: str, token: int) -> None:
-        """Keeps a lease for longer than it lasts, over all changes of leaders, then completes the task."""
+        """Extends a lease beyond its length, across changes of leader, then completes the task."""
         lease = self.ledger.lease(task_id, token)
         end = time.monotonic() + HOLD_SECONDS
         request = pb.HeartbeatTaskRequest(task_id=task_id, lease_token=token, extend_seconds=LEASE_SECONDS)
@@ -239,14 +239,14 @@ class Load:
         await self.settle(outcome, self.ledger.newest(task_id))
 
     def accepted(self, outcome: task_pb2.Outcome, newest: int) -> None:
-        """Notes that an outcome was acknowledged."""
+        """Records an acknowledged outcome."""
         if outcome.kind in _STATUS:
             self.ledger.ended(outcome.task_id, End(outcome.lease_token, _STATUS[outcome.kind], outcome.result), newest)
         else:
             self.ledger.counts["nacked"] += 1
 
     async def settle(self, outcome: task_pb2.Outcome, newest: int) -> None:
-        """Sends an outcome in a call of its own, again and again until it is answered."""
+        """Sends an outcome as a separate call, repeated until it is answered."""
         request: Any
         if outcome.kind == NACK:
             method = "NackTask"
@@ -288,14 +288,14 @@ class Load:
             await asyncio.sleep(0.2)
 
     def later(self, work: Coroutine[Any, Any, None]) -> None:
-        """Runs something alongside everything else; `settled` waits for it."""
+        """Runs a coroutine in the background; `settled` waits for it."""
         task = asyncio.create_task(work)
         self._late.add(task)
         task.add_done_callback(self._finished)
 
     def _finished(self, task: asyncio.Task[None]) -> None:
         if task.cancelled() or task.exception() is None:
-            self._late.discard(task)  # one that failed stays, for `check`
+            self._late.discard(task)  # a failed one stays, for `check`
 
     # -- the end -----------------------------------------------------------------------------------------------------
 
@@ -331,8 +331,8 @@ class _Stream:
         """Works until the stream ends; returns the leader that it names, or "".
 
         Raises:
-            AioRpcError: It broke.
-            TimeoutError: Nothing came for long.
+            AioRpcError: The stream broke.
+            TimeoutError: Nothing arrived in time.
         """
         leader = ""
         try:

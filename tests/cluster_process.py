@@ -67,12 +67,12 @@ class NodeProcess(ServerProcess):
 
     @property
     def raft_addr(self) -> str:
-        """Address of its transport between members."""
+        """Address of the node's Raft transport."""
         return f"{self._host}:{self._raft.getsockname()[1]}"
 
     @property
     def grpc_addr(self) -> str:
-        """Where clients reach it over gRPC."""
+        """Address where clients reach the node over gRPC."""
         return self.producer_addr
 
     @property
@@ -81,19 +81,19 @@ class NodeProcess(ServerProcess):
         return self.is_running and self.ready_path.exists()
 
     def configure(self, **env: str) -> None:
-        """Sets variables for its next start."""
+        """Sets variables for the node's next start."""
         self.env |= env
 
     def move(self, store: Path) -> None:
-        """Takes another directory for its next start."""
+        """Uses another directory from the node's next start on."""
         self.store = store
 
     def pause(self) -> None:
-        """Stops the process in its tracks."""
+        """Suspends the process."""
         self.signal(signal.SIGSTOP)
 
     def resume(self) -> None:
-        """Lets a stopped process continue."""
+        """Resumes a suspended process."""
         self.signal(signal.SIGCONT)
 
     def close(self) -> None:
@@ -103,11 +103,11 @@ class NodeProcess(ServerProcess):
 
 
 Place = Callable[[str], Mapping[str, object]]
-"""Further arguments of NodeProcess for the node of a name."""
+"""Returns further arguments of NodeProcess for the node with a name."""
 
 
 class ClusterProcess:
-    """Nodes that found a cluster together; the first of them does it.
+    """Nodes of one cluster, founded by the first of them.
 
     Attributes:
         nodes: The nodes by name.
@@ -129,7 +129,7 @@ class ClusterProcess:
             size: Number of nodes.
             env: Variables of every node.
             flags: Flags of every node.
-            place: What is special about a node.
+            place: Returns the special settings of a node.
         """
         self._directory, self._place = directory, place
         self._env = AUTHENTICATION | {"RAFT_ENABLED": "true", "LOG_LEVEL": "warn"} | dict(env or {})
@@ -158,7 +158,7 @@ class ClusterProcess:
         return {name: getattr(node, kind) for name, node in self.nodes.items()}
 
     def add(self, name: str, *, peers: Mapping[str, str] | None = None) -> NodeProcess:
-        """Prepares one more node with an empty disk; it must still be added to the cluster.
+        """Prepares one more node with an empty disk; the cluster must still add it as a member.
 
         Args:
             name: Its name.
@@ -178,15 +178,15 @@ class ClusterProcess:
         return self
 
     async def start_all(self) -> None:
-        """Does the same without stopping the event loop."""
+        """Like `start`, without blocking the event loop."""
         await asyncio.to_thread(self.start)
 
     async def all_vote(self, client: Follower, names: set[str] | None = None) -> None:
-        """Returns when the leader hears of members with these names, and no others, and all vote and lack little.
+        """Waits until the leader reports exactly these members, all of them voting and nearly up to date.
 
         Args:
             client: Follows the leader.
-            names: Names; None: those of all nodes.
+            names: Names of the members; None: all nodes.
 
         Raises:
             AssertionError: That did not happen in time.
@@ -194,7 +194,7 @@ class ClusterProcess:
         wanted = set(self.nodes) if names is None else names
         deadline = time.monotonic() + VOTE_SECONDS_MAX
         while True:
-            with suppress(Refused):  # a leader knows that there is no such task
+            with suppress(Refused):  # only a leader can say that the task does not exist
                 await client.call("tasks", "GetTask", GetTaskRequest(task_id="none"), again=True, seconds=60)
             answer, _ = await client.call("cluster", "GetRaftStatus", GetRaftStatusRequest(), again=True)
             (group,) = answer.status.groups or [RaftGroup()]
@@ -213,7 +213,7 @@ class ClusterProcess:
         """Kills every node at once, as a power cut would, except that the disks keep unsynced writes."""
         running = [node for node in self.nodes.values() if node.is_running]
         for node in running:
-            node.pause()  # so that none goes on without another
+            node.pause()  # so that no node runs on without the others
         for node in running:
             node.kill()
 
@@ -244,7 +244,7 @@ class ClusterProcess:
 
 
 def wait_ready(node: NodeProcess) -> None:
-    """Returns when a spawned node listens.
+    """Waits until a spawned node listens.
 
     Raises:
         RuntimeError: It ended, or does not listen in time.

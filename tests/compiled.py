@@ -1,7 +1,7 @@
 """Tests the compiled build in a copy of the checkout whose hot modules are extensions; the checkout stays as it is.
 
-`compiled-quick` has the C compiler optimise nothing, which takes a quarter of the time: what mypyc makes of the sources
-is the same. What was compiled stays under `build`, so that only packages whose C code changed are compiled again.
+`compiled-quick` turns off the C compiler's optimisations, which takes a quarter of the time; the C code is the same.
+Build results stay under `build`, so that only packages whose C code changed are compiled again.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Final
 ROOT: Final = Path(__file__).resolve().parent.parent
 COPY: Final = ROOT / "build" / "compiled-checkout"
 PACKAGES: Final = {"codeq_server": "server", "codeq_gateway": "gateway"}
-"""Folder in the checkout of each package that has extensions."""
+"""Folder of each package with extensions, in the checkout."""
 PATHS: Final = ("sdks/python/src", "gateway", "server", "cli")
 SHARED: Final = (".venv", ".tools", "sdks/ts/node_modules", "tests/clients/node/node_modules")
 
@@ -36,7 +36,7 @@ def build(*, quick: bool) -> Path:
 
 
 def copy(extensions: Path) -> None:
-    """Makes the copy: files that git knows or does not ignore, and the extensions beside their sources."""
+    """Makes the copy: all files that git does not ignore, and the extensions beside their sources."""
     shutil.rmtree(COPY, ignore_errors=True)
     listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     names = subprocess.run(listed, cwd=ROOT, capture_output=True, check=True, text=True).stdout.split("\0")

@@ -14,7 +14,7 @@ BUILD = "compiled" if is_compiled() else "interpreted"
 
 
 def pytest_report_header() -> str:
-    """Tells which build is tested. CODEQ_BUILD names the one that is meant; another one tests nothing."""
+    """Reports which build is tested. CODEQ_BUILD names the expected build; any other fails the run."""
     meant = os.environ.get("CODEQ_BUILD", BUILD)
     if meant != BUILD:
         raise pytest.UsageError(f"the tests import the {BUILD} build, not the {meant} one")
@@ -22,7 +22,7 @@ def pytest_report_header() -> str:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leaves out tests that change functions of the product on a compiled build, whose functions are fixed."""
+    """Leaves out tests that replace functions of the product if the build is compiled, as its functions are fixed."""
     if BUILD == "compiled":
         fixed = [item for item in items if item.get_closest_marker("interpreted")]
         items[:] = [item for item in items if item not in fixed]
@@ -31,7 +31,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[ServerProcess]:
-    """A server with a fresh store, started with --dev. A test that leaves it running also tests that it stops well."""
+    """A server with a fresh store, started with --dev. A test that leaves the server running also tests a stop."""
     with ServerProcess(tmp_path / "server") as started:
         yield started
         print(started.log)

@@ -22,13 +22,13 @@ from strangers import HTTP2, LIMITED, strangers
 from tcp_links import Links
 
 AGAIN_SECONDS_MAX = 60.0
-"""Time within which another node must serve, or a change of members must be complete."""
+"""Time within which another node must serve, or a membership change must be complete."""
 
 CROWD = 1000
 """Connections of strangers at each port."""
 
 ENTRY_SECONDS = 5.0
-"""Time within which a client with a token is served, regardless of strangers."""
+"""Time within which a client with a token must be served despite strangers."""
 
 
 @dataclass(slots=True)
@@ -45,11 +45,11 @@ class Fault(ABC):
     Attributes:
         name: Its name.
         rounds: Rounds of the long form.
-        rounds_of_run: Rounds of one run: a new cluster, and in the end a verdict.
-        clocks_agree: Whether all nodes have one clock.
-        fill: Characters by which payloads are longer.
-        needs_root: Whether only root can make it.
-        must_break: Whether it must break promises, to show that such breaks are noticed.
+        rounds_of_run: Rounds per run; each run starts a new cluster and ends with a verdict.
+        clocks_agree: Whether all nodes share one clock.
+        fill: Number of characters added to payloads.
+        needs_root: Whether the fault needs root.
+        must_break: Whether the fault must break promises, to prove that the suite detects this.
     """
 
     name = ""
@@ -66,15 +66,15 @@ class Fault(ABC):
         self.stack = ExitStack()
 
     def cluster(self, directory: Path) -> ClusterProcess:
-        """Returns the cluster that it affects, not started; `stack` is closed after it."""
+        """Returns the cluster to hit, not yet started; `stack` is closed after the cluster."""
         return ClusterProcess(directory)
 
     @abstractmethod
     async def strike(self, run: Run) -> None:
-        """One round."""
+        """Plays one round."""
 
     async def until_elsewhere(self, run: Run, struck: float, address: str) -> None:
-        """Waits until a node with another address acknowledges a create and delivers; notes how long it took."""
+        """Waits until a node with another address acknowledges a create and delivers; records how long it took."""
         creates, receipts = run.ledger.creates, run.ledger.receipts
         for moments, gaps in ((creates, self.gaps.creates), (receipts, self.gaps.deliveries)):
             await run.until(
@@ -87,7 +87,7 @@ class Fault(ABC):
             gaps.append(seconds)
 
     def note_gap(self, run: Run, start: float) -> None:
-        """Notes the longest silence since a moment."""
+        """Records the longest silence since a moment."""
         now = time.monotonic()
         self.gaps.creates.append(run.ledger.creates.longest_gap(start, now))
         self.gaps.deliveries.append(run.ledger.receipts.longest_gap(start, now))
@@ -136,7 +136,7 @@ class KillLeader(Fault):
 
 
 class Crowd(KillLeader):
-    """The leader is killed while each port of each node, which may have 1024 open files, is crowded by strangers."""
+    """The leader is killed while strangers crowd every port of every node, each limited to 1024 open files."""
 
     name = "crowd"
     rounds = 20
@@ -155,7 +155,7 @@ class Crowd(KillLeader):
             await run.well()
             newcomer = Follower(list(run.cluster.addresses("grpc_addr").values()), TOKEN)
             async with asyncio.timeout(ENTRY_SECONDS), newcomer:
-                with suppress(Refused):  # a leader knows that there is no such task
+                with suppress(Refused):  # only a leader can say that the task does not exist
                     await newcomer.call("tasks", "GetTask", task_pb.GetTaskRequest(task_id="none"), again=True)
             for node in run.cluster.nodes.values():
                 assert node.is_running, node.log
@@ -210,7 +210,7 @@ class StopLeader(Fault):
 
 
 class PauseLeader(Fault):
-    """The leader stands still until another one leads, then goes on as if nothing had happened."""
+    """The leader is suspended until another one leads, then continues as if nothing had happened."""
 
     name = "pause-leader"
 
@@ -237,10 +237,10 @@ def both(pairs: Iterable[tuple[str, str]]) -> Cut:
 
 
 class Partition(Fault):
-    """Some nodes do not hear each other for a few seconds. Clients reach all of them all the time."""
+    """Some nodes cannot hear each other for a few seconds; clients reach all of them throughout."""
 
     elsewhere = False
-    """Whether another node than the leader must serve meanwhile."""
+    """Whether a node other than the leader must serve meanwhile."""
 
     def cluster(self, directory: Path) -> ClusterProcess:
         cluster = ClusterProcess(directory)
@@ -269,7 +269,7 @@ class Partition(Fault):
 
     @asynccontextmanager
     async def cut(self, lost: Cut) -> AsyncIterator[None]:
-        """Drops messages between nodes during the context."""
+        """Drops messages between nodes inside the `with` block."""
         self.links.set(lost)
         yield
         self.links.set()
@@ -297,7 +297,7 @@ class SplitOne(Partition):
 
 
 class LoseOneWay(Partition):
-    """What one node sends to one other or to all is lost; it still hears them."""
+    """Messages from one node to another, or to all others, are lost; the sender still hears them."""
 
     name = "lose-one-way"
 
@@ -317,7 +317,7 @@ class Bridge(Partition):
 
 
 class Delay(Partition):
-    """Everything between nodes takes 200 ms."""
+    """Every message between nodes takes 200 ms."""
 
     name = "delay-200-ms"
     rounds = 10
@@ -338,7 +338,7 @@ class Delay(Partition):
 
 
 class Chaos(Partition):
-    """Kills, pauses, cuts and changes of the leader, several at a time."""
+    """Kills, pauses, partitions and leader changes, several at a time."""
 
     name = "chaos"
     rounds = 100

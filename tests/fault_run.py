@@ -25,7 +25,7 @@ from codeq_server.storage.reading import open_stored
 from server_process import LOG_TAIL_CHARS
 
 PROGRESS_SECONDS_MAX: Final = 60.0
-"""Time within which a healed cluster must acknowledge something; generous, for the machine may be busy."""
+"""Time within which a healed cluster must acknowledge a call; generous, because the machine may be busy."""
 DRAIN_SECONDS_MAX: Final = 180.0
 SAME_SECONDS_MAX: Final = 60.0
 POLL_SECONDS: Final = 0.05
@@ -41,10 +41,10 @@ class Verdict:
     Attributes:
         acknowledged: Tasks whose create was acknowledged.
         ended: Tasks whose end was acknowledged.
-        missing: Acknowledged tasks that are gone, or in a state that contradicts what clients were told.
+        missing: Acknowledged tasks that are gone, or whose state contradicts an acknowledgment.
         doubled: Tasks that exist or ended twice.
         problems: Every broken promise, in words.
-        counts: Further counts.
+        counts: Other counts.
     """
 
     acknowledged: int
@@ -65,9 +65,9 @@ class Run:
 
     Attributes:
         cluster: The cluster.
-        ledger: Notes of its clients.
+        ledger: Records of the cluster's clients.
         load: Its clients.
-        members: Names of those that are to be members.
+        members: Names of the intended members.
     """
 
     def __init__(self, cluster: ClusterProcess, seed: int, *, clocks_agree: bool = True, fill: int = 0) -> None:
@@ -90,7 +90,7 @@ class Run:
         """Waits for a condition.
 
         Raises:
-            AssertionError: It did not hold in time; the text ends with what the nodes logged.
+            AssertionError: It did not hold in time; the message ends with the nodes' logs.
         """
         deadline = time.monotonic() + seconds
         while not condition():
@@ -108,15 +108,15 @@ class Run:
     async def leader(self) -> str:
         """Returns the name of the node that leads."""
         names = {address: name for name, address in self.cluster.addresses("grpc_addr").items()}
-        with suppress(Refused):  # a leader knows that there is no such task
+        with suppress(Refused):  # only a leader can say that the task does not exist
             await self.load.client.call("tasks", "GetTask", pb.GetTaskRequest(task_id="none"), again=True, seconds=60)
         return names[self.load.client.leader]
 
     async def well(self, *, spared: NodeProcess | None = None) -> None:
-        """Starts nodes that are down, and returns when all members vote, the leader hears of them, and work goes on.
+        """Starts nodes that are down; returns once all members vote, the leader knows them, and work continues.
 
         Args:
-            spared: Not started, as it may have ended for a reason.
+            spared: Node that is not started, because the fault may have ended it.
         """
         if spared is None:
             await self.cluster.start_all()
@@ -153,7 +153,7 @@ class Run:
         await self.load.settled()
 
     async def _found(self) -> dict[str, tuple[int, str]]:
-        """Returns number and status of every task that there is, by id."""
+        """Returns number and status of every existing task, by id."""
         found = {}
         page = ""
         while True:
@@ -186,7 +186,7 @@ class Run:
         return twice
 
     async def _judge_results(self) -> None:
-        """Reads results that were acknowledged, and checks that they are as sent."""
+        """Checks that acknowledged results are stored as sent."""
         ids = list(self.ledger.ends)[-RESULTS_READ_MAX:]
 
         async def read(task_id: str) -> None:
@@ -204,7 +204,7 @@ class Run:
             await asyncio.gather(*map(read, ids[first : first + READS_TOGETHER]))
 
     async def _judge_stores(self) -> None:
-        """I6: every store agrees with itself, and all of them with each other, entry by entry."""
+        """Checks I6: each store is consistent, and all stores agree, entry by entry."""
         stores = {name: node.store for name, node in self.cluster.nodes.items()}
         deadline = time.monotonic() + SAME_SECONDS_MAX
         while True:
@@ -240,7 +240,7 @@ def applied(store: Path) -> Applied:
 
 
 def rows_hash(store: Path) -> str:
-    """Returns a hash over all rows of a member, its log apart."""
+    """Returns a hash over all rows of a member except its log."""
     digest = hashlib.sha256()
     with open_stored(store) as stored:
         for key, value in stored.rows():

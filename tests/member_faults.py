@@ -19,15 +19,15 @@ from fault_run import POLL_SECONDS, Run
 from server_process import LOG_TAIL_CHARS
 
 LAG_TASKS = 4000
-"""Tasks of Lagging.fill and their results that make the log longer than it is kept for a member that is away."""
+"""Number of tasks of Lagging.fill that make the log longer than the part kept for an absent member."""
 CHANGE_SECONDS = 20.0
-"""Time allowed for the leader to make a change of members."""
+"""Time allowed for the leader to make a membership change."""
 FOR_NOW = frozenset({"MEMBER_NOT_READY", "MEMBERSHIP_CHANGE_IN_PROGRESS"})
-"""Rejections of a change that may succeed a moment later."""
+"""Rejections of a membership change that may succeed on a retry."""
 
 
 class Lagging(Fault):
-    """A node is away until the log of the others begins after its own: it needs a snapshot, and any may be killed."""
+    """A node is down until the others have compacted past its log and it needs a snapshot; any node may be killed."""
 
     name = "lagging"
     rounds = 10
@@ -64,7 +64,7 @@ class Lagging(Fault):
 
 
 class NewDisk(Fault):
-    """A node loses its disk and is taken in anew, by a snapshot, while nodes are killed, itself among them."""
+    """A node loses its disk and is added again from a snapshot while nodes, perhaps itself, are killed."""
 
     name = "new-disk"
     fill = 2000
@@ -92,7 +92,7 @@ class NewDisk(Fault):
 
 
 class OneMore(Fault):
-    """A fourth node is taken in and another one out, while any of them is killed."""
+    """A fourth node is added and another one removed while any of them is killed."""
 
     name = "one-more"
 
@@ -152,7 +152,7 @@ class StopAnyTime(Fault):
 
 
 class Damage(Fault):
-    """The log of a node is damaged while it is down; then the leader is killed or not, so that the node may lead."""
+    """The log of a node is damaged while it is down; then the leader may be killed, so that the node may lead."""
 
     async def strike(self, run: Run) -> None:
         await run.well()
@@ -176,14 +176,14 @@ class Damage(Fault):
         self.note_gap(run, struck)
 
     refused = 0
-    """Times that the node noticed the damage."""
+    """Number of times that the node detected the damage."""
 
     @abstractmethod
     def damage(self, log: Path) -> None:
         """Damages the log of a store."""
 
     async def _recovers(self, run: Run, node: NodeProcess) -> bool:
-        """Returns whether the node takes part again; False: it ended."""
+        """Returns whether the node rejoins; False: it ended."""
         well = asyncio.create_task(run.well(spared=node))
         try:
             while not well.done():
@@ -197,7 +197,7 @@ class Damage(Fault):
 
 
 class TornLog(Damage):
-    """What is left of a write that the cut of the power interrupted stands at the end of the log."""
+    """The log ends with the remains of a write that a power cut interrupted."""
 
     name = "torn-log"
 
@@ -235,17 +235,17 @@ def wipe(node: NodeProcess) -> None:
 
 
 async def take_in(run: Run, node: NodeProcess, *, replace: bool) -> None:
-    """Asks the leader to take a node in, until it does."""
+    """Asks the leader to add a node, until it does."""
     request = cluster_pb.AddMemberRequest(id=node.name, raft_addr=node.raft_addr, replace=replace)
     await ask(run, "AddMember", request)
     run.members.add(node.name)
 
 
 async def ask(run: Run, method: str, request: Any) -> None:
-    """Asks the leader for a change of members, until it is made.
+    """Asks the leader for a membership change, until it is made.
 
     Raises:
-        Refused: It is rejected, and not just for now.
+        Refused: It is rejected permanently.
     """
     deadline = time.monotonic() + AGAIN_SECONDS_MAX
     while True:
@@ -263,7 +263,7 @@ async def ask(run: Run, method: str, request: Any) -> None:
 
 
 def ended_in_order(node: NodeProcess) -> None:
-    """Tells a node to stop, and waits until it has.
+    """Asks a node to stop, and waits until it has.
 
     Raises:
         AssertionError: It ended with an error, or logged one.
@@ -272,7 +272,7 @@ def ended_in_order(node: NodeProcess) -> None:
     if node.is_running:
         node.signal(signal.SIGTERM)
     code = node.wait()
-    # Killed by the signal: Python had not begun to listen to it, or was told twice.
+    # Killed by the signal: Python had not installed its handler yet, or got the signal twice.
     assert code in (0, -signal.SIGTERM, 128 + signal.SIGTERM), f"{node.name}: code {code}\n{node.log[-LOG_TAIL_CHARS:]}"
     assert "Traceback" not in node.log, node.log[-LOG_TAIL_CHARS:]
 

@@ -1,6 +1,6 @@
 """Runs the steps of `make test` in sequence, even if one fails, and prints the time of each and how many cores it used.
 
-At the end come the ten slowest tests of all pytest runs.
+At the end it lists the ten slowest tests of all pytest runs.
 
 A step is a target of the Makefile, with two exceptions. "test-python" is one pytest run per suite, a folder of `tests`;
 the suites that search for broken promises run in parallel. "check" is a set of quick checks that run in parallel in
@@ -87,14 +87,14 @@ def run(commands: list[list[str]]) -> int:
 
 
 def reported(commands: list[list[str]], reports: Path) -> list[list[str]]:
-    """Returns the commands, those of pytest with a report of their own in a folder."""
+    """Returns the commands; each pytest command writes a report of its own to a folder."""
     before = len(list(reports.iterdir()))
     paths = [f"--junitxml={reports}/{before + number}.xml" for number in range(len(commands))]
     return [[*command, path] if "pytest" in command else command for command, path in zip(commands, paths, strict=True)]
 
 
 def durations(reports: Path) -> Iterator[tuple[float, str]]:
-    """Yields seconds and name of each test that the reports of a folder have."""
+    """Yields seconds and name of each test in the reports of a folder."""
     for report in reports.iterdir():
         for case in ElementTree.parse(report).iter("testcase"):
             yield float(case.get("time", 0)), f"{case.get('classname')}::{case.get('name')}"

@@ -1,7 +1,7 @@
 """A real server in a process of its own, for tests that start, kill and restart it.
 
-With SERVED_APART=1 in the environment of the tests every server is two processes: `codeq server`, and `codeq gateway`
-for REST. Both are started, killed and stopped together; a test that means the server itself names it by its pid.
+With SERVED_APART=1 in the environment of the tests, every server is two processes: `codeq server`, and `codeq gateway`
+for REST. Both are started, killed and stopped together; a test that targets the server alone uses its pid.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ class ServerProcess:
     Attributes:
         store: Directory of the store.
         ready_path: File that the server writes when it is ready.
-        env: Variables of its processes; changes take effect at the next start.
-        log_path: What the server wrote to stdout and stderr, over all its starts.
+        env: Variables of the server's processes; changes take effect at the next start.
+        log_path: Output of the server to stdout and stderr, over all its starts.
         output: File descriptor that its processes have as stdout and stderr instead; None: the log.
     """
 
@@ -59,13 +59,13 @@ class ServerProcess:
         """Prepares a server; `start` or `with` starts it.
 
         Args:
-            directory: Where its files are kept.
-            env: Variables beside those of a plain environment.
-            flags: Flags of `codeq serve` beside those for ports, store and ready file.
+            directory: Where the server's files are kept.
+            env: Variables in addition to a plain environment.
+            flags: Flags of `codeq serve` other than those for ports, store and ready file.
             dev: Whether to start it with --dev: the token of producer and worker is then DEV_TOKEN.
             store: Directory of the store; None: "store" in the directory.
             apart: Whether the gateway runs in a process of its own.
-            host: Address that it listens on.
+            host: Address that the server listens on.
             prefix: Command and arguments that start the server's command.
         """
         self._host, self._prefix = host, prefix
@@ -76,7 +76,7 @@ class ServerProcess:
         self.ready_path = directory / "ready.json"
         self.env = {name: os.environ[name] for name in _PASSED_ON if name in os.environ} | dict(env or {})
         self._flags = [*(["--dev"] if dev else []), *flags]
-        # Bound and never listening: nobody else gets these ports, also while the server is down.
+        # Bound but never listening: nobody else gets these ports, even while the server is down.
         self._ports = [reserved_port() for _ in range(3)]
         self._process: subprocess.Popen[bytes] | None = None
         self._apart = apart
@@ -95,7 +95,7 @@ class ServerProcess:
 
     @property
     def http_url(self) -> str:
-        """URL of the gateway, without a slash at its end."""
+        """URL of the gateway, without a trailing slash."""
         scheme = "https" if {"TLS_CERT_FILE", "HTTP_TLS_CERT_FILE"} & self.env.keys() else "http"
         return f"{scheme}://{self._host}:{self._port(0)}"
 
@@ -136,13 +136,13 @@ class ServerProcess:
 
     @property
     def gateway_pid(self) -> int:
-        """Id of the gateway's process, where it has one."""
+        """Id of the gateway's process, if it has one."""
         assert self._gateway is not None
         return self._gateway.pid
 
     @property
     def log(self) -> str:
-        """Everything that the server wrote so far."""
+        """The server's output so far."""
         return self.log_path.read_text(errors="replace") if self.log_path.exists() else ""
 
     def spawn(self) -> Self:
@@ -158,7 +158,7 @@ class ServerProcess:
         """Starts the server and returns once it is ready.
 
         Raises:
-            RuntimeError: It ended, or was not ready in time; the text ends with what it logged.
+            RuntimeError: The server ended, or was not ready in time; the message ends with its log.
         """
         self.spawn()
         return self._wait_until_ready()

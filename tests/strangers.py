@@ -1,4 +1,4 @@
-"""Thousands of connections that send little or nothing, show no token and stay."""
+"""Thousands of connections that send little or nothing, show no token and stay open."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from contextlib import contextmanager, suppress
 from typing import Final
 
 LIMITED: Final = ("sh", "-c", 'ulimit -n 1024; exec "$@"', "sh")
-"""Prefix of a server that may have 1024 open files."""
+"""Command prefix that limits a server to 1024 open files."""
 
 HTTP2: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"
-"""How a gRPC client begins: the preface, and empty settings."""
+"""First bytes of a gRPC client: the preface and empty settings."""
 
 HEALTH: Final = b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
 GREETING_SECONDS: Final = 20
-"""Time allowed for sending it."""
+"""Time allowed for sending the greeting."""
 
 BURST: Final = 500
-"""Connections that are begun before others get a turn."""
+"""Number of connections started before other tasks get a turn."""
 
 
 class Strangers:
@@ -28,8 +28,8 @@ class Strangers:
 
     Args:
         ports: Ports of the loopback address that each get connections.
-        count: Connections for each.
-        greeting: Bytes that each sends first.
+        count: Number of connections for each port.
+        greeting: Bytes that each connection sends first.
     """
 
     def __init__(self, ports: Sequence[int], count: int, greeting: bytes) -> None:
@@ -37,7 +37,7 @@ class Strangers:
         self._sockets: list[socket.socket] = []
 
     async def come(self) -> None:
-        """Opens them all, as fast as the machine can."""
+        """Opens all connections, as fast as the machine can."""
         for number in range(self._count):
             for port in self._ports:
                 stranger = socket.socket()
@@ -50,7 +50,7 @@ class Strangers:
             await asyncio.gather(*(self._greet(stranger) for stranger in self._sockets))
 
     async def _greet(self, stranger: socket.socket) -> None:
-        with suppress(OSError, TimeoutError):  # it was turned away, or nobody reads all of it
+        with suppress(OSError, TimeoutError):  # it was rejected, or nobody reads all of it
             async with asyncio.timeout(GREETING_SECONDS):
                 await asyncio.get_running_loop().sock_sendall(stranger, self._greeting)
 
@@ -59,7 +59,7 @@ class Strangers:
         return sum(map(_is_open, self._sockets))
 
     def leave(self) -> None:
-        """Closes them all."""
+        """Closes all connections."""
         for stranger in self._sockets:
             stranger.close()
 

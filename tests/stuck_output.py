@@ -1,4 +1,4 @@
-"""Kinds of stdout and stderr from which nobody reads."""
+"""Kinds of stdout and stderr that nobody reads."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class StuckOutput:
     """An output that accepts nothing.
 
     Attributes:
-        fd: What a server gets as stdout and stderr.
-        reader: What reads from it; None: nothing can.
+        fd: File descriptor for a server's stdout and stderr.
+        reader: Object that can read the output; None: it cannot be read.
     """
 
     fd: int
@@ -50,7 +50,7 @@ def stuck_output(kind: str) -> Iterator[StuckOutput]:
 
 
 def fill(writer: int) -> None:
-    """Writes to a pipe until it takes nothing more."""
+    """Writes to a pipe until it is full."""
     os.set_blocking(writer, False)
     with suppress(BlockingIOError):
         while True:

@@ -1,10 +1,10 @@
-"""Links between nodes that can be cut and slowed down: a process of its own that carries TCP from node to node.
+"""Links between nodes that can be cut and slowed down: a separate process that carries TCP from node to node.
 
     tests/tcp_links.py node-1 node-2 127.0.0.1:7001 node-2 node-1 127.0.0.1:7002 ...
 
-For each source, target and address of the target it listens on a port of its own; the ports come out as one line of
-JSON, in the same order. Every line that comes in is JSON: {"lost": [[from, to], ...], "delay": seconds}. What one node
-sends to another in a direction that is lost waits, as it does in a real network until TCP sends it again.
+For each source, target and address of the target it listens on a port of its own; it prints the ports as one line of
+JSON, in the same order. Each line of input is JSON: {"lost": [[from, to], ...], "delay": seconds}. Data sent in a lost
+direction waits, as it does in a real network until TCP retransmits it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any, Final, Self
 
 CHUNK_BYTES: Final = 1 << 16
 CHUNKS_MAX: Final = 64
-"""Chunks on their way in one direction of a connection; further ones wait at their sender."""
+"""Chunks in flight in one direction of a connection; further chunks wait at their sender."""
 
 
 class _Network:
@@ -109,10 +109,10 @@ async def serve(arguments: list[str]) -> None:
 
 
 class Links:
-    """The process, as a test controls it.
+    """The process, controlled by a test.
 
     Attributes:
-        books: Where each node finds each other one: addresses by source and target.
+        books: Addresses where each node finds each other node, by source and target.
     """
 
     def __init__(self, addresses: Mapping[str, str]) -> None:

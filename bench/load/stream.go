@@ -46,7 +46,7 @@ func runStream(o options, m *meter) error {
 	case err := <-failures:
 		return fmt.Errorf("a stream ended during the run: %w", err)
 	}
-	// From here on a stream that does not end within endWait is cut off, and the run fails with its error.
+	// From here on a stream that does not end within endWait is aborted, and the run fails with its error.
 	timeout := time.AfterFunc(endWait, cancel)
 	defer timeout.Stop()
 	open.close()

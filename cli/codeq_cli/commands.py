@@ -30,7 +30,7 @@ _CLIENT_CODES: Final = (
     "3 nothing to claim; 4 no connection, or no usable reply."
 )
 _SERVER_CODES: Final = (
-    "Exit codes: 0 stopped as asked; 1 could not start or continue; 2 invalid usage or configuration."
+    "Exit codes: 0 stopped as requested; 1 could not start or continue; 2 invalid usage or configuration."
 )
 _STORE_CODES: Final = (
     "Exit codes: 0 done; 1 check found differences; 2 invalid usage, unusable store or backup, or existing target."

@@ -71,8 +71,8 @@ def redrive(
     *,
     status: Annotated[str, typer.Option(help="DLQ, FAILED or CANCELLED.")] = "DLQ",
     error: Annotated[str | None, typer.Option(metavar="TEXT", help="Only tasks whose error contains this.")] = None,
-    ended_from: Annotated[str | None, typer.Option(metavar="RFC3339", help="Ended then or later.")] = None,
-    ended_to: Annotated[str | None, typer.Option(metavar="RFC3339", help="Ended before.")] = None,
+    ended_from: Annotated[str | None, typer.Option(metavar="RFC3339", help="Ended at or after this time.")] = None,
+    ended_to: Annotated[str | None, typer.Option(metavar="RFC3339", help="Ended before this time.")] = None,
     task_ids: Annotated[str | None, typer.Option("--ids", metavar="A,B", help="Only these tasks.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Count only, change nothing.")] = False,
     limit: Annotated[
@@ -87,7 +87,7 @@ def redrive(
 ) -> None:
     """Requeues ended tasks at the tail of their queue, with zero attempts.
 
-    One call covers part of a long queue: repeat it with the nextPageToken until none is shown.
+    A long queue takes several calls: repeat the command with the nextPageToken until none is shown.
     """
     if rate is not None and (dry_run or limit is not None):
         raise usage_failure("--rate cannot be combined with --dry-run or --limit")

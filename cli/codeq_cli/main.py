@@ -26,7 +26,7 @@ def main() -> int:
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         # Ctrl-C kills the process at any moment, without a traceback. Servers install their own handler, to drain.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-    # Only now, because imports take most of the time of a short command.
+    # Only now, because imports take most of a command's time.
     from codeq_cli.commands import run
 
     try:

@@ -15,7 +15,7 @@ def task_id(text: str) -> str:
     """Returns the text if it is a valid task id.
 
     Raises:
-        Failure: It is not.
+        Failure: The text is not a valid task id.
     """
     if not _ID.fullmatch(text):
         raise usage_failure(f"{text!r} is not a task id")
@@ -26,7 +26,7 @@ def command(text: str) -> str:
     """Returns the text if it is a valid command.
 
     Raises:
-        Failure: It is not.
+        Failure: The text is not a valid command.
     """
     if not _COMMAND.fullmatch(text):
         raise usage_failure(
@@ -39,7 +39,7 @@ def member(text: str) -> str:
     """Returns the text if it is a valid member name.
 
     Raises:
-        Failure: It is not.
+        Failure: The text is not a valid member name.
     """
     if not _ID.fullmatch(text):
         raise usage_failure(

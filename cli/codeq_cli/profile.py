@@ -1,4 +1,4 @@
-"""The settings of the client commands: flag, then environment, then profile file, then default.
+"""Settings of the client commands, from flags, the environment, the profile file or defaults, in that order.
 
 The profile file has top-level settings and, under `profiles`, named sets of settings. It holds tokens, so only its
 owner can read it, and it is replaced atomically.
@@ -49,7 +49,7 @@ class Setting:
 
     Attributes:
         value: Its value; None: not set anywhere.
-        source: Its origin: "flag", the name of the environment variable, the path of the file, or "default".
+        source: Origin of the value: "flag", the name of the environment variable, the path of the file, or "default".
     """
 
     value: str | None
@@ -111,7 +111,7 @@ def check(key: str, value: str, source: str) -> None:
     """Checks a value.
 
     Raises:
-        Failure: It is malformed; the message names key and source, and never shows a token.
+        Failure: The value is malformed; the message names key and source, and never shows a token.
     """
     if key != "endpoint":
         if not _TOKEN.fullmatch(value):

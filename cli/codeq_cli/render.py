@@ -23,7 +23,7 @@ WHOLE_COLUMNS: Final = frozenset({"id"})
 """Columns whose values are never wrapped, so that they can be copied."""
 
 _PIPE_WIDTH: Final = 1 << 20
-"""Width of a table outside a terminal, in columns: nothing is wrapped or cut."""
+"""Width of a table outside a terminal, in columns: nothing is wrapped or truncated."""
 
 
 class Format(enum.StrEnum):
@@ -48,7 +48,7 @@ def show_object(text: str, output: Format, *, table_field: str | None = None) ->
         table_field: Field whose object a table shows instead of the whole.
 
     Raises:
-        Failure: It is nested too deeply for YAML.
+        Failure: The object is nested too deeply for YAML.
     """
     if output is Format.TABLE:
         fields = json_text.members(text)
@@ -63,7 +63,7 @@ def show_list(name: str, items: Sequence[str], columns: Sequence[str], output: F
     """Prints JSON objects: as {name: [...]} in JSON and YAML, or as a table with one row per object.
 
     Raises:
-        Failure: They are nested too deeply for YAML.
+        Failure: The objects are nested too deeply for YAML.
     """
     if output is Format.TABLE:
         _print_table(_items_table(items, columns))
@@ -82,7 +82,7 @@ def show_page(name: str, items: Items, columns: Sequence[str], output: Format, *
         also: Another option of the command that shows more, for the hint.
 
     Raises:
-        Failure: They are nested too deeply for YAML.
+        Failure: The objects are nested too deeply for YAML.
     """
     if output is Format.TABLE or not items.next_page_token:
         show_list(name, items.texts, columns, output)

@@ -30,7 +30,7 @@ _NO_CONTENT: Final = 204
 _SUCCESS: Final = range(200, 300)
 _REDIRECT: Final = 307
 _ELSEWHERE: Final = frozenset({"NOT_LEADER", "SERVER_UNREACHABLE"})
-"""Reasons of rejections after which another endpoint is tried: the rejecting one did nothing."""
+"""Rejections after which another endpoint is tried, because the rejecting one did nothing."""
 
 
 class Tls(NamedTuple):
@@ -187,7 +187,7 @@ def members_of(reply: str | None) -> dict[str, str]:
     """Returns the members of a reply, or of part of one, each as its JSON text.
 
     Raises:
-        Failure: There is no reply, or it is not a JSON object.
+        Failure: The reply is missing or not a JSON object.
     """
     try:
         return json_text.members(reply or "")
@@ -242,7 +242,7 @@ def pages(server: Server, path: str, query: Query, name: str, most: int | None =
 
 
 def _leader(url: str, response: Response) -> str | None:
-    """Returns the URL at the leader, if a node redirects the call there."""
+    """Returns the leader's URL for the call if a node redirects it; None: no redirect."""
     if response.status != _REDIRECT or b"NOT_LEADER" not in response.content:
         return None
     leader = urljoin(url, response.location)
@@ -252,7 +252,7 @@ def _leader(url: str, response: Response) -> str | None:
 
 
 def _refusal(response: Response, by: str) -> Failure:
-    """Returns the failure in the server's error body, or one for its status if there is no such body.
+    """Returns the failure in the server's error body, or a failure for its status if it sent no error body.
 
     `by` names the server that answered, if it is not the endpoint.
     """

@@ -21,7 +21,7 @@ app = typer.Typer(no_args_is_help=False)
 """Holds this module's commands for the table of commands."""
 
 BACKUP_SECONDS_MAX: Final = 30
-"""Extra time for a backup, on top of the usual reply time; by then the server answers, and continues on its own."""
+"""Extra time for a backup, on top of the usual reply time; then the server replies, and continues in the background."""
 
 ConfigOption = Annotated[
     str | None, typer.Option(metavar="FILE", help="Configuration file; default: $CODEQ_CONFIG_PATH, else none.")
@@ -194,7 +194,7 @@ def backup(
 
 
 def _silence_grpc() -> None:
-    """Keeps gRPC's core from writing lines to stderr for each stranger that fails a handshake, unless it is asked to."""
+    """Keeps gRPC's core from writing to stderr whenever a stranger fails a handshake, unless it is asked to."""
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 
@@ -251,10 +251,10 @@ def refuse_silence(settings: Settings) -> None:
 
 
 def refuse_foreign_module() -> None:
-    """Checks that the module `codeq` is the SDK, and not that of the unrelated distribution of this name.
+    """Checks that the module `codeq` is the SDK, and not the one of the unrelated distribution with this name.
 
     Raises:
-        Failure: It is the other one, which was installed over the SDK.
+        Failure: The module belongs to the other distribution, which was installed over the SDK.
     """
     import codeq
 

@@ -108,16 +108,16 @@ def restore(
 
 
 def _refuse_open_store(path: Path) -> None:
-    """Checks that no process has a store open, whose rows would change while they are read.
+    """Checks that no process has the store open, because its rows would change while they are read.
 
     Raises:
-        Failure: A process has it open.
-        OSError: Its lock cannot be opened.
+        Failure: A process has the store open.
+        OSError: The store's lock file cannot be opened.
     """
     try:
         lock = os.open(path / "LOCK", os.O_RDONLY)
     except FileNotFoundError:
-        return  # the check itself reports what is missing
+        return  # the check itself reports the missing store
     try:
         fcntl.lockf(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:

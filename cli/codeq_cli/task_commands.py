@@ -32,17 +32,17 @@ DURATION: Final = "DURATION"
 """Placeholder in the help for a value such as 90s, 5m or 1h30m; a bare number is seconds."""
 
 HOURS_12: Final = 12 * 3600
-"""Longest lease, and longest delay of a nack, in seconds."""
+"""Maximum lease length and nack delay, in seconds."""
 
 YEARS_10: Final = 3650 * 86400
-"""Longest delay and expiry, in seconds."""
+"""Maximum delay and expiry, in seconds."""
 
 app = typer.Typer(no_args_is_help=False, help="Create, show, claim and end tasks.")
 
 Id = Annotated[str, typer.Argument(metavar="ID", help="Id of the task.")]
 LeaseToken = Annotated[
     str | None,
-    typer.Option(metavar="T", help="Lease token shown by claim; default: that of your live lease."),
+    typer.Option(metavar="T", help="Lease token shown by claim; default: your live lease's token."),
 ]
 ArtifactOption = Annotated[
     list[str] | None,
@@ -61,7 +61,7 @@ def create(
         str, typer.Option(metavar="JSON|@FILE|-", help="Payload, one JSON value, sent byte for byte; - reads stdin.")
     ],
     priority: Annotated[
-        int | None, typer.Option(parser=usage.whole(0, 9), metavar="0-9", help="9 is delivered first; default 0.")
+        int | None, typer.Option(parser=usage.whole(0, 9), metavar="0-9", help="Priority, 9 first; default 0.")
     ] = None,
     delay: Annotated[
         int | None,
@@ -125,8 +125,8 @@ def list_(
     status: Annotated[
         str | None, typer.Option(metavar="A,B", help="Only tasks in these statuses, such as PENDING,CLAIMED.")
     ] = None,
-    created_from: Annotated[str | None, typer.Option(metavar="RFC3339", help="Accepted then or later.")] = None,
-    created_to: Annotated[str | None, typer.Option(metavar="RFC3339", help="Accepted before.")] = None,
+    created_from: Annotated[str | None, typer.Option(metavar="RFC3339", help="Accepted at or after this time.")] = None,
+    created_to: Annotated[str | None, typer.Option(metavar="RFC3339", help="Accepted before this time.")] = None,
     order: Annotated[Order, typer.Option(help="Sort order.")] = Order.NEWEST,
     limit: Annotated[
         int, typer.Option(parser=usage.whole(1, 100_000), metavar="N", help="Maximum number of tasks to show.")
@@ -341,7 +341,7 @@ def cleanup(
 ) -> None:
     """Deletes ended tasks before their retention expires; needs an administrator's token.
 
-    One call covers part of them: repeat it with the nextPageToken until none is shown.
+    Many tasks take several calls: repeat the command with the nextPageToken until none is shown.
     """
     fields = {"before": json_text.quote(before)}
     _add_numbers(fields, limit=limit)
@@ -374,7 +374,7 @@ def _json_input(name: str, value: str) -> str:
     """Returns the JSON text of an option: the value itself, or the content of a file or stdin.
 
     Raises:
-        Failure: It cannot be read, is too large, or is not one JSON value in UTF-8.
+        Failure: The text cannot be read, is too large, or is not one JSON value in UTF-8.
     """
     if value == "-":
         text = _decoded(name, sys.stdin.buffer.read(INPUT_BYTES_MAX + 1))

@@ -15,14 +15,14 @@ from codeq_cli.failures import configuration_failure
 from codeq_cli.rest import Tls
 
 CONNECT_SECONDS_MAX: Final = 5.0
-"""Timeout of connecting."""
+"""Timeout for connecting."""
 
 REPLY_BYTES_MAX: Final = 16 * 1024 * 1024
 """Largest reply accepted, in bytes."""
 
 
 _HTTP2_SETTINGS: Final = "\0\0"
-"""How the first frame of an HTTP/2 server begins, by which a gRPC port is recognised."""
+"""Start of an HTTP/2 server's first frame, by which a gRPC port is recognised."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class Response:
 
 
 class ExchangeError(Exception):
-    """There is no usable reply; the text gives the reason and names the server.
+    """No usable reply arrived; the text gives the reason and names the server.
 
     Attributes:
         is_sent: Whether the server may have received the request.
@@ -70,7 +70,7 @@ def exchange(
         tls: How an https server is checked.
 
     Raises:
-        ExchangeError: There is no usable reply.
+        ExchangeError: No usable reply arrived.
         Failure: The files of TLS cannot be used.
     """
     request = urllib.request.Request(url, data=content, headers=dict(headers), method=method)  # noqa: S310 - checked
@@ -113,7 +113,7 @@ class _NotConnectedError(OSError):
 
 
 def _connect(connection: http.client.HTTPConnection, connect: Callable[[], None]) -> None:
-    """Connects, with a shorter timeout than that of a reply."""
+    """Connects, with a shorter timeout than for a reply."""
     reply_seconds, connection.timeout = connection.timeout, CONNECT_SECONDS_MAX
     try:
         connect()

@@ -3,7 +3,7 @@
     cluster.py          starts all three nodes and stops them on Ctrl-C
     cluster.py node-a   restarts one node in the foreground
 
-common.env and one file per node, next to this program, configure the nodes; tokens are those of `codeq serve --dev`.
+common.env and one file per node, next to this program, configure the nodes; they use the tokens of `codeq serve --dev`.
 PORT_OFFSET=100 in the environment adds 100 to every port; it is remembered for restarts of single nodes. Each node
 keeps store, log and pid in its own folder under data. A running node holds a lock on its pid file, so a stale file is
 never mistaken for a running node.
@@ -124,7 +124,7 @@ def locked(file: IO[str]) -> bool:
 
 
 def run(name: str) -> NoReturn:
-    """Replaces this process by the node, which holds the lock on its pid file as long as it runs."""
+    """Replaces this process with the node, which holds the lock on its pid file as long as it runs."""
     (DATA / name).mkdir(parents=True, exist_ok=True)
     file = pid_file(name).open("a+")
     deadline = time.monotonic() + LOCK_SECONDS_MAX  # another process may hold the lock briefly to check the node

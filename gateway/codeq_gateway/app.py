@@ -92,7 +92,7 @@ class Gateway:
         services: Services whose rules become routes.
         dispatcher: Carries out the calls.
         probes: Sources of /readyz and /metrics.
-        metrics: Counts the requests; exposed by whoever collects it.
+        metrics: Counts the requests; the caller exports it.
         access_log: Writes one line per request; None: no access log.
         allowed_hosts: Host names that requests may be addressed to, without port; None: any. Protects a server without
             secrets against DNS rebinding: web pages that make a local browser call it under a name of their own.
@@ -142,7 +142,7 @@ class Gateway:
             self._router.add("GET", [page.template[1:]], page)
 
     def open(self, head: Head) -> Exchange:
-        """Begins a request whose head is complete. A request that is rejected by its head already has its reply."""
+        """Begins a request whose head is complete. If the head is rejected, the exchange already has its reply."""
         exchange = Exchange(head, self._request_id(head.headers))
         exchange.route = UNKNOWN_ROUTE
         if self._cors is not None:
@@ -193,7 +193,7 @@ class Gateway:
     def answer(self, exchange: Exchange) -> Awaitable[None]:
         """Executes a complete request and sets its reply. Never raises.
 
-        Whoever cancels the task sets `exchange.end` to the reason; a disconnected client gets no reply.
+        To cancel the task, set `exchange.end` to the reason first; a disconnected client gets no reply.
         """
         return self._answer(exchange) if len(exchange.body) < LARGE_BYTES else self._answer_in_turn(exchange)
 

@@ -2,7 +2,7 @@
 
 Two limits keep large requests from exhausting memory and from making the log of a cluster fall behind: one on the bytes
 held across all front ends, one on the bytes being processed. Decoding, deciding and storing a request takes a multiple
-of its size in memory, so large requests wait in a queue for it, first come, first served.
+of its size in memory, so large requests take turns, first come, first served.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ HELD_BYTES_MAX = 128 * 1024 * 1024
 requests are rejected."""
 
 WORKED_BYTES_MAX: Final = 32 * 1024 * 1024
-"""Limit on the bytes of large requests in processing, from decoding to reply; further ones wait."""
+"""Limit on the bytes of large requests being processed, from decoding to reply; further requests wait."""
 
 LARGE_BYTES: Final = 256 * 1024
 """Size from which a request counts as large; smaller ones are not counted, only bounded by the number of calls."""

@@ -26,23 +26,23 @@ REQUEST_SECONDS = 60.0
 """Timeout for receiving a request, from the connection's start or the request's first byte."""
 
 IDLE_SECONDS = 75.0
-"""Timeout of a kept connection without a request, and of a client that does not read its last reply."""
+"""Timeout of a keep-alive connection without a request, and of a client that does not read its last reply."""
 
 HALF_CLOSED_SECONDS = 0.1
-"""Time for replies after the client has closed its side: most such clients have gone, a few still read."""
+"""Time for replies after the client has closed its side: most of these clients have disconnected, a few still read."""
 
 DISCARD_BYTES_MAX = 16 * 1024 * 1024
 """Bytes of a rejected body that are read and dropped so that its sender sees the reply; beyond, the connection ends."""
 
 ANSWERS_AT_ONCE_MAX: Final = 8
 """Rejections that an authenticated client gets in a row before other connections have a turn; a stranger waits after
-each."""
+each one."""
 
 SMALL_PIECE_BYTES: Final = 4096
 """Smaller pieces of a body are joined as they arrive."""
 
 LINGER_SECONDS: Final = 2.0
-"""Time for a client whose request was cut off to go on sending, so that it reads the reply."""
+"""Time for a client whose request was rejected midway to go on sending, so that it reads the reply."""
 
 _LOG: Final = logging.getLogger("codeq.gateway")
 
@@ -71,11 +71,11 @@ class Connection(asyncio.Protocol):
         self._is_writable = True
         self._is_paused = False
         self._ignores_input = False
-        """Whether further input is not a request; the connection ends after the replies to its pipeline."""
+        """Whether unparsable input has arrived; the connection ends after the replies to its pipeline."""
         self._is_ending = False
         """Whether the next reply is the last."""
         self._is_broken = False
-        """Whether the client was cut off in the middle of a request."""
+        """Whether the client's request was rejected midway."""
         self._is_lost = False
         self._is_stranger = True
         """Whether none of its calls has had an accepted token yet."""
@@ -202,7 +202,7 @@ class Connection(asyncio.Protocol):
             return
         self._is_waiting = True
         if self._incoming is not None and self._incoming.reply is not None:
-            self._update_reading()  # a rejected body is dropped as it arrives, so nothing of it is held
+            self._update_reading()  # a rejected body is dropped as it arrives, so none of it is held
         else:
             self._stop_parser()
         if self._is_stranger:
@@ -266,7 +266,7 @@ class Connection(asyncio.Protocol):
             exchange.is_complete = True
             if self._pipeline[0] is exchange:
                 self._advance()
-        elif not self._pipeline:  # it was answered before it was complete
+        elif not self._pipeline:  # the request was answered before it was complete
             if self._is_ending:
                 self._transport.close()
             self._deadline = time.perf_counter() + IDLE_SECONDS
@@ -361,7 +361,7 @@ class Connection(asyncio.Protocol):
             self._close()
 
     def _close(self) -> None:
-        """Closes the connection. A client that was cut off may send a while longer, or its reply would be lost."""
+        """Closes the connection. A client rejected midway may send a while longer, or its reply would be lost."""
         if not self._is_broken:
             self._transport.close()
             return
@@ -465,7 +465,7 @@ class Connection(asyncio.Protocol):
         task.cancel()
 
         def finish(_: asyncio.Task[None]) -> None:
-            if self._task is task:  # it was cancelled before it started
+            if self._task is task:  # the call was cancelled before it started
                 self._gateway.cancelled(exchange)
                 self._answered(exchange)
 

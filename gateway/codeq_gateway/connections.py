@@ -1,4 +1,4 @@
-"""The open connections of a gateway: their limit, which one is evicted for a new one, and the turns of strangers."""
+"""The open connections of a gateway: their limit, which one is evicted for a newcomer, and the turns of strangers."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ _Connection = TypeVar("_Connection", bound=Open)
 class Connections(Generic[_Connection]):
     """Tracks the open connections.
 
-    A connection is a stranger until one of its calls has shown an accepted token. At the limit, a new connection evicts
-    the stranger that has been silent the longest; if there is none, the new one is closed.
+    A connection is a stranger until one of its calls has presented an accepted token. At the limit, a new connection
+    evicts the stranger that has been silent the longest; if there is none, the new one is closed.
 
     Args:
         connections_max: Limit on open connections.
@@ -94,8 +94,8 @@ class Connections(Generic[_Connection]):
         """Calls `resume` when it is the turn of a connection whose request was rejected.
 
         A rejected request costs its sender nothing, and the next input follows at once: another request, or the rest of
-        the body, which is read so that the sender sees the reply. Without turns, such senders would take all the time
-        of the event loop.
+        the body, which is read so that the sender sees the reply. Without turns, these senders would take all of the
+        event loop's time.
         """
         self._waiting[connection] = resume
         self._await_turns()
@@ -118,7 +118,7 @@ class Connections(Generic[_Connection]):
             self._turns = asyncio.get_running_loop().call_later(TURN_SECONDS, self._take_turns)
 
     def busy(self, connection: _Connection) -> None:
-        """Protects a connection from eviction, because a call of it is running or had an accepted token."""
+        """Protects a connection from eviction, because one of its calls is running or had an accepted token."""
         self._idle_strangers.pop(connection, None)
 
     def idle(self, connection: _Connection) -> None:

@@ -40,7 +40,7 @@ class Cors:
         return self._allowed.get(headers.get(b"origin", b""), (_VARY,))
 
     def preflight_fields(self, headers: Headers, methods: bytes) -> _Fields:
-        """Returns the additional headers of a reply to a preflight request; `methods` are those of the path."""
+        """Returns the additional headers of a reply to a preflight request; `methods` are the path's methods."""
         if b"access-control-request-method" not in headers or headers.get(b"origin") not in self._allowed:
             return ()
         return (

@@ -1,4 +1,4 @@
-"""From JSON to protobuf: one decoder and one chain of assignments per message, built from its descriptor at start."""
+"""From JSON to protobuf: one decoder and one chain of assignments per message, built from its descriptor at startup."""
 
 from __future__ import annotations
 
@@ -25,18 +25,19 @@ _TOO_MANY: Final = re.compile(
 _Parse = Callable[[bytes], Any]
 
 Decode = Callable[[bytes, Message], None]
-"""Fills a message from a JSON body; raises CallFailed naming what is wrong."""
+"""Fills a message from a JSON body; raises CallFailed that says what is wrong."""
 
 
 def compile_decoder(descriptor: Descriptor, without: Collection[str] = ()) -> Decode:
     """Returns the decoder of JSON bodies that hold one message.
 
-    A body has camelCase names and no unknown ones. An empty body is an empty object, null is absence. Bytes of embedded
-    JSON are taken byte for byte.
+    A body has camelCase names and no unknown ones. An empty body is an empty object, and null means absent. Embedded
+    JSON is copied byte for byte.
 
     Args:
         descriptor: Message of the body.
-        without: Names of fields that do not come from the body, such as path variables; there they are unknown.
+        without: Names of fields that do not come from the body, such as path variables; a body that contains them
+            is rejected.
 
     Raises:
         TypeError: A field's type has no JSON form.
@@ -102,7 +103,7 @@ def _reader(
 
 
 def _wanted(descriptor: Descriptor, path: str) -> str:
-    """Returns what the field at a path of a body takes; the path names fields of the descriptor in JSON."""
+    """Describes the values that the field at a path of a body accepts; the path consists of JSON names."""
     first, _, rest = path.partition(".")
     name, _, index = first.partition("[")
     field = next(field for field in descriptor.fields if field.json_name == name)

@@ -1,4 +1,4 @@
-"""The interface between the gateway and what executes its calls: local services or a remote server."""
+"""The interface between the gateway and the executor of its calls: local services or a remote server."""
 
 from __future__ import annotations
 
@@ -96,10 +96,10 @@ class Dispatcher(Protocol):
             authorization: Value of the Authorization header; empty if there was none.
 
         Returns:
-            None if the caller may, as far as is known here; otherwise the check to await.
+            None if the caller may make the call, as far as can be told locally; otherwise the check to await.
 
         Raises:
-            CallFailed: The caller may not.
+            CallFailed: The caller may not make the call.
         """
         ...
 

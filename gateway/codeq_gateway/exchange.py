@@ -28,8 +28,8 @@ Headers = Mapping[bytes, bytes]
 class End(Enum):
     """Why the call of a request was cancelled."""
 
-    DISCONNECTED = "the client has left"
-    TIMED_OUT = "the time of the call is over"
+    DISCONNECTED = "the client has disconnected"
+    TIMED_OUT = "the call has timed out"
     STOPPED = "the server is stopping"
 
 
@@ -73,7 +73,7 @@ class Exchange:
         held_bytes: Bytes of the body that stay counted until the reply.
         refused_items: Items of the body's list that could not be decoded.
         is_complete: Whether the body is complete.
-        deadline: When the call is cancelled, on the clock of `started`.
+        deadline: Time at which the call is cancelled, on the clock of `started`.
         end: Why the call was cancelled; None: it was not.
         reply: The reply; None: none yet, or the client has disconnected.
         fields: Headers added to every reply.

@@ -1,4 +1,4 @@
-"""JSON form of single fields: the type a decoder checks, how a value is set, and what a field takes, in words."""
+"""JSON form of single fields: the type a decoder checks, how a value is set, and a description of its valid values."""
 
 from __future__ import annotations
 
@@ -177,7 +177,7 @@ def message_of(field: FieldDescriptor) -> Descriptor:
     """Returns the message type of a field that JSON shows as an object.
 
     Raises:
-        TypeError: The field holds no such message, or is a map, which has no JSON form here.
+        TypeError: The field holds no message, or is a map, which has no JSON form here.
     """
     message = field.message_type
     if message is None or is_timestamp(field) or message.GetOptions().map_entry:
@@ -222,7 +222,7 @@ def scalar(field: FieldDescriptor) -> Scalar:
         return Scalar(Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)] | float, _whole, is_text=False)
     if kind in _UINT64:
         # A string, because many clients lose digits of large JSON numbers; an exact integer is accepted, too.
-        # Without its type mypy takes the variable for an alias, which compiled code does not assign.
+        # Without the annotation mypy takes the variable for an alias, which compiled code does not assign.
         unsigned: Any = Annotated[int, msgspec.Meta(ge=0)] | Annotated[str, msgspec.Meta(pattern="^[0-9]{1,20}$")]
         return Scalar(unsigned, int, is_text=True)  # the message rejects values above 64 bits
     if kind in _FLOAT:
@@ -240,14 +240,14 @@ def scalar(field: FieldDescriptor) -> Scalar:
 
 
 def wanted(field: FieldDescriptor) -> str:
-    """Returns what the field takes in JSON, as the description of an error: "must be a whole number from 0 to 9"."""
+    """Describes the JSON values that the field accepts, for an error: "must be a whole number from 0 to 9"."""
     if field.is_repeated:
         return "must be a list"
     return wanted_item(field)
 
 
 def wanted_item(field: FieldDescriptor) -> str:
-    """Returns what the field takes as one value; of a list, as an item."""
+    """Describes the single values that the field accepts; for a list, its items."""
     kind = field.type
     if kind == FieldDescriptor.TYPE_STRING:
         return "must be text"
@@ -265,7 +265,7 @@ def wanted_item(field: FieldDescriptor) -> str:
 
 
 def _allowed(field: FieldDescriptor) -> list[str]:
-    """Returns the names that an enum field takes."""
+    """Returns the names that an enum field accepts."""
     rules = rules_of(field)
     enum_rules = rules.repeated.items.enum if field.is_repeated else rules.enum
     numbers = set(getattr(enum_rules, "in"))

@@ -1,7 +1,7 @@
 """A link to one server: a stream that carries many calls and is reopened whenever it ends.
 
 Calls made in the same iteration of the event loop share a frame. When a stream breaks, calls that were sent but not
-answered may or may not have been executed; calls that were not sent were not.
+answered may or may not have been executed; unsent calls were not executed.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ REPLY_BYTES_MAX: Final = 64 * 1024 * 1024
 """Largest accepted frame of replies; servers stay far below."""
 
 REASONS: Final = "codeq.v1.ErrorReason"
-"""Full name of the enum with the error table."""
+"""Full name of the enum that holds the error table."""
 
 SECRET_KEY: Final = "codeq-gateway-secret"  # noqa: S105
 """Metadata key of the gateways' shared secret."""
@@ -79,7 +79,7 @@ class Messages:
         reasons: Failure reasons by name.
 
     Raises:
-        KeyError: The pool lacks them.
+        KeyError: The pool lacks one of the messages.
     """
 
     def __init__(self, pool: DescriptorPool) -> None:
@@ -157,7 +157,7 @@ class Link:
 
         Raises:
             CallFailed: The server rejected it, or too many calls are in flight.
-            NotSentError: There is no stream.
+            NotSentError: No stream is open.
             LostError: The stream broke before the reply.
         """
         stream = self._stream
@@ -261,7 +261,7 @@ class _Stream:
         self._frames: deque[Any] = deque()
         self._frame_bytes = 0
         self._sent = 0
-        """Number of the last call sent."""
+        """Number of the call sent last."""
         self._wake = asyncio.Event()
 
     def send(self, call: Call) -> tuple[int, asyncio.Future[bytes]]:

@@ -69,7 +69,7 @@ async def read_schema(channel: grpc.aio.Channel) -> Schema:
 
 
 async def _ask(talk: Any, request: reflection_pb2.ServerReflectionRequest) -> Any:
-    """Returns the answer to a request; the server answers in order."""
+    """Returns the answer to a request; the server answers requests in order."""
     await talk.write(request)
     answer = await talk.read()
     if answer is grpc.aio.EOF or answer.HasField("error_response"):

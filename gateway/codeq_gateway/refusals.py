@@ -68,7 +68,7 @@ def from_decoding(error: Exception, wanted: Callable[[str], str]) -> CallFailed:
 
     Args:
         error: The error.
-        wanted: Returns what the field at a path takes, as a description.
+        wanted: Describes the values that the field at a path accepts.
     """
     if isinstance(error, msgspec.ValidationError):
         where = _AT.fullmatch(str(error))

@@ -45,7 +45,7 @@ PAUSE_SECONDS_MAX: Final = 0.5
 """Maximum backoff."""
 
 LINKS_MAX: Final = 16
-"""Maximum links to servers named by other servers; one more closes the oldest of them."""
+"""Maximum links to servers named by other servers; at the limit, the oldest is closed."""
 
 PROBE_SECONDS: Final = 2.0
 """Timeout of a server's readiness, metrics and authorization checks."""
@@ -55,7 +55,7 @@ ADMITTED_SECONDS: Final = 60.0
 regardless."""
 
 ADMITTED_MAX: Final = 1024
-"""Size of that cache of callers; when it is full, it is cleared."""
+"""Maximum entries in the cache of authorized callers; at the limit, it is cleared."""
 
 _ELSEWHERE: Final = frozenset({error_pb2.ERROR_REASON_DRAINING, error_pb2.ERROR_REASON_NOT_LEADER})
 """Rejections of calls that were not executed and that another server may accept."""
@@ -179,7 +179,7 @@ class RemoteDispatcher:
         self._responses = Responses(services)
         self._links = Links(pool, secret, addresses, credentials)
         self._admitted: dict[tuple[str, str], float] = {}
-        """Calls that a server recently authorized, by method and token, and when that expires."""
+        """Calls that a server recently authorized, by method and token, each with its expiry."""
         self._tokenless_until = 0.0
         """Until when unauthenticated calls are rejected without asking a server."""
         self._preferred: Link | None = self._links.to(addresses[0])
@@ -224,7 +224,7 @@ class RemoteDispatcher:
         """Checks whether a caller may make a call; see `Dispatcher.admit`.
 
         Raises:
-            CallFailed: The call has no token, and a server recently rejected such a call.
+            CallFailed: The call has no token, and a server recently rejected a call without one.
         """
         now = asyncio.get_running_loop().time()
         if not authorization and now < self._tokenless_until:
@@ -234,10 +234,10 @@ class RemoteDispatcher:
         return partial(self._ask_admission, method, authorization)
 
     async def _ask_admission(self, method: str, authorization: str) -> None:
-        """Asks a server, any of them, whether a caller may make a call.
+        """Asks any one of the servers whether a caller may make a call.
 
         Raises:
-            CallFailed: The caller may not, or no server answers.
+            CallFailed: The caller may not make the call, or no server answers.
         """
         if self._choose() is None:
             await self._links.change(self._retry_seconds)
@@ -257,7 +257,7 @@ class RemoteDispatcher:
         self._admitted[method, authorization] = asyncio.get_running_loop().time() + ADMITTED_SECONDS
 
     async def readiness(self) -> tuple[bool, Mapping[str, object]]:
-        """Returns the preferred server's readiness and details; if it is not ready, those of another server that is."""
+        """Returns readiness and details of the preferred server, or of another server that is ready if it is not."""
         link = self._choose()
         if link is None:
             return False, {"server": None, "reason": "no server can be reached"}

@@ -1,7 +1,7 @@
 """Splits the bytes of a connection into requests.
 
-Parsing can be paused at any point and resumed later, so that of a client's pipelined requests no more than one is read
-ahead of its turn.
+Parsing can be paused at any point and resumed later, so that at most one of a client's pipelined requests is read
+ahead.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class RequestParser:
             self._scanned = 0
         if self._at == len(data):
             self._data, self._at = b"", 0
-        elif self._at > len(data) - self._at:  # so that what is kept is not much more than what is counted
+        elif self._at > len(data) - self._at:  # so that the buffer is not much larger than the counted bytes
             self._data, self._at = data[self._at :], 0
 
     @property

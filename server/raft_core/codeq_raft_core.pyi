@@ -23,7 +23,7 @@ _Role: TypeAlias = Literal["follower", "precandidate", "candidate", "leader"]
 _ChangeKind: TypeAlias = Literal["voter", "learner", "remove"]
 
 class ProposalRefused(Exception):
-    """This node cannot do that now; nothing was appended. The message says why."""
+    """This node cannot carry out the request now; nothing was appended. The message says why."""
 
 @final
 class Snapshot:
@@ -86,7 +86,7 @@ class Status:
 
 @final
 class Progress:
-    """What a leader knows of one member."""
+    """A leader's knowledge of one member."""
 
     @property
     def id(self) -> int: ...
@@ -122,7 +122,7 @@ class Ready:
         """(leader, role), if changed."""
     @property
     def entries(self) -> list[tuple[int, int, bytes]]:
-        """(index, term, the whole entry), to store; anything stored from the first of these indices on is replaced."""
+        """(index, term, the whole entry), to store; they replace all entries stored from the first index on."""
     @property
     def snapshot(self) -> Snapshot | None:
         """Replaces state and log; entries of the same Ready follow it."""
@@ -175,8 +175,8 @@ class RaftNode:
             vote: Node that this node voted for in the term; 0: none.
             commit: At least `applied`.
             conf_state: As stored with the applied index; b"" for a node that belongs to no group yet.
-            base_index: Index before the first entry: that of the last compaction or snapshot, 0: none.
-            base_term: Its term.
+            base_index: Index before the first entry, from the last compaction or snapshot; 0: none.
+            base_term: Term of that entry.
             entries: The whole stored entries, from `base_index` + 1 on.
             applied: At least `base_index`; entries above it are returned as committed (again).
             election_ticks: Ticks without a leader before an election: drawn from [this, twice this).
@@ -194,24 +194,25 @@ class RaftNode:
         """Advances time by one tick."""
 
     def step(self, message: bytes) -> None:
-        """Takes a message of a peer. Types that peers do not send are dropped, including proposals and reads.
+        """Handles a message from a peer. Types that peers do not send are dropped, including proposals and reads.
 
         Raises:
-            ValueError: It is no raft message, not for this id, or one that no correct peer sends. Nothing has changed.
+            ValueError: The message is not a Raft message, not for this id, or never sent by a correct peer. Nothing has
+                changed.
         """
 
     def campaign(self) -> None:
         """Stands for election now; does nothing if this node leads.
 
         Raises:
-            ProposalRefused: It is not a voter, or not all of its log is durable and applied.
+            ProposalRefused: This node is not a voter, or not all of its log is durable and applied.
         """
 
     def propose(self, data: bytes) -> int:
         """Appends data, not empty, and returns its index. `committed` shows whether it is committed under this term.
 
         Raises:
-            ProposalRefused: It is not the leader, leadership is being transferred, or too much is uncommitted.
+            ProposalRefused: This node is not the leader, leadership is being transferred, or too much is uncommitted.
         """
 
     def propose_members(self, changes: Sequence[tuple[_ChangeKind, int]], context: bytes) -> int:
@@ -226,19 +227,19 @@ class RaftNode:
         """Asks the members whether this node leads; the answer is in `read_states`, or never comes if it does not.
 
         Args:
-            context: Not empty, and different from that of any other read in flight.
+            context: Not empty, and different from the context of any other read in flight.
 
         Raises:
-            ProposalRefused: It is not the leader, or its first entry of this term is not committed yet.
+            ProposalRefused: This node is not the leader, or its first entry of this term is not committed yet.
         """
 
     def transfer_leader(self, to: int) -> None:
         """Transfers leadership; proposals are refused until that is done or an election timeout has passed.
 
-        To its own id: aborts a transfer in progress.
+        A transfer to the leader's own id aborts a transfer in progress.
 
         Raises:
-            ProposalRefused: It is not the leader, or `to` is not a voter.
+            ProposalRefused: This node is not the leader, or `to` is not a voter.
         """
 
     def report_unreachable(self, id: int) -> None:
@@ -260,11 +261,11 @@ class RaftNode:
         """Applies a committed change of members; returns the new conf state. A leader no longer a voter steps down.
 
         Raises:
-            ValueError: It is not a change of this group; the members are unchanged.
+            ValueError: The data are not a change of this group; the members are unchanged.
         """
 
     def offer_snapshot(self, index: int, term: int, conf_state: bytes, data: bytes) -> None:
-        """Keeps a snapshot, in place of the previous one, for members that need entries already compacted here."""
+        """Stores a snapshot, in place of the previous one, for members that need entries already compacted here."""
 
     def snapshot_wanted(self) -> bool:
         """Returns whether, since the last call, a member needed a snapshot that is new enough and lists it, in vain."""
@@ -295,12 +296,12 @@ def read_conf_state(conf_state: bytes) -> ConfState:
     """Parses a conf state.
 
     Raises:
-        ValueError: It is malformed.
+        ValueError: The conf state is malformed.
     """
 
 def snapshot_of(message: bytes) -> Snapshot | None:
     """Returns the snapshot in a message, or None.
 
     Raises:
-        ValueError: It is not a raft message.
+        ValueError: The bytes are not a Raft message.
     """

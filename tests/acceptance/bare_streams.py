@@ -1,4 +1,4 @@
-"""The two streams as seen by a bare client, for tests that send what an SDK never would."""
+"""The two streams as seen by a bare client, for tests that send messages an SDK never would."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from server_process import ServerProcess
 
 SECONDS_MAX = 120
 SLACK_SECONDS = 15
-"""How late a busy machine may notice that a time has passed."""
+"""Delay after which a busy machine may notice a timeout."""
 OWN_CONNECTION = (("grpc.use_local_subchannel_pool", 1), ("grpc.max_receive_message_length", -1))
 WATCH = "/grpc.health.v1.Health/Watch"
 
@@ -36,7 +36,7 @@ async def channel_to(address: str) -> AsyncIterator[grpc.aio.Channel]:
 
 
 def claim(channel: grpc.aio.Channel) -> Any:
-    """Begins a call that waits for a task which does not come."""
+    """Starts a call that waits for a task that never arrives."""
     return TaskServiceStub(channel).ClaimTask(
         pb.ClaimTaskRequest(commands=["NONE"], wait_seconds=30), metadata=auth(), timeout=SECONDS_MAX
     )
@@ -63,7 +63,7 @@ async def code_of(call: Awaitable[object]) -> grpc.StatusCode:
 
 
 async def waiting(server: ServerProcess, name: str, count: int) -> None:
-    """Returns when a metric of the server has reached a count."""
+    """Waits until a server metric reaches a count."""
     async with asyncio.timeout(SECONDS_MAX), httpx.AsyncClient(timeout=SECONDS_MAX) as client:
         while True:
             text = (await client.get(f"{server.http_url}/metrics")).text
@@ -87,7 +87,7 @@ async def watching(channel: grpc.aio.Channel, count: int) -> list[Any]:
 
 
 async def closed_after(port: int, said: bytes, seconds: float) -> bytes:
-    """Sends bytes and returns the reply, and after how many seconds the connection was closed."""
+    """Sends bytes; returns the reply and the seconds until the connection was closed."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     began = time.monotonic()
     writer.write(said)
@@ -99,18 +99,18 @@ async def closed_after(port: int, said: bytes, seconds: float) -> bytes:
                     answer += part
     finally:
         writer.close()
-    assert time.monotonic() - began > seconds * 0.7  # a busy machine begins to count late
+    assert time.monotonic() - began > seconds * 0.7  # a busy machine starts the timer late
     return answer
 
 
 async def left_idle(address: str, seconds: float) -> None:
-    """Connects, makes no call, and returns once the connection is closed, after this many seconds."""
+    """Connects without making a call, and waits for the close, which must take this many seconds."""
     async with channel_to(address) as channel:
         await channel.channel_ready()
         began = time.monotonic()
         async with asyncio.timeout(seconds + SLACK_SECONDS):
             await channel.wait_for_state_change(grpc.ChannelConnectivity.READY)
-        assert time.monotonic() - began > seconds * 0.7  # a busy machine begins to count late
+        assert time.monotonic() - began > seconds * 0.7  # a busy machine starts the timer late
 
 
 async def exchange(port: int, request: bytes) -> bytes:

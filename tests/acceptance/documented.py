@@ -1,4 +1,4 @@
-"""The environment that the user's guide "Run In Docker" starts a server with."""
+"""The server environment of the user guide "Run In Docker"."""
 
 from __future__ import annotations
 

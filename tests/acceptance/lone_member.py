@@ -16,7 +16,7 @@ SECONDS_MAX = 30
 
 @contextmanager
 def lone_member(folder: Path) -> Iterator[ServerProcess]:
-    """Yields a node that is the only member of its cluster, when it leads."""
+    """Yields the only member of a cluster once it leads."""
     with socket.socket() as held:
         held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         held.bind((LOOPBACK, 0))

@@ -25,7 +25,7 @@ CONTENT_BYTES_MAX = 20_000
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """A server that takes contents of CONTENT_BYTES_MAX bytes."""
+    """A server that accepts artifact contents up to CONTENT_BYTES_MAX bytes."""
     env = {"ARTIFACT_BYTES_MAX": str(CONTENT_BYTES_MAX)}
     with ServerProcess(tmp_path_factory.mktemp("artifacts"), env=env) as started:
         yield started
@@ -33,7 +33,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
 
 @pytest.fixture(scope="module")
 def client(server: ServerProcess) -> Iterator[codeq.Client]:
-    """A client of it."""
+    """A client of the server."""
     with codeq.Client(server.producer_addr, token=DEV_TOKEN) as opened:
         yield opened
 
@@ -45,11 +45,11 @@ def rest(server: ServerProcess, method: str, path: str, body: object = None, tok
 
 
 def files(server: ServerProcess) -> list[Path]:
-    """Returns every file below the folder of artifacts."""
+    """Returns every file below the artifact folder."""
     return sorted(path for path in (server.store.parent / "artifacts").rglob("*") if not path.is_dir())
 
 
-def test_start_that_fails_and_server_without_artifacts_make_no_folder(tmp_path: Path) -> None:
+def test_artifact_folder_is_not_created_before_it_is_needed(tmp_path: Path) -> None:
     with ServerProcess(tmp_path / "server") as server, codeq.Client(server.producer_addr, token=DEV_TOKEN) as client:
         other = ServerProcess(tmp_path / "other", flags=["--worker-stream-addr", server.worker_addr])
         assert other.spawn().wait(SECONDS_MAX) == 1
@@ -61,7 +61,7 @@ def test_start_that_fails_and_server_without_artifacts_make_no_folder(tmp_path: 
 
 
 def text(content: bytes) -> str:
-    """Returns content as a request has it."""
+    """Returns content as encoded in a request."""
     return base64.b64encode(content).decode()
 
 
@@ -83,9 +83,7 @@ def eventually(condition: Callable[[], bool]) -> None:
 # -- POST /tasks/{id}/result: artifacts[]; GET /tasks/{id}/artifacts/{name} ------------------------------------------
 
 
-def test_artifacts_by_url_and_by_content_are_listed_in_order_and_fetched(
-    server: ServerProcess, client: codeq.Client
-) -> None:
+def test_artifacts_are_listed_in_order_and_fetched(server: ServerProcess, client: codeq.Client) -> None:
     task = claimed(client, "art-rest")
     artifacts = [
         {"name": "report ü 1.html", "contentBase64": text(CONTENT).rstrip("="), "contentType": "text/html"},
@@ -113,7 +111,7 @@ def test_artifacts_by_url_and_by_content_are_listed_in_order_and_fetched(
     assert client.artifact(task.id, "report ü 1.html").content == CONTENT
 
 
-def test_missing_or_external_artifact_is_404(server: ServerProcess, client: codeq.Client) -> None:
+def test_download_of_a_missing_or_external_artifact_is_not_found(server: ServerProcess, client: codeq.Client) -> None:
     task = claimed(client, "art-404")
     assert rest(server, "GET", f"/tasks/{task.id}/artifacts/a").json()["reason"] == "ARTIFACT_NOT_FOUND"
     client.submit(task, codeq.Failed("broken", [codeq.NewArtifact("a", url="s3://bucket/a")]))
@@ -126,7 +124,7 @@ def test_missing_or_external_artifact_is_404(server: ServerProcess, client: code
     assert rest(server, "GET", f"/tasks/{task.id}/artifacts/a", token="wrong").status_code == 401
 
 
-def test_artifacts_of_a_batch_are_kept_item_by_item(server: ServerProcess, client: codeq.Client) -> None:
+def test_each_batch_item_keeps_its_artifacts(server: ServerProcess, client: codeq.Client) -> None:
     tasks = [claimed(client, "art-batch") for _ in range(3)]
     items: list[dict[str, Any]] = [
         {"taskId": task.id, "status": "COMPLETED", "artifacts": [{"name": "n", "contentBase64": text(b"%d" % number)}]}
@@ -141,7 +139,7 @@ def test_artifacts_of_a_batch_are_kept_item_by_item(server: ServerProcess, clien
     assert len(files(server)) == before + 2
 
 
-def test_artifacts_of_a_worker_go_with_its_outcome(server: ServerProcess, client: codeq.Client) -> None:
+def test_worker_sends_artifacts_with_its_outcome(server: ServerProcess, client: codeq.Client) -> None:
     worker = codeq.Worker(server.worker_addr, token=DEV_TOKEN)
     done = threading.Event()
 
@@ -167,7 +165,7 @@ def test_artifacts_of_a_worker_go_with_its_outcome(server: ServerProcess, client
         thread.join(SECONDS_MAX)
 
 
-# -- refusals leave nothing behind --------------------------------------------------------------------------------
+# -- rejections leave nothing behind --------------------------------------------------------------------------------
 
 
 def test_rejected_result_leaves_no_file(server: ServerProcess, client: codeq.Client) -> None:
@@ -184,7 +182,7 @@ def test_rejected_result_leaves_no_file(server: ServerProcess, client: codeq.Cli
     assert files(server) == before
 
 
-def test_repeated_result_gets_the_stored_record_and_another_is_rejected(
+def test_repeated_result_returns_the_stored_record_and_a_different_one_is_rejected(
     server: ServerProcess, client: codeq.Client
 ) -> None:
     task = claimed(client, "art-again")
@@ -199,7 +197,7 @@ def test_repeated_result_gets_the_stored_record_and_another_is_rejected(
     assert client.artifact(task.id, "a").content == CONTENT
 
 
-def test_many_equal_results_at_once_keep_one_file(server: ServerProcess, client: codeq.Client) -> None:
+def test_concurrent_identical_results_store_one_file(server: ServerProcess, client: codeq.Client) -> None:
     task = claimed(client, "art-race")
     before = len(files(server))
     contents = [bytes([number % 4]) * 5000 for number in range(16)]
@@ -239,7 +237,7 @@ def test_many_equal_results_at_once_keep_one_file(server: ServerProcess, client:
         ({"name": "a", "contentBase64": "YQ", "path": "/etc/passwd"}, "artifacts[0].path"),
     ],
 )
-def test_malformed_artifact_is_rejected_by_field(
+def test_malformed_artifact_is_rejected_with_its_field(
     server: ServerProcess, client: codeq.Client, artifact: dict[str, str], field: str
 ) -> None:
     task = claimed(client, "art-malformed")
@@ -252,13 +250,13 @@ def test_malformed_artifact_is_rejected_by_field(
     assert client.get(task.id).status is codeq.TaskStatus.CLAIMED
 
 
-def test_two_artifacts_of_one_name_are_rejected(client: codeq.Client) -> None:
+def test_duplicate_artifact_name_is_rejected(client: codeq.Client) -> None:
     task = claimed(client, "art-twice")
     with pytest.raises(codeq.InvalidField):
         client.submit(task, codeq.Completed(1, [codeq.NewArtifact("a", b"1"), codeq.NewArtifact("a", b"2")]))
 
 
-def test_artifact_beyond_its_limit_is_too_large(server: ServerProcess, client: codeq.Client) -> None:
+def test_artifact_beyond_its_limit_is_rejected_as_too_large(server: ServerProcess, client: codeq.Client) -> None:
     task = claimed(client, "art-large")
     before = files(server)
     with pytest.raises(codeq.TooLarge):
@@ -292,7 +290,7 @@ def test_artifact_of_another_tenant_is_not_found(tmp_path: Path) -> None:
 # -- the folder -----------------------------------------------------------------------------------------------------
 
 
-def test_link_in_the_folder_is_never_followed(tmp_path: Path) -> None:
+def test_symlink_in_the_artifact_folder_is_never_followed(tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()
     with ServerProcess(tmp_path / "server") as server, codeq.Client(server.producer_addr, token=DEV_TOKEN) as client:
@@ -321,7 +319,7 @@ def test_link_in_the_folder_is_never_followed(tmp_path: Path) -> None:
         assert client.artifact(second.id, "a").content == b"second"
 
 
-def test_artifact_whose_file_was_changed_is_not_served(tmp_path: Path) -> None:
+def test_artifact_with_a_modified_file_is_not_served(tmp_path: Path) -> None:
     with ServerProcess(tmp_path / "server") as server, codeq.Client(server.producer_addr, token=DEV_TOKEN) as client:
         task = claimed(client, "art-damage")
         client.submit(task, codeq.Completed(1, [codeq.NewArtifact("a", CONTENT)]))
@@ -345,7 +343,7 @@ def test_artifacts_are_removed_with_their_task(tmp_path: Path) -> None:
             client.artifact(task.id, "a")
 
 
-def test_artifacts_without_a_store_are_rejected(tmp_path: Path) -> None:
+def test_artifact_content_without_a_store_on_disk_is_rejected(tmp_path: Path) -> None:
     with (
         ServerProcess(tmp_path / "server", env={"PERSISTENCE_PROVIDER": "memory"}) as server,
         codeq.Client(server.producer_addr, token=DEV_TOKEN) as client,
@@ -383,7 +381,7 @@ def ended_tasks(client: codeq.Client) -> int:
             return count
 
 
-def test_server_killed_under_load_keeps_every_acknowledged_artifact_and_leaks_no_file(tmp_path: Path) -> None:
+def test_server_killed_under_load_keeps_acknowledged_artifacts_and_leaks_no_file(tmp_path: Path) -> None:
     acknowledged: dict[str, bytes] = {}
     stop = threading.Event()
     with ServerProcess(tmp_path / "server") as server, ThreadPoolExecutor(4) as threads:
@@ -397,7 +395,7 @@ def test_server_killed_under_load_keeps_every_acknowledged_artifact_and_leaks_no
         finally:
             stop.set()
             threads.shutdown()
-        server.restart()  # the load has ended: what is left now nobody needs
+        server.restart()  # the load has ended: nobody needs the remaining files
         with codeq.Client(server.producer_addr, token=DEV_TOKEN) as client:
             for task_id, content in acknowledged.items():
                 assert client.artifact(task_id, "a").content == content
@@ -406,8 +404,8 @@ def test_server_killed_under_load_keeps_every_acknowledged_artifact_and_leaks_no
         eventually(lambda: len(files(server)) == ended)
 
 
-async def test_client_that_leaves_while_its_artifact_is_written_leaves_no_file(tmp_path: Path) -> None:
-    """A file without a result is removed if its caller is gone; one with a result stays."""
+async def test_client_that_disconnects_during_an_artifact_write_leaves_no_file(tmp_path: Path) -> None:
+    """The file is removed if the caller is gone before its result is stored, and stays otherwise."""
     with ServerProcess(tmp_path / "server") as server, codeq.Client(server.producer_addr, token=DEV_TOKEN) as client:
         tasks = [claimed(client, "art-left") for _ in range(8)]
         for number, task in enumerate(tasks):

@@ -24,7 +24,7 @@ from grpc_status import rpc_status
 from server_process import ServerProcess
 
 HTTP = httpx.Client(verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), limits=httpx.Limits(max_keepalive_connections=0))
-"""Shared by all calls, as making a client costs far more than a call; each call has a connection of its own."""
+"""HTTP client shared by all calls, because creating one costs far more than a call; each call opens a connection."""
 
 WORKER_SCOPES = ["codeq:claim", "codeq:heartbeat", "codeq:abandon", "codeq:nack", "codeq:result"]
 
@@ -86,7 +86,7 @@ def test_call_without_the_scope_is_rejected(limited: ServerProcess) -> None:
     refused(call(limited, "POST", "/tasks/x/nack", token="worker", json={}), 403, "MISSING_SCOPE")
 
 
-def test_call_with_a_token_of_the_other_kind_says_which_is_needed(limited: ServerProcess) -> None:
+def test_error_for_the_wrong_token_kind_names_the_required_kind(limited: ServerProcess) -> None:
     needs_worker = "this is a producer's token, and the call needs a worker's"
     answer = call(limited, "POST", "/tasks/claim", token="producer", json={})
     assert refused(answer, 403, "WRONG_TOKEN_KIND")["error"] == needs_worker
@@ -105,12 +105,12 @@ def test_call_by_a_non_administrator_is_rejected(limited: ServerProcess) -> None
     refused(call(limited, "GET", "/admin/queues", token="producer"), 403, "NOT_ADMIN")
 
 
-def test_claim_of_a_command_the_token_lacks_is_rejected(limited: ServerProcess) -> None:
+def test_claim_of_a_command_that_the_token_does_not_allow_is_rejected(limited: ServerProcess) -> None:
     answer = call(limited, "POST", "/tasks/claim", token="worker", json={"commands": ["OTHER"]})
     refused(answer, 403, "COMMAND_NOT_ALLOWED")
 
 
-def test_id_of_another_tenant_is_not_found(tmp_path: Path) -> None:
+def test_task_id_of_another_tenant_is_not_found(tmp_path: Path) -> None:
     env = {
         **ENVIRONMENT,
         "PRODUCER_AUTH_CONFIG": static("producer", "acme"),
@@ -155,13 +155,13 @@ def test_id_of_another_tenant_is_not_found(tmp_path: Path) -> None:
         ({"command": "BAD", "payload": 1, "taskId": "ABCDEF01-0000-8000-F000-000000000100"}, "taskId"),
     ],
 )
-def test_create_with_a_bad_field_names_it(running: ServerProcess, body: dict[str, Any], field: str) -> None:
+def test_create_error_names_the_invalid_field(running: ServerProcess, body: dict[str, Any], field: str) -> None:
     answer = refused(call(running, "POST", "/tasks", json=body), 400, "INVALID_FIELD")
     assert field in answer["error"]
     refused(call(running, "GET", "/admin/queues/BAD"), 404, "QUEUE_NOT_FOUND")
 
 
-def test_payload_of_one_mebibyte_is_accepted_and_one_byte_more_rejected(running: ServerProcess) -> None:
+def test_payload_of_one_mebibyte_is_accepted_but_not_one_byte_more(running: ServerProcess) -> None:
     largest = '"' + "x" * ((1 << 20) - 2) + '"'
     headers = {"Content-Type": "application/json"}
     body = '{"command":"BIG","payload":%s}'
@@ -171,14 +171,14 @@ def test_payload_of_one_mebibyte_is_accepted_and_one_byte_more_rejected(running:
 
 
 @pytest.mark.parametrize("content", ["{", "[1]", '{"command":"BAD","payload":}', "\xff"])
-def test_broken_json_is_an_invalid_body(running: ServerProcess, content: str) -> None:
+def test_malformed_json_is_rejected_as_an_invalid_body(running: ServerProcess, content: str) -> None:
     headers = {"Content-Type": "application/json"}
     answer = call(running, "POST", "/tasks", content=content.encode("latin-1"), headers=headers)
     assert answer.status_code == 400
     assert answer.json()["reason"] in {"INVALID_BODY", "INVALID_FIELD"}
 
 
-def test_wrong_content_type_is_an_invalid_body(running: ServerProcess) -> None:
+def test_wrong_content_type_is_rejected_as_an_invalid_body(running: ServerProcess) -> None:
     answer = call(running, "POST", "/tasks", content=b"command=A", headers={"Content-Type": "text/plain"})
     refused(answer, 400, "INVALID_BODY")
 
@@ -192,7 +192,7 @@ def test_result_with_an_unknown_status_leaves_the_task_leased(running: ServerPro
     assert call(running, "GET", f"/tasks/{task['id']}").json()["status"] == "CLAIMED"
 
 
-def test_stale_token_changes_nothing(running: ServerProcess) -> None:
+def test_outcome_with_a_stale_token_changes_nothing(running: ServerProcess) -> None:
     call(running, "POST", "/tasks", json={"command": "STALE", "payload": 1})
     first = call(running, "POST", "/tasks/claim", json={"commands": ["STALE"]}).json()
     call(running, "POST", f"/tasks/{first['id']}/nack", json={"delaySeconds": 0})
@@ -202,7 +202,7 @@ def test_stale_token_changes_nothing(running: ServerProcess) -> None:
     for path, body in (("result", {"status": "COMPLETED"}), ("abandon", {}), ("heartbeat", {})):
         body["leaseToken"] = first["leaseToken"]
         refused(call(running, "POST", f"/tasks/{first['id']}/{path}", json=body), 409, "STALE_LEASE_TOKEN")
-    # The nack was the outcome of that token: repeating it says the same again and changes nothing either.
+    # The nack used that token: repeating it returns the same reply and changes nothing either.
     repeated = call(running, "POST", f"/tasks/{first['id']}/nack", json={"leaseToken": first["leaseToken"]})
     assert (repeated.status_code, repeated.json()["status"]) == (200, "PENDING")
     assert call(running, "GET", f"/tasks/{first['id']}").json()["leaseToken"] == second["leaseToken"]
@@ -228,7 +228,7 @@ async def ended_with(stream: Any) -> tuple[grpc.StatusCode, str]:
 AUTH = (("authorization", "Bearer dev-token"),)
 
 
-async def test_oversized_frame_ends_its_stream_only(running: ServerProcess) -> None:
+async def test_oversized_frame_ends_only_its_own_stream(running: ServerProcess) -> None:
     async with grpc.aio.insecure_channel(running.producer_addr) as channel:
         for size, code, reason in (
             (8 << 20, grpc.StatusCode.INVALID_ARGUMENT, "TOO_LARGE"),
@@ -242,7 +242,7 @@ async def test_oversized_frame_ends_its_stream_only(running: ServerProcess) -> N
     refused(call(running, "GET", "/admin/queues/FRAME"), 404, "QUEUE_NOT_FOUND")
 
 
-async def test_stream_without_hello_or_with_two_is_a_bad_handshake(running: ServerProcess) -> None:
+async def test_stream_without_a_hello_or_with_two_is_rejected_as_a_bad_handshake(running: ServerProcess) -> None:
     hello = worker_service_pb2.WorkRequest(hello=worker_service_pb2.WorkerHello())
     async with grpc.aio.insecure_channel(running.worker_addr) as channel:
         for messages in ([worker_service_pb2.WorkRequest(add_credits=1)], [hello, hello]):
@@ -252,7 +252,7 @@ async def test_stream_without_hello_or_with_two_is_a_bad_handshake(running: Serv
             assert await ended_with(stream) == (grpc.StatusCode.FAILED_PRECONDITION, "BAD_HANDSHAKE")
 
 
-async def test_stream_that_breaks_silently_returns_undelivered_tasks(running: ServerProcess) -> None:
+async def test_silently_broken_stream_returns_undelivered_tasks(running: ServerProcess) -> None:
     """A client that never reads and then vanishes must not keep undelivered tasks."""
     reader, writer = await asyncio.open_connection(*running.worker_addr.split(":"))
     writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
@@ -283,7 +283,7 @@ def start_fails(server: ServerProcess) -> tuple[int, str]:
         server.close()
 
 
-def test_port_in_use_stops_the_start_and_names_it(tmp_path: Path) -> None:
+def test_port_in_use_prevents_startup_and_is_named(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         code, said = start_fails(ServerProcess(tmp_path / "server", flags=["--port", str(port)], apart=False))
@@ -291,13 +291,13 @@ def test_port_in_use_stops_the_start_and_names_it(tmp_path: Path) -> None:
     assert str(port) in said.splitlines()[-1]
 
 
-def test_locked_store_stops_the_start(running: ServerProcess, tmp_path: Path) -> None:
+def test_locked_store_prevents_startup(running: ServerProcess, tmp_path: Path) -> None:
     code, said = start_fails(ServerProcess(tmp_path / "server", store=running.store, apart=False))
     assert code == 1
     assert str(running.store) in said.splitlines()[-1]
 
 
-def test_unwritable_path_stops_the_start(tmp_path: Path) -> None:
+def test_unwritable_path_prevents_startup(tmp_path: Path) -> None:
     blocker = tmp_path / "file"
     blocker.write_text("not a directory")
     code, said = start_fails(ServerProcess(tmp_path / "server", store=blocker / "store", apart=False))
@@ -305,7 +305,7 @@ def test_unwritable_path_stops_the_start(tmp_path: Path) -> None:
     assert str(blocker) in said.splitlines()[-1]
 
 
-def test_unknown_configuration_key_stops_the_start_and_names_it(tmp_path: Path) -> None:
+def test_unknown_configuration_key_prevents_startup_and_is_named(tmp_path: Path) -> None:
     config = tmp_path / "codeq.yaml"
     config.write_text("port: 0\nprot: 8080\n")
     code, said = start_fails(

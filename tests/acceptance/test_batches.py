@@ -64,7 +64,7 @@ def told(answer: httpx.Response) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize(("bad", "error"), BAD_TASKS)
-def test_bad_task_among_good_ones_is_rejected_alone(http: httpx.Client, bad: object, error: str) -> None:
+def test_only_the_invalid_task_of_a_batch_is_rejected(http: httpx.Client, bad: object, error: str) -> None:
     results = told(http.post("/tasks/batch", json={"tasks": [GOOD, bad, GOOD]}))
     assert [list(each) for each in results] == [["task"], ["error"], ["task"]]
     refused = results[1]["error"]
@@ -73,7 +73,7 @@ def test_bad_task_among_good_ones_is_rejected_alone(http: httpx.Client, bad: obj
     assert "_" not in refused["message"].replace("INVALID_FIELD", "").split(" match ")[0]
 
 
-def test_each_bad_task_of_a_batch_is_rejected_for_its_own_reason(http: httpx.Client) -> None:
+def test_each_invalid_task_of_a_batch_is_rejected_for_its_own_reason(http: httpx.Client) -> None:
     results = told(http.post("/tasks/batch", json={"tasks": [bad for bad, _ in BAD_TASKS]}))
     for index, ((_, error), each) in enumerate(zip(BAD_TASKS, results, strict=True)):
         assert each["error"]["index"] == index
@@ -81,17 +81,17 @@ def test_each_bad_task_of_a_batch_is_rejected_for_its_own_reason(http: httpx.Cli
 
 
 @pytest.mark.parametrize(("bad", "error"), BAD_TASKS)
-def test_bad_task_of_an_atomic_batch_fails_the_call_by_its_path(http: httpx.Client, bad: object, error: str) -> None:
+def test_invalid_task_fails_an_atomic_batch_with_its_field_path(http: httpx.Client, bad: object, error: str) -> None:
     refused = http.post("/tasks/batch", json={"tasks": [GOOD, bad], "atomic": True})
     assert refused.status_code == 400
     assert refused.json()["reason"] == "INVALID_FIELD"
     assert refused.json()["error"].startswith("tasks[1]")
-    if isinstance(bad, dict) and "idempotencyKey" not in bad:  # which is wrong there whatever it is
+    if isinstance(bad, dict) and "idempotencyKey" not in bad:  # an item's key is invalid in an atomic batch
         assert error.rstrip(": ") in refused.json()["error"]
 
 
 @pytest.mark.parametrize(("bad", "error"), BAD_RESULTS)
-def test_bad_result_among_good_ones_is_rejected_alone(http: httpx.Client, bad: dict[str, Any], error: str) -> None:
+def test_only_the_invalid_result_of_a_batch_is_rejected(http: httpx.Client, bad: dict[str, Any], error: str) -> None:
     for _ in range(2):
         http.post("/tasks", json={"command": "RESULTS"})
     claimed = http.post("/tasks/claim/batch", json={"commands": ["RESULTS"], "count": 2}).json()["tasks"]
@@ -116,14 +116,14 @@ def test_bad_result_among_good_ones_is_rejected_alone(http: httpx.Client, bad: d
         ({"tasks": [GOOD], "idempotencyKey": "k"}, "idempotencyKey"),
     ],
 )
-def test_error_of_the_batch_itself_fails_the_call(http: httpx.Client, body: object, field: str) -> None:
+def test_error_in_the_batch_itself_fails_the_call(http: httpx.Client, body: object, field: str) -> None:
     refused = http.post("/tasks/batch", json=body)
     assert refused.status_code == 400
     assert [detail["field"] for detail in refused.json()["details"]] == [field]
     assert "_" not in refused.json()["error"]
 
 
-def test_errors_of_single_calls_use_the_json_names_of_fields(http: httpx.Client) -> None:
+def test_errors_of_single_rest_calls_use_json_field_names(http: httpx.Client) -> None:
     bodies: list[tuple[str, dict[str, object], str]] = [
         ("/tasks", {**GOOD, "delaySeconds": -1}, "delaySeconds: "),
         ("/tasks", {**GOOD, "delaySeconds": 1, "runAt": "2030-01-01T00:00:00Z"}, "delaySeconds and runAt cannot"),
@@ -139,7 +139,7 @@ def test_errors_of_single_calls_use_the_json_names_of_fields(http: httpx.Client)
         assert refused.json()["error"].startswith(error)
 
 
-def test_errors_of_items_over_grpc_use_the_proto_names_of_fields(server: ServerProcess) -> None:
+def test_grpc_item_errors_use_proto_field_names(server: ServerProcess) -> None:
     specs = [task_pb2.TaskSpec(command="GOOD"), task_pb2.TaskSpec(command="GOOD", delay_seconds=-1)]
     with grpc.insecure_channel(server.producer_addr) as channel:
         answer = task_service_pb2_grpc.TaskServiceStub(channel).BatchCreateTasks(
@@ -151,7 +151,7 @@ def test_errors_of_items_over_grpc_use_the_proto_names_of_fields(server: ServerP
 
 
 @pytest.mark.parametrize("outcome", ["result", "nack", "abandon"])
-def test_outcome_without_a_token_may_be_repeated_after_a_lost_answer(
+def test_outcome_without_a_token_can_be_retried_after_a_lost_answer(
     server: ServerProcess, http: httpx.Client, outcome: str
 ) -> None:
     body: dict[str, object] = {
@@ -173,7 +173,7 @@ def test_outcome_without_a_token_may_be_repeated_after_a_lost_answer(
                 client.submit(task, codeq.Failed("no"))
 
 
-def test_unpaired_surrogate_is_kept_beside_a_malformed_item(http: httpx.Client) -> None:
+def test_unpaired_surrogate_is_preserved_beside_a_malformed_item(http: httpx.Client) -> None:
     body = '{"tasks":[{"command":"GOOD","payload":"\\ud83d"},{"command":"GOOD","runAt":"x"}]}'
     answer = http.post("/tasks/batch", content=body, headers={"Content-Type": "application/json"})
     assert '"payload":"\\ud83d"' in answer.text

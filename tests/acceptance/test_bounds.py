@@ -44,17 +44,17 @@ from strangers import HTTP2, strangers
 OPERATIONS = Path(__file__).resolve().parents[2] / "docs/operations.md"
 PER_CHANNEL = 1000
 FEW = 16
-"""The lowest value of a setting that bounds connections."""
+"""Lowest allowed value of a connection limit setting."""
 
 LARGE = 256 << 10
-"""Bytes of a request that counts as a large one."""
+"""Size in bytes from which a request counts as large."""
 
 HEADERS = {"Authorization": f"Bearer {DEV_TOKEN}"}
 HEAD = b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n"
 
 
 def rows() -> dict[str, tuple[int, str]]:
-    """Returns default and setting of each bound of the table."""
+    """Returns the default and the setting of each bound in the table."""
     section = OPERATIONS.read_text().partition("## Bounds\n")[2].partition("\n## ")[0]
     cells = [[cell.strip() for cell in line.split("|")] for line in section.splitlines() if line.startswith("| ")]
     return {name: (int(bound), setting.strip("`")) for _, name, bound, _, setting, *_ in cells if bound.isdigit()}
@@ -107,7 +107,7 @@ async def streams_at_a_time(path: Path, bound: int) -> None:
                 channel = await stack.enter_async_context(channel_to(server.worker_addr))
                 streams += await asyncio.gather(*(work(channel) for _ in range(min(900, bound - len(streams)))))
             assert await code_of(work(channel)) is grpc.StatusCode.RESOURCE_EXHAUSTED
-            await create(channel)  # other calls go on
+            await create(channel)  # other calls continue
 
 
 async def calls_without_token(path: Path, bound: int) -> None:
@@ -120,7 +120,7 @@ async def calls_without_token(path: Path, bound: int) -> None:
             assert not any(call.done() for call in calls)
             late = await stack.enter_async_context(channel_to(server.worker_addr))
             await watching(late, 1)
-            first = [asyncio.ensure_future(call.code()) for call in calls[:FEW]]  # they came in some order
+            first = [asyncio.ensure_future(call.code()) for call in calls[:FEW]]  # they arrived in any order
             ended, others = await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
             assert [await code for code in ended] == [grpc.StatusCode.UNAVAILABLE]
             assert not any(call.done() for call in calls[FEW:])
@@ -305,7 +305,7 @@ async def held_bytes(path: Path, bound: int) -> None:
     with ServerProcess(path) as server, strangers([port_of(server.http_url)], bound // batch, unfinished) as crowd:
         await crowd.come()
         async with httpx.AsyncClient(headers=HEADERS, timeout=SECONDS_MAX) as client, asyncio.timeout(SECONDS_MAX):
-            while await post(client, server, LARGE) == 202:  # until the server has read all of what has come
+            while await post(client, server, LARGE) == 202:  # until the server has read everything that was sent
                 pass
             assert await post(client, server, LARGE) == 429
             async with channel_to(server.producer_addr) as channel:
@@ -337,7 +337,7 @@ async def worked_bytes(path: Path, bound: int) -> None:
 
 
 async def fields(path: Path, bound: int) -> None:
-    field = b"\x78\x0a"  # of a number that no request has, with a value as the first byte of a list
+    field = b"\x78\x0a"  # a field number that no request has, whose value starts a list
     with ServerProcess(path) as server:
         async with channel_to(server.producer_addr) as channel:
             call = channel.unary_unary("/codeq.v1.TaskService/BatchCreateTasks")
@@ -358,7 +358,7 @@ async def refused_body(path: Path, bound: int) -> None:
 
 
 async def ends_stream(path: Path, fits: Message, is_too_large: Message) -> None:
-    """Opens streams for messages of a producer or a worker; the first is taken, the second ends its stream."""
+    """Sends each message on a stream of its own: the first is accepted, the second ends its stream."""
     open_stream = producing if isinstance(fits, producer_pb.ProduceRequest) else working
     with ServerProcess(path) as server:
         async with open_stream(server) as stream:
@@ -446,15 +446,15 @@ REACH: dict[str, Callable[[Path, int], Awaitable[None]]] = {
 }
 
 LOWERED = {"HTTP_CONNECTIONS_MAX": FEW, "GRPC_CONNECTIONS_MAX": FEW, "QUEUES_PER_TENANT_MAX": 2}
-"""Value to which a setting is lowered, so that its bound is reached soon."""
+"""Lowered value of each setting, so that its bound is reached quickly."""
 
 
-def test_every_bound_of_the_table_is_reached_below() -> None:
+def test_every_documented_bound_has_a_test() -> None:
     assert rows().keys() == REACH.keys()
 
 
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("name", REACH)
-async def test_each_limit_accepts_what_it_says_and_handles_more_as_documented(tmp_path: Path, name: str) -> None:
+async def test_limit_accepts_its_bound_and_handles_excess_as_documented(tmp_path: Path, name: str) -> None:
     bound, setting = rows()[name]
     await REACH[name](tmp_path, LOWERED.get(setting, bound))

@@ -38,7 +38,7 @@ def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 def reply_to_head(server: ServerProcess, *headers: str) -> str:
-    """Sends the head of a request with a large body, and nothing of the body; returns the status line of the reply."""
+    """Sends only the head of a request with a large body; returns the status line of the reply."""
     host, _, port = server.http_url.removeprefix("http://").partition(":")
     head = ["POST /v1/codeq/tasks/x/result HTTP/1.1", "Host: a", "Content-Length: 1000000", *headers]
     with closing(socket.create_connection((host, int(port)), SECONDS_MAX)) as connection:
@@ -51,14 +51,14 @@ def reply_to_head(server: ServerProcess, *headers: str) -> str:
     ("token", "status"), [("", "401 Unauthorized"), ("junk", "401 Unauthorized"), ("worker", "403 Forbidden")]
 )
 @pytest.mark.parametrize("expects", [False, True])
-def test_forbidden_call_is_rejected_from_its_head_at_once(
+def test_unauthorized_call_is_rejected_before_its_body_is_read(
     served: ServerProcess, token: str, status: str, expects: bool
 ) -> None:
     headers = [f"Authorization: Bearer {token}"] if token else []
     assert reply_to_head(served, *headers, *(["Expect: 100-continue"] if expects else [])) == f"HTTP/1.1 {status}"
 
 
-def test_body_is_requested_if_the_call_is_permitted(served: ServerProcess) -> None:
+def test_permitted_call_gets_100_continue(served: ServerProcess) -> None:
     token = json.loads(ENVIRONMENT["PRODUCER_AUTH_CONFIG"])["token"]
     host, _, port = served.http_url.removeprefix("http://").partition(":")
     body = b'{"command":"A","payload":1}'
@@ -79,7 +79,7 @@ def test_body_is_requested_if_the_call_is_permitted(served: ServerProcess) -> No
 
 
 async def nothing() -> AsyncIterator[bytes]:
-    """A message that never comes."""
+    """A message that never arrives."""
     await asyncio.get_running_loop().create_future()
     yield b""
 
@@ -100,7 +100,7 @@ async def test_stranger_is_rejected_before_the_first_message(server: ServerProce
 
 @pytest.mark.parametrize("name", ["Authorize", "GetReadiness", "GetMetrics"])
 @pytest.mark.parametrize("secret", ["", "wrong"])
-async def test_calls_of_gateways_ask_for_their_secret(server: ServerProcess, name: str, secret: str) -> None:
+async def test_gateway_calls_require_the_gateway_secret(server: ServerProcess, name: str, secret: str) -> None:
     metadata = (("codeq-gateway-secret", secret),) if secret else ()
     async with grpc.aio.insecure_channel(server.worker_addr) as channel:
         call: Any = channel.unary_unary(f"/codeq_internal.v1.CallService/{name}")(b"", metadata=metadata)
@@ -128,8 +128,8 @@ async def _code(call: Any) -> grpc.StatusCode:
     return grpc.StatusCode.OK
 
 
-async def test_malformed_call_leaves_no_traceback_in_the_log(server: ServerProcess) -> None:
-    """One exchange of each kind that once left a traceback, a forged line or a line of megabytes."""
+async def test_malformed_call_logs_no_traceback(server: ServerProcess) -> None:
+    """Makes one exchange of each kind that once logged a traceback, a forged line or a line of megabytes."""
     before = len(server.log)
     invalid, unknown = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.UNIMPLEMENTED
     for method, message, code in (

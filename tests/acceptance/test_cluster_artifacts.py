@@ -1,4 +1,4 @@
-"""Artifacts on a cluster node: contents are not replicated, so they are rejected; URLs are kept."""
+"""Artifacts on a cluster node: contents are rejected because they are not replicated; URLs are stored."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from lone_member import lone_member, post
 
 
-def test_artifact_with_content_is_rejected_by_a_cluster_and_one_with_a_url_kept(tmp_path: Path) -> None:
+def test_cluster_rejects_artifact_content_but_stores_artifact_urls(tmp_path: Path) -> None:
     with lone_member(tmp_path / "server") as server:
         assert post(server, "/tasks", {"command": "A", "payload": 1, "taskId": "one"}).status_code == 202
         assert post(server, "/tasks/claim", {"commands": ["A"]}).status_code == 200

@@ -18,7 +18,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
 
 
 @pytest.mark.parametrize("token", [FIRST, SECOND])
-def test_raft_status_of_a_single_server_says_that_raft_is_off(server: ServerProcess, token: str) -> None:
+def test_raft_status_of_a_single_server_reports_raft_as_disabled(server: ServerProcess, token: str) -> None:
     answer = call(server, "GET", "/raft/status", token)
     assert (answer.status_code, answer.json()) == (200, {"enabled": False, "numGroups": 0, "groups": [], "fsync": True})
 
@@ -36,7 +36,7 @@ CHANGES = [
 
 
 @pytest.mark.parametrize(("method", "path", "body"), CHANGES)
-def test_changes_of_members_of_a_single_server_are_rejected(
+def test_membership_changes_on_a_single_server_are_rejected(
     server: ServerProcess, method: str, path: str, body: object
 ) -> None:
     given: dict[str, object] = {} if body is None else {"json": body}
@@ -44,7 +44,7 @@ def test_changes_of_members_of_a_single_server_are_rejected(
 
 
 @pytest.mark.parametrize(("method", "path", "body"), CHANGES)
-def test_changes_of_members_need_an_administrator(server: ServerProcess, method: str, path: str, body: object) -> None:
+def test_membership_changes_need_an_administrator(server: ServerProcess, method: str, path: str, body: object) -> None:
     given: dict[str, object] = {} if body is None else {"json": body}
     refused(call(server, method, path, FIRST, **given), 403, "WRONG_TOKEN_KIND")
 
@@ -59,5 +59,5 @@ def test_changes_of_members_need_an_administrator(server: ServerProcess, method:
         ("transfer", {"id": "-"}),
     ],
 )
-def test_changes_with_malformed_fields_name_them(server: ServerProcess, path: str, body: object) -> None:
+def test_membership_change_error_names_the_malformed_field(server: ServerProcess, path: str, body: object) -> None:
     refused(call(server, "POST", f"/admin/cluster/{path}", SECOND, json=body), 400, "INVALID_FIELD")

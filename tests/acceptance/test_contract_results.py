@@ -22,7 +22,7 @@ from two_workers import FIRST, SECOND, claimed, created, environment, said, show
 
 JSON = {"Content-Type": "application/json"}
 ODD = '{"n":1.10, "big":12345678901234567890123, "e":1e400,\t"s":"\\u00e9\\ud83d\\ude00 é"}'
-"""JSON that comes back unchanged only if nothing parses and prints it again."""
+"""JSON that stays unchanged only if nothing parses and reprints it."""
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
 
 
 def result_of(server: ServerProcess, task: dict[str, Any], wait: int = 0) -> httpx.Response:
-    """Asks for the result of a task."""
+    """Requests the result of a task."""
     return call(server, "GET", f"/tasks/{task['id']}/result?waitSeconds={wait}", SECOND)
 
 
@@ -48,7 +48,7 @@ ALLOWED = [
 
 
 @pytest.mark.parametrize("value", [ODD, "null", "0", '""', "[]", " [ ] ", "false", *ALLOWED])
-def test_payload_and_result_come_back_byte_for_byte(server: ServerProcess, value: str) -> None:
+def test_payload_and_result_are_returned_byte_for_byte(server: ServerProcess, value: str) -> None:
     body = '{"command":"bytes","payload":' + value + "}"
     task = call(server, "POST", "/tasks", SECOND, content=body, headers=JSON).json()
     kept = f'"payload":{value.strip()}'
@@ -60,7 +60,7 @@ def test_payload_and_result_come_back_byte_for_byte(server: ServerProcess, value
 
 
 @pytest.mark.parametrize("value", [ODD, *ALLOWED], ids=lambda value: repr(value[:20]))
-async def test_payload_and_result_are_kept_byte_for_byte_on_every_front(server: ServerProcess, value: str) -> None:
+async def test_every_interface_returns_payload_and_result_byte_for_byte(server: ServerProcess, value: str) -> None:
     content = value.encode()
     with (
         codeq.Producer(server.producer_addr, token=SECOND) as producer,
@@ -96,7 +96,7 @@ async def test_payload_and_result_are_kept_byte_for_byte_on_every_front(server: 
 
 
 @pytest.mark.parametrize("end", ["result", "nack", "cancel"])
-def test_texts_for_people_are_never_rejected_for_their_content(server: ServerProcess, end: str) -> None:
+def test_human_readable_texts_are_never_rejected_for_their_content(server: ServerProcess, end: str) -> None:
     texts = {'"half \\ud83d"': "half \ufffd", json.dumps("é" * 5000): "é" * 4095 + "…", '"\\u0000\x7f"': "\0\x7f"}
     for text, kept in texts.items():
         task = created(server, "texts", maxAttempts=1)
@@ -118,7 +118,7 @@ def test_texts_for_people_are_never_rejected_for_their_content(server: ServerPro
         assert shown(server, task)["error"] == kept
 
 
-def test_result_that_is_absent_is_not_null(server: ServerProcess) -> None:
+def test_absent_result_is_not_null(server: ServerProcess) -> None:
     records = []
     for body in ({}, {"result": None}):
         task = created(server, "absent")
@@ -130,7 +130,7 @@ def test_result_that_is_absent_is_not_null(server: ServerProcess) -> None:
 
 
 @pytest.mark.parametrize("value", [b"\xff", b"{", b"", b"1 2", b"NaN", b'"\xc3"'], ids=repr)
-async def test_payload_and_result_that_are_not_json_are_rejected_on_every_front(
+async def test_every_interface_rejects_payloads_and_results_that_are_not_json(
     server: ServerProcess, value: bytes
 ) -> None:
     answer = call(server, "POST", "/tasks", SECOND, content=b'{"command":"no","payload":%s}' % value, headers=JSON)
@@ -165,7 +165,7 @@ def bearer(token: str) -> tuple[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("body", [{}, {"error": ""}, {"error": " \t"}])
-def test_completion_as_failed_needs_an_error_that_is_not_blank(server: ServerProcess, body: dict[str, str]) -> None:
+def test_failure_needs_a_non_blank_error(server: ServerProcess, body: dict[str, str]) -> None:
     task = created(server, "blank")
     claimed(server, "blank")
     answer = said(server, task, "result", status="FAILED", **body)
@@ -175,7 +175,7 @@ def test_completion_as_failed_needs_an_error_that_is_not_blank(server: ServerPro
     assert shown(server, task)["error"] == "why"
 
 
-def test_results_of_dead_and_failed_tasks_are_stored(server: ServerProcess) -> None:
+def test_results_of_dead_letters_and_failed_tasks_are_stored(server: ServerProcess) -> None:
     ends: dict[str, tuple[str, dict[str, object]]] = {
         "DLQ": ("nack", {"delaySeconds": 0, "reason": "worn out"}),
         "FAILED": ("result", {"status": "FAILED", "error": "worn out"}),
@@ -191,7 +191,7 @@ def test_results_of_dead_and_failed_tasks_are_stored(server: ServerProcess) -> N
         assert "finishedAt" in answer["task"]
 
 
-def test_results_are_waited_for_and_the_end_wakes_the_callers(server: ServerProcess) -> None:
+def test_end_of_a_task_wakes_callers_waiting_for_its_result(server: ServerProcess) -> None:
     task = created(server, "woken")
     claimed(server, "woken")
     refused(result_of(server, task), 404, "RESULT_NOT_FOUND")
@@ -210,7 +210,7 @@ def test_results_are_waited_for_and_the_end_wakes_the_callers(server: ServerProc
 # -- retention, durability ---------------------------------------------------------------------------------------------
 
 
-def test_retention_removes_ended_tasks_at_their_time_and_never_live_ones(tmp_path: Path) -> None:
+def test_retention_removes_ended_tasks_on_time_and_never_live_ones(tmp_path: Path) -> None:
     env = environment(RETENTION_SECONDS="1", DLQ_RETENTION_SECONDS="4")
     with ServerProcess(tmp_path, env=env, dev=False) as server:
         live = [created(server, "waits"), created(server, "later", delaySeconds=3600), created(server, "leased")]
@@ -224,7 +224,7 @@ def test_retention_removes_ended_tasks_at_their_time_and_never_live_ones(tmp_pat
         died = time.monotonic()
         until(lambda: gone(server, done))
         assert not gone(server, dead) or time.monotonic() - died >= 4
-        # The key went with its task.
+        # The key was removed with its task.
         assert "duplicate" not in created(server, "done", idempotencyKey="key")
         until(lambda: gone(server, dead))
         assert time.monotonic() - died >= 3.5
@@ -238,7 +238,7 @@ def gone(server: ServerProcess, task: dict[str, Any]) -> bool:
     return answers == {404}
 
 
-def test_every_reply_holds_through_a_kill_right_after_it(tmp_path: Path) -> None:
+def test_acknowledged_changes_survive_a_kill_right_after_the_reply(tmp_path: Path) -> None:
     with ServerProcess(tmp_path, env=environment(), dev=False) as server:
         tasks = [created(server, "kept", maxAttempts=1) for _ in range(5)]
         server.restart()

@@ -42,7 +42,7 @@ def post(server: ServerProcess, path: str, body: object, token: str = FIRST) -> 
     return call(server, "POST", path, token, json=body)
 
 
-def test_create_is_answered_with_202_and_a_flat_task(server: ServerProcess) -> None:
+def test_create_returns_202_with_a_flat_task(server: ServerProcess) -> None:
     answer = post(server, "/tasks", {"command": "flat", "payload": {"n": 1}, "priority": 3}, SECOND)
     task = answer.json()
     assert (answer.status_code, task.keys()) == (202, ALWAYS)
@@ -53,7 +53,7 @@ def test_create_is_answered_with_202_and_a_flat_task(server: ServerProcess) -> N
     assert shown(server, task).keys() == ALWAYS | {"workerId", "error", "finishedAt", "attemptHistory"}
 
 
-def test_batch_create_answers_each_in_order_and_takes_at_most_1000(server: ServerProcess) -> None:
+def test_batch_create_returns_items_in_order_and_accepts_at_most_1000(server: ServerProcess) -> None:
     specs: list[dict[str, Any]] = [{"command": "many", "payload": number} for number in range(1000)]
     specs[1] = {"command": "many", "priority": 10}
     answer = post(server, "/tasks/batch", {"tasks": specs}, SECOND)
@@ -68,7 +68,7 @@ def test_batch_create_answers_each_in_order_and_takes_at_most_1000(server: Serve
     assert call(server, "GET", "/admin/queues/many", SECOND).json()["ready"] == 999
 
 
-def test_claim_without_work_gets_204_after_its_wait_and_arrivals_wake_it(server: ServerProcess) -> None:
+def test_claim_on_an_empty_queue_returns_204_after_its_wait_or_a_new_task(server: ServerProcess) -> None:
     begin = time.monotonic()
     answer = post(server, "/tasks/claim", {"commands": ["none"], "waitSeconds": 1})
     assert (answer.status_code, answer.content) == (204, b"")
@@ -82,7 +82,7 @@ def test_claim_without_work_gets_204_after_its_wait_and_arrivals_wake_it(server:
     assert "waitSeconds" in refused(post(server, "/tasks/claim", {"waitSeconds": 31}), 400, "INVALID_FIELD")["error"]
 
 
-def test_claim_of_several_takes_at_most_100(server: ServerProcess) -> None:
+def test_batch_claim_returns_at_most_100_tasks(server: ServerProcess) -> None:
     tasks = [{"command": "hundred", "payload": number} for number in range(101)]
     post(server, "/tasks/batch", {"tasks": tasks}, SECOND)
     body = {"commands": ["hundred"], "count": 100}
@@ -95,7 +95,7 @@ def test_claim_of_several_takes_at_most_100(server: ServerProcess) -> None:
         assert "count" in refused(answer, 400, "INVALID_FIELD")["error"]
 
 
-def test_heartbeat_answers_with_the_lease(server: ServerProcess) -> None:
+def test_heartbeat_returns_the_lease(server: ServerProcess) -> None:
     task = created(server, "beats")
     lease = claimed(server, "beats", leaseSeconds=600)
     answer = said(server, task, "heartbeat", leaseToken=lease["leaseToken"], extendSeconds=1200).json()
@@ -103,7 +103,7 @@ def test_heartbeat_answers_with_the_lease(server: ServerProcess) -> None:
     assert answer["leaseUntil"] > lease["leaseUntil"]
 
 
-def test_result_answers_with_the_record_and_ignores_a_worker_id(server: ServerProcess) -> None:
+def test_result_returns_the_record_and_ignores_a_worker_id(server: ServerProcess) -> None:
     task = created(server, "record")
     claimed(server, "record")
     record = said(server, task, "result", status="COMPLETED", result=[1], workerId="somebody").json()
@@ -113,7 +113,7 @@ def test_result_answers_with_the_record_and_ignores_a_worker_id(server: ServerPr
         refused(said(server, task, "result", status=status), 400, "INVALID_FIELD")
 
 
-def test_batch_of_results_is_settled_item_by_item_in_order(server: ServerProcess) -> None:
+def test_result_batch_is_settled_item_by_item_in_order(server: ServerProcess) -> None:
     tasks = [created(server, "settle") for _ in range(3)]
     leases = post(server, "/tasks/claim/batch", {"commands": ["settle"], "count": 2}).json()["tasks"]
     items: list[dict[str, Any]] = [
@@ -132,7 +132,7 @@ def test_batch_of_results_is_settled_item_by_item_in_order(server: ServerProcess
     assert "results" in refused(post(server, "/tasks/batch/results", too_many), 400, "INVALID_FIELD")["error"]
 
 
-def test_nack_and_abandon_answer_with_status_and_delay(server: ServerProcess) -> None:
+def test_nack_and_abandon_return_status_and_delay(server: ServerProcess) -> None:
     task = created(server, "back")
     claimed(server, "back")
     assert said(server, task, "nack", delaySeconds=7200).json() == {"status": "SCHEDULED", "delaySeconds": 7200}
@@ -141,7 +141,7 @@ def test_nack_and_abandon_answer_with_status_and_delay(server: ServerProcess) ->
     assert said(server, task, "abandon").json() == {"status": "PENDING", "delaySeconds": 0}
 
 
-def test_every_call_for_a_missing_task_is_404(server: ServerProcess) -> None:
+def test_every_call_for_a_missing_task_returns_404(server: ServerProcess) -> None:
     for path in ("", "/result", "/explain"):
         refused(call(server, "GET", f"/tasks/nobody{path}", FIRST), 404, "TASK_NOT_FOUND")
     for what, body in {"heartbeat": {}, "result": {"status": "COMPLETED"}, "nack": {}, "abandon": {}}.items():
@@ -150,7 +150,7 @@ def test_every_call_for_a_missing_task_is_404(server: ServerProcess) -> None:
         refused(post(server, f"/tasks/nobody/{what}", {}, SECOND), 404, "TASK_NOT_FOUND")
 
 
-def test_unknown_fields_are_rejected_by_name(server: ServerProcess) -> None:
+def test_error_names_the_unknown_field(server: ServerProcess) -> None:
     task = created(server, "unknown")
     claimed(server, "unknown")
     for what in ("heartbeat", "nack", "abandon", "progress"):
@@ -159,7 +159,7 @@ def test_unknown_fields_are_rejected_by_name(server: ServerProcess) -> None:
         assert "colour" in refused(post(server, path, {"colour": "red"}), 400, "INVALID_FIELD")["error"]
 
 
-def test_admin_queues_show_counters_ordered_by_name(server: ServerProcess) -> None:
+def test_admin_queue_list_shows_counters_ordered_by_name(server: ServerProcess) -> None:
     for command, fields in {"q.b": {}, "q.a": {"delaySeconds": 3600}}.items():
         created(server, command, **fields)
     page, names = {"nextPageToken": ""}, []

@@ -19,21 +19,21 @@ from two_workers import FIRST, SECOND, claimed, created, environment, said, show
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """A server with two workers of one tenant; a nack without a delay is tried again after 4 s and then 8 s."""
+    """A server with two workers of one tenant; nacks without a delay back off by 4 s and then 8 s."""
     env = environment(BACKOFF_POLICY="exponential", BACKOFF_BASE_SECONDS="2")
     with ServerProcess(tmp_path_factory.mktemp("life"), env=env, dev=False) as started:
         yield started
 
 
 def time_of(text: str) -> datetime:
-    """Returns a time of the API."""
+    """Parses a time of the API."""
     return datetime.fromisoformat(text)
 
 
 # -- status names, attempts, maxAttempts -------------------------------------------------------------------------------
 
 
-def test_status_names_are_seven_and_each_is_reached(server: ServerProcess) -> None:
+def test_all_seven_statuses_are_reached(server: ServerProcess) -> None:
     seen = [created(server, "names", delaySeconds=3600)["status"], created(server, "names", maxAttempts=1)["status"]]
     seen.append(claimed(server, "names")["status"])
     ends: list[tuple[str, dict[str, Any]]] = [
@@ -51,7 +51,7 @@ def test_status_names_are_seven_and_each_is_reached(server: ServerProcess) -> No
     assert seen == ["SCHEDULED", "PENDING", "CLAIMED", "DLQ", "COMPLETED", "FAILED", "CANCELLED"]
 
 
-def test_attempts_count_deliveries_and_an_abandon_takes_one_back(server: ServerProcess) -> None:
+def test_attempts_count_deliveries_except_abandoned_ones(server: ServerProcess) -> None:
     task = created(server, "attempts")
     assert task["attempts"] == 0
     assert claimed(server, "attempts")["attempts"] == 1
@@ -67,7 +67,7 @@ def test_attempts_count_deliveries_and_an_abandon_takes_one_back(server: ServerP
     assert shown(server, task)["attempts"] == 3
 
 
-def test_max_attempts_is_five_and_the_last_nack_or_expiry_ends_in_the_dlq(server: ServerProcess) -> None:
+def test_nack_or_expiry_of_the_last_attempt_sends_the_task_to_the_dlq(server: ServerProcess) -> None:
     task = created(server, "most")
     assert task["maxAttempts"] == 5
     for delivery in range(1, 6):
@@ -94,13 +94,13 @@ def queue_of_acme(server: ServerProcess, command: str) -> dict[str, Any]:
 # -- order -------------------------------------------------------------------------------------------------------------
 
 
-def test_order_is_by_priority_from_9_to_0_and_then_by_acceptance(server: ServerProcess) -> None:
+def test_tasks_are_delivered_by_priority_and_then_in_order_of_acceptance(server: ServerProcess) -> None:
     ids = {priority: [created(server, "order", priority=priority)["id"] for _ in range(2)] for priority in (0, 9, 5)}
     taken = call(server, "POST", "/tasks/claim/batch", FIRST, json={"commands": ["order"], "count": 100}).json()
     assert [task["id"] for task in taken["tasks"]] == [*ids[9], *ids[5], *ids[0]]
 
 
-def test_nacked_and_expired_tasks_go_to_the_tail_and_abandoned_ones_keep_their_place(server: ServerProcess) -> None:
+def test_nacked_and_lease_expired_tasks_move_to_the_tail_but_abandoned_ones_stay(server: ServerProcess) -> None:
     nacked, expired, abandoned, last = (created(server, "tail") for _ in range(4))
     for _ in range(3):
         claimed(server, "tail", leaseSeconds=1)
@@ -112,7 +112,7 @@ def test_nacked_and_expired_tasks_go_to_the_tail_and_abandoned_ones_keep_their_p
     ]
 
 
-def test_claims_over_several_commands_starve_none_and_prefer_priority(server: ServerProcess) -> None:
+def test_claims_for_several_commands_prefer_priority_and_starve_none(server: ServerProcess) -> None:
     for _ in range(4):
         created(server, "turn.a")
     others = [created(server, "turn.b", priority=priority)["id"] for priority in (0, 7)]
@@ -124,7 +124,7 @@ def test_claims_over_several_commands_starve_none_and_prefer_priority(server: Se
 # -- lease -------------------------------------------------------------------------------------------------------------
 
 
-def test_lease_lasts_60_seconds_by_default_and_1_second_to_12_hours_if_asked(server: ServerProcess) -> None:
+def test_lease_lasts_60_seconds_by_default_and_1_second_to_12_hours_on_request(server: ServerProcess) -> None:
     for seconds in (None, 1, 43_200):
         task = created(server, "lease")
         begin = datetime.now(UTC)
@@ -137,7 +137,7 @@ def test_lease_lasts_60_seconds_by_default_and_1_second_to_12_hours_if_asked(ser
         assert "leaseSeconds" in refused(answer, 400, "INVALID_FIELD")["error"]
 
 
-def test_lease_is_extended_by_heartbeat_and_never_shortened(server: ServerProcess) -> None:
+def test_heartbeat_extends_a_lease_and_never_shortens_it(server: ServerProcess) -> None:
     task = created(server, "beat")
     before = claimed(server, "beat", leaseSeconds=600)["leaseUntil"]
     begin = datetime.now(UTC)
@@ -149,7 +149,7 @@ def test_lease_is_extended_by_heartbeat_and_never_shortened(server: ServerProces
     refused(said(server, task, "heartbeat", extendSeconds=43_201), 400, "INVALID_FIELD")
 
 
-def test_lease_that_expired_gives_the_task_to_waiting_callers(server: ServerProcess) -> None:
+def test_task_with_an_expired_lease_is_delivered_to_a_waiting_caller(server: ServerProcess) -> None:
     task = created(server, "out")
     first = claimed(server, "out", leaseSeconds=1)
     second = claimed(server, "out", token=SECOND)
@@ -157,7 +157,7 @@ def test_lease_that_expired_gives_the_task_to_waiting_callers(server: ServerProc
     refused(said(server, task, "result", leaseToken=first["leaseToken"], status="COMPLETED"), 409, "STALE_LEASE_TOKEN")
 
 
-def test_lease_after_a_kill_is_armed_in_full_with_its_longest_extension(tmp_path: Path) -> None:
+def test_lease_is_rearmed_at_its_longest_extension_after_a_kill(tmp_path: Path) -> None:
     with ServerProcess(tmp_path, env=environment(), dev=False) as server:
         plain, extended = created(server, "armed"), created(server, "armed")
         lengths = {plain["id"]: 600, extended["id"]: 1200}
@@ -170,7 +170,7 @@ def test_lease_after_a_kill_is_armed_in_full_with_its_longest_extension(tmp_path
             task = shown(server, {"id": task_id})
             assert task["status"] == "CLAIMED"
             assert time_of(task["leaseUntil"]) - begin >= timedelta(seconds=seconds - 0.01)
-        # Tokens go on to grow, and the old ones are good.
+        # Tokens keep growing, and the old ones are still valid.
         created(server, "armed")
         assert int(claimed(server, "armed")["leaseToken"]) > max(map(int, tokens))
         answer = said(server, plain, "result", leaseToken=tokens[0], status="COMPLETED")
@@ -180,7 +180,7 @@ def test_lease_after_a_kill_is_armed_in_full_with_its_longest_extension(tmp_path
 # -- fence and identity ------------------------------------------------------------------------------------------------
 
 
-def test_fence_tokens_are_strings_that_grow_with_each_delivery(server: ServerProcess) -> None:
+def test_lease_tokens_are_strings_that_grow_with_each_delivery(server: ServerProcess) -> None:
     task = created(server, "grow")
     tokens = []
     for _ in range(3):
@@ -191,7 +191,7 @@ def test_fence_tokens_are_strings_that_grow_with_each_delivery(server: ServerPro
     assert len(set(tokens)) == 3
 
 
-def test_outcome_over_rest_without_a_token_takes_only_the_live_lease_of_the_caller(server: ServerProcess) -> None:
+def test_rest_outcome_without_a_token_applies_only_to_the_callers_live_lease(server: ServerProcess) -> None:
     task = created(server, "bare")
     refused(said(server, task, "result", status="COMPLETED"), 409, "TASK_NOT_CLAIMED")
     claimed(server, "bare")
@@ -209,11 +209,11 @@ def test_stale_token_gets_409_and_changes_nothing(server: ServerProcess, what: s
     before = shown(server, task)
     body = {"result": {"status": "COMPLETED"}, "progress": {"progress": 1}}.get(what, {})
     refused(said(server, task, what, leaseToken=stale, **body), 409, "STALE_LEASE_TOKEN")
-    # The end of a lease is told by two clocks, and may differ by a millisecond.
+    # Two clocks give the end of a lease, which may differ by a millisecond.
     assert {**shown(server, task), "leaseUntil": ""} == {**before, "leaseUntil": ""}
 
 
-def test_same_outcome_repeated_succeeds_and_returns_the_stored_result(server: ServerProcess) -> None:
+def test_repeated_outcome_succeeds_and_returns_the_stored_result(server: ServerProcess) -> None:
     task = created(server, "again")
     token = claimed(server, "again")["leaseToken"]
     first = said(server, task, "result", leaseToken=token, status="COMPLETED", result=[1])
@@ -224,7 +224,7 @@ def test_same_outcome_repeated_succeeds_and_returns_the_stored_result(server: Se
     assert call(server, "GET", f"/tasks/{task['id']}/result", FIRST).json()["result"]["result"] == [1]
 
 
-def test_no_caller_acts_for_another_subject_even_with_its_token(server: ServerProcess) -> None:
+def test_caller_cannot_act_for_another_subject_even_with_its_lease_token(server: ServerProcess) -> None:
     task = created(server, "mine")
     lease = claimed(server, "mine")
     assert lease["workerId"] == "of-worker"
@@ -241,7 +241,7 @@ def test_no_caller_acts_for_another_subject_even_with_its_token(server: ServerPr
     assert shown(server, task)["status"] == "CLAIMED"
 
 
-async def test_identity_of_a_stream_that_names_itself_is_subject_and_name(server: ServerProcess) -> None:
+async def test_named_stream_is_identified_by_subject_and_name(server: ServerProcess) -> None:
     task = created(server, "named")
     async with grpc.aio.insecure_channel(server.worker_addr) as channel:
         stream = WorkerServiceStub(channel).Work(metadata=[("authorization", f"Bearer {FIRST}")])
@@ -256,7 +256,7 @@ async def test_identity_of_a_stream_that_names_itself_is_subject_and_name(server
 # -- nack, backoff, delay ----------------------------------------------------------------------------------------------
 
 
-def test_nack_with_a_delay_of_zero_makes_the_task_pending_at_once_and_keeps_the_reason(server: ServerProcess) -> None:
+def test_nack_without_delay_makes_the_task_pending_at_once_and_keeps_the_reason(server: ServerProcess) -> None:
     task = created(server, "nack")
     claimed(server, "nack")
     assert said(server, task, "nack", delaySeconds=0, reason="busy").json() == {"status": "PENDING", "delaySeconds": 0}
@@ -278,7 +278,7 @@ def test_nack_with_a_delay_schedules_the_task_at_most_12_hours_ahead(
     assert queue_of_acme(server, f"nack.{asked}")["scheduled"] == 1
 
 
-def test_backoff_of_a_nack_without_a_delay_follows_the_policy_and_the_attempts(server: ServerProcess) -> None:
+def test_nack_delay_defaults_to_the_backoff_policy(server: ServerProcess) -> None:
     task = created(server, "backoff")
     claimed(server, "backoff")
     said(server, task, "nack", delaySeconds=0)
@@ -289,7 +289,7 @@ def test_backoff_of_a_nack_without_a_delay_follows_the_policy_and_the_attempts(s
     assert said(server, task, "nack").json() == {"status": "SCHEDULED", "delaySeconds": 4}
 
 
-def test_delay_in_seconds_and_as_a_time_wakes_waiting_callers_and_is_never_early(server: ServerProcess) -> None:
+def test_delayed_task_wakes_waiting_callers_and_is_never_early(server: ServerProcess) -> None:
     for kind in ("delaySeconds", "runAt"):
         at = (datetime.now(UTC) + timedelta(milliseconds=2345)).isoformat(timespec="milliseconds")
         task = created(server, "delay", **{kind: 1 if kind == "delaySeconds" else at})
@@ -301,7 +301,7 @@ def test_delay_in_seconds_and_as_a_time_wakes_waiting_callers_and_is_never_early
         assert timedelta(0) <= datetime.now(UTC) - due < timedelta(seconds=10)
 
 
-def test_delay_has_any_horizon_and_a_time_in_the_past_means_at_once(server: ServerProcess) -> None:
+def test_delay_has_no_upper_bound_and_a_time_in_the_past_means_at_once(server: ServerProcess) -> None:
     assert created(server, "horizon", runAt="9999-12-31T23:59:59Z")["runAt"] == "9999-12-31T23:59:59.000Z"
     assert created(server, "horizon", runAt="1999-01-01T00:00:00Z")["status"] == "PENDING"
     assert created(server, "horizon", delaySeconds=0)["status"] == "PENDING"
@@ -309,7 +309,7 @@ def test_delay_has_any_horizon_and_a_time_in_the_past_means_at_once(server: Serv
     refused(call(server, "POST", "/tasks", SECOND, json=both), 400, "INVALID_FIELD")
 
 
-def test_ids_and_names_of_commands_are_case_sensitive_and_bounded(server: ServerProcess) -> None:
+def test_task_ids_and_command_names_are_case_sensitive_and_bounded(server: ServerProcess) -> None:
     created(server, "Case")
     assert call(server, "POST", "/tasks/claim", FIRST, json={"commands": ["case"]}).status_code == 204
     created(server, "c" * 128)
@@ -318,7 +318,7 @@ def test_ids_and_names_of_commands_are_case_sensitive_and_bounded(server: Server
         assert "command" in refused(answer, 400, "INVALID_FIELD")["error"]
 
 
-def test_queue_counters_of_a_task_follow_it(server: ServerProcess) -> None:
+def test_queue_counters_follow_each_task(server: ServerProcess) -> None:
     task = created(server, "counted", delaySeconds=1)
     counters = [queue_of_acme(server, "counted")]
     claimed(server, "counted")

@@ -63,7 +63,7 @@ def test_dead_letters_are_listed_and_grouped_by_error(server: ServerProcess, cli
     assert call(server, "GET", "/admin/queues/NONE/dlq", 404)["reason"] == "QUEUE_NOT_FOUND"
 
 
-def test_redrive_by_filter_takes_a_dry_run_a_limit_and_a_token(server: ServerProcess, client: codeq.Client) -> None:
+def test_filtered_redrive_supports_dry_run_limit_and_page_token(server: ServerProcess, client: codeq.Client) -> None:
     ids = bury(client, "FILTERED", ["timeout 1", "refused", "timeout 2", "timeout 3"])
     path = "/admin/queues/FILTERED/dlq/redrive"
     dry = call(server, "POST", path, errorContains="timeout", dryRun=True)
@@ -83,7 +83,7 @@ def test_redrive_by_filter_takes_a_dry_run_a_limit_and_a_token(server: ServerPro
     assert call(server, "POST", "/admin/queues/NONE/dlq/redrive", 404)["reason"] == "QUEUE_NOT_FOUND"
 
 
-def test_redrive_selects_tasks_by_the_time_of_their_end(client: codeq.Client) -> None:
+def test_redrive_selects_tasks_by_end_time(client: codeq.Client) -> None:
     ids = bury(client, "TIMED", ["no", "no", "no"])
     ends = [client.get(task_id).finished_at for task_id in ids]
     assert ends[2] is not None
@@ -93,7 +93,7 @@ def test_redrive_selects_tasks_by_the_time_of_their_end(client: codeq.Client) ->
     assert client.redrive_queue("TIMED", before).redriven == 3 - ends.count(ends[2])
 
 
-def test_result_of_a_redriven_task_is_awaited_again(server: ServerProcess, client: codeq.Client) -> None:
+def test_result_of_a_redriven_task_can_be_awaited_again(server: ServerProcess, client: codeq.Client) -> None:
     [task_id] = bury(client, "WATCHED", ["no"])
     assert client.result(task_id).error == "no"
     assert client.redrive(task_id).status is codeq.TaskStatus.PENDING
@@ -108,9 +108,7 @@ def test_result_of_a_redriven_task_is_awaited_again(server: ServerProcess, clien
         assert waiting.result().result == "done"
 
 
-def test_large_dead_letter_queue_is_redriven_while_others_are_served(
-    server: ServerProcess, client: codeq.Client
-) -> None:
+def test_large_redrive_does_not_block_other_callers(server: ServerProcess, client: codeq.Client) -> None:
     count = 3000
     for _ in range(0, count, 500):
         client.create_batch([codeq.NewTask("LARGE", 1, max_attempts=1)] * 500)
@@ -128,7 +126,7 @@ def test_large_dead_letter_queue_is_redriven_while_others_are_served(
     assert (redriven.result().redriven, client.queue("LARGE").ready) == (count, count)
 
 
-def test_redrive_with_a_rate_works_in_the_background(server: ServerProcess, client: codeq.Client) -> None:
+def test_redrive_with_a_rate_runs_in_the_background(server: ServerProcess, client: codeq.Client) -> None:
     bury(client, "PACED", ["no"] * 6)
     started = time.monotonic()
     answer = call(server, "POST", "/admin/queues/PACED/dlq/redrive", rate=20)
@@ -137,7 +135,7 @@ def test_redrive_with_a_rate_works_in_the_background(server: ServerProcess, clie
     assert time.monotonic() - started > 0.15
 
 
-def test_failed_tasks_and_single_tasks_are_redriven(server: ServerProcess, client: codeq.Client) -> None:
+def test_failed_tasks_and_single_tasks_can_be_redriven(server: ServerProcess, client: codeq.Client) -> None:
     for number in range(3):
         client.create("FAILING", number)
     claimed = client.claim(["FAILING"], count=3)

@@ -28,7 +28,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
 
 @pytest.fixture(scope="module")
 def client(server: ServerProcess) -> Iterator[codeq.Client]:
-    """A client of it."""
+    """A client of the server."""
     with codeq.Client(server.producer_addr, token=DEV_TOKEN) as opened:
         yield opened
 
@@ -84,7 +84,7 @@ def test_scheduled_task_expires_before_it_is_due(server: ServerProcess, schedule
     assert (status, answer["result"]["status"], answer["result"]["error"]) == (200, "FAILED", "EXPIRED")
 
 
-def test_nacked_task_expires_where_it_waits(client: codeq.Client) -> None:
+def test_nacked_task_expires_while_it_waits(client: codeq.Client) -> None:
     task = client.create("late-nack", expire=1)
     (claimed,) = client.claim(["late-nack"])
     assert claimed.expire_at == task.expire_at
@@ -93,7 +93,7 @@ def test_nacked_task_expires_where_it_waits(client: codeq.Client) -> None:
     assert (ended.status, ended.error) == (codeq.TaskStatus.FAILED, "EXPIRED")
 
 
-def test_running_task_outlives_its_time_and_is_free_of_it(server: ServerProcess, client: codeq.Client) -> None:
+def test_task_running_at_its_expiry_time_never_expires(server: ServerProcess, client: codeq.Client) -> None:
     task = client.create("late-runs", expire=1)
     other = client.create("late-runs-not", expire=1)
     (claimed,) = client.claim(["late-runs"])
@@ -111,7 +111,7 @@ def test_running_task_outlives_its_time_and_is_free_of_it(server: ServerProcess,
     assert float(line.split()[1]) >= 1
 
 
-def test_explain_tells_when_a_waiting_task_expires(client: codeq.Client) -> None:
+def test_explain_reports_when_a_waiting_task_expires(client: codeq.Client) -> None:
     waiting = client.create("late-why", expire=timedelta(hours=1))
     delayed = client.create("late-why-delay", delay=60, expire=timedelta(hours=1))
     plain = client.create("late-why")
@@ -122,7 +122,7 @@ def test_explain_tells_when_a_waiting_task_expires(client: codeq.Client) -> None
     assert client.explain(waiting.id).expire_at is None
 
 
-def test_tasks_of_streams_and_batches_expire_as_well(server: ServerProcess, client: codeq.Client) -> None:
+def test_tasks_created_by_streams_and_batches_expire_too(server: ServerProcess, client: codeq.Client) -> None:
     with codeq.Producer(server.producer_addr, token=DEV_TOKEN) as producer:
         ids = [producer.create("late-stream", expire=0.5)]
         ids += [i for i in producer.create_batch([codeq.NewTask("late-stream", expire=1)]) if isinstance(i, str)]
@@ -134,7 +134,7 @@ def test_tasks_of_streams_and_batches_expire_as_well(server: ServerProcess, clie
         assert client.result(task_id, wait=20).error == "EXPIRED"
 
 
-def test_expiry_belongs_to_the_request_of_an_idempotency_key(server: ServerProcess) -> None:
+def test_expiry_is_part_of_the_idempotency_fingerprint(server: ServerProcess) -> None:
     key = {"Idempotency-Key": "late-key"}
     body = {"command": "late-key", "expireSeconds": 3600}
     status, first = rest(server, "POST", "/tasks", body, **key)
@@ -147,7 +147,7 @@ def test_expiry_belongs_to_the_request_of_an_idempotency_key(server: ServerProce
 
 
 @pytest.mark.parametrize("seconds", [0, -1, 315_360_001])
-def test_expiry_out_of_bounds_is_rejected_by_name(server: ServerProcess, seconds: int) -> None:
+def test_expiry_out_of_bounds_is_rejected_with_its_field(server: ServerProcess, seconds: int) -> None:
     status, refusal = rest(server, "POST", "/tasks", {"command": "late", "expireSeconds": seconds})
     assert (status, refusal["reason"]) == (400, "INVALID_FIELD")
     assert "expireSeconds" in str(refusal) or "expire_seconds" in str(refusal)

@@ -27,7 +27,7 @@ def grpcurl(address: str, *arguments: str) -> str:
 
 
 @pytest.mark.parametrize("front", ["worker_addr", "producer_addr"])
-def test_grpcurl_list_and_describe_tell_every_service_on_every_listener(server: ServerProcess, front: str) -> None:
+def test_grpcurl_lists_and_describes_every_service_on_every_listener(server: ServerProcess, front: str) -> None:
     address = getattr(server, front)
     services = set(grpcurl(address, "list").split())
     assert services >= {
@@ -52,7 +52,7 @@ def test_grpcurl_describe_reports_an_unknown_symbol(server: ServerProcess, symbo
 
 
 @pytest.mark.parametrize("protocol", ["grpc-v1", "grpc-v1alpha"])
-def test_buf_curl_reads_the_schema_in_both_versions_of_reflection(server: ServerProcess, protocol: str) -> None:
+def test_buf_curl_reads_the_schema_with_both_reflection_versions(server: ServerProcess, protocol: str) -> None:
     program = shutil.which("buf", path=Path(sys.executable).parent) or shutil.which("buf")
     assert program, "buf is missing: `make setup-dev` installs it"
     command = [program, "curl", "--reflect", "--reflect-protocol", protocol, "--protocol", "grpc"]
@@ -62,7 +62,7 @@ def test_buf_curl_reads_the_schema_in_both_versions_of_reflection(server: Server
     assert json.loads(answer.stdout)["server"]["version"]
 
 
-def test_grpcurl_health_check_says_serving(server: ServerProcess) -> None:
+def test_grpcurl_health_check_reports_serving(server: ServerProcess) -> None:
     for service in ("", "codeq.v1.TaskService"):
         answer = grpcurl(server.worker_addr, json.dumps({"service": service}), "grpc.health.v1.Health/Check")
         assert json.loads(answer) == {"status": "SERVING"}

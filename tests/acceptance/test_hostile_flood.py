@@ -47,7 +47,7 @@ def posts(server: ServerProcess, body: bytes, path: str) -> Callable[[], None]:
 
 
 def calls(where: str, method: str, message: bytes) -> Callable[[], None]:
-    """Returns a function that makes a gRPC call without a token, as one message of bytes."""
+    """Returns a function that makes a gRPC call of one message without a token."""
 
     def call() -> None:
         with grpc.insecure_channel(where) as channel:
@@ -59,7 +59,7 @@ def calls(where: str, method: str, message: bytes) -> Callable[[], None]:
 
 
 def bytes_to(where: tuple[str, int], content: bytes) -> Callable[[], None]:
-    """Returns a function that sends bytes of no protocol."""
+    """Returns a function that sends bytes that belong to no protocol."""
 
     def send() -> None:
         with closing(socket.create_connection(where, 10)) as connection:

@@ -80,14 +80,14 @@ def claimed(server: ServerProcess, command: str) -> dict[str, Any]:
         ("/tasks/claim", "%s"),
     ],
 )
-def test_deeply_nested_json_over_rest_is_rejected(running: ServerProcess, path: str, body: str) -> None:
+def test_deeply_nested_rest_json_is_rejected(running: ServerProcess, path: str, body: str) -> None:
     answer = post(running, path, body % DEEP)
     assert answer.status_code == 400
     assert answer.json()["reason"] in ("INVALID_BODY", "INVALID_FIELD")
     refused(call(running, "GET", "/admin/queues/DEEP"), 404, "QUEUE_NOT_FOUND")
 
 
-async def test_deeply_nested_json_over_grpc_is_rejected_and_harms_nothing_else(running: ServerProcess) -> None:
+async def test_deeply_nested_grpc_json_is_rejected_without_side_effects(running: ServerProcess) -> None:
     deep = DEEP.encode()
     async with grpc.aio.insecure_channel(running.producer_addr) as channel:
         spec = task_pb2.TaskSpec(command="NEST", payload=deep)
@@ -118,7 +118,7 @@ async def test_deeply_nested_json_over_grpc_is_rejected_and_harms_nothing_else(r
 
 
 def numeric_fields() -> list[tuple[str, str, str]]:
-    """Returns (method, path, field) of every number that a body or a query of the REST API takes."""
+    """Returns (method, path, field) of every number that a body or query of the REST API accepts."""
     services = [
         module.DESCRIPTOR.services_by_name[name]
         for module, name in ((task_service_pb2, "TaskService"), (queue_service_pb2, "QueueService"))
@@ -144,7 +144,7 @@ def fields_of(operation: Operation) -> list[FieldDescriptor]:
 
 
 @pytest.mark.parametrize(("method", "path", "field"), numeric_fields())
-def test_number_out_of_bounds_is_rejected_by_the_name_of_its_field(
+def test_number_out_of_bounds_is_rejected_with_its_field(
     running: ServerProcess, method: str, path: str, field: str
 ) -> None:
     for number in BAD_NUMBERS:
@@ -159,7 +159,7 @@ def test_number_out_of_bounds_is_rejected_by_the_name_of_its_field(
         assert field in [detail["field"] for detail in body["details"]], (number, body)
 
 
-async def test_times_out_of_bounds_over_grpc_are_rejected_or_harmless(running: ServerProcess) -> None:
+async def test_grpc_times_out_of_bounds_are_rejected_or_harmless(running: ServerProcess) -> None:
     async with producing(running) as stream:
         never = [Timestamp(seconds=2**62), Timestamp(seconds=253_402_300_800), Timestamp(seconds=1, nanos=-5)]
         specs = [task_pb2.TaskSpec(command="TIMES", payload=b"1", run_at=time) for time in never]
@@ -187,9 +187,7 @@ def test_payload_that_is_not_json_is_rejected(running: ServerProcess, value: str
 @pytest.mark.parametrize(
     "value", ["1e400", "-0", '"\\u0000"', '"\\ud800"', "12345678901234567890.10", '{"a":1,"a":2}', '"\\ud83d\\ude00"']
 )
-async def test_payload_of_an_odd_value_comes_back_byte_for_byte_on_every_front(
-    running: ServerProcess, value: str
-) -> None:
+async def test_unusual_payload_is_returned_byte_for_byte_on_every_interface(running: ServerProcess, value: str) -> None:
     made = post(running, "/tasks", f'{{"command":"EXACT","payload":{value}}}')
     assert f'"payload":{value},' in made.text
     assert f'"payload":{value},' in call(running, "GET", f"/tasks/{made.json()['id']}").text
@@ -215,7 +213,7 @@ def test_failure_without_an_error_is_rejected(running: ServerProcess, error: str
 @pytest.mark.parametrize(
     "name", ["%2F", "a%2Fb", "%00", "..%2f..%2fetc", "%e2%82%ac", "00000001-0000-8000-8000-0000000000ff"]
 )
-def test_impossible_id_or_command_is_not_found(running: ServerProcess, name: str) -> None:
+def test_malformed_id_or_command_in_a_path_is_not_found(running: ServerProcess, name: str) -> None:
     refused(call(running, "GET", f"/tasks/{name}"), 404, "TASK_NOT_FOUND")
     refused(call(running, "POST", f"/tasks/{name}/nack", json={}), 404, "TASK_NOT_FOUND")
     refused(call(running, "GET", f"/admin/queues/{name}"), 404, "QUEUE_NOT_FOUND")
@@ -224,14 +222,14 @@ def test_impossible_id_or_command_is_not_found(running: ServerProcess, name: str
 @pytest.mark.parametrize(
     ("name", "status"), [("x" * 65, 400), ("x" * 20_000, 400), ("%ff", 400), ("%zz", 400), ("", 404), ("a/", 404)]
 )
-def test_impossible_path_is_rejected(running: ServerProcess, name: str, status: int) -> None:
+def test_malformed_path_is_rejected(running: ServerProcess, name: str, status: int) -> None:
     answer = call(running, "GET", f"/tasks/{name}")
     assert answer.status_code == status
     assert len(answer.content) < 1000
     assert answer.json()["error"]
 
 
-def test_page_token_of_another_list_or_none_at_all_is_rejected(running: ServerProcess) -> None:
+def test_foreign_or_malformed_page_token_is_rejected(running: ServerProcess) -> None:
     for command in ("PAGE-1", "PAGE-2", "PAGE-3"):
         call(running, "POST", "/tasks", json={"command": command, "payload": 1})
     tasks = call(running, "GET", "/tasks?pageSize=1").json()["nextPageToken"]
@@ -273,7 +271,7 @@ def test_page_token_of_another_list_or_none_at_all_is_rejected(running: ServerPr
         ("/tasks/batch/results", {"results": []}, "results"),
     ],
 )
-def test_list_out_of_bounds_is_rejected_by_name(
+def test_oversized_list_is_rejected_with_its_field(
     running: ServerProcess, path: str, body: dict[str, Any], field: str
 ) -> None:
     answer = refused(call(running, "POST", path, json=body), 400, "INVALID_FIELD")
@@ -303,7 +301,7 @@ async def send_all(server: ServerProcess, messages: list[worker_pb.WorkRequest])
         ([worker_pb.WorkRequest(progress=[worker_pb.Progress(task_id="x")] * 4097)], "progress"),
     ],
 )
-async def test_worker_stream_with_a_field_out_of_bounds_is_ended_with_its_name(
+async def test_worker_stream_with_a_field_out_of_bounds_ends_and_the_error_names_it(
     running: ServerProcess, messages: list[worker_pb.WorkRequest], field: str
 ) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -312,7 +310,7 @@ async def test_worker_stream_with_a_field_out_of_bounds_is_ended_with_its_name(
     assert field in (caught.value.details() or "")
 
 
-async def test_worker_stream_without_credits_gets_nothing_and_bad_outcomes_are_rejected_one_by_one(
+async def test_worker_stream_without_credits_gets_no_tasks_and_bad_outcomes_are_rejected(
     running: ServerProcess,
 ) -> None:
     call(running, "POST", "/tasks", json={"command": "ZERO", "payload": 1})
@@ -322,7 +320,7 @@ async def test_worker_stream_without_credits_gets_nothing_and_bad_outcomes_are_r
             task_pb2.Outcome(),
             task_pb2.Outcome(task_id="x" * 100, kind=task_pb2.OUTCOME_KIND_COMPLETED),
             task_pb2.Outcome(task_id="x", kind=task_pb2.OUTCOME_KIND_COMPLETED, lease_token=2**64 - 1),
-            task_pb2.Outcome(task_id="x", kind=99),  # a kind of a later version
+            task_pb2.Outcome(task_id="x", kind=99),  # an outcome kind of a later version
             task_pb2.Outcome(task_id="x", kind=task_pb2.OUTCOME_KIND_NACK, delay_seconds=-1),
             task_pb2.Outcome(task_id="x", kind=task_pb2.OUTCOME_KIND_FAILED, error=" "),
         ]
@@ -342,7 +340,7 @@ async def test_worker_stream_without_credits_gets_nothing_and_bad_outcomes_are_r
     ],
 )
 @pytest.mark.parametrize("content", [b"\xff", b"\x0a\x05a"], ids=lambda content: content.hex())
-async def test_bytes_that_are_not_a_message_are_rejected_as_the_senders_error(
+async def test_undecodable_bytes_are_rejected_as_a_client_error(
     running: ServerProcess, method: str, content: bytes
 ) -> None:
     async with grpc.aio.insecure_channel(running.producer_addr) as channel:
@@ -359,7 +357,7 @@ async def test_bytes_that_are_not_a_message_are_rejected_as_the_senders_error(
 
 
 @pytest.mark.parametrize("method", ["/codeq.v1.ProducerService/Produce", "/codeq.v1.WorkerService/Work"])
-async def test_stream_that_never_says_hello_is_ended(running: ServerProcess, method: str) -> None:
+async def test_stream_that_never_sends_a_hello_is_ended(running: ServerProcess, method: str) -> None:
     async with grpc.aio.insecure_channel(running.producer_addr) as channel, asyncio.timeout(30):
         stream: Any = channel.stream_stream(method)(metadata=auth())
         with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -368,7 +366,7 @@ async def test_stream_that_never_says_hello_is_ended(running: ServerProcess, met
     assert "hello" in (caught.value.details() or "")
 
 
-async def test_names_of_queues_make_no_more_than_a_thousand_series_of_metrics(tmp_path: Path) -> None:
+async def test_queue_names_create_at_most_a_thousand_metric_series(tmp_path: Path) -> None:
     with ServerProcess(tmp_path) as server:
         async with producing(server) as stream:
             specs = [task_pb2.TaskSpec(command=f"series-{number}", payload=b"1") for number in range(1100)]

@@ -29,7 +29,7 @@ def create(server: ServerProcess, body: dict[str, Any], **headers: str) -> httpx
     return call(server, "POST", "/tasks", json=body, headers=headers)
 
 
-def test_same_key_with_the_same_request_gets_the_first_task_with_200_and_duplicate(running: ServerProcess) -> None:
+def test_same_key_with_the_same_request_returns_the_first_task_as_a_duplicate(running: ServerProcess) -> None:
     first = create(running, {**SAME, "idempotencyKey": "same"})
     assert first.status_code == 202
     assert "duplicate" not in first.json()
@@ -49,7 +49,7 @@ def test_same_key_with_the_same_request_gets_the_first_task_with_200_and_duplica
     ],
     ids=lambda change: next(iter(change)),
 )
-def test_same_key_with_another_request_gets_409(running: ServerProcess, change: dict[str, Any]) -> None:
+def test_same_key_with_a_different_request_gets_409(running: ServerProcess, change: dict[str, Any]) -> None:
     key = {"idempotencyKey": f"another-{change}"}
     assert create(running, {**SAME, **key}).status_code == 202
     refused(create(running, {**SAME, **key, **change}), 409, "IDEMPOTENCY_CONFLICT")
@@ -66,7 +66,7 @@ MEANS_THE_SAME = [
 MEANS_ANOTHER = [{"payload": '{"a":{"b":"é","c":[1.5,1e3]},"n":1}'}, {"maxAttempts": "4"}, {"expireSeconds": "60"}]
 
 
-def test_idempotency_fingerprint_is_over_meaning(running: ServerProcess) -> None:
+def test_idempotency_fingerprint_ignores_json_spelling(running: ServerProcess) -> None:
     def send(**fields: str) -> httpx.Response:
         body = {"command": '"A"', "payload": '{"a":{"b":"é","c":[1.50,1e3]},"n":1}', "idempotencyKey": '"meaning"'}
         text = ",".join(f'"{name}":{value}' for name, value in (body | fields).items())
@@ -89,7 +89,7 @@ def test_idempotency_fingerprint_is_over_meaning(running: ServerProcess) -> None
         assert again == send().json()["id"]
 
 
-def test_idempotency_fingerprint_of_a_batch_is_over_meaning(running: ServerProcess) -> None:
+def test_idempotency_fingerprint_of_a_batch_ignores_json_spelling(running: ServerProcess) -> None:
     def send(first: dict[str, Any], second: dict[str, Any]) -> httpx.Response:
         body = {"tasks": [first, second], "atomic": True, "idempotencyKey": "batch-meaning"}
         return call(running, "POST", "/tasks/batch", json=body)
@@ -101,13 +101,13 @@ def test_idempotency_fingerprint_of_a_batch_is_over_meaning(running: ServerProce
     refused(send(second, first), 409, "IDEMPOTENCY_CONFLICT")
 
 
-def test_idempotency_key_in_body_and_header_must_be_the_same(running: ServerProcess) -> None:
+def test_idempotency_keys_in_body_and_header_must_match(running: ServerProcess) -> None:
     answer = create(running, {"command": "BOTH", "idempotencyKey": "a"}, **{"Idempotency-Key": "b"})
     assert refused(answer, 400, "INVALID_FIELD")["details"][0]["field"] == "Idempotency-Key"
     assert create(running, {"command": "BOTH", "idempotencyKey": "a"}, **{"Idempotency-Key": "a"}).status_code == 202
 
 
-def test_idempotency_is_exact_under_concurrency_over_every_front(running: ServerProcess) -> None:
+def test_concurrent_creates_with_one_key_on_every_interface_make_one_task(running: ServerProcess) -> None:
     with (
         ThreadPoolExecutor(16) as pool,
         codeq.Producer(running.producer_addr, token=DEV_TOKEN) as producer,
@@ -123,7 +123,7 @@ def test_idempotency_is_exact_under_concurrency_over_every_front(running: Server
     assert queue_of(running, "MANY")["ready"] == 1
 
 
-def test_idempotency_survives_a_kill_and_a_stream_reports_duplicates(tmp_path: Path) -> None:
+def test_idempotency_survives_a_kill_and_streams_report_duplicates(tmp_path: Path) -> None:
     with ServerProcess(tmp_path) as server:
         first = create(server, {"command": "A", "payload": 1, "idempotencyKey": "k"}).json()["id"]
         server.kill()
@@ -136,7 +136,7 @@ def test_idempotency_survives_a_kill_and_a_stream_reports_duplicates(tmp_path: P
         assert queue_of(server, "A")["ready"] == 1
 
 
-def test_every_call_finds_a_task_by_the_id_its_producer_chose(running: ServerProcess) -> None:
+def test_every_call_finds_a_task_by_its_producer_chosen_id(running: ServerProcess) -> None:
     created = create(running, {"command": "NAMED", "payload": 1, "taskId": "order-42"})
     assert (created.status_code, created.json()["id"]) == (202, "order-42")
     refused(create(running, {"command": "NAMED", "payload": 1, "taskId": "order-42"}), 409, "TASK_ID_TAKEN")
@@ -162,7 +162,7 @@ def test_every_call_finds_a_task_by_the_id_its_producer_chose(running: ServerPro
     assert (result["taskId"], result["status"], result["result"]) == ("order-42", "COMPLETED", "order-42")
 
 
-def test_ids_and_names_are_unique_per_tenant_only(tmp_path: Path) -> None:
+def test_ids_and_names_are_unique_only_within_a_tenant(tmp_path: Path) -> None:
     env = {
         **ENVIRONMENT,
         "PRODUCER_AUTH_CONFIG": static("producer", "acme"),
@@ -176,7 +176,7 @@ def test_ids_and_names_are_unique_per_tenant_only(tmp_path: Path) -> None:
         refused(call(server, "POST", "/tasks/x/nack", token="worker", json={}), 404, "TASK_NOT_FOUND")
 
 
-def test_batch_that_is_atomic_creates_all_or_none(running: ServerProcess) -> None:
+def test_atomic_batch_creates_all_tasks_or_none(running: ServerProcess) -> None:
     good, bad = {"command": "ALL", "payload": 1}, {"command": "ALL", "payload": 1, "priority": 10}
     answer = call(running, "POST", "/tasks/batch", json={"tasks": [good, bad], "atomic": True})
     assert refused(answer, 400, "INVALID_FIELD")["details"][0]["field"] == "tasks[1].priority"
@@ -188,7 +188,7 @@ def test_batch_that_is_atomic_creates_all_or_none(running: ServerProcess) -> Non
     assert queue_of(running, "ALL")["ready"] == 3
 
 
-def test_batch_that_is_atomic_has_one_key_for_all(running: ServerProcess) -> None:
+def test_atomic_batch_has_one_key_for_all_tasks(running: ServerProcess) -> None:
     tasks = [{"command": "KEYED", "payload": number} for number in range(3)]
     body = {"tasks": tasks, "atomic": True}
     first = call(running, "POST", "/tasks/batch", json=body, headers={"Idempotency-Key": "batch"}).json()["results"]
@@ -206,7 +206,7 @@ def test_batch_that_is_atomic_has_one_key_for_all(running: ServerProcess) -> Non
         assert answer["details"][0]["field"] == field
 
 
-def test_batch_that_is_not_atomic_answers_each_key_by_itself(running: ServerProcess) -> None:
+def test_non_atomic_batch_handles_each_key_separately(running: ServerProcess) -> None:
     keys = ["one", "two", "one"]
     tasks = [{"command": "EACH", "payload": 1, "idempotencyKey": key} for key in keys]
     results = call(running, "POST", "/tasks/batch", json={"tasks": tasks}).json()["results"]

@@ -20,11 +20,11 @@ from server_process import ServerProcess
 from test_bad_input import WORKER_SCOPES, call, refused, static
 
 BODIES: dict[str, dict[str, Any]] = {"result": {"status": "COMPLETED"}, "progress": {"progress": 1}}
-"""Bodies of calls that need more than an empty one, by the last word of their path."""
+"""Bodies of calls that need a non-empty one, by the last word of their path."""
 
 
 def tokens(tenant: str, role: str = "ADMIN", **worker: Any) -> dict[str, str]:
-    """Returns the environment of a server whose one tenant has both tokens. Subjects are the same in all of them."""
+    """Returns the environment of a server whose only tenant has both tokens; subjects are always the same."""
     rights = {"scopes": WORKER_SCOPES, "eventTypes": ["*"], **worker}
     return {
         "ALLOW_PRODUCER_AS_WORKER": "true",
@@ -36,12 +36,12 @@ def tokens(tenant: str, role: str = "ADMIN", **worker: Any) -> dict[str, str]:
 
 
 def of(tenant: str, directory: Path, **more: Any) -> ServerProcess:
-    """Returns a server of a tenant; servers of the same directory have the same store."""
+    """Returns a server of a tenant; servers in the same directory share a store."""
     return ServerProcess(directory / tenant, env=tokens(tenant, **more), dev=False, store=directory / "store")
 
 
 def paths_with_a_name(server: ServerProcess, task_id: str, command: str) -> list[tuple[str, str]]:
-    """Returns method and path of every operation of the server that names a task or a queue in its path."""
+    """Returns method and path of every operation whose path names a task or a queue."""
     found = []
     for path, methods in httpx.get(f"{server.http_url}/openapi.json").json()["paths"].items():
         if "{" in path and "/admin/cluster/" not in path:  # members of a cluster belong to no tenant
@@ -52,7 +52,7 @@ def paths_with_a_name(server: ServerProcess, task_id: str, command: str) -> list
     return found
 
 
-def test_no_call_of_another_tenant_sees_or_changes_a_task_or_queue(tmp_path: Path) -> None:
+def test_other_tenants_can_neither_see_nor_change_a_task_or_queue(tmp_path: Path) -> None:
     with of("acme", tmp_path) as server:
         waiting = call(server, "POST", "/tasks", token="producer", json={"command": "A", "payload": 1}).json()
         call(server, "POST", "/tasks", token="producer", json={"command": "B", "payload": 2, "taskId": "named"})
@@ -71,7 +71,7 @@ def test_no_call_of_another_tenant_sees_or_changes_a_task_or_queue(tmp_path: Pat
                 body = BODIES.get(path.rpartition("/")[2], {})
                 answer = call(server, method, path, token="producer", **({"json": body} if method == "POST" else {}))
                 if path.startswith("/admin/queues/"):
-                    # Pausing makes a queue of this name, the caller's own.
+                    # Pausing creates the caller's own queue of this name.
                     assert answer.json().get("ready", 0) == 0, (method, path, answer.text)
                     assert answer.json().get("tasks", []) == [], (method, path, answer.text)
                     continue
@@ -104,7 +104,7 @@ def every_outcome(task_id: str, token: int) -> list[task_pb2.Outcome]:
     return [task_pb2.Outcome(task_id=task_id, lease_token=token, **each) for each in fields]
 
 
-async def test_worker_stream_of_another_tenant_cannot_end_or_extend_a_task(tmp_path: Path) -> None:
+async def test_other_tenants_worker_stream_cannot_settle_or_extend_a_task(tmp_path: Path) -> None:
     with of("acme", tmp_path) as server:
         call(server, "POST", "/tasks", token="producer", json={"command": "A", "payload": 1})
         held = call(server, "POST", "/tasks/claim", token="worker", json={}).json()
@@ -123,7 +123,7 @@ async def test_worker_stream_of_another_tenant_cannot_end_or_extend_a_task(tmp_p
             ] * 2
 
 
-def test_idempotency_key_of_another_tenant_neither_suppresses_nor_shows_a_task(tmp_path: Path) -> None:
+def test_idempotency_keys_of_tenants_are_independent(tmp_path: Path) -> None:
     body = {"command": "A", "payload": "of acme", "idempotencyKey": "order-1"}
     with of("acme", tmp_path) as server:
         first = call(server, "POST", "/tasks", token="producer", json=body).json()
@@ -165,7 +165,7 @@ def held_task(server: ServerProcess, command: str) -> dict[str, Any]:
         ("progress", {"progress": 1, "extendSeconds": 600}),
     ],
 )
-def test_lease_of_another_subject_cannot_be_used_not_even_with_its_token(
+def test_lease_cannot_be_used_by_another_subject_even_with_its_token(
     two_workers: ServerProcess, action: str, body: dict[str, Any], *, with_token: bool
 ) -> None:
     held = held_task(two_workers, f"{action}-{with_token}")
@@ -180,7 +180,7 @@ def test_lease_of_another_subject_cannot_be_used_not_even_with_its_token(
     assert abs(ends[0] - ends[1]) < timedelta(seconds=0.1)  # not extended
 
 
-async def test_stream_that_names_itself_stays_within_its_subject(two_workers: ServerProcess) -> None:
+async def test_named_stream_stays_within_its_subject(two_workers: ServerProcess) -> None:
     held = held_task(two_workers, "posing")
     async with working(two_workers, "mine", token="producer", name="of-worker") as stream:
         errors = await settle(stream, every_outcome(held["id"], int(held["leaseToken"])))
@@ -192,7 +192,7 @@ async def test_stream_that_names_itself_stays_within_its_subject(two_workers: Se
 
 
 @pytest.mark.parametrize("role", ["ADMIN", "admin"])
-def test_role_header_makes_nobody_an_administrator(tmp_path: Path, role: str) -> None:
+def test_role_header_grants_no_administrator_rights(tmp_path: Path, role: str) -> None:
     env = {**tokens("acme", role="USER"), "ENV": "dev"}
     with ServerProcess(tmp_path / "server", env=env, dev=False) as server:
         for token in ("producer", "worker"):
@@ -201,7 +201,7 @@ def test_role_header_makes_nobody_an_administrator(tmp_path: Path, role: str) ->
 
 
 @pytest.mark.parametrize("asked", [{}, {"commands": []}, {"commands": None}], ids=["absent", "empty", "null"])
-async def test_claim_without_commands_takes_every_command_that_the_token_allows(
+async def test_claim_without_commands_covers_every_command_the_token_allows(
     tmp_path: Path, asked: dict[str, Any]
 ) -> None:
     commands = ["GENERATE_MASTER", "x", "Some.Thing-else_9"]
@@ -234,7 +234,7 @@ def counts_of_queues(server: ServerProcess) -> list[dict[str, object]]:
 
 
 @pytest.mark.parametrize("name", BAD_NAMES, ids=lambda name: repr(name[:8]))
-async def test_malformed_command_is_rejected_on_every_front(two_workers: ServerProcess, name: str) -> None:
+async def test_every_interface_rejects_a_malformed_command(two_workers: ServerProcess, name: str) -> None:
     before = counts_of_queues(two_workers)
     spec = {"command": name, "payload": 1}
     answer = refused(call(two_workers, "POST", "/tasks", token="producer", json=spec), 400, "INVALID_FIELD")
@@ -258,7 +258,7 @@ async def test_malformed_command_is_rejected_on_every_front(two_workers: ServerP
     assert counts_of_queues(two_workers) == before
 
 
-def test_commands_that_differ_in_case_are_different_queues(two_workers: ServerProcess) -> None:
+def test_commands_that_differ_in_case_have_different_queues(two_workers: ServerProcess) -> None:
     for command in ("Case", "case", "CASE"):
         call(two_workers, "POST", "/tasks", token="producer", json={"command": command, "payload": command})
     for command in ("Case", "case", "CASE"):
@@ -270,7 +270,7 @@ def test_commands_that_differ_in_case_are_different_queues(two_workers: ServerPr
         assert nothing.status_code == 204
 
 
-def test_development_tokens_meet_in_one_tenant(tmp_path: Path) -> None:
+def test_development_tokens_share_one_tenant(tmp_path: Path) -> None:
     with ServerProcess(tmp_path / "dev") as server:
         made = call(server, "POST", "/tasks", json={"command": "A", "payload": 1}).json()
         claimed = call(server, "POST", "/tasks/claim", json={}).json()

@@ -1,4 +1,4 @@
-"""Accepted work is delivered despite waits, deaths and idle times, and finished work is kept as long as promised."""
+"""Accepted work is delivered despite waits, crashes and idle time, and ended tasks are retained as long as promised."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from server_process import DEV_TOKEN, ServerProcess
 from test_bad_input import call, queue_of, refused
 
 IDLE_SECONDS = 33
-"""Longer than the half minute after which some servers forget that a worker asked for work."""
+"""Idle time longer than the half minute after which some servers forget a waiting worker."""
 
 BACKLOG = 120_000
-"""More than the 100,000 that some servers keep of one queue and priority."""
+"""Number of tasks above the 100,000 that some servers keep per queue and priority."""
 
 LEASES = 5_000
 SECONDS_MAX = 30
@@ -51,7 +51,7 @@ def claim(server: ServerProcess, command: str, **more: Any) -> dict[str, Any]:
     return task
 
 
-async def test_stream_that_idles_for_long_still_gets_work(server: ServerProcess) -> None:
+async def test_long_idle_stream_still_gets_work(server: ServerProcess) -> None:
     done = threading.Event()
     worker = codeq.Worker(server.worker_addr, token=DEV_TOKEN)
     thread = threading.Thread(target=worker.run, args=(lambda _: done.set(),), kwargs={"commands": ["sdk"]})
@@ -59,7 +59,7 @@ async def test_stream_that_idles_for_long_still_gets_work(server: ServerProcess)
     try:
         async with working(server, "bare") as stream:
             await stream.write(worker_pb.WorkRequest(add_credits=1))
-            # Neither a refused outcome nor time uses up what the stream asked for.
+            # Neither a rejected outcome nor time uses up the stream's credits.
             assert len(await settle(stream, [task_pb2.Outcome(task_id="x", kind=1)])) == 1
             await asyncio.sleep(IDLE_SECONDS)
             made = create(server, "bare")
@@ -72,7 +72,7 @@ async def test_stream_that_idles_for_long_still_gets_work(server: ServerProcess)
         await asyncio.to_thread(thread.join, SECONDS_MAX)
 
 
-def test_long_poll_whose_client_left_takes_no_task(server: ServerProcess) -> None:
+def test_long_poll_of_a_disconnected_client_takes_no_task(server: ServerProcess) -> None:
     create(server, "left")
     assert claim(server, "left")["attempts"] == 1  # the queue is known and empty
     for _ in range(5):
@@ -89,7 +89,7 @@ def test_long_poll_whose_client_left_takes_no_task(server: ServerProcess) -> Non
     assert (claimed["id"], claimed["attempts"]) == (made["id"], 1)
 
 
-async def test_backlog_of_one_lane_beyond_100000_is_delivered_in_order_after_a_restart(tmp_path: Path) -> None:
+async def test_lane_of_over_100000_tasks_is_delivered_in_order_after_a_restart(tmp_path: Path) -> None:
     with ServerProcess(tmp_path) as server:
         ids = await create_many(server, "deep", BACKLOG)
         server.restart()
@@ -99,7 +99,7 @@ async def test_backlog_of_one_lane_beyond_100000_is_delivered_in_order_after_a_r
         assert got == ids
 
 
-async def test_thousands_of_leases_run_out_together_after_a_kill_and_every_task_comes_back(tmp_path: Path) -> None:
+async def test_every_task_returns_when_thousands_of_leases_expire_together_after_a_kill(tmp_path: Path) -> None:
     with ServerProcess(tmp_path) as server:
         ids = await create_many(server, "leased", LEASES)
         async with working(server, "leased", lease_seconds=3) as stream:
@@ -108,7 +108,7 @@ async def test_thousands_of_leases_run_out_together_after_a_kill_and_every_task_
         restarted = time.monotonic()
         counters = queue_of(server, "leased")
         assert (counters["claimed"], counters["ready"]) == (LEASES, 0)
-        until(lambda: queue_of(server, "leased")["ready"] == LEASES, 3 + 10)  # with nobody asking for work
+        until(lambda: queue_of(server, "leased")["ready"] == LEASES, 3 + 10)  # while nobody requests work
         assert time.monotonic() - restarted > 2
         async with working(server, "leased") as stream:
             again = await take(stream, LEASES)
@@ -116,7 +116,7 @@ async def test_thousands_of_leases_run_out_together_after_a_kill_and_every_task_
         assert {task.attempts for task in again} == {2}
 
 
-def test_lone_delayed_task_comes_due_without_a_request(server: ServerProcess) -> None:
+def test_lone_delayed_task_falls_due_without_a_request(server: ServerProcess) -> None:
     create(server, "delayed", delaySeconds=1)
     assert queue_of(server, "delayed")["scheduled"] == 1
     until(lambda: queue_of(server, "delayed")["ready"] == 1, 5)
@@ -129,7 +129,7 @@ def test_lone_delayed_task_comes_due_without_a_request(server: ServerProcess) ->
     assert (counters["scheduled"], counters["claimed"]) == (0, 0)
 
 
-async def test_task_completed_without_a_result_is_completed_on_every_front(server: ServerProcess) -> None:
+async def test_every_interface_can_complete_a_task_without_a_result(server: ServerProcess) -> None:
     ids = [create(server, "bare-end")["id"] for _ in range(5)]
     first, second, third, fourth = (claim(server, "bare-end") for _ in range(4))
     body = {"status": "COMPLETED"}
@@ -155,7 +155,7 @@ async def test_task_completed_without_a_result_is_completed_on_every_front(serve
 
 
 @pytest.mark.parametrize("end", ["nack", "expiry"])
-def test_dead_letter_is_reported_as_a_result(server: ServerProcess, end: str) -> None:
+def test_dead_letter_has_a_result(server: ServerProcess, end: str) -> None:
     made = create(server, end, maxAttempts=1)
     claim(server, end, leaseSeconds=1 if end == "expiry" else 60)
     if end == "nack":
@@ -166,7 +166,7 @@ def test_dead_letter_is_reported_as_a_result(server: ServerProcess, end: str) ->
     assert ("no printer" in told["result"]["error"]) == (end == "nack")
 
 
-def test_retention_counts_from_the_end_and_takes_no_task_that_lives(tmp_path: Path) -> None:
+def test_retention_counts_from_the_end_of_a_task_and_removes_no_live_task(tmp_path: Path) -> None:
     env = {"RETENTION_SECONDS": "2", "DLQ_RETENTION_SECONDS": "3600"}
     with ServerProcess(tmp_path, env=env) as server:
         old = create(server, "old")["id"]
@@ -176,7 +176,7 @@ def test_retention_counts_from_the_end_and_takes_no_task_that_lives(tmp_path: Pa
         claim(server, "run", leaseSeconds=600)
         call(server, "POST", f"/tasks/{claim(server, 'late')['id']}/nack", json={"delaySeconds": 600})
         aged = time.monotonic() + 3
-        until(lambda: time.monotonic() > aged)  # every task is older than the retention now
+        until(lambda: time.monotonic() > aged)  # every task has outlived its retention now
         claim(server, "old")
         call(server, "POST", f"/tasks/{old}/result", json={"status": "COMPLETED"})
         ended = time.monotonic()
@@ -187,7 +187,7 @@ def test_retention_counts_from_the_end_and_takes_no_task_that_lives(tmp_path: Pa
             assert call(server, "GET", f"/tasks/{task_id}").json()["status"] == status
 
 
-def test_everything_of_an_ended_task_goes_with_it(tmp_path: Path) -> None:
+def test_retention_removes_everything_that_belongs_to_an_ended_task(tmp_path: Path) -> None:
     env = {"RETENTION_SECONDS": "1", "DLQ_RETENTION_SECONDS": "1"}
     with ServerProcess(tmp_path, env=env) as server:
         key = {"idempotencyKey": "once", "maxAttempts": 1}

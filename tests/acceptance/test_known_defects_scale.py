@@ -25,7 +25,7 @@ STREAMS = 300
 POLLS = 150
 IDLE_SECONDS = 6
 CPU_SHARE_MAX = 0.01
-"""Share of one core that idle waiters may cost. Polling twenty times a second for each would take four times that."""
+"""Share of one core that idle waiters may use; polling for each 20 times a second would use four times as much."""
 
 
 def metric(server: ServerProcess, name: str) -> float:
@@ -36,7 +36,7 @@ def metric(server: ServerProcess, name: str) -> float:
 
 
 def cpu_seconds(process: psutil.Process) -> float:
-    """Returns the time that a process has used of all cores."""
+    """Returns the CPU time that a process has used on all cores."""
     times = process.cpu_times()
     return float(times.user + times.system)
 
@@ -51,7 +51,7 @@ async def complete_all(stream: Any, tasks: list[task_pb2.Task]) -> None:
         assert await settle(stream, outcomes) == []
 
 
-async def test_retention_keeps_up_with_the_load_and_leaves_no_row(tmp_path: Path) -> None:
+async def test_retention_keeps_up_with_the_load_and_leaves_no_rows(tmp_path: Path) -> None:
     with ServerProcess(tmp_path, env={"RETENTION_SECONDS": "1"}) as server:
         async with grpc.aio.insecure_channel(server.worker_addr) as channel:
             stream: Any = WorkerServiceStub(channel).Work(metadata=auth())
@@ -97,7 +97,7 @@ async def test_idle_waiters_cost_next_to_nothing(tmp_path: Path) -> None:
             await asyncio.gather(*polls, return_exceptions=True)
 
 
-async def test_counters_of_a_deep_queue_cost_what_those_of_an_empty_one_do(tmp_path: Path) -> None:
+async def test_counters_of_a_deep_queue_cost_no_more_than_those_of_an_empty_one(tmp_path: Path) -> None:
     with ServerProcess(tmp_path) as server:
         await create_many(server, "flat", 1)
         await create_many(server, "deep", 60_000)

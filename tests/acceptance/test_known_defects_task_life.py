@@ -1,4 +1,4 @@
-"""The life of a task when calls race, repeat or come late; settings that must work or be rejected."""
+"""The life of a task when calls race, repeat or arrive late; settings that must work or be rejected."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def metric(server: ServerProcess, name: str) -> float:
 # -- attempts ----------------------------------------------------------------------------------------------------------
 
 
-def test_task_is_delivered_exactly_as_often_as_allowed(running: ServerProcess) -> None:
+def test_task_is_delivered_exactly_max_attempts_times(running: ServerProcess) -> None:
     made = create(running, "five")
     assert made["maxAttempts"] == 5
     for attempt in range(1, 6):
@@ -77,7 +77,7 @@ def test_task_is_delivered_exactly_as_often_as_allowed(running: ServerProcess) -
     assert call(running, "POST", "/tasks/claim", json={"commands": ["five"]}).status_code == 204
 
 
-def test_task_is_abandoned_without_end_no_more_than_a_hundred_times(running: ServerProcess) -> None:
+def test_task_can_be_abandoned_at_most_a_hundred_times(running: ServerProcess) -> None:
     made = create(running, "abandoned", maxAttempts=1)
     statuses = []
     for _ in range(101):
@@ -92,7 +92,7 @@ def test_task_is_abandoned_without_end_no_more_than_a_hundred_times(running: Ser
 
 
 def raced(calls: list[Callable[[], httpx.Response]]) -> list[httpx.Response]:
-    """Makes calls at the same moment; returns their answers in order."""
+    """Makes calls concurrently; returns their answers in order."""
     barrier = threading.Barrier(len(calls))
 
     def run(one: Callable[[], httpx.Response]) -> httpx.Response:
@@ -103,7 +103,7 @@ def raced(calls: list[Callable[[], httpx.Response]]) -> list[httpx.Response]:
         return list(pool.map(run, calls))
 
 
-def test_outcomes_that_race_for_one_delivery_have_one_winner(running: ServerProcess) -> None:
+def test_one_of_several_concurrent_outcomes_for_a_delivery_wins(running: ServerProcess) -> None:
     chance = random.Random(5)
     for number in range(ROUNDS):
         made = create(running, "raced")
@@ -138,7 +138,7 @@ def test_outcomes_that_race_for_one_delivery_have_one_winner(running: ServerProc
     assert (counters["ready"], counters["claimed"]) == (0, 0)
 
 
-def test_completion_that_races_with_the_end_of_its_lease_either_counts_or_changes_nothing(
+def test_completion_racing_with_lease_expiry_either_succeeds_or_has_no_effect(
     running: ServerProcess,
 ) -> None:
     chance = random.Random(7)
@@ -150,7 +150,7 @@ def test_completion_that_races_with_the_end_of_its_lease_either_counts_or_change
 
     def complete(task: dict[str, Any]) -> bool:
         moment = leased + 1 + chance.uniform(-0.15, 0.1)
-        time.sleep(max(0, moment - time.monotonic()))  # the completion comes about when the lease ends
+        time.sleep(max(0, moment - time.monotonic()))  # the completion arrives at about the time the lease ends
         end = {"status": "COMPLETED", "leaseToken": task["leaseToken"]}
         answer = call(running, "POST", f"/tasks/{task['id']}/result", json=end)
         if answer.status_code != 200:
@@ -169,7 +169,7 @@ def test_completion_that_races_with_the_end_of_its_lease_either_counts_or_change
 # -- batches of results ------------------------------------------------------------------------------------------------
 
 
-def test_task_that_is_twice_in_one_batch_of_results_ends_once_and_counts_once(running: ServerProcess) -> None:
+def test_task_listed_twice_in_a_result_batch_ends_and_counts_once(running: ServerProcess) -> None:
     create(running, "twice")
     create(running, "twice")
     first, second = claim(running, "twice"), claim(running, "twice")
@@ -194,7 +194,7 @@ def test_task_that_is_twice_in_one_batch_of_results_ends_once_and_counts_once(ru
 # -- order and backoff -------------------------------------------------------------------------------------------------
 
 
-def test_gap_at_the_head_of_a_priority_hides_nothing_behind_it(tmp_path: Path) -> None:
+def test_gap_at_the_head_of_a_priority_does_not_hide_later_tasks(tmp_path: Path) -> None:
     with ServerProcess(tmp_path) as server:
         urgent = [create(server, "heads", priority=9)["id"] for _ in range(5)]
         casual = create(server, "heads", priority=1)["id"]
@@ -207,9 +207,9 @@ def test_gap_at_the_head_of_a_priority_hides_nothing_behind_it(tmp_path: Path) -
         assert [claim(server, "heads")["id"] for _ in range(2)] == [urgent[4], casual]
 
 
-def test_backoff_is_spread_and_differs_from_start_to_start(tmp_path: Path) -> None:
+def test_backoff_has_jitter_that_differs_between_server_starts(tmp_path: Path) -> None:
     def rests(server: ServerProcess) -> list[float]:
-        """Returns the delays, in seconds, of tasks that are nacked in their first delivery."""
+        """Returns the delays, in seconds, of tasks that are nacked on their first delivery."""
         command = f"rest-{time.monotonic_ns()}"
         for _ in range(40):
             create(server, command)
@@ -231,10 +231,10 @@ def test_backoff_is_spread_and_differs_from_start_to_start(tmp_path: Path) -> No
     assert first != second
 
 
-# -- what each front must refuse ---------------------------------------------------------------------------------------
+# -- what each interface must reject -----------------------------------------------------------------------------------
 
 
-async def test_priority_beyond_9_is_rejected_on_every_front_and_never_cut(running: ServerProcess) -> None:
+async def test_every_interface_rejects_a_priority_above_9(running: ServerProcess) -> None:
     for priority in (10, -1):
         body = {"command": "TEN", "payload": 1, "priority": priority}
         refused(call(running, "POST", "/tasks", json=body), 400, "INVALID_FIELD")
@@ -255,7 +255,7 @@ async def test_priority_beyond_9_is_rejected_on_every_front_and_never_cut(runnin
 
 
 @pytest.mark.parametrize("payload", [b"{", b"\xff", b'"\xc3"', b"nope", b" ", b"{} {}"])
-async def test_payload_over_grpc_that_is_not_json_is_rejected(running: ServerProcess, payload: bytes) -> None:
+async def test_grpc_payload_that_is_not_json_is_rejected(running: ServerProcess, payload: bytes) -> None:
     spec = task_pb2.TaskSpec(command="GRPC", payload=payload)
     async with producing(running) as stream:
         assert [error.index for error in (await produce(stream, [spec, spec])).errors] == [0, 1]
@@ -269,7 +269,7 @@ async def test_payload_over_grpc_that_is_not_json_is_rejected(running: ServerPro
 # -- settings ----------------------------------------------------------------------------------------------------------
 
 
-async def test_default_lease_and_attempts_of_the_environment_are_in_force_on_every_front(tmp_path: Path) -> None:
+async def test_default_lease_and_attempts_from_the_environment_apply_to_every_interface(tmp_path: Path) -> None:
     env = {"DEFAULT_LEASE_SECONDS": "1234", "MAX_ATTEMPTS_DEFAULT": "7"}
     with ServerProcess(tmp_path, env=env) as server:
         assert create(server, "default")["maxAttempts"] == 7
@@ -295,7 +295,7 @@ async def test_default_lease_and_attempts_of_the_environment_are_in_force_on_eve
     ],
     ids=["info-json", "warn-json", "text"],
 )
-def test_log_level_and_format_of_the_environment_are_in_force(
+def test_log_level_and_format_from_the_environment_apply(
     tmp_path: Path, env: dict[str, str], line: str, *, access_lines: bool
 ) -> None:
     with ServerProcess(tmp_path, env=env) as server:
@@ -318,7 +318,7 @@ def test_log_level_and_format_of_the_environment_are_in_force(
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_setting_that_has_no_effect_stops_the_start_by_its_name(
+def test_setting_without_effect_prevents_startup_and_is_named(
     tmp_path: Path, env: dict[str, str], text: str, key: str
 ) -> None:
     (tmp_path / "codeq.yaml").write_text(text)
@@ -328,7 +328,7 @@ def test_setting_that_has_no_effect_stops_the_start_by_its_name(
     assert key in said.splitlines()[-1]
 
 
-def test_settings_as_mappings_of_the_file_start_a_server_that_needs_no_key_server(tmp_path: Path) -> None:
+def test_nested_settings_in_a_file_start_a_server_with_static_tokens(tmp_path: Path) -> None:
     (tmp_path / "codeq.yaml").write_text(
         f"""\
 persistenceProvider: pebble
@@ -356,7 +356,7 @@ workerAuthConfig:
         assert call(server, "POST", "/tasks/claim", token="two", json={}).json()["id"] == made["id"]
 
 
-def test_command_line_rejects_a_priority_beyond_9(running: ServerProcess) -> None:
+def test_command_line_rejects_a_priority_above_9(running: ServerProcess) -> None:
     command = [sys.executable, "-m", "codeq_cli.main", "task", "create", "CLI", "--payload", "1", "--priority", "10"]
     env = {**os.environ, "CODEQ_ENDPOINT": running.http_url, "CODEQ_TOKEN": DEV_TOKEN}
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)

@@ -1,4 +1,4 @@
-"""Many large calls at a time: memory stays bounded, no leadership is lost, and callers beyond the limit are told."""
+"""Many large concurrent calls: memory stays bounded, no leadership is lost, and excess callers get an error."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ HEADERS: Final = {"Authorization": f"Bearer {DEV_TOKEN}", "Content-Type": "appli
 SPEC: Final = b'{"command":"BIG","payload":"' + b"x" * 1_000_000 + b'"}'
 BATCH: Final = b'{"tasks":[' + b",".join([SPEC] * 8) + b"]}"
 MEMORY_MAX: Final = 768 << 20
-"""Resident bytes of a server while sixty large batches come at once: 480 MB as they are sent."""
+"""Resident bytes of a server while sixty large batches, 480 MB in total, arrive at once."""
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ async def _watch(process: psutil.Process, highest: list[int]) -> None:
 
 
 @pytest.mark.timeout(180)
-async def test_many_large_batches_at_once_are_slowed_down_or_rejected_in_bounded_memory(server: ServerProcess) -> None:
+async def test_concurrent_large_batches_stay_within_bounded_memory(server: ServerProcess) -> None:
     highest: list[int] = []
     watch = asyncio.create_task(_watch(psutil.Process(server.pid), highest))
     limits = httpx.Limits(max_connections=60)
@@ -72,10 +72,10 @@ async def test_many_large_batches_at_once_are_slowed_down_or_rejected_in_bounded
 
 
 @pytest.mark.timeout(180)
-async def test_frame_of_nacks_with_large_progress_ends_no_leadership(
+async def test_frame_of_nacks_with_large_progress_does_not_end_leadership(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """2,150 tasks with 64 KiB of progress each: one batch of them would exceed what members send."""
+    """2,150 tasks with 64 KiB of progress each: one batch of them would exceed the message limit of members."""
     monkeypatch.setattr(bare_streams, "SECONDS_MAX", 170)
     with lone_member(tmp_path) as member:
         assert post(member, "/tasks", {"command": "FIRST", "payload": 1}).status_code == 202

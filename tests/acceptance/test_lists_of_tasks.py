@@ -9,7 +9,7 @@ import httpx
 from server_process import DEV_TOKEN, ServerProcess
 
 
-def test_tasks_are_listed_with_filters_and_page_tokens(tmp_path: Path) -> None:
+def test_tasks_can_be_listed_with_filters_and_page_tokens(tmp_path: Path) -> None:
     with ServerProcess(tmp_path) as server, codeq.Client(server.producer_addr, token=DEV_TOKEN) as client:
         tasks = [client.create("LIST", n, priority=n % 2) for n in range(7)]
         client.create("OTHER", 1, delay=3600)
@@ -29,7 +29,7 @@ def test_tasks_are_listed_with_filters_and_page_tokens(tmp_path: Path) -> None:
             assert (answer.status_code, answer.json()["reason"]) == (400, reason)
 
 
-def test_tasks_are_listed_in_both_orders(tmp_path: Path) -> None:
+def test_tasks_can_be_listed_in_both_orders(tmp_path: Path) -> None:
     with ServerProcess(tmp_path) as server, codeq.Client(server.producer_addr, token=DEV_TOKEN) as client:
         ids = [client.create("LIST", n, priority=n % 2, max_attempts=1).id for n in range(5)]
         page, token = client.tasks("LIST", page_size=3, order_by="newest")

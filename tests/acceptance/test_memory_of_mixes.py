@@ -24,14 +24,14 @@ RSS_MB_MAX = 512
 OWN_CONNECTION = (("grpc.use_local_subchannel_pool", 1),)
 HEAD = b"POST /v1/codeq/tasks HTTP/1.1\r\nHost: 127.0.0.1\r\n"
 SECONDS = 2
-"""How long a mix goes on once everyone has connected."""
+"""Duration of a mix once everyone has connected."""
 
 pytestmark = pytest.mark.timeout(300)
 
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """One server that meets all mixes in turn."""
+    """One server that gets all mixes in turn."""
     with ServerProcess(tmp_path_factory.mktemp("served"), apart=False) as server:
         yield server
         assert server.stop() == 0
@@ -114,7 +114,7 @@ MIXES: tuple[tuple[Part, ...], ...] = (
 
 
 @pytest.mark.parametrize("mix", MIXES, ids=lambda mix: "+".join(part.__name__ for part in mix))
-async def test_server_stays_within_its_memory_whatever_strangers_send(
+async def test_server_stays_within_its_memory_limit_under_any_mix_of_strangers(
     served: ServerProcess, mix: tuple[Part, ...]
 ) -> None:
     most = 0.0

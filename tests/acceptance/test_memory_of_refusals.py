@@ -1,7 +1,7 @@
 """The memory of a rejected call is freed once its reply is sent, on every interface; measured at once, without a pause.
 
-With CODEQ_REFUSALS=10 in the environment ten times as many calls are made: 4,000 of 1 MB on each front, and 250 batches
-and frames of 8 MB. The memory may grow by no more than with a tenth of them.
+With CODEQ_REFUSALS=10 in the environment, ten times as many calls are made: 4,000 of 1 MB on each interface, and 250
+batches and frames of 8 MB. Memory must not grow more than it does with a tenth of the calls.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ from codeq.v1.task_service_pb2_grpc import TaskServiceStub
 from server_process import DEV_TOKEN, ServerProcess
 
 GROWTH_MAX: Final = 60 << 20
-"""Maximum growth of a process by rejections, in bytes."""
+"""Maximum memory growth of a process through rejected calls, in bytes."""
 
 TIMES: Final = int(os.environ.get("CODEQ_REFUSALS", "1"))
-"""How many times as many calls are made."""
+"""Factor by which the number of calls is multiplied."""
 
 CALLS: Final = 400 * TIMES
-"""Rejected calls of 1 MB: in total far more than may remain in memory."""
+"""Rejected calls of 1 MB: far more in total than may remain in memory."""
 
 BATCHES: Final = 25 * TIMES
 """Rejected batches and frames of 8 MB."""
 
 WARM_CALLS: Final = 10
-"""Calls after which buffers, caches and pools have reached their size."""
+"""Calls after which buffers, caches and pools have reached their final size."""
 
 MEGABYTE: Final = b'{"command":"BIG","payload":"' + b"x" * 1_000_000 + b'"}'
 BATCH: Final = b'{"idempotencyKey":"k","tasks":[' + b",".join([MEGABYTE] * 8) + b"]}"
-"""Rejected after it is read: a key is for atomic batches."""
+"""Request that is rejected after it is read, because a key needs an atomic batch."""
 
 pytestmark = pytest.mark.timeout(180 * TIMES)
 
@@ -49,7 +49,7 @@ SPEC: Final = task_pb2.TaskSpec(command="BIG", payload=b'"%s"' % (b"x" * 1_000_0
 
 @pytest.fixture(scope="module", params=[False, True], ids=["in process", "apart"])
 def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """A server, with the gateway in its process and in one of its own."""
+    """A server, with the gateway in its process and standalone."""
     with ServerProcess(tmp_path_factory.mktemp("served"), apart=request.param) as server:
         yield server
 
@@ -62,7 +62,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
 
 
 def memory(server: ServerProcess, *, gateway: bool = False) -> int:
-    """Returns the resident bytes of the server, and of its gateway where that runs standalone and is counted."""
+    """Returns the resident bytes of the server, plus those of a standalone gateway if it is counted."""
     sizes = [psutil.Process(server.pid).memory_info().rss]
     if gateway and server.is_apart:
         sizes.append(psutil.Process(server.gateway_pid).memory_info().rss)
@@ -70,7 +70,7 @@ def memory(server: ServerProcess, *, gateway: bool = False) -> int:
 
 
 def stays_small(server: ServerProcess, call: Callable[[], None], count: int, *, gateway: bool = False) -> None:
-    """Makes calls and checks that the memory they took is freed."""
+    """Makes calls and checks that the memory they used is freed."""
     for _ in range(WARM_CALLS):
         call()
     before = memory(server, gateway=gateway)
@@ -102,19 +102,19 @@ def posting(
 
 
 @pytest.mark.parametrize("token", ["", "unknown"])
-def test_rest_calls_of_strangers_do_not_grow_the_memory(served: ServerProcess, token: str) -> None:
+def test_rest_calls_without_a_token_do_not_grow_memory(served: ServerProcess, token: str) -> None:
     with posting(served, "/tasks", MEGABYTE, 401, token) as post:
         stays_small(served, post, CALLS, gateway=True)
 
 
-def test_rejected_rest_calls_do_not_grow_the_memory(served: ServerProcess) -> None:
-    """The token is good, the task is not: its payload is beside an unknown field."""
+def test_rejected_rest_calls_do_not_grow_memory(served: ServerProcess) -> None:
+    """The token is valid but the task is not: it has an unknown field beside its payload."""
     body = b'{"nonsense":1,' + MEGABYTE[1:]
     with posting(served, "/tasks", body, 400, DEV_TOKEN) as post:
         stays_small(served, post, CALLS, gateway=True)
 
 
-def test_rejected_rest_batches_do_not_grow_the_memory(served: ServerProcess) -> None:
+def test_rejected_rest_batches_do_not_grow_memory(served: ServerProcess) -> None:
     with posting(served, "/tasks/batch", BATCH, 400, DEV_TOKEN) as post:
         stays_small(served, post, BATCHES, gateway=True)
 
@@ -131,21 +131,21 @@ def refused(rpc: Any, request: Any, metadata: Any, code: grpc.StatusCode) -> Cal
 
 
 @pytest.mark.parametrize("metadata", [(), auth("unknown")])
-def test_grpc_calls_of_strangers_do_not_grow_the_memory(server: ServerProcess, metadata: Any) -> None:
+def test_grpc_calls_without_a_token_do_not_grow_memory(server: ServerProcess, metadata: Any) -> None:
     with grpc.insecure_channel(server.producer_addr) as channel:
         request = task_service_pb2.CreateTaskRequest(spec=SPEC)
         call = refused(TaskServiceStub(channel).CreateTask, request, metadata, grpc.StatusCode.UNAUTHENTICATED)
         stays_small(server, call, CALLS)
 
 
-def test_rejected_grpc_calls_do_not_grow_the_memory(server: ServerProcess) -> None:
+def test_rejected_grpc_calls_do_not_grow_memory(server: ServerProcess) -> None:
     with grpc.insecure_channel(server.producer_addr) as channel:
         request = task_service_pb2.CreateTaskRequest(spec=task_pb2.TaskSpec(command="no name", payload=SPEC.payload))
         call = refused(TaskServiceStub(channel).CreateTask, request, auth(), grpc.StatusCode.INVALID_ARGUMENT)
         stays_small(server, call, CALLS)
 
 
-def test_rejected_grpc_batches_do_not_grow_the_memory(server: ServerProcess) -> None:
+def test_rejected_grpc_batches_do_not_grow_memory(server: ServerProcess) -> None:
     with grpc.insecure_channel(server.producer_addr) as channel:
         request = task_service_pb2.BatchCreateTasksRequest(idempotency_key="k", tasks=[SPEC] * 8)
         call = refused(TaskServiceStub(channel).BatchCreateTasks, request, auth(), grpc.StatusCode.INVALID_ARGUMENT)
@@ -166,7 +166,7 @@ async def _worker(server: ServerProcess) -> AsyncIterator[tuple[Any, Any]]:
 
 
 @pytest.mark.parametrize("opened", [_producer, _worker])
-def test_rejected_frames_do_not_grow_the_memory(server: ServerProcess, opened: Any) -> None:
+def test_rejected_frames_do_not_grow_memory(server: ServerProcess, opened: Any) -> None:
     """A second hello ends the stream, with 8 MB in the same frame."""
 
     async def send() -> None:

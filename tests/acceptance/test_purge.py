@@ -60,7 +60,7 @@ def create_many(client: codeq.Client, command: str, count: int) -> list[str]:
     return ids
 
 
-def test_purge_over_rest_ends_waiting_tasks_and_keeps_the_others(server: ServerProcess, client: codeq.Client) -> None:
+def test_rest_purge_ends_waiting_tasks_and_keeps_all_others(server: ServerProcess, client: codeq.Client) -> None:
     dead = client.create("mixed", max_attempts=1)
     client.nack(client.claim(["mixed"])[0], "no", delay=0)
     running, waiting, later = client.create("mixed"), client.create("mixed"), client.create("mixed", delay=3600)
@@ -79,7 +79,7 @@ def test_purge_over_rest_ends_waiting_tasks_and_keeps_the_others(server: ServerP
     assert [task.id for task in client.claim(["mixed"])] == [waiting.id]
 
 
-def test_purge_of_an_unknown_queue_is_rejected_and_that_of_an_empty_one_ends_at_once(
+def test_purge_rejects_an_unknown_queue_and_finishes_an_empty_one_at_once(
     server: ServerProcess, client: codeq.Client
 ) -> None:
     assert rest(server, "POST", "/admin/queues/none/purge")[1]["reason"] == "QUEUE_NOT_FOUND"
@@ -90,7 +90,7 @@ def test_purge_of_an_unknown_queue_is_rejected_and_that_of_an_empty_one_ends_at_
     assert client.purge_queue("empty").purging is False
 
 
-def test_purge_wakes_waiting_callers_for_a_result(client: codeq.Client) -> None:
+def test_purge_wakes_callers_waiting_for_a_result(client: codeq.Client) -> None:
     task = client.create("watched", delay=3600)
     with ThreadPoolExecutor() as pool:
         waiting = pool.submit(client.result, task.id, 20)
@@ -98,7 +98,7 @@ def test_purge_wakes_waiting_callers_for_a_result(client: codeq.Client) -> None:
         assert waiting.result().error == "PURGED"
 
 
-def test_creates_during_a_purge_stay_and_are_delivered_after_it(server: ServerProcess, client: codeq.Client) -> None:
+def test_tasks_created_during_a_purge_are_delivered_after_it(server: ServerProcess, client: codeq.Client) -> None:
     old = create_many(client, "large", MANY)
     queue = client.purge_queue("large")
     assert (queue.purging, queue.ready + queue.scheduled > 0) == (True, True)
@@ -110,7 +110,7 @@ def test_creates_during_a_purge_stay_and_are_delivered_after_it(server: ServerPr
     assert {client.get(task_id).status for task_id in old[::3000]} == {codeq.TaskStatus.CANCELLED}
 
 
-def test_purge_continues_after_a_kill_in_its_middle(tmp_path: Path) -> None:
+def test_purge_resumes_after_a_kill(tmp_path: Path) -> None:
     with ServerProcess(tmp_path) as server:
         for _ in range(TRIES_MAX):
             purge_and_kill(server)
@@ -128,7 +128,7 @@ def test_purge_continues_after_a_kill_in_its_middle(tmp_path: Path) -> None:
 
 
 def purge_and_kill(server: ServerProcess) -> None:
-    """Kills a server while it purges, as a rule."""
+    """Kills a server, usually in the middle of a purge."""
     with codeq.Client(server.producer_addr, token=DEV_TOKEN) as client:
         create_many(client, "killed", MANY - 1000)
         client.create_batch([codeq.NewTask("killed", delay=3600)] * 1000)

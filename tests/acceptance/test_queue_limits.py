@@ -22,7 +22,7 @@ def create(server: ServerProcess, command: str) -> tuple[int, dict[str, object]]
     return answer.status_code, answer.json()
 
 
-def test_queue_beyond_the_tenants_limit_is_rejected_until_another_has_left(tmp_path: Path) -> None:
+def test_queue_beyond_the_tenants_limit_is_rejected_until_another_is_removed(tmp_path: Path) -> None:
     with (
         ServerProcess(tmp_path, env=ENV) as server,
         codeq.Client(server.producer_addr, token=DEV_TOKEN) as client,

@@ -20,7 +20,7 @@ def member(tmp_path: Path) -> Iterator[ServerProcess]:
 
 
 def figures(server: ServerProcess) -> dict[str, float]:
-    """Returns every figure of /metrics."""
+    """Returns every value of /metrics."""
     lines = httpx.get(f"{server.http_url}/metrics").text.splitlines()
     return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))}
 
@@ -29,7 +29,7 @@ def create(server: ServerProcess) -> None:
     assert post(server, "/tasks", {"command": "A", "payload": 1}).status_code == 202
 
 
-def test_metrics_of_a_member_tell_its_part_and_grow_with_its_work(member: ServerProcess) -> None:
+def test_member_metrics_show_its_role_and_grow_with_its_work(member: ServerProcess) -> None:
     create(member)
     before = figures(member)
     create(member)
@@ -48,7 +48,7 @@ def test_metrics_of_a_member_tell_its_part_and_grow_with_its_work(member: Server
     assert "codeq_raft_snapshot_age_seconds" not in after
 
 
-def test_operations_document_lists_exactly_the_metrics_of_a_member(member: ServerProcess) -> None:
+def test_operations_document_lists_exactly_the_member_metrics(member: ServerProcess) -> None:
     shown = httpx.get(f"{member.http_url}/metrics").text
     families = set(re.findall(r"^# TYPE (codeq_raft_\w+) ", shown, re.MULTILINE))
     documented = re.findall(r"^\| `(codeq_raft_\w+)` \|", (ROOT / "docs/operations.md").read_text(), re.MULTILINE)

@@ -18,13 +18,13 @@ EXAMPLE_LINES_MAX = 15
 
 
 def block(after: str, language: str) -> str:
-    """Returns the first code block of a language after a text of the README."""
+    """Returns the README's first code block in a language after a text."""
     found = re.search(rf"{re.escape(after)}.*?```{language}\n(.*?)```", README, re.DOTALL)
     assert found, f"the README has no {language} block after {after!r}"
     return found[1]
 
 
-def test_readme_first_task_as_printed_ends_with_its_result(server: ServerProcess) -> None:
+def test_readme_first_task_ends_with_its_result(server: ServerProcess) -> None:
     script = block("## A first task", "sh").replace("http://localhost:8080", server.http_url)
     for _ in range(2):
         done = subprocess.run(
@@ -34,7 +34,7 @@ def test_readme_first_task_as_printed_ends_with_its_result(server: ServerProcess
         assert '"result":{"width":640}' in done
 
 
-def test_readme_claim_with_nothing_to_claim_says_so(server: ServerProcess) -> None:
+def test_readme_claim_on_an_empty_queue_says_so(server: ServerProcess) -> None:
     script = block("## A first task", "sh").replace("http://localhost:8080", server.http_url)
     settings, _, rest = script.partition("# a producer")
     claim = rest.partition("# a worker")[2].partition("# the worker")[0].replace('"waitSeconds":10', '"waitSeconds":0')
@@ -43,7 +43,7 @@ def test_readme_claim_with_nothing_to_claim_says_so(server: ServerProcess) -> No
     assert (done.stdout, done.stderr) == ("claimed: nothing, create a task first\n", "")
 
 
-def test_readme_python_worker_and_producer_as_printed_meet(server: ServerProcess, tmp_path: Path) -> None:
+def test_readme_python_worker_completes_the_producers_task(server: ServerProcess, tmp_path: Path) -> None:
     programs = {name: block(f"`{name}.py`", "python") for name in ("producer", "worker")}
     for name, source in programs.items():
         assert len(source.splitlines()) <= EXAMPLE_LINES_MAX
@@ -70,7 +70,7 @@ def test_readme_python_worker_and_producer_as_printed_meet(server: ServerProcess
     assert worker.returncode == 0
 
 
-def test_operations_document_lists_exactly_the_metrics_shown(tmp_path: Path) -> None:
+def test_operations_document_lists_exactly_the_exposed_metrics(tmp_path: Path) -> None:
     with ServerProcess(tmp_path, apart=False) as server:
         shown = httpx.get(f"{server.http_url}/metrics").text
     families = set(re.findall(r"^# TYPE (codeq_\w+) ", shown, re.MULTILINE))

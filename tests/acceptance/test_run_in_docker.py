@@ -59,7 +59,7 @@ def documented(tmp_path: Path) -> Iterator[ServerProcess]:
         yield server
 
 
-def test_guide_lines_as_printed_end_with_completed(documented: ServerProcess) -> None:
+def test_guide_commands_complete_a_task(documented: ServerProcess) -> None:
     task_id, claimed, result, status = run_guide(documented, GUIDE)
     task = json.loads(claimed)
     assert (task["id"], task["status"], task["payload"], task["priority"]) == (task_id, "CLAIMED", {"orderId": "42"}, 5)
@@ -68,7 +68,7 @@ def test_guide_lines_as_printed_end_with_completed(documented: ServerProcess) ->
     assert status == '"COMPLETED"'
 
 
-def test_guide_restart_story_after_stop_and_after_sigkill_still_says_completed(documented: ServerProcess) -> None:
+def test_guide_task_stays_completed_after_a_stop_and_a_sigkill(documented: ServerProcess) -> None:
     task_id, *_ = run_guide(documented, GUIDE)
     assert documented.stop() == 0
     documented.start()
@@ -78,12 +78,12 @@ def test_guide_restart_story_after_stop_and_after_sigkill_still_says_completed(d
     assert run_guide(documented, AGAIN, task_id) == ['"COMPLETED"']
 
 
-def test_guide_metrics_line_without_token_prints_metrics(documented: ServerProcess) -> None:
+def test_guide_metrics_command_needs_no_token(documented: ServerProcess) -> None:
     lines = run_guide(documented, "curl -sSf http://localhost:8080/metrics | head -5")
     assert any(line.startswith("# HELP") for line in lines)
 
 
-def test_quick_start_lines_of_the_project_page_take_a_task_through_its_life(
+def test_quick_start_commands_take_a_task_through_its_lifecycle(
     documented: ServerProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -22,7 +22,7 @@ COUNT = 3000
 """Connections on each port."""
 
 ENTRY_SECONDS = 5
-"""Time within which a client with a token is served."""
+"""Time within which a client with a token must be served."""
 
 ROUNDS = 3
 OWN_CONNECTION = (("grpc.use_local_subchannel_pool", 1),)
@@ -30,7 +30,7 @@ OWN_CONNECTION = (("grpc.use_local_subchannel_pool", 1),)
 
 @pytest.fixture
 def crowded(tmp_path: Path) -> Iterator[ServerProcess]:
-    """A server that may have 1024 open files, which must still be healthy at the end."""
+    """A server limited to 1024 open files, which must still be healthy at the end."""
     env = {"BACKUP_DIR": str(tmp_path / "backups"), "LOG_LEVEL": "debug"}
     with ServerProcess(tmp_path / "server", env=env, prefix=LIMITED) as server:
         yield server
@@ -48,7 +48,7 @@ async def create_by_rest(client: httpx.AsyncClient, command: str) -> None:
 
 
 async def create_by_grpc(address: str, command: str) -> None:
-    """Creates a task over a new connection, which is reopened while it is rejected."""
+    """Creates a task over a new connection, reopened as long as it is rejected."""
     request = CreateTaskRequest(spec=task_pb2.TaskSpec(command=command, payload=b"1"))
     async with grpc.aio.insecure_channel(address, options=OWN_CONNECTION) as channel:
         while True:
@@ -58,7 +58,7 @@ async def create_by_grpc(address: str, command: str) -> None:
 
 
 async def create_by_new_rest(server: ServerProcess, command: str) -> None:
-    """Creates a task over a new connection, which is reopened while it is rejected."""
+    """Creates a task over a new connection, reopened as long as it is rejected."""
     while True:
         async with client_of(server) as client:
             with suppress(httpx.TransportError):
@@ -73,7 +73,7 @@ async def client_of(server: ServerProcess) -> AsyncIterator[httpx.AsyncClient]:
 
 
 async def complete_one(producer: Any, worker: Any, command: str) -> None:
-    """Has a task go through streams that are open."""
+    """Creates and completes a task over open streams."""
     ack = await produce(producer, [task_pb2.TaskSpec(command=command, payload=b"1")])
     assert not ack.errors
     [task] = await take(worker, 1)
@@ -84,14 +84,16 @@ async def complete_one(producer: Any, worker: Any, command: str) -> None:
 
 
 @pytest.mark.parametrize("greeting", [b"", HTTP2, HEALTH], ids=["silent", "http2", "http"])
-async def test_idle_connections_without_a_token_shut_no_client_out(crowded: ServerProcess, greeting: bytes) -> None:
+async def test_idle_connections_without_a_token_do_not_lock_out_clients(
+    crowded: ServerProcess, greeting: bytes
+) -> None:
     async with client_of(crowded) as client, producing(crowded) as producer, working(crowded, "THERE") as worker:
         await create_by_rest(client, "REST")
         await complete_one(producer, worker, "THERE")
         with strangers(ports_of(crowded), COUNT, greeting) as crowd:
             await crowd.come()
             for number in range(ROUNDS):
-                async with asyncio.timeout(ENTRY_SECONDS):  # who was there goes on
+                async with asyncio.timeout(ENTRY_SECONDS):  # earlier clients continue
                     await create_by_rest(client, "REST")
                     await complete_one(producer, worker, "THERE")
                 async with asyncio.timeout(ENTRY_SECONDS), asyncio.TaskGroup() as newcomers:

@@ -26,7 +26,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
 
 @pytest.fixture(scope="module")
 def client(server: ServerProcess) -> Iterator[codeq.Client]:
-    """A client of it."""
+    """A client of the server."""
     with codeq.Client(server.producer_addr, token=DEV_TOKEN) as opened:
         yield opened
 
@@ -41,9 +41,7 @@ def rest(server: ServerProcess, method: str, path: str, body: object = None) -> 
 # -- POST /tasks/{id}/cancel: producer; pushed to the worker that holds it -----------------------------------------
 
 
-def test_cancel_of_a_waiting_task_over_rest_ends_it_with_the_reason(
-    server: ServerProcess, client: codeq.Client
-) -> None:
+def test_rest_cancel_ends_a_waiting_task_with_the_reason(server: ServerProcess, client: codeq.Client) -> None:
     task = client.create("cancel-rest")
     status, body = rest(server, "POST", f"/tasks/{task.id}/cancel", {"reason": "not needed"})
     assert (status, body["status"], body["error"]) == (200, "CANCELLED", "not needed")
@@ -56,7 +54,7 @@ def test_cancel_of_a_waiting_task_over_rest_ends_it_with_the_reason(
     assert client.queue("cancel-rest").ready == 0
 
 
-def test_cancel_of_a_scheduled_task_ends_it(client: codeq.Client) -> None:
+def test_cancel_ends_a_scheduled_task(client: codeq.Client) -> None:
     task = client.create("cancel-later", delay=3600)
     assert client.cancel(task).status is codeq.TaskStatus.CANCELLED
     assert client.queue("cancel-later").scheduled == 0
@@ -85,7 +83,7 @@ def test_cancel_of_a_claimed_task_rejects_the_later_outcome(client: codeq.Client
     assert client.result(task.id).status is codeq.TaskStatus.CANCELLED
 
 
-def test_cancel_wakes_waiting_callers_for_the_result(server: ServerProcess, client: codeq.Client) -> None:
+def test_cancel_wakes_callers_waiting_for_the_result(server: ServerProcess, client: codeq.Client) -> None:
     task = client.create("cancel-waited")
     records: list[codeq.TaskResult] = []
     thread = threading.Thread(target=lambda: records.append(client.result(task.id, wait=SECONDS_MAX)))
@@ -134,7 +132,7 @@ def test_cancel_is_pushed_to_the_worker_that_holds_the_task(
 # -- POST /admin/queues/{command}/pause, /resume: admin --------------------------------------------------------------
 
 
-def test_pause_stops_claims_and_resume_wakes_the_one_that_waits(server: ServerProcess, client: codeq.Client) -> None:
+def test_pause_stops_claims_and_resume_wakes_a_waiting_one(server: ServerProcess, client: codeq.Client) -> None:
     client.create("paused-poll", 1)
     status, queue = rest(server, "POST", "/admin/queues/paused-poll/pause", {})
     assert (status, queue["paused"], queue["ready"]) == (200, True, 1)
@@ -149,7 +147,7 @@ def test_pause_stops_claims_and_resume_wakes_the_one_that_waits(server: ServerPr
     assert [task.payload for task in got] == [1, 2]
 
 
-def test_pause_holds_for_streams_and_lets_running_tasks_finish(server: ServerProcess, client: codeq.Client) -> None:
+def test_pause_applies_to_streams_and_lets_running_tasks_finish(server: ServerProcess, client: codeq.Client) -> None:
     command = "paused-stream"
     started, go_on = threading.Event(), threading.Event()
     seen: list[object] = []
@@ -193,7 +191,7 @@ def test_pause_survives_a_restart(tmp_path: Path) -> None:
             assert [claimed.id for claimed in after.claim(["paused-kept"])] == [task.id]
 
 
-def test_pause_of_a_queue_that_does_not_exist_makes_it_and_it_stays_while_paused(tmp_path: Path) -> None:
+def test_pausing_an_unknown_queue_creates_it_until_it_is_resumed(tmp_path: Path) -> None:
     env = {"QUEUES_PER_TENANT_MAX": "2", "QUEUE_IDLE_SECONDS": "1"}
     with (
         ServerProcess(tmp_path, env=env) as server,
@@ -205,7 +203,7 @@ def test_pause_of_a_queue_that_does_not_exist_makes_it_and_it_stays_while_paused
         assert rest(server, "POST", "/admin/queues/ahead/pause", {})[0] == 200
         status, body = rest(server, "POST", "/admin/queues/one-too-many/pause", {})
         assert (status, body["reason"]) == (429, "TOO_MANY_QUEUES")
-        client.resume_queue("ahead-grpc")  # it has no task, so it leaves, while the paused one stays
+        client.resume_queue("ahead-grpc")  # it has no task, so it is removed; the paused one stays
         deadline = time.monotonic() + SECONDS_MAX
         while [each.command for each in client.queues()[0]] != ["ahead"]:
             assert time.monotonic() < deadline
@@ -218,17 +216,17 @@ def test_pause_of_a_queue_that_does_not_exist_makes_it_and_it_stays_while_paused
         assert [claimed.id for claimed in client.claim(["ahead"])] == [task.id]
 
 
-def test_pause_checks_the_command_and_resume_creates_no_queue(server: ServerProcess) -> None:
+def test_pause_validates_the_command_and_resume_creates_no_queue(server: ServerProcess) -> None:
     status, body = rest(server, "POST", "/admin/queues/not%20a%20command/pause", {})
     assert (status, body["reason"]) == (400, "INVALID_FIELD")
     status, body = rest(server, "POST", "/admin/queues/never-used/resume", {})
     assert (status, body["reason"]) == (404, "QUEUE_NOT_FOUND")
 
 
-# -- GET /tasks/{id}: what became of its deliveries -------------------------------------------------------------------
+# -- GET /tasks/{id}: history of its deliveries -------------------------------------------------------------------
 
 
-def test_last_deliveries_of_a_task_are_reported_over_every_front_and_kept_over_a_kill(tmp_path: Path) -> None:
+def test_latest_deliveries_are_reported_on_every_interface_and_survive_a_kill(tmp_path: Path) -> None:
     with (
         ServerProcess(tmp_path) as server,
         codeq.Client(server.producer_addr, token=DEV_TOKEN) as client,
@@ -259,7 +257,7 @@ def test_last_deliveries_of_a_task_are_reported_over_every_front_and_kept_over_a
 # -- POST /tasks/{id}/progress: JSON <= 64 KiB, visible on the task; also extends the lease if asked ------------------
 
 
-def test_progress_over_rest_is_kept_byte_for_byte_and_extends_if_asked(
+def test_rest_progress_is_stored_byte_for_byte_and_extends_the_lease_on_request(
     server: ServerProcess, client: codeq.Client
 ) -> None:
     client.create("progress-rest")
@@ -277,7 +275,7 @@ def test_progress_over_rest_is_kept_byte_for_byte_and_extends_if_asked(
     assert client.get(task.id).last_progress == [1]
 
 
-def test_progress_beyond_its_limit_or_not_json_is_rejected(server: ServerProcess, client: codeq.Client) -> None:
+def test_oversized_or_malformed_progress_is_rejected(server: ServerProcess, client: codeq.Client) -> None:
     client.create("progress-bad")
     [task] = client.claim(["progress-bad"])
     status, body = rest(server, "POST", f"/tasks/{task.id}/progress", {"progress": "x" * 65_536})
@@ -289,7 +287,7 @@ def test_progress_beyond_its_limit_or_not_json_is_rejected(server: ServerProcess
     assert client.get(task.id).last_progress is None
 
 
-def test_progress_of_a_worker_is_on_the_task_while_it_runs_and_after(
+def test_worker_progress_is_shown_while_the_task_runs_and_afterwards(
     server: ServerProcess, client: codeq.Client
 ) -> None:
     told, go_on = threading.Event(), threading.Event()
@@ -323,7 +321,7 @@ def test_progress_of_a_worker_is_on_the_task_while_it_runs_and_after(
 # -- GET /tasks/{id}/explain: why it waits -----------------------------------------------------------------------------
 
 
-def test_explain_names_what_the_task_waits_for_in_each_state(server: ServerProcess, client: codeq.Client) -> None:
+def test_explain_says_what_the_task_waits_for_in_each_state(server: ServerProcess, client: codeq.Client) -> None:
     def explained(task: codeq.Task) -> dict[str, Any]:
         status, body = rest(server, "GET", f"/tasks/{task.id}/explain")
         assert status == 200

@@ -44,7 +44,7 @@ def read_env(path: Path) -> dict[str, str]:
 
 
 def checked(env: dict[str, str], *flags: str) -> None:
-    """Has `codeq config check` accept an environment."""
+    """Checks that `codeq config check` accepts an environment."""
     command = [sys.executable, "-m", "codeq_cli.main", "config", "check", *flags]
     kept = {name: os.environ[name] for name in ("PATH", "PYTHONPATH", "HOME") if name in os.environ}
     done = subprocess.run(command, env=kept | env, check=False, capture_output=True, text=True)
@@ -58,7 +58,7 @@ def end_group(group: int) -> None:
 
 
 class LocalCluster:
-    """The nodes of `make cluster` in a folder and on ports of their own."""
+    """The nodes of `make cluster`, in their own folder and on their own ports."""
 
     def __init__(self, folder: Path, stack: ExitStack) -> None:
         """Copies the scripts that run them, with other ports."""
@@ -70,7 +70,7 @@ class LocalCluster:
             text = path.read_text()
             for port in PORTS.findall(text):
                 if port not in self.ports:
-                    # Bound and never listening: nobody else gets it while a node is down.
+                    # Bound but never listening: nobody else gets the port while a node is down.
                     held = stack.enter_context(socket.socket())
                     held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                     held.bind((LOOPBACK, 0))
@@ -78,7 +78,7 @@ class LocalCluster:
             path.write_text(self.moved(text))
 
     def moved(self, text: str) -> str:
-        """Returns a text with the ports of these nodes."""
+        """Returns a text with its ports replaced by those of these nodes."""
         return PORTS.sub(lambda found: self.ports[found[0]], text)
 
     def run(self, script: str) -> subprocess.CompletedProcess[str]:
@@ -92,7 +92,7 @@ class LocalCluster:
         return subprocess.CompletedProcess(command, process.returncode, out, err)
 
     def status(self, port: str) -> dict[str, object]:
-        """Returns the group as reported by the node with a port of the README; empty: none yet."""
+        """Returns the group as reported by the node with this README port; empty: it has none yet."""
         url = f"http://{LOOPBACK}:{self.ports[port]}/v1/codeq/raft/status"
         try:
             groups = httpx.get(url, headers={"Authorization": f"Bearer {DEV_TOKEN}"}).json()["groups"]
@@ -101,7 +101,7 @@ class LocalCluster:
         return dict(groups[0]) if groups else {}
 
     def metrics(self, port: str) -> str:
-        """Returns the metrics of the node with a port of the README."""
+        """Returns the metrics of the node with this README port."""
         return httpx.get(f"http://{LOOPBACK}:{self.ports[port]}/metrics").text
 
     def pid(self, name: str) -> int:
@@ -137,7 +137,7 @@ def alive(pid: int) -> bool:
 
 
 @pytest.mark.timeout(300)
-def test_readme_three_nodes_as_printed_lose_nothing_with_their_leader(local_cluster: LocalCluster) -> None:
+def test_readme_three_nodes_lose_nothing_with_their_leader(local_cluster: LocalCluster) -> None:
     script = local_cluster.moved(block("In another terminal:", "sh"))
     script = script.replace("$PWD/.venv/bin", str(Path(sys.executable).parent))
     script = script.replace("deploy/local-cluster", str(local_cluster.folder)).replace(
@@ -178,7 +178,7 @@ def test_readme_three_nodes_as_printed_lose_nothing_with_their_leader(local_clus
 
 
 @pytest.mark.timeout(300)
-def test_local_cluster_when_ended_leaves_no_node_behind(tmp_path: Path) -> None:
+def test_stopped_local_cluster_leaves_no_node_running(tmp_path: Path) -> None:
     with ExitStack() as stack:
         cluster = LocalCluster(tmp_path / "local-cluster", stack)
         command = [sys.executable, str(cluster.folder / "cluster.py")]
@@ -196,7 +196,7 @@ def test_local_cluster_when_ended_leaves_no_node_behind(tmp_path: Path) -> None:
         assert not any(map(alive, pids))
 
 
-def test_local_cluster_names_every_port_in_use_and_how_to_shift_them(tmp_path: Path) -> None:
+def test_local_cluster_error_names_every_port_in_use_and_the_offset_option(tmp_path: Path) -> None:
     with ExitStack() as stack:
         cluster = LocalCluster(tmp_path / "local-cluster", stack)
         program = [sys.executable, str(cluster.folder / "cluster.py")]
@@ -216,7 +216,7 @@ def test_local_cluster_names_every_port_in_use_and_how_to_shift_them(tmp_path: P
         assert (far.returncode, "PORT_OFFSET: expected a number from 0 to " in far.stderr) == (1, True)
 
 
-def test_port_offset_moves_every_port_of_a_node(tmp_path: Path) -> None:
+def test_port_offset_shifts_every_port_of_a_node(tmp_path: Path) -> None:
     shutil.copytree(LOCAL, tmp_path / "nodes", ignore=shutil.ignore_patterns("data", "__pycache__"))
     told = "import cluster, json; print(json.dumps(cluster.env_of('node-b')))"
     done = subprocess.run(
@@ -235,11 +235,11 @@ def test_port_offset_moves_every_port_of_a_node(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", NODES)
-def test_env_files_of_the_local_cluster_are_accepted(name: str) -> None:
+def test_config_check_accepts_the_env_files_of_the_local_cluster(name: str) -> None:
     checked(read_env(LOCAL / "common.env") | read_env(LOCAL / f"{name}.env"), "--dev")
 
 
-def test_compose_file_has_three_nodes_that_can_meet_and_be_found() -> None:
+def test_compose_file_defines_three_nodes_that_can_reach_each_other() -> None:
     compose = yaml.safe_load((COMPOSE / "compose.yaml").read_text())
     services = compose["services"]
     assert sorted(services) == NODES

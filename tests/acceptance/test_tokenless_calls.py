@@ -1,4 +1,4 @@
-"""Calls that need no token, many of them held open or malformed, take nothing from callers with one."""
+"""Calls without a token, many of them open or malformed, take no capacity from authenticated callers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from server_process import ServerProcess
 CONNECTIONS = 20
 STREAMS = 1000
 RSS_GROWTH_KB_MAX = 200_000
-"""Memory of thousands of simultaneous calls until they are rejected."""
+"""Memory that thousands of simultaneous calls may use until they are rejected."""
 
 WATCH = "/grpc.health.v1.Health/Watch"
 CHECK = "/grpc.health.v1.Health/Check"
@@ -61,7 +61,7 @@ def rss_kb(pid: int) -> int:
     ("method", "request_bytes", "connections"),
     [(WATCH, b"", CONNECTIONS), (CHECK, None, 5), (REFLECTION, b"\x3a\x01*", 5)],
 )
-async def test_calls_without_a_token_held_open_by_thousands_leave_room_for_others(
+async def test_thousands_of_open_calls_without_a_token_leave_room_for_others(
     server: ServerProcess, method: str, request_bytes: bytes | None, connections: int
 ) -> None:
     await create(server.producer_addr)
@@ -84,7 +84,7 @@ async def test_calls_without_a_token_held_open_by_thousands_leave_room_for_other
     await create(server.producer_addr)
 
 
-async def test_calls_without_a_token_are_bounded_for_each_connection(server: ServerProcess) -> None:
+async def test_calls_without_a_token_are_limited_per_connection(server: ServerProcess) -> None:
     async with channel_to(server.worker_addr) as channel:
         calls = [raw(channel, WATCH)() for _ in range(16)]
         for call in calls:
@@ -93,10 +93,10 @@ async def test_calls_without_a_token_are_bounded_for_each_connection(server: Ser
         late = raw(channel, WATCH)()
         assert await late.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert "16 unauthenticated calls" in await late.details()
-        assert await check(server.worker_addr) == health_pb2.HealthCheckResponse.SERVING  # on another one
+        assert await check(server.worker_addr) == health_pb2.HealthCheckResponse.SERVING  # on another connection
 
 
-async def test_oldest_call_without_a_token_makes_room(server: ServerProcess) -> None:
+async def test_oldest_call_without_a_token_is_evicted_at_the_limit(server: ServerProcess) -> None:
     async with AsyncExitStack() as stack:
         calls = []
         for _ in range(17):
@@ -110,7 +110,7 @@ async def test_oldest_call_without_a_token_makes_room(server: ServerProcess) -> 
         assert not calls[100].done()
 
 
-async def test_call_ends_if_its_request_does_not_arrive(server: ServerProcess) -> None:
+async def test_call_ends_if_its_request_never_arrives(server: ServerProcess) -> None:
     async with channel_to(server.worker_addr) as channel:
         assert await raw(channel, CHECK)().code() is grpc.StatusCode.UNAVAILABLE
 

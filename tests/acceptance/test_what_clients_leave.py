@@ -43,7 +43,7 @@ def header_frame(number: int, headers: list[tuple[str, str]]) -> bytes:
     return frame.serialize()
 
 
-async def test_replies_that_nobody_reads_are_bounded(server: ServerProcess) -> None:
+async def test_unread_replies_are_bounded(server: ServerProcess) -> None:
     async with grpc.aio.insecure_channel(server.producer_addr) as channel:
         stub = TaskServiceStub(channel)
         for _ in range(3):
@@ -63,7 +63,7 @@ async def test_replies_that_nobody_reads_are_bounded(server: ServerProcess) -> N
                 head = [(":method", "POST"), (":scheme", "http"), (":path", LIST), (":authority", "localhost")]
                 told = [("content-type", "application/grpc"), ("te", "trailers"), ("authorization", AUTHORIZATION)]
                 connection.sendall(header_frame(number, head + told) + data.serialize())
-            # The server has looked at all of them when a call of another connection is answered.
+            # Once a call on another connection is answered, the server has seen all of them.
             listed = await stub.ListTasks(
                 task_service_pb2.ListTasksRequest(command="SLOW", page_size=10), metadata=auth(), timeout=30
             )
@@ -71,7 +71,7 @@ async def test_replies_that_nobody_reads_are_bounded(server: ServerProcess) -> N
             assert rss(server) - before < GROWTH_MAX
 
 
-async def test_compressed_calls_are_rejected_as_over_http(server: ServerProcess) -> None:
+async def test_compressed_grpc_calls_are_rejected(server: ServerProcess) -> None:
     async with grpc.aio.insecure_channel(server.worker_addr, compression=grpc.Compression.Gzip) as channel:
         with pytest.raises(grpc.aio.AioRpcError) as refused:
             await HealthStub(channel).Check(health_pb2.HealthCheckRequest(service="x" * 1000), timeout=30)
@@ -82,7 +82,7 @@ async def test_compressed_calls_are_rejected_as_over_http(server: ServerProcess)
         assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
-def test_body_in_tiny_chunks_takes_only_its_size_in_memory(server: ServerProcess) -> None:
+def test_body_in_tiny_chunks_uses_only_its_size_in_memory(server: ServerProcess) -> None:
     before = rss(server)
     port = int(server.http_url.rpartition(":")[2])
     head = f"POST /v1/codeq/tasks/batch HTTP/1.1\r\nHost: localhost\r\nAuthorization: {AUTHORIZATION}\r\n"

@@ -1,4 +1,4 @@
-"""A server of one tenant with two tokens, so that one worker can meet the other's tasks."""
+"""A server of one tenant with two tokens, so that one worker can try to act on the other's tasks."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from test_bad_input import WORKER_SCOPES, call, static
 
 FIRST: Final = "worker"
 SECOND: Final = "producer"
-"""The producer's token, which works as well: its subject is "of-producer", the first one's "of-worker"."""
+"""The producer's token, which may also work: its subject is "of-producer", while the worker token's is "of-worker"."""
 SECONDS_MAX: Final = 30
 POLL_SECONDS: Final = 0.05
 
 
 def environment(**more: str) -> dict[str, str]:
-    """Returns the environment of such a server; `more` are further variables."""
+    """Returns the environment of a server with two workers; `more` adds variables."""
     env = {
         **ENVIRONMENT,
         "PRODUCER_AUTH_CONFIG": static(

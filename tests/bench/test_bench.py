@@ -19,7 +19,7 @@ from measured_server import BenchError  # noqa: E402
 
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize(("bench", "flags"), [("single", ["--frame", "8"]), ("rest", ["--clients", "4"])])
-def test_short_run_prints_one_line_of_figures_that_add_up(tmp_path: Path, bench: str, flags: list[str]) -> None:
+def test_short_run_prints_one_line_of_consistent_figures(tmp_path: Path, bench: str, flags: list[str]) -> None:
     command = [sys.executable, str(BENCH / "run.py"), bench, "--seconds", "0.5", "--warmup", "0.1", *flags]
     done = subprocess.run([*command, "--directory", tmp_path], check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -36,7 +36,7 @@ def test_short_run_prints_one_line_of_figures_that_add_up(tmp_path: Path, bench:
 
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("flags", [["--frame", "8"], ["--clients", "1"]])
-def test_short_run_of_a_cluster_prints_one_line_with_the_figures_of_each_node(tmp_path: Path, flags: list[str]) -> None:
+def test_short_cluster_run_prints_one_line_with_the_figures_of_each_node(tmp_path: Path, flags: list[str]) -> None:
     command = [sys.executable, str(BENCH / "run.py"), "raft", "--seconds", "0.5", "--warmup", "0.1", *flags]
     done = subprocess.run([*command, "--directory", tmp_path], check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -129,7 +129,7 @@ def test_short_idle_bench_prints_one_line_of_figures() -> None:
         ({"created": 10, "completed": 10, "outcomes_unanswered": 1}, {"ready": 0}),
     ],
 )
-def test_check_counts_rejects_a_run_in_which_something_is_missing(
+def test_check_counts_rejects_a_run_with_missing_tasks_or_answers(
     load: dict[str, object], queue: dict[str, int]
 ) -> None:
     nothing = {"refused": 0, "frames_unanswered": 0, "outcomes_unanswered": 0}
@@ -137,7 +137,7 @@ def test_check_counts_rejects_a_run_in_which_something_is_missing(
         run.check_counts(nothing | load, queue)
 
 
-def test_growth_is_above_the_limit_only_when_the_store_grows_steadily() -> None:
+def test_growth_exceeds_the_limit_only_if_the_store_grows_steadily() -> None:
     assert run.growth([float(size) for size in range(60)]) > run.FLAT_GROWTH_MAX
     assert run.growth([10.0, 40.0] * 30) == pytest.approx(1.0)
 
@@ -150,17 +150,17 @@ def test_growth_is_above_the_limit_only_when_the_store_grows_steadily() -> None:
         ("1\n2e3\n", 2000.0),
     ],
 )
-def test_number_of_output_is_the_key_or_the_last_number(output: str, number: float) -> None:
+def test_number_of_output_is_the_value_of_the_key_or_the_last_number(output: str, number: float) -> None:
     assert compare.number_of(output, "cycles_per_s") == number
 
 
 @pytest.mark.parametrize("output", ["", "nothing", '{"other": 3}'])
-def test_output_without_the_number_is_rejected(output: str) -> None:
+def test_output_without_a_number_is_rejected(output: str) -> None:
     with pytest.raises(compare.CompareError):
         compare.number_of(output, "cycles_per_s")
 
 
-def test_compare_fails_below_the_floor(capsys: pytest.CaptureFixture[str]) -> None:
+def test_compare_fails_if_a_result_is_below_its_floor(capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--runs", "3", "--ours", "echo 50", "--reference", "echo 100"]
     assert compare.main([*arguments, "--floor", "0.5"]) == 0
     assert json.loads(capsys.readouterr().out)["median_ratio"] == 0.5

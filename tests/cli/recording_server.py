@@ -67,7 +67,7 @@ def recording_server() -> Iterator[RecordingServer]:
         do_GET = do_POST = do_DELETE = handle_any  # noqa: N815 - the names that the base class looks for
 
         def log_message(self, *_: object) -> None:
-            """Keeps quiet."""
+            """Logs nothing."""
 
     http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     recording = RecordingServer(f"http://127.0.0.1:{http.server_port}")

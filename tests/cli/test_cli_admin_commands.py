@@ -19,7 +19,7 @@ def page(tasks: list[str], token: str, more: str = "") -> bytes:
     return f'{{"tasks":[{",".join(tasks)}],"nextPageToken":"{token}"{more}}}'.encode()
 
 
-def test_task_list_with_every_filter_reads_page_after_page(client: Run, recorder: RecordingServer) -> None:
+def test_task_list_with_every_filter_reads_all_pages(client: Run, recorder: RecordingServer) -> None:
     recorder.reply(page(TASKS[:2], "x/y="))
     recorder.reply(page(TASKS[2:], ""))
     done = client(
@@ -44,14 +44,16 @@ def test_task_list_stops_at_its_limit_and_says_how_to_continue(client: Run, reco
     assert recorder.request.path == "/v1/codeq/tasks?pageSize=2&orderBy=newest"
 
 
-def test_task_list_continues_at_a_token_and_has_the_next_one_in_json(client: Run, recorder: RecordingServer) -> None:
+def test_task_list_continues_at_a_page_token_and_prints_the_next_one_as_json(
+    client: Run, recorder: RecordingServer
+) -> None:
     recorder.reply(page(TASKS[:2], "more"))
     done = client("task", "list", "--order", "oldest", "--limit", "2", "--page-token", "t", "-o", "json")
     assert json.loads(done.stdout)["nextPageToken"] == "more"
     assert recorder.request.path == "/v1/codeq/tasks?pageSize=2&orderBy=oldest&pageToken=t"
 
 
-def test_task_list_asks_for_no_more_than_its_limit_on_the_last_page(client: Run, recorder: RecordingServer) -> None:
+def test_task_list_requests_a_smaller_last_page_to_meet_its_limit(client: Run, recorder: RecordingServer) -> None:
     recorder.reply(page([TASKS[0]] * 500, "p"))
     recorder.reply(page([TASKS[1]], "q"))
     done = client("task", "list", "--limit", "501", "-o", "json")
@@ -59,7 +61,7 @@ def test_task_list_asks_for_no_more_than_its_limit_on_the_last_page(client: Run,
     assert [request.path.split("&")[0].rpartition("=")[2] for request in recorder.requests] == ["500", "1"]
 
 
-def test_task_list_shows_all_when_asked_to(client: Run, recorder: RecordingServer) -> None:
+def test_task_list_shows_all_tasks_on_request(client: Run, recorder: RecordingServer) -> None:
     recorder.reply(page(TASKS[:2], "p"))
     recorder.reply(page(TASKS[2:], ""))
     done = client("task", "list", "--all", "-o", "json")
@@ -74,9 +76,7 @@ def test_dlq_list_without_a_queue_shows_which_queues_have_dead_letters(client: R
     assert recorder.request.path == "/v1/codeq/admin/queues?pageSize=500"
 
 
-def test_redrive_in_the_background_claims_no_numbers_that_are_not_known_yet(
-    client: Run, recorder: RecordingServer
-) -> None:
+def test_background_redrive_prints_no_counts(client: Run, recorder: RecordingServer) -> None:
     recorder.reply(b'{"matched":0,"redriven":0,"inBackground":true,"nextPageToken":""}')
     done = client("dlq", "redrive", "A", "--rate", "5", "-o", "json")
     assert json.loads(done.stdout) == {"inBackground": True, "rate": 5}
@@ -96,7 +96,7 @@ def test_dlq_list_shows_tasks_in_a_table_and_groups_in_json(client: Run, recorde
     ]
 
 
-def test_hint_to_the_next_page_names_only_options_of_the_command(client: Run, recorder: RecordingServer) -> None:
+def test_next_page_hint_names_only_options_of_the_command(client: Run, recorder: RecordingServer) -> None:
     recorder.reply(page(TASKS, "t", ',"groups":[],"total":9'))
     done = client("dlq", "list", "A", "-o", "table")
     assert done.stderr == b"more tasks: --page-token t\n"
@@ -135,7 +135,7 @@ def test_hint_to_the_next_page_names_only_options_of_the_command(client: Run, re
         ),
     ],
 )
-def test_command_posts_its_options_and_shows_the_reply(
+def test_command_sends_its_options_and_shows_the_reply(
     client: Run, recorder: RecordingServer, args: str, path: str, body: object
 ) -> None:
     recorder.reply(b'{"redriven":1}')
@@ -159,7 +159,7 @@ def test_command_posts_its_options_and_shows_the_reply(
         ("queue purge A", b"--yes is required"),
     ],
 )
-def test_wrong_usage_sends_nothing(client: Run, recorder: RecordingServer, args: str, part: bytes) -> None:
+def test_usage_error_sends_no_request(client: Run, recorder: RecordingServer, args: str, part: bytes) -> None:
     done = client(*args.split())
     assert (done.returncode, recorder.requests) == (2, [])
     assert part in done.stderr

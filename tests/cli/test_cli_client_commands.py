@@ -38,7 +38,7 @@ def test_create_with_every_option_sends_each_field(client: Run, recorder: Record
     assert sent(recorder) == {"command": "A", "payload": None, **numbers}
 
 
-def test_create_with_run_at_sends_it(client: Run, recorder: RecordingServer) -> None:
+def test_create_sends_the_run_at_option(client: Run, recorder: RecordingServer) -> None:
     recorder.reply(TASK.encode(), 202)
     client("task", "create", "A", "--payload", "-1.50", "--run-at", "2030-01-01T00:00:00Z")
     assert recorder.request.body == b'{"command":"A","payload":-1.50,"runAt":"2030-01-01T00:00:00Z"}'
@@ -80,7 +80,7 @@ def test_create_reads_payload_from_file_and_stdin(client: Run, recorder: Recordi
         ((), b"", b"a command is missing"),
     ],
 )
-def test_wrong_usage_prints_one_line_and_ends_with_exit_code_2_and_sends_nothing(
+def test_usage_error_prints_one_line_and_exits_with_code_2_without_a_request(
     client: Run, recorder: RecordingServer, args: tuple[str, ...], stdin: bytes, part: bytes
 ) -> None:
     done = client("task", *args, stdin=stdin)
@@ -124,7 +124,7 @@ def test_wrong_usage_prints_one_line_and_ends_with_exit_code_2_and_sends_nothing
         ("abandon t1 --lease-token 7", "POST /tasks/t1/abandon", {"leaseToken": "7"}),
     ],
 )
-def test_task_command_sends_the_request_and_shows_the_reply_as_it_came(
+def test_task_command_sends_the_request_and_shows_the_reply_unchanged(
     client: Run, recorder: RecordingServer, args: str, request_line: str, body: object
 ) -> None:
     recorder.reply(TASK.encode())
@@ -142,7 +142,7 @@ def test_complete_sends_result_byte_for_byte(client: Run, recorder: RecordingSer
     assert recorder.request.body == b'{"status":"COMPLETED","result":' + PAYLOAD.encode() + b"}"
 
 
-def test_result_asks_with_the_wait_and_shows_the_record_in_a_table(client: Run, recorder: RecordingServer) -> None:
+def test_result_sends_the_wait_and_shows_the_record_in_a_table(client: Run, recorder: RecordingServer) -> None:
     record = '{"taskId":"t1","status":"COMPLETED","result":1.10}'
     recorder.reply(f'{{"task":{TASK},"result":{record}}}'.encode())
     done = client("task", "result", "t1", "--wait", "5", "-o", "table")
@@ -150,7 +150,7 @@ def test_result_asks_with_the_wait_and_shows_the_record_in_a_table(client: Run, 
     assert done.stdout == b"taskId  t1\nstatus  COMPLETED\nresult  1.10\n"
 
 
-def test_claim_with_nothing_to_claim_ends_with_exit_code_3(client: Run, recorder: RecordingServer) -> None:
+def test_claim_on_an_empty_queue_exits_with_code_3(client: Run, recorder: RecordingServer) -> None:
     recorder.reply(b"", 204)
     recorder.reply(b"", 204)
     plain, as_json = client("task", "claim"), client("task", "claim", "-o", "json")
@@ -186,7 +186,7 @@ def test_yaml_keeps_the_digits_of_numbers(client: Run, recorder: RecordingServer
     }
 
 
-def test_queue_list_reads_every_page_and_joins_them(client: Run, recorder: RecordingServer) -> None:
+def test_queue_list_reads_and_joins_every_page(client: Run, recorder: RecordingServer) -> None:
     queues = [f'{{"command":"{name}","ready":{n},"oldestAgeSeconds":0.50}}' for n, name in enumerate("ABC")]
     for _ in range(2):
         recorder.reply(f'{{"queues":[{queues[0]},{queues[1]}],"nextPageToken":"b/c="}}'.encode())
@@ -205,13 +205,13 @@ def test_queue_list_reads_every_page_and_joins_them(client: Run, recorder: Recor
     assert rows == [["A", "0", "0.50"], ["B", "1", "0.50"], ["C", "2", "0.50"]]
 
 
-def test_queue_list_ends_when_the_server_repeats_a_page(client: Run, recorder: RecordingServer) -> None:
+def test_queue_list_stops_if_the_server_repeats_a_page(client: Run, recorder: RecordingServer) -> None:
     recorder.replies = [(200, b'{"queues":[],"nextPageToken":"x"}')] * 3
     done = client("queue", "list")
     assert (done.returncode, len(recorder.requests)) == (4, 2)
 
 
-def test_queue_stats_asks_for_the_queue(client: Run, recorder: RecordingServer) -> None:
+def test_queue_stats_requests_the_named_queue(client: Run, recorder: RecordingServer) -> None:
     recorder.reply(b'{"command":"A","ready":3}')
     assert client("queue", "stats", "A", "-o", "table").stdout == b"command  A\nready    3\n"
     assert recorder.request.path == "/v1/codeq/admin/queues/A"
@@ -220,23 +220,23 @@ def test_queue_stats_asks_for_the_queue(client: Run, recorder: RecordingServer) 
 ERROR = b'{"error":"no task\\nt1 \\u001b[2J","code":"NOT_FOUND","reason":"TASK_NOT_FOUND","details":[]}'
 
 
-def test_rejection_is_one_line_with_the_reason_and_exit_code_1(client: Run, recorder: RecordingServer) -> None:
+def test_rejection_prints_one_line_with_the_reason_and_exits_with_code_1(
+    client: Run, recorder: RecordingServer
+) -> None:
     recorder.reply(ERROR, 404)
     done = client("task", "get", "t1")
     assert (done.returncode, done.stdout) == (1, b"")
     assert done.stderr == b"error: no task t1 \\x1b[2J (TASK_NOT_FOUND)\n"
 
 
-def test_rejection_in_json_is_the_error_body(client: Run, recorder: RecordingServer) -> None:
+def test_rejection_with_json_output_prints_the_error_body(client: Run, recorder: RecordingServer) -> None:
     recorder.reply(ERROR, 404)
     done = client("task", "get", "t1", "-o", "json")
     assert (done.returncode, done.stdout, done.stderr) == (1, b"", ERROR + b"\n")
 
 
 @pytest.mark.parametrize("body", [b"<html>", b"[]", b'{"error":1}', b""])
-def test_rejection_by_another_kind_of_server_shows_the_status(
-    client: Run, recorder: RecordingServer, body: bytes
-) -> None:
+def test_rejection_by_a_foreign_server_shows_its_status(client: Run, recorder: RecordingServer, body: bytes) -> None:
     recorder.reply(body, 502)
     done = client("task", "get", "t1")
     assert (done.returncode, done.stderr) == (1, b"error: the server answered 502 Bad Gateway (HTTP_502)\n")
@@ -250,7 +250,7 @@ def test_redirect_is_rejected(client: Run, recorder: RecordingServer) -> None:
 
 
 @pytest.mark.parametrize("args", [("task", "get", "t1"), ("task", "result", "t1", "-o", "table"), ("queue", "list")])
-def test_reply_of_another_kind_of_server_ends_with_exit_code_4(
+def test_reply_of_a_foreign_server_exits_with_code_4(
     client: Run, recorder: RecordingServer, args: tuple[str, ...]
 ) -> None:
     recorder.reply(b"hello")
@@ -259,14 +259,14 @@ def test_reply_of_another_kind_of_server_ends_with_exit_code_4(
     assert done.stderr.endswith(b" (CONNECTION_FAILED)\n")
 
 
-def test_connection_refused_ends_with_exit_code_4(run: Run) -> None:
+def test_refused_connection_exits_with_code_4(run: Run) -> None:
     done = run("--endpoint", "http://127.0.0.1:1", "task", "get", "t1")
     assert (done.returncode, done.stdout) == (4, b"")
     assert done.stderr.startswith(b"error: http://127.0.0.1:1: ")
     assert done.stderr.endswith(b" (CONNECTION_FAILED)\n")
 
 
-def test_option_after_the_command_overrides_the_same_option_before_it(run: Run, recorder: RecordingServer) -> None:
+def test_option_after_the_command_overrides_one_before_it(run: Run, recorder: RecordingServer) -> None:
     recorder.reply(b'{"id":"t1"}')
     before = ["-o", "yaml", "--endpoint", "http://127.0.0.1:1", "--token", "front"]
     behind = ["-o", "table", "--endpoint", recorder.endpoint, "--token", "behind"]
@@ -274,36 +274,34 @@ def test_option_after_the_command_overrides_the_same_option_before_it(run: Run, 
     assert recorder.request.headers["authorization"] == "Bearer behind"
 
 
-def test_call_without_token_sends_none(run: Run, recorder: RecordingServer) -> None:
+def test_call_without_a_token_sends_no_authorization_header(run: Run, recorder: RecordingServer) -> None:
     recorder.reply(b"{}")
     assert run("task", "get", "t1", CODEQ_ENDPOINT=recorder.endpoint + "/prefix/").returncode == 0
     assert "authorization" not in recorder.request.headers
     assert recorder.request.path == "/prefix/v1/codeq/tasks/t1"
 
 
-def test_token_is_in_no_message(run: Run) -> None:
+def test_token_appears_in_no_output(run: Run) -> None:
     done = run("task", "get", "t1", CODEQ_TOKEN="se cret")
     assert done.returncode == 2
     assert b"se cret" not in done.stderr
     assert b"CODEQ_TOKEN" in done.stderr
 
 
-def test_reply_that_is_too_large_ends_with_exit_code_4(client: Run, recorder: RecordingServer) -> None:
+def test_oversized_reply_exits_with_code_4(client: Run, recorder: RecordingServer) -> None:
     recorder.reply(b'{"id":"' + b"x" * transport.REPLY_BYTES_MAX + b'"}')
     done = client("task", "get", "t1")
     assert (done.returncode, done.stdout) == (4, b"")
     assert b"larger than 16777216 bytes" in done.stderr
 
 
-def test_requested_wait_adds_to_the_time_allowed_for_the_reply(
-    recorder: RecordingServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_requested_wait_extends_the_reply_timeout(recorder: RecordingServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rest, "REPLY_SECONDS_MAX", 0.0)
     recorder.reply(b"{}")
     assert rest.Server((recorder.endpoint,), None).call("GET", "/tasks/t1/result", wait_seconds=20) == "{}"
 
 
-def test_reply_that_does_not_come_in_time_is_a_failed_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reply_timeout_is_reported_as_a_failed_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rest, "REPLY_SECONDS_MAX", 0.01)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         silent_server = rest.Server((f"http://127.0.0.1:{silent.getsockname()[1]}",), None)
@@ -312,7 +310,7 @@ def test_reply_that_does_not_come_in_time_is_a_failed_connection(monkeypatch: py
     assert failed.value.exit_code == ExitCode.CONNECTION_FAILED
 
 
-def test_payload_is_the_bytes_given_in_every_locale(run: Run, recorder: RecordingServer) -> None:
+def test_payload_bytes_are_unchanged_in_every_locale(run: Run, recorder: RecordingServer) -> None:
     recorder.reply(b"{}")
     locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     done = run("task", "create", "A", "--payload", '"\u20ac"', CODEQ_ENDPOINT=recorder.endpoint, **locale)

@@ -47,12 +47,12 @@ def test_cluster_status_shows_groups_and_members_in_tables(client: Run, recorder
     assert members[2] == ["b", "LEARNER", "false", "b:7000", "4", "5", "false"]
 
 
-def test_cluster_status_in_json_is_the_reply(client: Run, recorder: RecordingServer) -> None:
+def test_cluster_status_with_json_output_prints_the_reply(client: Run, recorder: RecordingServer) -> None:
     recorder.reply(STATUS)
     assert client("cluster", "status", "-o", "json").stdout == STATUS + b"\n"
 
 
-def test_cluster_status_of_a_single_server_says_so(client: Run, recorder: RecordingServer) -> None:
+def test_cluster_status_of_a_single_server_says_that_raft_is_disabled(client: Run, recorder: RecordingServer) -> None:
     recorder.reply(b'{"enabled":false,"numGroups":0,"groups":[],"fsync":true}')
     lines = client("cluster", "status", "-o", "table").stdout.decode().splitlines()
     assert lines[0].split() == ["enabled", "false"]
@@ -68,7 +68,7 @@ def test_cluster_status_of_a_single_server_says_so(client: Run, recorder: Record
         ("transfer b", "POST", "/transfer", {"id": "b"}),
     ],
 )
-def test_cluster_changes_send_what_was_asked(
+def test_membership_commands_send_their_arguments(
     client: Run, recorder: RecordingServer, args: str, method: str, path: str, body: object
 ) -> None:
     recorder.reply(STATUS)
@@ -93,7 +93,7 @@ def test_call_to_a_follower_reaches_the_leader_with_body_and_token(client: Run, 
         assert leader.request.headers["authorization"] == recorder.request.headers["authorization"]
 
 
-def test_call_that_no_server_takes_ends_with_the_rejection(client: Run, recorder: RecordingServer) -> None:
+def test_call_rejected_by_every_server_reports_the_rejection(client: Run, recorder: RecordingServer) -> None:
     with recording_server() as other:
         recorder.location = f"{other.endpoint}/v1/codeq/raft/status"
         other.location = f"{recorder.endpoint}/v1/codeq/raft/status"
@@ -104,7 +104,7 @@ def test_call_that_no_server_takes_ends_with_the_rejection(client: Run, recorder
         assert (len(recorder.requests), len(other.requests)) == (2, 2)
 
 
-def test_redirect_of_others_is_not_followed(client: Run, recorder: RecordingServer) -> None:
+def test_redirect_to_an_unknown_server_is_not_followed(client: Run, recorder: RecordingServer) -> None:
     with recording_server() as other:
         recorder.location = other.endpoint
         recorder.reply(b"moved", 307)

@@ -33,7 +33,7 @@ def shown(run: Run, *args: str, **environment: str) -> dict[str, tuple[str, str]
     return {row["key"]: (row["value"], row["source"]) for row in json.loads(done.stdout)["settings"]}
 
 
-def test_set_writes_a_file_for_the_owner_alone(run: Run, tmp_path: Path) -> None:
+def test_set_writes_a_file_that_only_its_owner_can_read(run: Run, tmp_path: Path) -> None:
     assert run("config", "set", "endpoint", URL).returncode == 0
     assert run("config", "set", "token", "secret").returncode == 0
     path = profile_file(tmp_path)
@@ -43,7 +43,7 @@ def test_set_writes_a_file_for_the_owner_alone(run: Run, tmp_path: Path) -> None
     assert [entry.name for entry in path.parent.iterdir()] == ["config.yaml"]
 
 
-def test_set_closes_a_file_that_is_open_to_others(run: Run, tmp_path: Path) -> None:
+def test_set_removes_access_by_others_from_an_existing_file(run: Run, tmp_path: Path) -> None:
     profile_file(tmp_path).parent.mkdir()
     profile_file(tmp_path).write_text("endpoint: http://h\n")
     profile_file(tmp_path).chmod(0o644)
@@ -80,7 +80,7 @@ def test_set_with_a_malformed_value_changes_nothing(run: Run, tmp_path: Path, ke
     assert not profile_file(tmp_path).exists()
 
 
-def test_home_is_where_the_profile_is_by_default(run: Run, tmp_path: Path) -> None:
+def test_profile_is_in_the_home_directory_by_default(run: Run, tmp_path: Path) -> None:
     run("config", "set", "endpoint", URL, CODEQ_CONFIG_DIR="", HOME=str(tmp_path))
     assert (tmp_path / ".codeq" / "config.yaml").exists()
 
@@ -114,8 +114,8 @@ def test_profiles_are_named_sets_of_settings(run: Run, tmp_path: Path) -> None:
     assert shown(run)["endpoint"] == (URL, str(profile_file(tmp_path)))
     assert shown(run, CODEQ_PROFILE="prod")["endpoint"] == ("http://a,http://b", named)
     variable = {"CODEQ_TOKEN": "from-environment", "CODEQ_PROFILE": "prod"}
-    assert shown(run, **variable)["token"] == ("********", "CODEQ_TOKEN")  # one variable over all of a profile
-    assert shown(run, "--profile", "prod", **variable)["token"] == ("********", named)  # an option over variables
+    assert shown(run, **variable)["token"] == ("********", "CODEQ_TOKEN")  # a variable overrides a profile
+    assert shown(run, "--profile", "prod", **variable)["token"] == ("********", named)  # an option overrides variables
     assert run("config", "get", "worker-token", "--profile", "prod").stdout == b"w\n"
     missing = run("--profile", "test", "task", "get", "t1")
     assert (missing.returncode, b"no profile 'test'; it has prod" in missing.stderr) == (2, True)
@@ -139,7 +139,7 @@ def test_profiles_are_named_sets_of_settings(run: Run, tmp_path: Path) -> None:
         (b"token: " + b"x" * 65536, b"larger than 65536 bytes"),
     ],
 )
-def test_unusable_profile_file_is_named(run: Run, tmp_path: Path, content: bytes, part: bytes) -> None:
+def test_error_names_the_unusable_profile_file(run: Run, tmp_path: Path, content: bytes, part: bytes) -> None:
     profile_file(tmp_path).parent.mkdir()
     profile_file(tmp_path).write_bytes(content)
     done = run("task", "get", "t1")
@@ -149,14 +149,14 @@ def test_unusable_profile_file_is_named(run: Run, tmp_path: Path, content: bytes
     assert done.stderr.endswith(b"(CONFIGURATION)\n")
 
 
-def test_profile_file_whose_folder_cannot_be_made_is_named(run: Run, tmp_path: Path) -> None:
+def test_error_names_the_profile_file_if_its_folder_cannot_be_created(run: Run, tmp_path: Path) -> None:
     (tmp_path / "profile").write_text("a file")
     done = run("config", "set", "endpoint", URL)
     assert done.returncode == 2
     assert b"Not a directory" in done.stderr
 
 
-def test_check_shows_the_settings_in_force_without_secrets(run: Run, tmp_path: Path) -> None:
+def test_check_shows_the_effective_settings_without_secrets(run: Run, tmp_path: Path) -> None:
     (tmp_path / "codeq.yaml").write_text("port: 8181\nlogLevel: warn\n")
     done = run("config", "check", "--config", "codeq.yaml", LOG_LEVEL="debug", **STATIC)
     assert (done.returncode, done.stderr) == (0, b"")
@@ -165,7 +165,7 @@ def test_check_shows_the_settings_in_force_without_secrets(run: Run, tmp_path: P
     assert b"hidden-token" not in done.stdout
 
 
-def test_check_names_an_unknown_key(run: Run, tmp_path: Path) -> None:
+def test_check_reports_an_unknown_key(run: Run, tmp_path: Path) -> None:
     (tmp_path / "codeq.yaml").write_text("prot: 8181\n")
     done = run("config", "check", "--config", "codeq.yaml", "--dev")
     assert (done.returncode, done.stdout) == (2, b"")
@@ -173,7 +173,7 @@ def test_check_names_an_unknown_key(run: Run, tmp_path: Path) -> None:
     assert done.stderr.count(b"\n") == 1
 
 
-def test_check_without_a_configured_token_fails_except_for_development(run: Run) -> None:
+def test_check_without_a_token_fails_except_in_dev_mode(run: Run) -> None:
     assert run("config", "check").returncode == 2
     assert run("config", "check", "--dev").returncode == 0
 
@@ -192,7 +192,7 @@ def test_check_without_a_configured_token_fails_except_for_development(run: Run)
         (("--config", "missing.yaml"), {}, b"--config: "),
     ],
 )
-def test_serve_names_a_wrong_setting_in_one_line(
+def test_serve_reports_an_invalid_setting_in_one_line(
     run: Run, args: tuple[str, ...], environment: dict[str, str], key: bytes
 ) -> None:
     done = run("serve", "--dev", *args, **environment)
@@ -202,7 +202,7 @@ def test_serve_names_a_wrong_setting_in_one_line(
     assert done.stderr.count(b"\n") == 1
 
 
-def test_version_is_printed_as_documented(run: Run) -> None:
+def test_version_output_matches_the_document(run: Run) -> None:
     done = run("--version")
     assert done.returncode == 0
     assert done.stdout.startswith(b"codeq version 0.")
@@ -234,7 +234,7 @@ def test_client_commands_do_not_import_the_server(run: Run) -> None:
     assert b"grpc" not in done.stderr
 
 
-def test_check_for_a_gateway_needs_its_servers_and_their_secret(run: Run) -> None:
+def test_gateway_check_requires_servers_and_their_secret(run: Run) -> None:
     refused = run("config", "check", "--mode", "gateway")
     assert (refused.returncode, refused.stderr.split(b":")[1].strip()) == (2, b"SERVER_ADDRS")
     refused = run("config", "check", "--mode", "gateway", SERVER_ADDRS="a:1")
@@ -244,7 +244,7 @@ def test_check_for_a_gateway_needs_its_servers_and_their_secret(run: Run) -> Non
     assert (checked.returncode, json.loads(checked.stdout)["serverAddrs"]) == (0, ["a:1", "b:2"])
 
 
-def test_check_for_a_server_without_rest_needs_a_listener(run: Run) -> None:
+def test_check_of_a_server_without_rest_requires_a_grpc_listener(run: Run) -> None:
     silent = {"WORKER_STREAM_ADDR": "", "PRODUCER_STREAM_ADDR": ""}
     assert run("config", "check", "--dev", **silent).returncode == 0
     refused = run("config", "check", "--dev", "--mode", "server", **silent)
@@ -252,20 +252,20 @@ def test_check_for_a_server_without_rest_needs_a_listener(run: Run) -> None:
 
 
 @pytest.mark.parametrize("command", [["server", "--dev"], ["gateway"]])
-def test_impossible_start_names_the_setting(run: Run, command: list[str]) -> None:
+def test_startup_error_names_the_missing_address(run: Run, command: list[str]) -> None:
     refused = run(*command, WORKER_STREAM_ADDR="", PRODUCER_STREAM_ADDR="")
     assert refused.returncode == 2
     assert refused.stderr.count(b"_ADDR") >= 1
 
 
-def test_check_warns_of_settings_without_effect(run: Run) -> None:
+def test_check_warns_about_settings_without_effect(run: Run) -> None:
     done = run("config", "check", OTEL_EXPORTER_OTLP_ENDPOINT="http://collector:4317", **STATIC)
     assert done.returncode == 0
     assert done.stderr.startswith(b"warning: OTEL_EXPORTER_OTLP_ENDPOINT: ")
 
 
-def test_server_beside_the_foreign_distribution_codeq_names_it(run: Run, tmp_path: Path) -> None:
-    merged = tmp_path / "codeq"  # as two installations into one folder leave it
+def test_error_names_the_foreign_distribution_codeq(run: Run, tmp_path: Path) -> None:
+    merged = tmp_path / "codeq"  # as left by two installations into one folder
     merged.mkdir()
     for path in Path(codeq.__file__).parent.iterdir():
         (merged / path.name).symlink_to(path)

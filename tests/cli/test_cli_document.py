@@ -28,12 +28,12 @@ def _commands(group: Any, path: str = "") -> Iterator[tuple[str, set[str]]]:
 COMMANDS = dict(_commands(typer.main.get_group(app)))
 
 
-def test_commands_are_found() -> None:
+def test_command_list_is_not_empty() -> None:
     assert {"serve", "task create", "task artifact get"} < COMMANDS.keys()
     assert "--payload" in COMMANDS["task create"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_document_has_the_command_and_its_options(command: str) -> None:
+def test_document_describes_the_command_and_its_options(command: str) -> None:
     assert f"`{command}" in DOCUMENT
     assert {option for option in COMMANDS[command] if option not in DOCUMENT} == set()

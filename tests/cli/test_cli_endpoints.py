@@ -15,7 +15,7 @@ def _unused_port() -> int:
     return port
 
 
-def test_endpoint_that_is_not_there_is_passed_over(run: Run, recorder: RecordingServer) -> None:
+def test_unreachable_endpoint_is_skipped(run: Run, recorder: RecordingServer) -> None:
     recorder.reply(b"{}")
     nobody = f"http://127.0.0.1:{_unused_port()}"
     both = f"{nobody},{recorder.endpoint}"
@@ -24,7 +24,7 @@ def test_endpoint_that_is_not_there_is_passed_over(run: Run, recorder: Recording
     assert (done.returncode, done.stderr.count(b"Connection refused")) == (4, 2)
 
 
-def test_endpoint_that_knows_no_leader_is_passed_over(run: Run, recorder: RecordingServer) -> None:
+def test_endpoint_that_knows_no_leader_is_skipped(run: Run, recorder: RecordingServer) -> None:
     with recording_server() as other:
         other.reply(b'{"error":"no leader","code":"UNAVAILABLE","reason":"NOT_LEADER"}', 503)
         recorder.reply(b"{}")
@@ -32,7 +32,7 @@ def test_endpoint_that_knows_no_leader_is_passed_over(run: Run, recorder: Record
         assert run("--endpoint", both, "task", "create", "A", "--payload", "1").returncode == 0
 
 
-def test_write_whose_outcome_is_unknown_is_not_sent_to_another_endpoint(run: Run, recorder: RecordingServer) -> None:
+def test_write_with_an_unknown_outcome_is_not_sent_to_another_endpoint(run: Run, recorder: RecordingServer) -> None:
     with recording_server() as other:
         other.reply(b'{"error":"unknown","code":"UNAVAILABLE","reason":"OUTCOME_UNKNOWN"}', 503)
         done = run("--endpoint", f"{other.endpoint},{recorder.endpoint}", "task", "create", "A", "--payload", "1")
@@ -48,7 +48,7 @@ def test_rejection_after_a_redirect_names_the_rejecting_server(client: Run, reco
     assert done.stderr.decode() == f"error: no task (from {leader.endpoint}) (TASK_NOT_FOUND)\n"
 
 
-def test_lost_leader_is_named_rather_than_the_asked_node(client: Run, recorder: RecordingServer) -> None:
+def test_error_names_the_lost_leader_rather_than_the_endpoint(client: Run, recorder: RecordingServer) -> None:
     gone = f"http://127.0.0.1:{_unused_port()}"
     recorder.location = f"{gone}/v1/codeq/tasks/t1"
     recorder.reply(b'{"error":"node-b leads","code":"UNAVAILABLE","reason":"NOT_LEADER"}', 307)
@@ -58,7 +58,7 @@ def test_lost_leader_is_named_rather_than_the_asked_node(client: Run, recorder: 
     )
 
 
-def test_calls_of_workers_carry_the_worker_token(run: Run, recorder: RecordingServer) -> None:
+def test_worker_commands_send_the_worker_token(run: Run, recorder: RecordingServer) -> None:
     tokens = {"CODEQ_ENDPOINT": recorder.endpoint, "CODEQ_TOKEN": "producer", "CODEQ_WORKER_TOKEN": "worker"}
     calls = ("create A --payload 1", "claim", "heartbeat t", "complete t", "nack t", "abandon t", "progress t 1")
     for call in (*calls, "fail t --error x", "cancel t", "claim --token mine"):
@@ -80,7 +80,7 @@ def test_grpc_port_given_as_an_endpoint_is_recognised(run: Run) -> None:
     assert (done.returncode, done.stderr.decode()) == (4, text)
 
 
-def test_port_of_another_protocol_is_named_as_such(run: Run) -> None:
+def test_error_says_that_a_port_speaks_another_protocol(run: Run) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as pool:
         endpoint = f"http://127.0.0.1:{listener.getsockname()[1]}"
         pool.submit(_greet, listener)

@@ -6,33 +6,33 @@ from codeq_cli import json_text
 OBJECT = ' { "a" : 1.50, "b":[ 1 , {"c":"]}"} ],"a\\u0062": "x\\"y" , "n":null}\n'
 
 
-def test_members_of_object_are_the_texts_as_written() -> None:
+def test_object_members_are_returned_as_written() -> None:
     assert json_text.members(OBJECT) == {"a": "1.50", "b": '[ 1 , {"c":"]}"} ]', "ab": '"x\\"y"', "n": "null"}
 
 
-def test_elements_of_array_are_the_texts_as_written() -> None:
+def test_array_elements_are_returned_as_written() -> None:
     assert json_text.elements('[ {"a": 1e400} , "," ,-0]') == ['{"a": 1e400}', '","', "-0"]
 
 
 @pytest.mark.parametrize(("text", "function"), [("{ }", json_text.members), ("[\n]", json_text.elements)])
-def test_empty_container_has_no_items(text: str, function: object) -> None:
+def test_empty_object_or_array_has_no_items(text: str, function: object) -> None:
     assert callable(function)
     assert not function(text)
 
 
 @pytest.mark.parametrize("text", ["", "[1]", "1", "{", '{"a":1}x', '{"a":NaN}'])
-def test_members_raises_if_the_text_is_not_one_object(text: str) -> None:
+def test_members_raises_an_error_if_the_text_is_not_one_object(text: str) -> None:
     with pytest.raises(ValueError, match=r"."):
         json_text.members(text)
 
 
 @pytest.mark.parametrize("text", ["", "  ", "NaN", "-Infinity", "{a:1}", "1 2", '"\t"', "'x'", "[1,]", "\ufeff1"])
-def test_parse_raises_if_the_text_is_not_json(text: str) -> None:
+def test_parse_raises_an_error_if_the_text_is_not_json(text: str) -> None:
     with pytest.raises(ValueError, match=r"."):
         json_text.parse(text)
 
 
-def test_parse_raises_if_the_text_is_nested_too_deeply() -> None:
+def test_parse_raises_an_error_if_the_text_is_nested_too_deeply() -> None:
     with pytest.raises(ValueError, match="nested"):
         json_text.parse("[" * 200000)
 

@@ -44,7 +44,7 @@ def codeq(run: Run, server: ServerProcess) -> Codeq:
     return Codeq(run, server)
 
 
-def test_task_is_created_claimed_completed_and_read(codeq: Codeq) -> None:
+def test_commands_take_a_task_from_creation_to_its_result(codeq: Codeq) -> None:
     created = codeq("task", "create", "ORDER", "--payload", PAYLOAD, "--priority", "5")
     assert f'"payload":{PAYLOAD}' in created.stdout.decode()
     task_id = json.loads(created.stdout)["id"]
@@ -66,7 +66,7 @@ def test_task_is_created_claimed_completed_and_read(codeq: Codeq) -> None:
     assert (counts["ready"], counts["claimed"]) == (0, 0)
 
 
-def test_artifacts_are_sent_with_a_result_and_fetched(codeq: Codeq, tmp_path: Path) -> None:
+def test_artifacts_sent_with_a_result_can_be_fetched(codeq: Codeq, tmp_path: Path) -> None:
     report = tmp_path / "report.pdf"
     report.write_bytes(bytes(range(256)))
     for way in (("complete",), ("fail", "--error", "no")):
@@ -103,7 +103,7 @@ def test_nacked_task_is_scheduled_and_failed_task_shows_its_error(codeq: Codeq) 
     assert (failed["status"], failed["error"]) == ("FAILED", "no such address")
 
 
-def test_schedule_and_attempts_of_a_task_are_those_asked_for(codeq: Codeq) -> None:
+def test_task_has_the_requested_schedule_and_attempts(codeq: Codeq) -> None:
     create = ("task", "create", "LATER", "--payload", "{}")
     at = codeq.json(*create, "--run-at", "2100-01-01T00:00:00Z", "--max-attempts", "7")
     assert (at["status"], at["runAt"][:19], at["maxAttempts"]) == ("SCHEDULED", "2100-01-01T00:00:00", 7)
@@ -120,7 +120,7 @@ def test_output_formats_show_the_same_task(codeq: Codeq) -> None:
     assert table[b"payload"] == PAYLOAD.encode()
 
 
-def test_queue_list_shows_every_queue_in_order(codeq: Codeq) -> None:
+def test_queue_list_shows_all_queues_in_order(codeq: Codeq) -> None:
     for command in ("b", "A", "c"):
         codeq.json("task", "create", command, "--payload", "1")
     assert [queue["command"] for queue in codeq.json("queue", "list")["queues"]] == ["A", "b", "c"]
@@ -146,7 +146,7 @@ def test_failures_have_the_documented_exit_codes(codeq: Codeq, server: ServerPro
     assert codeq.refused("task", "get", task_id) == (4, "CONNECTION_FAILED")
 
 
-def test_store_check_rejects_the_store_of_a_running_server_and_finds_a_stopped_one_clean(
+def test_store_check_rejects_a_store_in_use_and_passes_once_the_server_stops(
     codeq: Codeq, server: ServerProcess
 ) -> None:
     codeq.json("task", "create", "A", "--payload", "1")
@@ -156,7 +156,7 @@ def test_store_check_rejects_the_store_of_a_running_server_and_finds_a_stopped_o
     assert (summary["pending"], summary["differences"]) == (1, 0)
 
 
-def test_payload_file_of_the_maximum_size_is_accepted_and_one_byte_more_rejected(codeq: Codeq, tmp_path: Path) -> None:
+def test_payload_file_of_maximum_size_is_accepted_but_not_one_byte_more(codeq: Codeq, tmp_path: Path) -> None:
     (tmp_path / "largest.json").write_bytes(b'"' + b"x" * (1024 * 1024 - 2) + b'"')
     (tmp_path / "larger.json").write_bytes(b'"' + b"x" * (1024 * 1024 - 1) + b'"')
     task = codeq.json("task", "create", "A", "--payload", "@largest.json")

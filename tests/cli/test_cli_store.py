@@ -27,7 +27,7 @@ def spoil(store: Path) -> None:
     opened.close()
 
 
-def test_check_of_a_consistent_store_ends_with_exit_code_0(run: Run, store: Path) -> None:
+def test_check_of_a_consistent_store_exits_with_code_0(run: Run, store: Path) -> None:
     done = run("store", "check", str(store))
     assert (done.returncode, done.stderr) == (0, b"")
     assert (json.loads(done.stdout)["differences"], json.loads(done.stdout)["found"]) == (0, [])
@@ -36,7 +36,7 @@ def test_check_of_a_consistent_store_ends_with_exit_code_0(run: Run, store: Path
     assert b"differences  0\n" in table.stdout
 
 
-def test_check_of_contradicting_rows_shows_each_key_and_ends_with_exit_code_1(run: Run, store: Path) -> None:
+def test_check_of_inconsistent_rows_shows_each_key_and_exits_with_code_1(run: Run, store: Path) -> None:
     spoil(store)
     done = run("store", "check", str(store))
     summary = json.loads(done.stdout)
@@ -46,7 +46,7 @@ def test_check_of_contradicting_rows_shows_each_key_and_ends_with_exit_code_1(ru
     assert table[0].startswith(b"? " + b"unknown".hex().encode() + b": ")
 
 
-def test_check_of_a_store_that_is_open_elsewhere_is_rejected(run: Run, store: Path) -> None:
+def test_check_of_a_store_in_use_is_rejected(run: Run, store: Path) -> None:
     opened = RocksStore(store, fsync=False)
     done = run("store", "check", str(store), "-o", "json")
     opened.close()
@@ -55,7 +55,7 @@ def test_check_of_a_store_that_is_open_elsewhere_is_rejected(run: Run, store: Pa
     assert run("store", "check", str(store)).returncode == 0
 
 
-def test_check_without_a_store_names_the_path(run: Run, tmp_path: Path) -> None:
+def test_check_of_a_missing_store_names_the_path(run: Run, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for path in ("missing", "file"):
         done = run("store", "check", path)

@@ -30,14 +30,14 @@ TASK = '{"id":"t1"}'
         ("tsk", "no such command 'tsk'; see codeq --help"),
     ],
 )
-def test_wrong_usage_is_explained_in_plain_words(client: Run, args: str, told: str) -> None:
+def test_usage_errors_are_explained_in_plain_words(client: Run, args: str, told: str) -> None:
     assert client(*args.split()).stderr.decode().startswith(f"error: {told}")
 
 
 @pytest.mark.parametrize(
     ("written", "seconds"), [("90", 90), ("90s", 90), ("5m", 300), ("1h30m", 5400), ("1D", 86400), ("0", 0)]
 )
-def test_durations_are_accepted_in_the_usual_notations(
+def test_durations_are_accepted_in_common_notations(
     client: Run, recorder: RecordingServer, written: str, seconds: int
 ) -> None:
     recorder.reply(b"{}")
@@ -46,8 +46,8 @@ def test_durations_are_accepted_in_the_usual_notations(
 
 
 @pytest.mark.usefixtures("_interruptible")
-def test_interrupt_while_the_command_starts_leaves_no_traceback(plain_environment: dict[str, str]) -> None:
-    # The interrupt comes in the middle of the imports, which take most of the time of a short command.
+def test_interrupt_during_startup_prints_no_traceback(plain_environment: dict[str, str]) -> None:
+    # The interrupt arrives during the imports, which take most of a command's time.
     program = (
         "import os, signal, sys, builtins\n"
         "real = builtins.__import__\n"
@@ -64,7 +64,7 @@ def test_interrupt_while_the_command_starts_leaves_no_traceback(plain_environmen
     assert (done.returncode, done.stderr) == (-signal.SIGINT, b"")
 
 
-def test_help_exits_with_0_when_its_reader_leaves(plain_environment: dict[str, str]) -> None:
+def test_help_exits_with_0_when_its_reader_closes_the_pipe(plain_environment: dict[str, str]) -> None:
     command = f"set -o pipefail; {sys.executable} -m codeq_cli.main --help | head -2"
     done = subprocess.run(["bash", "-c", command], env=plain_environment, capture_output=True, timeout=30, check=False)
     assert (done.returncode, done.stderr) == (0, b"")
@@ -77,7 +77,7 @@ def test_help_exits_with_0_when_its_reader_leaves(plain_environment: dict[str, s
         (["task", "get", "t1"], {"yaml", "rich", "codeq_server", "codeq_cli.cluster_commands"}),
     ],
 )
-def test_commands_import_no_more_than_they_use(
+def test_commands_import_only_what_they_use(
     plain_environment: dict[str, str], recorder: RecordingServer, args: list[str], unwanted: set[str]
 ) -> None:
     recorder.reply(b"{}")
@@ -97,14 +97,14 @@ def test_commands_import_no_more_than_they_use(
 
 @pytest.fixture
 def _interruptible() -> Iterator[None]:
-    """Lets processes started here take SIGINT, also where these tests run in a shell's background, which ignores it."""
+    """Lets child processes receive SIGINT even if the tests run in a shell's background, where it is ignored."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.usefixtures("_interruptible")
-def test_interrupted_command_dies_by_the_signal_silently(plain_environment: dict[str, str]) -> None:
+def test_interrupted_command_exits_silently_by_the_signal(plain_environment: dict[str, str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
         command = [sys.executable, "-m", "codeq_cli.main", "--endpoint", endpoint, "task", "claim", "--wait", "30"]
@@ -118,7 +118,7 @@ def test_interrupted_command_dies_by_the_signal_silently(plain_environment: dict
 
 
 @pytest.mark.parametrize("args", [("task", "get", "t1"), ("config", "get", "endpoint")])
-def test_command_ends_quietly_when_its_reader_leaves(
+def test_command_exits_quietly_when_its_reader_closes_the_pipe(
     plain_environment: dict[str, str], recorder: RecordingServer, args: tuple[str, ...]
 ) -> None:
     recorder.reply(TASK.encode())

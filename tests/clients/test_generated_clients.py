@@ -17,7 +17,7 @@ HERE = Path(__file__).parent
 TOOLS = HERE.parents[1] / ".tools"
 NODE = HERE / "node" / "node_modules"
 SECONDS_MAX = 240
-"""Time that a generator or a compiler may take, on a machine with other work."""
+"""Time that a generator or compiler may take on a busy machine."""
 
 pytestmark = pytest.mark.timeout(3 * SECONDS_MAX)
 
@@ -42,11 +42,11 @@ def run(folder: Path, *command: str | Path) -> str:
     return done.stdout + done.stderr
 
 
-def test_document_passes_a_validator(document: Path) -> None:
+def test_openapi_document_passes_a_validator(document: Path) -> None:
     validate(json.loads(document.read_bytes()))
 
 
-def test_python_client(server: ServerProcess, document: Path, tmp_path: Path) -> None:
+def test_generated_python_client_completes_a_task(server: ServerProcess, document: Path, tmp_path: Path) -> None:
     bin_folder = TOOLS / "clients" / "bin"
     said = run(
         tmp_path, bin_folder / "openapi-python-client", "generate", "--path", document, "--output-path", "generated",
@@ -57,8 +57,8 @@ def test_python_client(server: ServerProcess, document: Path, tmp_path: Path) ->
     assert run(tmp_path, bin_folder / "python", "one_task.py", server.http_url, DEV_TOKEN, "PYTHON") == "COMPLETED 21\n"
 
 
-def test_typescript_client(server: ServerProcess, document: Path, tmp_path: Path) -> None:
-    # Fields with a default stay optional: by the generator's own choice a caller would have to send them.
+def test_generated_typescript_client_completes_a_task(server: ServerProcess, document: Path, tmp_path: Path) -> None:
+    # Keeps fields with a default optional; otherwise the generator makes callers send them.
     generate = [NODE / ".bin" / "openapi-typescript", document, "-o", "generated.ts", "--default-non-nullable=false"]
     run(tmp_path, *generate)
     for name in ("one_task.ts", "tsconfig.json", "package.json"):
@@ -68,7 +68,7 @@ def test_typescript_client(server: ServerProcess, document: Path, tmp_path: Path
     assert run(tmp_path, "node", "built/one_task.js", server.http_url, DEV_TOKEN, "NODE") == "COMPLETED 21\n"
 
 
-def test_go_client(server: ServerProcess, document: Path, tmp_path: Path) -> None:
+def test_generated_go_client_completes_a_task(server: ServerProcess, document: Path, tmp_path: Path) -> None:
     for path in (HERE / "go").iterdir():
         shutil.copy(path, tmp_path)
     run(tmp_path, TOOLS / "bin" / "oapi-codegen", "-config", "oapi-codegen.yaml", "-o", "client.gen.go", document)

@@ -52,7 +52,7 @@ async def queue(client: Follower, command: str) -> queue_pb.Queue:
     return found
 
 
-async def test_purge_interrupted_by_a_kill_ends_the_waiting_tasks_and_no_others(tmp_path: Path) -> None:
+async def test_purge_interrupted_by_a_kill_ends_only_the_waiting_tasks(tmp_path: Path) -> None:
     async with cluster(tmp_path) as (processes, client):
         for _ in range(BATCHES):
             await create(client, "purged", BATCH_TASKS)
@@ -67,7 +67,7 @@ async def test_purge_interrupted_by_a_kill_ends_the_waiting_tasks_and_no_others(
         assert answer.task.status == task_pb2.TASK_STATUS_PENDING
 
 
-async def test_tasks_expire_at_the_next_leader(tmp_path: Path) -> None:
+async def test_tasks_expire_under_the_next_leader(tmp_path: Path) -> None:
     async with cluster(tmp_path) as (processes, client):
         ids = await create(client, "expired", 20, expire_seconds=2)
         kill_leader(processes, client)
@@ -77,7 +77,7 @@ async def test_tasks_expire_at_the_next_leader(tmp_path: Path) -> None:
             assert (answer.result.status, answer.result.error) == (task_pb2.TASK_STATUS_FAILED, "EXPIRED")
 
 
-async def test_retention_removes_at_the_next_leader_what_ended_at_the_one_before(tmp_path: Path) -> None:
+async def test_next_leader_removes_tasks_that_ended_under_the_previous_one(tmp_path: Path) -> None:
     async with cluster(tmp_path, RETENTION_SECONDS="2") as (processes, client):
         ids = await create(client, "kept", 20)
         for task_id in ids:
@@ -91,7 +91,7 @@ async def test_retention_removes_at_the_next_leader_what_ended_at_the_one_before
 
 
 async def there(client: Follower, task_id: str) -> bool:
-    """Returns whether a task is known."""
+    """Returns whether a task exists."""
     try:
         await client.call("tasks", "GetTask", pb.GetTaskRequest(task_id=task_id), again=True)
     except Refused as refused:

@@ -18,7 +18,7 @@ END_SECONDS_MAX = 60.0
 
 
 class WriteFails(Fault):
-    """Writes of the leader fail: a limit on file sizes stands for a full disk."""
+    """The leader's writes fail: a file size limit simulates a full disk."""
 
     name = "write-fails"
     fill = 2000
@@ -35,6 +35,6 @@ class WriteFails(Fault):
 
 
 @pytest.mark.parametrize("kind", [WriteFails, TornLog, FlippedBit, NewDisk, OneMore])
-async def test_fault_of_one_disk_under_load_loses_and_duplicates_nothing(tmp_path: Path, kind: type[Fault]) -> None:
+async def test_disk_fault_under_load_loses_and_duplicates_nothing(tmp_path: Path, kind: type[Fault]) -> None:
     verdict, cluster = await play(kind(1), tmp_path, 1, 1)
     assert_clean(verdict, cluster)

@@ -39,7 +39,7 @@ class Cluster:
         return task
 
     async def claimed(self, command: str, count: int, lease: int = LONG_LEASE) -> dict[str, task_pb2.Task]:
-        """Claims this many tasks of a command, and fails if they do not come."""
+        """Claims this many tasks of a command, and fails if they do not arrive."""
         request = pb.ClaimTasksRequest(commands=[command], lease_seconds=lease, wait_seconds=1, count=10)
         found: dict[str, task_pb2.Task] = {}
         deadline = time.monotonic() + DELIVERY_SECONDS_MAX
@@ -68,7 +68,7 @@ async def cluster(tmp_path: Path) -> AsyncIterator[Cluster]:
             yield Cluster(processes, client)
 
 
-async def test_failover_delivers_what_was_queued_delayed_and_scheduled(cluster: Cluster) -> None:
+async def test_failover_delivers_queued_delayed_and_scheduled_tasks(cluster: Cluster) -> None:
     queued = {(await cluster.create("work")).id for _ in range(20)}
     delayed = {(await cluster.create("work", delay_seconds=2)).id for _ in range(5)}
     at = task_pb2.TaskSpec()
@@ -81,7 +81,7 @@ async def test_failover_delivers_what_was_queued_delayed_and_scheduled(cluster: 
     assert time.time_ns() >= at.run_at.ToNanoseconds() - 1_000_000
 
 
-async def test_failover_keeps_a_lease_valid_for_its_holder_and_closed_to_all_others(cluster: Cluster) -> None:
+async def test_lease_survives_a_failover_for_its_holder_only(cluster: Cluster) -> None:
     await cluster.create("held")
     ((task_id, task),) = (await cluster.claimed("held", 1)).items()
     cluster.kill_leader()
@@ -94,7 +94,7 @@ async def test_failover_keeps_a_lease_valid_for_its_holder_and_closed_to_all_oth
     assert ended.task.status == task_pb2.TASK_STATUS_COMPLETED
 
 
-async def test_failover_fences_a_lease_that_expired(cluster: Cluster) -> None:
+async def test_failover_fences_an_expired_lease(cluster: Cluster) -> None:
     await cluster.create("short")
     ((task_id, first),) = (await cluster.claimed("short", 1, lease=1)).items()
     cluster.kill_leader()
@@ -107,7 +107,7 @@ async def test_failover_fences_a_lease_that_expired(cluster: Cluster) -> None:
     await cluster.complete(task_id, second.lease_token)
 
 
-async def test_failover_delivers_again_what_a_stream_had_half_delivered(cluster: Cluster) -> None:
+async def test_failover_redelivers_tasks_that_a_stream_had_half_delivered(cluster: Cluster) -> None:
     created = {(await cluster.create("half")).id for _ in range(20)}
     node = cluster.client.node()
     stream: Any = node.stubs["work"].Work(metadata=cluster.client.metadata)
@@ -125,14 +125,14 @@ async def test_failover_delivers_again_what_a_stream_had_half_delivered(cluster:
         await cluster.complete(task_id, task.lease_token)
 
 
-async def test_keyed_create_repeated_after_a_failover_returns_the_same_id(cluster: Cluster) -> None:
+async def test_keyed_create_retried_after_a_failover_returns_the_same_id(cluster: Cluster) -> None:
     first = await cluster.create("keyed", idempotency_key="k")
     cluster.kill_leader()
     again = await cluster.create("keyed", idempotency_key="k")
     assert (again.id, again.duplicate) == (first.id, True)
 
 
-async def test_failover_keeps_an_outcome_that_is_repeated(cluster: Cluster) -> None:
+async def test_outcome_retried_after_a_failover_succeeds(cluster: Cluster) -> None:
     await cluster.create("said")
     ((task_id, task),) = (await cluster.claimed("said", 1)).items()
     await cluster.complete(task_id, task.lease_token)

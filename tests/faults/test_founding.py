@@ -18,7 +18,9 @@ KILLS = 6
 @pytest.mark.timeout(200)
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("founders", ["one", "all"])
-async def test_nodes_killed_while_they_found_their_cluster_make_one(tmp_path: Path, seed: int, founders: str) -> None:
+async def test_nodes_killed_while_founding_a_cluster_found_exactly_one(
+    tmp_path: Path, seed: int, founders: str
+) -> None:
     chance = random.Random(seed)
     with ClusterProcess(tmp_path, env={"RAFT_BOOTSTRAP": "true"} if founders == "all" else {}) as cluster:
         for _ in range(KILLS):

@@ -19,6 +19,6 @@ async def test_kill_or_pause_under_load_loses_and_duplicates_nothing(
     assert_clean(verdict, cluster)
 
 
-async def test_leader_killed_while_strangers_crowd_every_port_is_followed_by_another(tmp_path: Path) -> None:
+async def test_leader_killed_while_strangers_crowd_every_port_is_replaced(tmp_path: Path) -> None:
     verdict, cluster = await play(Crowd(1), tmp_path, 1, 2)
     assert_clean(verdict, cluster)

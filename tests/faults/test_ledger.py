@@ -27,7 +27,7 @@ def found(ledger: Ledger) -> list[str]:
     return [problem.partition(":")[0] for problem in ledger.problems]
 
 
-def test_ledger_of_a_task_that_was_redelivered_and_completed_has_no_problem(ledger: Ledger) -> None:
+def test_ledger_accepts_a_task_that_was_redelivered_and_completed(ledger: Ledger) -> None:
     ledger.delivered("t", 0, lease(1), "a")
     ledger.delivered("t", 0, lease(2, NOW + 2), "b")
     ledger.ended("t", End(2, "COMPLETED", b""), 2)
@@ -36,20 +36,20 @@ def test_ledger_of_a_task_that_was_redelivered_and_completed_has_no_problem(ledg
     assert found(ledger) == []
 
 
-def test_ledger_notices_a_task_that_ends_otherwise_than_it_was_told(ledger: Ledger) -> None:
+def test_ledger_detects_a_task_whose_state_contradicts_its_acknowledged_end(ledger: Ledger) -> None:
     ledger.delivered("t", 0, lease(1), "a")
     ledger.ended("t", End(1, "COMPLETED", b""), 1)
     assert not ledger.judge_task("t", 0, "PENDING")
     assert found(ledger) == ["I1"]
 
 
-def test_ledger_notices_a_task_that_nobody_created(ledger: Ledger) -> None:
+def test_ledger_detects_a_task_that_nobody_created(ledger: Ledger) -> None:
     ledger.delivered("u", 7, lease(1), "a")
     assert not ledger.judge_task("u", 7, "COMPLETED")
     assert found(ledger) == ["I2", "I2"]
 
 
-def test_ledger_notices_a_task_that_ends_twice(ledger: Ledger) -> None:
+def test_ledger_detects_a_task_that_ends_twice(ledger: Ledger) -> None:
     ledger.delivered("t", 0, lease(1), "a")
     ledger.ended("t", End(1, "COMPLETED", b""), 1)
     ledger.delivered("t", 0, lease(2, NOW + 2), "a")
@@ -58,13 +58,13 @@ def test_ledger_notices_a_task_that_ends_twice(ledger: Ledger) -> None:
     assert found(ledger) == ["I3", "I3"]
 
 
-def test_ledger_notices_leases_that_overlap(ledger: Ledger) -> None:
+def test_ledger_detects_overlapping_leases(ledger: Ledger) -> None:
     ledger.delivered("t", 0, lease(1), "a")
     ledger.delivered("t", 0, lease(2, NOW + 1.9), "b")
     assert found(ledger) == ["I4"]
 
 
-def test_ledger_takes_a_lease_that_was_given_up_as_over(ledger: Ledger) -> None:
+def test_ledger_treats_an_abandoned_lease_as_ended(ledger: Ledger) -> None:
     first = lease(1)
     ledger.delivered("t", 0, first, "a")
     first.given_up = True
@@ -72,32 +72,32 @@ def test_ledger_takes_a_lease_that_was_given_up_as_over(ledger: Ledger) -> None:
     assert found(ledger) == []
 
 
-def test_ledger_notices_a_token_that_comes_twice(ledger: Ledger) -> None:
+def test_ledger_detects_a_repeated_lease_token(ledger: Ledger) -> None:
     ledger.delivered("t", 0, lease(1), "a")
     ledger.delivered("t", 0, lease(1, NOW + 5), "b")
     assert found(ledger) == ["I4"]
 
 
-def test_ledger_notices_an_outcome_that_got_past_the_fence(ledger: Ledger) -> None:
+def test_ledger_detects_an_outcome_that_passed_the_fence(ledger: Ledger) -> None:
     ledger.delivered("t", 0, lease(1), "a")
     ledger.delivered("t", 0, lease(2, NOW + 2), "a")
     ledger.ended("t", End(1, "COMPLETED", b""), ledger.newest("t"))
     assert found(ledger) == ["I4", "I3"]
 
 
-def test_ledger_notices_a_create_with_two_ids_and_an_id_of_two_creates(ledger: Ledger) -> None:
+def test_ledger_detects_a_create_with_two_ids_and_an_id_with_two_creates(ledger: Ledger) -> None:
     ledger.created(ledger.attempts[0], "u", "a")
     ledger.created(ledger.attempt("plain"), "t", "a")
     assert found(ledger) == ["I5", "I5"]
 
 
-def test_ledger_notices_a_delivery_before_its_time(ledger: Ledger) -> None:
+def test_ledger_detects_an_early_delivery(ledger: Ledger) -> None:
     attempt = ledger.attempt("delayed", time.time() + 60)
     ledger.delivered("d", attempt.number, lease(1), "a")
     assert len(found(ledger)) == 1
 
 
-def test_ledger_finds_gaps_and_the_first_answer_of_another_node(ledger: Ledger) -> None:
+def test_ledger_measures_gaps_and_the_first_answer_from_another_node(ledger: Ledger) -> None:
     ledger.creates.at = [(10.0, "a"), (11.0, "a"), (14.0, "b"), (15.0, "b")]
     assert ledger.creates.first_after(10.5, not_by="a") == 3.5
     assert ledger.creates.first_after(15.5) is None

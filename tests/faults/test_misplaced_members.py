@@ -1,4 +1,4 @@
-"""Misplaced volumes, removed members and orders that must be rejected: what nodes do and log."""
+"""Misplaced volumes, removed members and invalid membership changes: what nodes do and log."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def problems(node: NodeProcess) -> str:
 
 
 async def until_said(cluster: ClusterProcess, node: NodeProcess, *words: str, event: str) -> None:
-    """Returns when a line of a node's log has an event and all words; there are not many of them."""
+    """Waits until a line of a node's log has an event and all words; there must be few such lines."""
     async with asyncio.timeout(60):
         while True:
             lines = [line for line in node.log.splitlines() if event in line and all(word in line for word in words)]
@@ -84,7 +84,7 @@ async def until_said(cluster: ClusterProcess, node: NodeProcess, *words: str, ev
     assert len(lines) <= LINES_MAX, cluster.logs
 
 
-async def test_swapped_volumes_are_rejected_with_both_names(tmp_path: Path) -> None:
+async def test_error_for_swapped_volumes_names_both_nodes(tmp_path: Path) -> None:
     with ClusterProcess(tmp_path) as cluster:
         async with served(cluster) as client:
             task = await client.create()
@@ -105,7 +105,7 @@ async def test_swapped_volumes_are_rejected_with_both_names(tmp_path: Path) -> N
             await client.call("tasks", "GetTask", pb.GetTaskRequest(task_id=task), again=True)
 
 
-async def test_orders_that_are_rejected_change_nothing_and_one_command_takes_the_leader_out(tmp_path: Path) -> None:
+async def test_rejected_membership_changes_have_no_effect_and_the_leader_can_be_removed(tmp_path: Path) -> None:
     with ClusterProcess(tmp_path) as cluster:
         async with served(cluster) as client:
             extra = cluster.add("node-4")
@@ -137,7 +137,7 @@ async def test_orders_that_are_rejected_change_nothing_and_one_command_takes_the
             assert "removed from the cluster" in await asyncio.to_thread(problems, gone)
 
 
-async def test_member_back_from_an_old_copy_is_reported_and_replaced(tmp_path: Path) -> None:
+async def test_member_restored_from_an_old_copy_is_reported_and_replaced(tmp_path: Path) -> None:
     with ClusterProcess(tmp_path) as cluster:
         async with served(cluster) as client:
             leader = await client.led_by()
@@ -162,7 +162,7 @@ async def test_member_back_from_an_old_copy_is_reported_and_replaced(tmp_path: P
             await cluster.all_vote(client)
 
 
-async def test_member_of_a_pair_starts_whatever_the_founding_says(tmp_path: Path) -> None:
+async def test_member_of_a_pair_starts_despite_founding_settings(tmp_path: Path) -> None:
     with ClusterProcess(tmp_path) as cluster:
         async with served(cluster) as client:
             done = await asyncio.to_thread(command, await client.led_by(), "remove", "node-3")

@@ -23,7 +23,7 @@ ASK_SECONDS = 6.0
 
 
 class EveryPartition(Partition):
-    """One kind of partition after the other."""
+    """Each kind of partition in turn."""
 
     name = "every-partition"
     kinds = (IsolateLeader, LoseOneWay, Bridge, SplitOne)
@@ -43,8 +43,8 @@ async def test_partitions_under_load_lose_and_duplicate_nothing(tmp_path: Path) 
     assert_clean(verdict, cluster)
 
 
-async def test_isolated_leader_answers_no_read_and_delivers_nothing(tmp_path: Path) -> None:
-    """Its answer might be outdated: here the task is completed by the next leader meanwhile."""
+async def test_isolated_leader_answers_no_reads_and_delivers_nothing(tmp_path: Path) -> None:
+    """The isolated leader's answer could be stale: here the next leader completes the task meanwhile."""
     fault = IsolateLeader(1)
     with fault.stack, fault.cluster(tmp_path) as cluster:
         addresses = cluster.addresses("grpc_addr")

@@ -18,7 +18,7 @@ PACKAGES = ("server", "gateway", "cli", "sdks/python/src")
 
 
 def earlier(folder: Path) -> str:
-    """Returns the PYTHONPATH of the last release; before the first one, that of the last commit."""
+    """Returns the PYTHONPATH of the last release, or of the last commit before the first release."""
     git = ["git", "-C", str(ROOT)]
     tags = subprocess.run([*git, "tag", "--sort=-creatordate"], capture_output=True, text=True, check=True).stdout
     revision = (tags.split() or ["HEAD"])[0]
@@ -42,7 +42,7 @@ async def test_nodes_are_upgraded_one_by_one_under_load(tmp_path: Path) -> None:
         assert_clean(verdict, cluster)
 
 
-async def test_node_goes_back_to_the_release_before(tmp_path: Path) -> None:
+async def test_node_can_be_downgraded_to_the_previous_release(tmp_path: Path) -> None:
     with ClusterProcess(tmp_path / "cluster") as cluster:
         async with Run(cluster, seed=12) as run:
             await run.progress()

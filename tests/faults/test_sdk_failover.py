@@ -23,8 +23,8 @@ class Users:
     """Callers of one producer and one client, and the handler of one worker.
 
     Attributes:
-        created: Ids by number, of what was acknowledged.
-        done: How often the handler had each number.
+        created: Acknowledged ids by number.
+        done: How often the handler got each number.
     """
 
     def __init__(self) -> None:
@@ -71,7 +71,7 @@ async def until(condition: object, users: list[asyncio.Task[None]]) -> None:
 
 
 @pytest.mark.timeout(300)
-async def test_users_of_the_sdk_see_no_error_while_leaders_are_killed(tmp_path: Path) -> None:
+async def test_sdk_users_see_no_error_while_leaders_are_killed(tmp_path: Path) -> None:
     users = Users()
     with ClusterProcess(tmp_path) as cluster:
         addresses = list(cluster.addresses("grpc_addr").values())

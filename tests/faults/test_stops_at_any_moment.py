@@ -1,6 +1,6 @@
-"""Nodes stopped at any moment of a start, a founding, a snapshot or a stop shut down cleanly.
+"""Nodes stopped at any moment of startup, founding, a snapshot or a stop shut down cleanly.
 
-Every moment is STEP_SECONDS after the one before; CODEQ_STOPS tells how many of each kind are tried (`make torture`
+Every moment is STEP_SECONDS after the one before; CODEQ_STOPS sets how many of each kind are tried (`make torture`
 tries the fault `stop-any-time` at random moments).
 """
 
@@ -25,14 +25,14 @@ pytestmark = pytest.mark.timeout(600)
 
 STEP_SECONDS = 0.05
 STOPS = int(os.environ.get("CODEQ_STOPS", "6"))
-"""Stops of each kind."""
+"""Number of stops of each kind."""
 SPAN_SECONDS = 3.0
-"""Time in which a start, a founding or a snapshot is over on a quiet machine."""
+"""Time that startup, founding or a snapshot takes on an idle machine."""
 PAYLOAD = b'"' + b"x" * 100_000 + b'"'
 
 
 def moments() -> Iterator[float]:
-    """Yields moments, STEP_SECONDS apart or a multiple of it, over the whole span."""
+    """Yields moments over the whole span at multiples of STEP_SECONDS."""
     steps = int(SPAN_SECONDS / STEP_SECONDS)
     every = max(1, steps // STOPS)
     for step in range(0, steps, every):
@@ -41,7 +41,7 @@ def moments() -> Iterator[float]:
 
 async def stop_after(node: NodeProcess, seconds: float) -> None:
     """Lets a started node run for a moment, stops it, and judges how it ended."""
-    await asyncio.sleep(seconds)  # the moment is what is tried
+    await asyncio.sleep(seconds)  # the moment is under test
     await asyncio.to_thread(ended_in_order, node)
 
 
@@ -52,7 +52,7 @@ async def create(client: Follower, count: int = 1) -> None:
 
 
 async def take_in(client: Follower, node: NodeProcess) -> None:
-    """Has an emptied node taken in, as soon as the previous change is complete."""
+    """Has an emptied node added, as soon as the previous change is complete."""
     request = cluster_pb.AddMemberRequest(id=node.name, raft_addr=node.raft_addr, replace=True)
     async with asyncio.timeout(120):
         while True:
@@ -66,7 +66,7 @@ async def take_in(client: Follower, node: NodeProcess) -> None:
             await asyncio.sleep(0.1)
 
 
-async def test_node_stopped_at_any_moment_of_its_start_ends_and_starts_again(tmp_path: Path) -> None:
+async def test_node_stopped_at_any_moment_of_startup_exits_and_can_restart(tmp_path: Path) -> None:
     with ClusterProcess(tmp_path) as cluster:
         await cluster.start_all()
         async with Follower(list(cluster.addresses("grpc_addr").values()), TOKEN) as client:
@@ -81,7 +81,7 @@ async def test_node_stopped_at_any_moment_of_its_start_ends_and_starts_again(tmp
             await cluster.all_vote(client)
 
 
-async def test_nodes_stopped_at_any_moment_of_the_founding_found_one_cluster(tmp_path: Path) -> None:
+async def test_nodes_stopped_while_founding_still_found_one_cluster(tmp_path: Path) -> None:
     for number, moment in enumerate(moments()):
         with closing(ClusterProcess(tmp_path / str(number), env={"RAFT_BOOTSTRAP": "true"})) as cluster:
             for node in cluster.nodes.values():
@@ -93,7 +93,7 @@ async def test_nodes_stopped_at_any_moment_of_the_founding_found_one_cluster(tmp
                 await cluster.all_vote(client)
 
 
-async def test_nodes_stopped_at_any_moment_of_a_snapshot_resume_it(tmp_path: Path) -> None:
+async def test_nodes_stopped_during_a_snapshot_resume_it(tmp_path: Path) -> None:
     with ClusterProcess(tmp_path) as cluster:
         await cluster.start_all()
         async with Follower(list(cluster.addresses("grpc_addr").values()), TOKEN) as client:
@@ -112,7 +112,7 @@ async def test_nodes_stopped_at_any_moment_of_a_snapshot_resume_it(tmp_path: Pat
             await cluster.all_vote(client)
 
 
-async def test_second_stop_signal_at_any_moment_ends_a_node_that_starts_again(tmp_path: Path) -> None:
+async def test_node_ended_by_a_second_stop_signal_can_restart(tmp_path: Path) -> None:
     with ClusterProcess(tmp_path) as cluster:
         await cluster.start_all()
         async with Follower(list(cluster.addresses("grpc_addr").values()), TOKEN) as client:

@@ -39,7 +39,7 @@ async def another_leads(cluster: ClusterProcess, client: Follower, before: NodeP
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_leadership_changes_while_nobody_takes_the_logs(tmp_path: Path, kind: str) -> None:
+async def test_leadership_changes_while_nobody_reads_the_logs(tmp_path: Path, kind: str) -> None:
     with stuck_output(kind) as output, ClusterProcess(tmp_path, env={"LOG_LEVEL": "info"}) as cluster:
         for node in cluster.nodes.values():
             assert node.stop() == 0

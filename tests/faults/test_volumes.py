@@ -15,20 +15,20 @@ from fault_run import Run
 pytestmark = pytest.mark.timeout(400)
 
 
-async def test_copies_of_all_volumes_make_the_cluster_again(tmp_path: Path) -> None:
+async def test_copies_of_all_volumes_restore_the_cluster(tmp_path: Path) -> None:
     copies = tmp_path / "copies"
     with ClusterProcess(tmp_path / "first") as cluster:
         async with Run(cluster, seed=7) as run:
             for _ in range(3):
                 await run.progress()
             for node in cluster.nodes.values():
-                node.pause()  # as a snapshot of volumes does, it takes them all at one moment
+                node.pause()  # like a volume snapshot, this copies all nodes at one moment
             created, ended = set(run.ledger.by_id), set(run.ledger.ends)
             for name, node in cluster.nodes.items():
                 await asyncio.to_thread(shutil.copytree, node.store, copies / name)
             for node in cluster.nodes.values():
                 node.resume()
-            await run.progress()  # what goes on afterwards is not in the copies
+            await run.progress()  # later work is not in the copies
     assert created
     assert ended
     with ClusterProcess(tmp_path / "second", place=lambda name: {"store": copies / name}) as again:

@@ -27,10 +27,10 @@ class Served:
     Attributes:
         server: The server.
         port: Its port on the loopback address.
-        double: What answers its calls.
-        http: Client for it.
+        double: The dispatcher that answers its calls.
+        http: Client of the server.
         lines: Access lines: method, route, status, request id.
-        is_ready: What the readiness probe tells.
+        is_ready: The result of the readiness probe.
     """
 
     server: GatewayServer
@@ -60,7 +60,7 @@ async def serving(
     tls: Callable[[], ssl.SSLContext] | None = None,
     connections_max: int = CONNECTIONS_MAX,
 ) -> AsyncIterator[Served]:
-    """Serves a gateway during the block; `apart`: over a call stream to its dispatcher.
+    """Serves a gateway during the block; with `apart`, its calls take a call stream to the dispatcher.
 
     `tls` is as in GatewayServer; the clients in `Served` speak plaintext.
     """

@@ -21,7 +21,7 @@ from task_double import SERVICES
 
 CONNECTIONS_MAX = 64
 RETRY_SECONDS = 0.5
-"""How long a call is retried here."""
+"""How long calls are retried in these tests."""
 
 
 class _Method:

@@ -26,7 +26,7 @@ class TaskDouble:
 
     Attributes:
         calls: Calls made, in order.
-        failure: What the next calls fail with; None: nothing.
+        failure: The error of the next calls; None: they succeed.
         hold: Whether calls wait until they are cancelled or released.
         waiting: Set while a held call waits.
         released: Set to let held calls go on.

@@ -26,13 +26,13 @@ async def _answer(reader: asyncio.StreamReader) -> tuple[int, bytes]:
 
 
 async def _send(writer: asyncio.StreamWriter, data: bytes) -> None:
-    """Sends bytes, as fast as they are taken."""
+    """Sends bytes as fast as they are accepted."""
     for start in range(0, len(data), 65_536):
         writer.write(data[start : start + 65_536])
         await writer.drain()
 
 
-async def test_client_that_leaves_cancels_its_call(served: Served) -> None:
+async def test_disconnected_client_cancels_its_call(served: Served) -> None:
     served.double.hold = True
     _, writer = await asyncio.open_connection("127.0.0.1", served.port)
     writer.write(CLAIM)
@@ -43,7 +43,7 @@ async def test_client_that_leaves_cancels_its_call(served: Served) -> None:
     assert served.lines[0][:3] == ("POST", "/v1/codeq/tasks/claim", CLIENT_CLOSED_STATUS)
 
 
-async def test_client_that_leaves_while_sending_is_noted(served: Served) -> None:
+async def test_disconnect_during_a_request_is_logged(served: Served) -> None:
     _, writer = await asyncio.open_connection("127.0.0.1", served.port)
     writer.write(b"POST /v1/codeq/tasks HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\n{")
     await writer.drain()
@@ -54,9 +54,7 @@ async def test_client_that_leaves_while_sending_is_noted(served: Served) -> None
     assert served.double.calls == []
 
 
-async def test_call_beyond_its_timeout_is_cancelled_and_reported(
-    served: Served, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_timed_out_call_is_cancelled_and_reported(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(routes, "CALL_SECONDS", 0.1)
     served.double.hold = True
     answer = await served.http.post("/v1/codeq/tasks/claim", json={})
@@ -65,9 +63,7 @@ async def test_call_beyond_its_timeout_is_cancelled_and_reported(
 
 
 @pytest.mark.parametrize(("path", "limit"), [("/v1/codeq/tasks", MIB), ("/v1/codeq/tasks/batch", 8 * MIB)])
-async def test_announced_body_over_the_limit_is_rejected_before_it_is_sent(
-    served: Served, path: str, limit: int
-) -> None:
+async def test_body_announced_as_too_large_is_rejected_before_it_is_sent(served: Served, path: str, limit: int) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
     size = limit + 64 * 1024 + 1
     writer.write(
@@ -75,12 +71,12 @@ async def test_announced_body_over_the_limit_is_rejected_before_it_is_sent(
     )
     status, body = await _answer(reader)
     assert (status, json.loads(body)["reason"]) == (413, "TOO_LARGE")
-    assert await asyncio.wait_for(reader.read(), 10) == b""  # nobody can know whether the body will come
+    assert await asyncio.wait_for(reader.read(), 10) == b""  # the server cannot know whether the body will follow
     assert served.double.calls == []
     writer.close()
 
 
-async def test_each_rejected_body_is_dropped_by_itself(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_discard_limit_applies_to_each_rejected_body(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     size = routes.BODY_BYTES_MAX + 1
     monkeypatch.setattr(connection, "DISCARD_BYTES_MAX", size)
     reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
@@ -91,14 +87,14 @@ async def test_each_rejected_body_is_dropped_by_itself(served: Served, monkeypat
     writer.close()
 
 
-async def test_body_of_unknown_length_is_rejected_at_the_limit(served: Served) -> None:
+async def test_body_of_unknown_length_is_rejected_once_it_exceeds_the_limit(served: Served) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
     writer.write(b"POST /v1/codeq/tasks HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n")
     piece = b"10000\r\n" + b" " * 65536 + b"\r\n"
     await _send(writer, piece * 18)
     status, body = await _answer(reader)
     assert (status, json.loads(body)["reason"]) == (413, "TOO_LARGE")
-    with pytest.raises(ConnectionError):  # a sender that goes on for ever is cut off
+    with pytest.raises(ConnectionError):  # a sender that never stops is disconnected
         await _send(writer, piece * 1_000)
     writer.close()
 
@@ -110,7 +106,7 @@ async def test_body_at_the_limit_is_accepted(served: Served, extra: int, status:
     assert (await served.http.post("/v1/codeq/tasks", content=body)).status_code == status
 
 
-async def test_bodies_in_flight_share_one_limit(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_bodies_in_flight_share_a_memory_limit(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     body = b'{"command":"c"' + b" " * 200_000 + b"}"
     monkeypatch.setattr(bodies, "HELD_BYTES_MAX", 100_000)
     first, writer = await asyncio.open_connection("127.0.0.1", served.port)
@@ -131,7 +127,7 @@ async def test_bodies_in_flight_share_one_limit(served: Served, monkeypatch: pyt
     writer.close()
 
 
-async def test_expected_continue_is_given_for_a_body_within_the_limit(served: Served) -> None:
+async def test_expect_continue_is_honoured_for_a_body_within_the_limit(served: Served) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
     writer.write(b"POST /v1/codeq/tasks HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n")
     assert await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10) == b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -140,7 +136,7 @@ async def test_expected_continue_is_given_for_a_body_within_the_limit(served: Se
     writer.close()
 
 
-async def test_requests_sent_together_are_answered_in_order(served: Served) -> None:
+async def test_pipelined_calls_are_answered_in_order(served: Served) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
     create = b'POST /v1/codeq/tasks HTTP/1.1\r\nHost: h\r\nContent-Length: 15\r\n\r\n{"command":"c"}'
     writer.write(create + CLAIM + b"GET /nowhere HTTP/1.1\r\nHost: h\r\n\r\n")
@@ -148,14 +144,14 @@ async def test_requests_sent_together_are_answered_in_order(served: Served) -> N
     writer.close()
 
 
-async def test_bytes_that_are_not_a_request_are_rejected_and_the_connection_ends(served: Served) -> None:
+async def test_bytes_that_are_not_http_are_rejected_and_close_the_connection(served: Served) -> None:
     answer = await served.exchange(b"\x16\x03\x01 hello\r\n\r\n")
     head, _, body = answer.partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 400 ")
     assert json.loads(body)["reason"] == "INVALID_BODY"
 
 
-async def test_head_without_end_is_rejected(served: Served) -> None:
+async def test_endless_request_head_is_rejected(served: Served) -> None:
     start = b"GET /healthz HTTP/1.1\r\nX-Long: "
     answer = await served.exchange(start + b"x" * (request_parser.HEAD_BYTES_MAX + 1 - len(start)))
     assert answer.startswith(b"HTTP/1.1 431 ")
@@ -167,7 +163,7 @@ async def test_too_many_headers_are_rejected(served: Served) -> None:
 
 
 @pytest.mark.parametrize("sent", [b"", b"\r\n"])
-async def test_connection_without_a_request_ends_in_time(
+async def test_connection_without_a_request_times_out(
     served: Served, monkeypatch: pytest.MonkeyPatch, sent: bytes
 ) -> None:
     monkeypatch.setattr(connection, "REQUEST_SECONDS", 0.1)
@@ -184,7 +180,7 @@ async def test_connection_without_a_request_ends_in_time(
         b"POST /v1/codeq/tasks HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n9\r\n{",
     ],
 )
-async def test_request_that_is_incomplete_in_time_gets_408_and_ends_the_connection(
+async def test_incomplete_request_times_out_with_408(
     served: Served, monkeypatch: pytest.MonkeyPatch, sent: bytes
 ) -> None:
     monkeypatch.setattr(connection, "REQUEST_SECONDS", 0.1)
@@ -195,9 +191,7 @@ async def test_request_that_is_incomplete_in_time_gets_408_and_ends_the_connecti
     await until(lambda: not served.server.connections)
 
 
-async def test_time_of_a_request_does_not_run_while_its_call_does(
-    served: Served, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_request_timeout_excludes_the_time_of_its_call(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "REQUEST_SECONDS", 0.1)
     served.double.hold = True
     reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
@@ -205,7 +199,7 @@ async def test_time_of_a_request_does_not_run_while_its_call_does(
     await writer.drain()
     writer.write(CLAIM[-1:])
     await served.double.waiting.wait()
-    assert await served.exchange(b"") == b""  # this silent connection began later, and its time is over
+    assert await served.exchange(b"") == b""  # this silent connection opened later and has timed out
     served.double.released.set()
     assert (await reader.readline()).startswith(b"HTTP/1.1 204 ")
     writer.close()
@@ -224,7 +218,7 @@ async def bounded(served: Served) -> AsyncIterator[tuple[GatewayServer, int]]:
     await server.stop(1)
 
 
-async def test_authenticated_connections_stay_at_the_limit_and_the_new_one_is_closed(served: Served) -> None:
+async def test_new_connection_is_closed_when_authenticated_ones_fill_the_limit(served: Served) -> None:
     async with bounded(served) as (_, port):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(CREATE)
@@ -239,7 +233,7 @@ async def test_authenticated_connections_stay_at_the_limit_and_the_new_one_is_cl
 
 
 @pytest.mark.parametrize("said", [b"", HEALTH, CREATE[:-1], b"GET /nowhere HTTP/1.1\r\nHost: h\r\n\r\n"])
-async def test_stranger_is_evicted_at_the_limit(served: Served, said: bytes) -> None:
+async def test_stranger_is_evicted_at_the_connection_limit(served: Served, said: bytes) -> None:
     async with bounded(served) as (server, port):
         stranger, first = await asyncio.open_connection("127.0.0.1", port)
         await until(lambda: server.connections == 1)
@@ -256,7 +250,7 @@ async def test_stranger_is_evicted_at_the_limit(served: Served, said: bytes) -> 
         writer.close()
 
 
-async def test_running_call_keeps_its_connection_at_the_limit(served: Served) -> None:
+async def test_connection_with_a_running_call_is_not_evicted(served: Served) -> None:
     served.double.hold = True
     async with bounded(served) as (_, port):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -271,7 +265,7 @@ async def test_running_call_keeps_its_connection_at_the_limit(served: Served) ->
         writer.close()
 
 
-async def test_head_that_is_never_finished_is_not_counted_among_bodies(served: Served) -> None:
+async def test_unfinished_request_head_does_not_count_against_the_body_limit(served: Served) -> None:
     _, writer = await asyncio.open_connection("127.0.0.1", served.port)
     await _send(writer, b"POST /v1/codeq/tasks HTTP/1.1\r\nHost: h\r\nx: " + b"a" * 50_000)
     await until(lambda: served.server.connections == 1)
@@ -280,7 +274,7 @@ async def test_head_that_is_never_finished_is_not_counted_among_bodies(served: S
     assert served.server.gateway.bodies.held == 0
 
 
-async def test_rejected_requests_in_a_row_let_other_connections_have_their_turn(served: Served) -> None:
+async def test_consecutive_rejected_requests_yield_to_other_connections(served: Served) -> None:
     count = 500
     reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
     reading = asyncio.create_task(reader.read(-1))
@@ -296,7 +290,7 @@ async def test_rejected_requests_in_a_row_let_other_connections_have_their_turn(
     writer.close()
 
 
-async def test_stop_lets_running_calls_finish_and_takes_no_new_ones(served: Served) -> None:
+async def test_shutdown_lets_running_calls_finish_and_rejects_new_ones(served: Served) -> None:
     served.double.hold = True
     running = asyncio.create_task(served.http.post("/v1/codeq/tasks", json={"command": "c"}))
     await served.double.waiting.wait()
@@ -309,7 +303,7 @@ async def test_stop_lets_running_calls_finish_and_takes_no_new_ones(served: Serv
     assert not served.server.connections
 
 
-async def test_stop_ends_calls_that_outlast_its_grace(served: Served) -> None:
+async def test_shutdown_cancels_calls_after_the_grace_period(served: Served) -> None:
     served.double.hold = True
     running = asyncio.create_task(served.http.post("/v1/codeq/tasks/claim", json={}))
     await served.double.waiting.wait()
@@ -320,7 +314,7 @@ async def test_stop_ends_calls_that_outlast_its_grace(served: Served) -> None:
     await until(lambda: served.double.cancelled == 1)
 
 
-async def test_stop_ends_idle_connections_at_once(served: Served) -> None:
+async def test_shutdown_closes_idle_connections_at_once(served: Served) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
     await until(lambda: served.server.connections == 1)
     await served.server.stop(10)
@@ -329,14 +323,14 @@ async def test_stop_ends_idle_connections_at_once(served: Served) -> None:
     await served.server.stop(1)  # a second time does nothing
 
 
-async def test_port_in_use_is_reported_by_its_address(served: Served) -> None:
+async def test_error_for_a_port_in_use_names_its_address(served: Served) -> None:
     other = GatewayServer(served.server.gateway, "127.0.0.1", served.port)
     with pytest.raises(OSError, match=f"127.0.0.1:{served.port}"):
         await other.start()
     await other.stop(1)
 
 
-async def test_host_without_address_is_reported(served: Served) -> None:
+async def test_unresolvable_host_is_reported(served: Served) -> None:
     with pytest.raises(OSError, match=r"nowhere\.invalid:0"):
         await GatewayServer(served.server.gateway, "nowhere.invalid", 0).start()
 

@@ -28,7 +28,7 @@ def _told(answer: httpx.Response) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("origin", [PAGE, "http://localhost:3000"])
-async def test_preflight_of_a_named_origin_tells_what_it_may(named: Served, origin: str) -> None:
+async def test_preflight_from_an_allowed_origin_lists_allowed_methods_and_headers(named: Served, origin: str) -> None:
     answer = await named.http.options(TASKS, headers={"Origin": origin, **ASKED})
     assert (answer.status_code, answer.headers["vary"], answer.content) == (204, "Origin", b"")
     told = _told(answer)
@@ -40,7 +40,7 @@ async def test_preflight_of_a_named_origin_tells_what_it_may(named: Served, orig
     assert named.double.calls == []
 
 
-async def test_replies_to_a_named_origin_may_be_read_rejections_too(named: Served) -> None:
+async def test_allowed_origin_can_read_replies_and_rejections(named: Served) -> None:
     page = {"Origin": PAGE}
     made = await named.http.post(TASKS, json={"command": "c"}, headers=page)
     refused = await named.http.post(TASKS, json={"no": 1}, headers=page)
@@ -58,7 +58,7 @@ async def test_replies_to_a_named_origin_may_be_read_rejections_too(named: Serve
 @pytest.mark.parametrize(
     "origin", ["https://evil.example", "null", "https://console.example:8443", "http://console.example", "*", ""]
 )
-async def test_other_origins_get_no_cors_headers(named: Served, origin: str) -> None:
+async def test_disallowed_origin_gets_no_cors_headers(named: Served, origin: str) -> None:
     asked = await named.http.options(TASKS, headers={"Origin": origin, **ASKED})
     got = await named.http.get("/healthz", headers={"Origin": origin})
     assert (asked.status_code, got.status_code) == (204, 200)

@@ -29,7 +29,7 @@ async def following(served_inside: Served) -> AsyncIterator[Served]:
         ("GET", f"{TASKS}?pageSize=2&command=A%26B"),
     ],
 )
-async def test_call_is_sent_to_the_leader_with_path_and_query(following: Served, method: str, target: str) -> None:
+async def test_redirect_to_the_leader_keeps_path_and_query(following: Served, method: str, target: str) -> None:
     answer = await following.http.request(method, target, **({"json": {"command": "A"}} if target == TASKS else {}))
     assert (answer.status_code, answer.headers["location"]) == (307, f"http://node-2:8080{target}")
     assert answer.json() == {
@@ -41,14 +41,14 @@ async def test_call_is_sent_to_the_leader_with_path_and_query(following: Served,
     }
 
 
-async def test_path_that_is_not_plain_adds_nothing_to_the_head(following: Served) -> None:
+async def test_path_with_control_characters_cannot_inject_a_header(following: Served) -> None:
     head = await following.exchange(
         b"GET /v1/codeq/tasks/a\xff%0d%0aX-Evil:1?status=\xffA HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
     )
     assert b"x-evil" not in head.lower().replace(b"%0d%0ax-evil", b"")
 
 
-async def test_unknown_leader_is_waited_for(served_inside: Served) -> None:
+async def test_retry_is_advised_while_the_leaders_address_is_unknown(served_inside: Served) -> None:
     served_inside.double.failure = CallFailed(error_pb2.ERROR_REASON_NOT_LEADER, "no leader", (), 1, {"leader": "n"})
     answer = await served_inside.http.post(TASKS, json={"command": "A"})
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
@@ -57,7 +57,7 @@ async def test_unknown_leader_is_waited_for(served_inside: Served) -> None:
 
 
 @pytest.mark.parametrize(("sent", "forward"), [(None, False), ("0", False), ("1", True)])
-async def test_forward_header_is_passed_on(served_inside: Served, sent: str | None, *, forward: bool) -> None:
+async def test_forward_header_reaches_the_call(served_inside: Served, sent: str | None, *, forward: bool) -> None:
     headers = {} if sent is None else {"X-CodeQ-Forward": sent}
     await served_inside.http.post(TASKS, json={"command": "A"}, headers=headers)
     assert served_inside.double.calls[0].forward is forward
@@ -73,7 +73,7 @@ async def test_malformed_forward_header_is_rejected(served: Served, sent: str) -
 @pytest.mark.parametrize(
     "target", [f"{TASKS}/t1", f"{TASKS}/t1/result", TASKS, "/v1/codeq/admin/queues", "/v1/codeq/admin/queues/A"]
 )
-async def test_reads_may_be_behind_and_say_so(served: Served, target: str) -> None:
+async def test_stale_read_is_marked_in_its_reply(served: Served, target: str) -> None:
     await served.http.post(TASKS, json={"command": "A"})
     served.double.calls.clear()
     stale = await served.http.get(target, params={"consistency": "stale"})
@@ -88,13 +88,13 @@ async def test_reads_may_be_behind_and_say_so(served: Served, target: str) -> No
 @pytest.mark.parametrize(
     "query", ["consistency=", "consistency=strong", "consistency=stale&consistency=stale", "%63onsistency=x"]
 )
-async def test_unknown_consistency_is_rejected_by_name(served: Served, query: str) -> None:
+async def test_unknown_consistency_is_rejected_with_its_field(served: Served, query: str) -> None:
     answer = await served.http.get(f"{TASKS}/t1?{query}")
     assert (answer.status_code, answer.json()["details"][0]["field"]) == (400, "consistency")
     assert served.double.calls == []
 
 
-async def test_write_takes_no_consistency(served: Served) -> None:
+async def test_consistency_parameter_of_a_write_is_rejected(served: Served) -> None:
     answer = await served.http.post(f"{TASKS}/claim?consistency=stale", json={})
     assert (answer.status_code, answer.json()["details"][0]["field"]) == (400, "consistency")
 
@@ -112,7 +112,7 @@ async def test_write_takes_no_consistency(served: Served) -> None:
         ("POST", f"{TASKS}/t1/result", {"status": "COMPLETED"}, {}, False),
     ],
 )
-async def test_calls_that_may_be_repeated_are_known(
+async def test_idempotent_calls_are_marked_repeatable(
     served_inside: Served, method: str, target: str, body: object, headers: dict[str, str], *, repeatable: bool
 ) -> None:
     await served_inside.http.request(method, target, json=body, headers=headers)

@@ -39,7 +39,7 @@ async def test_document_is_served(served: Served) -> None:
     assert answer.json() == DOCUMENT
 
 
-def test_document_is_openapi_with_bearer_tokens() -> None:
+def test_document_declares_bearer_authentication() -> None:
     assert DOCUMENT["openapi"] == "3.1.0"
     assert DOCUMENT["info"]["title"]
     assert DOCUMENT["info"]["version"] == "1.2.3"
@@ -47,7 +47,7 @@ def test_document_is_openapi_with_bearer_tokens() -> None:
     assert DOCUMENT["components"]["securitySchemes"] == {"bearer": {"type": "http", "scheme": "bearer"}}
 
 
-def test_every_http_rule_is_in_the_document() -> None:
+def test_document_has_every_http_rule() -> None:
     count = 0
     for service in SERVICES:
         for method in service.methods:
@@ -61,13 +61,13 @@ def test_every_http_rule_is_in_the_document() -> None:
     assert count == len(OPERATIONS) >= 14
 
 
-def test_references_lead_somewhere_and_all_schemas_are_used() -> None:
+def test_references_resolve_and_all_schemas_are_used() -> None:
     names = {found["$ref"].removeprefix("#/components/schemas/") for found in _objects(DOCUMENT) if "$ref" in found}
     assert names == set(SCHEMAS)
 
 
 @pytest.mark.parametrize("described", OPERATIONS)
-def test_operation_is_described_in_full(described: dict[str, Any]) -> None:
+def test_every_operation_is_fully_described(described: dict[str, Any]) -> None:
     assert described["summary"]
     assert described["tags"][0] in [tag["name"] for tag in DOCUMENT["tags"]]
     assert described["responses"]["default"]["content"]["application/json"]["schema"] == {
@@ -81,7 +81,7 @@ def test_operation_is_described_in_full(described: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("name", SCHEMAS)
-def test_schema_is_described_in_full(name: str) -> None:
+def test_every_schema_is_fully_described(name: str) -> None:
     schema = SCHEMAS[name]
     assert schema["type"] == "object"
     assert schema["description"]
@@ -89,14 +89,14 @@ def test_schema_is_described_in_full(name: str) -> None:
     assert set(schema.get("required", [])) <= set(schema["properties"])
 
 
-def test_path_variables_are_the_parameters_of_the_path() -> None:
+def test_path_parameters_match_the_path_variables() -> None:
     for template, path in DOCUMENT["paths"].items():
         for described in path.values():
             names = [parameter["name"] for parameter in described["parameters"] if parameter["in"] == "path"]
             assert [part[1:-1] for part in template.split("/") if part.startswith("{")] == names
 
 
-def test_limits_are_those_of_the_protos() -> None:
+def test_limits_match_the_protos() -> None:
     spec = SCHEMAS["TaskSpec"]
     assert spec["required"] == ["command"]
     assert spec["additionalProperties"] is False
@@ -112,7 +112,7 @@ def test_limits_are_those_of_the_protos() -> None:
     assert (page_size["name"], page_size["schema"]["maximum"]) == ("pageSize", 500)
 
 
-def test_shapes_are_those_of_our_json() -> None:
+def test_schemas_match_the_json_that_the_api_sends() -> None:
     task = SCHEMAS["Task"]
     assert "COMPLETED" in task["properties"]["status"]["enum"]
     assert set(task["properties"]["payload"]) == {"description"}
@@ -129,7 +129,7 @@ def test_shapes_are_those_of_our_json() -> None:
     assert SCHEMAS["Queue"]["properties"]["ready"]["type"] == "integer"
 
 
-def test_replies_have_their_statuses() -> None:
+def test_operations_document_their_reply_statuses() -> None:
     assert set(DOCUMENT["paths"]["/v1/codeq/tasks"]["post"]["responses"]) == {"200", "202", "307", "default"}
     assert set(DOCUMENT["paths"]["/v1/codeq/tasks/claim"]["post"]["responses"]) == {"200", "204", "307", "default"}
     assert "content" not in DOCUMENT["paths"]["/v1/codeq/tasks/claim"]["post"]["responses"]["204"]
@@ -137,7 +137,7 @@ def test_replies_have_their_statuses() -> None:
     assert "TASK_NOT_FOUND" in SCHEMAS["Error"]["properties"]["reason"]["enum"]
 
 
-def test_calls_are_rejected_with_the_leader_where_another_server_leads() -> None:
+def test_operations_document_consistency_and_forwarding() -> None:
     reads, writes = (
         {parameter["name"] for parameter in DOCUMENT["paths"][path][method]["parameters"]}
         for path, method in (("/v1/codeq/tasks/{task_id}", "get"), ("/v1/codeq/tasks", "post"))
@@ -147,13 +147,13 @@ def test_calls_are_rejected_with_the_leader_where_another_server_leads() -> None
     assert "consistency" not in writes
 
 
-def test_document_says_where_it_is_served_and_how_large_bodies_may_be() -> None:
+def test_document_states_its_url_and_body_limits() -> None:
     assert DOCUMENT["servers"][0]["url"] == "/"
     for path, size in (("/v1/codeq/tasks", 1_114_112), ("/v1/codeq/tasks/batch", 8_454_144)):
         assert str(size) in DOCUMENT["paths"][path]["post"]["requestBody"]["description"]
 
 
-def test_every_value_has_one_type_and_null_only_where_absence_is_allowed() -> None:
+def test_every_value_has_one_type_and_only_optional_values_may_be_null() -> None:
     for schema in _objects(DOCUMENT["components"]["schemas"]):
         for name, described in schema.get("properties", {}).items():
             kind = described.get("type", "any") if isinstance(described, dict) else "any"
@@ -162,12 +162,12 @@ def test_every_value_has_one_type_and_null_only_where_absence_is_allowed() -> No
                 assert name not in schema.get("required", [])
 
 
-def test_no_enum_has_a_value_that_is_never_there() -> None:
+def test_enums_omit_the_unspecified_value() -> None:
     for schema in _objects(DOCUMENT):
         assert "UNSPECIFIED" not in schema.get("enum", [])
 
 
-def test_needed_names_and_bodies_are_those_without_which_the_server_rejects() -> None:
+def test_required_fields_and_bodies_match_what_the_server_requires() -> None:
     required = {
         described["operationId"]: described["requestBody"]["required"]
         for path in DOCUMENT["paths"].values()
@@ -186,7 +186,7 @@ def test_needed_names_and_bodies_are_those_without_which_the_server_rejects() ->
     assert SCHEMAS["NewArtifact"]["required"] == ["name"]
 
 
-def test_task_links_to_the_calls_that_take_its_id() -> None:
+def test_created_task_links_to_operations_on_its_id() -> None:
     for path, status in (("/v1/codeq/tasks", "202"), ("/v1/codeq/tasks/claim", "200")):
         links = DOCUMENT["paths"][path]["post"]["responses"][status]["links"]
         assert links["SubmitResult"]["operationId"] == "TaskService_SubmitResult"
@@ -195,7 +195,7 @@ def test_task_links_to_the_calls_that_take_its_id() -> None:
 
 
 @pytest.mark.parametrize("number", ["2.0", "2e0", "0.2e1"])
-async def test_integer_may_be_written_as_any_number_of_that_value(served: Served, number: str) -> None:
+async def test_integer_is_accepted_in_decimal_and_exponent_notation(served: Served, number: str) -> None:
     body = f'{{"command":"A","priority":{number}}}'
     answer = await served.http.post("/v1/codeq/tasks", content=body, headers={"content-type": "application/json"})
     assert served.double.requests[0].spec.priority == 2
@@ -205,12 +205,12 @@ async def test_integer_may_be_written_as_any_number_of_that_value(served: Served
 
 
 @pytest.mark.parametrize("number", ["2.5", "1e10", "-2147483649", "2147483648.0"])
-async def test_number_beyond_its_integer_type_is_rejected(served: Served, number: str) -> None:
+async def test_number_outside_its_integer_type_is_rejected(served: Served, number: str) -> None:
     answer = await served.http.post("/v1/codeq/tasks", content=f'{{"command":"A","priority":{number}}}')
     assert (answer.status_code, answer.json()["details"][0]["field"]) == (400, "priority")
 
 
-def test_error_texts_use_the_json_names_of_fields() -> None:
+def test_error_messages_use_json_field_names() -> None:
     run_at = SCHEMAS["TaskSpec"]["properties"]["runAt"]["description"]
     assert "delaySeconds" in run_at
     for described in _objects(DOCUMENT):

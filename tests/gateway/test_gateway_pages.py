@@ -8,7 +8,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from served_gateway import Served
 
 
-async def test_health_is_reported_without_a_token(served: Served) -> None:
+async def test_health_needs_no_token(served: Served) -> None:
     answer = await served.http.get("/healthz")
     assert (answer.status_code, answer.json()) == (200, {"status": "ok"})
 
@@ -42,7 +42,7 @@ async def test_metrics_count_requests_by_template(served: Served) -> None:
     assert samples["codeq_http_request_seconds_sum", task] > 0
 
 
-def test_durations_fall_into_their_buckets() -> None:
+def test_durations_are_counted_in_their_buckets() -> None:
     metrics = HttpMetrics()
     for seconds in (0.0, 0.001, 0.0011, 61.0):
         metrics.observe("GET", "/r", 200, seconds)
@@ -56,7 +56,7 @@ def test_durations_fall_into_their_buckets() -> None:
     assert registry.get_sample_value("codeq_http_request_seconds_count", {"route": "/r"}) == 4
 
 
-async def test_each_request_has_one_access_line(served: Served) -> None:
+async def test_each_request_is_logged_in_one_access_line(served: Served) -> None:
     await served.http.get("/v1/codeq/tasks/a", headers={"X-Request-Id": "r1"})
     await served.http.get("/healthz", headers={"X-Request-Id": "r2"})
     await served.http.get("/nowhere", headers={"X-Request-Id": "r3"})

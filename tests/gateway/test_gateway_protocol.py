@@ -44,7 +44,7 @@ def _replies(answer: bytes) -> list[tuple[int, dict[str, str], bytes]]:
 
 
 class _Recorder(asyncio.Transport):
-    """Records what is written to it."""
+    """Records everything that is written."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -67,7 +67,7 @@ class _Recorder(asyncio.Transport):
         pass
 
 
-async def test_many_requests_sent_together_are_answered_in_order(served: Served) -> None:
+async def test_pipelined_requests_are_answered_in_order(served: Served) -> None:
     commands = [f"c{number}" for number in range(200)]
     requests = b"".join(_create(command) + b"GET /nowhere HTTP/1.1\r\nHost: h\r\n\r\n" for command in commands)
     replies = _replies(await served.exchange(requests + LAST))
@@ -76,7 +76,7 @@ async def test_many_requests_sent_together_are_answered_in_order(served: Served)
     assert [call.method.rpartition("/")[2] for call in served.double.calls] == ["CreateTask"] * 200
 
 
-async def test_second_request_of_a_connection_waits_for_the_first(served: Served) -> None:
+async def test_second_request_on_a_connection_waits_for_the_first(served: Served) -> None:
     served.double.hold = True
     reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
     writer.write(CLAIM + HEALTH + LAST)
@@ -88,7 +88,7 @@ async def test_second_request_of_a_connection_waits_for_the_first(served: Served
     writer.close()
 
 
-async def test_nothing_more_is_read_while_requests_wait(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_connection_is_not_read_while_requests_wait(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     served.double.hold = True
     _, writer = await asyncio.open_connection("127.0.0.1", served.port)
     writer.write(CLAIM + HEALTH)
@@ -97,7 +97,7 @@ async def test_nothing_more_is_read_while_requests_wait(served: Served, monkeypa
     writer.close()
 
 
-async def test_one_request_at_most_is_read_before_its_turn(served: Served) -> None:
+async def test_at_most_one_request_is_read_before_its_turn(served: Served) -> None:
     served.double.hold = True
     reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
     writer.write(CLAIM + HEALTH * 5_000 + LAST)
@@ -111,7 +111,7 @@ async def test_one_request_at_most_is_read_before_its_turn(served: Served) -> No
 
 
 @pytest.mark.parametrize("seed", range(8))
-async def test_requests_in_any_pieces_are_understood(served: Served, seed: int) -> None:
+async def test_requests_are_parsed_however_they_are_split(served: Served, seed: int) -> None:
     chunked = (
         CREATE_HEAD
         + b"Transfer-Encoding: chunked\r\n\r\n7;x=y\r\n"
@@ -131,7 +131,7 @@ async def test_requests_in_any_pieces_are_understood(served: Served, seed: int) 
     assert [json.loads(body)["command"] for _, _, body in replies[:2]] == ["c", "d"]
 
 
-async def test_trailers_are_not_headers_of_the_next_request(served: Served) -> None:
+async def test_trailers_do_not_become_headers_of_the_next_request(served: Served) -> None:
     chunked = CREATE_HEAD + b"Transfer-Encoding: chunked\r\n\r\n0\r\nX-Request-Id: trailer\r\n\r\n"
     replies = _replies(await served.exchange(chunked + LAST))
     assert [headers["x-request-id"] == "trailer" for _, headers, _ in replies] == [False, False]
@@ -158,14 +158,14 @@ async def test_trailers_are_not_headers_of_the_next_request(served: Served) -> N
         CREATE_HEAD + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}zz",
     ],
 )
-async def test_malformed_request_is_rejected_and_ends_the_connection(served: Served, request_bytes: bytes) -> None:
+async def test_malformed_request_is_rejected_and_closes_the_connection(served: Served, request_bytes: bytes) -> None:
     (status, headers, body), *others = _replies(await served.exchange(request_bytes + HEALTH))
     assert (status, headers["connection"], json.loads(body)["reason"]) == (400, "close", "INVALID_BODY")
     assert others == []
     assert served.double.calls == []
 
 
-async def test_malformed_bytes_after_a_request_are_rejected_in_their_turn(served: Served) -> None:
+async def test_malformed_bytes_after_a_request_are_rejected_after_its_reply(served: Served) -> None:
     served.double.hold = True
     reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
     writer.write(CLAIM + b"nonsense\r\n\r\n")
@@ -175,7 +175,7 @@ async def test_malformed_bytes_after_a_request_are_rejected_in_their_turn(served
     writer.close()
 
 
-async def test_input_after_the_last_request_is_ignored(served: Served) -> None:
+async def test_input_after_the_final_request_is_ignored(served: Served) -> None:
     assert [status for status, _, _ in _replies(await served.exchange(LAST + CLAIM))] == [200]
     assert [status for status, _, _ in _replies(await served.exchange(LAST + b"nonsense\r\n\r\n"))] == [200]
     assert served.double.calls == []
@@ -189,33 +189,33 @@ async def test_input_after_the_last_request_is_ignored(served: Served) -> None:
         b"HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n",
     ],
 )
-async def test_connection_that_is_not_kept_is_closed_after_the_reply(served: Served, head: bytes) -> None:
+async def test_connection_without_keep_alive_is_closed_after_the_reply(served: Served, head: bytes) -> None:
     ((status, headers, _),) = _replies(await served.exchange(b"GET /healthz " + head))
     assert (status, headers["connection"]) == (200, "close")
 
 
-async def test_upgrade_to_another_protocol_is_ignored(served: Served) -> None:
+async def test_upgrade_header_is_ignored(served: Served) -> None:
     upgrade = b"Connection: Upgrade\r\nUpgrade: h2c\r\n"
     created = CREATE_HEAD + upgrade + b'Content-Length: 15\r\n\r\n{"command":"c"}'
     (status, headers, _), _ = _replies(await served.exchange(created + LAST))
     assert (status, "connection" in headers) == (202, False)
 
 
-async def test_target_may_be_absolute(served: Served) -> None:
+async def test_absolute_request_target_is_accepted(served: Served) -> None:
     get = b"GET http://h:80/v1/codeq/admin/queues?pageSize=2 HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"
     ((status, _, _),) = _replies(await served.exchange(get))
     assert status == 200
     assert served.double.requests[0].page_size == 2
 
 
-async def test_reply_to_head_has_no_body(served: Served) -> None:
+async def test_head_reply_has_no_body(served: Served) -> None:
     answer = await served.exchange(b"HEAD /v1/codeq/tasks/none HTTP/1.1\r\nHost: h\r\n\r\n" + LAST)
     head, _, rest = answer.partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 404 ")
     assert rest.startswith(b"HTTP/1.1 200 ")
 
 
-async def test_reply_has_a_date_and_the_request_id(served: Served) -> None:
+async def test_reply_has_date_and_request_id_headers(served: Served) -> None:
     answers = [await served.http.get("/healthz") for _ in range(2)]
     ids = {answer.headers["x-request-id"] for answer in answers}
     assert [len(text) for text in ids] == [32, 32]
@@ -230,7 +230,7 @@ async def test_malformed_request_id_is_not_echoed(served: Served, sent: bytes) -
     assert (status, len(headers["x-request-id"])) == (200, 32)
 
 
-async def test_client_that_closed_its_side_gets_a_reply_that_is_ready_soon(
+async def test_half_closed_client_gets_a_reply_that_is_ready_soon(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connection, "HALF_CLOSED_SECONDS", 10)
@@ -245,7 +245,7 @@ async def test_client_that_closed_its_side_gets_a_reply_that_is_ready_soon(
     writer.close()
 
 
-async def test_client_that_closed_its_side_is_not_waited_for(served: Served) -> None:
+async def test_half_closed_client_cannot_hold_a_long_poll_open(served: Served) -> None:
     served.double.hold = True
     reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
     writer.write(CLAIM)
@@ -258,7 +258,7 @@ async def test_client_that_closed_its_side_is_not_waited_for(served: Served) -> 
     writer.close()
 
 
-async def test_client_that_closed_its_side_within_a_request_is_disconnected(served: Served) -> None:
+async def test_client_that_half_closes_within_a_request_is_disconnected(served: Served) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
     writer.write(CREATE_HEAD + b"Content-Length: 9\r\n\r\n{")
     writer.write_eof()
@@ -267,7 +267,7 @@ async def test_client_that_closed_its_side_within_a_request_is_disconnected(serv
     writer.close()
 
 
-async def test_bytes_that_arrive_one_by_one_do_not_keep_a_connection_open(
+async def test_slowly_sent_request_does_not_keep_a_connection_open(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connection, "REQUEST_SECONDS", 0.2)
@@ -297,7 +297,7 @@ async def test_idle_connection_is_closed(served: Served, monkeypatch: pytest.Mon
     writer.close()
 
 
-async def test_trailer_without_end_is_rejected(served: Served) -> None:
+async def test_endless_trailer_is_rejected(served: Served) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
     writer.write(CREATE_HEAD + b"Transfer-Encoding: chunked\r\n\r\n0\r\nX-T: ")
     for _ in range(8):
@@ -318,7 +318,7 @@ async def test_client_that_does_not_read_gets_no_further_replies(
     create = CREATE_HEAD + b"Content-Length: %d\r\n\r\n" % len(payload) + payload
     reader, writer = await asyncio.open_connection("127.0.0.1", served.port, limit=1024)
     sender = asyncio.create_task(_send_all(writer, create * 40))
-    await until(lambda: not served.server.connections)  # its time to read a reply is over
+    await until(lambda: not served.server.connections)  # its time to read a reply has run out
     with suppress(ConnectionError):
         await sender
     assert len(served.double.calls) < 40
@@ -338,7 +338,7 @@ async def test_client_that_reads_slowly_gets_every_reply(served: Served) -> None
     writer.close()
 
 
-async def test_rejection_of_a_body_reaches_a_client_that_closes_after_it(served: Served) -> None:
+async def test_rejection_of_a_body_reaches_a_client_that_then_closes(served: Served) -> None:
     size = routes.BODY_BYTES_MAX + 1
     head = CREATE_HEAD + b"Connection: close\r\nContent-Length: %d\r\n\r\n" % size
     reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
@@ -348,7 +348,7 @@ async def test_rejection_of_a_body_reaches_a_client_that_closes_after_it(served:
     writer.close()
 
 
-async def test_stop_answers_a_request_whose_body_does_not_come(served: Served) -> None:
+async def test_shutdown_rejects_a_request_whose_body_never_arrives(served: Served) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
     writer.write(CREATE_HEAD + b"Content-Length: 9\r\n\r\n{")
     await until(lambda: any(c._incoming is not None for c in served.server._connections))

@@ -1,4 +1,4 @@
-"""Malformed requests: the error names the field and says what it takes; no service is called."""
+"""Malformed requests: the error names the field and says which values are accepted; no service is called."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ CLAIM = "/v1/codeq/tasks/claim"
         (BATCH, b'{"atomic":true,"tasks":[{},{},{"payload":"\xff"}]}', "tasks[2].payload"),
     ],
 )
-async def test_malformed_field_is_named(served: Served, path: str, body: bytes, field: str) -> None:
+async def test_error_names_the_malformed_field(served: Served, path: str, body: bytes, field: str) -> None:
     answer = await served.http.post(path, content=body, headers=JSON)
     refused = answer.json()
     assert (answer.status_code, refused["code"], refused["reason"]) == (400, "INVALID_ARGUMENT", "INVALID_FIELD")
@@ -91,7 +91,9 @@ async def test_malformed_field_is_named(served: Served, path: str, body: bytes, 
         (TASKS, "{,}", "the body is not valid JSON: object keys must be strings (byte 1)"),
     ],
 )
-async def test_error_says_what_the_field_takes(served_inside: Served, path: str, body: str, error: str) -> None:
+async def test_error_says_which_values_the_field_accepts(
+    served_inside: Served, path: str, body: str, error: str
+) -> None:
     answer = await served_inside.http.post(path, content=body, headers=JSON)
     assert answer.json()["error"] == error
 
@@ -104,7 +106,7 @@ async def test_error_says_what_the_field_takes(served_inside: Served, path: str,
         ("status=x", "status: must be PENDING, SCHEDULED, CLAIMED, COMPLETED, FAILED, DLQ or CANCELLED"),
     ],
 )
-async def test_error_says_what_the_parameter_takes(served_inside: Served, query: str, error: str) -> None:
+async def test_error_says_which_values_the_parameter_accepts(served_inside: Served, query: str, error: str) -> None:
     answer = await served_inside.http.get(f"{TASKS}?{query}")
     assert answer.json()["error"] == error
 
@@ -131,14 +133,14 @@ async def test_error_says_what_the_parameter_takes(served_inside: Served, query:
         b'{"payload":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
     ],
 )
-async def test_broken_json_is_rejected(served: Served, body: bytes) -> None:
+async def test_malformed_json_is_rejected(served: Served, body: bytes) -> None:
     answer = await served.http.post(TASKS, content=body, headers=JSON)
     assert (answer.status_code, answer.json()["reason"]) == (400, "INVALID_BODY")
     assert answer.json()["details"] == []
     assert served.double.calls == []
 
 
-async def test_broken_json_in_an_ignored_field_is_rejected(served: Served) -> None:
+async def test_malformed_json_in_an_ignored_field_is_rejected(served: Served) -> None:
     answer = await served.http.post(RESULT, content=b'{"workerId":nope}')
     assert (answer.status_code, answer.json()["reason"]) == (400, "INVALID_BODY")
 
@@ -165,7 +167,7 @@ async def test_compressed_body_is_rejected(served: Served, value: str) -> None:
 
 
 @pytest.mark.parametrize("header", ["Authorization", "Content-Type", "Host", "Idempotency-Key"])
-async def test_header_that_is_given_twice_is_rejected(served: Served, header: str) -> None:
+async def test_repeated_header_is_rejected(served: Served, header: str) -> None:
     head = f"POST {TASKS} HTTP/1.1\r\n{header}: application/json\r\n{header.upper()}: other\r\n\r\n"
     answer = await served.exchange(head.encode())
     assert answer.startswith(b"HTTP/1.1 400 ")
@@ -203,22 +205,20 @@ async def test_json_content_types_are_accepted(served: Served, content_type: str
         ("%FF=1", "query"),
     ],
 )
-async def test_malformed_query_parameter_is_named(served: Served, query: str, field: str) -> None:
+async def test_error_names_the_malformed_query_parameter(served: Served, query: str, field: str) -> None:
     answer = await served.http.get(f"{QUEUES}?{query}")
     assert (answer.status_code, answer.json()["reason"]) == (400, "INVALID_FIELD")
     assert answer.json()["details"][0]["field"] == field
     assert served.double.calls == []
 
 
-async def test_query_of_an_operation_without_parameters_is_rejected(served: Served) -> None:
+async def test_query_on_an_operation_without_parameters_is_rejected(served: Served) -> None:
     answer = await served.http.post(f"{TASKS}?priority=5", json={"command": "c"})
     assert answer.json()["details"][0]["field"] == "priority"
 
 
 @pytest.mark.parametrize("sent", [b"other", b"k\xff"])
-async def test_idempotency_key_header_that_differs_from_the_body_is_rejected_by_name(
-    served: Served, sent: bytes
-) -> None:
+async def test_idempotency_key_header_that_differs_from_the_body_is_rejected(served: Served, sent: bytes) -> None:
     body = {"command": "c", "idempotencyKey": "k"}
     answer = await served.http.post(TASKS, json=body, headers={b"Idempotency-Key": sent})
     assert (answer.status_code, answer.json()["reason"]) == (400, "INVALID_FIELD")
@@ -227,14 +227,14 @@ async def test_idempotency_key_header_that_differs_from_the_body_is_rejected_by_
 
 
 @pytest.mark.parametrize("path", [RESULT, f"{TASKS}/claim"])
-async def test_idempotency_key_header_of_an_operation_that_takes_none_is_rejected(served: Served, path: str) -> None:
+async def test_idempotency_key_header_on_an_operation_without_keys_is_rejected(served: Served, path: str) -> None:
     answer = await served.http.post(path, json={}, headers={"Idempotency-Key": "k"})
     assert (answer.status_code, answer.json()["reason"]) == (400, "INVALID_FIELD")
     assert answer.json()["details"][0]["field"] == "Idempotency-Key"
     assert served.double.calls == []
 
 
-async def test_body_of_an_operation_without_one_is_rejected(served: Served) -> None:
+async def test_body_on_an_operation_without_a_body_is_rejected(served: Served) -> None:
     answer = await served.http.request("GET", f"{TASKS}/t1", content=b"{}")
     assert (answer.status_code, answer.json()["reason"]) == (400, "INVALID_BODY")
 
@@ -247,7 +247,7 @@ async def test_path_that_is_not_utf8_is_rejected(served: Served) -> None:
 @pytest.mark.parametrize(
     "path", ["/", "/v1/codeq", "/v1/codeq/tasks/", "/v1/codeq/tasks/t1/none", "/v1/codeq/Tasks", "//healthz"]
 )
-async def test_unknown_path_is_reported(served: Served, path: str) -> None:
+async def test_unknown_path_is_not_found(served: Served, path: str) -> None:
     answer = await served.http.get(f"http://127.0.0.1:{served.port}{path}")
     assert (answer.status_code, answer.json()["code"], answer.json()["reason"]) == (
         404,
@@ -267,7 +267,9 @@ async def test_unknown_path_is_reported(served: Served, path: str) -> None:
         ("POST", "/healthz", "GET, HEAD, OPTIONS"),
     ],
 )
-async def test_wrong_method_gets_the_allowed_ones(served: Served, method: str, path: str, allowed: str) -> None:
+async def test_wrong_method_is_rejected_with_the_allowed_methods(
+    served: Served, method: str, path: str, allowed: str
+) -> None:
     answer = await served.http.request(method, path)
     assert (answer.status_code, answer.headers["allow"]) == (405, allowed)
     if method != "HEAD":
@@ -275,7 +277,7 @@ async def test_wrong_method_gets_the_allowed_ones(served: Served, method: str, p
 
 
 @pytest.mark.parametrize("reason", list(reasons.BY_NUMBER.values()), ids=lambda reason: reason.name)
-async def test_failed_call_has_the_status_of_the_error_table(served: Served, reason: reasons.Reason) -> None:
+async def test_failed_call_has_the_http_status_of_its_reason(served: Served, reason: reasons.Reason) -> None:
     served.double.failure = CallFailed(reason.number, "why", retry_after_seconds=1)
     answer = await served.http.get(f"{TASKS}/t1", headers={"X-Request-Id": "r1"})
     assert answer.status_code == reason.http_status
@@ -285,17 +287,17 @@ async def test_failed_call_has_the_status_of_the_error_table(served: Served, rea
     assert answer.headers["x-request-id"] == "r1"
 
 
-async def test_retry_after_is_sent_in_whole_seconds(served_inside: Served) -> None:
+async def test_retry_after_is_rounded_to_whole_seconds(served_inside: Served) -> None:
     served_inside.double.failure = CallFailed(error_pb2.ERROR_REASON_DRAINING, "stopping", retry_after_seconds=1.2)
     assert (await served_inside.http.get(f"{TASKS}/t1")).headers["retry-after"] == "2"
 
 
-async def test_retry_after_is_one_second_without_advice(served: Served) -> None:
+async def test_retry_after_defaults_to_one_second(served: Served) -> None:
     served.double.failure = CallFailed(error_pb2.ERROR_REASON_DRAINING, "stopping")
     assert (await served.http.get(f"{TASKS}/t1")).headers["retry-after"] == "1"
 
 
-async def test_violations_have_the_names_of_the_json_form(served: Served) -> None:
+async def test_violations_use_json_field_names(served: Served) -> None:
     violations = [("spec.max_attempts", "too many"), ("spec", "missing"), ("tenant", "unknown")]
     served.double.failure = CallFailed(error_pb2.ERROR_REASON_INVALID_FIELD, "bad", violations)
     answer = await served.http.post(TASKS, json={})
@@ -306,7 +308,7 @@ async def test_violations_have_the_names_of_the_json_form(served: Served) -> Non
     assert answer.json()["details"] == [{"field": "tasks[3].runAt", "description": "early"}]
 
 
-async def test_defect_is_an_internal_error_without_details(served: Served) -> None:
+async def test_defect_is_reported_as_an_internal_error_without_details(served: Served) -> None:
     served.double.failure = RuntimeError("the secret cause")
     answer = await served.http.get(f"{TASKS}/t1")
     assert (answer.status_code, answer.json()["reason"], answer.json()["code"]) == (500, "INTERNAL", "INTERNAL")
@@ -315,13 +317,13 @@ async def test_defect_is_an_internal_error_without_details(served: Served) -> No
     assert (await served.http.post(TASKS, json={"command": "c"})).status_code == 202
 
 
-async def test_long_names_are_repeated_in_part(served: Served) -> None:
+async def test_long_field_names_are_truncated_in_errors(served: Served) -> None:
     answer = await served.http.post(TASKS, json={"x" * 100_000: 1})
     assert answer.json()["details"][0]["field"].startswith("xxx")
     assert len(answer.content) < 1_000
 
 
-async def test_other_host_names_are_rejected_where_hosts_are_named() -> None:
+async def test_host_names_outside_the_configured_list_are_rejected() -> None:
     async with serving(allowed_hosts=frozenset({"localhost", "127.0.0.1", "[::1]"})) as served:
         for host in ("localhost", f"localhost:{served.port}", "LOCALHOST", "127.0.0.1:1", "[::1]", "[::1]:8080"):
             assert (await served.http.get("/healthz", headers={"Host": host})).status_code == 200
@@ -331,7 +333,7 @@ async def test_other_host_names_are_rejected_where_hosts_are_named() -> None:
 
 
 @pytest.mark.parametrize("padding", [0, 5000])
-async def test_item_with_too_many_entries_is_rejected_alone(served: Served, padding: int) -> None:
+async def test_only_the_batch_item_with_too_many_entries_is_rejected(served: Served, padding: int) -> None:
     created = [(await served.http.post("/v1/codeq/tasks", json={"command": "c"})).json()["id"] for _ in range(2)]
     good = {"taskId": created[0], "status": "COMPLETED", "result": "," * padding}
     bad = {"taskId": created[1], "status": "COMPLETED", "artifacts": [{"name": f"a{n}"} for n in range(17)]}

@@ -1,4 +1,4 @@
-"""A standalone gateway and its servers: one that leaves, one that leads, one that is unreachable."""
+"""A standalone gateway and its servers: one that disconnects, one that leads, one that is unreachable."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from stream_server import SECRET, StreamServer, remote
 from task_double import SERVICES, TaskDouble
 
 LONG = 10.0
-"""How long calls are retried in tests in which retries must not end."""
+"""How long calls are retried in tests whose retries must not end."""
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ async def test_calls_of_one_turn_share_a_frame(server: tuple[TaskDouble, StreamS
     assert [call.request.spec.command for call in double.calls[1:]] == [f"C{number}" for number in range(200)]
 
 
-async def test_schema_is_that_of_the_server_and_its_call_service_is_not_listed(
+async def test_schema_lists_the_public_services_only(
     server: tuple[TaskDouble, StreamServer],
 ) -> None:
     async with open_channel(server[1].address) as channel:
@@ -87,7 +87,7 @@ async def test_server_without_call_streams_is_rejected() -> None:
         await plain.stop(0)
 
 
-async def test_rejection_arrives_whole(server: tuple[TaskDouble, StreamServer]) -> None:
+async def test_rejection_keeps_all_its_details(server: tuple[TaskDouble, StreamServer]) -> None:
     double, started = server
     double.failure = CallFailed(error_pb2.ERROR_REASON_INVALID_FIELD, "bad", [("spec.priority", "too high")])
     async with remote(started.address) as (_, dispatcher):
@@ -116,7 +116,7 @@ async def test_call_waits_for_the_validation_of_its_token(server: tuple[TaskDoub
         assert (await waiting).task.command == "A"
 
 
-async def test_stale_read_is_passed_on(server: tuple[TaskDouble, StreamServer]) -> None:
+async def test_stale_read_is_forwarded(server: tuple[TaskDouble, StreamServer]) -> None:
     double, started = server
     async with remote(started.address) as (_, dispatcher):
         task = await dispatcher.call(creating())
@@ -146,7 +146,7 @@ async def test_gateway_waits_for_a_leader(server: tuple[TaskDouble, StreamServer
         assert (await answer).task.command == "A"
 
 
-async def test_leader_that_does_not_come_is_reported(server: tuple[TaskDouble, StreamServer]) -> None:
+async def test_missing_leader_is_reported(server: tuple[TaskDouble, StreamServer]) -> None:
     double, started = server
     double.failure = not_leading({})
     async with remote(started.address) as (_, dispatcher):
@@ -154,7 +154,7 @@ async def test_leader_that_does_not_come_is_reported(server: tuple[TaskDouble, S
     assert 1 < len(double.calls) < 20
 
 
-async def test_servers_that_name_each_other_are_asked_a_bounded_number_of_times(
+async def test_servers_naming_each_other_as_leader_get_a_bounded_number_of_calls(
     server: tuple[TaskDouble, StreamServer],
 ) -> None:
     one, first = server
@@ -166,7 +166,7 @@ async def test_servers_that_name_each_other_are_asked_a_bounded_number_of_times(
     assert len(one.calls) + len(other.calls) < 20
 
 
-async def test_no_server_is_reported_and_found_when_it_comes() -> None:
+async def test_unreachable_server_is_reported_and_used_once_it_starts() -> None:
     double = TaskDouble()
     async with StreamServer(double) as first, open_channel(first.address) as channel:
         schema = await read_schema(channel)
@@ -187,7 +187,7 @@ async def test_no_server_is_reported_and_found_when_it_comes() -> None:
 
 
 @pytest.mark.parametrize("repeatable", [False, True])
-async def test_call_whose_server_was_lost_is_repeated_only_if_that_does_no_harm(*, repeatable: bool) -> None:
+async def test_lost_call_is_retried_only_if_it_is_idempotent(*, repeatable: bool) -> None:
     first, second = TaskDouble(), TaskDouble()
     first.hold = True
     other = StreamServer(second)
@@ -207,7 +207,7 @@ async def test_call_whose_server_was_lost_is_repeated_only_if_that_does_no_harm(
     assert (len(first.calls), len(second.calls)) == (1, int(repeatable))
 
 
-async def test_stopping_server_answers_its_calls_and_later_ones_go_elsewhere() -> None:
+async def test_draining_server_answers_open_calls_and_new_ones_go_elsewhere() -> None:
     first, second = TaskDouble(), TaskDouble()
     first.hold = True
     other = StreamServer(second)
@@ -229,8 +229,8 @@ async def test_stopping_server_answers_its_calls_and_later_ones_go_elsewhere() -
     assert [call.request.spec.command for call in second.calls] == [f"NEXT{number}" for number in range(20)]
 
 
-async def test_calls_made_while_streams_come_and_go_are_all_answered() -> None:
-    """Each stream ends in the middle of calls; none of them waits for a reply that cannot come."""
+async def test_every_call_is_answered_while_streams_open_and_close() -> None:
+    """Each stream ends during calls; no call waits for a reply that cannot arrive."""
     doubles = [TaskDouble(), TaskDouble()]
     async with (
         StreamServer(doubles[0]) as one,
@@ -254,7 +254,7 @@ async def test_calls_made_while_streams_come_and_go_are_all_answered() -> None:
     assert sum(len(double.calls) for double in doubles) == 1200
 
 
-async def test_stream_that_has_ended_takes_no_call(server: tuple[TaskDouble, StreamServer]) -> None:
+async def test_ended_stream_accepts_no_call(server: tuple[TaskDouble, StreamServer]) -> None:
     """A call made in the same turn of the loop as the end of its stream would never be answered."""
     _, started = server
     async with remote(started.address) as (_, dispatcher):
@@ -269,7 +269,7 @@ async def test_stream_that_has_ended_takes_no_call(server: tuple[TaskDouble, Str
         assert not link.is_up
 
 
-async def test_caller_that_leaves_ends_its_call(server: tuple[TaskDouble, StreamServer]) -> None:
+async def test_disconnected_caller_cancels_its_call(server: tuple[TaskDouble, StreamServer]) -> None:
     double, started = server
     double.hold = True
     async with remote(started.address) as (_, dispatcher):
@@ -279,7 +279,7 @@ async def test_caller_that_leaves_ends_its_call(server: tuple[TaskDouble, Stream
         await until(lambda: double.cancelled == 1)
 
 
-async def test_gateway_that_leaves_ends_its_calls(server: tuple[TaskDouble, StreamServer]) -> None:
+async def test_disconnected_gateway_cancels_its_calls(server: tuple[TaskDouble, StreamServer]) -> None:
     double, started = server
     double.hold = True
     async with remote(started.address) as (_, dispatcher):
@@ -299,7 +299,7 @@ async def test_uncancelled_call_ends_at_its_timeout(server: tuple[TaskDouble, St
     assert double.cancelled == 1
 
 
-async def test_defect_is_logged_by_the_server_and_hidden_from_the_caller(
+async def test_internal_error_is_logged_by_the_server_and_hidden_from_the_caller(
     server: tuple[TaskDouble, StreamServer],
 ) -> None:
     double, started = server
@@ -311,7 +311,7 @@ async def test_defect_is_logged_by_the_server_and_hidden_from_the_caller(
     assert started.defects == [double.failure]
 
 
-async def test_large_requests_and_replies_pass(server: tuple[TaskDouble, StreamServer]) -> None:
+async def test_large_requests_and_replies_are_carried(server: tuple[TaskDouble, StreamServer]) -> None:
     _, started = server
     payload = b'"' + b"x" * 1_000_000 + b'"'
     request = task_service_pb2.BatchCreateTasksRequest(tasks=[{"command": "A", "payload": payload}] * 8)
@@ -335,7 +335,7 @@ async def test_forwarder_makes_one_hop(server: tuple[TaskDouble, StreamServer]) 
         await forwarder.close()
 
 
-def test_reason_of_a_later_server_keeps_its_name_and_status() -> None:
+def test_unknown_reason_from_a_newer_server_keeps_its_name_and_status() -> None:
     files: dict[str, descriptor_pb2.FileDescriptorProto] = {}
     pending = [descriptor_pool.Default().FindFileByName(name) for name in (CALL_FILE, "codeq/v1/error.proto")]
     while pending:
@@ -355,7 +355,7 @@ def test_reason_of_a_later_server_keeps_its_name_and_status() -> None:
     assert b'"reason":"LATER"' in refusals.error_body(refused, None)
 
 
-async def test_documents_of_both_gateways_are_the_same() -> None:
+async def test_both_gateways_serve_the_same_document() -> None:
     async with serving() as inside, serving(apart=True) as apart:
         shown = [(await served.http.get("/openapi.json")).json() for served in (inside, apart)]
     assert shown[0] == shown[1]

@@ -1,4 +1,4 @@
-"""Unpaired surrogates in JSON bodies: kept in payloads, replaced in texts for people, rejected elsewhere."""
+"""Unpaired surrogates in JSON bodies: preserved in payloads, replaced in human-readable text, rejected elsewhere."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 MIB = 1 << 20
 SECONDS_MOST = 5.0
-"""Of processor time; far more than any of it takes."""
+"""Limit of processor time, far above the expected use."""
 PIECES = [b"\\ud83d", b"\\uDE00", b"\\udfff", b"\\uD800", b"\\\\", b"\\n", b"\\u0041", b"ud83d", b"~", b"a", b'\\"']
 
 
@@ -32,21 +32,21 @@ def said(body: bytes) -> pb.SubmitResultRequest:
 
 
 @given(st.lists(st.sampled_from(PIECES), max_size=12), st.sampled_from([b'"%s"', b'{"%s":[1, "%s"]}']))
-def test_payload_with_unpaired_surrogates_is_kept_byte_for_byte(pieces: list[bytes], form: bytes) -> None:
+def test_payload_with_unpaired_surrogates_is_preserved_byte_for_byte(pieces: list[bytes], form: bytes) -> None:
     payload = form.replace(b"%s", b"".join(pieces))
     json.loads(payload)
     assert created(b'{"payload": %s, "command":"A"}' % payload).spec.payload == payload
 
 
 @given(st.lists(st.sampled_from(PIECES), max_size=12))
-def test_text_for_people_has_replacement_characters_for_unpaired_surrogates(pieces: list[bytes]) -> None:
+def test_unpaired_surrogates_in_human_readable_text_are_replaced(pieces: list[bytes]) -> None:
     text = b"".join(pieces)
     expected = json.loads(b'"%s"' % text).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     assert said(b'{"status":"FAILED","error":"%s"}' % text).error == expected
 
 
 @pytest.mark.parametrize("name", ["command", "idempotencyKey", "taskId"])
-def test_unpaired_surrogate_in_a_name_is_rejected_by_field(name: str) -> None:
+def test_unpaired_surrogate_in_a_name_is_rejected_with_its_field(name: str) -> None:
     with pytest.raises(CallFailed) as refused:
         created(b'{"%s":"a\\ud83d"}' % name.encode())
     assert refused.value.violations == [(name, "contains an unpaired surrogate, which is not a character")]
@@ -66,7 +66,7 @@ def test_unpaired_surrogate_does_not_make_malformed_json_valid(body: bytes) -> N
 
 
 @pytest.mark.parametrize("unit", [b"\\ud83d", b"\\ud83d\\ude00", b"\\\\", b"\\u0041", b"~"])
-def test_large_body_is_marked_in_bounded_time(unit: bytes) -> None:
+def test_unpaired_surrogates_of_a_large_body_are_marked_in_bounded_time(unit: bytes) -> None:
     body = b'"' + unit * (MIB // len(unit)) + b'\\ud83d"'
     started = time.thread_time()
     marked, mark = mark_unpaired(body)

@@ -28,7 +28,7 @@ JSON_VALUES = st.recursive(
 
 @dataclass(frozen=True)
 class RawNumber:
-    """A number that no float holds.
+    """A number that no float can represent.
 
     Attributes:
         digits: Its JSON text.
@@ -38,7 +38,7 @@ class RawNumber:
 
 
 def _text(value: object, pretty: str) -> str:
-    """Returns a JSON value as text, with `pretty` between its parts."""
+    """Returns a JSON value as text, with `pretty` as white space between its parts."""
     if isinstance(value, RawNumber):
         return value.digits
     if isinstance(value, list):
@@ -50,7 +50,7 @@ def _text(value: object, pretty: str) -> str:
 
 
 @pytest.mark.parametrize("body", [{}, {"idempotencyKey": "k 1"}])
-async def test_idempotency_key_header_fills_the_field_of_the_body(served: Served, body: dict[str, str]) -> None:
+async def test_idempotency_key_header_fills_the_body_field(served: Served, body: dict[str, str]) -> None:
     headers = {"Idempotency-Key": "k 1"}
     answer = await served.http.post("/v1/codeq/tasks", json={"command": "c", **body}, headers=headers)
     assert served.double.requests[-1].spec.idempotency_key == "k 1"
@@ -60,7 +60,7 @@ async def test_idempotency_key_header_fills_the_field_of_the_body(served: Served
     assert served.double.requests[-1].idempotency_key == "k 1"
 
 
-async def test_cycle_over_http_completes_the_task(served: Served) -> None:
+async def test_task_goes_from_creation_to_completion_over_http(served: Served) -> None:
     created = await served.http.post(
         "/v1/codeq/tasks", json={"command": "PROCESS_ORDER", "payload": {"orderId": "42"}, "priority": 5}
     )
@@ -93,7 +93,7 @@ async def test_cycle_over_http_completes_the_task(served: Served) -> None:
     }
 
 
-def test_every_json_value_comes_back_byte_for_byte() -> None:
+def test_every_json_value_is_returned_byte_for_byte() -> None:
     with asyncio.Runner() as runner:
         stack = AsyncExitStack()
         served = runner.run(stack.enter_async_context(serving()))
@@ -128,14 +128,14 @@ def test_every_json_value_comes_back_byte_for_byte() -> None:
         b"[ 1 , [ ] ]",
     ],
 )
-async def test_payload_and_result_keep_their_spelling(served: Served, value: bytes) -> None:
+async def test_payload_and_result_keep_their_exact_json_text(served: Served, value: bytes) -> None:
     created = await served.http.post("/v1/codeq/tasks", content=b'{"command":"c","payload":%b}' % value)
     assert b'"payload":%b,' % value in created.content
     ended = await served.http.post("/v1/codeq/tasks/t1/result", content=b'{"status":"COMPLETED","result":%b}' % value)
     assert b'"result":%b,' % value in ended.content
 
 
-async def test_absent_payload_is_shown_as_null_and_absent_result_is_not_shown(served: Served) -> None:
+async def test_absent_payload_is_null_and_absent_result_is_omitted(served: Served) -> None:
     created = await served.http.post("/v1/codeq/tasks", json={"command": "c"})
     assert served.double.requests[0].spec.payload == b""
     assert created.json()["payload"] is None
@@ -144,21 +144,21 @@ async def test_absent_payload_is_shown_as_null_and_absent_result_is_not_shown(se
     assert not served.double.requests[1].HasField("result")
 
 
-async def test_null_is_absence_except_where_it_is_the_value(served: Served) -> None:
+async def test_null_means_absent_except_in_the_payload(served: Served) -> None:
     body = {"command": "c", "payload": None, "maxAttempts": None, "priority": None, "runAt": None}
     await served.http.post("/v1/codeq/tasks", json=body)
     spec = served.double.requests[0].spec
     assert spec == task_pb2.TaskSpec(command="c", payload=b"null")
 
 
-async def test_times_with_offset_reach_the_request_in_utc(served: Served) -> None:
+async def test_times_with_an_offset_are_converted_to_utc(served: Served) -> None:
     await served.http.post("/v1/codeq/tasks", json={"command": "c", "runAt": "2023-11-14T23:13:20.25+01:00"})
     run_at = served.double.requests[0].spec.run_at
     assert (run_at.seconds, run_at.nanos) == (CREATED_SECONDS, 250_000_000)
 
 
 @pytest.mark.parametrize("token", [b'"18446744073709551615"', b"18446744073709551615"])
-async def test_lease_token_is_taken_as_string_and_as_number(served: Served, token: bytes) -> None:
+async def test_lease_token_is_accepted_as_string_and_as_number(served: Served, token: bytes) -> None:
     await served.http.post("/v1/codeq/tasks", json={"command": "c"})
     body = b'{"leaseToken":%b,"extendSeconds":90}' % token
     answer = await served.http.post("/v1/codeq/tasks/t1/heartbeat", content=body)
@@ -167,27 +167,27 @@ async def test_lease_token_is_taken_as_string_and_as_number(served: Served, toke
     assert (request.task_id, request.lease_token, request.extend_seconds) == ("t1", 2**64 - 1, 90)
 
 
-async def test_worker_id_of_any_kind_is_accepted_and_ignored(served: Served) -> None:
+async def test_worker_id_of_any_type_is_ignored(served: Served) -> None:
     for worker_id in (b'"w1"', b"7", b'{"a":[null]}', b"null"):
         body = b'{"status":"COMPLETED","workerId":%b}' % worker_id
         assert (await served.http.post("/v1/codeq/tasks/t1/result", content=body)).status_code == 200
         assert served.double.requests[-1].worker_id == ""
 
 
-async def test_claim_without_work_is_answered_without_content(served: Served) -> None:
+async def test_claim_on_an_empty_queue_returns_no_content(served: Served) -> None:
     for path, body in (("claim", {}), ("claim/batch", {"count": 3})):
         answer = await served.http.post(f"/v1/codeq/tasks/{path}", json=body)
         assert (answer.status_code, answer.content) == (204, b"")
         assert "content-type" not in answer.headers
 
 
-async def test_empty_body_is_an_empty_object(served: Served) -> None:
+async def test_empty_body_is_read_as_an_empty_object(served: Served) -> None:
     answer = await served.http.post("/v1/codeq/tasks/claim")
     assert answer.status_code == 204
     assert served.double.requests[0].commands == []
 
 
-async def test_batches_are_answered_item_by_item_in_order(served: Served) -> None:
+async def test_batch_reply_lists_items_in_request_order(served: Served) -> None:
     tasks = [{"command": "a", "payload": [1]}, {"payload": 2}, {"command": "b", "maxAttempts": 2}]
     created = (await served.http.post("/v1/codeq/tasks/batch", json={"tasks": tasks})).json()["results"]
     assert [answer.get("task", {}).get("id") for answer in created] == ["t1", None, "t2"]
@@ -202,7 +202,7 @@ async def test_batches_are_answered_item_by_item_in_order(served: Served) -> Non
     ]
 
 
-async def test_lists_and_numbers_are_written_where_they_are_zero(served: Served) -> None:
+async def test_empty_lists_and_zero_numbers_are_included_in_replies(served: Served) -> None:
     listed = await served.http.get("/v1/codeq/admin/queues")
     assert listed.json() == {"queues": [], "nextPageToken": ""}
     one = await served.http.get("/v1/codeq/admin/queues/A.b")
@@ -215,7 +215,7 @@ async def test_lists_and_numbers_are_written_where_they_are_zero(served: Served)
     assert server.json()["numShards"] == 0
 
 
-async def test_query_and_path_fill_the_request(served: Served) -> None:
+async def test_query_and_path_parameters_fill_the_request(served: Served) -> None:
     await served.http.get("/v1/codeq/admin/queues?pageSize=7&pageToken=a%2Bb+c")
     request = served.double.requests[0]
     assert (request.page_size, request.page_token) == (7, "a+b c")
@@ -223,13 +223,13 @@ async def test_query_and_path_fill_the_request(served: Served) -> None:
     assert served.double.requests[1].command == "a/b é"
 
 
-async def test_id_that_is_a_word_of_a_path_is_an_id_where_only_an_id_fits(served: Served) -> None:
+async def test_task_id_may_equal_a_path_keyword(served: Served) -> None:
     answer = await served.http.get("/v1/codeq/tasks/claim")
     assert answer.json()["reason"] == "TASK_NOT_FOUND"
     assert served.double.requests[0].task_id == "claim"
 
 
-async def test_call_carries_token_request_id_and_time(served_inside: Served) -> None:
+async def test_call_carries_token_request_id_and_timeout(served_inside: Served) -> None:
     headers = {"Authorization": "Bearer secret", "X-Request-Id": "abc:1.2_3-4"}
     answer = await served_inside.http.post("/v1/codeq/tasks/claim", json={"waitSeconds": 20}, headers=headers)
     call = served_inside.double.calls[0]
@@ -241,7 +241,7 @@ async def test_call_carries_token_request_id_and_time(served_inside: Served) -> 
 
 
 @pytest.mark.parametrize("sent", [None, "", "a b", "x" * 129, "é"])
-async def test_request_id_that_is_missing_or_malformed_is_replaced(served: Served, sent: str | None) -> None:
+async def test_missing_or_malformed_request_id_is_replaced(served: Served, sent: str | None) -> None:
     headers = {} if sent is None else {b"X-Request-Id": sent.encode()}
     seen = [(await served.http.get("/v1/codeq/tasks/t1", headers=headers)).headers["x-request-id"] for _ in range(2)]
     assert all(len(made) == 32 and int(made, 16) >= 0 for made in seen)

@@ -1,4 +1,4 @@
-"""Transcoding of messages with every kind of field, and of rules that are not supported."""
+"""Transcoding of messages with every kind of field, and unsupported rules."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _field(name: str, number: int, kind: Field.Type.ValueType, type_name: str = 
 
 
 def _file(fields: Sequence[Field], rules: Sequence[http_pb2.HttpRule] = ()) -> FileDescriptor:
-    """Returns a file of its own with a message Every of some fields, and a service with a method for each rule."""
+    """Returns a file with a message Every of these fields, and a service with a method for each rule."""
     file = descriptor_pb2.FileDescriptorProto(name=f"test{next(_FILES)}.proto", package="test", syntax="proto3")
     file.dependency.append("google/protobuf/timestamp.proto")
     colour = file.enum_type.add(name="BrightColour")
@@ -90,7 +90,7 @@ def _decoded(value: object) -> Any:
     return message
 
 
-def test_empty_message_shows_what_has_no_presence() -> None:
+def test_empty_message_encodes_fields_without_presence() -> None:
     assert json.loads(ENCODE(NEW())) == EMPTY
 
 
@@ -116,11 +116,11 @@ def test_empty_message_shows_what_has_no_presence() -> None:
         },
     )
 )
-def test_decoded_message_is_encoded_as_it_was(value: dict[str, object]) -> None:
+def test_decoded_message_encodes_to_the_original_json(value: dict[str, object]) -> None:
     assert json.loads(ENCODE(_decoded(value))) == value
 
 
-def test_numbers_beyond_the_range_of_their_field_are_rejected() -> None:
+def test_numbers_outside_the_range_of_their_field_are_rejected() -> None:
     cases = {
         "aInt32": 2**31,
         "aUint32": -1,
@@ -141,23 +141,23 @@ def test_numbers_beyond_the_range_of_their_field_are_rejected() -> None:
     assert failed.value.violations[0][0] == "aInner.some"
 
 
-def test_empty_inner_object_is_present() -> None:
+def test_empty_nested_object_is_present() -> None:
     assert _decoded({"aInner": {}}).HasField("a_inner")
     assert _decoded({"aTime": "1970-01-01T00:00:00Z"}).HasField("a_time")
 
 
-def test_unknown_enum_number_is_shown_as_number() -> None:
+def test_unknown_enum_value_is_encoded_as_its_number() -> None:
     assert json.loads(ENCODE(NEW(a_colour=77)))["aColour"] == 77
 
 
-def test_times_are_cut_to_milliseconds() -> None:
+def test_times_are_truncated_to_milliseconds() -> None:
     message: Any = NEW()
     message.a_time.seconds = -1
     message.a_time.nanos = 999_999_999
     assert json.loads(ENCODE(message))["aTime"] == "1969-12-31T23:59:59.999Z"
 
 
-def test_query_fills_fields_of_every_kind() -> None:
+def test_query_parameters_fill_fields_of_every_type() -> None:
     (operation,) = _operations(ALL, http_pb2.HttpRule(get="/every/{a_string}"))
     query = (
         b"aInt32=-5&aUint64=18446744073709551615&aDouble=1.5&aBool=true&aColour=DARK_BLUE"
@@ -183,7 +183,7 @@ def test_query_fills_fields_of_every_kind() -> None:
             operation.request(["name"], bad, b"", {})
 
 
-def test_every_binding_of_a_rule_is_an_operation() -> None:
+def test_every_binding_of_a_rule_becomes_an_operation() -> None:
     rule = http_pb2.HttpRule(post="/every", body="*", response_body="a_inner")
     rule.additional_bindings.add(put="/every/{a_int64}", body="a_inner")
     first, second = _operations(ALL, rule)
@@ -197,7 +197,7 @@ def test_every_binding_of_a_rule_is_an_operation() -> None:
         second.request(["x"], b"", b"{}", {})
 
 
-def test_bodies_with_lists_of_messages_may_be_larger() -> None:
+def test_batch_operations_have_a_larger_body_limit() -> None:
     limits = {
         operation.call_name.rpartition("/")[2]: operation.body_bytes_max for operation in read_operations(SERVICES)
     }
@@ -221,7 +221,7 @@ def test_bodies_with_lists_of_messages_may_be_larger() -> None:
         http_pb2.HttpRule(custom=http_pb2.CustomHttpPattern(kind="GET", path="/every")),
     ],
 )
-def test_unsupported_rule_is_rejected_at_start(rule: http_pb2.HttpRule) -> None:
+def test_unsupported_http_rule_is_rejected_at_startup(rule: http_pb2.HttpRule) -> None:
     with pytest.raises(ValueError, match=r"test\."):
         _operations(ALL, rule)
 
@@ -229,7 +229,7 @@ def test_unsupported_rule_is_rejected_at_start(rule: http_pb2.HttpRule) -> None:
 @pytest.mark.parametrize(
     "rule", [http_pb2.HttpRule(post="/every", body="a_string"), http_pb2.HttpRule(get="/x", response_body="a_time")]
 )
-def test_body_that_is_not_a_message_is_rejected_at_start(rule: http_pb2.HttpRule) -> None:
+def test_body_field_that_is_not_a_message_is_rejected_at_startup(rule: http_pb2.HttpRule) -> None:
     with pytest.raises(TypeError, match=r"test\.Every"):
         _operations(ALL, rule)
 
@@ -244,13 +244,13 @@ def test_body_that_is_not_a_message_is_rejected_at_start(rule: http_pb2.HttpRule
         ],
     ],
 )
-def test_field_without_json_form_is_rejected_at_start(fields: list[Field]) -> None:
+def test_field_without_a_json_mapping_is_rejected_at_startup(fields: list[Field]) -> None:
     with pytest.raises(TypeError, match="no JSON form"):
         _operations(fields, http_pb2.HttpRule(post="/every", body="*"))
 
 
 @pytest.mark.parametrize(("text", "content"), [("", b""), ("YQ==", b"a"), ("YQ", b"a"), ("+/8", b"\xfb\xff")])
-def test_bytes_are_base64_whose_padding_may_be_missing(text: str, content: bytes) -> None:
+def test_base64_without_padding_is_accepted(text: str, content: bytes) -> None:
     [operation] = _operations([_field("data", 1, Field.TYPE_BYTES)], http_pb2.HttpRule(post="/every", body="*"))
     request, _ = operation.request([], b"", b'{"data":"%s"}' % text.encode(), {})
     assert request.data == content  # type: ignore[attr-defined]
@@ -266,7 +266,7 @@ def test_bytes_are_base64_whose_padding_may_be_missing(text: str, content: bytes
         ("ü 1", "attachment; filename=\"_ 1\"; filename*=UTF-8''%C3%BC%201"),
     ],
 )
-def test_name_of_a_download_is_quoted(name: str, header: str) -> None:
+def test_download_file_name_is_quoted(name: str, header: str) -> None:
     assert disposition(name) == header
 
 
@@ -289,7 +289,7 @@ def test_router_prefers_literals_and_falls_back_to_variables() -> None:
         router.add("GET", ["tasks", VARIABLE], "again")
 
 
-def test_embedded_field_of_a_list_item_is_found_by_its_option() -> None:
+def test_embedded_json_field_is_recognised_by_its_option() -> None:
     embedded = _field("data", 1, Field.TYPE_BYTES)
     embedded.options.Extensions[options_pb2.json_embedded] = True  # type: ignore[index]
     every = _file([embedded]).message_types_by_name["Every"]

@@ -20,7 +20,7 @@ STRANGER_BYTES = 1024 * 1024
 REFUSED = b"GET /nothing HTTP/1.1\r\nHost: h\r\n\r\n"
 PAGE = b"GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n"
 CLAIM = b"POST /v1/codeq/tasks/claim HTTP/1.1\r\nHost: h\r\n\r\n"
-"""A request without a body, which succeeds."""
+"""A successful request without a body."""
 
 
 class _Open:
@@ -33,7 +33,7 @@ async def _next(went: asyncio.Queue[int]) -> list[int]:
     return [await went.get(), *(went.get_nowait() for _ in range(went.qsize()))]
 
 
-async def test_connections_take_turns_in_order_of_arrival() -> None:
+async def test_waiting_connections_continue_in_order_of_arrival() -> None:
     connections: Connections[_Open] = Connections()
     went: asyncio.Queue[int] = asyncio.Queue()
     for number in range(2 * TURNS_AT_ONCE):
@@ -43,7 +43,7 @@ async def test_connections_take_turns_in_order_of_arrival() -> None:
     assert await _next(went) == list(range(TURNS_AT_ONCE, 2 * TURNS_AT_ONCE))
 
 
-async def test_closed_connection_takes_no_turn() -> None:
+async def test_closed_connection_loses_its_turn() -> None:
     connections: Connections[_Open] = Connections()
     went: asyncio.Queue[int] = asyncio.Queue()
     gone, there = _Open(), _Open()
@@ -53,7 +53,7 @@ async def test_closed_connection_takes_no_turn() -> None:
     assert await _next(went) == [2]
 
 
-async def test_other_clients_are_served_between_the_pieces_of_a_rejected_body(served: Served) -> None:
+async def test_other_clients_are_served_while_a_rejected_body_is_discarded(served: Served) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
     head = f"POST /nothing HTTP/1.1\r\nHost: h\r\nContent-Length: {BODY_BYTES}\r\n\r\n".encode()
     sending = asyncio.create_task(_send(writer, head + bytes(BODY_BYTES)))
@@ -93,7 +93,7 @@ async def _statuses(reader: asyncio.StreamReader, count: int) -> list[int]:
 
 
 @pytest.mark.parametrize("is_authenticated", [False, True])
-async def test_requests_behind_rejected_ones_are_executed_exactly_once(served: Served, is_authenticated: bool) -> None:
+async def test_requests_after_rejected_ones_are_executed_exactly_once(served: Served, is_authenticated: bool) -> None:
     await served.http.post("/v1/codeq/tasks", json={"command": "c"})
     await served.http.post("/v1/codeq/tasks", json={"command": "c"})
     await served.http.post("/v1/codeq/tasks", json={"command": "c"})
@@ -140,7 +140,7 @@ async def test_readiness_failure_does_not_count_as_a_rejection(served: Served, m
     writer.close()
 
 
-async def test_disconnect_of_a_waiting_client_is_noticed(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_disconnect_of_a_waiting_client_is_detected(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(turns, "TURN_SECONDS", NEVER)
     reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
     writer.write(REFUSED)
@@ -150,7 +150,7 @@ async def test_disconnect_of_a_waiting_client_is_noticed(served: Served, monkeyp
     await until(lambda: served.server.connections == 0)
 
 
-async def test_stop_does_not_wait_for_waiting_clients(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_shutdown_does_not_wait_for_queued_clients(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(turns, "TURN_SECONDS", NEVER)
     reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
     writer.write(REFUSED * 3)
@@ -162,7 +162,7 @@ async def test_stop_does_not_wait_for_waiting_clients(served: Served, monkeypatc
 
 
 @pytest.mark.parametrize("when", ["by its head", "while its body arrives"])
-async def test_rejected_body_takes_no_memory_while_its_sender_waits_for_its_turn(
+async def test_rejected_body_uses_no_memory_while_its_sender_waits(
     served_inside: Served, monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:
     monkeypatch.setattr(turns, "TURN_SECONDS", NEVER)

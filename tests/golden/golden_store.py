@@ -1,4 +1,4 @@
-"""Stores as a server of some version left them: how they are made, and what must be found in them later.
+"""Stores left by a server of some version: how they are made, and what later servers must find in them.
 
     python tests/golden/golden_store.py NAME
 
@@ -23,7 +23,7 @@ from server_process import DEV_TOKEN, ServerProcess, reserved_port  # noqa: E402
 
 COMMAND = "GOLDEN"
 KEEP_SECONDS = 315_360_000
-"""Ten years: ended tasks are still there when the store is opened."""
+"""Retention of ten years, so that ended tasks are still there when the store is opened."""
 ENV = {"RETENTION_SECONDS": str(KEEP_SECONDS), "DLQ_RETENTION_SECONDS": str(KEEP_SECONDS)}
 WAITING = [(priority, number) for priority in (9, 5, 0) for number in range(3)]
 CLAIMED = 2
@@ -31,7 +31,7 @@ KEY, NAME = "golden-key", "golden-name"
 
 
 def member_env(port: int) -> dict[str, str]:
-    """Returns the variables of a cluster of one."""
+    """Returns the variables of a cluster with one member."""
     return ENV | {
         "RAFT_ENABLED": "true",
         "RAFT_SELF_ID": "node-a",
@@ -76,7 +76,7 @@ def make(name: str) -> None:
 
 
 def _without_traces(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
-    """Leaves out what RocksDB records about the machine and does not need."""
+    """Leaves out records of the machine that RocksDB does not need."""
     name = Path(member.name).name
     if name.startswith(("LOG", "LOCK", "OPTIONS")):
         return None

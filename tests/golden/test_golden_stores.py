@@ -1,4 +1,4 @@
-"""Stores that earlier servers left are opened by this one, with everything in them, and drained."""
+"""This server opens and drains the stores of earlier ones, and finds everything in them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ARCHIVES = sorted(FOLDER.glob("*.tar.gz"))
 
 
 @pytest.mark.parametrize("archive", ARCHIVES, ids=[path.name for path in ARCHIVES])
-async def test_golden_store_is_opened_and_drained(archive: Path, tmp_path: Path) -> None:
+async def test_golden_store_can_be_opened_and_drained(archive: Path, tmp_path: Path) -> None:
     with tarfile.open(archive) as content:
         content.extractall(tmp_path, filter="data")
     port = reserved_port()
@@ -26,7 +26,7 @@ async def test_golden_store_is_opened_and_drained(archive: Path, tmp_path: Path)
     ):
         async with codeq.AsyncClient(server.producer_addr, token=DEV_TOKEN) as client:
             waiting = await _drained(client)
-            # What had waited, in the order of priority; then what had been claimed or delayed, as it comes back.
+            # Waiting tasks in order of priority, then claimed or delayed ones as they return.
             ready = [payload for payload in waiting if "number" in payload]
             assert ready == [{"priority": priority, "number": number} for priority, number in WAITING]
             states = sorted(str(payload["state"]) for payload in waiting if "state" in payload)

@@ -1,7 +1,7 @@
-"""A Debian root file system with Python, as the base of the image where no registry can be reached.
+"""A Debian root file system with Python, as the base of the image if no registry can be reached.
 
-It takes a minute to make, so it is kept as a tar file in the user's cache. It is not the published base: its Python is
-Debian's, at another path.
+Making it takes a minute, so a tar file of it stays in the user's cache. The published base differs:
+here Python is Debian's, at another path.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ PACKAGES = ("ca-certificates", "python3", "python3-venv")
 
 
 def cached_base() -> Path:
-    """Returns the tar file of the base; makes it when the cache has none."""
+    """Returns the tar file of the base, which is made if it is not cached."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "codeq"
     cache.mkdir(parents=True, exist_ok=True)
     base = cache / f"base-{SUITE}-{'-'.join(PACKAGES)}.tar"

@@ -1,4 +1,4 @@
-"""Tests that need root or tools of the machine. They run only when they are named: `pytest tests/host`."""
+"""Tests that need root or system tools. These tests run only when they are named: `pytest tests/host`."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).resolve().parent
-# Walks and clients stand with the tests of HTTP, the documented environment with those of acceptance.
+# Walks and clients are with the HTTP tests, the documented environment is with the acceptance tests.
 sys.path += [str(HERE.parent / name) for name in ("http", "acceptance")]
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Leaves this folder out unless an argument of pytest names it or something in it."""
+    """Leaves this folder out unless a pytest argument names it or something in it."""
     start = config.invocation_params.dir
     named = [(start / argument.split("::")[0]).resolve() for argument in config.args]
     return None if any(path.is_relative_to(HERE) for path in named) else True

@@ -1,6 +1,6 @@
 """Images and containers with buildah, in a folder of their own, without a daemon or kernel namespaces.
 
-Containers share the network of the machine, so servers in them get free ports.
+Containers share the host's network, so servers in them get free ports.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ PROGRAM = "/app/venv/bin/codeq"
 
 
 class Images:
-    """Images and containers that are kept in one folder."""
+    """Images and containers that are stored in one folder."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -43,11 +43,11 @@ class Images:
         return [*self._storage, *map(str, arguments)]
 
     def buildah(self, *arguments: str | Path, cwd: Path | None = None) -> str:
-        """Runs a buildah command and returns what it wrote to stdout, without the line's end."""
+        """Runs a buildah command and returns its stdout without the trailing newline."""
         return run(*self.command(*arguments), cwd=cwd, env=self._env).strip()
 
     def import_base(self, tar: Path, name: str) -> None:
-        """Makes an image of a root file system; it trusts the certificate authorities that this machine trusts."""
+        """Makes an image from a root file system; it trusts the same certificate authorities as this machine."""
         container = self.buildah("from", "scratch")
         self.buildah("add", "--quiet", container, tar, "/")
         if CERTIFICATES.exists():
@@ -92,7 +92,7 @@ class Container:
 
     @property
     def log(self) -> str:
-        """The end of what the container wrote."""
+        """The end of the container's output."""
         return self._log.read_text(errors="replace")[-OUTPUT_TAIL_CHARS:]
 
     def start(self) -> None:
@@ -108,7 +108,7 @@ class Container:
             time.sleep(POLL_SECONDS)
 
     def server(self) -> psutil.Process:
-        """Returns the server's process, seen from the machine."""
+        """Returns the server's process as seen from the host."""
         assert self._process is not None
         below = psutil.Process(self._process.pid).children(recursive=True)
         (server,) = [process for process in below if PROGRAM in process.cmdline()]
@@ -123,7 +123,7 @@ class Container:
         return code
 
     def run(self, *command: str) -> str:
-        """Runs a command in the container, beside the server, and returns what it wrote to stdout."""
+        """Runs a command in the container, beside the server, and returns its stdout."""
         return self._images.buildah("run", *self._options, self._name, "--", *command)
 
     def close(self) -> None:

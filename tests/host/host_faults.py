@@ -28,14 +28,14 @@ END_SECONDS_MAX: Final = 60.0
 
 
 def build(directory: Path) -> Path:
-    """Compiles the library of faults and returns its path."""
+    """Compiles the fault library and returns its path."""
     library = directory / "preloaded_faults.so"
     run_command("gcc", "-O2", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-o", library, SOURCE)
     return library
 
 
 class Namespaces:
-    """Namespaces of the network, one for each node, on a bridge that the test reaches, too.
+    """Network namespaces, one per node, on a bridge that the test can reach too.
 
     Attributes:
         hosts: Address of each node.
@@ -68,7 +68,7 @@ class Namespaces:
         return ["ip", "netns", "exec", self._space(name)]
 
     def drop(self, rules: dict[str, list[str]]) -> None:
-        """Sets what each node drops on input, as nft matches by node."""
+        """Sets what each node drops on input, as nft matches per node."""
         for name in self.hosts:
             self._in(name, "nft", "flush", "ruleset")
             if rules.get(name):
@@ -139,7 +139,7 @@ class NetSplitOne(InNamespaces, SplitOne):
 
 
 class NetLoseOneWay(InNamespaces, LoseOneWay):
-    """What one node sends is lost on its way to one other or to all (namespaces)."""
+    """Messages from one node to another, or to all others, are lost (namespaces)."""
 
     name = "net-lose-one-way"
 
@@ -151,7 +151,7 @@ class NetBridge(InNamespaces, Bridge):
 
 
 class NetLoss(InNamespaces):
-    """Of the packets between nodes 5 % are lost, also while a leader is killed."""
+    """Packets between nodes are lost at a rate of 5 %, even while a leader is killed."""
 
     name = "net-loss-5"
     rounds = 10
@@ -215,7 +215,7 @@ class PowerLoss(Fault):
 
 
 class PowerLossWithoutSync(PowerLoss):
-    """The same with fsync off: proves that power-loss can fail. It must lose acknowledged data."""
+    """PowerLoss with fsync off: proves that power-loss can fail. It must lose acknowledged data."""
 
     name = "power-loss-no-fsync"
     rounds = rounds_of_run = 1
@@ -224,7 +224,7 @@ class PowerLossWithoutSync(PowerLoss):
 
 
 class Preloaded(Fault):
-    """A fault by the preloaded library."""
+    """A fault injected by the preloaded library."""
 
     def cluster(self, directory: Path) -> ClusterProcess:
         self.library = build(directory)
@@ -266,7 +266,7 @@ class SyncError(Preloaded):
 
 
 class DiskHangs(Preloaded):
-    """fsync of the leader does not return for a while: another node leads meanwhile."""
+    """The leader's fsync hangs for a while: another node leads meanwhile."""
 
     name = "disk-hangs"
 
@@ -329,7 +329,7 @@ class DiskFull(Fault):
 
 
 class ClockJump(Preloaded):
-    """The clock of one node is an hour ahead or behind for a while, and it may come to lead."""
+    """The clock of one node is an hour ahead or behind for a while; that node may become the leader."""
 
     name = "clock-1-h"
     clocks_agree = False
@@ -354,8 +354,8 @@ class ClockJump(Preloaded):
         self.note_gap(run, struck)
 
     def shift(self, name: str, seconds: int) -> None:
-        """Sets the clock of a node, which may run, ahead by so many seconds."""
-        # In place: the node looks at this very file.
+        """Sets a node's clock ahead by this many seconds; the node may be running."""
+        # In place: the node reads this very file.
         file = os.open(self.folder / f"{name}-clock", os.O_WRONLY | os.O_CREAT)
         os.write(file, struct.pack("q", seconds))
         os.close(file)
@@ -380,4 +380,4 @@ HOST_FAULTS: tuple[type[Fault], ...] = (
     DiskFull,
     ClockJump,
 )
-"""Faults that need a compiler, and where they say so, root and nftables."""
+"""Faults that need a compiler; some also need root and nftables."""

@@ -1,4 +1,4 @@
-"""Tools of the machine: a missing one fails the test and names the package that has it."""
+"""System tools: a missing one fails the test, with the name of its package."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ def need(*tools: str) -> None:
 
 
 def run(*command: str | Path, cwd: Path | None = None, env: Mapping[str, str] | None = None) -> str:
-    """Runs a command and returns what it wrote to stdout.
+    """Runs a command and returns its stdout.
 
     Raises:
-        AssertionError: It failed; the text ends with its output.
+        AssertionError: It failed; the message ends with its output.
     """
     done = subprocess.run(command, cwd=cwd, env=env, check=False, capture_output=True, text=True)
     output = (done.stdout + done.stderr)[-OUTPUT_TAIL_CHARS:]

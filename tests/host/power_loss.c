@@ -1,15 +1,15 @@
 /*
- * What a cut of the power leaves of a directory, kept beside it: preloaded into a process, this takes the place of the
- * disk's cache. Only what was synced gets into the image; a sync of a file brings its content, a sync of a directory
- * its names. Nothing else does: neither time nor a rename.
+ * Maintains an image of what a power cut would leave of a directory. Preloaded into a process, it stands in for the
+ * disk's cache. Only synced data gets into the image: a sync of a file writes its content, a sync of a directory
+ * writes its names. Nothing else changes the image: neither time nor a rename.
  *
- * POWER_LOSS_ROOT   directory that is watched, with all below it
- * POWER_LOSS_IMAGE  directory of the image: `file-ID` and `names-ID`, where ID is the inode with its time of birth, for
- *                   numbers of inodes are used again. A line of names: type (f or d), ID, name. `root` holds the ID of
- *                   the directory that is watched.
+ * POWER_LOSS_ROOT   directory that is watched, with everything below it
+ * POWER_LOSS_IMAGE  directory of the image: `file-ID` and `names-ID`, where ID is the inode with its creation time,
+ *                   because inode numbers are reused. Each line of names has a type (f or d), an ID and a name. `root`
+ *                   has the ID of the watched directory.
  *
- * What exists when the first process starts is taken as synced. Files grow at their end, except those of at most
- * REWRITE_BYTES, which may be written in place.
+ * Everything that exists when the first process starts counts as synced. Files grow only at the end, except those of at
+ * most REWRITE_BYTES, which may be written in place.
  */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -29,7 +29,7 @@
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 
-/* Ends the process: an image that is wrong would prove nothing. */
+/* Ends the process, because a wrong image would prove nothing. */
 static void give_up(const char *what) {
     fprintf(stderr, "power_loss: %s: %s\n", what, strerror(errno));
     _exit(99);
@@ -96,7 +96,7 @@ static void keep_now(int descriptor) {
     char id[64], type, link[64];
     struct stat found;
     identify(descriptor, "", id, sizeof id, &type);
-    /* A descriptor that is only written cannot be read: open the file once more. */
+    /* A write-only descriptor cannot be read, so the file is opened again. */
     snprintf(link, sizeof link, "/proc/self/fd/%d", descriptor);
     int source = open(link, O_RDONLY | O_CLOEXEC);
     if (source < 0) give_up("open");

@@ -1,10 +1,10 @@
 /*
- * Faults of one process that a test turns on and off while it runs: preloaded into a server.
+ * Faults that a test turns on and off while a process runs; preloaded into a server.
  *
- * FAULTS_ROOT   directory whose files the faults of the disk befall, with all below it
+ * FAULTS_ROOT   directory whose files have the disk faults, with everything below it
  * FAULTS_SYNC   while this file exists, fsync and fdatasync of those files fail with EIO
- * FAULTS_HANG   while this file exists, they do not return
- * FAULTS_CLOCK  file of 8 bytes: seconds, signed, by which the time of day is ahead
+ * FAULTS_HANG   while this file exists, fsync and fdatasync of those files do not return
+ * FAULTS_CLOCK  file of 8 bytes: signed number of seconds by which the wall clock is ahead
  */
 #define _GNU_SOURCE
 #include <errno.h>

@@ -73,9 +73,9 @@ class Proxy:
     """A running proxy.
 
     Attributes:
-        rest: URLs by the way they lead to REST.
+        rest: URLs that lead to REST, by configuration.
         grpc: Address that leads to gRPC.
-        folder: Where its files are.
+        folder: Folder with the proxy's files.
     """
 
     rest: dict[str, str]
@@ -85,7 +85,7 @@ class Proxy:
 
 @contextmanager
 def nginx(folder: Path, server: ServerProcess) -> Iterator[Proxy]:
-    """Runs nginx with its defaults, with kept connections, and with the usual lines for upgrades."""
+    """Runs nginx with its defaults, with keep-alive connections, and with the usual lines for upgrades."""
     with _running(folder, server, NGINX, ("bare", "kept", "upgrading"), ["nginx", "-p", str(folder), "-c"]) as proxy:
         yield proxy
 

@@ -35,8 +35,8 @@ class Moment:
     Attributes:
         thread: Thread that called.
         name: Name of the call.
-        text: Arguments as far as they were known at this moment, with the paths of files; data are cut.
-        result: What the call returned; None at its beginning.
+        text: Arguments known at this moment, with the paths of files; data are truncated.
+        result: Return value of the call; None at its beginning.
     """
 
     thread: int
@@ -61,7 +61,7 @@ class Moment:
 
 
 def parse(trace: str) -> list[Moment]:
-    """Returns the moments of a trace in their order; each call has a beginning and, unless it was cut off, an end."""
+    """Returns the moments of a trace in order; a call has a beginning and, unless the trace stopped first, an end."""
     moments = []
     begun: dict[int, str] = {}
     for line in trace.splitlines():
@@ -86,7 +86,7 @@ def parse(trace: str) -> list[Moment]:
 
 
 class Watch:
-    """strace on all threads of a process, from `with` to its end."""
+    """strace on all threads of a process, for the length of a `with` block."""
 
     def __init__(self, process_id: int) -> None:
         self._process_id = process_id
@@ -102,7 +102,7 @@ class Watch:
         self._strace = subprocess.Popen(
             [*command, "-p", str(self._process_id)], stderr=subprocess.PIPE, text=True, bufsize=1
         )
-        # It tells on stderr that it is attached, and would wait for a reader if that were full.
+        # It reports on stderr that it is attached, and would block on a full pipe.
         attached = threading.Event()
         complaints: list[str] = []
 

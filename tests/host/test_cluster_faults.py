@@ -53,7 +53,7 @@ async def test_fault_under_load_loses_and_duplicates_nothing(tmp_path: Path, kin
 
 
 async def test_power_loss_without_sync_loses_what_was_acknowledged(tmp_path: Path) -> None:
-    """Proves that the test of power loss can fail. A cluster that does not come back has lost everything, too."""
+    """Proves that the power loss test can fail. A cluster that does not recover has lost everything, too."""
     need("gcc")
     try:
         verdict, _ = await play(PowerLossWithoutSync(1), tmp_path, 1, 1)
@@ -62,7 +62,7 @@ async def test_power_loss_without_sync_loses_what_was_acknowledged(tmp_path: Pat
     assert verdict.missing
 
 
-async def test_clock_that_was_ahead_at_a_leader_keeps_nothing_waiting_for_an_hour(tmp_path: Path) -> None:
+async def test_leader_clock_that_was_an_hour_ahead_delays_no_task_by_an_hour(tmp_path: Path) -> None:
     need("gcc")
     fault = ClockJump(1)
     with fault.cluster(tmp_path) as processes:

@@ -24,7 +24,7 @@ ENVIRONMENT, ONE_TASK, STATUS = ((HERE / name).read_text() for name in ("documen
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Images]:
-    """Images that include the one of this checkout."""
+    """Images, including the one of this checkout."""
     need_root()
     need("buildah", "debootstrap", "tar")
     directory = tmp_path_factory.mktemp("images")
@@ -64,13 +64,13 @@ def container(images: Images, tmp_path: Path) -> Iterator[Container]:
 
 
 def shell(script: str, container: Container, **variables: str) -> str:
-    """Runs a script against the container's port and returns what it printed."""
+    """Runs a script against the container's port and returns its output."""
     assignments = "".join(f"{name}={value}\n" for name, value in variables.items())
     text = assignments + script.replace("localhost:8080", f"localhost:{container.port}")
     return run("bash", "-euo", "pipefail", "-c", text).strip()
 
 
-def test_image_settings_are_the_documented_ones(images: Images) -> None:
+def test_image_settings_match_the_documentation(images: Images) -> None:
     settings = images.settings(IMAGE)
     assert settings["Entrypoint"] == ["/app/codeq-server"]
     assert settings["User"].split(":")[0] == str(USER_ID)
@@ -79,7 +79,7 @@ def test_image_settings_are_the_documented_ones(images: Images) -> None:
     assert settings["Labels"]["org.opencontainers.image.title"] == "codeq"
 
 
-def test_container_completes_a_task_and_still_has_it_after_restart_and_kill(container: Container) -> None:
+def test_container_keeps_a_completed_task_over_a_restart_and_a_kill(container: Container) -> None:
     need("curl", "jq")
     container.start()
     assert container.server().uids().real == USER_ID
@@ -95,7 +95,7 @@ def test_container_completes_a_task_and_still_has_it_after_restart_and_kill(cont
     assert shell(STATUS, container, TASK_ID=task_id) == '"COMPLETED"'
 
 
-def test_container_health_check_follows_the_server(images: Images, container: Container) -> None:
+def test_container_health_check_reflects_the_server_state(images: Images, container: Container) -> None:
     health_check = images.settings(IMAGE)["Healthcheck"]["Test"]
     assert health_check[0] == "CMD"
     container.start()

@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.host, pytest.mark.timeout(600)]
 ROUNDS = 6
 CREATED_IN_ROUND = 300
 PAYLOAD_CHARS = 30_000
-"""Large enough that some rounds fill a buffer of the store, so that its log is flushed and changed under load."""
+"""Payload size at which some rounds fill a buffer of the store, so that it flushes and rotates its log under load."""
 
 
 async def busy_until_killed(server: ServerProcess, ledger: Ledger, seconds: float) -> None:
@@ -55,7 +55,7 @@ async def test_power_loss_under_load_keeps_everything_acknowledged(tmp_path: Pat
 
 
 async def test_power_loss_under_load_without_fsync_loses_what_was_acknowledged(tmp_path: Path) -> None:
-    """Proves that the test above can fail: the same load and disk without syncs."""
+    """Proves that the power loss test can fail: the same load and disk without syncs."""
     ledger = Ledger()
     disk = Disk(tmp_path / "0", build(tmp_path))
     with ServerProcess(disk.root.parent, store=disk.root / "store", env=disk.env, flags=["--no-fsync"]) as server:
@@ -88,7 +88,7 @@ sync(root / "e")
 """
 
 
-def test_disk_keeps_what_was_synced_and_nothing_else(tmp_path: Path) -> None:
+def test_disk_keeps_only_synced_data(tmp_path: Path) -> None:
     disk = Disk(tmp_path / "0", build(tmp_path))
     (disk.root / "old").write_text("there before")
     subprocess.run([sys.executable, "-c", STEPS, disk.root], env={**os.environ, **disk.env}, check=True)

@@ -58,7 +58,7 @@ def walk(send: Send) -> list[Step]:
 @pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunks"])
 @pytest.mark.parametrize("lines", [b"", UPGRADES["curl --http2"]], ids=["plain", "upgrade"])
 @pytest.mark.parametrize(("name", "way"), WAYS)
-def test_walk_through_a_proxy_is_the_same(
+def test_proxy_does_not_change_any_reply(
     proxies: dict[str, Proxy], direct: list[Step], name: str, way: str, lines: bytes, chunked: bool
 ) -> None:
     assert walk(sender(proxies[name].rest[way], lines, chunked=chunked)) == direct
@@ -72,7 +72,7 @@ def test_stock_clients_work_through_a_proxy(proxies: dict[str, Proxy], direct: l
             assert walk(send) == direct
 
 
-def test_health_checks_by_head_find_the_server(proxies: dict[str, Proxy]) -> None:
+def test_proxy_health_checks_by_head_succeed(proxies: dict[str, Proxy]) -> None:
     found = dict.fromkeys(("rest", "named"), ("L7OK", "UP")) | {"grpc": ("L4OK", "UP")}
     give_up = time.monotonic() + CHECK_SECONDS_MAX
     while health_checks(proxies["haproxy"]) != found:

@@ -55,7 +55,7 @@ async def until_full(server: ServerProcess, full: bool) -> None:
             await asyncio.sleep(0.05)
 
 
-async def test_nearly_full_disk_rejects_creates_until_there_is_room(tmp_path: Path, disk: Path) -> None:
+async def test_nearly_full_disk_rejects_creates_until_space_is_freed(tmp_path: Path, disk: Path) -> None:
     ledger = Ledger()
     with ServerProcess(tmp_path / "server", store=disk / "store", env=RESERVE) as server:
         busy = asyncio.create_task(load(server, ledger))
@@ -79,9 +79,7 @@ async def test_nearly_full_disk_rejects_creates_until_there_is_room(tmp_path: Pa
         assert server.stop() == 0
 
 
-async def test_full_disk_ends_the_server_and_the_next_start_has_everything_acknowledged(
-    tmp_path: Path, disk: Path
-) -> None:
+async def test_full_disk_ends_the_server_and_loses_nothing_acknowledged(tmp_path: Path, disk: Path) -> None:
     ledger = Ledger(20_000)
     with ServerProcess(tmp_path / "server", store=disk / "store", env=NONE) as server:
         busy = asyncio.create_task(load(server, ledger))

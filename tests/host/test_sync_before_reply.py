@@ -17,7 +17,7 @@ CREATES = 50
 REQUEST = '"POST /v1/codeq/tasks '
 REPLY = '"HTTP/1.1 202'
 LOG_SUFFIX = ".log>"
-"""End of the path of a write-ahead log of RocksDB, as strace shows it beside the descriptor."""
+"""End of the path of a RocksDB write-ahead log, as strace shows it beside the descriptor."""
 
 
 def create_one_after_the_other(url: str, count: int) -> None:
@@ -58,7 +58,7 @@ def judge(moments: list[Moment]) -> tuple[int, int]:
 
 def observed(server: ServerProcess) -> tuple[int, int]:
     """Returns replies and early replies of lone creates."""
-    create_one_after_the_other(server.http_url, 1)  # opens the queue: more than a create is written
+    create_one_after_the_other(server.http_url, 1)  # opens the queue, which writes more than a create
     with Watch(server.pid) as watch:
         create_one_after_the_other(server.http_url, CREATES)
     return judge(watch.moments)
@@ -69,13 +69,13 @@ def test_lone_create_is_answered_after_a_sync_that_began_after_its_request(serve
     assert observed(server) == (CREATES, 0)
 
 
-def test_lone_create_without_fsync_is_seen_as_early(tmp_path: Path) -> None:
+def test_lone_create_without_fsync_is_judged_early(tmp_path: Path) -> None:
     need("strace")
     with ServerProcess(tmp_path, flags=["--no-fsync"]) as server:
         assert observed(server) == (CREATES, CREATES)
 
 
-def test_judge_finds_the_reply_early_if_the_sync_began_before_the_request() -> None:
+def test_reply_is_early_if_the_sync_began_before_the_request() -> None:
     trace = """
 7 1.0 write(12</s/000004.log>, "x", 1) = 1
 8 1.1 fdatasync(12</s/000004.log> <unfinished ...>
@@ -87,7 +87,7 @@ def test_judge_finds_the_reply_early_if_the_sync_began_before_the_request() -> N
     assert judge(parse(trace)) == (1, 1)
 
 
-def test_judge_finds_the_reply_in_time_if_the_log_was_written_and_synced_after_the_request() -> None:
+def test_reply_is_not_early_if_the_log_was_written_and_synced_after_the_request() -> None:
     trace = """
 7 1.2 read(20<TCP:[1]>,  <unfinished ...>
 7 1.2 <... read resumed>"POST /v1/codeq/tasks HTTP/1.1"..., 65536) = 200

@@ -16,7 +16,7 @@ CA_VARIABLES = ("CURL_CA_BUNDLE", "NODE_EXTRA_CA_CERTS", "REQUESTS_CA_BUNDLE", "
 
 @pytest.fixture(scope="session", params=["inside", "apart", "tls"])
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """A server for all tests of this folder; it has to outlive them."""
+    """A server shared by all tests of this folder."""
     path = tmp_path_factory.mktemp(f"http-{request.param}")
     files = Authority().files(path / "certificates")
     env = files.server_env if request.param == "tls" else {}
@@ -34,7 +34,7 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 def _wait_until_ready(server: ServerProcess) -> None:
-    """Waits for a gateway apart to reach its server."""
+    """Waits until a standalone gateway reaches its server."""
     give_up = time.monotonic() + START_SECONDS_MAX
     while httpx.get(f"{server.http_url}/readyz").status_code != 200:
         assert time.monotonic() < give_up, "the server does not become ready"

@@ -138,7 +138,7 @@ def chunks() -> Iterator[Rule]:
 
 
 def expectations() -> Iterator[Rule]:
-    """Yields rules of Expect; that 100 comes for a body that waits for it is shown by `test_http_connections`."""
+    """Yields rules of Expect; `test_http_connections` tests that a waiting body gets 100 Continue."""
     wish = b"Expect: 100-continue"
     yield Rule("9110 10.1.1", "no 100 without a body", get(wish), (200,))
     yield Rule(

@@ -15,20 +15,20 @@ TOKEN: Final = b"Authorization: Bearer dev-token"
 CHUNKED: Final = b"Transfer-Encoding: chunked"
 CHUNKS: Final = b"%x\r\n%b\r\n0\r\n\r\n" % (len(BODY), BODY)
 FOLLOWER: Final = b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Request-Id: follower\r\n\r\n"
-"""The request that only a connection that stays open answers."""
+"""Final request, which is answered only if the connection stays open."""
 
 
 @dataclass(frozen=True)
 class Rule:
-    """A rule and a case of it.
+    """A rule with a test case.
 
     Attributes:
-        section: Where it stands.
-        name: What it says.
-        sent: What the client sends.
+        section: Section of the RFC.
+        name: Summary of the rule.
+        sent: Bytes that the client sends.
         statuses: Statuses of the replies.
-        closes: Whether the connection ends with them, so that what follows is not served.
-        shows: Headers of the last reply; None: it has none of this name.
+        closes: Whether the connection then ends, so that later requests are not served.
+        shows: Headers of the last reply; None: the header is absent.
     """
 
     section: str
@@ -40,7 +40,7 @@ class Rule:
 
     @property
     def methods(self) -> list[str]:
-        """Methods of the requests, as far as the first of them matters."""
+        """Method of the first request."""
         return [self.sent.lstrip().partition(b" ")[0].decode("latin-1")]
 
 

@@ -238,7 +238,7 @@ def fields() -> Iterator[Rule]:
 
 
 def upgrades() -> Iterator[Rule]:
-    """Yields rules of Upgrade, which is never taken."""
+    """Yields rules of Upgrade, which is always ignored."""
     for name, lines in (
         (
             "h2c, as curl asks",
@@ -262,7 +262,7 @@ def upgrades() -> Iterator[Rule]:
 
 
 def connections() -> Iterator[Rule]:
-    """Yields rules of connections that go on and end."""
+    """Yields rules about which connections stay open or close."""
     goes_on: dict[str, str | None] = {"connection": None}
     ends: dict[str, str | None] = {"connection": "close"}
     yield Rule("9112 9.3", "connections of 1.1 go on", get(), (200,), shows=goes_on)

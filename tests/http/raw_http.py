@@ -37,7 +37,7 @@ def connect(url: str) -> socket.socket | TlsSocket:
 
 
 def exchange(url: str, sent: bytes, *, half_close: bool = False) -> bytes:
-    """Returns all that a server answers to some bytes until it closes the connection."""
+    """Returns everything that a server answers to some bytes until it closes the connection."""
     with connect(url) as connection:
         connection.sendall(sent)
         if half_close:
@@ -46,7 +46,7 @@ def exchange(url: str, sent: bytes, *, half_close: bool = False) -> bytes:
 
 
 def rest_of(connection: socket.socket | TlsSocket) -> bytes:
-    """Returns all that comes until the server closes the connection."""
+    """Returns everything received until the server closes the connection."""
     answer = bytearray()
     while piece := connection.recv(65_536):
         answer += piece
@@ -68,7 +68,7 @@ def replies(answer: bytes, methods: Sequence[str] = ()) -> list[Reply]:
 
     Args:
         answer: The bytes.
-        methods: Methods of the requests in their order, as far as one of them is HEAD.
+        methods: Methods of the requests in order; only needed if one of them is HEAD.
     """
     found = []
     finals = 0

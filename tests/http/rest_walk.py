@@ -36,7 +36,7 @@ _SHORT_LIVED: Final = frozenset(
         "updatedAt",
     }
 )
-"""Fields whose values differ from walk to walk."""
+"""Fields whose values differ between walks."""
 
 _ABOUT_ALL: Final = frozenset({"/admin/queues", "/server", "/raft/status", "/cluster/topology"})
 """Routes whose replies include data of other walks."""
@@ -50,7 +50,7 @@ class Walk:
         queue: Name of the queue.
 
     Attributes:
-        steps: What was done so far.
+        steps: The steps done so far.
     """
 
     def __init__(self, send: Send, queue: str) -> None:
@@ -59,7 +59,7 @@ class Walk:
         self.steps: list[Step] = []
 
     def run(self) -> list[Step]:
-        """Goes through every route and returns the steps."""
+        """Calls every route and returns the steps."""
         first = self._create_and_look()
         self._work(first)
         self._end_badly()

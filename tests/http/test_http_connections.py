@@ -23,7 +23,7 @@ LAST = get(b"Connection: close")
     ],
     ids=["length", "chunks", "upgrade", "empty line"],
 )
-def test_request_that_comes_byte_by_byte_is_served(server: ServerProcess, sent: bytes) -> None:
+def test_request_sent_byte_by_byte_is_served(server: ServerProcess, sent: bytes) -> None:
     with connect(server.http_url) as connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for byte in sent + LAST:
@@ -32,12 +32,12 @@ def test_request_that_comes_byte_by_byte_is_served(server: ServerProcess, sent: 
     assert [reply.status for reply in served] == [200 if b"GET" in sent else 202, 200]
 
 
-def test_client_that_closes_its_side_gets_its_reply(server: ServerProcess) -> None:
+def test_half_closed_client_gets_its_reply(server: ServerProcess) -> None:
     assert [reply.status for reply in replies(exchange(server.http_url, get(), half_close=True))] == [200]
 
 
 @pytest.mark.parametrize("sent", [b"", b"GET /he", create(LENGTH, body=BODY[:5]), create(CHUNKED, body=CHUNKS[:-2])])
-def test_client_that_closes_its_side_within_a_request_gets_nothing(server: ServerProcess, sent: bytes) -> None:
+def test_client_that_half_closes_within_a_request_gets_no_reply(server: ServerProcess, sent: bytes) -> None:
     assert exchange(server.http_url, sent, half_close=True) == b""
 
 
@@ -58,7 +58,7 @@ def test_body_is_sent_after_100_continue(server: ServerProcess, lines: list[byte
         assert [reply.status for reply in replies(rest_of(connection))] == [202, 200]
 
 
-def test_pipeline_that_nobody_reads_is_not_taken_in(server: ServerProcess) -> None:
+def test_server_stops_reading_a_pipeline_whose_replies_are_not_read(server: ServerProcess) -> None:
     """The server stops reading: the client can send no more than the sockets' buffers hold."""
     many = request(b"GET", b"/openapi.json") * 1_000
     with connect(server.http_url) as connection:
@@ -74,7 +74,7 @@ def test_pipeline_that_nobody_reads_is_not_taken_in(server: ServerProcess) -> No
 @pytest.mark.parametrize(
     "path", ["/healthz", "/openapi.json", "/v1/codeq/server", "/v1/codeq/tasks?pageSize=0", "/none"]
 )
-def test_head_has_the_headers_of_get(server: ServerProcess, path: str) -> None:
+def test_head_returns_the_headers_of_get(server: ServerProcess, path: str) -> None:
     tokens = b"Authorization: Bearer dev-token"
     told = []
     for method in (b"GET", b"HEAD"):
@@ -85,8 +85,8 @@ def test_head_has_the_headers_of_get(server: ServerProcess, path: str) -> None:
     assert told[0] == told[1]
 
 
-def test_reply_to_a_broken_request_reaches_a_client_that_goes_on_sending(server: ServerProcess) -> None:
-    """If a server just closed the connection, the system would drop its reply while bytes are unread."""
+def test_reply_to_a_malformed_request_reaches_a_client_that_keeps_sending(server: ServerProcess) -> None:
+    """If the server simply closed the connection, the kernel would drop its reply while bytes are unread."""
     for _ in range(20):
         with connect(server.http_url) as connection:
             connection.sendall(b"GET / HTTP/1.1\r\nHost: a b\r\n\r\n" + b"x" * 500_000)

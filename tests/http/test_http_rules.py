@@ -30,14 +30,14 @@ RULES = [
 LAST = FOLLOWER.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
 
 
-def test_table_has_each_rule_once() -> None:
+def test_rule_table_has_no_duplicates() -> None:
     names = [rule.name for rule in RULES]
     assert sorted(set(names)) == sorted(names)
     assert len(names) >= 120
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: f"{rule.section} {rule.name}"[:80])
-def test_rule_is_kept(server: ServerProcess, rule: Rule) -> None:
+def test_server_follows_the_http_rule(server: ServerProcess, rule: Rule) -> None:
     answer = replies(exchange(server.http_url, rule.sent + LAST), rule.methods)
     assert tuple(reply.status for reply in answer) == rule.statuses + (() if rule.closes else (200,))
     last = answer[len(rule.statuses) - 1]

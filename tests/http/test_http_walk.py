@@ -25,7 +25,7 @@ def plain(server: ServerProcess) -> list[Step]:
     return walk(server, sender(server.http_url))
 
 
-def test_walk_takes_every_route(server: ServerProcess, plain: list[Step]) -> None:
+def test_walk_covers_every_route(server: ServerProcess, plain: list[Step]) -> None:
     get = b"GET /openapi.json HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"
     document = json.loads(replies(exchange(server.http_url, get))[0].body)
     routes = {(method.upper(), _bare(path)) for path, methods in document["paths"].items() for method in methods}
@@ -34,7 +34,7 @@ def test_walk_takes_every_route(server: ServerProcess, plain: list[Step]) -> Non
 
 @pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunks"])
 @pytest.mark.parametrize("lines", UPGRADES.values(), ids=UPGRADES.keys())
-def test_walk_with_an_upgrade_header_is_the_same(
+def test_upgrade_header_does_not_change_any_reply(
     server: ServerProcess, plain: list[Step], lines: bytes, chunked: bool
 ) -> None:
     assert walk(server, sender(server.http_url, lines, chunked=chunked)) == plain

@@ -1,4 +1,4 @@
-"""Nodes that talk over real connections and record what they receive, and ways to disturb them."""
+"""Nodes that communicate over real connections and record what they receive, and tools to disturb them."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ class Node:
     """A node whose groups only record messages.
 
     Attributes:
-        me: Who it is.
-        received: Groups and messages in the order they came.
-        met_peers: Who said who they are, and the addresses.
+        me: Its identity.
+        received: Groups and messages in order of arrival.
+        met_peers: Peers that identified themselves, with their addresses.
         lost: Raft ids that were reported unreachable, with the time.
         sent: Groups, Raft ids and outcomes of snapshots that were sent.
-        installed: Groups, messages and files of snapshots that came.
-        refusal: What installing raises, if anything.
+        installed: Groups, messages and files of received snapshots.
+        refusal: Exception that an installation raises, if any.
         installing: Set when an installation has begun.
-        may_install: What installations wait for.
+        may_install: Event that installations wait for.
     """
 
     def __init__(self, name: str, raft_id: int, cluster_id: bytes = b"cluster") -> None:
@@ -130,7 +130,7 @@ async def connected(folder: Path, *nodes: Node, **further: Any) -> AsyncIterator
 async def raw_call(
     port: int, method: str, secret: str | None = SECRET, credentials: grpc.ChannelCredentials | None = None
 ) -> AsyncIterator[Any]:
-    """Calls a method of the transport in a way in which no node would."""
+    """Calls a method of the transport as no node would."""
     address = f"127.0.0.1:{port}"
     options = [("grpc.max_send_message_length", -1), ("grpc.enable_http_proxy", 0)]
     if credentials is None:
@@ -164,7 +164,7 @@ class RawCall:
 async def refusal_of(call: Any, *frames: Any) -> tuple[grpc.StatusCode, str]:
     """Sends frames and returns how the call ends.
 
-    grpc.aio forgets how a call ended that ends while it writes, and says INTERNAL: then the call is made again.
+    grpc.aio reports INTERNAL for a call that ends while it writes; such a call is repeated.
     """
     while True:
         with suppress(asyncio.InvalidStateError, grpc.aio.AioRpcError):
@@ -183,7 +183,7 @@ class Proxy:
 
     Attributes:
         address: Where to connect.
-        bytes_left: Bytes towards the node after which connections are cut; None: they are not.
+        bytes_left: Bytes towards the node after which connections are closed; None: no limit.
     """
 
     def __init__(self, port: int) -> None:

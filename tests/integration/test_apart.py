@@ -41,7 +41,7 @@ def ready(server: ServerProcess) -> bool:
     return call(server, "GET", "/readyz").status_code == 200
 
 
-def test_lost_server_is_reported_and_found_again(apart: ServerProcess) -> None:
+def test_gateway_reports_a_lost_server_and_reconnects(apart: ServerProcess) -> None:
     created = call(apart, "POST", "/v1/codeq/tasks", {"command": "A", "payload": 1})
     assert created.status_code == 202
     os.kill(apart.pid, signal.SIGKILL)
@@ -61,8 +61,8 @@ def test_lost_server_is_reported_and_found_again(apart: ServerProcess) -> None:
     assert apart.stop() == 0
 
 
-def test_keyed_create_outlives_a_restart_of_the_server(apart: ServerProcess) -> None:
-    """Sent while no server is there; it is answered as soon as one is, and the key makes one task of all tries."""
+def test_keyed_create_survives_a_server_restart(apart: ServerProcess) -> None:
+    """A create sent while no server runs is answered as soon as one does; its key makes one task of all attempts."""
     os.kill(apart.pid, signal.SIGKILL)
     wait_for(lambda: not ready(apart))
 
@@ -81,7 +81,7 @@ def test_keyed_create_outlives_a_restart_of_the_server(apart: ServerProcess) -> 
     assert apart.stop() == 0
 
 
-def test_claim_of_a_gateway_that_is_lost_takes_nothing(apart: ServerProcess) -> None:
+def test_claim_of_a_killed_gateway_takes_no_task(apart: ServerProcess) -> None:
     with ThreadPoolExecutor(1) as threads:
         claim = threads.submit(call, apart, "POST", "/v1/codeq/tasks/claim", {"waitSeconds": 30})
         wait_for(lambda: "codeq_workers_waiting 1.0" in call(apart, "GET", "/metrics").text)
@@ -96,13 +96,13 @@ def test_claim_of_a_gateway_that_is_lost_takes_nothing(apart: ServerProcess) -> 
     assert apart.stop() == 0
 
 
-def test_server_that_is_reported_to_stop_does_not_wait_for_its_gateways(apart: ServerProcess) -> None:
+def test_stopping_server_does_not_wait_for_its_gateways(apart: ServerProcess) -> None:
     begin = time.monotonic()
     assert apart.stop() == 0
     assert time.monotonic() - begin < 8, "the grace is 10 s"
 
 
-def test_gateway_has_nothing_of_engine_and_store() -> None:
+def test_gateway_imports_neither_engine_nor_store() -> None:
     program = "import sys, codeq_server.node.gateway_app; print(sorted(sys.modules))"
     loaded = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout
     for name in ("rocksdict", "codeq_server.engine", "codeq_server.storage", "codeq_server.services", "codeq_internal"):

@@ -43,8 +43,8 @@ def run(*args: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, check=False, capture_output=True, text=True)
 
 
-def test_restored_store_gives_out_nothing_twice(tmp_path: Path) -> None:
-    """Restarts follow each other faster than epochs of the clock do."""
+def test_restored_store_never_reuses_ids_or_tokens(tmp_path: Path) -> None:
+    """The server restarts faster than the clock alone would raise its epoch."""
     store, saved = tmp_path / "store", tmp_path / "backups" / "one"
     with ServerProcess(tmp_path / "first", store=store) as server:
         kept = create(server, 1)
@@ -84,7 +84,7 @@ def test_restored_store_gives_out_nothing_twice(tmp_path: Path) -> None:
         assert server.stop() == 0
 
 
-def test_backup_and_restore_reject_what_they_would_overwrite(tmp_path: Path) -> None:
+def test_backup_and_restore_never_overwrite_existing_files(tmp_path: Path) -> None:
     with ServerProcess(tmp_path / "server") as server:
         create(server, 1)
         assert run("backup", server.store, tmp_path / "b").returncode == 2
@@ -99,7 +99,7 @@ def test_backup_and_restore_reject_what_they_would_overwrite(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("flags", [[], ["--verify"]])
-def test_verify_rejects_rows_that_contradict_each_other(tmp_path: Path, flags: list[str]) -> None:
+def test_verify_rejects_inconsistent_rows(tmp_path: Path, flags: list[str]) -> None:
     with ServerProcess(tmp_path / "server", flags=flags) as server:
         create(server, 1)
         assert server.stop() == 0

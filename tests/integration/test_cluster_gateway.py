@@ -44,7 +44,7 @@ class Cluster:
 
 
 def send(method: str, url: str, **options: object) -> int:
-    """Returns the status of an answer; 0: there is none."""
+    """Returns the status of the answer; 0: no answer."""
     try:
         return httpx.request(method, url, headers=HEADERS, timeout=WAIT_SECONDS, **options).status_code  # type: ignore[arg-type]
     except httpx.TransportError:
@@ -87,7 +87,7 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
 
 
 @pytest.mark.timeout(300)
-def test_clients_find_the_leader_and_a_gateway_follows_it(cluster: Cluster) -> None:
+def test_clients_find_the_leader_and_the_gateway_follows_it(cluster: Cluster) -> None:
     leader = cluster.leader()
     follower = next(name for name in NAMES if name != leader)
     url = cluster.nodes[follower].http_url + TASKS

@@ -1,4 +1,4 @@
-"""A server on a store whose files were damaged, or whose disk refuses to take more."""
+"""A server whose store files are damaged or whose disk rejects writes."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def log_of(store: Path) -> Path:
 
 
 @pytest.mark.parametrize("tail", [b"\x07torn record", bytes(4000)], ids=["torn", "zeros"])
-async def test_log_with_a_torn_end_opens_with_everything_acknowledged(tmp_path: Path, tail: bytes) -> None:
-    """The remains of an unacknowledged write after a power cut."""
+async def test_store_with_a_torn_log_opens_with_everything_acknowledged(tmp_path: Path, tail: bytes) -> None:
+    """A power cut during an unacknowledged write leaves a torn log."""
     ledger = Ledger()
     with ServerProcess(tmp_path / "server") as server:
         await create_some(server, ledger)
@@ -46,7 +46,7 @@ async def test_log_with_a_torn_end_opens_with_everything_acknowledged(tmp_path: 
         assert check_store(server.store)[0] == []
 
 
-async def test_flipped_bit_among_acknowledged_rows_rejects_the_start(tmp_path: Path) -> None:
+async def test_flipped_bit_in_acknowledged_rows_prevents_startup(tmp_path: Path) -> None:
     ledger = Ledger()
     with ServerProcess(tmp_path / "server") as server:
         await create_some(server, ledger)
@@ -71,7 +71,7 @@ async def test_flipped_bit_among_acknowledged_rows_rejects_the_start(tmp_path: P
 
 
 async def test_failed_write_ends_the_server_and_loses_nothing_acknowledged(tmp_path: Path) -> None:
-    """A limit on file sizes stands for a full disk."""
+    """A file size limit simulates a full disk."""
     ledger = Ledger(10_000)
     with ServerProcess(tmp_path / "server") as server:
         await create_some(server, ledger)
@@ -90,7 +90,7 @@ async def test_failed_write_ends_the_server_and_loses_nothing_acknowledged(tmp_p
 
 
 @pytest.mark.parametrize("ready", ["never delivered", "given back by a nack"])
-async def test_claim_that_meets_a_corrupt_row_ends_the_server_and_names_the_row(tmp_path: Path, ready: str) -> None:
+async def test_corrupt_row_read_by_a_claim_ends_the_server_and_is_named_in_the_log(tmp_path: Path, ready: str) -> None:
     with ServerProcess(tmp_path / "server") as server:
         async with codeq.AsyncClient(server.producer_addr, token=DEV_TOKEN) as client:
             await client.create("damaged")

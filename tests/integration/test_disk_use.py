@@ -17,7 +17,7 @@ LIVE = 200
 BATCH = 100
 PAYLOAD_BYTES = 2_000
 SLACK_BYTES = 2_000_000
-"""Logs and lists of files that an empty store does not have."""
+"""Size allowed for logs and file lists that an empty store does not have."""
 
 
 def size_of(store: Path) -> int:
@@ -25,7 +25,7 @@ def size_of(store: Path) -> int:
     for path in store.rglob("*"):
         try:
             total += path.stat().st_size
-        except FileNotFoundError:  # removed by a compaction while we look
+        except FileNotFoundError:  # removed by a compaction in the meantime
             continue
     return total
 
@@ -35,7 +35,7 @@ def payload() -> dict[str, str]:
 
 
 @pytest.mark.timeout(180)
-def test_space_of_removed_tasks_is_reclaimed_and_live_tasks_stay(tmp_path: Path) -> None:
+def test_space_of_removed_tasks_is_reclaimed_without_losing_live_tasks(tmp_path: Path) -> None:
     with ServerProcess(tmp_path, env={"RETENTION_SECONDS": "1"}) as server:
         empty = size_of(server.store)
         with codeq.Producer(server.producer_addr, token=DEV_TOKEN) as producer:

@@ -1,4 +1,4 @@
-"""A stopping server does not wait for waiting clients."""
+"""A stopping server does not wait for long polls."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ AUTH = {"Authorization": f"Bearer {DEV_TOKEN}"}
 WAIT_SECONDS = 30
 
 
-async def test_stop_ends_long_polls_at_once_with_draining(server: ServerProcess) -> None:
+async def test_shutdown_ends_long_polls_at_once_with_draining(server: ServerProcess) -> None:
     async with httpx.AsyncClient(base_url=f"{server.http_url}/v1/codeq", headers=AUTH, timeout=60) as http:
         task = (await http.post("/tasks", json={"command": "WAITED", "payload": 1})).json()
         polls = [

@@ -21,7 +21,7 @@ def get(server: ServerProcess, path: str) -> httpx.Response:
     return httpx.get(f"{server.http_url}{path}")
 
 
-async def test_nearly_full_disk_rejects_new_tasks_and_lets_others_end(tmp_path: Path) -> None:
+async def test_nearly_full_disk_rejects_new_tasks_and_lets_existing_ones_end(tmp_path: Path) -> None:
     store = tmp_path / "store"
     with ServerProcess(tmp_path / "first", store=store) as server:
         task_id = post(server, "/tasks", {"command": "a", "payload": 1, "idempotencyKey": "k"}).json()["id"]

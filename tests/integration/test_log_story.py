@@ -73,7 +73,7 @@ def test_log_shows_the_life_of_a_task(server: ServerProcess, client: httpx.Clien
     assert DEV_TOKEN not in json.dumps(events(server))
 
 
-def test_rejections_over_rest_have_reason_task_and_tenant(server: ServerProcess, client: httpx.Client) -> None:
+def test_rest_rejections_are_logged_with_reason_task_and_tenant(server: ServerProcess, client: httpx.Client) -> None:
     client.get(f"{TASKS}/none")
     client.post(f"{TASKS}/none/heartbeat", content=b"{")
     client.post(TASKS, json={"command": "a", "payload": 1, "taskId": "mine"})
@@ -93,7 +93,7 @@ def test_rejections_over_rest_have_reason_task_and_tenant(server: ServerProcess,
     ]
 
 
-def test_rejections_over_grpc_have_reason_task_and_tenant(server: ServerProcess) -> None:
+def test_grpc_rejections_are_logged_with_reason_task_and_tenant(server: ServerProcess) -> None:
     with grpc.insecure_channel(server.producer_addr) as channel:
         stub = task_service_pb2_grpc.TaskServiceStub(channel)
         with pytest.raises(grpc.RpcError):
@@ -112,7 +112,7 @@ def test_rejections_over_grpc_have_reason_task_and_tenant(server: ServerProcess)
     ]
 
 
-async def test_herd_of_expired_leases_has_few_lines_and_its_number(server: ServerProcess) -> None:
+async def test_mass_lease_expiry_is_logged_in_few_lines_with_its_count(server: ServerProcess) -> None:
     async with codeq.AsyncClient(server.producer_addr, token=DEV_TOKEN) as client:
         for _ in range(HERD // 500):
             await client.create_batch([codeq.NewTask("a", max_attempts=1) for _ in range(500)])

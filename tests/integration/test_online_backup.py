@@ -36,7 +36,7 @@ def run(*args: str | Path, server: ServerProcess | None = None) -> subprocess.Co
 
 
 async def end_with_files(server: ServerProcess, kept: dict[str, bytes]) -> None:
-    """Ends tasks with an artifact each until it is cancelled."""
+    """Ends tasks with an artifact each, until cancelled."""
     async with codeq.AsyncClient(server.producer_addr, token=DEV_TOKEN) as client:
         while True:
             await client.create(FILES)
@@ -55,7 +55,7 @@ async def until(enough: int, *ledgers: set[str] | dict[str, bytes]) -> None:
                 await asyncio.sleep(0.02)
 
 
-async def test_backup_under_load_has_everything_acknowledged_before_and_gives_out_nothing_twice(tmp_path: Path) -> None:
+async def test_backup_under_load_has_everything_acknowledged_and_reuses_no_ids(tmp_path: Path) -> None:
     ledger, kept = Ledger(), dict[str, bytes]()
     backups = tmp_path / "backups"
     with ServerProcess(tmp_path / "first", env={"BACKUP_DIR": str(backups)}) as server:
@@ -78,7 +78,7 @@ async def test_backup_under_load_has_everything_acknowledged_before_and_gives_ou
         done = await asyncio.to_thread(run, "store", "restore", backups / "one", restored)
         assert done.returncode == 0, done.stderr
         assert check_store(restored)[0] == []
-        # Beside the server that lives on.
+        # Beside the original server, which keeps running.
         with ServerProcess(tmp_path / "second", flags=["--verify"]) as other:
             assert await missing(other, before) == []
             async with codeq.AsyncClient(other.producer_addr, token=DEV_TOKEN) as client:
@@ -91,13 +91,13 @@ async def test_backup_under_load_has_everything_acknowledged_before_and_gives_ou
                 assert (await client.artifact(task_id, "a")).content == content
 
 
-def test_backup_is_rejected_where_no_folder_is_configured(tmp_path: Path) -> None:
+def test_backup_without_a_configured_folder_is_rejected(tmp_path: Path) -> None:
     with ServerProcess(tmp_path / "server") as server:
         answer = back_up(server, "one")
         assert (answer.status_code, answer.json()["reason"]) == (409, "BACKUP_NOT_CONFIGURED")
 
 
-def test_backup_names_stay_in_the_folder_and_are_not_taken_twice(tmp_path: Path) -> None:
+def test_backup_names_stay_inside_the_folder_and_are_unique(tmp_path: Path) -> None:
     backups = tmp_path / "a" / "backups"
     with ServerProcess(tmp_path / "server", env={"BACKUP_DIR": str(backups)}) as server:
         for name in ("", "..", "../x", "a/b", "a.partial", "x" * 65, ".hidden"):
@@ -107,7 +107,7 @@ def test_backup_names_stay_in_the_folder_and_are_not_taken_twice(tmp_path: Path)
         assert not backups.exists()
         (tmp_path / "a").mkdir()
         backups.mkdir()
-        (backups / ".one.partial").mkdir()  # of a server that was killed
+        (backups / ".one.partial").mkdir()  # left by a server that was killed
         (backups / ".one.partial" / MARK).touch()
         (backups / ".one.partial" / "one").mkdir()
         done = run("-o", "json", "backup", "one", server=server)
@@ -133,7 +133,7 @@ def test_backups_are_made_one_at_a_time(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("way", ["default", "named"])
-def test_closed_store_is_backed_up_and_restored_with_its_artifacts(tmp_path: Path, way: str) -> None:
+def test_offline_backup_and_restore_include_artifacts(tmp_path: Path, way: str) -> None:
     folder = tmp_path / "elsewhere"
     env = {"LOCAL_ARTIFACTS_DIR": str(folder)} if way == "named" else {}
     option = ["--artifacts", str(folder)] if way == "named" else []

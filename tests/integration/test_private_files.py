@@ -14,7 +14,7 @@ from cluster_process import ClusterProcess
 from server_process import DEV_TOKEN, ServerProcess
 
 OPEN = ("sh", "-c", 'umask 022; exec "$@"', "sh")
-"""Prefix of a process that makes files readable by everybody by itself."""
+"""Prefix of a process that by default makes its files readable by everybody."""
 
 
 def readable(*tops: Path) -> list[str]:
@@ -29,7 +29,7 @@ def readable(*tops: Path) -> list[str]:
 
 
 def open_up(top: Path) -> None:
-    """Gives everybody everything, as an older version or an operator may have."""
+    """Grants everybody full access, as an older version or an operator may have done."""
     for path in (top, *top.rglob("*")):
         path.chmod(0o755 if path.is_dir() else 0o644)
 
@@ -44,7 +44,7 @@ def end_with_file(server: ServerProcess) -> None:
 def test_store_artifacts_backups_and_ready_file_are_private(tmp_path: Path) -> None:
     backups = tmp_path / "backups"
     backups.mkdir()
-    backups.chmod(0o755)  # the operator's: it stays as it is, and what is in it is private
+    backups.chmod(0o755)  # the operator's: it keeps its mode, and the files in it are private
     server = ServerProcess(tmp_path / "server", env={"BACKUP_DIR": str(backups)}, prefix=OPEN, apart=False)
     artifacts = server.store.parent / "artifacts"
     server.store.mkdir()
@@ -73,7 +73,7 @@ def test_store_artifacts_backups_and_ready_file_are_private(tmp_path: Path) -> N
     assert readable(restored, tmp_path / "again") == []
 
 
-def test_folders_of_a_member_are_private(tmp_path: Path) -> None:
+def test_member_folders_are_private(tmp_path: Path) -> None:
     with ClusterProcess(tmp_path, 1, place=lambda _: {"prefix": OPEN}) as cluster:
         [node] = cluster.nodes.values()
         assert node.stop() == 0

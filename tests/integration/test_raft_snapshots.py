@@ -58,7 +58,7 @@ def incoming(folder: Path, receiver: str = "b") -> list[Path]:
 
 
 @pytest.mark.parametrize("sizes", [SIZES, ()], ids=["files", "none"])
-async def test_snapshot_comes_whole_and_leaves_nothing(tmp_path: Path, sizes: tuple[int, ...]) -> None:
+async def test_snapshot_arrives_intact_and_leaves_no_temporary_files(tmp_path: Path, sizes: tuple[int, ...]) -> None:
     snapshot = make_snapshot(tmp_path / "out", sizes)
     async with two_nodes(tmp_path) as (a, transport, b, there):
         assert await send((a, transport), snapshot)
@@ -68,7 +68,7 @@ async def test_snapshot_comes_whole_and_leaves_nothing(tmp_path: Path, sizes: tu
         assert (transport.counters.snapshots_sent, there.counters.snapshots_received) == (1, 1)
 
 
-async def test_snapshot_transfer_that_was_cut_continues_where_it_broke(tmp_path: Path) -> None:
+async def test_interrupted_snapshot_transfer_resumes_where_it_stopped(tmp_path: Path) -> None:
     snapshot = make_snapshot(tmp_path / "out", SIZES)
     a, b = Node("a", 1), Node("b", 2)
     async with (
@@ -86,13 +86,13 @@ async def test_snapshot_transfer_that_was_cut_continues_where_it_broke(tmp_path:
         await eventually(lambda: reaches(transport, 2))
         assert await send((a, transport), snapshot)
         assert b.installed == [(7, b"message", snapshot.files)]
-        # No byte was taken twice.
+        # No byte was received twice.
         assert there.counters.snapshot_bytes_received == snapshot.size
         assert (transport.counters.snapshots_failed, transport.counters.snapshots_sent) == (3, 1)
         assert incoming(tmp_path) == []
 
 
-async def test_snapshot_file_that_was_changed_is_rejected_and_sent_again(tmp_path: Path) -> None:
+async def test_corrupted_snapshot_file_is_rejected_and_sent_again(tmp_path: Path) -> None:
     snapshot = make_snapshot(tmp_path / "out", SIZES)
     file = snapshot.folder / "000003.sst"
     content = file.read_bytes()
@@ -119,7 +119,7 @@ async def test_incomplete_snapshot_is_not_sent(tmp_path: Path, damage: str) -> N
         assert b.installed == []
 
 
-async def test_snapshot_for_a_node_that_is_not_connected_fails(tmp_path: Path) -> None:
+async def test_sending_a_snapshot_to_a_disconnected_node_fails(tmp_path: Path) -> None:
     snapshot = make_snapshot(tmp_path / "out", SIZES)
     a = Node("a", 1)
     async with started(a, settings(tmp_path / "a")) as transport:
@@ -128,7 +128,7 @@ async def test_snapshot_for_a_node_that_is_not_connected_fails(tmp_path: Path) -
         await eventually(lambda: a.sent == [(7, 2, False)])
 
 
-async def test_snapshot_that_is_not_wanted_is_removed(tmp_path: Path) -> None:
+async def test_unwanted_snapshot_is_removed(tmp_path: Path) -> None:
     snapshot = make_snapshot(tmp_path / "out", SIZES)
     async with two_nodes(tmp_path) as (a, transport, b, there):
         b.refusal = ValueError("older than what is here")
@@ -139,7 +139,7 @@ async def test_snapshot_that_is_not_wanted_is_removed(tmp_path: Path) -> None:
         assert (code, details) == (grpc.StatusCode.FAILED_PRECONDITION, "not installed: older than what is here")
 
 
-async def test_snapshots_of_several_groups_come_one_after_the_other(tmp_path: Path) -> None:
+async def test_snapshots_of_several_groups_are_sent_one_at_a_time(tmp_path: Path) -> None:
     snapshots = [make_snapshot(tmp_path / f"out{group}", SIZES, group) for group in range(3)]
     async with two_nodes(tmp_path) as (a, transport, b, _):
         b.may_install.clear()
@@ -153,7 +153,7 @@ async def test_snapshots_of_several_groups_come_one_after_the_other(tmp_path: Pa
         assert [files for _, _, files in b.installed] == [snapshot.files for snapshot in snapshots]
 
 
-async def test_later_snapshot_of_a_group_takes_the_place_of_those_that_wait_and_run(tmp_path: Path) -> None:
+async def test_newer_snapshot_of_a_group_replaces_queued_and_running_transfers(tmp_path: Path) -> None:
     first, second, third = (make_snapshot(tmp_path / f"out{number}", SIZES, number) for number in range(3))
     async with two_nodes(tmp_path) as (a, transport, b, there):
         transport.send_snapshot(2, 7, b"first", first.folder)
@@ -166,7 +166,7 @@ async def test_later_snapshot_of_a_group_takes_the_place_of_those_that_wait_and_
         assert incoming(tmp_path) == []
 
 
-async def test_messages_pass_while_a_snapshot_comes(tmp_path: Path) -> None:
+async def test_messages_are_delivered_during_a_snapshot_transfer(tmp_path: Path) -> None:
     snapshot = make_snapshot(tmp_path / "out", (64 * MIB,))
     async with two_nodes(tmp_path) as (a, transport, b, there):
         transport.send_snapshot(2, 7, b"message", snapshot.folder)
@@ -177,7 +177,7 @@ async def test_messages_pass_while_a_snapshot_comes(tmp_path: Path) -> None:
         await eventually(lambda: a.sent == [(7, 2, True)])
 
 
-async def test_complete_snapshot_is_installed_after_its_sender_is_gone(tmp_path: Path) -> None:
+async def test_complete_snapshot_is_installed_after_its_sender_disconnects(tmp_path: Path) -> None:
     snapshot = make_snapshot(tmp_path / "out", SIZES)
     b = Node("b", 2)
     b.may_install.clear()
@@ -197,7 +197,7 @@ async def test_complete_snapshot_is_installed_after_its_sender_is_gone(tmp_path:
         assert a.sent == []
 
 
-# ------------------------------------------------------------------------------------------- callers that do not behave
+# ------------------------------------------------------------------------------------------- misbehaving callers
 
 
 def offer(manifest: bytes, group: int = 7, **changes: Any) -> raft_pb2.InstallSnapshotRequest:
@@ -214,7 +214,7 @@ def chunk(file: int, offset: int, content: bytes) -> raft_pb2.InstallSnapshotReq
     return raft_pb2.InstallSnapshotRequest(chunk=raft_pb2.SnapshotChunk(file=file, offset=offset, content=content))
 
 
-async def test_snapshot_transfer_that_stalls_gives_way_to_another(tmp_path: Path) -> None:
+async def test_stalled_snapshot_transfer_gives_way_to_another(tmp_path: Path) -> None:
     stalled = make_snapshot(tmp_path / "stalled", SIZES, 1)
     snapshot = make_snapshot(tmp_path / "out", SIZES, 2)
     async with two_nodes(tmp_path) as (a, transport, b, there), raw_call(there.port, "InstallSnapshot") as call:
@@ -273,7 +273,7 @@ def manifest(**changes: object) -> bytes:
     ],
     ids=lambda content: repr(content[:80]),
 )
-async def test_malformed_manifest_of_a_snapshot_is_rejected(tmp_path: Path, content: bytes) -> None:
+async def test_malformed_snapshot_manifest_is_rejected(tmp_path: Path, content: bytes) -> None:
     b = Node("b", 2)
     async with started(b, settings(tmp_path / "b")) as there, raw_call(there.port, "InstallSnapshot") as call:
         code, details = await refusal_of(call, offer(content), chunk(0, 0, b"x"))
@@ -293,7 +293,7 @@ async def test_malformed_manifest_of_a_snapshot_is_rejected(tmp_path: Path, cont
         [raft_pb2.InstallSnapshotRequest()],
     ],
 )
-async def test_part_of_a_snapshot_that_is_not_asked_for_is_rejected(
+async def test_unrequested_snapshot_chunk_is_rejected(
     tmp_path: Path, parts: list[raft_pb2.InstallSnapshotRequest]
 ) -> None:
     b = Node("b", 2)
@@ -303,7 +303,7 @@ async def test_part_of_a_snapshot_that_is_not_asked_for_is_rejected(
 
 
 @pytest.mark.parametrize("changes", [{"to_id": 3}, {"from_id": 6}])
-async def test_snapshot_for_or_of_another_node_is_rejected(tmp_path: Path, changes: dict[str, int]) -> None:
+async def test_snapshot_for_or_from_another_node_is_rejected(tmp_path: Path, changes: dict[str, int]) -> None:
     b = Node("b", 2)
     async with started(b, settings(tmp_path)) as there, raw_call(there.port, "InstallSnapshot") as call:
         code, details = await refusal_of(call, offer(manifest(), **changes))
@@ -311,14 +311,14 @@ async def test_snapshot_for_or_of_another_node_is_rejected(tmp_path: Path, chang
         assert (b.met_peers, b.installed) == ([], [])
 
 
-async def test_snapshot_of_another_cluster_is_rejected(tmp_path: Path) -> None:
+async def test_snapshot_from_another_cluster_is_rejected(tmp_path: Path) -> None:
     b = Node("b", 2, b"another")
     async with started(b, settings(tmp_path)) as there, raw_call(there.port, "InstallSnapshot") as call:
         assert (await refusal_of(call, offer(manifest())))[0] is grpc.StatusCode.FAILED_PRECONDITION
         assert (b.met_peers, b.installed) == ([], [])
 
 
-async def test_snapshot_larger_than_what_the_disk_may_give_is_rejected(tmp_path: Path) -> None:
+async def test_snapshot_larger_than_the_available_disk_space_is_rejected(tmp_path: Path) -> None:
     snapshot = make_snapshot(tmp_path / "out", SIZES)
     async with two_nodes(tmp_path, reserve_bytes=1 << 60) as (a, transport, b, there):
         assert not await send((a, transport), snapshot)
@@ -328,7 +328,7 @@ async def test_snapshot_larger_than_what_the_disk_may_give_is_rejected(tmp_path:
         await eventually(lambda: b.received)
 
 
-async def test_full_disk_ends_the_transfer_of_a_snapshot_and_frees_what_it_took(tmp_path: Path) -> None:
+async def test_full_disk_aborts_a_snapshot_transfer_and_frees_its_space(tmp_path: Path) -> None:
     snapshot = make_snapshot(tmp_path / "out", SIZES)
     async with two_nodes(tmp_path) as (a, transport, b, there):
         folder = tmp_path / "b" / f"{7:08x}-{hashlib.sha256(snapshot.manifest).hexdigest()[:32]}"
@@ -343,7 +343,7 @@ async def test_full_disk_ends_the_transfer_of_a_snapshot_and_frees_what_it_took(
         assert [files for _, _, files in b.installed] == [snapshot.files]
 
 
-async def test_snapshot_of_a_group_is_removed_when_the_next_one_comes(tmp_path: Path) -> None:
+async def test_incomplete_snapshot_is_removed_when_the_next_one_arrives(tmp_path: Path) -> None:
     b = Node("b", 2)
     async with started(b, settings(tmp_path / "b")) as there:
         for group, mark in ((7, 1), (8, 1), (7, 2)):

@@ -24,7 +24,7 @@ MIB = 1 << 20
 CUTS = 8
 
 
-async def test_messages_of_three_nodes_reach_all_in_order(tmp_path: Path) -> None:
+async def test_messages_between_three_nodes_arrive_in_order(tmp_path: Path) -> None:
     nodes = [Node(name, number) for number, name in enumerate(("a", "b", "c"), 1)]
     async with connected(tmp_path, *nodes) as transports:
         pairs = [(node, there) for node in nodes for there in nodes if there is not node]
@@ -38,12 +38,12 @@ async def test_messages_of_three_nodes_reach_all_in_order(tmp_path: Path) -> Non
             assert [got for got in there.received if got[1].startswith(node.me.name.encode())] == sent
             assert (node.me, f"127.0.0.1:{transports[node.me.raft_id - 1].port}") in there.met_peers
         counters = [transport.counters for transport in transports]
-        # Two peers; everything of one turn of the loop went in one frame.
+        # Two peers; all messages of one loop turn were sent in one frame.
         assert [(c.messages_sent, c.frames_sent, c.dropped, c.refused) for c in counters] == [(2000, 2, 0, 0)] * 3
         assert [c.bytes_sent for c in counters] == [c.bytes_received for c in counters]
 
 
-async def test_long_messages_travel_in_bounded_frames(tmp_path: Path) -> None:
+async def test_large_messages_are_sent_in_bounded_frames(tmp_path: Path) -> None:
     a, b = Node("a", 1), Node("b", 2)
     async with connected(tmp_path, a, b) as (transport, there):
         messages = [bytes([number]) * (700 << 10) for number in range(12)]
@@ -61,7 +61,7 @@ async def test_long_messages_travel_in_bounded_frames(tmp_path: Path) -> None:
         await eventually(lambda: [raft_id for raft_id, _ in a.lost] == [2])
 
 
-async def test_messages_follow_a_peer_that_restarts_with_another_raft_id(tmp_path: Path) -> None:
+async def test_messages_reach_a_peer_that_restarts_with_another_raft_id(tmp_path: Path) -> None:
     a = Node("a", 1)
     async with started(a, settings(tmp_path / "a")) as transport:
         async with started(Node("b", 2), settings(tmp_path / "b")) as there:
@@ -81,7 +81,7 @@ async def test_messages_follow_a_peer_that_restarts_with_another_raft_id(tmp_pat
             assert (transport.counters.connects, transport.counters.reconnects) == (2, 1)
 
 
-async def test_many_losses_are_reported_seldom(tmp_path: Path) -> None:
+async def test_lost_messages_are_reported_at_a_limited_rate(tmp_path: Path) -> None:
     a = Node("a", 1)
     async with started(a, settings(tmp_path)) as transport:
         for _ in range(1000):
@@ -95,7 +95,7 @@ async def test_many_losses_are_reported_seldom(tmp_path: Path) -> None:
         assert all(later - earlier > UNREACHABLE_SECONDS / 2 for earlier, later in pairwise(times))
 
 
-async def test_messages_to_a_peer_that_does_not_read_are_dropped_beyond_the_buffer(tmp_path: Path) -> None:
+async def test_messages_to_a_peer_that_stops_reading_are_dropped_beyond_the_buffer(tmp_path: Path) -> None:
     a = Node("a", 1)
     async with started(a, settings(tmp_path)) as transport, _deaf_node() as address:
         transport.add("deaf", address)
@@ -137,7 +137,7 @@ async def _deaf_node() -> AsyncIterator[str]:
         await server.stop(None)
 
 
-async def test_peer_that_falls_silent_is_noticed_and_found_again(tmp_path: Path) -> None:
+async def test_silent_peer_is_detected_and_reconnected(tmp_path: Path) -> None:
     a, b = Node("a", 1), Node("b", 2)
     async with (
         started(b, settings(tmp_path / "b")) as there,
@@ -155,7 +155,7 @@ async def test_peer_that_falls_silent_is_noticed_and_found_again(tmp_path: Path)
         await eventually(lambda: (1, b"hello again") in b.received)
 
 
-async def test_peer_of_another_cluster_is_rejected(tmp_path: Path) -> None:
+async def test_peer_from_another_cluster_is_rejected(tmp_path: Path) -> None:
     a, b = Node("a", 1, b"one"), Node("b", 2, b"two")
     async with started(b, settings(tmp_path / "b")) as there, started(a, settings(tmp_path / "a")) as transport:
         transport.add("b", f"127.0.0.1:{there.port}")
@@ -170,7 +170,7 @@ async def test_peer_of_another_cluster_is_rejected(tmp_path: Path) -> None:
         assert not reaches(transport, 2)
 
 
-async def test_node_without_a_cluster_takes_the_id_and_says_so(tmp_path: Path) -> None:
+async def test_node_without_a_cluster_adopts_the_id_of_its_peer(tmp_path: Path) -> None:
     a, b = Node("a", 1), Node("b", 2, b"")
     async with connected(tmp_path, a, b) as (transport, there):
         transport.send(2, 1, b"join us")
@@ -182,7 +182,7 @@ async def test_node_without_a_cluster_takes_the_id_and_says_so(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("changed", ["sender", "receiver"])
-async def test_peer_of_what_is_now_another_cluster_is_heard_no_more(tmp_path: Path, changed: str) -> None:
+async def test_peer_whose_cluster_id_changes_is_no_longer_heard(tmp_path: Path, changed: str) -> None:
     a, b = Node("a", 1), Node("b", 2)
     async with connected(tmp_path, a, b) as (transport, _):
         transport.send(2, 1, b"first")
@@ -229,7 +229,7 @@ async def test_malformed_frame_is_rejected(
         assert (a.met_peers, a.received) == ([], [])
 
 
-async def test_message_for_or_from_another_node_is_dropped(tmp_path: Path) -> None:
+async def test_message_with_a_wrong_sender_or_recipient_is_dropped(tmp_path: Path) -> None:
     a = Node("a", 1)
     async with started(a, settings(tmp_path)) as transport, raw_call(transport.port, "Deliver") as call:
         await call.write(_frame((5, 2, b"for another"), (6, 1, b"of another"), (5, 1, b"right")))
@@ -239,30 +239,30 @@ async def test_message_for_or_from_another_node_is_dropped(tmp_path: Path) -> No
         assert a.met_peers == [(Node("x", 5).me, "")]
 
 
-async def test_address_of_another_node_is_not_used(tmp_path: Path) -> None:
+async def test_address_that_leads_to_another_node_is_not_used(tmp_path: Path) -> None:
     a, b = Node("a", 1), Node("b", 2)
     async with started(b, settings(tmp_path / "b")) as there, started(a, settings(tmp_path / "a")) as transport:
         transport.add("c", f"127.0.0.1:{there.port}")
         transport.add("d", f"127.0.0.1:{transport.port}")
         transport.add("a", "127.0.0.1:1")
-        # It is tried again and again: no stream was kept.
+        # Connecting is retried: no stream stayed open.
         await eventually(lambda: len(b.met_peers) > 1 and len(a.met_peers) > 1)
         assert {peer for peer, _ in a.met_peers} == {a.me}
         assert [(peer.name, peer.raft_id) for peer in transport.peers()] == [("c", 0), ("d", 0)]
 
 
-async def test_copied_disk_is_rejected(tmp_path: Path) -> None:
+async def test_node_with_a_copied_disk_is_rejected(tmp_path: Path) -> None:
     a, b, c = Node("a", 1), Node("b", 2), Node("c", 2)
     async with connected(tmp_path, a, b) as (transport, _), started(c, settings(tmp_path / "c")) as copy:
         transport.add("c", f"127.0.0.1:{copy.port}")
-        await eventually(lambda: len(c.met_peers) > 1)  # tried again: no stream was kept
+        await eventually(lambda: len(c.met_peers) > 1)  # retried: no stream stayed open
         transport.send(2, 1, b"for b")
         await eventually(lambda: b.received)
         assert [(peer.name, peer.raft_id) for peer in transport.peers()] == [("b", 2), ("c", 0)]
         assert c.received == []
 
 
-async def test_address_book_changes_while_the_transport_runs(tmp_path: Path) -> None:
+async def test_addresses_can_change_while_the_transport_runs(tmp_path: Path) -> None:
     a, b, moved = Node("a", 1), Node("b", 2), Node("b", 2)
     async with connected(tmp_path, a, b) as (transport, _), started(moved, settings(tmp_path / "moved")) as there:
         transport.add("b", f"127.0.0.1:{there.port}")
@@ -278,20 +278,20 @@ async def test_address_book_changes_while_the_transport_runs(tmp_path: Path) -> 
         assert (b.received, len(moved.received)) == ([], 1)
 
 
-async def test_port_that_is_taken_is_named(tmp_path: Path) -> None:
+async def test_error_names_the_port_in_use(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(TransportError, match=f"127.0.0.1:{port}.*in use"):
             await Transport(settings(tmp_path, port), {}, Node("a", 1)).start()
 
 
-async def test_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+async def test_error_names_the_folder_that_cannot_be_created(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(TransportError, match="file/incoming: Not a directory"):
         await Transport(settings(tmp_path / "file" / "incoming"), {}, Node("a", 1)).start()
 
 
-async def test_connection_cut_while_frames_are_written_is_opened_again_every_time(tmp_path: Path) -> None:
+async def test_connection_lost_while_writing_is_always_reopened(tmp_path: Path) -> None:
     a, b = Node("a", 1), Node("b", 2)
     async with (
         started(b, settings(tmp_path / "b")) as there,

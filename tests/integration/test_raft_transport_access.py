@@ -1,4 +1,4 @@
-"""Access to a node: only with the cluster's secret and, if required, a certificate."""
+"""Access to a node: only with the cluster secret and, if required, a certificate."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ def first_frame(method: str) -> Any:
 
 @pytest.mark.parametrize("secret", [None, "", "open sesam", "open sesame!", "OPEN SESAME"])
 @pytest.mark.parametrize("method", ["Deliver", "InstallSnapshot", "Unknown"])
-async def test_stranger_without_the_secret_neither_speaks_nor_learns(
+async def test_stranger_without_the_secret_can_neither_send_nor_receive(
     tmp_path: Path, method: str, secret: str | None
 ) -> None:
     a = Node("a", 1)
     async with started(a, settings(tmp_path)) as transport, raw_call(transport.port, method, secret) as call:
         assert await refusal_of(call, first_frame(method)) == (
             grpc.StatusCode.UNAUTHENTICATED,
-            "the secret of the cluster is missing or wrong",
+            "the cluster secret is missing or wrong",
         )
         assert (a.met_peers, a.received, a.installed) == ([], [], [])
         assert contents(tmp_path) == {}
 
 
 @pytest.mark.parametrize("method", ["Deliver", "InstallSnapshot"])
-async def test_caller_with_the_secret_is_heard(tmp_path: Path, method: str) -> None:
+async def test_caller_with_the_secret_is_accepted(tmp_path: Path, method: str) -> None:
     a = Node("a", 1)
     async with started(a, settings(tmp_path)) as transport, raw_call(transport.port, method) as call:
         await call.write(first_frame(method))
@@ -64,7 +64,7 @@ async def test_nodes_with_different_secrets_do_not_connect(tmp_path: Path) -> No
         assert (a.met_peers, b.met_peers) == ([], [])
 
 
-async def test_transport_without_secret_hears_anybody(tmp_path: Path) -> None:
+async def test_transport_without_a_secret_accepts_any_caller(tmp_path: Path) -> None:
     async with connected(tmp_path, Node("a", 1), b := Node("b", 2), secret="") as (transport, _):
         transport.send(2, 1, b"hello")
         await eventually(lambda: b.received)
@@ -103,7 +103,7 @@ def authority(tmp_path: Path) -> Authority:
     return Authority(tmp_path / "authority").found()
 
 
-async def test_nodes_with_certificates_talk(tmp_path: Path, authority: Authority) -> None:
+async def test_nodes_with_certificates_connect(tmp_path: Path, authority: Authority) -> None:
     a, b = Node("a", 1), Node("b", 2)
     tls = authority.files("node")
     async with connected(tmp_path, a, b, tls=tls) as (transport, there):
@@ -119,7 +119,7 @@ def _client(tls: TlsFiles, *, certificate: bool = True) -> grpc.ChannelCredentia
     return grpc.ssl_channel_credentials(tls.authority.read_bytes(), *pair)
 
 
-async def test_caller_without_the_right_certificate_is_not_heard(tmp_path: Path, authority: Authority) -> None:
+async def test_caller_without_a_valid_certificate_is_rejected(tmp_path: Path, authority: Authority) -> None:
     a = Node("a", 1)
     tls = authority.files("node")
     foreign = Authority(tmp_path / "foreign").found().files("node")
@@ -134,7 +134,7 @@ async def test_caller_without_the_right_certificate_is_not_heard(tmp_path: Path,
             await eventually(lambda: a.received)
 
 
-async def test_transport_tells_nothing_to_an_impostor(tmp_path: Path, authority: Authority) -> None:
+async def test_transport_reveals_nothing_to_an_impostor(tmp_path: Path, authority: Authority) -> None:
     a, impostor = Node("a", 1), Node("b", 2)
     foreign = Authority(tmp_path / "foreign").found().files("node")
     async with (
@@ -179,7 +179,7 @@ async def test_nodes_move_to_another_authority_without_a_restart(tmp_path: Path,
         ("authority", b"?", "ca.pem contains no certificate"),
     ],
 )
-def test_wrong_file_for_tls_is_named(
+def test_error_names_the_invalid_tls_file(
     tmp_path: Path, authority: Authority, broken: str, content: bytes | None, words: str
 ) -> None:
     tls = authority.files("node")

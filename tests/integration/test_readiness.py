@@ -62,7 +62,7 @@ def health(node: NodeProcess, service: str) -> str:
 
 @contextmanager
 def gateway_of(nodes: list[NodeProcess], directory: Path) -> Iterator[str]:
-    """Runs a gateway in a process of its own for the nodes; gives its URL."""
+    """Runs a standalone gateway for the nodes; yields its URL."""
     ready = directory / "gateway.json"
     command = [
         *(sys.executable, "-m", "codeq_cli.main", "gateway", "--http-host", "127.0.0.1", "--port", "0"),
@@ -92,7 +92,7 @@ def events(node: NodeProcess, *names: str) -> list[tuple[str, str]]:
     return [(line["event"], line["leader"]) for line in lines if line["event"] in names]
 
 
-def test_node_that_says_ready_or_leader_while_founding_answers_calls(cluster: ClusterProcess) -> None:
+def test_founding_node_that_reports_ready_or_leader_answers_calls(cluster: ClusterProcess) -> None:
     nodes = list(cluster.nodes.values())
     for node in nodes:
         node.spawn()
@@ -118,7 +118,7 @@ def test_node_that_says_ready_or_leader_while_founding_answers_calls(cluster: Cl
     until(look, lambda: cluster.logs)
 
 
-def test_node_without_a_leader_is_alive_and_not_ready(cluster: ClusterProcess, tmp_path: Path) -> None:
+def test_node_without_a_leader_is_alive_but_not_ready(cluster: ClusterProcess, tmp_path: Path) -> None:
     cluster.start()
     nodes = list(cluster.nodes.values())
     until(lambda: all(readiness(node)[0] == 200 for node in nodes), lambda: cluster.logs)

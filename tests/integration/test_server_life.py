@@ -1,4 +1,4 @@
-"""The life of a server process: starts that fail with one line, readiness, health, kills, and graceful stops."""
+"""The life of a server process: failed starts with one line each, readiness, health, kills, and graceful stops."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def create(client: httpx.Client, **task: Any) -> dict[str, Any]:
 # -- starts ------------------------------------------------------------------------------------------------------------
 
 
-def test_start_writes_addresses_and_pid_to_the_ready_file(server: ServerProcess) -> None:
+def test_server_writes_addresses_and_pid_to_the_ready_file(server: ServerProcess) -> None:
     assert server.ready == {
         "http": server.http_url.removeprefix("http://"),
         "worker": server.worker_addr,
@@ -85,7 +85,7 @@ def test_start_writes_addresses_and_pid_to_the_ready_file(server: ServerProcess)
 
 
 @pytest.mark.parametrize("index", [0, 1, 2], ids=["http", "worker", "producer"])
-def test_start_with_port_in_use_fails_naming_it(tmp_path: Path, index: int) -> None:
+def test_startup_error_names_the_port_in_use(tmp_path: Path, index: int) -> None:
     server = ServerProcess(tmp_path)
     address = (server.http_url.removeprefix("http://"), server.worker_addr, server.producer_addr)[index]
     port = int(address.rpartition(":")[2])
@@ -96,7 +96,7 @@ def test_start_with_port_in_use_fails_naming_it(tmp_path: Path, index: int) -> N
     assert str(port) in lines[0]
 
 
-def test_start_with_ports_in_use_names_all_of_them_and_makes_nothing(tmp_path: Path) -> None:
+def test_startup_error_names_all_ports_in_use_and_leaves_no_files(tmp_path: Path) -> None:
     server = ServerProcess(tmp_path)
     taken = [int(each.rpartition(":")[2]) for each in (server.http_url, server.producer_addr)]
     with socket.create_server((LOOPBACK, taken[0])), socket.create_server((LOOPBACK, taken[1])):
@@ -106,7 +106,7 @@ def test_start_with_ports_in_use_names_all_of_them_and_makes_nothing(tmp_path: P
     assert not server.store.exists()
 
 
-def test_start_on_the_store_of_a_running_server_fails_naming_it(server: ServerProcess, tmp_path: Path) -> None:
+def test_startup_error_names_the_store_of_a_running_server(server: ServerProcess, tmp_path: Path) -> None:
     code, lines = failed_start(ServerProcess(tmp_path / "second", store=server.store))
     assert code == 1
     assert len(lines) == 1
@@ -114,7 +114,7 @@ def test_start_on_the_store_of_a_running_server_fails_naming_it(server: ServerPr
     assert httpx.get(f"{server.http_url}/readyz").status_code == 200
 
 
-def test_start_on_an_unwritable_path_fails_naming_it(tmp_path: Path) -> None:
+def test_startup_error_names_the_unwritable_path(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     store = tmp_path / "file" / "store"
     code, lines = failed_start(ServerProcess(tmp_path / "server", store=store))
@@ -123,7 +123,7 @@ def test_start_on_an_unwritable_path_fails_naming_it(tmp_path: Path) -> None:
     assert str(store) in lines[0]
 
 
-def test_start_on_a_store_of_a_newer_format_fails_and_changes_nothing(tmp_path: Path) -> None:
+def test_store_of_a_newer_format_prevents_startup_and_stays_unchanged(tmp_path: Path) -> None:
     path = tmp_path / "store"
     newer = rows_pb2.IdentityRow(
         format=keys.FORMAT + 1, num_shards=1, cluster_id=b"x" * 16, epoch=7
@@ -149,9 +149,7 @@ def test_start_on_a_store_of_a_newer_format_fails_and_changes_nothing(tmp_path: 
         ({}, "PRODUCER_AUTH_PROVIDER"),
     ],
 )
-def test_start_with_an_unusable_configuration_fails_with_one_line_naming_the_key(
-    tmp_path: Path, env: dict[str, str], named: str
-) -> None:
+def test_configuration_error_is_one_line_that_names_the_key(tmp_path: Path, env: dict[str, str], named: str) -> None:
     code, lines = failed_start(ServerProcess(tmp_path, env=env, dev=bool(env)))
     assert code == 2
     assert len(lines) == 1
@@ -161,7 +159,7 @@ def test_start_with_an_unusable_configuration_fails_with_one_line_naming_the_key
 # -- service -----------------------------------------------------------------------------------------------------------
 
 
-def test_health_of_server_and_of_each_service_is_serving(channel: grpc.Channel) -> None:
+def test_health_check_reports_server_and_services_as_serving(channel: grpc.Channel) -> None:
     stub = health_pb2_grpc.HealthStub(channel)
     for service in ("", "codeq.v1.TaskService", "codeq.v1.WorkerService", "codeq.v1.ProducerService"):
         reply = stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=10)
@@ -176,12 +174,12 @@ def test_reflection_lists_every_service(channel: grpc.Channel) -> None:
     assert "grpc.health.v1.Health" in names
 
 
-def test_request_to_a_foreign_host_name_is_rejected_in_dev_mode(client: httpx.Client) -> None:
+def test_request_for_a_foreign_host_name_is_rejected_in_dev_mode(client: httpx.Client) -> None:
     assert client.get("/v1/codeq/tasks/x", headers={"Host": "evil.example"}).status_code == 400
     assert client.get("/v1/codeq/tasks/x", headers={"Host": "localhost:1"}).status_code == 404
 
 
-def test_oversized_message_is_rejected_and_others_continue(server: ServerProcess, client: httpx.Client) -> None:
+def test_oversized_message_is_rejected_and_other_calls_continue(server: ServerProcess, client: httpx.Client) -> None:
     spec = task_pb2.TaskSpec(command="PRINT", payload=b'"' + b"x" * (10 << 20) + b'"')
     frame = producer_pb.ProduceRequest(hello=producer_pb.ProducerHello(), tasks=[spec])
     with grpc.insecure_channel(server.producer_addr) as channel:
@@ -207,8 +205,8 @@ list(stub.Work(sent(), metadata=(("authorization", sys.argv[2]),)))
 
 
 @pytest.mark.timeout(120)
-def test_stream_of_a_peer_that_went_silent_is_ended(server: ServerProcess) -> None:
-    """Goal: half-open streams do not stay. Method: a stopped process answers no ping, though its kernel holds on."""
+def test_stream_of_a_silent_peer_is_closed(server: ServerProcess) -> None:
+    """Goal: half-open streams are closed. Method: a suspended process answers no ping."""
 
     def streams_open() -> int:
         shown = httpx.get(f"{server.http_url}/metrics").text
@@ -234,7 +232,9 @@ def test_stream_of_a_peer_that_went_silent_is_ended(server: ServerProcess) -> No
     ],
     ids=["fsync", "no fsync", "memory"],
 )
-def test_readiness_shows_whether_acknowledged_means_durable(tmp_path: Path, env: dict[str, str], fsync: bool) -> None:
+def test_readiness_shows_whether_acknowledged_tasks_are_durable(
+    tmp_path: Path, env: dict[str, str], fsync: bool
+) -> None:
     with ServerProcess(tmp_path, env=env) as server:
         assert httpx.get(f"{server.http_url}/readyz").json()["fsync"] is fsync
         assert server.stop() == 0
@@ -251,7 +251,7 @@ def test_server_without_streams_serves_rest_only(tmp_path: Path) -> None:
 # -- kills and stops ---------------------------------------------------------------------------------------------------
 
 
-def test_acknowledged_task_survives_kill_and_restart(server: ServerProcess, client: httpx.Client) -> None:
+def test_acknowledged_task_survives_a_kill_and_a_restart(server: ServerProcess, client: httpx.Client) -> None:
     task = create(client)
     before = server.pid
     server.kill()
@@ -262,7 +262,7 @@ def test_acknowledged_task_survives_kill_and_restart(server: ServerProcess, clie
     assert reply.json()["status"] == "PENDING"
 
 
-def test_memory_provider_forgets_with_the_process(tmp_path: Path) -> None:
+def test_memory_provider_loses_its_tasks_with_the_process(tmp_path: Path) -> None:
     headers = {"Authorization": AUTHORIZATION}
     with ServerProcess(tmp_path, env={"PERSISTENCE_PROVIDER": "memory"}) as server:
         with httpx.Client(base_url=server.http_url, headers=headers) as client:
@@ -271,8 +271,10 @@ def test_memory_provider_forgets_with_the_process(tmp_path: Path) -> None:
         assert httpx.get(f"{server.http_url}/v1/codeq/tasks/{task['id']}", headers=headers).status_code == 404
 
 
-def test_failed_commit_leaves_outcome_unknown_and_ends_process(server: ServerProcess, client: httpx.Client) -> None:
-    """Goal: nothing is acknowledged that the disk did not take. Method: its files cannot grow any further."""
+def test_failed_commit_leaves_the_outcome_unknown_and_ends_the_process(
+    server: ServerProcess, client: httpx.Client
+) -> None:
+    """Goal: nothing is acknowledged that was not written. Method: the store's files cannot grow any further."""
     acknowledged = [create(client)["id"]]
     resource.prlimit(server.pid, resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
     for _ in range(20):
@@ -288,13 +290,15 @@ def test_failed_commit_leaves_outcome_unknown_and_ends_process(server: ServerPro
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_idle_server_stops_on_signal_and_removes_ready_file(server: ServerProcess, number: int) -> None:
+def test_idle_server_stops_on_a_signal_and_removes_its_ready_file(server: ServerProcess, number: int) -> None:
     server.signal(number)
     assert server.wait() == 0
     assert not server.ready_path.exists()
 
 
-def test_stop_answers_waiting_claim_and_ends_within_grace(server: ServerProcess, client: httpx.Client) -> None:
+def test_shutdown_answers_a_waiting_claim_and_ends_within_the_grace_period(
+    server: ServerProcess, client: httpx.Client
+) -> None:
     replies: list[httpx.Response] = []
 
     def claim() -> None:
@@ -310,8 +314,8 @@ def test_stop_answers_waiting_claim_and_ends_within_grace(server: ServerProcess,
     assert replies[0].status_code in {204, 503}
 
 
-def test_stop_notifies_worker_stream_and_accepts_its_outcome(server: ServerProcess, client: httpx.Client) -> None:
-    """Goal: a worker that holds a task when the server stops can still complete it, and the restarted server knows."""
+def test_shutdown_notifies_a_worker_stream_and_accepts_its_outcome(server: ServerProcess, client: httpx.Client) -> None:
+    """Goal: a worker can still complete a task while the server stops. Method: the restarted server has its result."""
     task = create(client)
     requests: list[worker_pb.WorkRequest] = [
         worker_pb.WorkRequest(hello=worker_pb.WorkerHello(commands=["PRINT"]), add_credits=1)
@@ -379,7 +383,7 @@ def test_second_signal_ends_the_process_at_once(server: ServerProcess) -> None:
             next(call)
 
 
-def test_log_lines_are_json_and_hold_no_token_and_no_payload(server: ServerProcess, client: httpx.Client) -> None:
+def test_log_lines_are_json_without_tokens_or_payloads(server: ServerProcess, client: httpx.Client) -> None:
     create(client, payload={"secret": "hush-payload"})
     assert server.stop() == 0
     lines = [json.loads(line) for line in server.log.splitlines() if line.startswith("{")]
@@ -388,7 +392,7 @@ def test_log_lines_are_json_and_hold_no_token_and_no_payload(server: ServerProce
     assert f"Bearer {DEV_TOKEN}" not in "".join(map(json.dumps, lines))
 
 
-def test_too_few_open_files_are_rejected_by_name_and_few_are_warned_of(tmp_path: Path) -> None:
+def test_low_open_file_limit_prevents_startup_or_logs_a_warning(tmp_path: Path) -> None:
     limited = ("sh", "-c", 'ulimit -n $0; exec "$@"')
     code, [line] = failed_start(ServerProcess(tmp_path / "refused", prefix=(*limited, "256"), apart=False))
     assert code == 1
@@ -399,7 +403,7 @@ def test_too_few_open_files_are_rejected_by_name_and_few_are_warned_of(tmp_path:
 
 
 @pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
-def test_server_whose_standard_streams_are_closed_serves_and_stops(tmp_path: Path, closed: str) -> None:
+def test_server_with_closed_standard_streams_serves_and_stops(tmp_path: Path, closed: str) -> None:
     with ServerProcess(tmp_path, prefix=("sh", "-c", f'exec "$@" {closed}', "sh"), apart=False) as server:
         answer = httpx.post(
             f"{server.http_url}/v1/codeq/tasks",

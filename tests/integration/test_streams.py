@@ -23,7 +23,7 @@ DEADLINE_SECONDS = 30
 
 
 async def create(server: ServerProcess, command: str, payloads: list[bytes]) -> list[str]:
-    """Creates tasks in frames of at most 500 and 5 MB; returns their ids."""
+    """Creates tasks in frames of at most 500 tasks and 5 MB; returns their ids."""
     frame = min(500, 5_000_000 // len(payloads[0]))
     ids: list[str] = []
     async with grpc.aio.insecure_channel(server.producer_addr) as channel, asyncio.timeout(DEADLINE_SECONDS):
@@ -83,8 +83,8 @@ async def until(server: ServerProcess, command: str, **wanted: int) -> None:
             await asyncio.sleep(0.02)
 
 
-async def test_grant_of_many_credits_delivers_as_many_tasks_in_order(server: ServerProcess) -> None:
-    """More than one response holds: the server goes on by itself, without another message of the client."""
+async def test_large_credit_grant_delivers_as_many_tasks_in_order(server: ServerProcess) -> None:
+    """More tasks than one response holds: the server continues without another message from the client."""
     ids = await create(server, "MANY", [b"%d" % n for n in range(7000)])
     async with worker(server, "MANY", add_credits=6500) as stream:
         assert [task.id for task in await take(stream, 6500)] == ids[:6500]
@@ -92,7 +92,7 @@ async def test_grant_of_many_credits_delivers_as_many_tasks_in_order(server: Ser
     await until(server, "MANY", ready=7000, claimed=0)
 
 
-async def test_tasks_beyond_credits_wait_for_more(server: ServerProcess) -> None:
+async def test_tasks_beyond_the_credits_wait_for_more(server: ServerProcess) -> None:
     ids = await create(server, "FEW", [b"1"] * 5)
     async with worker(server, "FEW", add_credits=2) as stream:
         assert [task.id for task in await take(stream, 2)] == ids[:2]
@@ -101,10 +101,10 @@ async def test_tasks_beyond_credits_wait_for_more(server: ServerProcess) -> None
         assert [task.id for task in await take(stream, 1)] == ids[2:3]
 
 
-async def test_byte_credits_stop_pushes_and_the_size_of_what_came_buys_the_same_again(server: ServerProcess) -> None:
+async def test_exhausted_byte_credits_stop_pushes_until_they_are_granted_again(server: ServerProcess) -> None:
     await create(server, "BYTES", [b'"%s"' % (b"x" * 10_000)] * 9)
     async with worker(server, "BYTES", add_credits=100, add_credit_bytes=25_000) as stream:
-        tasks = await take(stream, 3)  # the third is the one that may exceed
+        tasks = await take(stream, 3)  # the third one may exceed the credits
         await until(server, "BYTES", ready=6, claimed=3)
         for _ in range(2):
             await stream.write(pb.WorkRequest(add_credit_bytes=25_000))
@@ -112,7 +112,7 @@ async def test_byte_credits_stop_pushes_and_the_size_of_what_came_buys_the_same_
         assert all(10_000 < task.ByteSize() < 10_300 for task in tasks)
 
 
-async def test_outcomes_of_every_kind_are_settled_in_the_order_sent(server: ServerProcess) -> None:
+async def test_outcomes_of_every_kind_are_settled_in_order(server: ServerProcess) -> None:
     await create(server, "KINDS", [b"1"] * 6)
     async with worker(server, "KINDS", add_credits=6) as stream:
         tasks = await take(stream, 6)
@@ -144,7 +144,7 @@ async def test_outcomes_of_every_kind_are_settled_in_the_order_sent(server: Serv
     await until(server, "KINDS", scheduled=1)
 
 
-async def test_clean_close_gives_unresolved_tasks_back_in_their_places(server: ServerProcess) -> None:
+async def test_clean_close_returns_unsettled_tasks_to_their_places(server: ServerProcess) -> None:
     ids = await create(server, "BACK", [b"1"] * 10)
     async with worker(server, "BACK", add_credits=10) as stream:
         tasks = await take(stream, 10)
@@ -160,7 +160,7 @@ async def test_clean_close_gives_unresolved_tasks_back_in_their_places(server: S
         assert min(task.lease_token for task in again) > tasks[0].lease_token
 
 
-async def test_drain_stops_pushes_and_still_takes_outcomes(server: ServerProcess) -> None:
+async def test_drain_stops_pushes_but_accepts_outcomes(server: ServerProcess) -> None:
     await create(server, "DRAIN", [b"1"] * 2)
     async with worker(server, "DRAIN", add_credits=1) as stream:
         [task] = await take(stream, 1)
@@ -175,7 +175,7 @@ async def test_drain_stops_pushes_and_still_takes_outcomes(server: ServerProcess
         await until(server, "DRAIN", ready=1, claimed=0)
 
 
-async def test_heartbeats_extend_and_tell_lost_leases(server: ServerProcess) -> None:
+async def test_heartbeats_extend_leases_and_report_lost_ones(server: ServerProcess) -> None:
     await create(server, "BEAT", [b"1"])
     async with worker(server, "BEAT", add_credits=1) as stream:
         [task] = await take(stream, 1)
@@ -187,8 +187,8 @@ async def test_heartbeats_extend_and_tell_lost_leases(server: ServerProcess) -> 
         assert [lease.lease_token for lease in message.lost] == [1]
 
 
-async def test_slow_reader_never_grows_the_server(server: ServerProcess) -> None:
-    """A worker with ample credits reads nothing: tasks that it does not take stay in the store."""
+async def test_slow_reader_does_not_grow_the_servers_memory(server: ServerProcess) -> None:
+    """A worker with ample credits reads nothing: tasks that it does not read stay in the store."""
     payload = b'"%s"' % (b"x" * 100_000)
     await create(server, "SLOW", [payload] * 500)
     process = psutil.Process(server.pid)
@@ -202,7 +202,7 @@ async def test_slow_reader_never_grows_the_server(server: ServerProcess) -> None
         await until(server, "SLOW", ready=0, claimed=500)
 
 
-async def test_thousands_of_calls_that_come_at_once_are_all_served(server: ServerProcess) -> None:
+async def test_thousands_of_simultaneous_calls_are_all_served(server: ServerProcess) -> None:
     """For example, workers that reconnect together after a restart."""
     options = [("grpc.use_local_subchannel_pool", 1)]
     request = task_service_pb2.ClaimTaskRequest(commands=["NONE"], wait_seconds=1)

@@ -24,7 +24,7 @@ HEADERS = {"Authorization": f"Bearer {DEV_TOKEN}"}
 CREATES = 20
 FILE_BYTES_MAX = 1 << 20
 SEEN_SECONDS_MAX = 20.0
-"""Time in which a server notices something by itself; it takes one or two seconds."""
+"""Time within which a server must notice a condition by itself; it takes one or two seconds."""
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -50,7 +50,7 @@ def create(server: ServerProcess, count: int = 1, *, payload: object = 1) -> lis
 
 
 @pytest.mark.parametrize("apart", [False, True], ids=["one process", "gateway apart"])
-def test_server_serves_and_stops(tmp_path: Path, output: StuckOutput, apart: bool) -> None:
+def test_server_with_stuck_output_serves_and_stops(tmp_path: Path, output: StuckOutput, apart: bool) -> None:
     with started(tmp_path, output, apart=apart) as server:
         assert set(create(server, CREATES)) == {202}
         assert server.stop() == 0
@@ -64,8 +64,8 @@ def test_lost_lines_are_counted(tmp_path: Path, apart: bool) -> None:
         wait_until(lambda: all(re.search(rf"^{name} [1-9]", metrics(server), re.MULTILINE) for name in names))
 
 
-def test_lost_lines_are_reported_when_lines_can_be_written_again(tmp_path: Path) -> None:
-    """A limit on file sizes stands for a full disk; the store is not affected."""
+def test_lost_lines_are_reported_once_output_can_be_written_again(tmp_path: Path) -> None:
+    """A file size limit simulates a full disk; the store is not affected."""
     with ServerProcess(tmp_path, env={"PERSISTENCE_PROVIDER": "memory"}) as server:
         written = server.log_path.stat().st_size
         resource.prlimit(server.pid, resource.RLIMIT_FSIZE, (written, resource.RLIM_INFINITY))
@@ -79,17 +79,17 @@ def test_lost_lines_are_reported_when_lines_can_be_written_again(tmp_path: Path)
         assert server.stop() == 0
 
 
-def test_second_signal_ends_the_server_at_once(tmp_path: Path, output: StuckOutput) -> None:
+def test_second_signal_ends_the_server_with_stuck_output_at_once(tmp_path: Path, output: StuckOutput) -> None:
     with started(tmp_path, output) as server, socket.create_connection((LOOPBACK, port_of(server))) as waiting:
         body = b'{"commands":["a"],"waitSeconds":30}'
         head = f"POST /v1/codeq/tasks/claim HTTP/1.1\r\nHost: {LOOPBACK}\r\nAuthorization: Bearer {DEV_TOKEN}\r\n"
         waiting.sendall(head.encode() + b"Content-Length: %d\r\n\r\n" % len(body) + body)
         server.signal(signal.SIGTERM)
         server.signal(signal.SIGINT)
-        assert server.wait() in {0, 128 + signal.SIGINT, 128 + signal.SIGTERM}  # the signals may come in any order
+        assert server.wait() in {0, 128 + signal.SIGINT, 128 + signal.SIGTERM}  # the signals may arrive in any order
 
 
-def test_disk_that_was_full_takes_tasks_again(tmp_path: Path, output: StuckOutput) -> None:
+def test_server_accepts_tasks_again_after_the_disk_was_full(tmp_path: Path, output: StuckOutput) -> None:
     disk = os.statvfs(tmp_path)
     spare = 512 << 20  # others use the disk, too
     reserve = disk.f_bavail * disk.f_frsize - spare
@@ -104,7 +104,7 @@ def test_disk_that_was_full_takes_tasks_again(tmp_path: Path, output: StuckOutpu
         assert server.stop() == 0
 
 
-def test_failed_store_ends_the_server(tmp_path: Path, output: StuckOutput) -> None:
+def test_failed_store_ends_the_server_with_stuck_output(tmp_path: Path, output: StuckOutput) -> None:
     with started(tmp_path, output) as server:
         resource.prlimit(server.pid, resource.RLIMIT_FSIZE, (FILE_BYTES_MAX, FILE_BYTES_MAX))
         with suppress(httpx.TransportError):
@@ -113,7 +113,7 @@ def test_failed_store_ends_the_server(tmp_path: Path, output: StuckOutput) -> No
         assert server.wait() == 1
 
 
-def test_failed_start_ends_the_server(tmp_path: Path, output: StuckOutput) -> None:
+def test_failed_startup_ends_the_server_with_stuck_output(tmp_path: Path, output: StuckOutput) -> None:
     server = started(tmp_path, output)
     with socket.create_server((LOOPBACK, port_of(server))):
         assert server.spawn().wait() == 1
@@ -121,14 +121,14 @@ def test_failed_start_ends_the_server(tmp_path: Path, output: StuckOutput) -> No
 
 
 @pytest.mark.parametrize("closing", [">&-", "2>&-", "<&- >&- 2>&-"])
-def test_server_started_without_stdout_or_stderr_serves_and_stops(tmp_path: Path, closing: str) -> None:
+def test_server_without_stdout_or_stderr_serves_and_stops(tmp_path: Path, closing: str) -> None:
     with ServerProcess(tmp_path, prefix=("sh", "-c", f'exec "$@" {closing}', "sh")) as server:
         assert set(create(server, 10)) == {202}
         assert server.stop() == 0
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_text_of_other_languages_on_stderr_does_not_block(kind: str) -> None:
+def test_stderr_output_of_native_libraries_does_not_block(kind: str) -> None:
     """Libraries write to the file descriptor, past Python."""
     program = """
 import os

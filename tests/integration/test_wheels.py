@@ -1,6 +1,6 @@
 """The wheels run where they are installed, outside the checkout and without the tools that built them.
 
-The environment finds the wheels' dependencies in that of the tests, so that nothing is downloaded.
+The wheels use the dependencies of the test environment, so that nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def _installed(environment: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     monkeypatch.chdir(tmp_path)
 
 
-def test_wheels_hold_every_module_of_the_checkout_and_no_other(wheels: dict[str, Path]) -> None:
+def test_wheels_contain_exactly_the_modules_of_the_checkout(wheels: dict[str, Path]) -> None:
     names = zipfile.ZipFile(wheels["codeq_server"]).namelist()
     modules = {
         f"{path.relative_to(ROOT / room)}"
@@ -94,7 +94,7 @@ def test_wheels_hold_every_module_of_the_checkout_and_no_other(wheels: dict[str,
 
 
 @pytest.mark.usefixtures("_installed")
-def test_installed_server_runs_and_a_task_completes(environment: Path, tmp_path: Path) -> None:
+def test_installed_server_completes_a_task(environment: Path, tmp_path: Path) -> None:
     version = subprocess.run([environment.with_name("codeq"), "--version"], capture_output=True, text=True, check=True)
     assert version.stdout == f"codeq version 0.1.0 ({BUILD})\n"
     with ServerProcess(tmp_path / "server", apart=False) as server:

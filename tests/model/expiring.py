@@ -21,7 +21,7 @@ ENDED = frozenset({"COMPLETED", "FAILED", "DLQ", "CANCELLED"})
 @dataclass
 class ExpiringTask(Task):
     expire: int = 0
-    """Time at which it expires if it is waiting; 0: never, or no longer."""
+    """Time at which the task expires if it is waiting; 0: never."""
 
 
 def expiring(model: Model) -> list[ExpiringTask]:
@@ -33,7 +33,7 @@ class Expiries(Homes):
     """Part of the state machine that drives core and model: expiry."""
 
     def expire(self, now: Now, *, more: bool) -> None:
-        """Applies to the model what a call of the timers did to tasks past their expiry time."""
+        """Applies to the model the effects of a timer call on tasks past their expiry time."""
         for task in expiring(self.model):
             home = self.homes[task.tenant, task.task_id]
             if task.expire > now.wall_ms:

@@ -1,4 +1,4 @@
-"""A store whose n-th change fails, and that knows what would survive a power cut."""
+"""A store whose n-th change fails, and that tracks which rows would survive a power cut."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from codeq_server.storage.store import DurableRows
 class FailingStore:
     """Forwards everything to another store, until a change fails.
 
-    Changes are writes, syncs and durability notes. Once one has failed, all later ones fail too, as in RocksDB.
+    Changes are writes, syncs and durability notes. Once a change has failed, all later changes fail too, as in RocksDB.
 
     Attributes:
         failed: Whether the change has failed.
-        calls_after: Changes attempted after that.
+        calls_after: Number of changes attempted after the failure.
         durable: The synced rows.
-        durable_lsn: The last batch among them.
+        durable_lsn: The last batch among the synced rows.
     """
 
     def __init__(self, inner: DurableRows, fail_at: int, *, late: bool) -> None:

@@ -66,7 +66,7 @@ class Model:
     paused: set[tuple[str, str]] = field(default_factory=set)
 
     def create(self, tasks: list[Task], due: int, wall: int) -> list[Task | None]:
-        """Accepts all or none; returns them, or, if the request is a repeat, those that remain of the first one."""
+        """Accepts all tasks or none; returns them or, for a repeat, the remaining tasks of the first request."""
         tenant, digest, batch = tasks[0].tenant, tasks[0].digest, tasks[0].batch
         for name in [batch[0]] if batch[0] else [task.task_id for task in tasks]:
             for known in [t for t in self.tasks.values() if t.tenant == tenant and name in {t.task_id, t.batch[0]}]:

@@ -1,6 +1,6 @@
 """Random work on a shard that is written, killed and reopened at random; the checker examines every written batch.
 
-Constants of the core are made small, so that pages end, windows overflow and lists are cut within a few tasks.
+Constants of the core are made small, so that pages end, windows overflow and lists are truncated within a few tasks.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class ShardMachine(RuleBasedStateMachine):
         self.created: dict[TaskKey, int] = {}
         self.ended: dict[TaskKey, int] = {}
         self.redriven: list[tuple[int, TaskKey, int]] = []
-        """Batch of each redrive, and batch of the end that it reverted."""
+        """Batch of each redrive, and batch of the task end that it reverted."""
         self.deliveries: list[tuple[TaskKey, Caller, int]] = []
         self.number = 0
         self.written = 0
@@ -476,7 +476,7 @@ def picture(of: Shard) -> object:
 
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize(("machine", "examples"), [(ShardMachine, 400), (RocksShardMachine, 200)])
-def test_core_random_work_keeps_rows_consistent(
+def test_random_work_keeps_rows_consistent(
     monkeypatch: pytest.MonkeyPatch, machine: type[ShardMachine], examples: int
 ) -> None:
     make_limits_tiny(monkeypatch)

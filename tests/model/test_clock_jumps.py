@@ -98,7 +98,7 @@ def pass_time(of: Jumping, ms: int, jumps: list[Jump]) -> Iterator[int]:
 
 @settings(max_examples=40, deadline=None, database=None)
 @given(jumps=JUMPS, restart=st.booleans())
-def test_lease_neither_ends_early_nor_freezes_when_the_clock_jumps(jumps: list[Jump], *, restart: bool) -> None:
+def test_lease_neither_expires_early_nor_freezes_when_the_clock_jumps(jumps: list[Jump], *, restart: bool) -> None:
     of = Jumping()
     task_id = of.create()
     assert of.claim() == task_id
@@ -134,7 +134,7 @@ def test_delay_and_expiry_are_never_early_when_the_clock_jumps(
 
 
 @pytest.mark.parametrize("by_ms", [-HOUR_MS, HOUR_MS])
-def test_delay_continues_with_the_clock_after_a_jump(by_ms: int) -> None:
+def test_delay_follows_the_clock_after_a_jump(by_ms: int) -> None:
     """After a jump back by an hour a delay ends by the time the clock has caught up; after a jump forward, at once."""
     of = Jumping()
     task_id = of.create(delay=1000)
@@ -149,7 +149,7 @@ def test_delay_continues_with_the_clock_after_a_jump(by_ms: int) -> None:
 
 
 @pytest.mark.parametrize("restart", [False, True])
-def test_delay_takes_twice_as_long_at_most_while_the_clock_is_behind(*, restart: bool) -> None:
+def test_delay_at_most_doubles_while_the_clock_is_behind(*, restart: bool) -> None:
     """This happens after a leader whose clock was an hour ahead, or when a single node's clock is corrected."""
     of = Jumping()
     of.wall += HOUR_MS

@@ -20,7 +20,7 @@ EXAMPLES_LEAST = 400
 
 @dataclass
 class PurgedModel(Model):
-    """Also tracks what purges will end."""
+    """Also tracks the tasks that purges will end."""
 
     purging: set[tuple[str, str]] = field(default_factory=set)
     """Tenants and commands of queues."""
@@ -77,7 +77,7 @@ class ControlBesideModel(CoreBesideModel):
         return [task for task in super().fallen_due(now) if (task.tenant, task.task_id) not in self.model.doomed]
 
     def expire(self, now: Now, *, more: bool) -> None:
-        """A task that expires while its queue is purged ends by either."""
+        """A task that expires while its queue is purged may end by expiry or by the purge."""
         for tenant, task_id in sorted(self.model.doomed):
             state = self.shard.state(*lookup.find_home(self.shard, tenant, task_id))
             if state is not None and state.ended_lsn and state.error == EXPIRED:
@@ -102,6 +102,6 @@ class ControlBesideModel(CoreBesideModel):
 
 
 @pytest.mark.timeout(3600)
-def test_control_beside_model_does_and_shows_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_core_matches_the_model_during_redrives_and_purges(monkeypatch: pytest.MonkeyPatch) -> None:
     make_limits_tiny(monkeypatch)
     search(ControlBesideModel, EXAMPLES_LEAST, steps=60)

@@ -35,7 +35,7 @@ EXAMPLES_LEAST = 1000
 
 
 class CoreBesideModel(NamedWork, Expiries, RuleBasedStateMachine):
-    """Drives both with the same calls; after each call all that a caller can see must be equal."""
+    """Drives core and model with the same calls; after each call both must look the same to a caller."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ class CoreBesideModel(NamedWork, Expiries, RuleBasedStateMachine):
         self.top_token = 0
         self.in_flight: list[tuple[SealedBatch, Model]] = []
         self.unsettled: list[int] = []
-        """Numbers of batches that are written without the shard knowing yet."""
+        """Numbers of batches that are written but not yet reported to the shard."""
         self.durable = Model()
         self.delivered: list[tuple[str, int, Caller]] = []
 
@@ -150,7 +150,7 @@ class CoreBesideModel(NamedWork, Expiries, RuleBasedStateMachine):
         assert len(chosen) == count - left
 
     def both(self, core: Callable[[], Any], model: Callable[[], Any]) -> None:
-        """Checks that both give the same answer, or reject for the same reason."""
+        """Checks that core and model give the same answer, or reject for the same reason."""
         refused, expected = "", None
         try:
             expected = model()
@@ -495,6 +495,6 @@ class CoreBesideModel(NamedWork, Expiries, RuleBasedStateMachine):
 
 
 @pytest.mark.timeout(3600)
-def test_core_beside_model_does_and_shows_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_core_matches_the_reference_model(monkeypatch: pytest.MonkeyPatch) -> None:
     make_limits_tiny(monkeypatch)
     search(CoreBesideModel, EXAMPLES_LEAST, steps=60, seconds=SEARCH_SECONDS)

@@ -1,4 +1,4 @@
-"""Whichever change of the store fails: clients never see lost data, and all that they saw exists afterwards."""
+"""Whichever store change fails, clients never see lost data, and everything that they saw exists afterwards."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Heard:
     """The answers that clients received."""
 
     decided: list[str] = field(default_factory=list)
-    """Ids of tasks that no client needs to know yet."""
+    """Ids of tasks that no client has to know yet."""
     created: set[str] = field(default_factory=set)
     tokens: set[int] = field(default_factory=set)
     attempts: dict[str, int] = field(default_factory=dict)
@@ -208,9 +208,7 @@ def store_of(kind: str, path: Path) -> DurableRows:
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("late", [False, True], ids=["not done", "done"])
 @pytest.mark.parametrize("kind", ["memory", "rocks"])
-async def test_nothing_acknowledged_is_lost_when_the_nth_store_change_fails(
-    kind: str, late: bool, tmp_path: Path
-) -> None:
+async def test_failed_store_change_loses_nothing_acknowledged(kind: str, late: bool, tmp_path: Path) -> None:
     number = 0
     failed = True
     while failed:

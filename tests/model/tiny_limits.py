@@ -11,7 +11,7 @@ CLAIM_MAX = 5
 
 
 def make_limits_tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lowers limits so that pages end, windows are cut and rows are split within lives of fifty steps."""
+    """Lowers limits so that pages end, windows overflow and rows are split within lives of fifty steps."""
     for module, name, value in (
         (claims, "CLAIM_MAX", CLAIM_MAX),
         (windows, "PAGE_MAX", CLAIM_MAX),

@@ -20,12 +20,12 @@ from members_net import TICK_SECONDS, Cluster, MemberNode
 
 
 class LeadingNode(MemberNode):
-    """A member with what serves the shard while it leads; `term` tells that it serves."""
+    """A member that serves the shard while it leads; `term` is set while it serves."""
 
     serving: Serving | None = None
 
     def start(self) -> MemberNode:
-        """Opens the store and takes part."""
+        """Opens the store and joins the group."""
         super().start()
         load = lambda epoch: self.load(epoch)  # noqa: E731, PLW0108 - tests put others in their place
         serve = lambda shard, log: self.serve(shard, log)  # noqa: E731, PLW0108
@@ -50,7 +50,7 @@ class LeadingNode(MemberNode):
         self.leading.end(self.member)
 
     async def stop(self) -> None:
-        """Stops as a process does that is told to, after its drain."""
+        """Stops as a process does after its drain."""
         self.leading.end(self.member)
         await self.leading.close()
         await super().stop()
@@ -71,13 +71,13 @@ class LeadingNode(MemberNode):
 
 
 class LeadingCluster(Cluster):
-    """A cluster of them."""
+    """A cluster of LeadingNode members."""
 
     def __init__(self, folder: Path, names: str = "abc") -> None:
         super().__init__(folder, names)
 
     def node(self, name: str, *, bootstrap: bool = False) -> LeadingNode:
-        """Returns a node that is not started."""
+        """Returns a new node, not yet started."""
         seed = next(self.seeds)
         return LeadingNode(self.net, self.folder / name, name, self.peers, bootstrap=bootstrap, seed=seed)
 
@@ -88,10 +88,10 @@ class LeadingCluster(Cluster):
         return node
 
     async def create(self, *, beside: MemberNode) -> None:
-        """Has a task accepted, durably, by whichever other node leads."""
+        """Has a task accepted, durably, by whichever node leads."""
         while True:
             node = await self.serving(beside=beside)
-            with suppress(Rejection):  # it led a moment ago
+            with suppress(Rejection):  # it has just lost the leadership
                 await node.create()
                 return
             await asyncio.sleep(TICK_SECONDS)

@@ -29,7 +29,7 @@ WAIT_SECONDS = 20.0
 
 
 class Net:
-    """Carries messages at once, where it is not cut."""
+    """Carries messages at once, except between isolated nodes."""
 
     def __init__(self) -> None:
         self.nodes: dict[int, MemberNode] = {}
@@ -66,7 +66,7 @@ class Port:
             self._node.loop.call_soon(target.receive, group, message, self._node.member.hello())
 
     async def ask(self, name: str, address: str) -> Hello:
-        """Returns the node at an address; each name has its own."""
+        """Returns the node at an address; each name has its own address."""
         for node in self._net.nodes.values():
             if node.address == address and node.name == name and self._net.reaches(self._node.name, name):
                 return node.member.hello()
@@ -92,7 +92,7 @@ class Port:
 
 
 class MemberNode:
-    """A node: a store in a folder, its member, and the leadership it has."""
+    """A node: a store in a folder, its member, and its leadership, if any."""
 
     def __init__(self, net: Net, folder: Path, name: str, peers: dict[str, str], *, bootstrap: bool, seed: int) -> None:
         self.net, self.folder, self.name, self.peers = net, folder, name, peers
@@ -108,7 +108,7 @@ class MemberNode:
         self._ticker: asyncio.TimerHandle | None = None
 
     def start(self) -> MemberNode:
-        """Opens the store and takes part."""
+        """Opens the store and joins the group."""
         self.store = RocksStore(self.folder, fsync=True, log=True)
         row = prepare(self.store, self.chance.getrandbits(62) + 1, self.name)
         settings = MemberSettings(self.name, self.peers, self.bootstrap, TICKS)
@@ -121,7 +121,7 @@ class MemberNode:
         return self
 
     async def stop(self) -> None:
-        """Leaves without notice; pending work at the disk is still written."""
+        """Stops without notice; pending writes still reach the disk."""
         self.net.nodes.pop(self.member.row.raft_id, None)
         if self._ticker is not None:
             self._ticker.cancel()
@@ -161,10 +161,10 @@ class MemberNode:
     async def make_snapshot(self) -> Made:
         return await self.maker.make()
 
-    # -- what tests do with it ---------------------------------------------------------------------------------------
+    # -- for tests ---------------------------------------------------------------------------------------
 
     def batch(self, lsn: int, rows: dict[bytes, bytes | None]) -> SealedBatch:
-        """Returns a batch that follows the one before."""
+        """Returns a batch that follows the previous one."""
         return SealedBatch(lsn, lsn - 1, 1, 0, rows)
 
     @property
@@ -188,7 +188,7 @@ class Cluster:
         self.nodes = {name: self.node(name, bootstrap=name == names[0]) for name in names}
 
     def node(self, name: str, *, bootstrap: bool = False) -> MemberNode:
-        """Returns a node that is not started."""
+        """Returns a new node, not yet started."""
         return MemberNode(self.net, self.folder / name, name, self.peers, bootstrap=bootstrap, seed=next(self.seeds))
 
     async def __aenter__(self) -> Self:
@@ -203,7 +203,7 @@ class Cluster:
         assert not problems, problems
 
     async def until(self, condition: Callable[[], object]) -> None:
-        """Returns when a condition holds."""
+        """Waits until a condition holds."""
         async with asyncio.timeout(WAIT_SECONDS):
             while not condition():  # noqa: ASYNC110 - what is waited for is state of the members
                 await asyncio.sleep(TICK_SECONDS / 2)
@@ -218,7 +218,7 @@ class Cluster:
         return leaders()[0]
 
     async def voters(self, count: int) -> None:
-        """Returns when every running node knows of that many voters."""
+        """Waits until every running node knows this many voters."""
 
         def all_know() -> bool:
             groups = [node.member.group for node in self.net.nodes.values()]
@@ -227,7 +227,7 @@ class Cluster:
         await self.until(all_know)
 
     async def invite(self, leader: MemberNode, node: MemberNode) -> None:
-        """Returns when the leader has made a node a voter."""
+        """Waits until the leader has made a node a voter."""
         assert leader.member.membership is not None
         invitation = raft_rows_pb2.Invitation(name=node.name, address=f"{node.name}:7000")
         await leader.member.membership.propose(raft_rows_pb2.MembersChange(invited=[invitation]), [])

@@ -15,12 +15,12 @@ from codeq_raft_core import RaftNode, Ready, Status, conf_state, read_conf_state
 ELECTION_TICKS = 10
 HEARTBEAT_TICKS = 1
 STEPS_MAX = 20_000
-"""Maximum messages delivered in a row; more mean that a group does not come to rest."""
+"""Maximum number of messages delivered in a row; more of them mean that a group never settles."""
 
 
 @dataclass(slots=True)
 class Disk:
-    """What a member has made durable."""
+    """The durable state of a member."""
 
     conf_state: bytes
     hard_state: tuple[int, int, int] = (0, 0, 0)
@@ -139,7 +139,7 @@ class Member:
         self.waiting.clear()
 
     def offer(self) -> None:
-        """Offers a snapshot of what is applied."""
+        """Offers a snapshot of the applied state."""
         data = json.dumps(self.rows).encode()
         self.node.offer_snapshot(self.applied, self.node.term_of(self.applied), self.conf_state, data)
 
@@ -151,10 +151,10 @@ class Member:
 
 
 class Cluster:
-    """Members and what is between them. `post` asks every filter whether a message arrives.
+    """Members and the network between them. `post` asks every filter whether a message arrives.
 
     Founders with a `base` have an empty log behind index 1 and term 1, so that a newcomer starts from a snapshot and
-    never from entries alone, which do not tell who founded the group.
+    never from entries alone, which do not name the founders.
     """
 
     def __init__(
@@ -184,7 +184,7 @@ class Cluster:
         assert self.committed.setdefault(index, entry) == entry
 
     def post(self, sender: int, messages: list[tuple[int, str, bytes]]) -> None:
-        """Sends messages that no filter holds back."""
+        """Sends messages unless a filter holds them back."""
         for to, kind, message in messages:
             arrives = all(allows(sender, to, kind) for allows in self.filters)
             if arrives:
@@ -193,7 +193,7 @@ class Cluster:
                 self.members[sender].node.report_snapshot(to, False)
 
     def cut(self, *ids: int) -> None:
-        """Separates these from the others."""
+        """Separates these members from the others."""
         side = set(ids)
         self.filters.append(lambda sender, to, _: (sender in side) == (to in side))
 
@@ -222,7 +222,7 @@ class Cluster:
         raise AssertionError("the group does not come to rest")
 
     def tick(self, count: int = 1, *ids: int) -> None:
-        """Lets time pass for all, or for these."""
+        """Lets time pass for all members, or for these."""
         for _ in range(count):
             for raft_id in ids or tuple(self.members):
                 if self.members[raft_id].up:
@@ -249,5 +249,5 @@ class Cluster:
         raise AssertionError("nobody leads")
 
     def rows(self) -> list[list[str]]:
-        """What each member has applied."""
+        """The rows that each member has applied."""
         return [member.rows for member in self.members.values()]

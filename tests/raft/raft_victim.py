@@ -1,7 +1,7 @@
 """A process that runs scripts from its standard input against one node, for tests that look for panics.
 
-A panic ends a process, so what may panic runs here. Each order is a pickled script: the name of a starting state and a
-list of steps; the answer is one byte. `Victim` is the other end.
+A panic ends a process, so code that may panic runs here. Each command is a pickled script: the name of a starting state
+and a list of steps; the answer is one byte. `Victim` is the other end.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ SELF = 1
 
 
 class Victim:
-    """Runs scripts in a process of its own, which is started anew when it has ended."""
+    """Runs scripts in a separate process, which is restarted after it ends."""
 
     def __init__(self) -> None:
         self.process: subprocess.Popen[bytes] | None = None
 
     def run(self, script: Script) -> str:
-        """Runs a script; returns what the process said when it ended, or "" when it lives on."""
+        """Runs a script; returns the output of the process if it ended, or "" if it survived."""
         if self.process is None:
             self.process = subprocess.Popen(
                 [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
@@ -53,7 +53,7 @@ class Victim:
 
 
 class Target:
-    """One node in a given state, whose disk and state machine do all that is asked at once, or when told to."""
+    """One node in a given state, whose disk and state machine act at once, or when the script says so."""
 
     def __init__(self, state: str) -> None:
         from raft_cluster import Cluster
@@ -118,7 +118,7 @@ class Target:
             self.unsaved.append((ready.number, applied))
 
     def save(self) -> None:
-        """Makes durable and applies what was taken."""
+        """Makes the taken work durable and applies it."""
         for number, applied in self.unsaved:
             self.node.on_persisted(number)
             if applied:

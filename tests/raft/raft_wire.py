@@ -1,4 +1,4 @@
-"""The messages of Raft as Python protobuf classes, so that tests can read and forge what nodes exchange."""
+"""The messages of Raft as Python protobuf classes, so that tests can read and forge the messages between nodes."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ TYPES = tuple(
     MsgReadIndex MsgReadIndexResp MsgRequestPreVote MsgRequestPreVoteResponse""".split()  # noqa: SIM905
 )
 LOCAL = frozenset({"MsgHup", "MsgBeat", "MsgUnreachable", "MsgSnapStatus", "MsgCheckQuorum"})
-"""Types that no node sends."""
+"""Types that nodes never send."""
 FORWARDS = frozenset({"MsgPropose", "MsgTransferLeader", "MsgReadIndex", "MsgReadIndexResp"})
-"""Types by which followers pass on what leaders are asked."""
+"""Types with which followers forward requests to the leader."""
 
 _FIELDS = {
     "Entry": "u32 entry_type 1, u64 term 2, u64 index 3, bytes data 4, bytes context 6",

@@ -2,8 +2,8 @@
 
     python tests/raft/random_lives.py 7 1
 
-lives the one of seed 7. Checked all along: no two members see a committed entry differently, no term has two leaders,
-no read misses what was committed before it was asked, no message of a correct peer is refused, and no panic ends the
+runs the life of seed 7. Checked throughout: no two members see a committed entry differently, no term has two leaders,
+no read misses an entry committed before its request, no message of a correct peer is rejected, and no panic ends the
 process. At the end the network heals and the group has to accept a proposal everywhere.
 """
 
@@ -17,7 +17,7 @@ from raft_cluster import ELECTION_TICKS, Cluster, Limits, Member
 
 ACTIONS = 4000
 MAIL_MAX = 200
-"""Messages on their way; beyond it some are lost."""
+"""Maximum number of messages in flight; above it some are lost."""
 
 
 class Life:
@@ -39,14 +39,14 @@ class Life:
         self.proposed = 0
 
     def live(self) -> None:
-        """Lives it, then heals everything."""
+        """Runs the life, then heals everything."""
         for _ in range(ACTIONS):
             self.act()
             self.check()
         self.heal()
 
     def act(self) -> None:
-        """Does one thing."""
+        """Takes one random action."""
         member = self.luck.choice(list(self.group.members.values()))
         if not member.up:
             if self.luck.random() < 0.2:
@@ -165,7 +165,7 @@ class Life:
 
 
 def main(first: int, count: int) -> None:
-    """Lives `count` lives from a seed on, and says which one before each."""
+    """Runs `count` lives starting at a seed, and prints each seed first."""
     for seed in range(first, first + count):
         print(f"python tests/raft/random_lives.py {seed} 1", flush=True)
         Life(seed).live()

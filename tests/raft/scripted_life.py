@@ -1,9 +1,10 @@
-"""One life of a group, always the same, written down as text: every message and every stored byte.
+"""One fixed life of a group, recorded as text: every message and every stored byte.
 
     python tests/raft/scripted_life.py > tests/raft/scripted_life.txt
 
-renews the transcript that `test_raft_core_determinism.py` expects. It changes only with a reason: a version of the
-crate that sends other messages, or a change of the extension. Read the difference before it is committed.
+renews the transcript that `test_raft_core_determinism.py` expects. The transcript changes only for a
+reason, such as a version of the crate that sends other messages, or a change to the extension. Read the difference
+before you commit it.
 """
 
 from __future__ import annotations
@@ -15,19 +16,19 @@ from raft_cluster import ELECTION_TICKS, Cluster, Member
 
 
 class Recorded(Cluster):
-    """A group that writes down what it does."""
+    """A group that records what it does."""
 
     lines: list[str]
 
     def post(self, sender: int, messages: list[tuple[int, str, bytes]]) -> None:
-        """Writes down messages, lost ones as well."""
+        """Records messages, including lost ones."""
         for to, kind, message in messages:
             self.lines.append(f"  {sender} -> {to} {kind} {message.hex()}")
         super().post(sender, messages)
 
 
 class Watched(Member):
-    """A member whose disk is written down."""
+    """A member whose disk writes are recorded."""
 
     def _store(self, ready: Ready, members: bytes, applied: int, rows: list[str]) -> None:
         parts = [f"  {self.id} stores {ready.number}"]
@@ -43,7 +44,7 @@ class Watched(Member):
 
 
 def life(seeds: int = 0) -> list[str]:
-    """Lives it and returns its lines. Other `seeds` give other election timeouts."""
+    """Runs the life and returns its lines. The election timeouts depend on `seeds`."""
     group = Recorded([], base=True)
     group.lines = []
     founders = Cluster([1, 2, 3], base=True)

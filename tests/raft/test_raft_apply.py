@@ -1,4 +1,4 @@
-"""Which entries change rows: only those decided in the term of the entry, on the batch before."""
+"""Only entries decided in their own term, on top of the previous batch, change rows."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from members_net import Cluster
 
 
 @pytest.mark.parametrize("behind", [1, -1])
-async def test_batch_that_was_decided_in_another_term_changes_nothing(tmp_path: Path, behind: int) -> None:
-    """As of a leader that lost the lead and won it back while an earlier batch of its own was in flight."""
+async def test_batch_decided_in_another_term_changes_nothing(tmp_path: Path, behind: int) -> None:
+    """This happens to a leader that loses and regains the leadership while one of its batches is in flight."""
     async with Cluster(tmp_path) as cluster:
         await cluster.voters(3)
         leader = await cluster.leader()

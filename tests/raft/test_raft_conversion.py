@@ -1,4 +1,4 @@
-"""A single node's store becomes the first member of a cluster, and a member's store that of a single node."""
+"""A single node's store becomes the first member of a cluster, and a member's store a single node's again."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def single_node(path: Path, batches: int = 5) -> None:
     store.close()
 
 
-async def test_store_of_a_single_node_founds_a_cluster_that_others_join(tmp_path: Path) -> None:
+async def test_single_node_store_founds_a_cluster_that_others_join(tmp_path: Path) -> None:
     single_node(tmp_path / "a")
     found_from_store(tmp_path / "a", "a", "a:7000", os.urandom)
     cluster = Cluster(tmp_path)
@@ -45,7 +45,7 @@ async def test_store_of_a_single_node_founds_a_cluster_that_others_join(tmp_path
     await first.stop()
 
 
-def test_store_that_belongs_to_a_single_node_is_not_a_member(tmp_path: Path) -> None:
+def test_single_node_store_cannot_start_as_a_member(tmp_path: Path) -> None:
     single_node(tmp_path / "a")
     store = RocksStore(tmp_path / "a", fsync=True, log=True)
     with pytest.raises(StoreFormat, match="single node"):
@@ -53,7 +53,7 @@ def test_store_that_belongs_to_a_single_node_is_not_a_member(tmp_path: Path) -> 
     store.close()
 
 
-async def test_last_voter_leaves_with_everything_in_its_log(tmp_path: Path) -> None:
+async def test_last_voter_leaves_with_all_its_log_applied(tmp_path: Path) -> None:
     single_node(tmp_path / "a")
     found_from_store(tmp_path / "a", "a", "a:7000", os.urandom)
     cluster = Cluster(tmp_path)
@@ -70,7 +70,7 @@ async def test_last_voter_leaves_with_everything_in_its_log(tmp_path: Path) -> N
     found_from_store(tmp_path / "a", "a", "a:7000", os.urandom)  # and back again
 
 
-async def test_member_with_other_voters_leaves_only_by_force(tmp_path: Path) -> None:
+async def test_member_with_other_voters_leaves_only_if_forced(tmp_path: Path) -> None:
     async with Cluster(tmp_path) as cluster:
         await cluster.voters(3)
         leader = await cluster.leader()
@@ -83,7 +83,7 @@ async def test_member_with_other_voters_leaves_only_by_force(tmp_path: Path) -> 
     store.close()
 
 
-def test_store_that_was_started_for_a_cluster_and_never_joined_leaves(tmp_path: Path) -> None:
+def test_store_that_never_joined_a_cluster_can_leave(tmp_path: Path) -> None:
     store = RocksStore(tmp_path / "a", fsync=True, log=True)
     prepare(store, 7, "a")
     store.close()
@@ -97,7 +97,7 @@ def test_store_that_was_started_for_a_cluster_and_never_joined_leaves(tmp_path: 
         leave(tmp_path / "a", force=False)
 
 
-async def test_store_of_another_member_is_rejected_with_both_names(tmp_path: Path) -> None:
+async def test_error_for_the_store_of_another_member_names_both(tmp_path: Path) -> None:
     async with Cluster(tmp_path) as cluster:
         await cluster.voters(3)
         cluster_id = cluster.nodes["a"].member.row.cluster_id

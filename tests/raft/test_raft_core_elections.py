@@ -1,4 +1,4 @@
-"""Elections: who may lead, when, and what keeps a leader from being disturbed."""
+"""Elections: who may lead, when, and what protects a leader from disturbance."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from raft_wire import message, read
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5])
-def test_group_elects_one_leader_that_all_know(size: int) -> None:
+def test_group_elects_one_leader_known_to_all(size: int) -> None:
     cluster = Cluster(range(1, size + 1))
     leader = cluster.leader()
     cluster.tick(2 * ELECTION_TICKS)
@@ -18,7 +18,7 @@ def test_group_elects_one_leader_that_all_know(size: int) -> None:
     assert [member.id for member in cluster.members.values() if member.status.role == "leader"] == [leader.id]
 
 
-def test_follower_without_leader_waits_between_one_and_two_election_timeouts() -> None:
+def test_follower_without_a_leader_waits_one_to_two_election_timeouts() -> None:
     waited = set()
     for raft_id in range(1, 60):
         cluster = Cluster([raft_id, 100, 101])
@@ -31,7 +31,7 @@ def test_follower_without_leader_waits_between_one_and_two_election_timeouts() -
     assert waited == set(range(ELECTION_TICKS, 2 * ELECTION_TICKS))
 
 
-def test_election_timeout_is_drawn_again_after_each_election() -> None:
+def test_election_timeout_is_redrawn_after_each_election() -> None:
     cluster = Cluster([1, 2, 3])
     cluster.cut(1)
     cluster.lose("MsgRequestPreVote")
@@ -46,7 +46,7 @@ def test_election_timeout_is_drawn_again_after_each_election() -> None:
     assert len(waits) > 3
 
 
-def test_election_is_won_with_a_majority_only() -> None:
+def test_election_needs_a_majority() -> None:
     cluster = Cluster([1, 2, 3, 4, 5])
     cluster.cut(1, 2)
     cluster[1].node.campaign()
@@ -57,7 +57,7 @@ def test_election_is_won_with_a_majority_only() -> None:
     assert cluster[3].status.role == "leader"
 
 
-def test_candidate_with_older_log_does_not_win() -> None:
+def test_candidate_with_an_older_log_does_not_win() -> None:
     cluster = Cluster([1, 2, 3])
     cluster.elect(1)
     cluster.cut(3)
@@ -70,7 +70,7 @@ def test_candidate_with_older_log_does_not_win() -> None:
     assert cluster.leader().id == 2 or cluster[2].status.role == "leader"
 
 
-def test_node_grants_one_vote_a_term_even_across_a_restart() -> None:
+def test_node_grants_one_vote_per_term_even_across_a_restart() -> None:
     cluster = Cluster([1, 2, 3])
     voter = cluster[1]
 
@@ -91,7 +91,7 @@ def test_node_grants_one_vote_a_term_even_across_a_restart() -> None:
     assert ask(2)
 
 
-def test_pre_vote_keeps_the_term_of_a_node_that_was_cut_off() -> None:
+def test_pre_vote_keeps_the_term_of_an_isolated_node_unchanged() -> None:
     cluster = Cluster([1, 2, 3])
     cluster.elect(1)
     term = cluster[1].status.term
@@ -106,7 +106,7 @@ def test_pre_vote_keeps_the_term_of_a_node_that_was_cut_off() -> None:
     assert {member.status.term for member in cluster.members.values()} == {term}
 
 
-def test_followers_of_a_living_leader_ignore_votes() -> None:
+def test_followers_of_a_live_leader_ignore_vote_requests() -> None:
     cluster = Cluster([1, 2, 3])
     cluster.elect(1)
     term = cluster[1].status.term
@@ -116,7 +116,7 @@ def test_followers_of_a_living_leader_ignore_votes() -> None:
     assert cluster[2].status.term == term
 
 
-def test_leader_without_quorum_steps_down() -> None:
+def test_leader_without_a_quorum_steps_down() -> None:
     cluster = Cluster([1, 2, 3])
     cluster.elect(1)
     cluster.cut(1)
@@ -125,7 +125,7 @@ def test_leader_without_quorum_steps_down() -> None:
     assert cluster[1].status.leader == 0
 
 
-def test_leader_with_quorum_stays() -> None:
+def test_leader_with_a_quorum_stays_leader() -> None:
     cluster = Cluster([1, 2, 3])
     cluster.elect(1)
     cluster.cut(3)
@@ -133,7 +133,7 @@ def test_leader_with_quorum_stays() -> None:
     assert cluster[1].status.role == "leader"
 
 
-def test_new_leader_beside_an_isolated_one_and_the_old_one_follows_when_healed() -> None:
+def test_isolated_leader_follows_its_successor_once_the_network_heals() -> None:
     cluster = Cluster([1, 2, 3])
     cluster.elect(1)
     cluster.cut(1)
@@ -156,7 +156,7 @@ def test_learner_does_not_stand_for_election() -> None:
         cluster[2].node.campaign()
 
 
-def test_node_of_no_group_does_not_stand_for_election() -> None:
+def test_node_outside_any_group_does_not_stand_for_election() -> None:
     cluster = Cluster([])
     cluster.add(7)
     cluster.tick(10 * ELECTION_TICKS)
@@ -165,7 +165,7 @@ def test_node_of_no_group_does_not_stand_for_election() -> None:
         cluster[7].node.campaign()
 
 
-def test_campaign_of_a_leader_changes_nothing() -> None:
+def test_campaign_on_a_leader_changes_nothing() -> None:
     cluster = Cluster([1, 2, 3])
     status = cluster.elect(1).status
     cluster[1].node.campaign()

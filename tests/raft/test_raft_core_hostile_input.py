@@ -1,4 +1,4 @@
-"""No bytes from the net end the process: not random ones, not random messages, nor those known to panic the crate."""
+"""No bytes from the network end the process: neither random ones, random messages, nor any known to panic the crate."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from raft_victim import SELF, STATES, Script, Victim
 from raft_wire import FORWARDS, LOCAL, TYPES, ConfState, Entry, Message, Snapshot, message
 
 EXAMPLES = int(os.environ.get("CODEQ_RAFT_FUZZ_EXAMPLES", "400"))
-"""Examples of each search; more find rarer states."""
+"""Number of examples per search; more of them find rarer states."""
 SEARCH = settings(
     max_examples=EXAMPLES, deadline=None, database=None, suppress_health_check=list(HealthCheck), print_blob=True
 )
@@ -64,7 +64,7 @@ def entries(draw: st.DrawFn, index: int, term: int) -> list[Any]:
 
 @st.composite
 def messages(draw: st.DrawFn) -> bytes:
-    """A message with the fields of its type near what a small group has, and now and then any field at any value."""
+    """A message whose fields are plausible for a small group; now and then a field has any value."""
     kind = draw(st.sampled_from(TYPES))
     term, index, log_term = draw(st.integers(0, 3)), draw(st.integers(0, 4)), draw(st.sampled_from([1, 1, 1, 0, 2]))
     fields: dict[str, Any] = {"to": SELF, "from_": draw(peer), "term": term, "index": index, "log_term": log_term}
@@ -103,7 +103,7 @@ scripts = st.tuples(st.sampled_from(STATES), st.lists(doing, min_size=1, max_siz
 @SEARCH
 @given(script=scripts)
 @pytest.mark.timeout(600)
-def test_no_well_formed_message_ends_the_process(victim: Victim, script: Script) -> None:
+def test_well_formed_messages_never_crash_the_process(victim: Victim, script: Script) -> None:
     assert victim.run(script) == ""
 
 
@@ -115,7 +115,7 @@ def test_no_well_formed_message_ends_the_process(victim: Victim, script: Script)
     cut=st.integers(0, 400),
 )
 @pytest.mark.timeout(600)
-def test_no_damaged_message_ends_the_process(
+def test_damaged_messages_never_crash_the_process(
     victim: Victim, state: str, sent: bytes, damage: list[tuple[int, int]], cut: int
 ) -> None:
     damaged = bytearray(sent)
@@ -127,7 +127,7 @@ def test_no_damaged_message_ends_the_process(
 
 @SEARCH
 @given(noise=st.binary(max_size=300))
-def test_no_random_bytes_end_the_process(victim: Victim, noise: bytes) -> None:
+def test_random_bytes_never_crash_the_process(victim: Victim, noise: bytes) -> None:
     assert victim.run(("follower", [("step", noise)])) == ""
 
 
@@ -197,7 +197,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("kind", "fields", "fault"), REFUSED)
-def test_message_that_no_correct_peer_sends_is_rejected_and_changes_nothing(
+def test_message_that_no_correct_peer_would_send_is_rejected_and_changes_nothing(
     kind: str, fields: dict[str, Any], fault: str
 ) -> None:
     node = follower()
@@ -209,7 +209,7 @@ def test_message_that_no_correct_peer_sends_is_rejected_and_changes_nothing(
 
 
 @pytest.mark.parametrize("fields", [{"index": 3}, {"index": 2, "reject": True, "reject_hint": 3}])
-def test_answer_beyond_the_log_of_the_leader_is_rejected(fields: dict[str, Any]) -> None:
+def test_reply_beyond_the_leaders_log_is_rejected(fields: dict[str, Any]) -> None:
     node = leader()
     before = node.progress()
     with pytest.raises(ValueError, match="beyond the last index"):
@@ -218,7 +218,7 @@ def test_answer_beyond_the_log_of_the_leader_is_rejected(fields: dict[str, Any])
 
 
 @pytest.mark.parametrize("kind", sorted(LOCAL | FORWARDS))
-def test_type_that_peers_do_not_send_is_dropped(kind: str) -> None:
+def test_message_of_a_local_type_is_dropped(kind: str) -> None:
     for node in (follower(), leader()):
         before = node.status
         node.step(message(kind, to=1, from_=2, term=1, entries=[Entry(data=b"forged")], reject=True))
@@ -226,7 +226,7 @@ def test_type_that_peers_do_not_send_is_dropped(kind: str) -> None:
         assert node.ready() is None
 
 
-def test_late_rejection_does_not_move_a_probe_below_what_is_matched() -> None:
+def test_late_rejection_does_not_move_a_probe_below_the_matched_index() -> None:
     node = leader()
     node.report_unreachable(2)
     assert (node.progress()[1].state, node.progress()[1].matched, node.progress()[1].next_index) == ("probe", 2, 3)
@@ -265,7 +265,7 @@ def test_bytes_that_are_not_protobuf_are_rejected(junk: bytes) -> None:
             reader(junk)
 
 
-def test_hand_over_to_a_node_with_unsaved_entries_starts_no_election(victim: Victim) -> None:
+def test_handover_to_a_node_with_unsaved_entries_starts_no_election(victim: Victim) -> None:
     appended = message("MsgAppend", to=1, from_=2, term=2, index=2, log_term=1, entries=behind(2, 2))
     handed_over = message("MsgTimeoutNow", to=1, from_=2, term=2)
     vote = message("MsgRequestVoteResponse", to=1, from_=3, term=3)
@@ -274,14 +274,14 @@ def test_hand_over_to_a_node_with_unsaved_entries_starts_no_election(victim: Vic
     assert victim.run(("follower", [("step", appended), ("ready", None), ("step", handed_over), ("step", vote)])) == ""
 
 
-def test_victim_notices_a_process_that_ends() -> None:
+def test_victim_detects_a_process_that_ends() -> None:
     made = Victim()
     assert "KeyError: 'no such step'" in made.run(("follower", [("no such step", None)]))
     assert made.run(("follower", [])) == ""
     made.close()
 
 
-def test_message_of_the_tests_is_that_of_the_node() -> None:
+def test_python_messages_match_the_encoding_of_the_node() -> None:
     cluster = Cluster([1, 2, 3])
     cluster.elect(1).node.propose(b"a")
     cluster.settle()

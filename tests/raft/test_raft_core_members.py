@@ -8,7 +8,7 @@ from raft_cluster import ELECTION_TICKS, Cluster
 from raft_wire import ConfState
 
 
-def test_learner_gets_everything_and_has_no_vote() -> None:
+def test_learner_replicates_everything_but_has_no_vote() -> None:
     cluster = Cluster([1, 2, 3], learners=[4])
     leader = cluster.elect(1)
     cluster.cut(1, 4)
@@ -19,7 +19,7 @@ def test_learner_gets_everything_and_has_no_vote() -> None:
     assert [progress.is_learner for progress in leader.node.progress()] == [False, False, False, True]
 
 
-def test_newcomer_becomes_learner_then_voter() -> None:
+def test_new_node_becomes_a_learner_and_then_a_voter() -> None:
     cluster = Cluster([1], base=True)
     leader = cluster.elect(1)
     leader.node.propose(b"a")
@@ -41,7 +41,7 @@ def test_newcomer_becomes_learner_then_voter() -> None:
     assert cluster.rows() == [["a", "needs both"]] * 2
 
 
-def test_change_carries_its_context() -> None:
+def test_membership_change_carries_its_context() -> None:
     cluster = Cluster([1])
     leader = cluster.elect(1)
     index = leader.node.propose_members([("learner", 2)], b"who and why")
@@ -50,7 +50,7 @@ def test_change_carries_its_context() -> None:
     assert cluster.committed[index][3] == b"who and why"
 
 
-def test_replacement_of_a_voter_goes_through_joint_consensus_and_ends_by_itself() -> None:
+def test_replacing_a_voter_enters_and_leaves_joint_consensus_automatically() -> None:
     cluster = Cluster([1, 2, 3], base=True)
     leader = cluster.elect(1)
     cluster.add(4)
@@ -66,7 +66,7 @@ def test_replacement_of_a_voter_goes_through_joint_consensus_and_ends_by_itself(
     assert cluster[4].rows == ["a"]
 
 
-def test_joint_consensus_needs_a_majority_of_both() -> None:
+def test_joint_consensus_needs_a_majority_of_both_configurations() -> None:
     cluster = Cluster([1, 2, 3], base=True)
     leader = cluster.elect(1)
     for newcomer in (4, 5):
@@ -84,7 +84,7 @@ def test_joint_consensus_needs_a_majority_of_both() -> None:
     assert leader.conf_state == conf_state([1, 4, 5], [])
 
 
-def test_new_leader_ends_a_joint_state_that_it_finds() -> None:
+def test_new_leader_ends_an_inherited_joint_state() -> None:
     cluster = Cluster([1, 2, 3], base=True)
     leader = cluster.elect(1)
     cluster.add(4)
@@ -104,7 +104,7 @@ def test_new_leader_ends_a_joint_state_that_it_finds() -> None:
 
 
 @pytest.mark.parametrize("changes", [[("remove", 1)], [("remove", 1), ("voter", 4)], [("learner", 1)]])
-def test_leader_that_is_no_longer_a_voter_steps_down_and_another_takes_over(changes: list[tuple[str, int]]) -> None:
+def test_leader_that_is_no_longer_a_voter_steps_down_and_is_replaced(changes: list[tuple[str, int]]) -> None:
     cluster = Cluster([1, 2, 3], base=True)
     leader = cluster.elect(1)
     cluster.add(4)
@@ -158,7 +158,7 @@ def test_second_change_is_rejected_until_the_first_is_applied() -> None:
         ([("learner", 1)], "removed all voters"),
     ],
 )
-def test_impossible_change_is_an_error_and_appends_nothing(changes: list[tuple[str, int]], error: str) -> None:
+def test_impossible_change_raises_an_error_and_appends_nothing(changes: list[tuple[str, int]], error: str) -> None:
     cluster = Cluster([1])
     leader = cluster.elect(1)
     last_index = leader.status.last_index
@@ -167,7 +167,7 @@ def test_impossible_change_is_an_error_and_appends_nothing(changes: list[tuple[s
     assert leader.status.last_index == last_index
 
 
-def test_change_at_a_follower_is_rejected() -> None:
+def test_change_proposed_to_a_follower_is_rejected() -> None:
     cluster = Cluster([1, 2, 3])
     cluster.elect(1)
     with pytest.raises(ProposalRefused, match="does not lead"):
@@ -175,7 +175,7 @@ def test_change_at_a_follower_is_rejected() -> None:
 
 
 @pytest.mark.parametrize(("kind", "data"), [(0, b""), (3, b""), (2, b"\xff"), (2, b""), (1, b"\x13" * 100)])
-def test_applying_what_is_not_a_change_is_an_error(kind: int, data: bytes) -> None:
+def test_applying_an_entry_that_is_not_a_change_raises_an_error(kind: int, data: bytes) -> None:
     cluster = Cluster([1, 2, 3])
     with pytest.raises(ValueError, match=r"no members|not a change|not joint|non-joint"):
         cluster[1].node.apply_members(kind, data)
@@ -204,6 +204,6 @@ def test_conf_state_is_written_in_order() -> None:
         ({"voters": [1], "auto_leave": True}, "auto_leave"),
     ],
 )
-def test_impossible_conf_state_is_an_error(fields: dict[str, object], error: str) -> None:
+def test_impossible_conf_state_raises_an_error(fields: dict[str, object], error: str) -> None:
     with pytest.raises(ValueError, match=error):
         read_conf_state(ConfState(**fields).SerializeToString())

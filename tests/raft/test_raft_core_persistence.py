@@ -1,4 +1,4 @@
-"""What is durable and when: restarts, slow disks, and what a node refuses to start from."""
+"""What is durable and when: restarts, slow disks, and states from which a node refuses to start."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def stored(index: int, term: int) -> bytes:
     return encoded
 
 
-def test_group_continues_after_all_have_restarted() -> None:
+def test_group_continues_after_all_members_restart() -> None:
     cluster = Cluster([1, 2, 3])
     leader = cluster.elect(1)
     leader.node.propose(b"a")
@@ -49,7 +49,7 @@ def test_group_continues_after_all_have_restarted() -> None:
     assert cluster.rows() == [["a", "b"]] * 3
 
 
-def test_restart_delivers_again_what_was_committed_and_not_applied() -> None:
+def test_restart_redelivers_committed_but_unapplied_entries() -> None:
     node = RaftNode(
         1,
         **START
@@ -64,7 +64,7 @@ def test_restart_delivers_again_what_was_committed_and_not_applied() -> None:
     assert (status.term, status.vote, status.commit, status.applied, status.first_index) == (2, 1, 3, 1, 1)
 
 
-def test_node_restarts_behind_a_compacted_log() -> None:
+def test_node_restarts_with_a_compacted_log() -> None:
     cluster = Cluster([1, 2, 3])
     leader = cluster.elect(1)
     for number in range(5):
@@ -81,7 +81,7 @@ def test_node_restarts_behind_a_compacted_log() -> None:
     assert cluster.rows() == [["0", "1", "2", "3", "4", "5"]] * 3
 
 
-def test_node_restarts_with_members_that_changed() -> None:
+def test_node_restarts_after_a_membership_change() -> None:
     cluster = Cluster([1, 2, 3], base=True)
     leader = cluster.elect(1)
     cluster.add(4)
@@ -111,7 +111,7 @@ def test_crash_before_the_sync_loses_only_unacknowledged_entries() -> None:
     assert leader.rows == cluster[2].rows == ["a"]
 
 
-def test_follower_answers_only_when_the_entries_are_durable() -> None:
+def test_follower_acknowledges_only_durable_entries() -> None:
     cluster = Cluster([1, 2, 3])
     leader = cluster.elect(1)
     cluster[2].slow = cluster[3].slow = True
@@ -126,7 +126,7 @@ def test_follower_answers_only_when_the_entries_are_durable() -> None:
     assert leader.rows == ["a"]
 
 
-def test_leader_sends_before_it_has_stored_and_commits_without_its_own_disk() -> None:
+def test_leader_replicates_and_commits_before_its_own_disk_has_synced() -> None:
     cluster = Cluster([1, 2, 3])
     leader = cluster.elect(1)
     leader.slow = True
@@ -157,7 +157,7 @@ def test_sole_voter_commits_only_what_is_durable() -> None:
     assert (member.status.commit, member.rows) == (2, ["a"])
 
 
-def test_one_report_of_persistence_covers_all_before_it() -> None:
+def test_persistence_report_covers_all_earlier_ones() -> None:
     cluster = Cluster([1])
     member = cluster.elect(1)
     numbers = []
@@ -175,7 +175,7 @@ def test_one_report_of_persistence_covers_all_before_it() -> None:
         member.node.on_persisted(ready.number + 1)
 
 
-def test_vote_request_leaves_only_when_the_own_vote_is_durable() -> None:
+def test_vote_request_is_sent_only_after_the_nodes_own_vote_is_durable() -> None:
     cluster = Cluster([1, 2, 3])
     cluster[1].slow = True
     cluster[1].node.campaign()
@@ -187,7 +187,7 @@ def test_vote_request_leaves_only_when_the_own_vote_is_durable() -> None:
     assert {kind for _, kind, _ in ready.persisted_messages} == {"MsgRequestVote"}
 
 
-def test_change_of_the_commit_alone_needs_no_sync() -> None:
+def test_commit_index_change_alone_needs_no_sync() -> None:
     cluster = Cluster([1, 2, 3])
     leader = cluster.elect(1)
     cluster[2].slow = True
@@ -197,7 +197,7 @@ def test_change_of_the_commit_alone_needs_no_sync() -> None:
     assert synced == [(True, None), (False, (1, 1, 2))]
 
 
-def test_stored_entries_of_a_node_start_it_again() -> None:
+def test_node_restarts_from_its_stored_entries() -> None:
     cluster = Cluster([1, 2, 3])
     leader = cluster.elect(1)
     leader.node.propose(b"payload" * 100)
@@ -229,7 +229,7 @@ def test_stored_entries_of_a_node_start_it_again() -> None:
         ({"uncommitted_bytes_max": 10}, "max uncommitted size"),
     ],
 )
-def test_node_does_not_start_from_an_impossible_state(changed: dict[str, Any], error: str) -> None:
+def test_impossible_state_prevents_startup(changed: dict[str, Any], error: str) -> None:
     with pytest.raises(ValueError, match=error):
         RaftNode(1, **START | changed)
 
@@ -239,7 +239,7 @@ def test_node_needs_an_id() -> None:
         RaftNode(0, **START)
 
 
-def test_slow_disk_does_not_make_a_follower_campaign_with_unsaved_entries() -> None:
+def test_follower_with_unsaved_entries_does_not_campaign() -> None:
     cluster = Cluster([1, 2, 3])
     leader = cluster.elect(1)
     follower = cluster[2]
@@ -254,7 +254,7 @@ def test_slow_disk_does_not_make_a_follower_campaign_with_unsaved_entries() -> N
     assert follower.status.role == "precandidate"
 
 
-def test_slow_disk_does_not_keep_a_follower_from_voting_for_another() -> None:
+def test_follower_with_a_slow_disk_can_vote_for_another_node() -> None:
     cluster = Cluster([1, 2, 3])
     leader = cluster.elect(1)
     follower = cluster[2]
@@ -271,7 +271,7 @@ def test_slow_disk_does_not_keep_a_follower_from_voting_for_another() -> None:
     assert (to, kind, read(answer).reject) == (3, "MsgRequestPreVoteResponse", False)
 
 
-def test_entry_that_was_overwritten_and_came_back_is_durable_with_its_last_copy_only() -> None:
+def test_rewritten_entry_is_durable_only_with_its_last_copy() -> None:
     node = RaftNode(1, **START | {"conf_state": conf_state([1, 2, 3], [])})
     numbers = []
     for leader, term, entry_term in ((2, 2, 2), (3, 3, 3), (2, 4, 2)):

@@ -1,4 +1,4 @@
-"""Random lives keep what Raft promises, and no honest message is refused or ends the process."""
+"""Random lives keep Raft's promises, and no valid message is rejected or ends the process."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ COUNT = int(os.environ.get("CODEQ_RAFT_LIVES", "150"))
 
 @pytest.mark.parametrize("part", range(2))
 @pytest.mark.timeout(3600)
-def test_random_lives_keep_the_promises(part: int) -> None:
+def test_random_lives_keep_every_promise(part: int) -> None:
     ended = subprocess.run(
         [sys.executable, str(Path(__file__).with_name("random_lives.py")), str(part * COUNT), str(COUNT)],
         capture_output=True,

@@ -8,7 +8,7 @@ from raft_cluster import ELECTION_TICKS, Cluster, Limits
 from raft_wire import Entry, message, read
 
 
-def test_proposals_reach_all_in_order() -> None:
+def test_proposals_reach_all_members_in_order() -> None:
     cluster = Cluster([1, 2, 3])
     leader = cluster.elect(1)
     indices = [leader.node.propose(str(number).encode()) for number in range(50)]
@@ -23,7 +23,7 @@ def test_first_entry_of_a_leader_is_empty() -> None:
     assert cluster.committed == {1: (1, 0, b"", b"")}
 
 
-def test_proposal_without_quorum_is_not_committed() -> None:
+def test_proposal_without_a_quorum_is_not_committed() -> None:
     cluster = Cluster([1, 2, 3])
     leader = cluster.elect(1)
     cluster.cut(1)
@@ -34,7 +34,7 @@ def test_proposal_without_quorum_is_not_committed() -> None:
 
 
 @pytest.mark.parametrize("raft_id", [2, 3])
-def test_proposal_at_a_follower_is_rejected(raft_id: int) -> None:
+def test_proposal_to_a_follower_is_rejected(raft_id: int) -> None:
     cluster = Cluster([1, 2, 3])
     cluster.elect(1)
     with pytest.raises(ProposalRefused, match="does not lead"):
@@ -43,7 +43,7 @@ def test_proposal_at_a_follower_is_rejected(raft_id: int) -> None:
     assert cluster.rows() == [[]] * 3
 
 
-def test_empty_proposal_is_an_error() -> None:
+def test_empty_proposal_raises_an_error() -> None:
     cluster = Cluster([1])
     with pytest.raises(ValueError, match="data: empty"):
         cluster.elect(1).node.propose(b"")
@@ -66,7 +66,7 @@ def test_entries_of_a_deposed_leader_are_overwritten() -> None:
     assert cluster[1].disk.entries == new.disk.entries
 
 
-def test_append_that_starts_below_the_end_truncates_the_tail() -> None:
+def test_conflicting_append_truncates_the_tail_of_the_log() -> None:
     cluster = Cluster([1, 2, 3])
     cluster.elect(1)
     cluster.cut(1)
@@ -85,7 +85,7 @@ def test_append_that_starts_below_the_end_truncates_the_tail() -> None:
     assert [cluster[1].node.term_of(index) for index in (2, 3)] == [1, 7]
 
 
-def test_long_divergent_tails_are_found_in_few_probes() -> None:
+def test_end_of_a_long_divergent_tail_is_found_in_few_probes() -> None:
     cluster = Cluster([1, 2, 3])
     cluster.elect(1)
     cluster.cut(1)
@@ -108,7 +108,7 @@ def test_long_divergent_tails_are_found_in_few_probes() -> None:
     assert cluster.rows() == [["kept"] * 200] * 3
 
 
-def test_messages_carry_at_most_their_bytes_and_at_least_one_entry() -> None:
+def test_append_messages_respect_the_byte_limit_but_carry_at_least_one_entry() -> None:
     cluster = Cluster([1, 2, 3], limits=Limits(message_bytes_max=1000))
     leader = cluster.elect(1)
     cluster.cut(3)
@@ -124,7 +124,7 @@ def test_messages_carry_at_most_their_bytes_and_at_least_one_entry() -> None:
     assert len(cluster[3].rows) == 31
 
 
-def test_leader_stops_at_the_window_of_messages_in_flight() -> None:
+def test_leader_stops_at_the_limit_of_messages_in_flight() -> None:
     cluster = Cluster([1, 2, 3], limits=Limits(inflight_max=4))
     leader = cluster.elect(1)
     cluster.lose("MsgAppendResponse")
@@ -137,7 +137,7 @@ def test_leader_stops_at_the_window_of_messages_in_flight() -> None:
     assert cluster.rows() == [["x"] * 10] * 3
 
 
-def test_committed_entries_of_one_ready_are_bounded() -> None:
+def test_number_of_committed_entries_per_ready_is_bounded() -> None:
     cluster = Cluster([1], limits=Limits(committed_bytes_max=1000))
     leader = cluster.elect(1)
     for _ in range(9):
@@ -151,7 +151,7 @@ def test_committed_entries_of_one_ready_are_bounded() -> None:
     assert sizes == [0, 3, 3, 3]
 
 
-def test_uncommitted_limit_rejects_one_proposal_and_takes_the_next() -> None:
+def test_proposal_over_the_uncommitted_limit_is_rejected_and_a_later_one_accepted() -> None:
     cluster = Cluster([1, 2, 3], limits=Limits(message_bytes_max=500, uncommitted_bytes_max=1000))
     leader = cluster.elect(1)
     cluster.cut(1)
@@ -168,7 +168,7 @@ def test_uncommitted_limit_rejects_one_proposal_and_takes_the_next() -> None:
     assert cluster.rows()[2][-1] == "d" * 1000
 
 
-def test_one_proposal_above_the_uncommitted_limit_goes_through() -> None:
+def test_single_proposal_above_the_uncommitted_limit_is_accepted() -> None:
     cluster = Cluster([1, 2, 3], limits=Limits(message_bytes_max=500, uncommitted_bytes_max=1000))
     leader = cluster.elect(1)
     leader.node.propose(b"a" * 5000)
@@ -176,7 +176,7 @@ def test_one_proposal_above_the_uncommitted_limit_goes_through() -> None:
     assert cluster.rows() == [["a" * 5000]] * 3
 
 
-def test_leadership_is_handed_over_at_once_to_a_follower_that_has_everything() -> None:
+def test_handover_to_an_up_to_date_follower_is_immediate() -> None:
     cluster = Cluster([1, 2, 3])
     leader = cluster.elect(1)
     leader.node.propose(b"a")
@@ -188,7 +188,7 @@ def test_leadership_is_handed_over_at_once_to_a_follower_that_has_everything() -
     assert leader.status.transferring == 0
 
 
-def test_leadership_is_handed_over_to_a_follower_that_catches_up_first() -> None:
+def test_handover_waits_for_a_lagging_follower_to_catch_up() -> None:
     cluster = Cluster([1, 2, 3])
     leader = cluster.elect(1)
     cluster.cut(3)
@@ -201,7 +201,7 @@ def test_leadership_is_handed_over_to_a_follower_that_catches_up_first() -> None
     assert cluster.rows() == [["a"]] * 3
 
 
-def test_proposals_during_a_hand_over_are_rejected_until_it_times_out() -> None:
+def test_proposals_during_a_handover_are_rejected_until_it_times_out() -> None:
     cluster = Cluster([1, 2, 3])
     leader = cluster.elect(1)
     cluster.lose("MsgTimeoutNow")
@@ -218,7 +218,7 @@ def test_proposals_during_a_hand_over_are_rejected_until_it_times_out() -> None:
     assert cluster.rows() == [["taken"]] * 3
 
 
-def test_hand_over_to_itself_ends_the_one_under_way() -> None:
+def test_handover_to_the_leader_itself_cancels_a_pending_one() -> None:
     cluster = Cluster([1, 2, 3])
     leader = cluster.elect(1)
     cluster.lose("MsgTimeoutNow")
@@ -229,7 +229,7 @@ def test_hand_over_to_itself_ends_the_one_under_way() -> None:
 
 
 @pytest.mark.parametrize("to", [4, 9])
-def test_hand_over_to_a_learner_or_a_stranger_is_rejected(to: int) -> None:
+def test_handover_to_a_learner_or_an_unknown_node_is_rejected(to: int) -> None:
     cluster = Cluster([1, 2, 3], learners=[4])
     leader = cluster.elect(1)
     with pytest.raises(ProposalRefused, match="voters only"):
@@ -238,7 +238,7 @@ def test_hand_over_to_a_learner_or_a_stranger_is_rejected(to: int) -> None:
         cluster[2].node.transfer_leader(1)
 
 
-def test_read_is_answered_with_what_was_committed_when_it_was_asked() -> None:
+def test_read_index_covers_all_entries_committed_at_the_request() -> None:
     cluster = Cluster([1, 2, 3])
     leader = cluster.elect(1)
     leader.node.propose(b"a")
@@ -248,7 +248,7 @@ def test_read_is_answered_with_what_was_committed_when_it_was_asked() -> None:
     assert leader.reads == [(2, b"read 1")]
 
 
-def test_read_of_a_sole_voter_is_answered_at_once() -> None:
+def test_read_on_a_sole_voter_is_answered_at_once() -> None:
     cluster = Cluster([1], learners=[2])
     leader = cluster.elect(1)
     leader.node.read_index(b"r")
@@ -257,7 +257,7 @@ def test_read_of_a_sole_voter_is_answered_at_once() -> None:
     assert ready.read_states == [(1, b"r")]
 
 
-def test_read_of_a_leader_that_is_cut_off_is_never_answered() -> None:
+def test_read_on_an_isolated_leader_is_never_answered() -> None:
     cluster = Cluster([1, 2, 3])
     old = cluster.elect(1)
     cluster.cut(1)
@@ -286,7 +286,7 @@ def test_read_survives_the_loss_of_its_first_heartbeats() -> None:
     assert leader.reads == [(1, b"r")]
 
 
-def test_later_read_answers_earlier_ones_too() -> None:
+def test_answer_to_a_later_read_answers_earlier_ones_too() -> None:
     cluster = Cluster([1, 2, 3])
     leader = cluster.elect(1)
     for name in (b"1", b"2", b"3"):
@@ -308,7 +308,7 @@ def test_read_before_the_first_entry_of_the_term_is_committed_is_rejected() -> N
     assert leader.reads == [(1, b"r")]
 
 
-def test_read_at_a_follower_is_rejected() -> None:
+def test_read_on_a_follower_is_rejected() -> None:
     cluster = Cluster([1, 2, 3])
     cluster.elect(1)
     with pytest.raises(ProposalRefused, match="does not lead"):

@@ -1,4 +1,4 @@
-"""Snapshots: who is offered one, what is sent, and how a follower takes it."""
+"""Snapshots: who is offered one, what is sent, and how a follower installs it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from raft_wire import Snapshot, message
 
 
 def lagging(*, offered: bool = True) -> tuple[Cluster, Member, Member]:
-    """Returns a group whose leader 1 has compacted what follower 3 lacks, still cut off."""
+    """Returns a group whose leader 1 has compacted entries that follower 3, still cut off, lacks."""
     cluster = Cluster([1, 2, 3])
     leader = cluster.elect(1)
     cluster.cut(3)
@@ -27,7 +27,7 @@ def lagging(*, offered: bool = True) -> tuple[Cluster, Member, Member]:
     return cluster, leader, cluster[3]
 
 
-def test_follower_that_lags_too_far_gets_the_offered_snapshot_and_what_follows() -> None:
+def test_lagging_follower_gets_the_offered_snapshot_and_later_entries() -> None:
     cluster, leader, follower = lagging()
     leader.node.propose(b"after")
     cluster.settle()
@@ -44,7 +44,7 @@ def test_follower_that_lags_too_far_gets_the_offered_snapshot_and_what_follows()
     assert not leader.node.snapshot_wanted()
 
 
-def test_snapshot_message_carries_what_was_offered() -> None:
+def test_snapshot_message_carries_the_offered_snapshot() -> None:
     cluster, _, _ = lagging()
     cluster.heal()
     cluster.tick(2)
@@ -56,7 +56,7 @@ def test_snapshot_message_carries_what_was_offered() -> None:
     assert snapshot_of(next(sent for _, _, kind, sent in cluster.seen if kind == "MsgAppend")) is None
 
 
-def test_snapshot_is_wanted_until_one_is_offered() -> None:
+def test_snapshot_is_requested_until_one_is_offered() -> None:
     cluster, leader, follower = lagging(offered=False)
     assert not leader.node.snapshot_wanted()
     cluster.heal()
@@ -71,7 +71,7 @@ def test_snapshot_is_wanted_until_one_is_offered() -> None:
     assert not leader.node.snapshot_wanted()
 
 
-def test_snapshot_below_the_log_is_not_sent_and_a_new_one_is_wanted() -> None:
+def test_snapshot_older_than_the_log_is_not_sent_and_a_new_one_is_requested() -> None:
     cluster, leader, follower = lagging()
     leader.node.propose(b"later")
     cluster.settle()
@@ -82,7 +82,7 @@ def test_snapshot_below_the_log_is_not_sent_and_a_new_one_is_wanted() -> None:
     assert follower.rows == []
 
 
-def test_snapshot_that_does_not_name_the_newcomer_is_not_sent() -> None:
+def test_snapshot_without_the_new_member_is_not_sent() -> None:
     cluster, leader, _ = lagging()
     leader.node.propose_members([("learner", 4)], b"")
     cluster.add(4)
@@ -96,7 +96,7 @@ def test_snapshot_that_does_not_name_the_newcomer_is_not_sent() -> None:
     assert cluster[4].members == [1, 2, 3]
 
 
-def test_follower_in_snapshot_state_is_sent_nothing_until_it_is_reported() -> None:
+def test_follower_gets_no_messages_until_its_snapshot_is_reported() -> None:
     cluster, leader, follower = lagging()
     cluster.heal()
     leader.node.report_unreachable(3)
@@ -117,7 +117,7 @@ def test_follower_in_snapshot_state_is_sent_nothing_until_it_is_reported() -> No
     assert (state.state, state.pending_snapshot, state.next_index) == ("probe", 0, 2)
 
 
-def test_late_rejection_after_a_snapshot_does_not_move_the_probe_below_what_is_matched() -> None:
+def test_late_rejection_after_a_snapshot_keeps_the_probe_above_the_matched_index() -> None:
     _, leader, _ = lagging()
     leader.node.report_unreachable(3)
     leader.node.step(message("MsgHeartbeatResponse", to=1, from_=3, term=1))
@@ -128,7 +128,7 @@ def test_late_rejection_after_a_snapshot_does_not_move_the_probe_below_what_is_m
     assert leader.node.progress()[2].next_index == 2
 
 
-def test_snapshot_that_failed_is_sent_again() -> None:
+def test_failed_snapshot_is_sent_again() -> None:
     cluster, leader, follower = lagging()
     cluster.heal()
     cluster.lose("MsgSnapshot")
@@ -140,7 +140,7 @@ def test_snapshot_that_failed_is_sent_again() -> None:
 
 
 def installing() -> tuple[Cluster, Member, int]:
-    """Returns a follower that was handed a snapshot of index 6 and has not stored it, and the number of its Ready."""
+    """Returns a follower that got a snapshot of index 6 but has not stored it, and the number of its Ready."""
     cluster, _, follower = lagging()
     follower.slow = True
     metadata = {"index": 6, "term": 1, "conf_state": {"voters": [1, 2, 3]}}
@@ -152,7 +152,7 @@ def installing() -> tuple[Cluster, Member, int]:
     return cluster, follower, ready.number
 
 
-def test_node_that_installs_a_snapshot_does_not_campaign_until_it_is_applied() -> None:
+def test_node_does_not_campaign_until_its_snapshot_is_applied() -> None:
     cluster, follower, number = installing()
     cluster.tick(3 * ELECTION_TICKS, 3)
     follower.node.step(message("MsgTimeoutNow", to=3, from_=1, term=1))
@@ -167,7 +167,7 @@ def test_node_that_installs_a_snapshot_does_not_campaign_until_it_is_applied() -
     assert follower.status.role == "precandidate"
 
 
-def test_second_snapshot_while_the_first_is_being_installed_is_installed_too() -> None:
+def test_second_snapshot_received_during_an_installation_is_installed_too() -> None:
     cluster, follower, _ = installing()
     metadata = {"index": 9, "term": 1, "conf_state": {"voters": [1, 2, 3]}}
     snapshot = Snapshot(data=b'["all"]', metadata=metadata)
@@ -180,7 +180,7 @@ def test_second_snapshot_while_the_first_is_being_installed_is_installed_too() -
     assert follower.status.role == "precandidate"
 
 
-def test_applying_a_snapshot_before_it_is_persisted_ends_the_process() -> None:
+def test_applying_a_snapshot_before_it_is_durable_ends_the_process() -> None:
     script = """
 import sys
 sys.path.insert(0, sys.argv[1])
@@ -209,13 +209,13 @@ finally:
 
 
 @pytest.mark.parametrize(("index", "term"), [(0, 1), (1, 0), (7, 1)])
-def test_offer_of_what_is_not_committed_is_an_error(index: int, term: int) -> None:
+def test_offering_an_uncommitted_snapshot_raises_an_error(index: int, term: int) -> None:
     _, leader, _ = lagging()
     with pytest.raises(ValueError, match="not a committed place"):
         leader.node.offer_snapshot(index, term, conf_state([1, 2, 3], []), b"")
 
 
-def test_snapshot_that_matches_the_log_only_moves_the_commit() -> None:
+def test_snapshot_that_matches_the_log_only_advances_the_commit_index() -> None:
     cluster = Cluster([1, 2, 3])
     cluster.lose("MsgAppendResponse")
     cluster.elect(1)
@@ -228,7 +228,7 @@ def test_snapshot_that_matches_the_log_only_moves_the_commit() -> None:
     assert ready.hard_state == (1, 1, 1)
 
 
-def test_snapshot_replaces_a_log_that_differs() -> None:
+def test_snapshot_replaces_a_conflicting_log() -> None:
     cluster = Cluster([1, 2, 3])
     cluster.elect(1)
     cluster.cut(1)
@@ -244,7 +244,7 @@ def test_snapshot_replaces_a_log_that_differs() -> None:
     assert cluster[1].node.term_of(3) == 5
 
 
-def test_compaction_above_what_is_applied_is_an_error() -> None:
+def test_compaction_above_the_applied_index_raises_an_error() -> None:
     _, leader, _ = lagging()
     with pytest.raises(ValueError, match="above the applied one, 6"):
         leader.node.compact(7)

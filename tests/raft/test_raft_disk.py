@@ -1,4 +1,4 @@
-"""The writer of a process: order of what is written, synced and told, and what a failure leaves."""
+"""The disk writer of a process: the order of writes, syncs and reports, and the effects of a failure."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ KEY = LOG_PREFIX + b"k"
 
 
 class Life:
-    """A disk over a store that records what is done to it and what is reported."""
+    """A disk over a store that records every operation and every report."""
 
     def __init__(self, path: Path) -> None:
         self.store = RocksStore(path, fsync=True, log=True)
@@ -60,7 +60,7 @@ class Life:
         await self.disk.close()
 
 
-async def test_round_is_written_then_told_then_synced_then_told(tmp_path: Path) -> None:
+async def test_round_reports_its_write_and_then_its_sync(tmp_path: Path) -> None:
     life = Life(tmp_path / "s")
     life.submit("a", sync=True)
     life.submit("b")
@@ -68,7 +68,7 @@ async def test_round_is_written_then_told_then_synced_then_told(tmp_path: Path) 
     assert life.noted == ["write ab", "a written", "b written", "sync", "a synced", "b synced"]
 
 
-async def test_work_that_comes_meanwhile_makes_the_next_round_and_waits_for_the_sync_before(tmp_path: Path) -> None:
+async def test_work_submitted_during_a_round_forms_the_next_round(tmp_path: Path) -> None:
     life = Life(tmp_path / "s")
     life.goes_on.clear()
     life.submit("a", sync=True)
@@ -91,7 +91,7 @@ async def test_round_is_bounded_by_rows_and_by_bytes(tmp_path: Path, monkeypatch
     assert [what for what in life.noted if what.startswith("write ")] == ["write ab", "write c", "write d"]
 
 
-async def test_rows_that_replace_all_others_are_a_round_of_their_own(tmp_path: Path) -> None:
+async def test_row_set_switch_gets_a_round_of_its_own(tmp_path: Path) -> None:
     life = Life(tmp_path / "s")
     name = await life.disk.import_rows([])
     life.submit("a")
@@ -106,7 +106,7 @@ async def test_rows_that_replace_all_others_are_a_round_of_their_own(tmp_path: P
 
 
 @pytest.mark.parametrize("step", ["write", "sync", "switch_rows"])
-async def test_failure_is_reported_once_and_nothing_is_written_or_reported_after_it(tmp_path: Path, step: str) -> None:
+async def test_failure_is_reported_once_and_stops_all_writes_and_reports(tmp_path: Path, step: str) -> None:
     life = Life(tmp_path / "s")
     name = await life.disk.import_rows([])
     life.fails = step
@@ -124,7 +124,7 @@ async def test_failure_is_reported_once_and_nothing_is_written_or_reported_after
     assert [what for what in life.noted if what != "write a"] == (["a written"] if step == "sync" else [])
 
 
-async def test_failing_listener_ends_the_disk_too(tmp_path: Path) -> None:
+async def test_failing_listener_stops_the_disk(tmp_path: Path) -> None:
     life = Life(tmp_path / "s")
 
     def fail() -> None:
@@ -137,7 +137,7 @@ async def test_failing_listener_ends_the_disk_too(tmp_path: Path) -> None:
     assert "write b" not in life.noted
 
 
-async def test_writes_continue_to_be_counted_after_a_restart(tmp_path: Path) -> None:
+async def test_write_count_continues_after_a_restart(tmp_path: Path) -> None:
     for expected in (1, 2):
         life = Life(tmp_path / "s")
         life.submit("a", sync=True)

@@ -1,4 +1,4 @@
-"""A disk that fails under a member: it stops taking part, and the others go on."""
+"""A member whose disk fails stops taking part; the others continue."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from members_net import Cluster
 
 
 @pytest.mark.parametrize("step", ["write", "sync", "note_durable"])
-async def test_leader_whose_disk_fails_ends_once_and_another_one_leads(
+async def test_leader_with_a_failed_disk_ends_once_and_is_replaced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     async with Cluster(tmp_path) as cluster:

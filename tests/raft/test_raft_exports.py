@@ -1,4 +1,4 @@
-"""Making snapshots: what is left when it fails or is cancelled."""
+"""Making snapshots: what remains after a failure or a cancellation."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from codeq_server.storage.rocks import RocksStore
 from members_net import Cluster
 
 
-async def test_snapshot_broken_off_leaves_no_files_and_lets_the_store_close(tmp_path: Path) -> None:
+async def test_cancelled_snapshot_leaves_no_files_and_lets_the_store_close(tmp_path: Path) -> None:
     store = RocksStore(tmp_path / "a", fsync=True, log=True)
     for first in range(0, 30_000, 1000):
         store.write({b"t%d" % number: os.urandom(1000) for number in range(first, first + 1000)})
@@ -33,11 +33,11 @@ async def test_snapshot_broken_off_leaves_no_files_and_lets_the_store_close(tmp_
     assert await asyncio.to_thread(flushing.wait, 10)
     making.cancel()
     await asyncio.wait([making])
-    store.close()  # refused while RocksDB writes what is in memory
+    store.close()  # refused while RocksDB flushes its memory
     assert list((tmp_path / "snapshots").iterdir()) == []
 
 
-async def test_member_that_cannot_make_a_snapshot_leaves_no_files_and_tries_again(
+async def test_member_that_fails_to_make_a_snapshot_leaves_no_files_and_retries(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("codeq_server.replication.raft.member.RETRY_SECONDS", 0.01)
@@ -61,7 +61,7 @@ async def test_member_that_cannot_make_a_snapshot_leaves_no_files_and_tries_agai
         await cluster.voters(3)
 
 
-async def test_snapshot_is_made_by_a_process_without_the_servers_folder_and_secrets(
+async def test_snapshot_process_has_neither_the_servers_folder_nor_its_secrets(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     work = tmp_path / "work"
@@ -86,7 +86,7 @@ async def test_snapshot_is_made_by_a_process_without_the_servers_folder_and_secr
     store.close()
 
 
-async def test_export_that_fails_leaves_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_failed_export_leaves_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = RocksStore(tmp_path / "a", fsync=True, log=True)
     store.write({b"t": b"x"})
     maker = SnapshotMaker(store, GroupKeys(GROUP), tmp_path / "snapshots")

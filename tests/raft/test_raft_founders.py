@@ -1,4 +1,4 @@
-"""Who founds a cluster, whose cluster a node joins, and who gives up one for another."""
+"""Who founds a cluster, whose cluster a node joins, and who gives up its own for another."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from members_net import Cluster, MemberNode
 from test_raft_operator import operated
 
 TICKS = 200
-"""Ticks within which a forbidden event would have happened."""
+"""Number of ticks within which a forbidden event would have happened."""
 
 
 def clusters(*nodes: MemberNode) -> set[bytes]:
@@ -23,13 +23,13 @@ def clusters(*nodes: MemberNode) -> set[bytes]:
 
 
 def lone(cluster: Cluster, name: str) -> MemberNode:
-    """Returns a node, not started, that founds a cluster by itself."""
+    """Returns a node, not yet started, that founds a cluster by itself."""
     node = cluster.nodes[name] = cluster.node(name, bootstrap=True)
     node.peers = {name: f"{name}:7000"}
     return node
 
 
-async def test_of_several_that_may_found_the_one_whose_name_comes_first_does(tmp_path: Path) -> None:
+async def test_founder_with_the_first_name_founds_the_cluster(tmp_path: Path) -> None:
     cluster = Cluster(tmp_path)
     for node in cluster.nodes.values():
         node.bootstrap = True
@@ -63,14 +63,14 @@ class cluster_of_started:  # noqa: N801 - reads as a function
         await self._cluster.__aexit__(*exit_)
 
 
-async def test_only_node_that_may_found_does_so_even_if_other_names_come_first(tmp_path: Path) -> None:
+async def test_only_permitted_founder_founds_even_if_other_names_come_first(tmp_path: Path) -> None:
     cluster = Cluster(tmp_path)
     cluster.nodes["a"].bootstrap, cluster.nodes["c"].bootstrap = False, True
     async with cluster:
         await cluster.voters(3)
 
 
-async def test_founder_that_was_called_by_another_cluster_founds(tmp_path: Path) -> None:
+async def test_founder_called_by_another_cluster_still_founds(tmp_path: Path) -> None:
     cluster = Cluster(tmp_path)
     a = cluster.nodes["a"].start()
     for name in "abz":
@@ -80,7 +80,7 @@ async def test_founder_that_was_called_by_another_cluster_founds(tmp_path: Path)
         assert clusters(*cluster.nodes.values()) != {b"another cluster."}
 
 
-async def test_founder_that_finds_a_cluster_at_the_address_of_another_founder_founds_none(tmp_path: Path) -> None:
+async def test_founder_founds_no_cluster_if_another_founder_has_one(tmp_path: Path) -> None:
     cluster = Cluster(tmp_path)
     a = cluster.nodes["a"].start()
     a.member.met(Hello("b", 99, b"another cluster."), "b:7000")
@@ -91,7 +91,7 @@ async def test_founder_that_finds_a_cluster_at_the_address_of_another_founder_fo
     await a.stop()
 
 
-async def test_node_joins_the_cluster_that_made_it_a_member_whatever_others_it_met(tmp_path: Path) -> None:
+async def test_node_joins_only_the_cluster_that_made_it_a_member(tmp_path: Path) -> None:
     async with Cluster(tmp_path) as cluster:
         await cluster.voters(3)
         leader = await cluster.leader()
@@ -104,7 +104,7 @@ async def test_node_joins_the_cluster_that_made_it_a_member_whatever_others_it_m
         assert "x" not in newcomer.member.directory.met
 
 
-async def test_caller_that_claims_the_name_of_an_invited_node_is_not_taken_in(tmp_path: Path) -> None:
+async def test_impostor_with_the_name_of_an_invited_node_is_not_added(tmp_path: Path) -> None:
     async with Cluster(tmp_path, "ab") as cluster:
         await cluster.voters(2)
         leader = await cluster.leader()
@@ -121,7 +121,7 @@ async def test_caller_that_claims_the_name_of_an_invited_node_is_not_taken_in(tm
         assert newcomer.member.group is not None
 
 
-async def test_lone_founder_gives_way_to_the_cluster_that_takes_it_in(tmp_path: Path) -> None:
+async def test_lone_founder_gives_up_its_cluster_for_the_one_that_adds_it(tmp_path: Path) -> None:
     cluster = Cluster(tmp_path, "ac")
     b = lone(cluster, "b").start()
     await cluster.until(lambda: b.member.group is not None)
@@ -139,7 +139,7 @@ async def test_lone_founder_gives_way_to_the_cluster_that_takes_it_in(tmp_path: 
         assert clusters(b) == clusters(a)
 
 
-async def test_of_two_lone_founders_the_one_whose_name_comes_first_stays(tmp_path: Path) -> None:
+async def test_lone_founder_with_the_first_name_keeps_its_cluster(tmp_path: Path) -> None:
     cluster = Cluster(tmp_path, "")
     a, b = lone(cluster, "a").start(), lone(cluster, "b").start()
     async with cluster_of_started(cluster):
@@ -152,7 +152,7 @@ async def test_of_two_lone_founders_the_one_whose_name_comes_first_stays(tmp_pat
         assert len(clusters(a, b)) == 1
 
 
-async def test_founder_that_has_decided_something_gives_way_to_nobody(tmp_path: Path) -> None:
+async def test_founder_with_committed_work_keeps_its_cluster(tmp_path: Path) -> None:
     cluster = Cluster(tmp_path, "")
     a, b = lone(cluster, "a").start(), lone(cluster, "b").start()
     async with cluster_of_started(cluster):
@@ -166,7 +166,9 @@ async def test_founder_that_has_decided_something_gives_way_to_nobody(tmp_path: 
         assert b.store.get(b"t1") == b"one"
 
 
-async def test_learner_of_a_founder_that_gave_way_follows_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_learner_follows_its_founder_into_the_other_cluster(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cluster = Cluster(tmp_path, "bc")
     with monkeypatch.context() as patch:
         # No learner becomes a voter: had c become one, something would have been decided in b's cluster.
@@ -187,7 +189,7 @@ async def test_learner_of_a_founder_that_gave_way_follows_it(tmp_path: Path, mon
         await cluster.until(lambda: c.store.get(b"t1") == b"one")
 
 
-async def test_founder_that_gave_way_ignores_what_its_own_cluster_still_says(tmp_path: Path) -> None:
+async def test_founder_that_gave_up_its_cluster_ignores_messages_from_it(tmp_path: Path) -> None:
     cluster = Cluster(tmp_path, "")
     a, b = lone(cluster, "a").start(), lone(cluster, "b").start()
     async with cluster_of_started(cluster):

@@ -1,4 +1,4 @@
-"""Snapshots that come twice, too late or incomplete, and what is on its way to the disk meanwhile."""
+"""Snapshots that arrive twice, too late or incomplete, while writes are on their way to the disk."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from members_net import Cluster, MemberNode
 
 
 class Behind:
-    """A follower that needs a snapshot, and the message and the files that are meant for it."""
+    """A follower that needs a snapshot, with the message and the files meant for it."""
 
     def __init__(self, cluster: Cluster) -> None:
         self.cluster = cluster
         self.messages: list[tuple[bytes, Path]] = []
 
     async def get(self) -> tuple[MemberNode, MemberNode]:
-        """Returns leader and follower when a snapshot has been sent; it is held back."""
+        """Returns leader and follower once a snapshot has been sent, which is held back."""
         cluster = self.cluster
         await cluster.voters(3)
         leader = await cluster.leader()
@@ -53,7 +53,7 @@ class Behind:
         return leader, follower
 
     def files(self) -> list[Path]:
-        """Returns copies of its files, which may be moved away."""
+        """Returns copies of the snapshot's files, which may be moved away."""
         folder = self.messages[0][1]
         copies = Path(tempfile.mkdtemp(dir=folder.parent))
         return [Path(shutil.copy(file, copies)) for file in sorted(folder.glob("*.sst"))]
@@ -63,7 +63,7 @@ class Behind:
         return follower.member.group
 
     async def caught_up(self, leader: MemberNode, follower: MemberNode) -> None:
-        """Returns when the follower has all rows, and takes further ones."""
+        """Waits until the follower has all rows and accepts more."""
         self.goes_on.set()
         await leader.write({b"t20": b"y"})
         await self.cluster.until(lambda: follower.store.get(b"t20") == b"y")
@@ -71,7 +71,7 @@ class Behind:
         assert all(follower.store.get(b"t%d" % number) == b"x" for number in range(20))
 
 
-async def test_snapshot_that_comes_twice_is_installed_once(tmp_path: Path) -> None:
+async def test_snapshot_received_twice_is_installed_once(tmp_path: Path) -> None:
     async with Cluster(tmp_path) as cluster:
         behind = Behind(cluster)
         leader, follower = await behind.get()
@@ -80,11 +80,11 @@ async def test_snapshot_that_comes_twice_is_installed_once(tmp_path: Path) -> No
             group.install(message, files), group.install(message, files), return_exceptions=True
         )
         assert [type(result) for result in results] == [type(None), SnapshotNotWanted]
-        await group.install(message, files)  # it is there already: told to be installed, and nothing is done
+        await group.install(message, files)  # already installed: reported as such, and nothing is done
         await behind.caught_up(leader, follower)
 
 
-async def test_installation_that_is_broken_off_leaves_the_member_as_it_was(tmp_path: Path) -> None:
+async def test_interrupted_snapshot_installation_leaves_the_member_unchanged(tmp_path: Path) -> None:
     async with Cluster(tmp_path) as cluster:
         behind = Behind(cluster)
         leader, follower = await behind.get()
@@ -107,7 +107,7 @@ async def test_installation_that_is_broken_off_leaves_the_member_as_it_was(tmp_p
         await behind.caught_up(leader, follower)
 
 
-async def test_stop_in_the_middle_of_an_installation_leaves_a_member_that_starts_again(tmp_path: Path) -> None:
+async def test_member_stopped_during_a_snapshot_installation_can_restart(tmp_path: Path) -> None:
     async with Cluster(tmp_path) as cluster:
         behind = Behind(cluster)
         leader, follower = await behind.get()
@@ -124,7 +124,7 @@ async def test_stop_in_the_middle_of_an_installation_leaves_a_member_that_starts
         assert follower.store.get(b"t-old") is None
 
 
-async def test_snapshot_that_cannot_be_taken_in_leaves_the_member_as_it_was(tmp_path: Path) -> None:
+async def test_snapshot_that_cannot_be_imported_leaves_the_member_unchanged(tmp_path: Path) -> None:
     async with Cluster(tmp_path) as cluster:
         behind = Behind(cluster)
         leader, follower = await behind.get()

@@ -1,4 +1,4 @@
-"""Nodes that serve while they lead: stops in the middle of it, and openings that fail."""
+"""Nodes that serve while they lead: stops while serving, and shards that fail to open."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from leading_nodes import LeadingCluster, LeadingNode
 GRACE_MS = 500
 
 
-async def test_drain_ends_in_time_though_the_disk_hangs_and_another_node_serves(
+async def test_drain_ends_in_time_despite_a_hanging_disk_and_another_node_serves(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with LeadingCluster(tmp_path) as cluster:
@@ -33,7 +33,7 @@ async def test_drain_ends_in_time_though_the_disk_hangs_and_another_node_serves(
             goes_on.set()
 
 
-async def test_node_that_drains_passes_on_the_lead_that_comes_to_it(tmp_path: Path) -> None:
+async def test_draining_node_hands_over_a_leadership_that_it_wins(tmp_path: Path) -> None:
     async with LeadingCluster(tmp_path) as cluster:
         await cluster.voters(3)
         leader = await cluster.serving()
@@ -49,7 +49,7 @@ async def test_node_that_drains_passes_on_the_lead_that_comes_to_it(tmp_path: Pa
         await cluster.create(beside=stopping)
 
 
-async def test_node_that_drains_while_it_opens_its_shard_hands_over(
+async def test_node_that_drains_while_opening_its_shard_hands_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with LeadingCluster(tmp_path) as cluster:
@@ -75,7 +75,7 @@ async def test_node_that_drains_while_it_opens_its_shard_hands_over(
         goes_on.set()
 
 
-async def test_shard_that_cannot_be_served_ends_the_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_shard_that_cannot_be_opened_ends_the_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with LeadingCluster(tmp_path) as cluster:
         await cluster.voters(3)
         leader = await cluster.serving()

@@ -1,4 +1,4 @@
-"""Clusters of real stores: founding, batches, failover, snapshots, and what may not become a member."""
+"""Clusters of real stores: founding, batches, failover, snapshots, and nodes that must not become members."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from members_net import Cluster
 from raft_wire import Snapshot, message
 
 
-async def test_cluster_founded_by_one_of_three_has_three_voters(tmp_path: Path) -> None:
+async def test_cluster_founded_by_one_of_three_nodes_has_three_voters(tmp_path: Path) -> None:
     async with Cluster(tmp_path) as cluster:
         await cluster.voters(3)
         leader = await cluster.leader()
@@ -24,7 +24,7 @@ async def test_cluster_founded_by_one_of_three_has_three_voters(tmp_path: Path) 
         await cluster.until(lambda: all(node.store.get(b"t1") == b"one" for node in cluster.nodes.values()))
 
 
-async def test_founder_alone_never_serves(tmp_path: Path) -> None:
+async def test_founder_without_other_members_never_serves(tmp_path: Path) -> None:
     cluster = Cluster(tmp_path)
     node = cluster.nodes["a"].start()
     for _ in range(200):
@@ -33,7 +33,7 @@ async def test_founder_alone_never_serves(tmp_path: Path) -> None:
     await node.stop()
 
 
-async def test_batches_survive_the_leader(tmp_path: Path) -> None:
+async def test_batches_survive_the_loss_of_the_leader(tmp_path: Path) -> None:
     async with Cluster(tmp_path) as cluster:
         await cluster.voters(3)
         leader = await cluster.leader()
@@ -48,7 +48,7 @@ async def test_batches_survive_the_leader(tmp_path: Path) -> None:
         await cluster.until(lambda: leader.store.get(b"t50") == b"y")
 
 
-async def test_isolated_leader_confirms_nothing_and_its_batch_is_lost(tmp_path: Path) -> None:
+async def test_isolated_leader_acknowledges_nothing_and_loses_its_batch(tmp_path: Path) -> None:
     async with Cluster(tmp_path) as cluster:
         await cluster.voters(3)
         leader = await cluster.leader()
@@ -68,7 +68,7 @@ async def test_isolated_leader_confirms_nothing_and_its_batch_is_lost(tmp_path: 
         assert leader.store.get(b"t2") is None
 
 
-async def test_batch_that_does_not_follow_the_last_one_changes_nothing(tmp_path: Path) -> None:
+async def test_batch_that_does_not_follow_its_predecessor_changes_nothing(tmp_path: Path) -> None:
     async with Cluster(tmp_path) as cluster:
         await cluster.voters(3)
         leader = await cluster.leader()
@@ -81,7 +81,7 @@ async def test_batch_that_does_not_follow_the_last_one_changes_nothing(tmp_path:
         assert [node.store.get(b"t2") for node in cluster.nodes.values()] == [None] * 3
 
 
-async def test_learner_without_its_snapshot_is_not_a_voter_however_short_the_log_is(tmp_path: Path) -> None:
+async def test_learner_without_its_snapshot_does_not_become_a_voter(tmp_path: Path) -> None:
     async with Cluster(tmp_path) as cluster:
         await cluster.voters(3)
         leader = await cluster.leader()
@@ -104,7 +104,7 @@ async def test_learner_without_its_snapshot_is_not_a_voter_however_short_the_log
         await joining
 
 
-async def test_emptied_disk_under_a_known_name_is_not_a_voter(tmp_path: Path) -> None:
+async def test_node_with_an_emptied_disk_is_not_a_voter(tmp_path: Path) -> None:
     async with Cluster(tmp_path) as cluster:
         await cluster.voters(3)
         leader = await cluster.leader()
@@ -124,7 +124,7 @@ async def test_emptied_disk_under_a_known_name_is_not_a_voter(tmp_path: Path) ->
         assert victim.member.row.raft_id not in voters
 
 
-async def test_follower_that_lags_beyond_the_log_gets_a_snapshot(tmp_path: Path) -> None:
+async def test_follower_that_lags_behind_the_log_gets_a_snapshot(tmp_path: Path) -> None:
     async with Cluster(tmp_path) as cluster:
         await cluster.voters(3)
         leader = await cluster.leader()
@@ -148,7 +148,7 @@ async def test_follower_that_lags_beyond_the_log_gets_a_snapshot(tmp_path: Path)
         await cluster.until(lambda: follower.store.get(b"t21") == b"z")
 
 
-async def test_leadership_handed_over_continues_without_an_election_timeout(tmp_path: Path) -> None:
+async def test_handover_of_leadership_needs_no_election_timeout(tmp_path: Path) -> None:
     async with Cluster(tmp_path) as cluster:
         await cluster.voters(3)
         leader = await cluster.leader()
@@ -159,7 +159,7 @@ async def test_leadership_handed_over_continues_without_an_election_timeout(tmp_
         await other.write({b"t2": b"two"})
 
 
-async def test_leader_whose_disk_hangs_hands_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_leader_with_a_hanging_disk_hands_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(member, "HANG_SECONDS", 0.2)
     async with Cluster(tmp_path) as cluster:
         await cluster.voters(3)
@@ -182,14 +182,14 @@ async def test_leader_whose_disk_hangs_hands_over(tmp_path: Path, monkeypatch: p
         await cluster.until(lambda: leader.store.get(b"t2") == b"two")
 
 
-async def test_rejected_proposal_begins_the_leadership_again(tmp_path: Path) -> None:
+async def test_rejected_proposal_restarts_the_leadership(tmp_path: Path) -> None:
     async with Cluster(tmp_path) as cluster:
         await cluster.voters(3)
         leader = await cluster.leader()
         group = leader.member.group
         assert group is not None
         assert leader.log is not None
-        # A transfer to a member that is cut off comes to nothing, and refuses proposals while it lasts.
+        # A transfer to an isolated member fails, and blocks proposals while it lasts.
         other = next(node for node in cluster.nodes.values() if node is not leader)
         cluster.net.cut.add(frozenset((leader.name, other.name)))
         group.leadership.transfer(other.member.row.raft_id)
@@ -206,7 +206,7 @@ async def test_rejected_proposal_begins_the_leadership_again(tmp_path: Path) -> 
         assert serving.store.get(b"t2") is None
 
 
-async def test_files_of_a_snapshot_go_when_nobody_needs_it_any_more(
+async def test_snapshot_files_are_removed_once_nobody_needs_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(outgoing, "KEPT_TICKS", 20)
@@ -222,7 +222,7 @@ async def test_files_of_a_snapshot_go_when_nobody_needs_it_any_more(
         await other.stop()
 
 
-async def test_leader_that_stepped_down_leads_no_more(tmp_path: Path) -> None:
+async def test_leader_that_stepped_down_no_longer_leads(tmp_path: Path) -> None:
     async with Cluster(tmp_path) as cluster:
         await cluster.voters(3)
         leader = await cluster.leader()
@@ -247,7 +247,7 @@ async def test_complete_snapshot_on_disk_is_offered_for_installation(tmp_path: P
         snapshot.metadata.index, snapshot.metadata.term = made.index, made.term
         snapshot.metadata.conf_state.ParseFromString(made.conf_state)
         ids = {"to": follower.member.row.raft_id, "from_": leader.member.row.raft_id}
-        # Its report was lost: the leader sends it once more.
+        # The report was lost: the leader sends the snapshot again.
         await follower.member.install(
             GROUP, message("MsgSnapshot", term=made.term, snapshot=snapshot, **ids), made.folder
         )
@@ -255,7 +255,7 @@ async def test_complete_snapshot_on_disk_is_offered_for_installation(tmp_path: P
         await cluster.until(lambda: follower.store.get(b"t2") == b"two")
 
 
-async def test_entry_that_is_too_long_for_the_network_is_rejected_and_the_next_leadership_continues(
+async def test_entry_too_large_for_the_network_is_rejected_and_the_next_leader_continues(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert entry.ENTRY_BYTES_MAX + group.MESSAGE_BYTES_MAX < wire.MESSAGE_BYTES_MAX

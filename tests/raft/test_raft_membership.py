@@ -1,4 +1,4 @@
-"""Members that are taken in, replaced and come back, and changes that are lost on the way."""
+"""Members that are added, replaced or returning, and membership changes that are lost."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ async def change(cluster: Cluster, what: Change, *steps: Step) -> MemberNode:
         assert membership is not None
         try:
             await membership.propose(what, list(steps))
-        except Rejection:  # the leadership went, as it may at any time on a busy machine
+        except Rejection:  # the leadership changed, as it may at any time on a busy machine
             await asyncio.sleep(TICK_SECONDS)
         else:
             return leader
@@ -44,13 +44,13 @@ def invitation(node: MemberNode, replaces: int = 0) -> Change:
 
 
 async def founded(cluster: Cluster) -> tuple[MemberNode, MemberNode]:
-    """Returns leader and a follower of a cluster of three."""
+    """Returns the leader and a follower of a cluster of three."""
     await cluster.voters(3)
     leader = await cluster.leader()
     return leader, next(node for node in cluster.nodes.values() if node is not leader)
 
 
-async def test_member_that_was_removed_comes_back_with_its_disk(tmp_path: Path) -> None:
+async def test_removed_member_rejoins_with_its_disk(tmp_path: Path) -> None:
     async with Cluster(tmp_path) as cluster:
         leader, other = await founded(cluster)
         raft_id = other.member.row.raft_id
@@ -64,7 +64,7 @@ async def test_member_that_was_removed_comes_back_with_its_disk(tmp_path: Path) 
         assert not group_of(leader).members.invitations
 
 
-async def test_disk_that_was_replaced_has_no_vote_when_it_comes_back(tmp_path: Path) -> None:
+async def test_replaced_disk_has_no_vote_when_it_returns(tmp_path: Path) -> None:
     async with Cluster(tmp_path) as cluster:
         leader, other = await founded(cluster)
         old_id = other.member.row.raft_id
@@ -90,7 +90,7 @@ async def test_disk_that_was_replaced_has_no_vote_when_it_comes_back(tmp_path: P
         assert leader.term
 
 
-async def test_change_that_is_lost_with_its_leader_is_made_by_the_next_one(tmp_path: Path) -> None:
+async def test_change_lost_with_its_leader_is_made_by_the_next_one(tmp_path: Path) -> None:
     async with Cluster(tmp_path) as cluster:
         leader, _ = await founded(cluster)
         newcomer = cluster.node("d").start()
@@ -103,7 +103,7 @@ async def test_change_that_is_lost_with_its_leader_is_made_by_the_next_one(tmp_p
         await newcomer.stop()
 
 
-async def test_change_proposed_by_a_leader_that_is_cut_off_fails(tmp_path: Path) -> None:
+async def test_change_proposed_by_an_isolated_leader_fails(tmp_path: Path) -> None:
     async with Cluster(tmp_path) as cluster:
         leader, other = await founded(cluster)
         cluster.net.isolate(leader.name)
@@ -117,12 +117,12 @@ async def test_change_proposed_by_a_leader_that_is_cut_off_fails(tmp_path: Path)
         await cluster.voters(3)
 
 
-async def test_leader_that_the_others_remove_no_longer_serves(tmp_path: Path) -> None:
+async def test_leader_removed_by_the_others_stops_serving(tmp_path: Path) -> None:
     async with Cluster(tmp_path) as cluster:
         leader, _ = await founded(cluster)
         raft_id = leader.member.row.raft_id
         assert leader.member.membership is not None
-        with suppress(Rejection):  # a former leader cannot tell the outcome
+        with suppress(Rejection):  # a former leader does not know the outcome
             await leader.member.membership.propose(Change(removed=[raft_id]), [("remove", raft_id)])
         await cluster.until(lambda: not leader.term)
         other = await cluster.leader(beside=leader)
@@ -130,7 +130,7 @@ async def test_leader_that_the_others_remove_no_longer_serves(tmp_path: Path) ->
         assert len(read_conf_state(group_of(other).conf_state).voters) == 2
 
 
-async def test_learner_that_lost_its_disk_makes_room_for_the_next_one(tmp_path: Path) -> None:
+async def test_learner_with_a_lost_disk_is_replaced_when_it_rejoins(tmp_path: Path) -> None:
     async with Cluster(tmp_path) as cluster:
         leader, _ = await founded(cluster)
         newcomer = cluster.node("d").start()
@@ -150,7 +150,7 @@ async def test_learner_that_lost_its_disk_makes_room_for_the_next_one(tmp_path: 
         await newcomer.stop()
 
 
-def test_change_leaves_a_new_table_of_members_and_the_old_one_as_it_was() -> None:
+def test_change_creates_a_new_member_table_and_keeps_the_old_one_intact() -> None:
     one, two = (raft_rows_pb2.Member(raft_id=n, name=f"n{n}", address=f"n{n}:1") for n in (1, 2))
     asked = raft_rows_pb2.Invitation(name="n3", address="n3:1")
     table = raft_rows_pb2.MembersRow(members=[one], founding_voters=2)

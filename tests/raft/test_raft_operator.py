@@ -30,7 +30,7 @@ def operated(node: MemberNode, *, peers: dict[str, str] | None = None) -> RaftCl
     return RaftCluster(node.member, node.port, raft, lambda: bool(node.term))
 
 
-async def test_node_at_another_address_than_configured_is_not_taken_in(tmp_path: Path) -> None:
+async def test_node_at_an_unexpected_address_is_not_added(tmp_path: Path) -> None:
     async with Cluster(tmp_path) as cluster:
         await cluster.voters(3)
         operator = operated(await cluster.leader())
@@ -39,7 +39,7 @@ async def test_node_at_another_address_than_configured_is_not_taken_in(tmp_path:
         assert refused.value.reason is Reason.INVALID_FIELD
 
 
-async def test_changes_are_rejected_by_a_member_that_does_not_lead(tmp_path: Path) -> None:
+async def test_membership_changes_on_a_follower_are_rejected(tmp_path: Path) -> None:
     async with Cluster(tmp_path) as cluster:
         await cluster.voters(3)
         leader = await cluster.leader()
@@ -50,7 +50,7 @@ async def test_changes_are_rejected_by_a_member_that_does_not_lead(tmp_path: Pat
         assert refused.value.metadata["leader"] == leader.name
 
 
-async def test_voter_without_whom_too_few_would_remain_is_not_removed(tmp_path: Path) -> None:
+async def test_voter_is_not_removed_if_too_few_would_remain(tmp_path: Path) -> None:
     async with Cluster(tmp_path) as cluster:
         await cluster.voters(3)
         leader = await cluster.leader()
@@ -74,7 +74,7 @@ async def test_removing_a_node_that_is_not_a_member_is_rejected(tmp_path: Path) 
         assert refused.value.reason is Reason.MEMBER_NOT_FOUND
 
 
-async def test_learner_that_nobody_invites_any_more_is_added_again(tmp_path: Path) -> None:
+async def test_learner_that_is_no_longer_invited_can_be_added_again(tmp_path: Path) -> None:
     async with Cluster(tmp_path) as cluster:
         await cluster.voters(3)
         newcomer = cluster.node("d").start()
@@ -96,7 +96,7 @@ async def until_done(cluster: Cluster, ask: Callable[[MemberNode], Awaitable[Non
             await asyncio.sleep(TICK_SECONDS)
 
 
-async def test_replacement_that_does_not_answer_is_rejected_and_changes_nothing(
+async def test_replacement_by_an_unreachable_node_is_rejected_and_changes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(raft_cluster, "MEET_SECONDS", 0.1)
@@ -116,7 +116,7 @@ async def test_replacement_that_does_not_answer_is_rejected_and_changes_nothing(
         assert refused.value.reason is Reason.MEMBER_EXISTS
 
 
-async def test_member_that_moved_keeps_its_vote_and_gets_its_new_address(tmp_path: Path) -> None:
+async def test_member_that_moves_keeps_its_vote_at_its_new_address(tmp_path: Path) -> None:
     async with Cluster(tmp_path) as cluster:
         await cluster.voters(3)
         leader = await cluster.leader()
@@ -130,7 +130,7 @@ async def test_member_that_moved_keeps_its_vote_and_gets_its_new_address(tmp_pat
         await cluster.voters(3)
 
 
-async def test_leader_that_was_elected_a_moment_ago_takes_orders(tmp_path: Path) -> None:
+async def test_newly_elected_leader_accepts_membership_changes(tmp_path: Path) -> None:
     async with Cluster(tmp_path, "abcde") as cluster:
         await cluster.voters(5)
         leader = await cluster.leader()
@@ -148,7 +148,7 @@ async def test_leader_that_was_elected_a_moment_ago_takes_orders(tmp_path: Path)
             await cluster.voters(left)
 
 
-async def test_removed_member_that_comes_back_learns_it_from_the_leader(tmp_path: Path) -> None:
+async def test_returning_member_learns_of_its_removal_from_the_leader(tmp_path: Path) -> None:
     async with Cluster(tmp_path) as cluster:
         await cluster.voters(3)
         leader = await cluster.leader()
@@ -160,7 +160,7 @@ async def test_removed_member_that_comes_back_learns_it_from_the_leader(tmp_path
             leader.member.met(other.member.hello(), "")
 
 
-async def test_member_back_from_an_old_copy_learns_it_from_the_leader(tmp_path: Path) -> None:
+async def test_member_restored_from_an_old_copy_learns_so_from_the_leader(tmp_path: Path) -> None:
     async with Cluster(tmp_path) as cluster:
         await cluster.voters(3)
         leader = await cluster.leader()
@@ -180,4 +180,4 @@ async def test_member_back_from_an_old_copy_learns_it_from_the_leader(tmp_path: 
         other.start()
         with pytest.raises(Unwelcome, match=f"{other.name} .* its store is an old copy"):
             leader.member.met(other.member.hello(), "")
-        leader.member.met(replace(other.member.hello(), last_index=None), "")  # of a version that does not tell
+        leader.member.met(replace(other.member.hello(), last_index=None), "")  # from a version that does not report it

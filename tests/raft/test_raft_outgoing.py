@@ -1,4 +1,4 @@
-"""Snapshots on their way: which files go, what is kept of the log meanwhile, and when files are removed."""
+"""Outgoing snapshots: which files are sent, how much log is kept meanwhile, and when files are removed."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Lagging:
         self.leader: Member
         self.cluster, self.leader, _ = lagging(offered=False)
         self.net, self.removed = Sent(), list[str]()
-        disk: Any = None  # nothing is cut
+        disk: Any = None  # nothing is truncated
         self.log = StoredLog(GroupKeys(GROUP), disk)
         self.outgoing = Outgoing(self.leader.node, self.net, GROUP, 1, self.log)
 
@@ -70,7 +70,7 @@ def life() -> Lagging:
     return Lagging()
 
 
-def test_snapshot_keeps_its_files_and_the_log_behind_it_until_it_is_sent(life: Lagging) -> None:
+def test_snapshot_in_flight_keeps_its_files_and_later_log_entries(life: Lagging) -> None:
     first = life.made("first")
     life.outgoing.offer(first)
     life.outgoing.send(FOLLOWER, life.message())
@@ -83,7 +83,7 @@ def test_snapshot_keeps_its_files_and_the_log_behind_it_until_it_is_sent(life: L
     assert (life.removed, life.log.held) == (["first"], None)
 
 
-def test_message_of_an_older_snapshot_never_goes_with_files_of_a_newer_one(life: Lagging) -> None:
+def test_message_of_an_older_snapshot_is_never_sent_with_newer_files(life: Lagging) -> None:
     life.outgoing.offer(life.made("first"))
     message = life.message()
     life.write()
@@ -93,7 +93,7 @@ def test_message_of_an_older_snapshot_never_goes_with_files_of_a_newer_one(life:
     assert life.removed == ["first"]
 
 
-def test_snapshot_that_nobody_needs_is_withdrawn_and_its_files_go(
+def test_unneeded_snapshot_is_withdrawn_and_its_files_are_removed(
     life: Lagging, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(outgoing, "KEPT_TICKS", 3)

@@ -1,4 +1,4 @@
-"""Waiters for a group's decisions are told once, and correctly."""
+"""Waiters for a group's decisions are notified once, and correctly."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ async def pending() -> Pending:
 
 
 async def told(future: asyncio.Future[None]) -> str:
-    """Returns the outcome that a waiter is told."""
+    """Returns the outcome that is reported to a waiter."""
     try:
         async with asyncio.timeout(5):
             await future
@@ -28,7 +28,7 @@ async def told(future: asyncio.Future[None]) -> str:
     return "done"
 
 
-async def test_proposal_is_done_when_its_entry_is_applied_with_its_term(pending: Pending) -> None:
+async def test_proposal_completes_when_its_entry_is_applied_in_its_term(pending: Pending) -> None:
     futures = [pending.proposed(index, 3) for index in (5, 6, 7, 8)]
     pending.applied([(4, 3, True), (5, 3, True), (6, 4, True), (7, 3, False)])
     assert [await told(future) for future in futures[:3]] == ["done", "NOT_LEADER", "NOT_LEADER"]
@@ -36,7 +36,7 @@ async def test_proposal_is_done_when_its_entry_is_applied_with_its_term(pending:
     assert pending.proposals == 1
 
 
-async def test_everybody_learns_once_that_the_leadership_is_lost(pending: Pending) -> None:
+async def test_every_waiter_is_notified_once_when_leadership_is_lost(pending: Pending) -> None:
     asked: list[bytes] = []
     answered = pending.ask(True, asked.append)
     await asyncio.sleep(0)
@@ -53,7 +53,7 @@ async def test_everybody_learns_once_that_the_leadership_is_lost(pending: Pendin
     assert pending.proposals == 0
 
 
-async def test_reads_of_one_turn_ask_once_and_wait_for_what_was_decided_then(pending: Pending) -> None:
+async def test_reads_of_one_turn_share_a_read_index(pending: Pending) -> None:
     asked: list[bytes] = []
     first, second = pending.ask(True, asked.append), pending.ask(True, asked.append)
     assert first is second
@@ -72,7 +72,7 @@ async def test_reads_of_one_turn_ask_once_and_wait_for_what_was_decided_then(pen
     assert await told(third) == "done"
 
 
-async def test_read_asked_after_the_loss_is_not_taken_for_the_one_before(pending: Pending) -> None:
+async def test_read_after_a_loss_of_leadership_is_independent_of_earlier_reads(pending: Pending) -> None:
     asked: list[bytes] = []
     before = pending.ask(True, asked.append)
     pending.fail()
@@ -84,14 +84,14 @@ async def test_read_asked_after_the_loss_is_not_taken_for_the_one_before(pending
     assert [await told(before), await told(after)] == ["NOT_LEADER", "done"]
 
 
-async def test_read_of_a_follower_is_rejected_at_once(pending: Pending) -> None:
+async def test_read_on_a_follower_is_rejected_at_once(pending: Pending) -> None:
     asked: list[bytes] = []
     assert await told(pending.ask(False, asked.append)) == "NOT_LEADER"
     await asyncio.sleep(0)
     assert asked == []
 
 
-async def test_waiter_that_is_gone_disturbs_nobody(pending: Pending) -> None:
+async def test_cancelled_waiter_does_not_affect_others(pending: Pending) -> None:
     gone, there = pending.proposed(5, 3), pending.proposed(6, 3)
     gone.cancel()
     pending.applied([(5, 3, True), (6, 3, True)])

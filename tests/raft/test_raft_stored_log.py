@@ -1,4 +1,4 @@
-"""The log is cut in slices, so that the event loop never waits long for it."""
+"""The log is truncated in slices, so that the event loop never waits long for it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from members_net import Cluster
 BIG = 1 << 40
 
 
-async def test_long_log_is_cut_in_slices_until_it_is_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_long_log_is_truncated_in_slices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stored_log, "LOG_BYTES", BIG)
     monkeypatch.setattr(stored_log, "LOG_BYTES_MAX", BIG)
     async with Cluster(tmp_path, "a") as cluster:

@@ -1,4 +1,4 @@
-"""Limits of the search: no long polls, which would take its time and show nothing."""
+"""Limits of the search: no long polls, which would take time and reveal nothing."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ SECONDS_MAX = 300
 
 @pytest.mark.timeout(SECONDS_MAX)
 @pytest.mark.parametrize("phases", ["examples,coverage,fuzzing", "stateful"])
-def test_server_and_document_agree(tmp_path: Path, phases: str) -> None:
+def test_server_conforms_to_the_openapi_document(tmp_path: Path, phases: str) -> None:
     with ServerProcess(tmp_path) as server:
         command = [Path(sys.executable).with_name("schemathesis"), "--config-file", HERE / "schemathesis.toml", "run"]
         command += [f"{server.http_url}/openapi.json", "--phases", phases, "--max-time", str(SECONDS)]

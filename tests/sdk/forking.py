@@ -1,4 +1,4 @@
-"""A process with clients in some state, which forks children in some way, then carries on, closes its clients or exits.
+"""A process with clients in a given state that forks children, then carries on, closes its clients or exits.
 
 Usage: forking.py DIRECTORY PRODUCER_ADDRESS WORKER_ADDRESS TOKEN STATE WAY THEN CHILDREN
 
@@ -146,7 +146,7 @@ def start(way: str, place: Place, number: int, parent: Parent) -> Callable[[], o
             status = 0
         finally:
             os._exit(status)
-    if way == "os.fork, exit":  # the child's interpreter is taken down, with everything that it inherited
+    if way == "os.fork, exit":  # the child's interpreter shuts down, with everything that it inherited
         if pid := os.fork():
             return lambda: os.waitpid(pid, 0)
         child(place, number, objects)
@@ -161,7 +161,7 @@ def start(way: str, place: Place, number: int, parent: Parent) -> Callable[[], o
 
 
 def child(place: Place, number: int, inherited: list[Any] | None = None) -> None:
-    """Works with clients of its own, or with those of the parent."""
+    """Works with new clients, or with the parent's clients."""
     deadline = time.monotonic() + GATE_SECONDS_MAX
     while not (Path(place.directory) / "go").exists():
         assert time.monotonic() < deadline, "nobody opened the gate"
@@ -179,7 +179,7 @@ def child(place: Place, number: int, inherited: list[Any] | None = None) -> None
 
 
 def work(place: Place, number: int) -> list[str]:
-    """One task through clients of the child's own, of every kind."""
+    """Creates and completes a task with new clients of every kind."""
     command = f"child-{Path(place.directory).name}-{number}"[-100:]
     options: dict[str, Any] = {"token": place.token, "timeout_seconds": TIMEOUT_SECONDS}
 
@@ -207,7 +207,7 @@ def work(place: Place, number: int) -> list[str]:
 
 
 def use(inherited: list[Any]) -> list[str]:
-    """The errors of everything that the parent's objects can do."""
+    """Returns the error of every operation on the parent's objects."""
     producer, client, worker = inherited
     told = []
     for call in (

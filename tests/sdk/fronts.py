@@ -29,11 +29,11 @@ class Front(grpc.GenericRpcHandler):
     """One node.
 
     Attributes:
-        address: Where it listens, also after it was killed.
+        address: Where it listens, even after it was killed.
         leads: Whether it forwards.
         leader: The leader that it names when it rejects; empty: none.
         members: The topology that it reports.
-        kills_itself: Whether it dies in place of the next answer that the real server gives to a unary call.
+        kills_itself: Whether it dies instead of returning the real server's next answer to a unary call.
         calls: Methods called on it, including rejected calls.
     """
 
@@ -49,7 +49,7 @@ class Front(grpc.GenericRpcHandler):
         self._killing: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Starts to listen."""
+        """Starts listening."""
         self._server = grpc.aio.server(options=(("grpc.so_reuseport", 0),))
         self._server.add_generic_rpc_handlers((self,))
         port = self._server.add_insecure_port(self.address or "127.0.0.1:0")
@@ -142,7 +142,7 @@ class Front(grpc.GenericRpcHandler):
 
 @contextlib.asynccontextmanager
 async def fronts(server: ServerProcess, count: int = 3) -> AsyncIterator[list[Front]]:
-    """Nodes before a server, all of them known to each other; the first one leads."""
+    """Nodes in front of a server, all of them known to each other; the first one leads."""
     nodes = [Front(server.producer_addr) for _ in range(count)]
     try:
         for node in nodes:
@@ -170,7 +170,7 @@ def _metadata(context: Any) -> tuple[tuple[str, str], ...]:
 async def _up(context: Any, call: Any) -> None:
     while (message := await context.read()) is not grpc.aio.EOF:
         await call.write(message)
-    # Reading ends in the same way when the call broke; a write is cancelled then, and nothing is given back.
+    # Reading also ends when the call breaks; the write is then cancelled, and no task is given back.
     await context.write(b"")
     await call.done_writing()
 

@@ -1,4 +1,4 @@
-"""A worker in a process of its own: prints each task it receives, and ends it when told to on stdin."""
+"""A worker in a process of its own: prints each task it receives, and settles it on a line from stdin."""
 
 from __future__ import annotations
 

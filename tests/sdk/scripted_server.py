@@ -33,26 +33,26 @@ class Conversation(Generic[_Request]):
         self.requests: list[_Request] = []
 
     async def read(self) -> _Request:
-        """The next message of the client; fails the test if it half-closed instead."""
+        """Returns the client's next message; fails the test if the client half-closed instead."""
         request = await self._read()
         assert request is not grpc.aio.EOF, "half-closed"
         self.requests.append(request)
         return request
 
     async def read_until(self, condition: Callable[[_Request], object]) -> _Request:
-        """The first of the next messages that fits."""
+        """Returns the next message that matches."""
         while not condition(request := await self.read()):
             pass
         return request
 
     async def __aiter__(self) -> AsyncIterator[_Request]:
-        """The messages up to the half-close, as they come."""
+        """Yields messages up to the half-close, as they arrive."""
         while (request := await self._read()) is not grpc.aio.EOF:
             self.requests.append(request)
             yield request
 
     async def read_end(self) -> list[_Request]:
-        """The messages up to the half-close."""
+        """Returns the messages up to the half-close."""
         return [request async for request in self]
 
     async def write(self, response: Any) -> None:
@@ -61,7 +61,7 @@ class Conversation(Generic[_Request]):
     async def read_break(self, nothing: Any) -> None:
         """Reads until the client breaks the call, which ends the script; fails the test if it half-closes.
 
-        Reading ends in the same way for both. A write, of a response that says nothing, is cancelled by a break.
+        Reading ends in the same way for both, but a break cancels the write of the empty response `nothing`.
         """
         await self.read_end()
         await self.write(nothing)
@@ -75,7 +75,7 @@ class Conversation(Generic[_Request]):
             await done.wait()
 
     async def abort(self, reason: str, message: str = "as the script says", **about: str) -> None:
-        """Ends the call with a reason of the error table, and what its metadata says."""
+        """Ends the call with a reason of the error table and its metadata."""
         row = reasons.BY_NAME[reason]
         detail = any_pb2.Any()
         detail.Pack(error_details_pb2.ErrorInfo(reason=reason, domain=reasons.DOMAIN, metadata=about))
@@ -188,7 +188,7 @@ def has_outcomes(request: worker_service_pb2.WorkRequest) -> bool:
 
 
 async def answer(stream: Work) -> None:
-    """Settles outcomes as they come, until the worker half-closes."""
+    """Settles outcomes as they arrive, until the worker half-closes."""
     async for request in stream:
         if request.outcomes:
             await stream.write(settled(len(request.outcomes)))

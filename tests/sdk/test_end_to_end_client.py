@@ -10,7 +10,7 @@ import pytest
 from server_process import DEV_TOKEN, ServerProcess
 
 
-def test_client_takes_a_task_through_its_life(shared_server: ServerProcess) -> None:
+def test_client_drives_a_task_through_its_lifecycle(shared_server: ServerProcess) -> None:
     with codeq.Client(shared_server.producer_addr, token=DEV_TOKEN) as client:
         created = client.create("client-life", {"n": 1}, priority=3, max_attempts=4)
         assert (created.status, created.priority, created.max_attempts) == ("PENDING", 3, 4)
@@ -40,7 +40,7 @@ def test_client_takes_a_task_through_its_life(shared_server: ServerProcess) -> N
         assert client.claim(["client-life"]) == []
 
 
-def test_client_fails_a_task_and_reads_queues_and_server(shared_server: ServerProcess) -> None:
+def test_client_fails_a_task_and_reads_queue_and_server_state(shared_server: ServerProcess) -> None:
     with codeq.Client(shared_server.worker_addr, token=DEV_TOKEN) as client:
         tasks = client.create_batch([codeq.NewTask("client-fail", n, delay=3600 if n else None) for n in range(3)])
         assert [task.status for task in tasks if isinstance(task, codeq.Task)] == ["PENDING", "SCHEDULED", "SCHEDULED"]
@@ -78,7 +78,7 @@ def test_client_gets_typed_errors(shared_server: ServerProcess) -> None:
     assert unavailable.value.retryable
 
 
-async def test_async_client_takes_a_task_through_its_life(shared_server: ServerProcess) -> None:
+async def test_async_client_drives_a_task_through_its_lifecycle(shared_server: ServerProcess) -> None:
     async with codeq.AsyncClient(shared_server.producer_addr, token=lambda: DEV_TOKEN) as client:
         waiting = asyncio.create_task(client.claim(["async-client"], wait=20))
         created = await client.create("async-client", [1])

@@ -59,7 +59,7 @@ def line_of(process: subprocess.Popen[str]) -> list[str]:
     return process.stdout.readline().split()
 
 
-def test_task_is_created_worked_on_and_its_result_read(shared_server: ServerProcess) -> None:
+def test_task_is_created_and_processed_and_its_result_read(shared_server: ServerProcess) -> None:
     worker = codeq.Worker(shared_server.worker_addr, token=DEV_TOKEN)
 
     @worker.task("sdk-life")
@@ -77,7 +77,7 @@ def test_task_is_created_worked_on_and_its_result_read(shared_server: ServerProc
         assert (record.status, record.result) == ("COMPLETED", {"seen": {"orderId": "42"}})
 
 
-async def test_task_is_created_worked_on_and_its_result_read_by_the_async_forms(shared_server: ServerProcess) -> None:
+async def test_task_is_created_and_processed_and_its_result_read_asynchronously(shared_server: ServerProcess) -> None:
     async def handle(task: codeq.Task) -> object:
         return await asyncio.to_thread(lambda: task.payload)
 
@@ -94,7 +94,7 @@ async def test_task_is_created_worked_on_and_its_result_read_by_the_async_forms(
     await asyncio.wait_for(run, 20)
 
 
-def test_outcomes_other_than_completed_take_effect(shared_server: ServerProcess) -> None:
+def test_worker_can_return_every_other_outcome(shared_server: ServerProcess) -> None:
     attempts: Counter[str] = Counter()
 
     def handle(task: codeq.Task) -> object:
@@ -129,7 +129,7 @@ def test_outcomes_other_than_completed_take_effect(shared_server: ServerProcess)
     assert "ValueError: bad order" in (records["raise"].error or "")
 
 
-def test_exception_is_retried_after_the_backoff_of_the_server(shared_server: ServerProcess) -> None:
+def test_failed_handler_is_retried_after_the_servers_backoff(shared_server: ServerProcess) -> None:
     def handle(task: codeq.Task) -> object:
         raise ValueError("bad order")
 
@@ -145,7 +145,7 @@ def test_exception_is_retried_after_the_backoff_of_the_server(shared_server: Ser
     assert task.status in {"SCHEDULED", "PENDING"}
 
 
-def test_bad_item_of_a_batch_affects_no_other_item(shared_server: ServerProcess) -> None:
+def test_invalid_batch_item_affects_no_other_item(shared_server: ServerProcess) -> None:
     with codeq.Producer(shared_server.producer_addr, token=DEV_TOKEN) as producer:
         results = producer.create_batch(
             [
@@ -166,7 +166,7 @@ def test_bad_item_of_a_batch_affects_no_other_item(shared_server: ServerProcess)
         assert len(client.get(largest).payload_bytes) == 1 << 20
 
 
-def test_many_threads_create_and_a_worker_with_small_windows_takes_each_task_once(shared_server: ServerProcess) -> None:
+def test_worker_with_small_windows_gets_each_task_of_many_threads_once(shared_server: ServerProcess) -> None:
     done: Counter[object] = Counter()
 
     def create_some(first: int) -> None:
@@ -192,7 +192,7 @@ def test_many_threads_create_and_a_worker_with_small_windows_takes_each_task_onc
 
 
 @pytest.mark.parametrize("is_async", [False, True])
-def test_lease_of_a_task_that_takes_three_times_as_long_is_kept(shared_server: ServerProcess, is_async: bool) -> None:
+def test_lease_is_renewed_for_a_task_three_times_its_length(shared_server: ServerProcess, is_async: bool) -> None:
     command = f"sdk-long-{is_async}"
 
     def handle(task: codeq.Task) -> object:
@@ -210,7 +210,7 @@ def test_lease_of_a_task_that_takes_three_times_as_long_is_kept(shared_server: S
     assert (record.status, record.result) == ("COMPLETED", [False, 1])
 
 
-def test_task_of_a_killed_worker_is_delivered_again_and_its_late_completion_is_rejected(
+def test_task_of_a_killed_worker_is_redelivered_and_its_late_completion_rejected(
     shared_server: ServerProcess,
 ) -> None:
     with codeq.Client(shared_server.producer_addr, token=DEV_TOKEN) as client:
@@ -256,7 +256,7 @@ def test_late_outcome_of_a_worker_that_lost_its_lease_is_rejected_and_counted(sh
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_signal_drains_the_worker(shared_server: ServerProcess, number: signal.Signals) -> None:
+def test_signal_drains_the_worker_process(shared_server: ServerProcess, number: signal.Signals) -> None:
     command = f"sdk-drain-{number.name}"
     with codeq.Client(shared_server.producer_addr, token=DEV_TOKEN) as client:
         ids = [client.create(command).id for _ in range(5)]
@@ -273,7 +273,7 @@ def test_signal_drains_the_worker(shared_server: ServerProcess, number: signal.S
         assert {client.get(task_id).attempts for task_id in set(ids) - set(taken)} == {0}
 
 
-def test_second_signal_gives_running_tasks_back(shared_server: ServerProcess) -> None:
+def test_second_signal_returns_running_tasks(shared_server: ServerProcess) -> None:
     with codeq.Client(shared_server.producer_addr, token=DEV_TOKEN) as client:
         task_id = client.create("sdk-second").id
         with worker_process(shared_server, "sdk-second") as process:
@@ -285,7 +285,7 @@ def test_second_signal_gives_running_tasks_back(shared_server: ServerProcess) ->
         assert client.get(task_id).attempts == 0
 
 
-async def test_producer_and_worker_survive_a_crash_of_the_server(server: ServerProcess) -> None:
+async def test_producer_and_worker_survive_a_server_crash(server: ServerProcess) -> None:
     """Kills the server while tasks are created and worked on: every acknowledged task is completed in the end."""
     acknowledged: list[str] = []
     is_over = False
@@ -322,7 +322,7 @@ async def test_producer_and_worker_survive_a_crash_of_the_server(server: ServerP
     assert worker.stats.streams >= 3
 
 
-async def test_task_that_runs_while_the_server_is_stopped_and_started_is_ended_once(server: ServerProcess) -> None:
+async def test_task_running_over_a_server_restart_ends_once(server: ServerProcess) -> None:
     runs = 0
     started, may_end = asyncio.Event(), asyncio.Event()
 

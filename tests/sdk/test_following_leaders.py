@@ -41,7 +41,7 @@ async def test_client_finds_the_leader_from_the_address_of_any_node(shared_serve
         assert nodes[1].calls == []
 
 
-async def test_client_that_blocks_follows_leaders_too(shared_server: ServerProcess) -> None:
+async def test_sync_client_follows_leaders_too(shared_server: ServerProcess) -> None:
     async with fronts(shared_server) as nodes:
         elect(nodes, nodes[1])
         with codeq.Client([node.address for node in nodes], token=DEV_TOKEN) as client:
@@ -54,7 +54,7 @@ async def test_client_that_blocks_follows_leaders_too(shared_server: ServerProce
             assert (await asyncio.to_thread(client.queue, "follow-sync")).ready == 2
 
 
-async def test_client_given_one_address_learns_the_others_and_outlives_it(shared_server: ServerProcess) -> None:
+async def test_client_given_one_address_learns_the_others_and_survives_its_loss(shared_server: ServerProcess) -> None:
     async with fronts(shared_server) as nodes, client_of(nodes[0].address) as client:
         await client.create("follow-learned")
         await eventually(lambda: client._endpoint.servers.are_many)
@@ -63,7 +63,7 @@ async def test_client_given_one_address_learns_the_others_and_outlives_it(shared
         assert (await client.queue("follow-learned")).ready == 1
 
 
-async def test_create_without_a_key_whose_answer_is_lost_makes_one_task(shared_server: ServerProcess) -> None:
+async def test_create_without_a_key_makes_one_task_even_if_its_answer_is_lost(shared_server: ServerProcess) -> None:
     async with fronts(shared_server) as nodes, client_of(*(node.address for node in nodes)) as client:
         nodes[0].kills_itself = True
         creating = asyncio.create_task(client.create("follow-once", {"n": 1}))
@@ -74,7 +74,7 @@ async def test_create_without_a_key_whose_answer_is_lost_makes_one_task(shared_s
         assert (await client.get(task.id)).payload == {"n": 1}
 
 
-async def test_batch_whose_answer_is_lost_is_made_once(shared_server: ServerProcess) -> None:
+async def test_batch_is_created_once_even_if_its_answer_is_lost(shared_server: ServerProcess) -> None:
     async with fronts(shared_server) as nodes, client_of(*(node.address for node in nodes)) as client:
         for command, atomic in (("follow-batch", False), ("follow-atomic", True)):
             leader = next(node for node in nodes if node.leads)
@@ -88,7 +88,7 @@ async def test_batch_whose_answer_is_lost_is_made_once(shared_server: ServerProc
             assert (await client.queue(command)).ready == 3
 
 
-async def test_outcome_whose_reply_is_lost_is_repeated_with_its_token(shared_server: ServerProcess) -> None:
+async def test_outcome_with_a_lost_reply_is_retried_with_its_token(shared_server: ServerProcess) -> None:
     async with fronts(shared_server) as nodes, client_of(*(node.address for node in nodes)) as client:
         await client.create("follow-outcome")
         [task] = await client.claim(["follow-outcome"])
@@ -99,7 +99,7 @@ async def test_outcome_whose_reply_is_lost_is_repeated_with_its_token(shared_ser
         assert (await completing).result == {"ok": True}
 
 
-async def test_call_that_must_not_be_repeated_passes_dead_nodes_and_fails_when_its_answer_is_lost(
+async def test_non_idempotent_call_skips_dead_nodes_and_fails_if_its_answer_is_lost(
     shared_server: ServerProcess,
 ) -> None:
     async with fronts(shared_server) as nodes, client_of(*(node.address for node in nodes)) as client:
@@ -113,7 +113,7 @@ async def test_call_that_must_not_be_repeated_passes_dead_nodes_and_fails_when_i
         assert sum("/codeq.v1.QueueService/PurgeQueue" in node.calls for node in nodes) == 1
 
 
-async def test_call_while_nobody_leads_waits_for_the_election_and_ends_with_its_deadline(
+async def test_call_without_a_leader_waits_for_an_election_until_its_deadline(
     shared_server: ServerProcess,
 ) -> None:
     async with fronts(shared_server) as nodes:
@@ -134,7 +134,7 @@ async def test_call_while_nobody_leads_waits_for_the_election_and_ends_with_its_
             assert (await client.queue("follow-election")).ready == 1
 
 
-async def test_producer_loses_and_duplicates_nothing_while_leaders_die(shared_server: ServerProcess) -> None:
+async def test_producer_loses_and_duplicates_nothing_while_leaders_are_killed(shared_server: ServerProcess) -> None:
     made: list[str] = []
     enough = asyncio.Event()
 
@@ -161,7 +161,7 @@ async def test_producer_loses_and_duplicates_nothing_while_leaders_die(shared_se
 
 
 @pytest.mark.parametrize("reason", ["DRAINING", "NOT_LEADER"])
-async def test_streams_go_to_the_leader_that_a_notice_names(reason: str) -> None:
+async def test_streams_move_to_the_leader_named_in_a_notice(reason: str) -> None:
     async def accept(stream: Produce) -> None:
         await welcome_producer(stream)
         async for frame in stream:
@@ -192,7 +192,7 @@ async def test_streams_go_to_the_leader_that_a_notice_names(reason: str) -> None
 
 
 @pytest.mark.parametrize("way", ["killed", "deposed"])
-async def test_worker_keeps_its_handlers_running_and_settles_with_the_next_leader(
+async def test_worker_keeps_handlers_running_and_settles_with_the_next_leader(
     shared_server: ServerProcess, way: str
 ) -> None:
     command = f"follow-{way}"
@@ -224,7 +224,7 @@ async def test_worker_keeps_its_handlers_running_and_settles_with_the_next_leade
         assert (runs, worker.stats.lost, worker.stats.refused) == ([1, 1], 0, 0)
 
 
-async def test_undecided_outcome_is_resent_over_the_next_stream() -> None:
+async def test_unsettled_outcome_is_resent_over_the_next_stream() -> None:
     unknown = [worker_pb.OutcomeError(number=1, reason=error_pb2.ERROR_REASON_OUTCOME_UNKNOWN)]
     sent: list[str] = []
 

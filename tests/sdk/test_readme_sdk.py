@@ -15,7 +15,7 @@ README = Path(__file__).resolve().parents[2] / "sdks" / "python" / "README.md"
 LINES_MAX = 15
 
 
-def test_programs_of_the_readme_create_a_task_and_work_on_it(shared_server: ServerProcess) -> None:
+def test_readme_programs_create_and_complete_a_task(shared_server: ServerProcess) -> None:
     producer, worker, *_ = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL)
     assert max(len(program.splitlines()) for program in (producer, worker)) <= LINES_MAX
     env = {"CODEQ_PRODUCER_ADDR": shared_server.producer_addr, "CODEQ_WORKER_ADDR": shared_server.worker_addr}

@@ -43,10 +43,10 @@ async def load(addresses: list[str], command: str) -> AsyncIterator[tuple[set[st
     async def work(task: codeq.Task) -> None:
         worked[task.id] += 1
 
-    # What a leader had sent and nobody got comes back when its lease ends.
+    # Tasks that a dead leader had sent in vain return when their leases expire.
     worker = codeq.AsyncWorker(addresses, token=TOKEN, concurrency=64, lease_seconds=10)
     async with codeq.AsyncProducer(addresses[:1], token=TOKEN) as producer, running(worker, work, command):
-        await producer.create(f"{command}-first")  # meets the cluster: its other members are learned
+        await producer.create(f"{command}-first")  # first contact: the client learns the other members
         async with asyncio.TaskGroup() as group:
             for _ in range(8):
                 group.create_task(create(producer))
@@ -57,7 +57,7 @@ async def load(addresses: list[str], command: str) -> AsyncIterator[tuple[set[st
 
 
 @pytest.mark.timeout(240)
-async def test_program_sees_no_error_while_leaders_die_and_hand_over(tmp_path: Path) -> None:
+async def test_program_sees_no_error_while_leaders_are_killed_and_hand_over(tmp_path: Path) -> None:
     with ClusterProcess(tmp_path) as cluster:
         addresses = list(cluster.addresses("grpc_addr").values())
         async with codeq.AsyncClient(addresses, token=TOKEN) as client:

@@ -37,18 +37,14 @@ NO_SECONDS = [
 
 @pytest.mark.parametrize("make", [codeq.Producer, codeq.AsyncProducer, codeq.Client, codeq.AsyncClient])
 @pytest.mark.parametrize(("seconds", "kind"), [*NO_SECONDS, (0, ValueError), (10**400, ValueError), (None, TypeError)])
-def test_invalid_timeout_of_a_client_is_rejected(
-    make: Callable[..., object], seconds: Any, kind: type[Exception]
-) -> None:
+def test_invalid_client_timeout_is_rejected(make: Callable[..., object], seconds: Any, kind: type[Exception]) -> None:
     with pytest.raises(kind, match="timeout_seconds"):
         make(NOWHERE, timeout_seconds=seconds)
     make(NOWHERE, timeout_seconds=SECONDS_MAX)
 
 
 @pytest.mark.parametrize(("seconds", "kind"), [*NO_SECONDS, (0, ValueError), (1e300, ValueError)])
-async def test_invalid_timeout_of_a_call_is_rejected_before_anything_is_sent(
-    seconds: Any, kind: type[Exception]
-) -> None:
+async def test_invalid_call_timeout_is_rejected_before_anything_is_sent(seconds: Any, kind: type[Exception]) -> None:
     with codeq.Producer(NOWHERE, timeout_seconds=1) as producer:
         with pytest.raises(kind, match="timeout_seconds"):
             producer.create("X", timeout_seconds=seconds)
@@ -60,7 +56,7 @@ async def test_invalid_timeout_of_a_call_is_rejected_before_anything_is_sent(
 
 
 @pytest.mark.parametrize("wait", [math.inf, math.nan, -1, 2**31, "1"])
-async def test_invalid_wait_is_an_invalid_field(wait: Any) -> None:
+async def test_invalid_wait_raises_invalid_field(wait: Any) -> None:
     with codeq.Client(NOWHERE, timeout_seconds=1) as client:
         for call in (lambda: client.result("t", wait=wait), lambda: client.claim(wait=wait)):
             with pytest.raises(codeq.InvalidField) as caught:
@@ -71,7 +67,7 @@ async def test_invalid_wait_is_an_invalid_field(wait: Any) -> None:
             await others.claim(wait=wait)
 
 
-async def test_longest_times_reach_the_server(shared_server: ServerProcess) -> None:
+async def test_longest_durations_reach_the_server(shared_server: ServerProcess) -> None:
     options: dict[str, Any] = {"token": DEV_TOKEN, "timeout_seconds": SECONDS_MAX}
     with codeq.Producer(shared_server.producer_addr, **options) as producer:
         task_id = producer.create("LONGEST", timeout_seconds=SECONDS_MAX)
@@ -97,7 +93,7 @@ async def test_longest_times_reach_the_server(shared_server: ServerProcess) -> N
         ("name", "a" * 65, ValueError),
     ],
 )
-def test_argument_of_a_worker_out_of_bounds_is_rejected(
+def test_worker_argument_out_of_bounds_is_rejected(
     make: Callable[..., object], name: str, value: Any, kind: type[Exception]
 ) -> None:
     with pytest.raises(kind, match=name):
@@ -105,7 +101,7 @@ def test_argument_of_a_worker_out_of_bounds_is_rejected(
 
 
 @pytest.mark.parametrize(("seconds", "kind"), NO_SECONDS)
-def test_invalid_drain_time_of_a_stop_is_rejected(seconds: Any, kind: type[Exception]) -> None:
+def test_invalid_drain_time_is_rejected(seconds: Any, kind: type[Exception]) -> None:
     worker = codeq.Worker(NOWHERE, drain_seconds=0)
     with pytest.raises(kind, match="drain_seconds"):
         worker.stop(seconds)
@@ -114,15 +110,13 @@ def test_invalid_drain_time_of_a_stop_is_rejected(seconds: Any, kind: type[Excep
 
 @pytest.mark.parametrize("make", [codeq.Producer, codeq.AsyncProducer])
 @pytest.mark.parametrize(("name", "kind"), [("\ud800", ValueError), ("a" * 129, ValueError), (b"a", TypeError)])
-def test_name_that_a_producer_cannot_have_is_rejected(
-    make: Callable[..., object], name: Any, kind: type[Exception]
-) -> None:
+def test_invalid_producer_name_is_rejected(make: Callable[..., object], name: Any, kind: type[Exception]) -> None:
     with pytest.raises(kind, match="client_name"):
         make(NOWHERE, client_name=name)
 
 
 @pytest.mark.parametrize("wrong", [None, "A", {"command": "A"}])
-async def test_batch_item_that_is_not_a_task_is_rejected_by_its_index(wrong: Any) -> None:
+async def test_batch_item_that_is_not_a_task_is_rejected_with_its_index(wrong: Any) -> None:
     tasks = [codeq.NewTask("X"), wrong]
     with codeq.Producer(NOWHERE, timeout_seconds=1) as producer, codeq.Client(NOWHERE, timeout_seconds=1) as client:
         for create_batch in (producer.create_batch, client.create_batch):
@@ -134,7 +128,7 @@ async def test_batch_item_that_is_not_a_task_is_rejected_by_its_index(wrong: Any
 
 
 @pytest.mark.parametrize("wrong", ["RESIZE", b"RESIZE", [b"RESIZE"], [5]])
-def test_value_that_is_not_a_list_of_texts_is_rejected(wrong: Any) -> None:
+def test_value_that_is_not_a_list_of_strings_is_rejected(wrong: Any) -> None:
     with codeq.Client(NOWHERE, timeout_seconds=1) as client:
         with pytest.raises(TypeError, match="commands must be a list"):
             client.claim(wrong)
@@ -145,7 +139,7 @@ def test_value_that_is_not_a_list_of_texts_is_rejected(wrong: Any) -> None:
 
 
 @pytest.mark.parametrize("wrong", ["\ud800", 5])
-def test_name_that_cannot_be_sent_is_an_invalid_field(wrong: Any) -> None:
+def test_name_that_cannot_be_sent_raises_invalid_field(wrong: Any) -> None:
     with codeq.Client(NOWHERE, timeout_seconds=1) as client:
         by_id = (client.get, client.explain, client.redrive, client.cancel, client.result, client.heartbeat)
         by_command = (client.queue, client.pause_queue, client.resume_queue, client.purge_queue, client.dead_letters)
@@ -174,7 +168,7 @@ def test_malformed_address_is_rejected(make: Callable[..., object], address: Any
         make(address)
 
 
-def test_addresses_of_both_versions_of_ip_are_accepted() -> None:
+def test_ipv4_and_ipv6_addresses_are_accepted() -> None:
     assert Target.parse("[::1]:17102") == Target("::1", 17102, "[::1]:17102")
     assert Target.parse("dns:///127.0.0.1:17102") == Target("127.0.0.1", 17102, "127.0.0.1:17102")
 
@@ -190,7 +184,7 @@ def test_progress_that_is_not_json_is_rejected_at_once(text: str | bytes) -> Non
     assert len(told) == 1
 
 
-def test_integer_that_python_does_not_read_fails_its_value_only(shared_server: ServerProcess) -> None:
+def test_integer_too_long_for_python_only_fails_reads_of_the_payload(shared_server: ServerProcess) -> None:
     data = b'{"n":' + b"9" * 5000 + b"}"
     with codeq.Client(shared_server.producer_addr, token=DEV_TOKEN) as client:
         task = client.get(client.create("DIGITS", codeq.RawJson(data)).id)

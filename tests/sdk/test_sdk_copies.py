@@ -26,7 +26,7 @@ def all_errors() -> list[type[codeq.CodeqError]]:
 
 @pytest.mark.parametrize("again", [lambda error: pickle.loads(pickle.dumps(error)), copy.copy, copy.deepcopy])
 @pytest.mark.parametrize("kind", all_errors())
-def test_error_of_every_kind_survives_pickle_and_copy(
+def test_every_error_class_survives_pickle_and_copy(
     kind: type[codeq.CodeqError], again: Callable[[codeq.CodeqError], codeq.CodeqError]
 ) -> None:
     error = kind(
@@ -88,7 +88,7 @@ def test_records_survive_pickle_and_copy() -> None:
 
 
 class NoZone(tzinfo):
-    """A zone that does not say its offset: a time with it is naive, too."""
+    """A zone without an offset: a time with it is naive, too."""
 
     def utcoffset(self, _: datetime | None) -> None:
         return None
@@ -120,12 +120,12 @@ def test_time_without_a_zone_is_rejected_wherever_times_are_accepted(
     assert [violation.field for violation in caught.value.violations] == [field]
 
 
-def test_time_with_a_zone_means_the_same_instant_everywhere() -> None:
+def test_time_with_a_zone_is_the_same_instant_everywhere() -> None:
     tokyo = NOW.astimezone(timezone(timedelta(hours=9)))
     assert calls.cleanup(tokyo, 0, "").request == calls.cleanup(NOW, 0, "").request
 
 
-def test_pickled_error_of_a_call_keeps_what_the_server_said() -> None:
+def test_pickled_call_error_keeps_the_servers_details() -> None:
     with pytest.raises(codeq.InvalidField) as caught:
         calls.cleanup(NOW.replace(tzinfo=None), 0, "")
     other = pickle.loads(pickle.dumps(caught.value))

@@ -192,7 +192,7 @@ async def outcomes_of(handler: Handler, *batch: bytes) -> list[task_pb2.Outcome]
 @pytest.mark.parametrize("size", [1, 3], ids=["alone", "batch"])
 @pytest.mark.parametrize("make", [sync_handler, async_handler], ids=["sync", "async"])
 @pytest.mark.parametrize("ending", ENDINGS)
-async def test_end_of_a_handler_is_reported(ending: str, make: Callable[..., Handler], size: int) -> None:
+async def test_outcome_of_every_handler_is_reported(ending: str, make: Callable[..., Handler], size: int) -> None:
     end, kind, text = ENDINGS[ending]
     batch = [b"0"] * size
     batch[size // 2] = b"1"
@@ -209,7 +209,7 @@ class RaisingFilter(logging.Filter):
 
 
 @pytest.mark.parametrize("make", [sync_handler, async_handler], ids=["sync", "async"])
-async def test_logging_filter_that_raises_costs_a_line_and_not_the_task(make: Callable[..., Handler]) -> None:
+async def test_failing_logging_filter_loses_a_log_line_but_not_the_task(make: Callable[..., Handler]) -> None:
     logger, broken = logging.getLogger("codeq"), RaisingFilter()
     logger.addFilter(broken)
     try:
@@ -223,13 +223,13 @@ def _called(inner: Handler, task: codeq.Task) -> object:
     return inner(task)
 
 
-async def test_coroutine_of_a_sync_wrapper_is_run() -> None:
+async def test_coroutine_returned_by_a_sync_handler_is_awaited() -> None:
     inner = async_handler(lambda: "from a coroutine")
     [outcome] = await outcomes_of(functools.partial(_called, inner), b"1")
     assert (outcome.kind, outcome.result) == (COMPLETED, b'"from a coroutine"')
 
 
-async def test_task_whose_coroutine_the_programs_factory_rejects_is_reported() -> None:
+async def test_task_is_reported_if_the_programs_task_factory_rejects_its_coroutine() -> None:
     def factory(loop: asyncio.AbstractEventLoop, coro: Any, **options: Any) -> asyncio.Task[Any]:
         if getattr(coro, "__name__", "") == "_await":
             raise RuntimeError("no tasks today")
@@ -263,14 +263,14 @@ async def yielding_async(task: codeq.Task) -> Any:
 
 
 @pytest.mark.parametrize("handler", [no_argument, two_arguments, yielding, yielding_async, lambda: None, 5, "name"])
-async def test_handler_that_cannot_take_a_task_is_rejected_at_once(handler: Any) -> None:
+async def test_handler_that_does_not_accept_a_task_is_rejected_at_once(handler: Any) -> None:
     with pytest.raises(TypeError, match="handler"):
         codeq.Worker().task("X")(handler)
     with pytest.raises(TypeError, match="handler"):
         await codeq.AsyncWorker("127.0.0.1:1").run(handler)
 
 
-def test_decorator_without_a_command_says_how_it_is_used() -> None:
+def test_decorator_without_a_command_raises_an_error_with_its_usage() -> None:
     with pytest.raises(TypeError, match=r'@worker\.task\("COMMAND"\)'):
         codeq.Worker().task(sync_handler(lambda: None))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="needs a command"):

@@ -15,7 +15,7 @@ from server_process import DEV_TOKEN, ServerProcess
 
 TIMEOUT_SECONDS = 5.0
 PROCESS_SECONDS_MAX = 45.0
-"""Time for Python to start on a busy machine and for a program's calls, each within its timeout."""
+"""Time for Python to start on a busy machine and for all calls of a program to end."""
 
 PROGRAM = """
 import atexit, logging, os, signal, sys, threading, time
@@ -166,13 +166,13 @@ def silent_address() -> Iterator[str]:
 
 
 @pytest.mark.parametrize("whenever", WHENEVER)
-def test_call_works_whenever_it_is_made(whenever: str, shared_server: ServerProcess) -> None:
+def test_call_succeeds_even_during_exit_and_in_signal_handlers(whenever: str, shared_server: ServerProcess) -> None:
     assert run(whenever, shared_server.producer_addr, up=True) == ["done", "done"]
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "silent"])
 @pytest.mark.parametrize("whenever", [name for name in WHENEVER if name != "a thread that is left alone"])
-def test_call_without_a_server_ends_within_its_timeout_whenever_it_is_made(
+def test_call_without_a_server_respects_its_timeout_even_during_exit(
     whenever: str, address: str, silent_address: str
 ) -> None:
     create, other = run(whenever, silent_address if address == "silent" else address, up=False)
@@ -182,7 +182,7 @@ def test_call_without_a_server_ends_within_its_timeout_whenever_it_is_made(
 
 
 @pytest.mark.parametrize("kind", ["Client", "Producer"])
-def test_token_function_that_hangs_holds_up_neither_calls_nor_close_nor_the_end(kind: str) -> None:
+def test_hanging_token_function_does_not_delay_calls_close_or_exit(kind: str) -> None:
     code = f"""
 import time, codeq, threading
 begin = time.monotonic()
@@ -203,7 +203,7 @@ print(time.monotonic() - begin < 15, threading.active_count() < 5)
     assert within == "True True"
 
 
-def test_error_of_a_create_that_cannot_be_written_is_one_clear_error() -> None:
+def test_create_that_cannot_be_sent_raises_one_clear_error() -> None:
     with codeq.Producer("127.0.0.1:1", timeout_seconds=1) as producer:
         begin = time.monotonic()
         with pytest.raises(codeq.InvalidField, match="4300 digits"):

@@ -1,4 +1,4 @@
-"""Forks: clients of a child's own work, the parent's raise one error there, and the parent notices nothing.
+"""Forks: clients created in a child work, inherited ones raise one error, and the parent is unaffected.
 
 With CODEQ_FORK_CHILDREN=60 in the environment of the tests each cell has that many children.
 """
@@ -61,7 +61,7 @@ def run(directory: Path, server: ServerProcess, state: str, way: str, then: str)
 @pytest.mark.parametrize("then", THENS)
 @pytest.mark.parametrize("way", [*FORKS, *SPAWNS])
 @pytest.mark.parametrize("state", STATES)
-def test_clients_of_a_child_work_without_affecting_the_parent(
+def test_clients_created_in_a_child_do_not_affect_the_parent(
     state: str, way: str, then: str, shared_server: ServerProcess, tmp_path: Path
 ) -> None:
     for told in run(tmp_path, shared_server, state, way, then):
@@ -73,7 +73,7 @@ def test_clients_of_a_child_work_without_affecting_the_parent(
 
 @pytest.mark.parametrize("then", THENS)
 @pytest.mark.parametrize("way", FORKS)
-def test_objects_that_came_over_a_fork_raise_one_error_at_once(
+def test_objects_inherited_over_a_fork_raise_one_error_at_once(
     way: str, then: str, shared_server: ServerProcess, tmp_path: Path
 ) -> None:
     for told in run(tmp_path, shared_server, "inherited", way, then):
@@ -125,7 +125,7 @@ print(worker.stats.settled, worker.stats.refused, flush=True)
 
 
 @pytest.mark.parametrize("kind", HANDLERS)
-def test_handler_may_fork_and_its_childs_end_says_nothing(kind: str, shared_server: ServerProcess) -> None:
+def test_handler_can_fork_and_its_child_exits_silently(kind: str, shared_server: ServerProcess) -> None:
     command = f"forking-{kind}"
     values = {"address": shared_server.worker_addr, "token": DEV_TOKEN, "command": command, "handler": HANDLERS[kind]}
     code = FORKING.format(**values)

@@ -123,7 +123,7 @@ def test_producers_work_under_uvicorn_with_workers(shared_server: ServerProcess,
         check(answers(url, 2), shared_server)
 
 
-def test_producers_work_in_pools_of_processes(shared_server: ServerProcess, tmp_path: Path) -> None:
+def test_producers_work_in_process_pools(shared_server: ServerProcess, tmp_path: Path) -> None:
     environment = {**os.environ, "CODEQ_PRODUCER_ADDR": shared_server.producer_addr, "CODEQ_TOKEN": DEV_TOKEN}
     program = tmp_path / "pool.py"
     used_before = 'import codeq\nbefore = codeq.Producer()\nbefore.create("prefork")\n'

@@ -33,7 +33,7 @@ def _commands(data: bytes) -> list[str]:
     return [task.command for task in pb.ProduceRequest.FromString(data).tasks]
 
 
-def test_cut_joins_jobs_in_order_into_one_message() -> None:
+def test_frame_joins_jobs_in_order() -> None:
     first, _ = _job(_item("a"))
     second, _ = _job(_item("b"), _item("c"))
     pending = _pending(first, second)
@@ -45,7 +45,7 @@ def test_cut_joins_jobs_in_order_into_one_message() -> None:
     assert pending.cut(10, 1000) is None
 
 
-def test_cut_splits_a_job_at_the_limit_of_tasks_and_the_answers_find_their_places() -> None:
+def test_frame_splits_a_job_at_the_task_limit_and_answers_are_matched() -> None:
     batch, future = _job(*(_item(name) for name in "abcde"))
     lone, lone_future = _job(_item("f"))
     pending = _pending(batch, lone)
@@ -59,7 +59,7 @@ def test_cut_splits_a_job_at_the_limit_of_tasks_and_the_answers_find_their_place
     assert lone_future.result(0) == ["id-f"]
 
 
-def test_cut_stops_before_the_limit_of_bytes_and_waits_for_room_for_the_next_item() -> None:
+def test_frame_stops_before_the_byte_limit_and_the_next_item_waits() -> None:
     job, _ = _job(_item("a", 100), _item("b", 100), _item("c", 100))
     size = len(_item("a", 100))
     pending = _pending(job)
@@ -72,7 +72,7 @@ def test_cut_stops_before_the_limit_of_bytes_and_waits_for_room_for_the_next_ite
     assert _commands(frame.data) == ["c"]
 
 
-def test_cut_omits_jobs_without_a_waiter() -> None:
+def test_frame_omits_jobs_without_a_waiter() -> None:
     gone, future = _job(_item("a"))
     future.cancel()
     stays, _ = _job(_item("b"))
@@ -81,7 +81,7 @@ def test_cut_omits_jobs_without_a_waiter() -> None:
     assert _commands(frame.data) == ["b"]
 
 
-def test_settle_puts_the_errors_of_rejected_items_into_their_places() -> None:
+def test_settle_assigns_errors_to_the_rejected_items() -> None:
     job, future = _job(_item("a"), _item("b"))
     frame = _pending(job).cut(10, 1000)
     assert frame is not None
@@ -95,7 +95,7 @@ def test_settle_puts_the_errors_of_rejected_items_into_their_places() -> None:
 @pytest.mark.parametrize(
     "ack", [pb.FrameAck(task_ids=["one"]), pb.FrameAck(task_ids=["a", "b"], errors=[error_pb2.ItemError(index=2)])]
 )
-def test_ack_that_does_not_fit_its_frame_is_a_server_fault(ack: pb.FrameAck) -> None:
+def test_ack_that_does_not_match_its_frame_is_a_server_error(ack: pb.FrameAck) -> None:
     job, future = _job(_item("a"), _item("b"))
     frame = _pending(job).cut(10, 1000)
     assert frame is not None
@@ -104,7 +104,7 @@ def test_ack_that_does_not_fit_its_frame_is_a_server_fault(ack: pb.FrameAck) -> 
     assert not future.done()
 
 
-def test_fail_tells_items_that_were_sent_from_those_that_were_not() -> None:
+def test_fail_distinguishes_sent_items_from_unsent_ones() -> None:
     job, future = _job(*(_item(name) for name in "abc"))
     pending = _pending(job)
     first, second = pending.cut(1, 1000), pending.cut(1, 1000)

@@ -27,7 +27,7 @@ async def accept_one_by_one(stream: Produce) -> None:
         await stream.write(ack(frame))
 
 
-async def test_create_returns_the_id_of_the_ack() -> None:
+async def test_create_returns_the_id_from_the_ack() -> None:
     async def script(stream: Produce) -> None:
         await welcome_producer(stream)
         frame = await stream.read()
@@ -41,7 +41,7 @@ async def test_create_returns_the_id_of_the_ack() -> None:
         assert await producer.create("X", "id-1", priority=5, delay=3) == '"id-1"'
 
 
-async def test_create_calls_that_come_while_a_frame_is_under_way_share_the_next_one() -> None:
+async def test_creates_made_while_a_frame_is_in_flight_share_the_next_frame() -> None:
     frames: list[int] = []
 
     async def script(stream: Produce) -> None:
@@ -66,7 +66,7 @@ async def test_create_calls_that_come_while_a_frame_is_under_way_share_the_next_
     assert frames == [1, 31]
 
 
-async def test_create_beyond_the_window_of_bytes_waits_for_acks() -> None:
+async def test_create_beyond_the_byte_window_waits_for_acks() -> None:
     async def script(stream: Produce) -> None:
         await welcome_producer(stream, size=2_500_000)
         taken = 0
@@ -85,7 +85,7 @@ async def test_create_beyond_the_window_of_bytes_waits_for_acks() -> None:
     assert len([result for result in results if isinstance(result, str)]) == 1
 
 
-async def test_stream_that_breaks_leaves_sent_creates_unknown_and_the_others_are_sent_later() -> None:
+async def test_broken_stream_leaves_sent_creates_unknown_and_sends_the_others_later() -> None:
     sent_later: list[bytes] = []
 
     async def breaking(stream: Produce) -> None:
@@ -116,7 +116,7 @@ async def test_stream_that_breaks_leaves_sent_creates_unknown_and_the_others_are
 
 
 @pytest.mark.parametrize("is_sync", [False, True])
-async def test_keyed_creates_of_a_broken_stream_are_sent_again_and_others_are_not(is_sync: bool) -> None:
+async def test_only_keyed_creates_of_a_broken_stream_are_sent_again(is_sync: bool) -> None:
     async def breaking(stream: Produce) -> None:
         await welcome_producer(stream)
         await stream.read()
@@ -137,7 +137,7 @@ async def test_keyed_creates_of_a_broken_stream_are_sent_again_and_others_are_no
     assert [type(other) for other in others] == [codeq.OutcomeUnknown] * 2
 
 
-async def test_keyed_create_that_is_never_answered_ends_at_its_deadline_with_an_unknown_outcome() -> None:
+async def test_unanswered_keyed_create_ends_at_its_deadline_with_an_unknown_outcome() -> None:
     async def breaking(stream: Produce) -> None:
         await welcome_producer(stream)
         await stream.read()
@@ -150,7 +150,7 @@ async def test_keyed_create_that_is_never_answered_ends_at_its_deadline_with_an_
 @pytest.mark.parametrize(
     "second", [codeq.Closed("closed"), codeq.Unauthenticated("no"), codeq.DeadlineExceeded("late")]
 )
-def test_reply_without_an_answer_to_a_keyed_create_leaves_its_outcome_unknown(second: codeq.CodeqError) -> None:
+def test_failed_retry_of_a_keyed_create_leaves_its_outcome_unknown(second: codeq.CodeqError) -> None:
     attempts = Attempts([(b"t", True)])
     lost = codeq.OutcomeUnknown("lost")
     attempts.note([lost], may_repeat=True)
@@ -159,7 +159,7 @@ def test_reply_without_an_answer_to_a_keyed_create_leaves_its_outcome_unknown(se
     assert (attempts.waiting, attempts.results) == ([], [lost])
 
 
-def test_rejection_of_a_keyed_create_that_was_sent_before_is_its_result() -> None:
+def test_rejection_of_a_resent_keyed_create_is_final() -> None:
     attempts = Attempts([(b"t", True)])
     attempts.note([codeq.OutcomeUnknown("lost")], may_repeat=True)
     conflict = codeq.IdempotencyConflict("other request")
@@ -167,7 +167,7 @@ def test_rejection_of_a_keyed_create_that_was_sent_before_is_its_result() -> Non
     assert (attempts.waiting, attempts.results) == ([], [conflict])
 
 
-async def test_create_batch_is_split_by_the_limit_of_tasks_and_answered_in_order() -> None:
+async def test_create_batch_is_split_at_the_task_limit_and_answered_in_order() -> None:
     sizes: list[int] = []
 
     async def script(stream: Produce) -> None:
@@ -191,7 +191,7 @@ async def test_create_batch_is_split_by_the_limit_of_tasks_and_answered_in_order
     assert [result for result in results if isinstance(result, str)] == ["1", "2", "3", "4", "6", "7"]
 
 
-async def test_create_batch_of_nothing_needs_no_server() -> None:
+async def test_empty_create_batch_needs_no_server() -> None:
     async with codeq.AsyncProducer("127.0.0.1:1") as producer:
         assert await producer.create_batch([]) == []
 
@@ -219,7 +219,7 @@ async def test_create_without_an_answer_ends_at_its_deadline_with_an_unknown_out
             await later
 
 
-async def test_create_with_a_token_that_is_rejected_fails_and_the_next_one_asks_again() -> None:
+async def test_create_with_a_rejected_token_fails_and_the_next_one_requests_a_new_token() -> None:
     async def script(stream: Produce) -> None:
         if stream.token == "Bearer old":
             await stream.abort("UNAUTHENTICATED")
@@ -236,7 +236,7 @@ async def test_create_with_a_token_that_is_rejected_fails_and_the_next_one_asks_
         assert await producer.create("X", 2) == "2"
 
 
-async def test_stream_that_loses_its_token_is_opened_again_with_a_fresh_one() -> None:
+async def test_stream_whose_token_expires_is_reopened_with_a_fresh_one() -> None:
     async def expiring(stream: Produce) -> None:
         await welcome_producer(stream)
         await stream.abort("UNAUTHENTICATED")
@@ -247,13 +247,13 @@ async def test_stream_that_loses_its_token_is_opened_again_with_a_fresh_one() ->
     ):
         try:
             task_id = await producer.create("X", 1)
-        except codeq.OutcomeUnknown:  # it was on its way when the token ended
+        except codeq.OutcomeUnknown:  # it was in flight when the token expired
             task_id = await producer.create("X", 1)
         assert task_id == "1"
         assert server.streams == 2
 
 
-async def test_notice_of_a_stopping_server_moves_the_producer_without_a_loss() -> None:
+async def test_drain_notice_moves_the_producer_without_loss() -> None:
     async def stopping(stream: Produce) -> None:
         await welcome_producer(stream)
         frame = await stream.read()
@@ -268,7 +268,7 @@ async def test_notice_of_a_stopping_server_moves_the_producer_without_a_loss() -
         assert server.streams == 2
 
 
-async def test_ack_that_fits_no_frame_ends_the_stream() -> None:
+async def test_ack_that_matches_no_frame_ends_the_stream() -> None:
     async def lying(stream: Produce) -> None:
         await welcome_producer(stream)
         await stream.read()
@@ -281,7 +281,7 @@ async def test_ack_that_fits_no_frame_ends_the_stream() -> None:
         assert await producer.create("X", 2) == "2"
 
 
-async def test_create_whose_caller_gave_up_before_sending_is_not_sent() -> None:
+async def test_create_cancelled_before_sending_is_not_sent() -> None:
     sent: list[bytes] = []
 
     async def script(stream: Produce) -> None:
@@ -309,7 +309,7 @@ async def test_create_whose_caller_gave_up_before_sending_is_not_sent() -> None:
     assert sent == [b"3"]
 
 
-async def test_close_waits_for_the_answers_and_later_creates_are_rejected() -> None:
+async def test_close_waits_for_pending_answers_and_rejects_later_creates() -> None:
     async with ScriptedServer(accept_all) as server:
         producer = codeq.AsyncProducer(server.address)
         calls = [asyncio.create_task(producer.create("X", n)) for n in range(3)]
@@ -321,7 +321,7 @@ async def test_close_waits_for_the_answers_and_later_creates_are_rejected() -> N
         await producer.close()
 
 
-async def test_sync_producer_of_many_threads_shares_one_stream() -> None:
+async def test_sync_producer_used_by_many_threads_shares_one_stream() -> None:
     async with ScriptedServer(accept_one_by_one) as server:
         with codeq.Producer(server.address) as producer:
             calls = [asyncio.to_thread(producer.create, "X", n) for n in range(64)]

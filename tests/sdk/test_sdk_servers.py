@@ -1,4 +1,4 @@
-"""Choice of a server, and the failures that a call survives: rules without a connection."""
+"""Rules for the choice of a server and for failures that a call survives, tested without a connection."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def not_leader(leader: str = "") -> errors.CodeqError:
     return errors.NotLeader("no", metadata={"leaderGrpc": leader} if leader else {})
 
 
-def test_servers_continue_to_the_next_after_a_short_delay_that_grows_to_its_limit() -> None:
+def test_next_server_is_tried_after_a_delay_that_grows_to_its_limit() -> None:
     servers = Servers(["a:1", "b:1", "c:1"])
     gone: list[str] = []
     delays: list[float] = []
@@ -32,14 +32,14 @@ def test_servers_continue_to_the_next_after_a_short_delay_that_grows_to_its_limi
     assert min(delays[4:]) >= DELAY_SECONDS_MAX / 2
 
 
-def test_servers_go_to_a_named_leader_at_once_and_keep_it() -> None:
+def test_named_leader_is_used_at_once_and_remembered() -> None:
     servers = Servers(["a:1"])
     assert not servers.are_many
     assert servers.left("a:1", "b:1") == 0
     assert (servers.current, servers.known, servers.are_many) == ("b:1", ("a:1", "b:1"), True)
 
 
-def test_servers_that_name_each_other_are_not_asked_without_delay_for_ever() -> None:
+def test_servers_naming_each_other_as_leader_are_eventually_tried_with_a_delay() -> None:
     servers = Servers(["a:1", "b:1"])
     others = {"a:1": "b:1", "b:1": "a:1"}
     delays = [servers.left(servers.current, others[servers.current]) for _ in range(30)]
@@ -47,7 +47,7 @@ def test_servers_that_name_each_other_are_not_asked_without_delay_for_ever() -> 
     assert all(any(three) for three in zip(delays, delays[1:], delays[2:], strict=False))
 
 
-def test_servers_that_name_a_dead_leader_do_not_keep_a_client_from_the_others() -> None:
+def test_dead_leader_named_by_a_server_does_not_block_other_servers() -> None:
     servers = Servers(["dead:1", "b:1", "c:1"])
     asked = []
     for _ in range(7):
@@ -56,14 +56,14 @@ def test_servers_that_name_a_dead_leader_do_not_keep_a_client_from_the_others() 
     assert asked == ["dead:1", "b:1", "dead:1", "c:1", "dead:1", "b:1", "dead:1"]
 
 
-def test_servers_stay_where_they_are_when_a_late_failure_names_one_that_was_left() -> None:
+def test_late_failure_of_a_former_server_does_not_change_the_current_one() -> None:
     servers = Servers(["a:1", "b:1", "c:1"])
     servers.left("a:1")
     assert servers.left("a:1") == 0
     assert servers.current == "b:1"
 
 
-def test_servers_learn_members_and_never_forget_those_given() -> None:
+def test_learned_members_never_replace_the_configured_addresses() -> None:
     servers = Servers(["a:1", "b:1"])
     servers.learn(["c:1", "", "a:1", "d:1"])
     assert servers.known == ("a:1", "b:1", "c:1", "d:1")
@@ -74,13 +74,13 @@ def test_servers_learn_members_and_never_forget_those_given() -> None:
     assert len(servers.known) <= KNOWN_MAX
 
 
-def test_servers_are_asked_for_members_at_first_and_then_from_time_to_time() -> None:
+def test_members_are_requested_first_and_then_periodically() -> None:
     servers = Servers(["a:1"])
     times = (0.0, 1.0, REFRESH_SECONDS - 1, REFRESH_SECONDS, REFRESH_SECONDS + 1)
     assert [servers.is_refresh_due(now) for now in times] == [True, False, False, True, False]
 
 
-def test_addresses_may_be_several(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_several_addresses_are_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Endpoint.for_producer(["a:1", "b:1", "a:1"], None, tls=False).servers.known == ("a:1", "b:1")
     monkeypatch.setenv("CODEQ_WORKER_ADDR", "a:1, b:1,")
     assert Endpoint.for_worker(None, None, tls=False).servers.known == ("a:1", "b:1")
@@ -96,7 +96,7 @@ def following(servers: Servers, *, repeatable: bool, timeout: float = 30.0) -> F
 
 @pytest.mark.parametrize("repeatable", [True, False])
 @pytest.mark.parametrize("error", [not_leader(), not_leader("b:1"), errors.Draining("d"), NotSent("n")])
-def test_call_that_changed_nothing_is_retried_elsewhere(error: errors.CodeqError, repeatable: bool) -> None:
+def test_call_without_effect_is_retried_on_another_server(error: errors.CodeqError, repeatable: bool) -> None:
     call = following(Servers(["a:1", "b:1"]), repeatable=repeatable)
     assert call.delay_after(error, 1.0) is not None
     call.timeout(1.0)
@@ -104,23 +104,23 @@ def test_call_that_changed_nothing_is_retried_elsewhere(error: errors.CodeqError
 
 
 @pytest.mark.parametrize("error", [errors.Unavailable("u"), errors.OutcomeUnknown("o"), errors.DeadlineExceeded("d")])
-def test_call_with_unknown_outcome_is_retried_if_it_may_be_repeated(error: errors.CodeqError) -> None:
+def test_call_with_an_unknown_outcome_is_retried_if_it_is_idempotent(error: errors.CodeqError) -> None:
     servers = Servers(["a:1", "b:1"])
     assert following(servers, repeatable=False).delay_after(error, 1.0) is None
     assert following(servers, repeatable=True).delay_after(error, 1.0) is not None
 
 
 @pytest.mark.parametrize("error", [errors.TaskNotFound("t"), errors.StaleLeaseToken("s"), errors.ServerFault("f")])
-def test_call_that_was_answered_goes_nowhere(error: errors.CodeqError) -> None:
+def test_answered_call_is_not_retried(error: errors.CodeqError) -> None:
     assert following(Servers(["a:1", "b:1"]), repeatable=True).delay_after(error, 1.0) is None
 
 
 @pytest.mark.parametrize("error", [errors.Unavailable("u"), errors.OutcomeUnknown("o"), errors.Draining("d")])
-def test_call_to_the_only_server_fails_as_it_is(error: errors.CodeqError) -> None:
+def test_failed_call_to_the_only_server_is_not_retried(error: errors.CodeqError) -> None:
     assert following(Servers(["a:1"]), repeatable=True).delay_after(error, 1.0) is None
 
 
-def test_call_ends_with_its_deadline_and_gives_no_server_all_of_it() -> None:
+def test_call_respects_its_deadline_and_splits_it_among_servers() -> None:
     call = following(Servers(["a:1", "b:1"]), repeatable=True)
     assert call.timeout(0.0) == ATTEMPT_SECONDS_MAX + 2.0
     assert call.timeout(31.0) == 1.0
@@ -129,7 +129,7 @@ def test_call_ends_with_its_deadline_and_gives_no_server_all_of_it() -> None:
     assert following(Servers(["a:1"]), repeatable=True).timeout(0.0) == 32.0
 
 
-def test_stream_of_one_server_comes_back_with_growing_delays() -> None:
+def test_stream_to_a_single_server_reconnects_with_growing_delays() -> None:
     reconnects = Reconnects("worker", Servers(["a:1"]), Backoff(random=lambda: 1.0))
     broken = errors.Unavailable("u", retry_after=1.0)
     delays = [reconnects.delay_after(broken, "a:1", leader="", is_stable=False) for _ in range(4)]
@@ -137,7 +137,7 @@ def test_stream_of_one_server_comes_back_with_growing_delays() -> None:
     assert reconnects.delay_after(errors.Unavailable("u"), "a:1", leader="", is_stable=True) == 0.2
 
 
-def test_stream_follows_the_leader_in_its_notice_or_rejection_at_once() -> None:
+def test_stream_follows_the_leader_named_in_a_notice_or_rejection_at_once() -> None:
     servers = Servers(["a:1"])
     reconnects = Reconnects("worker", servers, Backoff())
     broken = errors.Unavailable("u", retry_after=1.0)
@@ -146,7 +146,7 @@ def test_stream_follows_the_leader_in_its_notice_or_rejection_at_once() -> None:
     assert servers.current == "c:1"
 
 
-def test_stream_that_finds_no_leader_for_long_comes_back_more_seldom() -> None:
+def test_stream_without_a_leader_reconnects_less_and_less_often() -> None:
     servers = Servers(["a:1", "b:1"])
     reconnects = Reconnects("worker", servers, Backoff(random=lambda: 1.0))
     delays = [

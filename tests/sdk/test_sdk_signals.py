@@ -31,7 +31,7 @@ async def run_until(server: ScriptedServer, streams: int, act: Callable[[], None
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_one_signal_drains_every_worker_of_the_loop_and_the_next_runs_too(number: signal.Signals) -> None:
+async def test_one_signal_drains_every_worker_of_the_loop_and_later_runs_still_work(number: signal.Signals) -> None:
     before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)}
     async with ScriptedServer(answer_after_welcome) as server:
         await run_until(server, 2, lambda: signal.raise_signal(number))
@@ -40,7 +40,7 @@ async def test_one_signal_drains_every_worker_of_the_loop_and_the_next_runs_too(
     assert {each: signal.getsignal(each) for each in before} == before
 
 
-async def test_handlers_of_the_program_are_there_during_and_after_the_run() -> None:
+async def test_signal_handlers_of_the_program_are_called_during_and_after_the_run() -> None:
     loop = asyncio.get_running_loop()
     seen: list[str] = []
     loop.add_signal_handler(signal.SIGTERM, seen.append, "loop")
@@ -57,7 +57,7 @@ async def test_handlers_of_the_program_are_there_during_and_after_the_run() -> N
         loop.remove_signal_handler(signal.SIGTERM)
 
 
-async def test_signals_can_be_left_alone() -> None:
+async def test_signal_handling_can_be_disabled() -> None:
     seen: list[int] = []
     former = signal.signal(signal.SIGTERM, lambda number, _: seen.append(number))
     try:
@@ -110,7 +110,7 @@ RUNS = {
 
 
 @pytest.mark.parametrize("kind", RUNS)
-def test_first_interrupt_says_what_it_waits_for_and_the_second_does_not_wait(
+def test_first_interrupt_logs_what_it_waits_for_and_the_second_exits_at_once(
     kind: str, shared_server: ServerProcess, tmp_path: Path
 ) -> None:
     command = f"busy-{kind}"

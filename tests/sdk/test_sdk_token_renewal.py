@@ -40,7 +40,7 @@ def tokens(*names: str) -> Callable[[], str]:
     return lambda: next(remaining)
 
 
-async def test_worker_sends_a_fresh_token_and_its_task_ends_on_the_same_stream() -> None:
+async def test_worker_renews_its_token_and_its_task_ends_on_the_same_stream() -> None:
     may_end = threading.Event()
 
     async def script(stream: Work) -> None:
@@ -62,7 +62,7 @@ async def test_worker_sends_a_fresh_token_and_its_task_ends_on_the_same_stream()
     assert worker.stats == codeq.WorkerStats(streams=1, received=1, settled=1)
 
 
-async def test_each_notice_is_answered_with_another_token() -> None:
+async def test_each_expiry_notice_is_answered_with_a_new_token() -> None:
     async def script(stream: Work) -> None:
         await welcome_worker(stream)
         for expected in ("t2", "t3"):
@@ -78,7 +78,7 @@ async def test_each_notice_is_answered_with_another_token() -> None:
             await asyncio.wait_for(done.wait(), 10)
 
 
-async def test_token_function_that_returns_the_old_token_or_fails_is_asked_again() -> None:
+async def test_token_function_that_fails_or_returns_the_old_token_is_called_again() -> None:
     answers = iter(["t1", "t1", None, "t2"])
 
     def token() -> str:
@@ -127,7 +127,7 @@ async def test_worker_without_a_fresh_token_leaves_early_and_its_task_ends_on_th
     assert worker.stats == codeq.WorkerStats(streams=2, received=1, settled=1)
 
 
-async def test_worker_whose_stream_breaks_with_its_token_goes_on_with_a_fresh_one() -> None:
+async def test_worker_reconnects_with_a_fresh_token_after_its_stream_breaks() -> None:
     async def expiring(stream: Work) -> None:
         await welcome_worker(stream)
         await stream.abort("UNAUTHENTICATED", "the token has expired")
@@ -138,7 +138,7 @@ async def test_worker_whose_stream_breaks_with_its_token_goes_on_with_a_fresh_on
             await eventually(lambda: worker.stats.streams == 2)
 
 
-async def test_worker_whose_token_function_returns_an_expired_token_for_a_while_keeps_its_task() -> None:
+async def test_worker_keeps_its_task_while_its_token_function_returns_an_expired_token() -> None:
     may_end = threading.Event()
 
     async def first(stream: Work) -> None:
@@ -163,7 +163,7 @@ async def test_worker_whose_token_function_returns_an_expired_token_for_a_while_
     assert worker.stats == codeq.WorkerStats(streams=2, received=1, settled=1)
 
 
-async def test_worker_with_a_plain_token_ends_once_the_server_rejects_it() -> None:
+async def test_worker_with_a_static_token_ends_once_the_server_rejects_it() -> None:
     async def first(stream: Work) -> None:
         await welcome_worker(stream)
         await stream.write(pb.WorkResponse(notice=ending(200)))
@@ -201,7 +201,7 @@ async def test_producer_sends_a_fresh_token_between_its_frames() -> None:
     assert server.streams == 1
 
 
-async def test_producer_without_a_fresh_token_leaves_early_and_no_create_is_in_doubt() -> None:
+async def test_producer_without_a_fresh_token_leaves_before_any_outcome_is_unknown() -> None:
     async def first(stream: Produce) -> None:
         await welcome_producer(stream)
         frame = await stream.read()
@@ -250,7 +250,7 @@ async def waiting() -> str:
         (lambda: "\ud800", "UnicodeEncodeError"),
     ],
 )
-async def test_token_function_that_returns_no_token_makes_its_calls_unavailable(
+async def test_calls_fail_as_unavailable_if_the_token_function_returns_no_token(
     function: Callable[[], str], trouble: str
 ) -> None:
     endpoint = Endpoint.for_worker("localhost:9", function, tls=False)

@@ -90,14 +90,14 @@ both = pytest.mark.parametrize("call", [blocking, on_a_loop])
 
 @both
 @pytest.mark.parametrize("size", [0, 1, 16_384, 70_000, 5_000_000, rpc.MESSAGE_BYTES_MAX])
-async def test_message_of_any_size_comes_back(call: Any, size: int) -> None:
+async def test_message_of_any_size_is_echoed(call: Any, size: int) -> None:
     async with Echo(**{"grpc.max_send_message_length": -1}) as echo:
         data = bytes(range(256)) * (size // 256) + bytes(size % 256)
         assert await call(echo, "echo", data) == data
 
 
 @both
-async def test_message_over_the_limit_is_an_error_of_the_server(call: Any) -> None:
+async def test_oversized_message_is_reported_as_a_server_error(call: Any) -> None:
     async with Echo(**{"grpc.max_send_message_length": -1}) as echo:
         with pytest.raises(codeq.ServerFault, match="sent a message of"):
             await call(echo, "echo", bytes(rpc.MESSAGE_BYTES_MAX + 1))
@@ -111,7 +111,7 @@ async def test_status_of_a_failed_call_is_reported(call: Any) -> None:
 
 
 @both
-async def test_call_ends_at_its_timeout_which_the_server_knows(call: Any) -> None:
+async def test_call_ends_at_its_timeout_and_the_server_gets_its_deadline(call: Any) -> None:
     async with Echo() as echo:
         begin = time.monotonic()
         with pytest.raises(codeq.DeadlineExceeded):
@@ -131,13 +131,13 @@ async def test_unreachable_server_is_reported_as_not_sent(call: Any) -> None:
         await call(echo, "echo")
 
 
-async def test_many_calls_wait_for_the_streams_that_the_server_allows() -> None:
+async def test_calls_wait_when_the_servers_stream_limit_is_reached() -> None:
     async with Echo(**{"grpc.max_concurrent_streams": 3}) as echo, AsyncChannel(echo.address, None) as channel:
         calls = [channel.unary("/slow_echo", str(n).encode(), (), SECONDS) for n in range(50)]
         assert await asyncio.gather(*calls) == [str(n).encode() for n in range(50)]
 
 
-async def test_call_that_is_cancelled_leaves_the_connection_to_the_others() -> None:
+async def test_cancelled_call_leaves_the_connection_to_other_calls() -> None:
     async with Echo() as echo, AsyncChannel(echo.address, None) as channel:
         hanging = asyncio.create_task(channel.unary("/hang", b"", (), SECONDS))
         assert await asyncio.to_thread(echo.started.wait, SECONDS)
@@ -147,7 +147,7 @@ async def test_call_that_is_cancelled_leaves_the_connection_to_the_others() -> N
         assert await channel.unary("/echo", b"a", (), SECONDS) == b"a"
 
 
-async def test_close_of_a_blocking_client_ends_the_calls_of_other_threads() -> None:
+async def test_closing_a_sync_client_ends_the_calls_of_other_threads() -> None:
     async with Echo() as echo:
         channel = BlockingChannel(echo.address, None)
         hanging = asyncio.create_task(asyncio.to_thread(channel.unary, "/hang", b"", (), SECONDS))
@@ -158,7 +158,7 @@ async def test_close_of_a_blocking_client_ends_the_calls_of_other_threads() -> N
 
 
 @both
-async def test_server_that_speaks_http1_or_is_silent_is_reported(call: Any, shared_server: ServerProcess) -> None:
+async def test_server_that_is_silent_or_speaks_http1_is_reported(call: Any, shared_server: ServerProcess) -> None:
     echo = Echo()
     echo.address = shared_server.http_url.removeprefix("http://")
     with pytest.raises(codeq.Unavailable, match=r"HTTP/1\.1|connection was lost"):
@@ -180,7 +180,7 @@ def credentials(folder: Path) -> grpc.ServerCredentials:
 
 
 @both
-async def test_tls_works_with_a_context_of_ones_own(call: Any, certificate: Path) -> None:
+async def test_tls_works_with_a_custom_context(call: Any, certificate: Path) -> None:
     async with Echo(credentials(certificate)) as echo:
         context = ssl.create_default_context(cafile=certificate / "cert.pem")
         data = bytes(3_000_000)
@@ -192,7 +192,7 @@ async def test_tls_works_with_a_context_of_ones_own(call: Any, certificate: Path
 
 
 @both
-async def test_call_with_tls_to_a_server_without_it_is_not_sent(call: Any) -> None:
+async def test_tls_call_to_a_plaintext_server_is_not_sent(call: Any) -> None:
     async with Echo() as echo:
         with pytest.raises(codeq.CodeqError):
             await call(echo, "echo", tls=True, seconds=5)
@@ -231,7 +231,7 @@ def test_token_that_cannot_be_sent_is_rejected(shared_server: ServerProcess) -> 
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # what the first loop left open
-async def test_async_producer_and_client_work_over_two_loops_one_after_the_other(shared_server: ServerProcess) -> None:
+async def test_async_producer_and_client_work_on_two_event_loops_in_sequence(shared_server: ServerProcess) -> None:
     producer = codeq.AsyncProducer(shared_server.producer_addr, token=DEV_TOKEN)
     client = codeq.AsyncClient(shared_server.producer_addr, token=DEV_TOKEN)
 
@@ -276,14 +276,14 @@ SETTINGS = frame(4, 0, 0, b"")
         SETTINGS + frame(1, 0, 1, b"") + frame(9, 0, 1, bytes(65_537)),
     ],
 )
-def test_bytes_that_are_not_http2_are_rejected_and_cost_only_the_connection(data: bytes) -> None:
+def test_bytes_that_are_not_http2_only_end_their_connection(data: bytes) -> None:
     connection = http2.Http2()
     connection.open(HEADERS)
     with pytest.raises(http2.ProtocolError):
         connection.receive(data)
 
 
-def test_data_keeps_to_the_windows_of_stream_and_connection() -> None:
+def test_data_respects_the_windows_of_stream_and_connection() -> None:
     connection = http2.Http2()
     number = connection.open(HEADERS)
     connection.take()
@@ -300,7 +300,7 @@ def test_data_keeps_to_the_windows_of_stream_and_connection() -> None:
     assert connection.take()[-9:][3] == 0 or connection.forget(number) is False
 
 
-def test_data_of_streams_that_were_given_up_goes_back_to_the_window_of_the_connection() -> None:
+def test_data_of_abandoned_streams_is_returned_to_the_connection_window() -> None:
     connection = http2.Http2()
     number = connection.open(HEADERS)
     connection.receive(SETTINGS + frame(1, 4, number, hpack.Encoder().encode([(":status", "200")])))

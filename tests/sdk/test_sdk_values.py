@@ -32,19 +32,19 @@ from google.rpc import error_details_pb2, status_pb2
         ({"ü": "\ud83d"}, b'{"\\u00fc":"\\ud83d"}'),
     ],
 )
-def test_encode_of_a_value_gives_compact_json_or_the_bytes_as_they_are(value: object, data: bytes) -> None:
+def test_encode_returns_compact_json_or_the_given_bytes(value: object, data: bytes) -> None:
     assert payloads.encode(value, "payload") == data
 
 
 @pytest.mark.parametrize("value", [float("nan"), object(), {"a": {1, 2}}, pytest.param(10**5000, id="long")])
-def test_encode_names_the_field_of_what_json_cannot_express(value: object) -> None:
+def test_encode_error_names_the_field_that_json_cannot_express(value: object) -> None:
     with pytest.raises(codeq.InvalidField) as caught:
         payloads.encode(value, "payload")
     assert [violation.field for violation in caught.value.violations] == ["payload"]
     assert not caught.value.retryable
 
 
-def test_encode_rejects_what_is_over_the_limit() -> None:
+def test_encode_rejects_values_over_the_limit() -> None:
     assert len(payloads.encode(b"1" * payloads.VALUE_BYTES_MAX, "payload")) == payloads.VALUE_BYTES_MAX
     with pytest.raises(codeq.TooLarge):
         payloads.encode(b"1" * (payloads.VALUE_BYTES_MAX + 1), "payload")
@@ -66,7 +66,7 @@ def test_encode_rejects_what_is_over_the_limit() -> None:
         (codeq.NewTask("X", run_at="soon"), "run_at"),  # type: ignore[arg-type]
     ],
 )
-def test_new_task_with_a_field_that_cannot_be_sent_names_it(task: codeq.NewTask, field: str) -> None:
+def test_error_names_the_new_task_field_that_cannot_be_sent(task: codeq.NewTask, field: str) -> None:
     with pytest.raises(codeq.InvalidField) as caught:
         task.fill(task_pb2.TaskSpec())
     assert [violation.field for violation in caught.value.violations] == [field]
@@ -111,24 +111,24 @@ def test_new_task_fills_every_field_of_the_message() -> None:
         (codeq.Abandon(), task_pb2.Outcome(kind=task_pb2.OUTCOME_KIND_ABANDON)),
     ],
 )
-def test_outcome_on_the_wire_is_that_of_the_handler(outcome: outcomes.Outcome, expected: task_pb2.Outcome) -> None:
+def test_outcome_message_matches_the_handlers_outcome(outcome: outcomes.Outcome, expected: task_pb2.Outcome) -> None:
     expected.task_id, expected.lease_token = "t", 9
     assert outcomes.to_message(outcome, "t", 9) == expected
 
 
-def test_exception_of_a_handler_becomes_a_nack_by_backoff_with_its_text() -> None:
+def test_handler_exception_becomes_a_nack_with_backoff_and_its_text() -> None:
     outcome = outcomes.of_exception(KeyError("orderId"))
     assert isinstance(outcome, codeq.Nack)
     assert (outcome.reason, outcome.delay) == ("KeyError: 'orderId'", None)
 
 
-def test_backoff_doubles_its_limit_up_to_the_largest() -> None:
+def test_backoff_limit_doubles_up_to_its_maximum() -> None:
     backoff = Backoff(base_seconds=0.5, max_seconds=3.0, random=lambda: 1.0)
     assert [backoff.delay(attempt) for attempt in (1, 2, 3, 4, 10_000)] == [0.5, 1.0, 2.0, 3.0, 3.0]
     assert Backoff(random=lambda: 0.0).delay(5) == 0.0
 
 
-def test_every_reason_has_an_error_class_of_its_kind() -> None:
+def test_every_reason_maps_to_an_error_class() -> None:
     by_family: dict[str, type[codeq.CodeqError] | tuple[type[codeq.CodeqError], ...]] = {
         "INVALID_ARGUMENT": codeq.InvalidRequest,
         "UNAUTHENTICATED": codeq.Unauthenticated,
@@ -156,7 +156,7 @@ def test_every_reason_has_an_error_class_of_its_kind() -> None:
         assert (error.reason, error.retryable, error.message) == (row.name, row.retryable, "text")
 
 
-def test_reason_of_a_newer_server_is_a_rejection() -> None:
+def test_unknown_reason_from_a_newer_server_is_a_rejection() -> None:
     error = errors.from_reason(9_999, "text")
     assert type(error) is codeq.Rejected
     assert error.reason == "REASON_9999"
@@ -200,7 +200,7 @@ def test_failed_call_with_details_becomes_the_typed_error() -> None:
         (grpc.StatusCode.UNKNOWN, codeq.ServerFault, False),
     ],
 )
-def test_failed_call_without_details_is_reported_by_its_code(
+def test_failed_call_without_details_is_classified_by_its_code(
     code: grpc.StatusCode, kind: type[codeq.CodeqError], retryable: bool
 ) -> None:
     error = _refusal(code)
@@ -208,12 +208,12 @@ def test_failed_call_without_details_is_reported_by_its_code(
     assert (error.reason, error.retryable) == (code.name, retryable)
 
 
-def test_reason_of_another_domain_is_not_taken_for_ours() -> None:
+def test_reason_from_another_domain_is_ignored() -> None:
     foreign = error_details_pb2.ErrorInfo(reason="TASK_NOT_FOUND", domain="elsewhere")
     assert type(_refusal(grpc.StatusCode.NOT_FOUND, foreign)) is codeq.NotFound
 
 
-def test_endpoint_takes_what_is_omitted_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_endpoint_reads_omitted_values_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("CODEQ_PRODUCER_ADDR", "CODEQ_WORKER_ADDR", "CODEQ_TOKEN"):
         monkeypatch.delenv(name, raising=False)
     plain = Endpoint.for_producer(None, None, tls=False)
@@ -229,7 +229,7 @@ def test_endpoint_takes_what_is_omitted_from_the_environment(monkeypatch: pytest
     assert (given.address, given.metadata()) == ("q:2", (("authorization", "Bearer fresh"),))
 
 
-def test_endpoint_whose_token_function_fails_is_unavailable() -> None:
+def test_endpoint_with_a_failing_token_function_is_unavailable() -> None:
     def no_token() -> str:
         raise OSError("the token server is away")
 
@@ -238,7 +238,7 @@ def test_endpoint_whose_token_function_fails_is_unavailable() -> None:
     assert caught.value.retryable
 
 
-def test_task_lost_before_or_after_the_first_check_says_so() -> None:
+def test_lost_event_is_set_before_or_after_its_first_use() -> None:
     early, late = Task(task_pb2.Task(id="a")), Task(task_pb2.Task(id="b"))
     early.mark_lost()
     assert early.lost.is_set()
@@ -258,7 +258,7 @@ def test_task_reads_absent_fields_as_none() -> None:
     assert (full.payload, full.status, full.lease_token) == ({"n": 1}, "COMPLETED", 3)
 
 
-def test_import_of_the_stubs_leaves_the_sdk_alone_and_every_public_name_is_there() -> None:
+def test_importing_the_stubs_does_not_load_the_sdk_and_public_names_resolve() -> None:
     code = (
         "import sys, json, codeq.v1.task_pb2, codeq.reasons\n"
         "from codeq import reasons\n"
@@ -272,6 +272,6 @@ def test_import_of_the_stubs_leaves_the_sdk_alone_and_every_public_name_is_there
 
 
 @pytest.mark.parametrize("door", [codeq.Client, codeq.AsyncClient, codeq.Producer, codeq.AsyncProducer])
-def test_create_takes_every_field_of_a_new_task(door: Any) -> None:
+def test_create_accepts_every_field_of_a_new_task(door: Any) -> None:
     taken = set(inspect.signature(door.create).parameters) - {"self", "timeout_seconds"}
     assert taken == {field.name for field in dataclasses.fields(codeq.NewTask)}

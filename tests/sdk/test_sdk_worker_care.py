@@ -1,4 +1,4 @@
-"""A worker's care for its handlers and operators: order, context, time limits, log messages."""
+"""What a worker does for handlers and operators: order, context, time limits, log messages."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ async def test_outcome_never_overtakes_earlier_progress(is_async: bool, shared_s
     assert [task.last_progress for task in (*tasks, *rest)] == [100] * TASKS
 
 
-async def test_progress_that_fits_no_message_any_more_goes_before_the_outcome() -> None:
+async def test_progress_that_exceeds_one_message_is_sent_before_the_outcome() -> None:
     ids = [str(number) for number in range(40)]
 
     async def script(stream: Work) -> None:
@@ -76,7 +76,7 @@ _variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", defa
 
 
 @pytest.mark.parametrize("is_async", [False, True])
-async def test_each_task_runs_in_a_clean_copy_of_the_context_of_run(is_async: bool) -> None:
+async def test_each_task_runs_in_a_fresh_copy_of_the_context_of_run(is_async: bool) -> None:
     seen: list[str] = []
 
     async def script(stream: Work) -> None:
@@ -103,7 +103,7 @@ async def test_each_task_runs_in_a_clean_copy_of_the_context_of_run(is_async: bo
     assert _variable.get() == "the program"
 
 
-async def test_run_of_a_worker_ends_though_a_handler_swallows_its_cancellation_and_runs_again() -> None:
+async def test_worker_whose_handler_swallows_cancellation_ends_and_can_run_again() -> None:
     async def script(stream: Work) -> None:
         await welcome_worker(stream)
         await stream.write(delivery("a"))
@@ -131,14 +131,14 @@ async def test_run_of_a_worker_ends_though_a_handler_swallows_its_cancellation_a
         await asyncio.wait_for(again, 30)
 
 
-async def test_renewals_that_come_late_are_reported_with_what_may_be_done(caplog: pytest.LogCaptureFixture) -> None:
+async def test_late_lease_renewals_are_logged_with_advice(caplog: pytest.LogCaptureFixture) -> None:
     async def script(stream: Work) -> None:
         await welcome_worker(stream, lease_seconds=1)
         await stream.write(delivery("a"))
         await answer(stream)
 
     def hold_the_lock(task: codeq.Task) -> None:
-        # No other thread runs meanwhile: what C code does that keeps the interpreter's lock.
+        # No other thread runs meanwhile, as with C code that holds the interpreter lock.
         former = sys.getswitchinterval()
         sys.setswitchinterval(60)
         end = time.monotonic() + 1.5
@@ -157,7 +157,7 @@ async def test_renewals_that_come_late_are_reported_with_what_may_be_done(caplog
     assert any("late" in each.message and "(GIL)" in each.message for each in caplog.records)
 
 
-def test_reconnects_log_each_new_problem_at_once_and_repeat_it_after_a_while(
+def test_reconnecting_worker_logs_new_problems_at_once_and_repeats_them_later(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO, "codeq")

@@ -23,7 +23,7 @@ from waiting import eventually
 from worker_runs import running
 
 
-async def test_stop_lets_running_tasks_end_gives_later_ones_back_and_then_half_closes() -> None:
+async def test_stop_finishes_running_tasks_and_returns_later_ones_before_half_closing() -> None:
     async def script(stream: Work) -> None:
         await welcome_worker(stream)
         await stream.write(delivery("a"))
@@ -54,7 +54,7 @@ async def test_stop_lets_running_tasks_end_gives_later_ones_back_and_then_half_c
         assert worker.stats == codeq.WorkerStats(streams=1, received=1, settled=2)
 
 
-async def test_stop_does_not_wait_for_a_task_beyond_the_time_to_drain() -> None:
+async def test_stop_does_not_wait_beyond_the_drain_time() -> None:
     async def script(stream: Work) -> None:
         await welcome_worker(stream)
         await stream.write(delivery("a"))
@@ -93,7 +93,7 @@ async def test_stop_gives_up_on_a_server_that_does_not_end_the_stream() -> None:
         assert time.monotonic() - begin < 10
 
 
-async def test_run_that_is_cancelled_half_closes_at_once() -> None:
+async def test_cancelled_run_half_closes_at_once() -> None:
     async def script(stream: Work) -> None:
         await welcome_worker(stream)
         await stream.write(delivery("a"))
@@ -123,7 +123,7 @@ async def test_run_that_is_cancelled_half_closes_at_once() -> None:
         ("INVALID_FIELD", codeq.InvalidField),
     ],
 )
-async def test_run_ends_with_the_typed_error_when_the_server_rejects_the_worker(
+async def test_run_raises_the_typed_error_when_the_server_rejects_the_worker(
     reason: str, kind: type[codeq.CodeqError]
 ) -> None:
     async def refusing(stream: Work) -> None:
@@ -134,7 +134,7 @@ async def test_run_ends_with_the_typed_error_when_the_server_rejects_the_worker(
             await asyncio.wait_for(codeq.AsyncWorker(server.address).run(lambda _: None), 20)
 
 
-async def test_run_tries_again_when_the_server_is_full_or_answers_nonsense() -> None:
+async def test_run_retries_when_the_server_is_full_or_replies_with_garbage() -> None:
     async def full(stream: Work) -> None:
         await stream.abort("LIMIT_REACHED")
 
@@ -152,13 +152,13 @@ async def test_run_tries_again_when_the_server_is_full_or_answers_nonsense() -> 
             await eventually(lambda: server.streams == 4)
 
 
-async def test_stop_before_run_lets_it_return_at_once() -> None:
+async def test_run_returns_at_once_after_an_earlier_stop() -> None:
     worker = codeq.AsyncWorker("127.0.0.1:1")
     worker.stop()
     await asyncio.wait_for(worker.run(lambda _: None), 5)
 
 
-async def test_stop_of_a_worker_without_a_server_returns() -> None:
+async def test_stop_returns_even_if_no_server_is_reachable() -> None:
     worker = codeq.AsyncWorker("127.0.0.1:1")
     run = asyncio.create_task(worker.run(lambda _: None, handle_signals=False))
     await asyncio.sleep(0)
@@ -177,12 +177,12 @@ async def test_stop_of_a_worker_without_a_server_returns() -> None:
         lambda: codeq.Worker().task(),
     ],
 )
-def test_worker_that_cannot_work_is_rejected(make: Callable[[], object]) -> None:
+def test_worker_without_usable_handlers_is_rejected(make: Callable[[], object]) -> None:
     with pytest.raises(ValueError, match=r"handler|must be|needs"):
         make()
 
 
-def test_second_handler_of_a_command_is_rejected() -> None:
+def test_second_handler_for_a_command_is_rejected() -> None:
     worker = codeq.Worker()
     worker.task("A")(lambda _: None)
     with pytest.raises(ValueError, match="already"):

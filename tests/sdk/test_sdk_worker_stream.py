@@ -30,7 +30,7 @@ STALE = error_pb2.ERROR_REASON_STALE_LEASE_TOKEN
 DRAINING = producer_pb.StreamNotice(reason=error_pb2.ERROR_REASON_DRAINING, grace_ms=10_000)
 
 
-async def test_worker_asks_for_its_concurrency_and_gives_each_place_back_with_its_outcome() -> None:
+async def test_worker_requests_its_concurrency_and_a_credit_after_each_outcome() -> None:
     seen: list[pb.WorkRequest] = []
 
     async def script(stream: Work) -> None:
@@ -97,9 +97,7 @@ async def _exit(task: codeq.Task) -> None:
         (_exit, task_pb2.Outcome(kind=task_pb2.OUTCOME_KIND_NACK, error="ValueError: bad")),
     ],
 )
-async def test_handler_decides_the_outcome_by_what_it_returns_or_raises(
-    handler: Handler, expected: task_pb2.Outcome
-) -> None:
+async def test_handler_result_or_exception_determines_the_outcome(handler: Handler, expected: task_pb2.Outcome) -> None:
     got: list[task_pb2.Outcome] = []
 
     async def script(stream: Work) -> None:
@@ -118,7 +116,7 @@ async def test_handler_decides_the_outcome_by_what_it_returns_or_raises(
 
 
 @pytest.mark.parametrize("result", [object(), "x" * (1 << 20)])
-async def test_result_that_cannot_be_sent_becomes_a_nack_that_says_why(result: object) -> None:
+async def test_unsendable_result_becomes_a_nack_with_the_reason(result: object) -> None:
     got: list[task_pb2.Outcome] = []
 
     async def script(stream: Work) -> None:
@@ -136,7 +134,7 @@ async def test_result_that_cannot_be_sent_becomes_a_nack_that_says_why(result: o
     assert "result" in got[0].error
 
 
-async def test_handlers_by_command_take_their_own_tasks() -> None:
+async def test_each_handler_gets_the_tasks_of_its_command() -> None:
     async def script(stream: Work) -> None:
         assert list((await welcome_worker(stream)).commands) == ["A", "B", "C"]
         for command in ("A", "B", "C"):
@@ -166,7 +164,7 @@ async def test_handlers_by_command_take_their_own_tasks() -> None:
 
 
 @pytest.mark.parametrize("is_async", [False, True])
-async def test_lease_is_renewed_at_a_third_while_a_handler_blocks_everything_of_the_user(is_async: bool) -> None:
+async def test_lease_is_renewed_at_a_third_of_its_time_while_handlers_block(is_async: bool) -> None:
     times: list[float] = []
 
     async def script(stream: Work) -> None:
@@ -200,7 +198,7 @@ async def test_lease_is_renewed_at_a_third_while_a_handler_blocks_everything_of_
 
 
 @pytest.mark.parametrize("kind", ["lost", "cancelled"])
-async def test_lease_that_is_lost_cancels_the_handler_and_reports_nothing(kind: str) -> None:
+async def test_lost_lease_cancels_the_handler_without_an_outcome(kind: str) -> None:
     async def script(stream: Work) -> None:
         await welcome_worker(stream)
         await stream.write(delivery("a", "b"))
@@ -233,9 +231,7 @@ async def test_lease_that_is_lost_cancels_the_handler_and_reports_nothing(kind: 
     assert worker.stats.lost == 1
 
 
-async def test_lease_that_is_lost_sets_the_event_of_a_sync_handler_and_its_late_outcome_is_counted_as_rejected() -> (
-    None
-):
+async def test_lost_lease_sets_the_sync_handlers_event_and_its_late_outcome_is_rejected() -> None:
     async def script(stream: Work) -> None:
         await welcome_worker(stream)
         await stream.write(delivery("a"))
@@ -252,7 +248,7 @@ async def test_lease_that_is_lost_sets_the_event_of_a_sync_handler_and_its_late_
     assert (worker.stats.settled, worker.stats.lost) == (0, 1)
 
 
-async def test_outcome_that_the_server_finds_malformed_is_replaced_by_one_nack() -> None:
+async def test_outcome_rejected_as_malformed_is_replaced_by_one_nack() -> None:
     async def script(stream: Work) -> None:
         await welcome_worker(stream)
         await stream.write(delivery("a"))
@@ -272,7 +268,7 @@ async def test_outcome_that_the_server_finds_malformed_is_replaced_by_one_nack()
             await eventually(lambda: worker.stats.refused == 2)
 
 
-async def test_outcomes_that_were_not_settled_when_the_stream_broke_are_sent_again_in_order() -> None:
+async def test_unsettled_outcomes_of_a_broken_stream_are_resent_in_order() -> None:
     async def breaking(stream: Work) -> None:
         await welcome_worker(stream)
         await stream.write(delivery("a", "b", "c"))
@@ -305,7 +301,7 @@ async def test_outcomes_that_were_not_settled_when_the_stream_broke_are_sent_aga
     assert (worker.stats.settled, worker.stats.refused, worker.stats.streams) == (2, 1, 2)
 
 
-async def test_task_of_a_broken_stream_is_renewed_and_ended_over_the_next_one() -> None:
+async def test_task_of_a_broken_stream_is_renewed_and_settled_over_the_next_one() -> None:
     async def breaking(stream: Work) -> None:
         await welcome_worker(stream)
         await stream.write(delivery("a"))
@@ -334,7 +330,7 @@ async def test_task_of_a_broken_stream_is_renewed_and_ended_over_the_next_one() 
             await eventually(lambda: worker.stats.settled == 1)
 
 
-async def test_notice_of_a_stopping_server_moves_the_worker_and_keeps_the_leases_of_running_tasks() -> None:
+async def test_drain_notice_moves_the_worker_and_keeps_the_leases_of_running_tasks() -> None:
     async def stopping(stream: Work) -> None:
         await welcome_worker(stream)
         await stream.write(delivery("a", "b"))
@@ -365,7 +361,7 @@ async def test_notice_of_a_stopping_server_moves_the_worker_and_keeps_the_leases
     assert worker.stats.lost == 0
 
 
-async def test_redelivery_of_a_task_that_still_runs_cancels_the_older_run() -> None:
+async def test_redelivery_of_a_running_task_cancels_the_older_run() -> None:
     async def script(stream: Work) -> None:
         await welcome_worker(stream)
         await stream.write(delivery("a", token=7))

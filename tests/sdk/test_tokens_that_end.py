@@ -1,4 +1,4 @@
-"""A server and the SDK with tokens that live for two seconds: work goes on while they are renewed."""
+"""A server and the SDK with tokens that expire after two seconds: work continues while they are renewed."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ RENEWALS = 3
 
 
 class Issuer:
-    """Issues tokens that carry their expiry, and validates them after a moment, as one that fetches a key."""
+    """Issues tokens with an expiry, and validates them with a delay, like an issuer whose key is fetched."""
 
     def __init__(self) -> None:
         self.issued = 0
@@ -89,7 +89,7 @@ async def served(issuer: Issuer, problems: list[BaseException]) -> AsyncIterator
         await runner.close()
 
 
-async def test_worker_and_producer_outlive_their_tokens_on_one_stream_each() -> None:
+async def test_worker_and_producer_renew_their_tokens_on_one_stream_each() -> None:
     issuer, problems = Issuer(), list[BaseException]()
     may_end = threading.Event()
     async with served(issuer, problems) as address:
@@ -111,7 +111,7 @@ async def test_worker_and_producer_outlive_their_tokens_on_one_stream_each() -> 
     assert problems == []
 
 
-async def test_call_with_an_expired_token_is_unauthenticated_and_says_since_when() -> None:
+async def test_error_for_an_expired_token_says_when_it_expired() -> None:
     issuer, problems = Issuer(), list[BaseException]()
     token = issuer.token()
     async with served(issuer, problems) as address, codeq.AsyncClient(address, token=token) as client:
@@ -125,7 +125,7 @@ async def test_call_with_an_expired_token_is_unauthenticated_and_says_since_when
     assert problems == []
 
 
-async def test_worker_whose_issuer_is_closed_for_a_while_keeps_its_task() -> None:
+async def test_worker_keeps_its_task_while_the_token_issuer_is_down() -> None:
     issuer, problems = Issuer(), list[BaseException]()
     may_end = threading.Event()
     async with served(issuer, problems) as address:
@@ -146,7 +146,7 @@ async def test_worker_whose_issuer_is_closed_for_a_while_keeps_its_task() -> Non
     assert problems == []
 
 
-async def test_call_whose_message_comes_after_its_token_has_expired_does_nothing() -> None:
+async def test_call_whose_token_expires_before_its_message_has_no_effect() -> None:
     issuer, problems = Issuer(), list[BaseException]()
     async with served(issuer, problems) as address, grpc.aio.insecure_channel(address) as channel:
         create = channel.stream_unary("/codeq.v1.TaskService/CreateTask")

@@ -40,9 +40,9 @@ class Violation(AssertionError):  # noqa: N818 - names what it is
 class Known:
     """A task according to the durable rows.
 
-    `end` and `told` belong to its current life: how it ended, and what a client was told of that, the token and outcome
-    that were accepted. `ends` lists the ends of all lives, `revived` counts its redrives, and `redrives` the requests
-    for them. `before` is the task that had this id until it was removed.
+    `end` and `told` belong to its current life: how it ended, and the acknowledged token and outcome. `ends` lists
+    the ends of all lives, `revived` counts its redrives, and `redrives` the requests for them.
+    `before` is the task that had this id until it was removed.
     """
 
     task_id: str
@@ -57,12 +57,12 @@ class Known:
     told: tuple[int, int, bytes] | None = None
     told_at: int = 0
     ended_at: int = 0
-    """Serial number of the audit at its end."""
+    """Serial number of the audit when the task ended."""
     ends: list[rows_pb2.StateRow] = field(default_factory=list)
     revived: int = 0
     redrives: int = 0
     born: int = 0
-    """Number of the batch that made it durable."""
+    """Number of the batch that made the task durable."""
 
 
 @dataclass
@@ -87,7 +87,7 @@ class Audit:
         self.rows = MemoryStore()
         self.asked: dict[bytes, Asked] = {}
         self.acked: set[tuple[str, str]] = set()
-        """Tenants and ids that producers were told."""
+        """Tenants and ids of tasks acknowledged to producers."""
         self.tasks: dict[tuple[str, str], Known] = {}
         """The last task with each id, by tenant and id."""
         self.ids: dict[tuple[str, tuple[str, str, int]], str] = {}
@@ -114,12 +114,12 @@ class Audit:
         self._mono_ms = mono_ms
         self._checked = checked
         self._times = [0] * (window + 2)
-        """When the last batches became durable: a claim in one was made after all earlier ones but a window's."""
+        """Times at which recent batches became durable: a claim is decided after all but the last `window` of them."""
         self.serial = 0
         """Grows with every answer to a client, and with every end that becomes durable."""
         self.by_home: dict[bytes, Known] = {}
         self._first: dict[bytes, int] = {}
-        """Position of the last first delivery in each lane."""
+        """Position of the latest first delivery in each lane."""
 
     def demand(self, promise: object, text: str) -> None:
         """Records and raises a Violation unless the promise holds."""
@@ -166,7 +166,7 @@ class Audit:
         for key, value in sorted(rows.items()):
             table.setdefault(key[:1], []).append((key, value))
         made: Counter[bytes] = Counter()
-        for key, value in sorted(table.get(b"t", ()), key=lambda row: row[1] is not None):  # a name may come again
+        for key, value in sorted(table.get(b"t", ()), key=lambda row: row[1] is not None):  # a name may be used again
             self._home(key, value, tick.wall_ms, made)
         for payload, often in made.items():
             together = {made[other] for other in self.asked[payload].group} | {often}
@@ -469,7 +469,7 @@ class Audit:
             known.told, known.told_at = (token, status, result), self._next()
 
     def cancelled(self, tenant: str, task: task_pb2.Task) -> None:
-        """Records that a producer was told that a task is cancelled."""
+        """Records that a producer got the confirmation of a cancel."""
         self.count("cancelled")
         known = self._known(tenant, task, "cancelled")
         task_id = known.task_id

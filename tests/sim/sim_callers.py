@@ -22,7 +22,7 @@ class Wish:
     method: str
     request: Any
     names: list[TaskName]
-    """Names of an atomic batch; if the batch is rejected, one of them is taken."""
+    """Names of an atomic batch; if the batch is rejected, one of them is already in use."""
 
 
 def wish(world: World, tenant: str) -> Wish:

@@ -22,7 +22,7 @@ NAMES = 8
 TaskName = tuple[str, str, int]
 """See `Asked.name`."""
 TAKEN = {"key": Reason.IDEMPOTENCY_CONFLICT, "id": Reason.TASK_ID_TAKEN}
-"""Why a task with such a name is rejected."""
+"""Reason for rejecting a task whose name is already in use."""
 _ENDS = {task_pb2.OUTCOME_KIND_COMPLETED: 4, task_pb2.OUTCOME_KIND_FAILED: 5}
 
 
@@ -75,7 +75,7 @@ class World:
         self.audit.created(tenant, task_id, spec.payload)
 
     def refused(self, tenant: str, spec: task_pb2.TaskSpec, reason: Reason) -> None:
-        """Records that a task was rejected, which can have only one reason."""
+        """Records that a task was rejected, for which there is only one valid reason."""
         name = self.audit.asked[spec.payload].name
         self.audit.demand(name and reason is TAKEN[name[0]], f"a task named {name} is rejected: {reason}")
         assert name is not None
@@ -234,7 +234,7 @@ async def resume_all(world: World) -> None:
                 continue
             except Rejection as refusal:
                 if not retryable(refusal):
-                    world.paused.discard((holder, command))  # there is no such queue
+                    world.paused.discard((holder, command))  # the queue does not exist
 
 
 async def _list(world: World, holder: str) -> None:

@@ -1,4 +1,4 @@
-"""A disk that keeps synced writes. Writes can be read at once; a power cut loses those that were not synced.
+"""A disk that keeps synced writes. Writes can be read at once; a power cut loses unsynced writes.
 
 A power cut leaves a prefix of the writes, as with a write-ahead log. Sets of rows that are imported as files are
 durable at once, and so is dropping them.

@@ -1,7 +1,7 @@
 """A simulated event loop: time advances only when nothing else can run, and processes on it can be killed.
 
 Everything runs on one thread in an order determined by the seed alone. Executor calls run on a thread of their own,
-which stops at every disk call until the loop resumes it: only one of the two runs at any time.
+which stops at every disk call until the loop resumes it: only one of the two threads runs at any time.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ class Process:
         self.context.run(_PROCESS.set, self)
         self.jobs: list[_Job] = []
         self.tasks: list[asyncio.Task[Any]] = []
-        """Kept until the end of the run: a garbage-collected coroutine would run its `finally`."""
+        """Tasks kept until the end of the run: a garbage-collected coroutine would run its `finally`."""
         self.held: list[asyncio.Handle] | None = None
-        """Callbacks held back while it is frozen; None: it is not frozen."""
+        """Callbacks held back while the process is frozen; None: it is not frozen."""
         self.slowness = 1.0
-        """How slow its disk is, as a factor."""
+        """Factor by which the disk is slowed down."""
         self.steps = 0
-        """Callbacks it may schedule until `out_of_steps` is called; 0: no limit."""
+        """Number of callbacks until `out_of_steps` is called; 0: no limit."""
         self.out_of_steps: Callable[[], None] = lambda: None
         self._loop = loop
 
@@ -58,7 +58,7 @@ class Process:
         return self._loop.create_task(coroutine, context=self.context.copy())
 
     def freeze(self) -> None:
-        """Suspends it, like a long pause of its machine: it resumes where it was, unaware of the pause."""
+        """Suspends the process, like a long pause of its machine: it resumes where it was, unaware of the pause."""
         if self.alive and self.held is None:
             self.held = []
             self._loop.hold(self, self.held)
@@ -70,7 +70,7 @@ class Process:
             self._loop.let_go(held)
 
     def kill(self) -> None:
-        """Kills it without a shutdown."""
+        """Kills the process without a shutdown."""
         self.alive, self.held = False, None
         self._loop.forget(self)
         for job in self.jobs:

@@ -1,4 +1,4 @@
-"""Extracts from messages what the judge of a run needs: tasks that are requested, delivered or shown."""
+"""Extracts from messages the tasks that the judge of a run needs: those requested, delivered or shown."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class Asked:
     Attributes:
         name: The source of its id, unique within the tenant as long as the task has rows: the idempotency key, with the
             index of the task in a batch, or the id that the producer chose. None: neither.
-        expire_ms: How long it may wait; 0: without limit.
-        group: Payloads of all tasks of its atomic batch; empty: it is not in one.
+        expire_ms: How long the task may wait; 0: without limit.
+        group: Payloads of all tasks of its atomic batch; empty: the task is in none.
     """
 
     tenant: str

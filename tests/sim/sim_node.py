@@ -172,7 +172,7 @@ class Node:
         """Returns the answer of a call.
 
         Raises:
-            Rejection: The server rejected it.
+            Rejection: The server rejected the call.
             Lost: Its outcome is unknown.
         """
         await asyncio.sleep(self.delay())

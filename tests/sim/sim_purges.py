@@ -1,4 +1,4 @@
-"""Judges purges: none ends a task that came later, none leaves a task that waited."""
+"""Judges purges: no purge ends a task that came later or leaves a task that waited."""
 
 from __future__ import annotations
 

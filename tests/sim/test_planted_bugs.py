@@ -1,6 +1,6 @@
 """The simulator finds bugs: each of these, planted into the product one at a time, breaks a promise soon.
 
-A bug may be planted in several ways; each of them is found. `docs/evidence.md` names for each promise its bug.
+A bug may be planted in several ways; each of them is found. `docs/evidence.md` names the bug for each promise.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ LISTED = "shard.batch.ended.append((home.queue.number, keys.pack_home(home.index
 
 
 class Bug(NamedTuple):
-    """Where to plant it (function, original expression, replacement), and a pattern of the expected violation.
+    """Where to plant a bug (function, original expression, replacement), and a pattern of the expected violation.
 
     With `unseen_by_checker`, inconsistent rows are ignored: clients alone must notice.
     """
@@ -108,7 +108,7 @@ BUGS: dict[str, Bug | dict[str, Bug]] = {
     },
     "window refill skips a row": Bug(
         [(windows.load, "first, last = lane.loaded + 1,", "first, last = lane.loaded + 2,")],
-        "lies not above the lane's mark|never ended|counts ready tasks",
+        "is not above the lane's mark|never ended|counts ready tasks",
     ),
     "one index row left behind": {
         "dead letter": Bug(
@@ -198,5 +198,5 @@ def test_planted_bug_is_found(bug: Bug) -> None:
     assert re.search(bug.found_by, found)
 
 
-def test_planted_bugs_are_eleven() -> None:
+def test_eleven_bugs_are_planted() -> None:
     assert len(BUGS) == 11

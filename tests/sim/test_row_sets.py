@@ -37,7 +37,7 @@ class Home(Protocol):
         ...
 
     def after(self, *, power: bool) -> Home:
-        """Returns what would be left now after a kill or a power cut."""
+        """Returns the state that a kill or a power cut would leave now."""
         ...
 
     def export(self, checkpoint: Path, folder: Path) -> None:
@@ -162,7 +162,7 @@ def rows_of(store: ReplaceableRows) -> dict[bytes, bytes]:
     return dict(store.scan(b"", LAST_KEY, 100))
 
 
-def test_scan_rows_and_log_are_apart(home: Home) -> None:
+def test_scans_of_rows_and_log_are_separate(home: Home) -> None:
     store = home.open()
     store.write({b"a": b"1", b"\xef\xff": b"2", LOG_PREFIX: b"3", LOG_PREFIX + b"x": b"4", b"\xff": b"5"})
     assert store.scan(b"", LAST_KEY, 9) == [(b"a", b"1"), (b"\xef\xff", b"2")]
@@ -176,7 +176,7 @@ def test_scan_rows_and_log_are_apart(home: Home) -> None:
 
 
 @pytest.mark.parametrize("power", [False, True])
-def test_write_of_rows_and_log_is_lost_or_kept_as_a_whole(home: Home, *, power: bool) -> None:
+def test_write_of_rows_and_log_is_atomic(home: Home, *, power: bool) -> None:
     store = home.open()
     for number in range(1, 40):
         value = b"%d" % number
@@ -192,7 +192,7 @@ def test_write_of_rows_and_log_is_lost_or_kept_as_a_whole(home: Home, *, power: 
     store.close()
 
 
-def test_unsynced_write_is_lost_in_a_power_cut(home: Home) -> None:
+def test_power_cut_loses_an_unsynced_write(home: Home) -> None:
     store = home.open()
     store.write({b"a": b"1", MARK: b"1"})
     store.sync()
@@ -207,7 +207,7 @@ def test_unsynced_write_is_lost_in_a_power_cut(home: Home) -> None:
     store.close()
 
 
-def test_switch_rows_replaces_all_rows_and_only_those(home: Home, tmp_path: Path) -> None:
+def test_switch_rows_replaces_all_rows_and_nothing_else(home: Home, tmp_path: Path) -> None:
     files = exported(home, tmp_path, NEW)
     store = home.open()
     store.write({**OLD, MARK: b"1", LOG_PREFIX + b"kept": b"2"})
@@ -229,7 +229,7 @@ def test_switch_rows_replaces_all_rows_and_only_those(home: Home, tmp_path: Path
     store.close()
 
 
-def test_switch_rows_again_and_again_keeps_the_last(home: Home, tmp_path: Path) -> None:
+def test_repeated_switch_rows_keeps_the_last_set(home: Home, tmp_path: Path) -> None:
     store = home.open()
     store.write(OLD)
     for number in range(4):
@@ -256,7 +256,9 @@ def test_switch_rows_to_an_empty_set_leaves_none(home: Home) -> None:
 
 
 @pytest.mark.parametrize("first", [False, True])
-def test_switch_rows_cut_off_anywhere_leaves_the_old_or_the_new(home: Home, tmp_path: Path, *, first: bool) -> None:
+def test_switch_rows_interrupted_anywhere_leaves_the_old_or_the_new_set(
+    home: Home, tmp_path: Path, *, first: bool
+) -> None:
     """Switches from the initial set of a store, and from one that was imported as files."""
     files = exported(home, tmp_path, NEW)
     store = home.open()
@@ -298,7 +300,7 @@ def test_switch_rows_cut_off_anywhere_leaves_the_old_or_the_new(home: Home, tmp_
     store.close()
 
 
-def test_open_drops_sets_that_are_not_current(home: Home, tmp_path: Path) -> None:
+def test_opening_a_store_drops_sets_that_are_not_current(home: Home, tmp_path: Path) -> None:
     store = home.open()
     store.write({**OLD, MARK: b"1"})
     store.sync()
@@ -311,7 +313,7 @@ def test_open_drops_sets_that_are_not_current(home: Home, tmp_path: Path) -> Non
     store.close()
 
 
-def test_drop_rows_makes_them_unusable(home: Home, tmp_path: Path) -> None:
+def test_dropped_rows_cannot_be_switched_to(home: Home, tmp_path: Path) -> None:
     store = home.open()
     store.write(OLD)
     name = store.import_rows(exported(home, tmp_path, NEW))
@@ -334,7 +336,7 @@ def test_drop_rows_of_the_current_set_is_rejected(home: Home) -> None:
     store.close()
 
 
-def test_switch_rows_with_rows_of_the_shard_is_rejected(home: Home) -> None:
+def test_switch_rows_rejects_rows_of_the_shard(home: Home) -> None:
     store = home.open()
     store.write(OLD)
     name = store.import_rows([])
@@ -344,7 +346,7 @@ def test_switch_rows_with_rows_of_the_shard_is_rejected(home: Home) -> None:
     store.close()
 
 
-def test_import_rows_of_a_missing_file_fails_and_changes_nothing(home: Home, tmp_path: Path) -> None:
+def test_import_rows_from_a_missing_file_fails_and_changes_nothing(home: Home, tmp_path: Path) -> None:
     store = home.open()
     store.write(OLD)
     with pytest.raises(StoreFailed):

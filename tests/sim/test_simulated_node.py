@@ -1,6 +1,6 @@
 """Simulated lives of a node keep every promise, and are determined by their seeds alone.
 
-The search goes on for CODEQ_SEARCH_SECONDS, and never ends before SEEDS_LEAST. A seed that breaks a promise is run
+The search continues for CODEQ_SEARCH_SECONDS, and never ends before SEEDS_LEAST. A seed that breaks a promise is run
 again with `make sim SEED=…`; `make soak` runs thousands.
 """
 
@@ -47,5 +47,5 @@ def test_simulated_node_keeps_every_promise() -> None:
 
 
 @pytest.mark.parametrize("seed", SEEDS_TWICE)
-def test_simulated_node_run_twice_writes_the_same(seed: int) -> None:
+def test_simulated_node_run_is_deterministic(seed: int) -> None:
     assert simulate(seed) == simulate(seed)

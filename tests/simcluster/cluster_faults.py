@@ -160,9 +160,9 @@ class Faults:
         process.steps = 0
 
     async def _outlive(self) -> None:
-        """Isolates a leader, with few ticks, while the others elect a new one, so that it learns of that late.
+        """Isolates a leader, with few ticks, while the others elect a new one, so that it notices the election late.
 
-        Its clients leave first, so that no calls are in flight there: reads would wait for them.
+        The leader's clients leave first, so that it has no calls in flight: reads would wait for them.
         """
         leader = self._leader()
         if leader is not None:

@@ -142,9 +142,9 @@ class Machine(Node):
     """A machine.
 
     Attributes:
-        tick_rate: Factor of the length of its ticks.
+        tick_rate: Length of the machine's ticks, as a factor.
         shunned: Whether clients that follow leaders stay away.
-        starved: Further factor of its ticks while something else uses its CPU.
+        starved: Further factor for the ticks while other work uses the CPU.
     """
 
     def __init__(
@@ -171,7 +171,7 @@ class Machine(Node):
 
     @property
     def term(self) -> int:
-        """Returns the term in which it serves; 0: it does not."""
+        """Returns the term in which the machine serves; 0: it does not serve."""
         server = self.server
         return server.member.group.leading_term if server is not None and server.serving is not None else 0
 

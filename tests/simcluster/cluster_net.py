@@ -43,7 +43,7 @@ class Net:
         self.folders = 0
 
     def cut(self, some: Iterable[str], others: Iterable[str], *, both: bool = True) -> None:
-        """Cuts the lines from some machines to others, and, with `both`, back."""
+        """Cuts the lines from some machines to others and, with `both`, the lines back."""
         others = list(others)
         for one in some:
             for other in others:

@@ -27,7 +27,7 @@ SEEDS_MAX = 40
 
 
 class Bug(NamedTuple):
-    """Where to plant it (function, original expression, replacement), and a pattern of the expected violation."""
+    """Where to plant a bug (function, original expression, replacement), and a pattern of the expected violation."""
 
     places: list[tuple[Any, str, str]]
     found_by: str
@@ -106,7 +106,7 @@ BUGS: dict[str, Bug] = {
     "batch applied whatever came before": Bug(
         [
             (AppliedState._apply_entry, "entry.term != term or entry.previous != self.applied.lsn", "False"),
-            # A batch that gets lost on its way to the log, as one would whose refusal nobody heeds.
+            # A batch is lost on its way to the log, as if its rejection were ignored.
             (LeaderLog.append, "return", "if batch.lsn % 7 == 0: return asyncio.Future()\n    return"),
         ],
         "applies rows that differ from the log's",

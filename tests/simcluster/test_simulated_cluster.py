@@ -1,6 +1,6 @@
 """Simulated lives of clusters of 3 and 5 nodes keep every promise, and are determined by their seeds alone.
 
-The search goes on for CODEQ_SEARCH_SECONDS, and never ends before SEEDS_LEAST. A seed that breaks a promise is run
+The search continues for CODEQ_SEARCH_SECONDS, and never ends before SEEDS_LEAST. A seed that breaks a promise is run
 again with `make sim-cluster SEED=…`; `make soak` runs a thousand.
 """
 
@@ -45,5 +45,5 @@ def test_simulated_cluster_keeps_every_promise() -> None:
 
 
 @pytest.mark.parametrize("seed", SEEDS_TWICE)
-def test_simulated_cluster_run_twice_is_the_same(seed: int) -> None:
+def test_simulated_cluster_run_is_deterministic(seed: int) -> None:
     assert simulate(seed) == simulate(seed)

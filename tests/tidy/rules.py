@@ -1,4 +1,4 @@
-"""The house rules that a program can check: each function takes text and returns what is wrong with it."""
+"""The house rules that a program can check: each function takes text and returns the violations in it."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ MODULE_LINES_MAX = 500
 FUNCTION_LINES_MAX = 70
 
 VAGUE_NAMES = frozenset({"common", "helper", "helpers", "misc", "util", "utils"})
-"""Names of modules and packages that say nothing about what they hold."""
+"""Names of modules and packages that say nothing about their contents."""
 
 IMPURE_MODULES = frozenset(
     {"asyncio", "concurrent", "os", "pathlib", "random", "secrets", "socket", "threading", "time"}
 )
-"""Modules of the standard library the core does without: time and randomness come in as arguments."""
+"""Modules of the standard library that the core must not import: time and randomness are passed in as arguments."""
 
 IMPURE_CALLS = frozenset({"datetime.now", "datetime.utcnow", "date.today", "uuid.uuid1", "uuid.uuid4", "uuid4", "open"})
-"""Calls the core does without, as they are written."""
+"""Calls that the core must not make, as they appear in source code."""
 
 TABLES = frozenset(bytes((letter,)) for letter in b"deilmqrstuxz")
-"""Prefixes of the keys of rows."""
+"""Prefixes of row keys."""
 
 # Written in pieces, so that no file names a registry's host, this one included.
 _ORG, _COM, _IO = r"\." + "org", r"\." + "com", r"\." + "io"
@@ -68,7 +68,7 @@ def registry_hosts(text: str) -> list[str]:
 
 
 def machine_paths(text: str) -> list[str]:
-    """Returns the lines that name a path of somebody's machine."""
+    """Returns the lines that contain a path from somebody's machine."""
     return lines_matching(_MACHINE_PATH, text)
 
 
@@ -78,17 +78,17 @@ def unfinished_marks(text: str) -> list[str]:
 
 
 def skip_marks(text: str) -> list[str]:
-    """Returns the lines that may keep a test from running or hide its failure."""
+    """Returns the lines that may prevent a test from running or hide its failure."""
     return lines_matching(_SKIPS, text)
 
 
 def relative_links(text: str) -> list[str]:
-    """Returns the targets of a Markdown text's links into the project."""
+    """Returns the targets of links into the project in a Markdown text."""
     return _LINK.findall(text)
 
 
 def long_functions(source: str) -> list[str]:
-    """Returns "name: lines" of each Python function past the limit, its decorators not counted."""
+    """Returns "name: lines" of each Python function above the limit, not counting its decorators."""
     return [
         f"{node.name}: {length} lines"
         for node in ast.walk(ast.parse(source))
@@ -98,7 +98,7 @@ def long_functions(source: str) -> list[str]:
 
 
 def impurities(source: str) -> list[str]:
-    """Returns the uses of clock, randomness, event loop, threads and files in a Python module of the core."""
+    """Returns each use of a clock, randomness, an event loop, threads or files in a Python module of the core."""
     found = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
@@ -113,7 +113,7 @@ def impurities(source: str) -> list[str]:
 
 
 def hand_made_keys(source: str) -> list[str]:
-    """Returns the expressions of a Python module of the server that build a row's key without `core/keys.py`."""
+    """Returns the expressions in a Python module of the server that build a row key without `core/keys.py`."""
     found = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Constant) and node.value in TABLES:
@@ -126,7 +126,7 @@ def hand_made_keys(source: str) -> list[str]:
 
 
 def vague_parts(path: str) -> list[str]:
-    """Returns the parts of a module's path whose names say nothing."""
+    """Returns the parts of a module's path that have vague names."""
     return [part for part in path.removesuffix(".py").split("/") if part in VAGUE_NAMES]
 
 

@@ -1,10 +1,10 @@
-"""Draws sentences of the project at random, for a reader who judges whether each is natural technical English.
+"""Draws random sentences from the project, so that a reader can judge whether each is natural technical English.
 
     python tests/tidy/sentences.py --seed 7              fifty sentences
     python tests/tidy/sentences.py --seed 7 --count 10
 
-The sentences come from documents, docstrings, comments of protos, messages and names of tests, the same share of each.
-Prints one per line, with its file and line. The same seed on the same files draws the same sentences.
+Draws equally from documents, docstrings, proto comments, messages and test names.
+Prints one sentence per line, with its file and line. The same seed on the same files draws the same sentences.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
 WORDS_MIN = 3
-"""Minimum number of words of a sentence, besides code; shorter ones leave little to judge."""
+"""Minimum number of words in a sentence, not counting code; shorter sentences leave little to judge."""
 
 _FOREIGN = ("proto/vendor/", "tests/clients/")
 _END = re.compile(r"(?<=[.!?])\s+(?=[A-Z`\"(])")
@@ -30,12 +30,12 @@ _WORD = re.compile(r"[A-Za-z_]{2,}")
 _LINK = re.compile(r"\[([^\]]*)\]\([^)]*\)")
 _MARKS = re.compile(r"\*\*|^\s*(?:[-#>|]|\d+\.)+\s*")
 _ENTRY = re.compile(r"\n(?=\s*[\w*]+(?:, [\w*]+)*: )|^(?:Args|Attributes|Raises|Returns|Yields):", re.MULTILINE)
-"""Where an entry of a docstring's section begins."""
+"""Matches the start of an entry in a docstring section."""
 _LOGS = frozenset({"debug", "info", "warning", "error", "exception"})
 
 
 class Sentence(NamedTuple):
-    """A sentence and where it begins.
+    """A sentence and its location.
 
     Attributes:
         kind: Where it was found: "documents", "docstrings", "proto comments", "messages" or "test names".
@@ -51,7 +51,7 @@ class Sentence(NamedTuple):
 
 
 def found_in(path: str, text: str) -> Iterator[Sentence]:
-    """Yields the sentences of a file; of tests, only names and docstrings."""
+    """Yields the sentences of a file; for tests, only names and docstrings."""
     if path.endswith(".md"):
         yield from _of_document(path, text)
     elif path.endswith(".proto"):
@@ -89,7 +89,7 @@ def _of_document(path: str, text: str) -> Iterator[Sentence]:
 
 
 def _plain(text: str) -> str:
-    """Returns text without the marks of Markdown."""
+    """Returns text without Markdown syntax."""
     return _MARKS.sub("", _LINK.sub(r"\1", text))
 
 
@@ -124,7 +124,7 @@ def _of_node(path: str, node: ast.AST) -> Iterator[Sentence]:
 
 
 def _of_message(path: str, node: ast.AST) -> Iterator[Sentence]:
-    """Yields the texts of a raise, a log call or a help; values in f-strings are shown as {}."""
+    """Yields the texts of a raise statement, a log call or a help argument; values in f-strings become {}."""
     if isinstance(node, ast.JoinedStr):
         parts = [str(part.value) if isinstance(part, ast.Constant) else "{}" for part in node.values]
         yield from _split("messages", path, node.lineno, "".join(parts))
@@ -136,7 +136,7 @@ def _of_message(path: str, node: ast.AST) -> Iterator[Sentence]:
 
 
 def draw(seed: int, count: int) -> list[Sentence]:
-    """Returns sentences of the tracked files, drawn by a seed: the same number of each kind, in the order of files."""
+    """Returns sentences drawn from the tracked files with a seed: the same number of each kind, in file order."""
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
     kinds: dict[str, list[Sentence]] = {}
     for path in sorted(filter(None, listed.split("\0"))):
@@ -154,7 +154,7 @@ def draw(seed: int, count: int) -> list[Sentence]:
 
 
 def main() -> None:
-    """Prints the sentences of the seed in the arguments."""
+    """Prints the sentences for the seed given as an argument."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--seed", type=int, required=True, help="seed of the draw")
     parser.add_argument("--count", type=int, default=50, help="number of sentences")

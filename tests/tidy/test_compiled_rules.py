@@ -1,4 +1,4 @@
-"""Rules for the compiled packages (ADR 0025) that only the sources show."""
+"""Rules for the compiled packages (ADR 0025) that can only be checked in their source."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ def inlined(tree: ast.Module) -> set[str]:
 
 
 def patched(tree: ast.Module) -> Iterator[str]:
-    """Yields the full names of the constants of modules that a test sets: those after a module in a call or tuple.
+    """Yields the full names of module constants that a test sets: names that follow a module in a call or tuple.
 
-    If a variable holds the name, any text of the test may be it.
+    If the name is in a variable, any string in the test counts as that name.
     """
     modules = {}
     for node in ast.walk(tree):
@@ -67,13 +67,13 @@ def test_limits_that_tests_lower_are_not_inlined() -> None:
     assert sorted(found & constants) == []
 
 
-def test_a_lowered_limit_is_found_however_a_test_names_it() -> None:
+def test_lowered_limit_is_found_however_a_test_names_it() -> None:
     source = 'from a import b as c\nset(c, "X", 1)\nfor each in ((c, "Y", 2),): pass\nset("codeq_x.Z", 3)\n'
     assert set(patched(ast.parse(source))) == {"a.b.X", "a.b.Y", "codeq_x.Z"}
     assert "a.b.X" in set(patched(ast.parse('from a import b\nfor name in ["X"]: set(b, name, 1)')))
 
 
-def test_classes_extend_no_class_without_types() -> None:
+def test_classes_extend_only_typed_classes() -> None:
     compiled = set(MODULES) - set(TOOLS["codeq"]["compiled"]["interpreted"])
     texts = {
         name: (_folder(name.rpartition(".")[0]) / f"{name.rpartition('.')[2]}.py").read_text() for name in compiled
@@ -83,7 +83,7 @@ def test_classes_extend_no_class_without_types() -> None:
 
 
 def _called(function: ast.AST) -> set[str]:
-    """Returns the names of functions, and of methods of the same object, that a function calls."""
+    """Returns the names of the functions, and of the methods of the same object, that a function calls."""
     names = set()
     for call in (node.func for node in ast.walk(function) if isinstance(node, ast.Call)):
         if isinstance(call, ast.Name):
@@ -94,7 +94,7 @@ def _called(function: ast.AST) -> set[str]:
 
 
 def calling_themselves(tree: ast.AST) -> set[str]:
-    """Returns the names of functions that may call themselves, directly or through others of the module."""
+    """Returns the names of functions that may call themselves, directly or through other functions of the module."""
     calls: dict[str, set[str]] = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
@@ -130,20 +130,21 @@ BOUNDS = {
         | {"reference", "message", "field", "_sent", "_value"},
         FILES: {"_files", "add", "_reworded"},
         "the segments of the longest route": {"_walk"},
-        "one: no part of what the parser reads has it read more": {"_read", "_count_body", "_admit", "_refuse"}
+        "one: parsing what was read never triggers another read": {"_read", "_count_body", "_admit", "_refuse"}
         | {"_break_off", "_advance", "_answer", "_answered"},
-        "one: another object's method of that name": {"discard", "hold"},
+        "one: another object's method of the same name": {"discard", "hold"},
     },
+    "codeq_server.storage": {"one: a function of the same name": {"scan", "scan_back"}},
     "codeq_server.services": {TYPES: {"_fields", "_check", "_first_bytes", "_count"}},
     "codeq_server.engine": {
-        "one: files that are let go change nothing": {"changed", "_carry_out", "_written", "_let_files_go"},
-        "none: the argument has the name of the method": {"refuse", "refuse_all"},
+        "one: releasing files makes no further changes": {"changed", "_carry_out", "_written", "_let_files_go"},
+        "none: the argument has the same name as the method": {"refuse", "refuse_all"},
     },
 }
-"""What bounds the depth of the functions of each package that may call themselves."""
+"""The recursive functions of each package, with the bound on their depth."""
 
 
-def test_functions_that_call_themselves_have_a_bound() -> None:
+def test_recursive_functions_have_a_bound() -> None:
     unbounded = []
     for module, tree in MODULES.items():
         bounds = BOUNDS.get(module.rpartition(".")[0], {})
@@ -160,5 +161,5 @@ def test_functions_that_call_themselves_have_a_bound() -> None:
         "def outer():\n    def a(): a()",
     ],
 )
-def test_a_function_that_calls_itself_is_found(source: str) -> None:
+def test_recursive_function_is_found(source: str) -> None:
     assert "a" in calling_themselves(ast.parse(source))

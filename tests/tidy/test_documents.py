@@ -1,4 +1,4 @@
-"""The documents tell what the code has: every call, error reason and setting, with its values."""
+"""The documents match the code: they list every call, error reason and setting with its values."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _routes() -> list[str]:
 
 
 @pytest.mark.parametrize("route", _routes())
-def test_api_document_has_every_route(route: str) -> None:
+def test_api_document_lists_every_route(route: str) -> None:
     assert f"| `{route}` |" in API
 
 
@@ -38,15 +38,15 @@ def test_api_document_lists_every_reason_with_its_codes(reason: Reason) -> None:
     assert f"| `{reason.name}` | {reason.grpc_name} | {reason.http_status} |{again}|" in API
 
 
-def test_configuration_document_has_the_tables_that_the_declarations_give() -> None:
+def test_tables_in_the_configuration_document_match_the_declarations() -> None:
     assert fresh(CONFIGURATION) == CONFIGURATION, "run `make generate`"
 
 
 @pytest.mark.parametrize(("old", "new"), [("8080", "8081"), ("| `port` |", "| `prot` |"), ("lowest level", "level")])
-def test_stale_table_of_the_configuration_document_is_written_anew(old: str, new: str) -> None:
+def test_stale_table_in_the_configuration_document_is_regenerated(old: str, new: str) -> None:
     assert fresh(CONFIGURATION.replace(old, new, 1)) == CONFIGURATION
 
 
-def test_configuration_document_without_a_table_is_refused() -> None:
+def test_configuration_document_without_a_table_is_rejected() -> None:
     with pytest.raises(ValueError, match="no table of RaftSettings"):
         fresh(CONFIGURATION.replace("settings: RaftSettings", "elsewhere"))

@@ -1,4 +1,4 @@
-"""The project keeps its house rules. New files count before they are committed."""
+"""The project follows its house rules. New files are checked before they are committed."""
 
 from __future__ import annotations
 
@@ -56,15 +56,15 @@ def test_project_files_are_found() -> None:
     assert len(_python()) > 10
 
 
-def test_modules_are_short() -> None:
+def test_modules_stay_within_the_line_limit() -> None:
     assert [path for path, text in _python().items() if len(text.splitlines()) > rules.MODULE_LINES_MAX] == []
 
 
-def test_functions_are_short() -> None:
+def test_functions_stay_within_the_line_limit() -> None:
     assert _found(_python(), rules.long_functions) == []
 
 
-def test_module_names_say_what_they_hold() -> None:
+def test_module_names_are_not_vague() -> None:
     assert [path for path in _python() if rules.vague_parts(path)] == []
 
 
@@ -75,7 +75,7 @@ def test_core_is_pure() -> None:
 
 
 KEY_PACKAGES = ("core", "engine", "services", "node", "storage")
-"""Packages of the server that handle rows; `replication` has rows of its own, with keys in `log_rows.py`."""
+"""Server packages that handle rows; `replication` has its own rows, with keys in `log_rows.py`."""
 KEYS_ALONE = {
     # Once for each task: the call would cost as much as the rest of the row.
     "core/creates.py": {"lane.task_prefix + position.to_bytes(6, 'big')"},
@@ -94,7 +94,7 @@ KEYS_ALONE = {
     },
     "storage/durable.py": {"_MAGIC + lsn.to_bytes(8, 'big')", "body + zlib.crc32(body).to_bytes(4, 'big')"},
 }
-"""Expressions that may look like hand-made keys, by module."""
+"""Expressions that are allowed to look like hand-made keys, by module."""
 
 
 def test_only_one_module_builds_keys() -> None:
@@ -110,21 +110,21 @@ def test_only_one_module_builds_keys() -> None:
     } == {}
 
 
-def test_files_name_no_package_registry() -> None:
+def test_no_file_names_a_package_registry() -> None:
     assert _found(_texts(), rules.registry_hosts) == []
 
 
-def test_files_name_no_path_of_a_machine() -> None:
+def test_files_contain_no_paths_from_a_developers_machine() -> None:
     assert _found(_texts(but=lambda path: path.startswith(VENDORED)), rules.machine_paths) == []
 
 
-def test_code_has_no_unfinished_marks() -> None:
+def test_code_has_no_marks_of_unfinished_work() -> None:
     code = (".go", ".md", ".mk", ".proto", ".py", ".sh", ".toml", ".ts", ".yaml", "Dockerfile", "Makefile", "run")
     texts = {path: text for path, text in _texts(but=_is_generated).items() if path.endswith(code)}
     assert _found(texts, rules.unfinished_marks) == []
 
 
-def test_tests_always_run() -> None:
+def test_no_test_is_skipped() -> None:
     tests = {path: text for path, text in _texts().items() if path.endswith((".py", ".go", ".ts")) and "test" in path}
     tests.pop("tests/tidy/rules.py")
     assert _found(tests, rules.skip_marks) == []
@@ -135,7 +135,7 @@ def test_requirements_are_pinned_with_hashes(path: str) -> None:
     assert rules.unhashed_requirements((ROOT / path).read_text()) == []
 
 
-def test_links_between_documents_lead_somewhere() -> None:
+def test_links_between_documents_resolve() -> None:
     documents = {path: text for path, text in _texts(but=_is_generated).items() if path.endswith(".md")}
     dead = [
         f"{path}: {target}"

@@ -1,4 +1,4 @@
-"""The import contracts are exhaustive: a module in the wrong layer, or in none, fails `make lint`."""
+"""The import contracts are exhaustive: a module in the wrong layer or outside all layers fails `make lint`."""
 
 from __future__ import annotations
 
@@ -59,13 +59,15 @@ def _kind_of_store(root: Path) -> None:
         module.write("\nimport codeq_server.storage.rocks\n")
 
 
-def test_contracts_hold(copy: Path) -> None:
+def test_import_contracts_hold(copy: Path) -> None:
     run = lint(copy)
     assert run.returncode == 0, run.stdout
 
 
 @pytest.mark.parametrize("change", [_stray, _stray_in_node, _upwards, _sideways, _kind_of_store])
-def test_module_in_a_layer_it_may_not_use_or_in_none_is_rejected(copy: Path, change: Callable[[Path], None]) -> None:
+def test_forbidden_imports_and_modules_outside_the_layers_are_rejected(
+    copy: Path, change: Callable[[Path], None]
+) -> None:
     change(copy)
     run = lint(copy)
     assert run.returncode == 1

@@ -1,4 +1,4 @@
-"""Adding a task field takes few hand-written files: a patch that adds one is applied to a copy, built and tested."""
+"""Adding a task field takes only a few hand-written files: a patch is applied to a copy, built and tested."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ PATCH = ROOT / "tests/tidy/new_field/label.diff"
 PROMISES = ROOT / "tests/tidy/new_field/label_promises.py"
 PACKAGES = ("sdks/python/src", "gateway", "server", "cli")
 GENERATORS = ".venv", ".tools", "sdks/ts/node_modules"
-"""What `make setup-dev` installs, which the copy shares."""
+"""Folders that `make setup-dev` installs and the copy shares."""
 FILES_MAX = 10
-"""Hand-written files, besides tests and documents, that a new scalar field may take."""
+"""Maximum number of hand-written files, besides tests and documents, that a new scalar field may change."""
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def copy(tmp_path: Path) -> Path:
 
 
 @pytest.mark.timeout(300)
-def test_new_scalar_field_takes_few_files(copy: Path) -> None:
+def test_adding_a_scalar_field_touches_only_a_few_files(copy: Path) -> None:
     changed = re.findall(r"^\+\+\+ b/(.*)$", PATCH.read_text(), re.MULTILINE)
     assert len(changed) <= FILES_MAX
     run(copy, "git", "apply", "--recount", "-C1", str(PATCH))
@@ -47,7 +47,7 @@ def test_new_scalar_field_takes_few_files(copy: Path) -> None:
 
 
 def run(copy: Path, *command: str) -> str:
-    """Runs a command on the copy; returns what it printed."""
+    """Runs a command in the copy; returns its output."""
     packages = os.pathsep.join(str(copy / package) for package in PACKAGES)
     path = os.pathsep.join([str(ROOT / ".venv/bin"), str(ROOT / ".tools/bin"), os.environ["PATH"]])
     environment = {**os.environ, "PYTHONPATH": packages, "PATH": path, "GIT_CEILING_DIRECTORIES": str(copy.parent)}

@@ -1,4 +1,4 @@
-"""The protos say what they must: who may call, what an error means, and a comment on everything."""
+"""The protos are complete: who may call each RPC, the codes of each error, and a comment on everything."""
 
 from __future__ import annotations
 
@@ -46,27 +46,27 @@ def test_every_public_service_is_checked_here() -> None:
 
 
 @pytest.mark.parametrize("method", METHODS, ids=_name)
-def test_rpc_says_who_may_call(method: MethodDescriptor) -> None:
+def test_every_rpc_declares_who_may_call_it(method: MethodDescriptor) -> None:
     access = method.GetOptions().Extensions[options_pb2.access]
     assert access.principal != options_pb2.PRINCIPAL_UNSPECIFIED
     assert access.scope.startswith("codeq:") == (access.principal == options_pb2.PRINCIPAL_WORKER)
 
 
 @pytest.mark.parametrize("method", [m for m in METHODS if not m.client_streaming], ids=_name)
-def test_unary_rpc_has_a_rest_form_below_the_common_path(method: MethodDescriptor) -> None:
+def test_every_unary_rpc_has_a_rest_path_under_the_common_prefix(method: MethodDescriptor) -> None:
     rule = method.GetOptions().Extensions[annotations_pb2.http]
     path = getattr(rule, rule.WhichOneof("pattern") or "get")
     assert path.startswith("/v1/codeq/")
 
 
 @pytest.mark.parametrize("value", REASONS, ids=_name)
-def test_error_reason_has_its_codes(value: object) -> None:
+def test_every_error_reason_has_its_codes(value: object) -> None:
     options = value.GetOptions()
     assert options.Extensions[options_pb2.grpc_code] != 0
     assert 400 <= options.Extensions[options_pb2.http_status] < 600
 
 
-def test_rpcs_fields_and_values_carry_comments(tmp_path: Path) -> None:
+def test_rpcs_fields_and_enum_values_have_comments(tmp_path: Path) -> None:
     out = tmp_path / "api.binpb"
     api = ROOT / "proto/api"
     includes = [

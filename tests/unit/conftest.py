@@ -1,4 +1,4 @@
-"""Properties are tried without a deadline for each example: machines that run tests are busy at times."""
+"""Property tests have no deadline per example, because machines that run tests are sometimes busy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A shard over a store in memory, with both clocks set by the test and short names for the calls of the core."""
+"""A shard on an in-memory store, with both clocks set by the test and short names for core calls."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ START_MS = 1_700_000_000_000
 
 
 class DrivenShard:
-    """Drives one shard; every call takes place at `wall` and `mono`, in milliseconds."""
+    """Drives one shard; every call happens at the times `wall` and `mono`, in milliseconds."""
 
     def __init__(self, **settings: Any) -> None:
         self.settings = ShardSettings(**{"backoff_policy": BackoffPolicy.FIXED, **settings})
@@ -35,7 +35,7 @@ class DrivenShard:
         self.reopen()
 
     def reopen(self) -> None:
-        """Starts over from the written rows."""
+        """Reopens the shard from the written rows."""
         self.epoch += 1
         identity = rows_pb2.IdentityRow(format=keys.FORMAT, num_shards=1, cluster_id=b"c" * 16, epoch=self.epoch)
         self.store.write({keys.IDENTITY: identity.SerializeToString()})
@@ -120,7 +120,7 @@ class DrivenShard:
         return self.shard.by_name[TENANT, command]
 
     def pass_time(self, ms: int) -> None:
-        """Lets time pass, and calls the timers whenever they ask for it."""
+        """Advances both clocks, and runs the timers whenever they are due."""
         end = self.mono + ms
         self.run_due()
         while self.mono < end:
@@ -137,17 +137,17 @@ class DrivenShard:
         return self.shard.seal(self.now)
 
     def write(self, sealed: SealedBatch | None = None) -> None:
-        """Writes a batch, the one being decided unless told; the rows must agree."""
+        """Writes a batch, by default the open one, and checks that the rows are consistent."""
         self.write_unchecked(sealed or self.seal())
         assert [str(difference) for difference in check(self.store.scan(b"", b"\xff", 1 << 30))] == []
 
     def write_unchecked(self, sealed: SealedBatch | None = None) -> None:
-        """Writes a batch; looking at all rows after each would be too much."""
+        """Writes a batch without checking the rows, which would take too long after every batch."""
         sealed = sealed or self.seal()
         self.store.write(sealed.rows)
         self.shard.settled(sealed.lsn)
 
     def keys(self, tables: bytes) -> list[bytes]:
-        """Returns the keys of some tables."""
+        """Returns the keys of the given tables."""
         rows = self.store.scan(b"", b"\xff", 1 << 30)
         return [key for key, _ in rows if key[:1] in {bytes((table,)) for table in tables}]

@@ -1,4 +1,4 @@
-"""A log under the test's control: a batch becomes durable, or fails, when the test says so."""
+"""A log that the test controls: the test decides when a batch becomes durable or fails."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class HeldLog:
         self.closed = 0
         self.free = False
         self.confirmation: asyncio.Future[None] | None = None
-        """What `confirm` returns; None: nobody else decides."""
+        """The value that `confirm` returns; None: this node is the only one that decides."""
         self._held: deque[tuple[SealedBatch, asyncio.Future[None]]] = deque()
 
     def append(self, batch: SealedBatch) -> asyncio.Future[None]:
@@ -48,13 +48,13 @@ class HeldLog:
         self.closed += 1
 
     def release(self) -> None:
-        """Makes the first batch on its way durable."""
+        """Makes the oldest batch in flight durable."""
         batch, appended = self._held.popleft()
         self.store.write(batch.rows)
         appended.set_result(None)
 
     def fail(self, problem: BaseException) -> None:
-        """Fails the first batch on its way."""
+        """Fails the oldest batch in flight."""
         self._held.popleft()[1].set_exception(problem)
 
 
@@ -72,7 +72,7 @@ class HandClock:
 
 
 class HeldRunner(ShardRunner):
-    """A runner over a held log."""
+    """A runner on a held log."""
 
     def __init__(
         self,
@@ -89,12 +89,12 @@ class HeldRunner(ShardRunner):
         super().__init__(shard, self.log, self.clock, lambda: 0.5, self.fatal.append)
 
     def create(self, command: str = "a", *, delay: int = 0, size: int = 2, tenant: str = "acme") -> str:
-        """Decides to accept a task."""
+        """Creates a task in the open batch."""
         now = self.now()
         return create(self.shard, tenant, command, b"1" * size, 0, 0, now.wall_ms + delay if delay else 0, now)[0]
 
     async def create_and_commit(self) -> None:
-        """Accepts a task whose batch is on its way on return."""
+        """Creates a task, and returns once its batch is in flight."""
         count = len(self.log.batches)
         self.create()
         self.changed()
@@ -102,7 +102,7 @@ class HeldRunner(ShardRunner):
 
 
 async def until(condition: Callable[[], object]) -> None:
-    """Returns when the condition holds."""
+    """Returns once the condition holds."""
     async with asyncio.timeout(DEADLINE_SECONDS):
         while not condition():  # noqa: ASYNC110 - any condition, on anything
             await asyncio.sleep(0.001)

@@ -1,4 +1,4 @@
-"""A validator that accepts the tokens of a script, and a clock that tests advance."""
+"""A validator that accepts scripted tokens, and a clock that tests advance."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ def token_of(
 
 
 class ScriptedValidator:
-    """Accepts the scripted tokens, at once or once it is released.
+    """Accepts the scripted tokens, either at once or after `release`.
 
     Attributes:
-        tokens: The accepted tokens; a test changes them at any time.
+        tokens: The accepted tokens; a test may change them at any time.
         asked: The tokens validated so far, in order.
-        begun: Those among them whose waiting validation was started.
+        begun: The tokens whose waiting validation has started.
         waits: Whether validations wait for `release`.
-        trouble: Raised by every validation; None: nothing.
+        trouble: The exception that every validation raises, or None.
     """
 
     def __init__(self, **tokens: Token) -> None:
@@ -44,7 +44,7 @@ class ScriptedValidator:
         return self._told(token)
 
     def release(self) -> None:
-        """Lets all validations end."""
+        """Lets all validations finish."""
         self._released.set()
 
     async def _wait(self, token: str) -> Token | None:
@@ -66,7 +66,7 @@ class Nobody:
 
 
 class ClockedLoop(asyncio.SelectorEventLoop):
-    """An event loop whose time tests advance; its wall clock starts at NOW."""
+    """An event loop whose clock tests advance; its wall clock starts at NOW."""
 
     _ahead = 0.0
     _set_by = 0.0
@@ -88,7 +88,7 @@ class ClockedLoop(asyncio.SelectorEventLoop):
 
 
 def in_clocked_loop(test: Coroutine[Any, Any, None]) -> None:
-    """Runs a test on a ClockedLoop."""
+    """Runs a test in a ClockedLoop."""
     with asyncio.Runner(loop_factory=ClockedLoop) as runner:
         runner.run(test)
 

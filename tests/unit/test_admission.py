@@ -1,4 +1,4 @@
-"""Admission: tenants decide in turn, and no flood of one delays another by more than its share."""
+"""Admission: tenants take turns, and one tenant's flood never delays another by more than one share."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FRAME_COST = CALL_COST + 64
 
 
 class Gate(Admission):
-    """An admission whose batch is full when the test says so."""
+    """An admission whose batch is full whenever the test sets `full`."""
 
     def __init__(self) -> None:
         self.full = False
@@ -23,11 +23,11 @@ class Gate(Admission):
         super().__init__(asyncio.get_running_loop(), lambda: self.full)
 
     def call(self, tenant: str, cost: int = FRAME_COST, count: int = 1) -> None:
-        """Has callers enter that record their turn."""
+        """Starts callers that enter and record the order of their turns."""
         self.callers += [asyncio.create_task(self._enter(tenant, cost)) for _ in range(count)]
 
     def cost_of(self, tenant: str, cost: int) -> int:
-        """Returns the cost of the tenant's callers that have entered."""
+        """Returns the total cost of the tenant's callers that have entered."""
         return self.order.count(tenant) * cost
 
     async def _enter(self, tenant: str, cost: int) -> None:
@@ -35,7 +35,7 @@ class Gate(Admission):
         self.order.append(tenant)
 
     async def reopened(self) -> None:
-        """Gives the batch room, and lets everything run until nobody is in line."""
+        """Makes room in the batch, and runs until nobody is in line."""
         self.full = False
         self.reopen()
         await until(lambda: all(caller.done() for caller in self.callers))
@@ -47,7 +47,7 @@ async def gate() -> Gate:
 
 
 def passes_at_once(entering: Coroutine[object, object, None]) -> bool:
-    """Returns whether a coroutine ends without giving way."""
+    """Returns whether a coroutine finishes without yielding."""
     try:
         entering.send(None)
     except StopIteration:
@@ -56,18 +56,18 @@ def passes_at_once(entering: Coroutine[object, object, None]) -> bool:
     return False
 
 
-async def test_enter_with_room_passes_without_giving_way(gate: Gate) -> None:
+async def test_enter_with_room_returns_without_yielding(gate: Gate) -> None:
     assert passes_at_once(gate.enter("acme", TURN_COST))
 
 
-async def test_enter_waits_for_the_next_turn_when_one_is_spent(gate: Gate) -> None:
+async def test_enter_waits_for_the_next_turn_once_the_current_one_is_spent(gate: Gate) -> None:
     await gate.enter("acme", TURN_COST)
     assert not passes_at_once(gate.enter("acme", CALL_COST))
     await turns(2)
     assert passes_at_once(gate.enter("acme", CALL_COST))
 
 
-async def test_many_callers_that_enter_at_once_are_spread_over_turns_of_the_loop(gate: Gate) -> None:
+async def test_callers_that_enter_at_once_are_spread_over_event_loop_turns(gate: Gate) -> None:
     gate.call("acme", count=1000)
     most, before = 0, 0
     while len(gate.order) < 1000:
@@ -76,7 +76,7 @@ async def test_many_callers_that_enter_at_once_are_spread_over_turns_of_the_loop
     assert 0 < most <= TURN_COST // FRAME_COST + 1
 
 
-async def test_caller_behind_a_flood_of_another_tenant_is_next_after_one_share(gate: Gate) -> None:
+async def test_caller_behind_another_tenants_flood_waits_for_one_share_only(gate: Gate) -> None:
     gate.full = True
     gate.call("flood", count=1000)
     await turns()
@@ -87,7 +87,7 @@ async def test_caller_behind_a_flood_of_another_tenant_is_next_after_one_share(g
     assert gate.order.index("quiet") <= QUANTUM // FRAME_COST + 1
 
 
-async def test_caller_that_enters_while_a_flood_is_served_is_next_after_one_share(gate: Gate) -> None:
+async def test_caller_that_enters_during_a_flood_waits_for_one_share_only(gate: Gate) -> None:
     """The flood refills as it is served, as streams do."""
     gate.call("flood", count=300)
     for _ in range(20):
@@ -101,7 +101,7 @@ async def test_caller_that_enters_while_a_flood_is_served_is_next_after_one_shar
     await gate.reopened()
 
 
-async def test_tenants_with_large_and_small_frames_share_cost_and_not_frames(gate: Gate) -> None:
+async def test_tenants_with_large_and_small_frames_share_capacity_by_cost(gate: Gate) -> None:
     gate.full = True
     gate.call("large", 512, count=100)
     gate.call("small", 16, count=3000)
@@ -113,8 +113,8 @@ async def test_tenants_with_large_and_small_frames_share_cost_and_not_frames(gat
     await gate.reopened()
 
 
-async def test_one_large_frame_at_a_time_is_paid_off_in_later_rounds(gate: Gate) -> None:
-    """A tenant with one entry in line at a time gets no more than one with several."""
+async def test_cost_of_single_large_frames_is_paid_off_in_later_rounds(gate: Gate) -> None:
+    """A tenant with one entry in line at a time gets no more than a tenant with several."""
 
     async def one_by_one() -> None:
         for _ in range(20):
@@ -132,7 +132,7 @@ async def test_one_large_frame_at_a_time_is_paid_off_in_later_rounds(gate: Gate)
     await gate.reopened()
 
 
-async def test_enter_keeps_the_order_of_a_tenants_callers(gate: Gate) -> None:
+async def test_callers_of_one_tenant_enter_in_order(gate: Gate) -> None:
     gate.full = True
     order: list[int] = []
 
@@ -146,7 +146,7 @@ async def test_enter_keeps_the_order_of_a_tenants_callers(gate: Gate) -> None:
     assert order == list(range(50))
 
 
-async def test_caller_that_is_cancelled_leaves_the_line(gate: Gate) -> None:
+async def test_cancelled_caller_leaves_the_line(gate: Gate) -> None:
     gate.full = True
     gate.call("acme", count=3)
     await turns()
@@ -157,7 +157,7 @@ async def test_caller_that_is_cancelled_leaves_the_line(gate: Gate) -> None:
     assert len(gate.order) == 2
 
 
-async def test_work_pushed_while_it_already_waits_is_done_once(gate: Gate) -> None:
+async def test_work_pushed_again_while_waiting_runs_once(gate: Gate) -> None:
     done = []
 
     def work() -> int:
@@ -173,7 +173,7 @@ async def test_work_pushed_while_it_already_waits_is_done_once(gate: Gate) -> No
     assert done == [1, 1]
 
 
-async def test_work_pushed_without_end_lets_the_loop_and_other_tenants_continue(gate: Gate) -> None:
+async def test_endlessly_pushed_work_blocks_neither_the_loop_nor_other_tenants(gate: Gate) -> None:
     done = 0
 
     def endless() -> int:
@@ -191,14 +191,14 @@ async def test_work_pushed_without_end_lets_the_loop_and_other_tenants_continue(
     assert done - before <= 4 * (TURN_COST // QUANTUM + 1)
 
 
-async def test_charge_counts_against_the_turn(gate: Gate) -> None:
+async def test_charge_counts_against_the_current_turn(gate: Gate) -> None:
     await gate.enter("acme", CALL_COST)
     gate.charge("acme", TURN_COST)
     assert not passes_at_once(gate.enter("acme", CALL_COST))
 
 
-async def test_room_is_given_to_another_tenant_before_one_that_floods_a_full_batch() -> None:
-    """A thousand frames of one tenant wait for the next batch; a lone call that comes last is in that batch."""
+async def test_quiet_tenant_gets_room_before_one_that_floods_a_full_batch() -> None:
+    """A thousand frames of one tenant wait for the next batch; a single later call still gets into that batch."""
     runner = HeldRunner()
     decided: list[str] = []
 
@@ -228,8 +228,8 @@ async def test_room_is_given_to_another_tenant_before_one_that_floods_a_full_bat
     assert len(decided) == 1001
 
 
-async def test_waking_many_waiters_is_shared_between_tenants() -> None:
-    """Two tenants' queues get work at once; neither's waiters are all served before the other's."""
+async def test_waiters_of_different_tenants_are_woken_in_turn() -> None:
+    """The queues of two tenants get work at the same time; the quiet tenant's waiter is not woken last."""
     runner = HeldRunner()
     runner.log.free = True
     woken: list[str] = []
@@ -255,7 +255,7 @@ async def test_waking_many_waiters_is_shared_between_tenants() -> None:
     await until(lambda: len(woken) == 1001)
 
 
-async def test_failed_commit_tells_everybody_in_line_for_room() -> None:
+async def test_failed_commit_rejects_every_caller_waiting_for_room() -> None:
     runner = HeldRunner()
     await runner.create_and_commit()
     await runner.room("acme", 100 * TURN_COST)

@@ -1,4 +1,4 @@
-"""The folder of artifacts: bounded by the disk's reserve, owned by one process, blind to foreign files."""
+"""The artifact folder: it respects the disk reserve, is owned by one process, and ignores foreign files."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def files(tmp_path: Path) -> Iterator[ArtifactFiles]:
     made.close()
 
 
-def test_files_written_are_read_walked_and_removed(files: ArtifactFiles) -> None:
+def test_written_files_can_be_read_walked_and_removed(files: ArtifactFiles) -> None:
     files.write(HOME, [(FILE, b"content"), (OTHER, b"")])
     assert files.read(HOME, FILE, 7) == b"content"
     assert files.read(HOME, FILE, 3) == b"cont"
@@ -36,7 +36,7 @@ def test_files_written_are_read_walked_and_removed(files: ArtifactFiles) -> None
         files.read(HOME, FILE, 7)
 
 
-def test_folder_that_is_not_made_at_once_is_made_by_the_first_file(tmp_path: Path) -> None:
+def test_artifact_folder_is_created_with_the_first_file(tmp_path: Path) -> None:
     files = ArtifactFiles(tmp_path / "a" / "b", INSTALLATION, fsync=True, reserve_bytes=0, at_once=False)
     assert list(files.walk()) == []
     files.remove([(HOME, FILE)])
@@ -54,7 +54,7 @@ def test_folder_that_is_not_made_at_once_is_made_by_the_first_file(tmp_path: Pat
     again.close()
 
 
-def test_draft_of_a_crash_is_walked_and_removed(files: ArtifactFiles) -> None:
+def test_draft_left_by_a_crash_is_walked_and_removed(files: ArtifactFiles) -> None:
     files.write(HOME, [(FILE, b"content")])
     [bucket] = files.path.iterdir()
     [file] = bucket.iterdir()
@@ -64,7 +64,7 @@ def test_draft_of_a_crash_is_walked_and_removed(files: ArtifactFiles) -> None:
     assert not bucket.exists()
 
 
-def test_walk_passes_over_what_is_not_its_own(files: ArtifactFiles, tmp_path: Path) -> None:
+def test_walk_ignores_foreign_files(files: ArtifactFiles, tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / f"0000-{FILE.hex()}").touch()
     (files.path / ("0" * 18)).symlink_to(tmp_path / "elsewhere")
@@ -76,7 +76,7 @@ def test_walk_passes_over_what_is_not_its_own(files: ArtifactFiles, tmp_path: Pa
     assert (files.path / HOME[:9].hex() / "notes.txt").exists()
 
 
-def test_pipe_in_place_of_a_file_is_not_content(files: ArtifactFiles) -> None:
+def test_pipe_in_place_of_a_file_is_not_read_as_content(files: ArtifactFiles) -> None:
     files.write(HOME, [(FILE, b"")])
     [file] = (files.path / HOME[:9].hex()).iterdir()
     file.unlink()
@@ -94,7 +94,7 @@ def test_write_below_the_reserve_is_rejected(tmp_path: Path) -> None:
     files.close()
 
 
-def test_folder_of_the_same_installation_has_one_owner(tmp_path: Path) -> None:
+def test_artifact_folder_of_an_installation_has_only_one_owner(tmp_path: Path) -> None:
     first = ArtifactFiles(tmp_path, INSTALLATION, fsync=False, reserve_bytes=0)
     with pytest.raises(StoreLocked):
         ArtifactFiles(tmp_path, INSTALLATION, fsync=False, reserve_bytes=0)
@@ -104,7 +104,7 @@ def test_folder_of_the_same_installation_has_one_owner(tmp_path: Path) -> None:
     other.close()
 
 
-def test_folder_that_cannot_be_made_is_reported(tmp_path: Path) -> None:
+def test_folder_that_cannot_be_created_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StoreNotWritable, match="file/a"):
         ArtifactFiles(tmp_path / "file" / "a", INSTALLATION, fsync=False, reserve_bytes=0)

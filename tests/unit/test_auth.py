@@ -1,4 +1,4 @@
-"""Authentication: static tokens, tenants from claims, the kinds of callers, and access read from the protos."""
+"""Authentication: static tokens, tenants from claims, kinds of callers, and access rules from the protos."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_authenticate_returns_the_claims_of_a_producer_token() -> None:
     assert claims == Claims("shop", "acme", frozenset(), frozenset(), role="USER", is_admin=False)
 
 
-def test_authenticate_returns_the_commands_of_a_worker_token_with_the_scope() -> None:
+def test_authenticate_returns_the_commands_of_a_worker_token_that_has_the_scope() -> None:
     claims = caller(make_authenticator(), "bearer  w-token ", WORKER, "codeq:claim")
     assert (claims.subject, claims.tenant_id) == ("printer", "acme")
     assert claims.event_types == {"PRINT"}
@@ -104,15 +104,13 @@ def test_call_without_a_known_token_is_unauthenticated(header: str, principal: i
         ("Bearer p-token", WORKER, "this is a producer's token, and the call needs a worker's"),
     ],
 )
-def test_token_of_the_other_kind_is_rejected_with_the_one_that_is_needed(
-    header: str, principal: int, message: str
-) -> None:
+def test_error_names_the_token_kind_that_the_call_needs(header: str, principal: int, message: str) -> None:
     with pytest.raises(Rejection) as caught:
         caller(make_authenticator(), header, principal)
     assert (caught.value.reason, caught.value.message) == (Reason.WRONG_TOKEN_KIND, message)
 
 
-def test_missing_scope_is_rejected_by_name() -> None:
+def test_error_names_the_missing_scope() -> None:
     with pytest.raises(Rejection) as caught:
         caller(make_authenticator(), "Bearer w-token", WORKER, "codeq:nack")
     assert caught.value.reason is Reason.MISSING_SCOPE
@@ -131,7 +129,7 @@ def test_authenticate_any_prefers_the_worker_if_both_have_the_same_token() -> No
     assert caller(authenticator, "Bearer same", PRODUCER).subject == "shop"
 
 
-def test_authenticate_any_takes_either_token() -> None:
+def test_authenticate_any_accepts_either_token() -> None:
     authenticator = make_authenticator()
     assert caller(authenticator, "Bearer w-token", ANY).subject == "printer"
     assert caller(authenticator, "Bearer p-token", ANY).subject == "shop"
@@ -164,7 +162,7 @@ def test_token_with_bad_tenant_claims_is_rejected(principal: int) -> None:
     assert refused(authenticator, "Bearer p-token", principal) is Reason.INVALID_TENANT
 
 
-def test_producer_as_a_worker_has_all_scopes_and_commands() -> None:
+def test_producer_acting_as_a_worker_has_all_scopes_and_commands() -> None:
     authenticator = make_authenticator(producer_as_worker=True)
     for scope in WORKER_SCOPES:
         assert caller(authenticator, "Bearer p-token", WORKER, scope).allows_every_command
@@ -172,15 +170,15 @@ def test_producer_as_a_worker_has_all_scopes_and_commands() -> None:
 
 
 @pytest.mark.parametrize("claim", ["tid", "tenantId", "tenant_id", "organizationId", "organization_id"])
-def test_tenant_of_one_claim_is_its_trimmed_value(claim: str) -> None:
+def test_tenant_is_the_trimmed_value_of_a_single_claim(claim: str) -> None:
     assert tenant_of("Some Body", {claim: " acme-1 "}) == "acme-1"
 
 
-def test_tenant_of_claims_that_agree_is_their_value() -> None:
+def test_tenant_is_the_value_that_all_claims_agree_on() -> None:
     assert tenant_of("x", {"tid": "acme", "organization_id": " acme"}) == "acme"
 
 
-def test_tenant_without_claims_is_the_subject() -> None:
+def test_tenant_defaults_to_the_subject() -> None:
     assert tenant_of(" producer-dev ", {"role": "ADMIN"}) == "producer-dev"
 
 
@@ -201,12 +199,12 @@ def test_tenant_without_claims_is_the_subject() -> None:
         ("Some Body", {}),
     ],
 )
-def test_tenant_with_malformed_or_contradicting_claims_is_rejected(subject: str, raw: dict[str, object]) -> None:
+def test_malformed_or_contradictory_tenant_claims_are_rejected(subject: str, raw: dict[str, object]) -> None:
     with pytest.raises(InvalidTenantError):
         tenant_of(subject, raw)
 
 
-def test_tenant_of_minimum_and_maximum_length_is_accepted() -> None:
+def test_tenants_of_minimum_and_maximum_length_are_accepted() -> None:
     assert tenant_of("ab", {}) == "ab"
     assert tenant_of("a" * 63, {}) == "a" * 63
 
@@ -228,11 +226,11 @@ def test_static_validator_with_a_blank_subject_uses_the_default() -> None:
         ("/codeq.v1.ProducerService/Produce", Access(PRODUCER, "")),
     ],
 )
-def test_access_follows_the_protos(method: str, access: Access) -> None:
+def test_access_rules_come_from_the_protos(method: str, access: Access) -> None:
     assert access_of(method) == access
 
 
 @pytest.mark.parametrize("method", ["/codeq.v1.TaskService/Nothing", "", "/grpc.health.v1.Health/Check"])
-def test_access_of_a_foreign_method_is_an_error(method: str) -> None:
+def test_access_of_an_unknown_method_is_an_error(method: str) -> None:
     with pytest.raises(LookupError):
         access_of(method)

@@ -1,4 +1,4 @@
-"""Tokens that end, and validators that wait: what is cached and for how long, and what strangers cannot do."""
+"""Expiring tokens and slow validators: what is cached, for how long, and how strangers are limited."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ GOOD = "Bearer good"
 
 
 class Desk:
-    """An authenticator for workers, its validator and its clock."""
+    """An authenticator for workers, with its validator and its clock."""
 
     def __init__(self, **tokens: Any) -> None:
         self.now = NOW
@@ -56,7 +56,7 @@ async def reason_of(waiting: asyncio.Task[Claims]) -> Reason:
 # -- expiry --------------------------------------------------------------------------------------------------------
 
 
-def test_token_is_validated_once_until_it_expires_and_again_after() -> None:
+def test_token_is_validated_once_until_it_expires_and_again_afterwards() -> None:
     desk = Desk(good=token_of(expires_at=NOW + 60))
     for _ in range(3):
         claims = desk.known()
@@ -66,7 +66,7 @@ def test_token_is_validated_once_until_it_expires_and_again_after() -> None:
     assert desk.known()
     assert desk.validator.asked == ["good"]
     desk.now += 0.1
-    desk.validator.tokens["good"] = token_of(expires_at=NOW + 600)  # its issuer has prolonged it
+    desk.validator.tokens["good"] = token_of(expires_at=NOW + 600)  # its issuer has extended it
     renewed = desk.known()
     assert renewed is not None
     assert renewed.expires_at == NOW + 600
@@ -74,7 +74,7 @@ def test_token_is_validated_once_until_it_expires_and_again_after() -> None:
 
 
 @pytest.mark.parametrize("lateness", [0.0, 86_400.0])
-def test_expired_token_is_unauthenticated_and_says_since_when(lateness: float) -> None:
+def test_expired_token_is_unauthenticated_and_the_error_gives_its_expiry(lateness: float) -> None:
     desk = Desk(good=token_of(expires_at=NOW + 60))
     assert desk.known()
     desk.now = NOW + 60 + lateness
@@ -86,7 +86,7 @@ def test_expired_token_is_unauthenticated_and_says_since_when(lateness: float) -
 
 
 @pytest.mark.parametrize("expires_at", [float("nan"), float("-inf"), -1e30])
-def test_token_with_an_absurd_expiry_is_expired(expires_at: float) -> None:
+def test_token_with_an_absurd_expiry_counts_as_expired(expires_at: float) -> None:
     assert Desk(good=token_of(expires_at=expires_at)).refused().message == "the token has expired"
 
 
@@ -98,7 +98,7 @@ def test_token_that_never_expires_is_validated_once() -> None:
     assert desk.validator.asked == ["good"]
 
 
-def test_token_of_two_kinds_loses_the_one_that_expires_first() -> None:
+def test_token_accepted_as_two_kinds_loses_only_the_expired_kind() -> None:
     now = [NOW]
     producer, worker = ScriptedValidator(both=token_of(expires_at=NOW + 60)), ScriptedValidator(both=token_of())
     authenticator = Authenticator(producer, worker, clock=lambda: now[0])
@@ -110,7 +110,7 @@ def test_token_of_two_kinds_loses_the_one_that_expires_first() -> None:
     assert caught.value.reason is Reason.WRONG_TOKEN_KIND
 
 
-def test_patience_of_a_caller_ends_with_its_token() -> None:
+def test_caller_waits_no_longer_than_its_token_is_valid() -> None:
     claims = Desk(good=token_of(expires_at=NOW + 60)).known()
     assert claims is not None
     assert [claims.patience(30, now) for now in (NOW, NOW + 40, NOW + 60, NOW + 99)] == [30, 20, 0, 0]
@@ -119,14 +119,14 @@ def test_patience_of_a_caller_ends_with_its_token() -> None:
 # -- cache ---------------------------------------------------------------------------------------------------------
 
 
-def test_headers_that_spell_one_token_differently_share_its_place_in_the_cache() -> None:
+def test_differently_spelled_headers_with_one_token_share_a_cache_entry() -> None:
     desk = Desk(good=token_of())
     for spaces in range(CACHED_TOKENS_MAX):
         assert desk.known("bearer good" + " " * spaces)
     assert desk.validator.asked == ["good"]
 
 
-def test_rejected_tokens_evict_none_that_is_accepted() -> None:
+def test_rejected_tokens_never_evict_accepted_ones() -> None:
     desk = Desk(good=token_of())
     assert desk.known()
     for number in range(2 * CACHED_TOKENS_MAX):
@@ -136,7 +136,7 @@ def test_rejected_tokens_evict_none_that_is_accepted() -> None:
     assert desk.validator.asked == []
 
 
-def test_full_cache_evicts_the_token_that_was_validated_first() -> None:
+def test_full_cache_evicts_the_token_validated_first() -> None:
     tokens = {f"t{number}": token_of() for number in range(CACHED_TOKENS_MAX + 1)}
     desk = Desk(**tokens)
     for name in tokens:
@@ -151,7 +151,7 @@ def test_full_cache_evicts_the_token_that_was_validated_first() -> None:
 # -- validators that wait ------------------------------------------------------------------------------------------
 
 
-async def test_calls_with_one_token_share_a_validation_and_later_ones_do_not_wait() -> None:
+async def test_calls_with_one_token_share_a_validation_and_later_calls_do_not_wait() -> None:
     desk = Desk(good=token_of())
     desk.validator.waits = True
     assert desk.known() is None
@@ -164,7 +164,7 @@ async def test_calls_with_one_token_share_a_validation_and_later_ones_do_not_wai
     assert desk.known()
 
 
-async def test_call_that_is_cancelled_does_not_end_the_validation_of_others() -> None:
+async def test_cancelled_call_does_not_end_the_validation_it_shares() -> None:
     desk = Desk(good=token_of())
     desk.validator.waits = True
     gone, stays = desk.waiting(), desk.waiting()
@@ -176,7 +176,7 @@ async def test_call_that_is_cancelled_does_not_end_the_validation_of_others() ->
     assert desk.validator.begun == ["good"]
 
 
-async def test_token_that_a_waiting_validator_rejects_is_rejected_and_not_cached() -> None:
+async def test_token_rejected_by_a_slow_validator_is_not_cached() -> None:
     desk = Desk()
     desk.validator.waits = True
     desk.validator.release()
@@ -185,7 +185,7 @@ async def test_token_that_a_waiting_validator_rejects_is_rejected_and_not_cached
     await turns()
 
 
-async def test_strangers_fill_the_validations_only_and_cached_tokens_continue() -> None:
+async def test_strangers_cannot_block_callers_whose_tokens_are_cached() -> None:
     desk = Desk(good=token_of(), late=token_of())
     assert desk.known()
     desk.validator.waits = True
@@ -200,7 +200,7 @@ async def test_strangers_fill_the_validations_only_and_cached_tokens_continue() 
     assert (await desk.waiting("Bearer late")).subject == "w"
 
 
-def test_validation_that_hangs_ends_and_its_token_may_be_tried_again() -> None:
+def test_hanging_validation_times_out_and_its_token_can_be_retried() -> None:
     async def test() -> None:
         desk = Desk(good=token_of())
         desk.validator.waits = True
@@ -218,7 +218,7 @@ def test_validation_that_hangs_ends_and_its_token_may_be_tried_again() -> None:
     in_clocked_loop(test())
 
 
-async def test_validator_whose_own_work_is_cancelled_fails_its_calls_without_cancelling_them() -> None:
+async def test_cancellation_inside_a_validator_fails_calls_without_cancelling_them() -> None:
     desk = Desk(good=token_of())
     desk.validator.waits = True
     desk.validator.trouble = asyncio.CancelledError()
@@ -230,7 +230,7 @@ async def test_validator_whose_own_work_is_cancelled_fails_its_calls_without_can
 
 
 @pytest.mark.parametrize("waits", [False, True])
-async def test_validator_that_raises_fails_its_calls_and_is_reported_now_and_then(*, waits: bool) -> None:
+async def test_failing_validator_fails_its_calls_and_is_reported_at_intervals(*, waits: bool) -> None:
     desk = Desk(good=token_of())
     desk.validator.waits = waits
     desk.validator.trouble = OSError("no route to the issuer")

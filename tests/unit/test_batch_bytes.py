@@ -1,4 +1,4 @@
-"""Batches stay within the size that a log accepts, whatever the tasks in them carry along."""
+"""Batches stay within the size that a log accepts, however much progress their tasks carry."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TASKS = 1200
 
 
 async def running(monkeypatch: pytest.MonkeyPatch, runner: HeldRunner) -> list[tuple[str, int]]:
-    """Starts tasks with progress; returns their ids and tokens."""
+    """Claims tasks and reports progress for them; returns their ids and tokens."""
     monkeypatch.setattr(module, "BATCH_BYTES_MAX", 1 << 20)
     monkeypatch.setattr(due_work, "TIMER_BYTES_MAX", 1 << 19)
     runner.log.free = True
@@ -42,7 +42,9 @@ def largest(runner: HeldRunner) -> int:
     return max(sum(len(value or b"") for value in batch.rows.values()) for batch in runner.log.batches)
 
 
-async def test_leases_that_run_out_together_fill_batches_by_their_progress(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_leases_that_expire_together_are_batched_by_the_size_of_their_progress(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     runner = HeldRunner(window=4)
     await running(monkeypatch, runner)
     runner.clock.forward(5000)
@@ -53,7 +55,9 @@ async def test_leases_that_run_out_together_fill_batches_by_their_progress(monke
     await runner.close()
 
 
-async def test_callers_wait_for_the_next_batch_when_progress_fills_this_one(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_callers_wait_for_the_next_batch_when_progress_fills_the_current_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     runner = HeldRunner(window=4)
     held = await running(monkeypatch, runner)
     for task_id, token in held:

@@ -1,6 +1,6 @@
 """Each module of the compiled packages is compiled, or stays interpreted for a reason that pyproject.toml gives.
 
-Compiled coroutines have no exception state of their own, so they must not wait while they handle an exception.
+Compiled coroutines have no exception state of their own, so they must not await while they handle an exception.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ END_AT_ONCE = {
     *("asyncio.timeout", "asyncio.timeout_at", "self._writing", "self._keeper.held"),
     *("self._in_flight.turn", "self.bodies.turn", "working_at"),
 }
-"""What compiled modules may use with `async with`: its end awaits nothing that makes it wait."""
+"""Context managers that compiled modules may use with `async with`, because leaving them never suspends."""
 
 
 def _modules() -> list[str]:
@@ -35,7 +35,7 @@ def _modules() -> list[str]:
 
 
 @pytest.mark.parametrize("name", _modules())
-def test_module_comes_from_the_tested_build(name: str) -> None:
+def test_module_is_loaded_from_the_build_under_test(name: str) -> None:
     spec = find_spec(name)
     assert spec is not None
     is_extension = str(spec.origin).endswith(tuple(EXTENSION_SUFFIXES))
@@ -48,7 +48,7 @@ def test_modules_that_stay_interpreted_exist_and_have_a_reason() -> None:
 
 
 def _inside(nodes: Iterable[ast.AST]) -> Iterator[ast.AST]:
-    """Yields nodes and all below them, except those of inner functions."""
+    """Yields nodes and their descendants, except those inside nested functions."""
     for node in nodes:
         yield node
         if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
@@ -56,7 +56,7 @@ def _inside(nodes: Iterable[ast.AST]) -> Iterator[ast.AST]:
 
 
 def _waits(tree: ast.AST) -> Iterator[str]:
-    """Yields the places that may wait while an exception is handled, as line and code."""
+    """Yields the places that may await while an exception is handled, as line and code."""
     for node in ast.walk(tree):
         handling: list[ast.stmt] = []
         if isinstance(node, ast.ExceptHandler):
@@ -71,7 +71,7 @@ def _waits(tree: ast.AST) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("name", [name for name in _modules() if name not in INTERPRETED])
-def test_compiled_module_does_not_wait_while_it_handles_an_exception(name: str) -> None:
+def test_compiled_module_never_awaits_while_handling_an_exception(name: str) -> None:
     package, _, module = name.rpartition(".")
     (folder,) = importlib.import_module(package).__path__
     assert list(_waits(ast.parse(Path(folder, f"{module}.py").read_text()))) == []

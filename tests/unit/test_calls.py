@@ -1,4 +1,4 @@
-"""Unary calls: the parts that both front ends share."""
+"""Unary calls: the parts that gRPC and the gateway share."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def calls(runner: HeldRunner) -> Calls:
     return made
 
 
-async def test_rejection_that_saw_what_is_not_durable_waits_for_it(calls: Calls, runner: HeldRunner) -> None:
-    """A second worker is told that the task is not its own: only when the first one's end cannot be undone any more."""
+async def test_rejection_based_on_a_change_waits_until_it_is_durable(calls: Calls, runner: HeldRunner) -> None:
+    """The second result is rejected only once the first one can no longer be undone."""
     task_id = runner.create()
     assert claim(runner.shard, Caller("acme", "w", "w"), None, 1, 1000, 60_000, runner.now())
     runner.changed()
@@ -81,7 +81,7 @@ LEADER = {"leader": "node-2", "leaderGrpc": "node-2:9092"}
 @pytest.mark.parametrize(
     ("metadata", "wished", "forwarded"),
     [(LEADER, True, ["node-2:9092"]), (LEADER, False, []), ({"leader": "node-2"}, True, [])],
-    ids=["forwarded", "not wished", "address unknown"],
+    ids=["forwarded", "not requested", "address unknown"],
 )
 async def test_call_is_forwarded_to_a_known_leader_on_request(
     calls: Calls, metadata: dict[str, str], *, wished: bool, forwarded: list[str]
@@ -117,8 +117,8 @@ async def no_forward(address: str, _: Call) -> Message:
     raise AssertionError(f"forwarded to {address}")
 
 
-async def test_body_of_a_caller_whose_token_has_to_be_validated_waits_for_that() -> None:
-    """The gateway learns at once who is known, and otherwise gets the check to await before it reads a body."""
+async def test_body_is_read_only_after_the_callers_token_is_validated() -> None:
+    """For a token that is not cached, the gateway gets a validation to await before it reads the body."""
     validator = ScriptedValidator(good=token_of())
     calls = Calls(Authenticator(validator, validator), ShardTable(lambda: Rejection(Reason.NOT_LEADER, "elsewhere")))
     dispatcher = LocalDispatcher(calls, no_forward)

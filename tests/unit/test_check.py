@@ -1,4 +1,4 @@
-"""The offline checker: silent about rows that agree, and alert to every single contradiction."""
+"""The offline checker: it reports nothing for consistent rows, and finds every single contradiction."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ TICK = rows_pb2.TickRow(lsn=50, wall_ms=5000, oldest_lease=FIRST, sweep_mark=b"\
 
 
 def expiring_rows() -> Rows:
-    """Returns the rows of tasks that expire if they wait too long: 9 and 12. So would 2, had it not run then."""
+    """Returns the rows of tasks 9 and 12, which expire if they wait too long, and of 2, which ran in time."""
     return {
         place(b"t", LANE, 2): expiring_home(4),
         place(b"t", LANE, 9): expiring_home(6),
@@ -70,7 +70,7 @@ def expiring_rows() -> Rows:
 
 
 def consistent_rows() -> Rows:
-    """Returns one task in each state, reached in each way, in lane 4: mark 8, tail 12."""
+    """Returns the rows of a task in every state, reached in every way, in lane 4: mark 8, tail 12."""
     pending, queued = TaskStatus.TASK_STATUS_PENDING, rows_pb2.PLACE_KIND_QUEUED
     rows = {place(b"t", LANE, position): home() for position in (1, 2, 3, 4, 5, 6, 7, 9, 12)}
     rows |= {place(b"t", 15, position): keys.parked_head(EPOCH, 900, 0) + task(0) for position in (1, 2, 3)}
@@ -185,7 +185,7 @@ def test_check_of_unordered_rows_raises() -> None:
         list(check(sorted(consistent_rows().items(), reverse=True)))
 
 
-# Each mutation: how one row is spoilt, and the row that must be reported.
+# Each mutation corrupts one row; its key is the one that must be reported.
 Mutation = Callable[[Rows], None]
 
 
@@ -201,7 +201,7 @@ def drop(key: bytes) -> Mutation:
 
 
 def edit(key: bytes, kind: type[Message], **fields: Any) -> Mutation:
-    """Changes fields of a row's message; lists are replaced."""
+    """Changes fields of a row's message; a list replaces the old one."""
 
     def apply(rows: Rows) -> None:
         message = kind.FromString(rows[key])
@@ -252,16 +252,16 @@ HIGH = (EPOCH + 1) << 34 | 1
 OTHER_QUEUE = rows_pb2.QueueRow(tenant="acme", command="email").SerializeToString()
 
 MUTATIONS: dict[str, tuple[Mutation, bytes]] = {
-    # Rows by themselves.
+    # Single rows.
     "unknown prefix": (put(b"y1", b""), b"y1"),
     "unknown meta row": (put(b"mother", b""), b"mother"),
     "key too short": (put(b"t\0", b""), b"t\0"),
     "state unreadable": (put(S1, b"\xff\xff"), S1),
     "due value unreadable": (put(due(800, LANE, 6), b"1"), due(800, LANE, 6)),
     "task unreadable": (put(place(b"t", LANE, 9), keys.home_head(EPOCH) + b"\xff"), place(b"t", LANE, 9)),
-    "home value cut off": (put(place(b"t", LANE, 12), b""), place(b"t", LANE, 12)),
-    "parked value cut off": (put(place(b"t", 15, 1), b"k12"), place(b"t", 15, 1)),
-    "pointer cut off": (put(place(b"t", LANE, 11), b"p"), place(b"t", LANE, 11)),
+    "home value truncated": (put(place(b"t", LANE, 12), b""), place(b"t", LANE, 12)),
+    "parked value truncated": (put(place(b"t", 15, 1), b"k12"), place(b"t", 15, 1)),
+    "pointer truncated": (put(place(b"t", LANE, 11), b"p"), place(b"t", LANE, 11)),
     # Identity and tick.
     "no identity": (drop(keys.IDENTITY), keys.IDENTITY),
     "other format": (edit(keys.IDENTITY, rows_pb2.IdentityRow, format=2), keys.IDENTITY),
@@ -472,7 +472,7 @@ MUTATIONS: dict[str, tuple[Mutation, bytes]] = {
 
 
 @pytest.mark.parametrize("name", MUTATIONS)
-def test_one_spoilt_row_is_reported(name: str) -> None:
+def test_corrupt_row_is_reported(name: str) -> None:
     mutation, key = MUTATIONS[name]
     rows = consistent_rows()
     mutation(rows)

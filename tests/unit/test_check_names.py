@@ -1,4 +1,4 @@
-"""The offline checker and the rows that lead from names to tasks: each one spoilt is reported by its key."""
+"""The offline checker and the rows that lead from names to tasks: it reports the key of each corrupt row."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BATCH, MEMBER = names.keyed_id(TENANT, "batch"), names.keyed_id(TENANT, "batch",
 
 
 def consistent_rows() -> Rows:
-    """Returns a task with a key, one whose producer chose the id, a batch of two with a key, and one without a name."""
+    """Returns a keyed task, one with an id from its producer, a keyed batch of two, and an unnamed task."""
     driven = DrivenShard()
     for naming in (Naming(KEYED, DIGEST), Naming(CHOSEN), None):
         names.create(driven.shard, TENANT, NewTask("a", b"1", 0, 0, 0, naming), driven.now)
@@ -98,14 +98,14 @@ SPOILT: dict[str, tuple[Callable[[Rows], None], Callable[[Rows], bytes]]] = {
 }
 
 
-def test_check_of_names_that_agree_finds_nothing() -> None:
+def test_check_of_consistent_names_finds_nothing() -> None:
     rows = consistent_rows()
     assert sum(key[:1] == b"i" for key in rows) == 5
     assert list(check(sorted(rows.items()))) == []
 
 
 @pytest.mark.parametrize("name", SPOILT)
-def test_check_of_one_spoilt_name_reports_it(name: str) -> None:
+def test_corrupt_name_row_is_reported(name: str) -> None:
     spoil, key = SPOILT[name]
     rows = consistent_rows()
     expected = key(rows)

@@ -1,4 +1,4 @@
-"""Checking a store on disk."""
+"""Checks of a store on disk."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ def write_store(path: Path, rows: dict[bytes, bytes | None], *, durable: int) ->
     store.close()
 
 
-def test_check_of_a_good_store_finds_nothing(tmp_path: Path) -> None:
+def test_check_of_an_intact_store_finds_nothing(tmp_path: Path) -> None:
     write_store(tmp_path / "s", {}, durable=3)
     differences, summary = check_store(tmp_path / "s")
     assert differences == []
     assert (summary.rows, summary.lsn, summary.differences) == (2, 3, 0)
 
 
-def test_lost_durable_rows_are_a_difference(tmp_path: Path) -> None:
+def test_lost_durable_rows_are_reported_as_a_difference(tmp_path: Path) -> None:
     write_store(tmp_path / "s", {}, durable=4)
     differences, summary = check_store(tmp_path / "s")
     assert [difference.key for difference in differences] == [keys.TICK]
     assert summary.differences == 1
 
 
-def test_many_differences_are_counted_but_bounded(tmp_path: Path) -> None:
+def test_differences_beyond_the_limit_are_counted_but_not_listed(tmp_path: Path) -> None:
     write_store(tmp_path / "s", {b"y%06d" % number: b"" for number in range(DIFFERENCES_MAX + 5)}, durable=3)
     differences, summary = check_store(tmp_path / "s")
     assert len(differences) == DIFFERENCES_MAX
@@ -45,7 +45,7 @@ def test_many_differences_are_counted_but_bounded(tmp_path: Path) -> None:
     assert str(differences[0]) == "y 303030303030: unknown prefix"
 
 
-def test_damaged_side_file_is_a_difference(tmp_path: Path) -> None:
+def test_damaged_side_file_is_reported_as_a_difference(tmp_path: Path) -> None:
     write_store(tmp_path / "s", {}, durable=3)
     (tmp_path / "s" / FILE_NAME).write_bytes(b"")
     differences, summary = check_store(tmp_path / "s")

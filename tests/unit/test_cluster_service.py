@@ -1,4 +1,4 @@
-"""ClusterService over a scripted cluster."""
+"""ClusterService on a scripted cluster."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ async def shown(told: ToldCluster) -> dict[str, Any]:
     return body
 
 
-async def test_status_has_the_documented_fields_with_their_names() -> None:
+async def test_status_has_the_documented_field_names() -> None:
     body = await shown(cluster("node-b", "node-a", LEARNER, FOLLOWER, LEADER))
     [group] = body.pop("groups")
     assert body == {"enabled": True, "numGroups": 1, "fsync": True}
@@ -86,19 +86,19 @@ async def test_status_has_the_documented_fields_with_their_names() -> None:
     assert [each.get("problem") for each in members] == [None, "it is away", None]
 
 
-async def test_status_without_a_leader_leaves_its_address_out() -> None:
+async def test_status_without_a_leader_omits_its_address() -> None:
     [group] = (await shown(cluster("node-b", "", FOLLOWER)))["groups"]
     assert (group["hasLeader"], group["leaderId"], group["leaderAddr"]) == (False, "", "")
     assert "leaderHTTPAddr" not in group
 
 
-async def test_status_of_a_follower_omits_what_only_the_leader_knows() -> None:
+async def test_follower_status_omits_fields_that_only_the_leader_knows() -> None:
     unknown = MemberStatus("node-a", "node-a:7000", "", "", voter=True, matched=None, active=None, problem="")
     [group] = (await shown(cluster("node-b", "node-a", unknown)))["groups"]
     assert group["members"][0].keys() & {"matchIndex", "lag", "active", "problem"} == set()
 
 
-async def test_topology_names_the_leaders_addresses_for_clients() -> None:
+async def test_topology_gives_the_leaders_client_addresses() -> None:
     service = ClusterService(cluster("node-b", "node-a", FOLLOWER, LEADER), fsync=True)
     topology = (await service.GetTopology(CLAIMS, pb.GetTopologyRequest())).topology
     assert (topology.leader_id, topology.leader_grpc_addr, topology.leader_http_addr) == (
@@ -112,7 +112,7 @@ async def test_topology_names_the_leaders_addresses_for_clients() -> None:
     ]
 
 
-async def test_changes_are_passed_on_and_answered_with_the_status() -> None:
+async def test_cluster_changes_are_passed_on_and_return_the_status() -> None:
     told = cluster("node-a", "node-a", LEADER)
     service = ClusterService(told, fsync=False)
     request = pb.AddMemberRequest(id="node-d", raft_addr="node-d:7000", replace=True)
@@ -133,7 +133,7 @@ async def test_changes_are_passed_on_and_answered_with_the_status() -> None:
     ] * 4
 
 
-async def test_changes_without_a_cluster_are_rejected() -> None:
+async def test_cluster_changes_on_a_single_node_are_rejected() -> None:
     service = ClusterService(NoCluster(), fsync=True)
     with pytest.raises(Rejection) as caught:
         await service.RemoveMember(CLAIMS, pb.RemoveMemberRequest(id="a"))

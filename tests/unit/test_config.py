@@ -1,4 +1,4 @@
-"""Configuration: sources and their order, strict values, combinations, and what --dev fills in."""
+"""Configuration: sources and their order, strict values, combinations, and the values that --dev fills in."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def refusal(environment: Mapping[str, str], *, dev: bool = True) -> ConfigError:
     return caught.value
 
 
-def test_load_with_tokens_only_gives_the_documented_defaults() -> None:
+def test_load_with_only_tokens_returns_the_documented_defaults() -> None:
     settings = load_env({})
     assert settings.http == Address("", 8080)
     assert settings.worker_stream_addr == Address("", 9091)
@@ -55,7 +55,7 @@ def test_load_with_tokens_only_gives_the_documented_defaults() -> None:
     assert settings.disk_reserve_bytes == 256 << 20
 
 
-def test_load_takes_every_variable_of_the_container_guide() -> None:
+def test_load_accepts_every_variable_from_the_container_guide() -> None:
     settings = load(
         None,
         TOKENS
@@ -86,13 +86,13 @@ def test_load_takes_every_variable_of_the_container_guide() -> None:
     assert settings.auth.worker.scopes == {"codeq:claim"}
 
 
-def test_load_prefers_flags_to_the_environment_and_that_to_the_file(tmp_path: Path) -> None:
+def test_flags_override_the_environment_which_overrides_the_file(tmp_path: Path) -> None:
     file = write(tmp_path, "port: 1001\nlogLevel: warn\nmaxAttemptsDefault: 7\n")
     settings = load(file, {"PORT": "1002", "LOG_LEVEL": "error"}, {"port": 1003, "log_level": None}, dev=True)
     assert (settings.http.port, settings.log_level, settings.max_attempts_default) == (1003, "error", 7)
 
 
-def test_load_reads_mappings_from_the_file_that_the_environment_names(tmp_path: Path) -> None:
+def test_load_reads_mappings_from_the_file_named_in_the_environment(tmp_path: Path) -> None:
     file = write(
         tmp_path,
         "persistenceConfig: {path: /srv/codeq, fsyncOnCommit: false}\n"
@@ -109,7 +109,7 @@ def test_load_reads_mappings_from_the_file_that_the_environment_names(tmp_path: 
 
 
 @pytest.mark.parametrize("value", ["", "  "])
-def test_empty_stream_address_turns_its_listener_off(value: str) -> None:
+def test_empty_stream_address_disables_its_listener(value: str) -> None:
     settings = load_env({"WORKER_STREAM_ADDR": value, "PRODUCER_STREAM_ADDR": value})
     assert settings.worker_stream_addr is None
     assert settings.producer_stream_addr is None
@@ -119,13 +119,13 @@ def test_any_other_empty_variable_keeps_the_default() -> None:
     assert load_env({"PORT": "", "LOG_LEVEL": " "}).http.port == 8080
 
 
-def test_bracketed_ipv6_address_gives_a_host_without_brackets() -> None:
+def test_brackets_are_stripped_from_an_ipv6_address() -> None:
     address = load_env({"WORKER_STREAM_ADDR": "[::1]:0"}).worker_stream_addr
     assert address == Address("::1", 0)
     assert str(address) == "[::1]:0"
 
 
-def test_artifacts_are_beside_the_store_if_no_folder_is_set() -> None:
+def test_artifacts_are_stored_beside_the_store_if_no_folder_is_set() -> None:
     assert load_env({}).artifacts_path == Path("artifacts")
     assert load_env({"PERSISTENCE_CONFIG": '{"path":"/srv/codeq/store"}'}).artifacts_path == Path(
         "/srv/codeq/artifacts"
@@ -133,18 +133,18 @@ def test_artifacts_are_beside_the_store_if_no_folder_is_set() -> None:
     assert load_env({"PERSISTENCE_PROVIDER": "memory"}).artifacts_path is None
 
 
-def test_folder_of_artifacts_is_rejected_with_the_provider_memory() -> None:
+def test_artifact_folder_is_rejected_with_the_memory_provider() -> None:
     assert refusal({"PERSISTENCE_PROVIDER": "memory", "LOCAL_ARTIFACTS_DIR": "/a"}).key == "LOCAL_ARTIFACTS_DIR"
 
 
-def test_provider_memory_has_no_path_and_no_fsync() -> None:
+def test_memory_provider_has_no_path_and_no_fsync() -> None:
     settings = load_env({"PERSISTENCE_PROVIDER": "memory"})
     assert settings.persistence_provider == "memory"
     assert (settings.persistence.path, settings.persistence.fsync_on_commit) == (None, False)
 
 
 @pytest.mark.parametrize(("text", "expected"), [("true", True), ("1", True), ("YES", True), ("0", False)])
-def test_load_reads_the_texts_of_booleans(text: str, expected: bool) -> None:
+def test_load_accepts_several_spellings_of_booleans(text: str, expected: bool) -> None:
     assert load_env({"ALLOW_PRODUCER_AS_WORKER": text}).auth.allow_producer_as_worker is expected
 
 
@@ -188,7 +188,7 @@ def test_load_reads_the_texts_of_booleans(text: str, expected: bool) -> None:
         ("REDIS_ADDR", "localhost:6379"),
     ],
 )
-def test_load_names_an_unusable_variable(variable: str, value: str) -> None:
+def test_error_names_an_unusable_variable(variable: str, value: str) -> None:
     assert refusal({variable: value}).key == variable
 
 
@@ -203,12 +203,12 @@ def test_load_names_an_unusable_variable(variable: str, value: str) -> None:
         ('{"pth":"/data"}', "pth"),
     ],
 )
-def test_load_names_an_unusable_persistence_key(config: str, key: str) -> None:
+def test_error_names_an_unusable_persistence_key(config: str, key: str) -> None:
     assert refusal({"PERSISTENCE_CONFIG": config}).key == f"PERSISTENCE_CONFIG.{key}"
 
 
 @pytest.mark.parametrize("config", ['{"path":"/data"}', '{"fsyncOnCommit":true}'])
-def test_disk_settings_are_rejected_with_the_provider_memory(config: str) -> None:
+def test_disk_settings_are_rejected_with_the_memory_provider(config: str) -> None:
     key = refusal({"PERSISTENCE_PROVIDER": "memory", "PERSISTENCE_CONFIG": config}).key
     assert key.startswith("PERSISTENCE_CONFIG.")
 
@@ -225,7 +225,7 @@ def test_disk_settings_are_rejected_with_the_provider_memory(config: str) -> Non
         ('{"token":"t","raw":[]}', "raw"),
     ],
 )
-def test_load_names_the_key_of_an_unusable_static_auth(config: str, key: str) -> None:
+def test_error_names_the_key_of_invalid_static_auth_settings(config: str, key: str) -> None:
     error = refusal({"WORKER_AUTH_PROVIDER": "static", "WORKER_AUTH_CONFIG": config})
     assert error.key == f"WORKER_AUTH_CONFIG.{key}"
 
@@ -234,7 +234,7 @@ def test_load_names_the_key_of_an_unusable_static_auth(config: str, key: str) ->
     "config",
     ['"s3cret"', '{"token":"t"}', '{"token":"t","scopes":["codeq:claim"]}', '{"token":"t","eventTypes":["*"]}'],
 )
-def test_worker_that_may_do_nothing_is_rejected(config: str) -> None:
+def test_worker_without_scopes_or_commands_is_rejected(config: str) -> None:
     error = refusal({"WORKER_AUTH_PROVIDER": "static", "WORKER_AUTH_CONFIG": config})
     assert error.key == "WORKER_AUTH_CONFIG"
     assert "scopes and eventTypes" in error.message
@@ -243,13 +243,13 @@ def test_worker_that_may_do_nothing_is_rejected(config: str) -> None:
 @pytest.mark.parametrize(
     "config", ['{"token":"t","subject":"Shop 1"}', '{"token":"t","raw":{"tid":"a-1","tenantId":"b-1"}}']
 )
-def test_token_that_has_no_tenant_is_rejected(config: str) -> None:
+def test_token_without_a_tenant_is_rejected(config: str) -> None:
     error = refusal({"PRODUCER_AUTH_PROVIDER": "static", "PRODUCER_AUTH_CONFIG": config})
     assert error.key == "PRODUCER_AUTH_CONFIG"
     assert "tenantId" in error.message
 
 
-def test_load_accepts_an_unsupported_variable_that_is_turned_off() -> None:
+def test_unsupported_variable_is_accepted_if_it_is_turned_off() -> None:
     load_env({"RAFT_ENABLED": "False", "TRACING_ENABLED": "0", "CLUSTER_ENABLED": "no", "RAFT_PEERS": ""})
 
 
@@ -277,7 +277,7 @@ def test_load_accepts_the_variables_of_container_platforms() -> None:
     "config",
     ['{"path":"a","path":"b"}', '{"fsyncOnCommit":true,"path":"a","fsyncOnCommit":false}', '{"a":[{"b":1,"b":2}]}'],
 )
-def test_load_names_the_variable_and_the_key_that_is_twice_in_json(config: str) -> None:
+def test_error_names_the_variable_with_a_duplicate_json_key(config: str) -> None:
     error = refusal({"PERSISTENCE_CONFIG": config})
     assert error.key == "PERSISTENCE_CONFIG"
     assert "duplicate key" in error.message
@@ -285,14 +285,14 @@ def test_load_names_the_variable_and_the_key_that_is_twice_in_json(config: str) 
 
 @pytest.mark.parametrize("text", ["a\0b", "\ud800"])
 @pytest.mark.parametrize("name", ["local_artifacts_dir", "backup_dir", "ready_file"])
-def test_load_names_the_key_of_an_impossible_path(name: str, text: str) -> None:
+def test_error_names_the_key_of_an_impossible_path(name: str, text: str) -> None:
     with pytest.raises(ConfigError) as caught:
         load(None, {}, {name: text}, dev=True)
     assert caught.value.key == "--" + name.replace("_", "-")
 
 
 @pytest.mark.parametrize("escaped", ["a\\u0000b", "\\ud800"])
-def test_impossible_store_path_is_rejected_in_one_line(escaped: str) -> None:
+def test_impossible_store_path_is_rejected_with_a_one_line_error(escaped: str) -> None:
     error = refusal({"PERSISTENCE_CONFIG": f'{{"path":"{escaped}"}}'})
     assert error.key.startswith("PERSISTENCE_CONFIG")
 
@@ -314,28 +314,28 @@ def test_impossible_store_path_is_rejected_in_one_line(escaped: str) -> None:
         ("port: !!python/object:os.system x\n", "--config"),
     ],
 )
-def test_load_names_the_key_of_an_unusable_file(tmp_path: Path, text: str, key: str) -> None:
+def test_error_names_the_unusable_key_of_a_file(tmp_path: Path, text: str, key: str) -> None:
     with pytest.raises(ConfigError) as caught:
         load(write(tmp_path, text), {}, {}, dev=True)
     assert caught.value.key == key
     assert "\n" not in str(caught.value)
 
 
-def test_load_gives_defaults_for_an_empty_file(tmp_path: Path) -> None:
+def test_load_of_an_empty_file_returns_the_defaults(tmp_path: Path) -> None:
     assert load(write(tmp_path, "# nothing\n"), {}, {}, dev=True).http.port == 8080
 
 
 @pytest.mark.parametrize(
     ("flags", "key"), [({"port": "x"}, "--port"), ({"log_level": "loud"}, "--log-level"), ({"foo": 1}, "--foo")]
 )
-def test_load_names_an_unusable_flag(flags: dict[str, object], key: str) -> None:
+def test_error_names_an_unusable_flag(flags: dict[str, object], key: str) -> None:
     with pytest.raises(ConfigError) as caught:
         load(None, {}, flags, dev=True)
     assert caught.value.key == key
 
 
 @pytest.mark.parametrize("role", ["PRODUCER", "WORKER"])
-def test_missing_token_of_one_role_is_rejected(role: str) -> None:
+def test_missing_producer_or_worker_token_is_rejected(role: str) -> None:
     environment = {name: value for name, value in TOKENS.items() if not name.startswith(role)}
     assert refusal(environment, dev=False).key == f"{role}_AUTH_PROVIDER"
 
@@ -352,7 +352,7 @@ def test_dev_mode_fills_in_tokens_and_binds_loopback() -> None:
     assert settings.allowed_hosts == {"localhost", "127.0.0.1", "[::1]"}
 
 
-def test_dev_mode_keeps_what_is_configured() -> None:
+def test_dev_mode_keeps_configured_values() -> None:
     environment = {name: value for name, value in TOKENS.items() if name.startswith("PRODUCER")}
     settings = load(None, environment | {"WORKER_STREAM_ADDR": "[::1]:7"}, {}, dev=True)
     assert settings.auth.producer.token == "p-secret"
@@ -361,11 +361,11 @@ def test_dev_mode_keeps_what_is_configured() -> None:
 
 
 @pytest.mark.parametrize(("variable", "value"), [("HTTP_HOST", "0.0.0.0"), ("WORKER_STREAM_ADDR", "queue.example:1")])
-def test_dev_mode_rejects_any_other_interface(variable: str, value: str) -> None:
+def test_dev_mode_rejects_interfaces_other_than_loopback(variable: str, value: str) -> None:
     assert refusal({variable: value}).key == variable
 
 
-def test_check_masks_tokens_and_names_the_keys_of_the_file() -> None:
+def test_config_check_masks_tokens_and_names_the_keys_in_the_file() -> None:
     shown = check(None, TOKENS, {}, dev=False)
     assert "secret" not in json.dumps(shown)
     assert shown["port"] == 8080
@@ -373,7 +373,7 @@ def test_check_masks_tokens_and_names_the_keys_of_the_file() -> None:
     assert shown["workerStreamAddr"] == ":9091"
 
 
-def test_settings_do_not_print_tokens() -> None:
+def test_printed_settings_contain_no_tokens() -> None:
     assert "secret" not in repr(load_env({}))
 
 
@@ -393,7 +393,7 @@ def test_settings_do_not_print_tokens() -> None:
         "? [s3cret]\n: 1",
     ],
 )
-def test_error_of_a_malformed_file_repeats_none_of_its_values(tmp_path: Path, text: str) -> None:
+def test_error_about_a_malformed_file_repeats_none_of_its_values(tmp_path: Path, text: str) -> None:
     file = tmp_path / "codeq.yaml"
     file.write_text(text)
     with pytest.raises(ConfigError, match="is not valid YAML: ") as caught:
@@ -402,7 +402,7 @@ def test_error_of_a_malformed_file_repeats_none_of_its_values(tmp_path: Path, te
 
 
 @pytest.mark.parametrize("raw", ["{tenantId: ten, since: 2026-01-01}", "&claims {tenantId: ten, more: *claims}"])
-def test_check_shows_claims_that_json_has_no_form_for(tmp_path: Path, raw: str) -> None:
+def test_config_check_shows_claims_that_json_cannot_represent(tmp_path: Path, raw: str) -> None:
     file = tmp_path / "codeq.yaml"
     file.write_text(f"producerAuthProvider: static\nproducerAuthConfig:\n  token: t\n  raw: {raw}\n")
     assert json.dumps(check(str(file), {}, {}, dev=True))

@@ -24,7 +24,7 @@ WORKER = {
 }
 
 
-def test_gateway_needs_servers_and_their_secret() -> None:
+def test_gateway_requires_servers_and_their_secret() -> None:
     settings = load_gateway(None, SECRET | {"SERVER_ADDRS": " a:1, [::1]:2 ,a:1,"}, {}, dev=False)
     assert settings.server_addrs == ("a:1", "[::1]:2")
     assert settings.http == Address("", 8080)
@@ -36,26 +36,26 @@ def test_gateway_without_servers_is_rejected() -> None:
         load_gateway(None, {}, {}, dev=False)
 
 
-def test_gateway_for_development_has_the_server_of_this_machine_and_serves_loopback() -> None:
+def test_development_gateway_uses_the_local_server_and_serves_loopback() -> None:
     settings = load_gateway(None, {}, {}, dev=True)
     assert (settings.server_addrs, settings.http.host) == (("127.0.0.1:9092",), "127.0.0.1")
     assert "localhost" in settings.allowed_hosts
 
 
 @pytest.mark.parametrize("text", ["a", "a:0", "a:65536", ":9092", "a:1,b", "http://a:1", "a b:1"])
-def test_malformed_server_is_named(text: str) -> None:
+def test_error_names_a_malformed_server(text: str) -> None:
     with pytest.raises(ConfigError) as refused:
         load_gateway(None, SECRET | {"SERVER_ADDRS": text}, {}, dev=False)
     assert refused.value.key == "SERVER_ADDRS"
 
 
-def test_servers_are_bounded() -> None:
+def test_number_of_servers_is_limited() -> None:
     many = ",".join(f"h{number}:1" for number in range(17))
     with pytest.raises(ConfigError, match="has 17 servers; at most 16 are allowed"):
         load_gateway(None, SECRET | {"SERVER_ADDRS": many}, {}, dev=False)
 
 
-def test_one_file_serves_server_and_gateway(tmp_path: Path) -> None:
+def test_server_and_gateway_can_share_one_file(tmp_path: Path) -> None:
     file = tmp_path / "codeq.yaml"
     file.write_text(
         "port: 81\nserverAddrs: [a:1, b:2]\nlogFormat: json\nworkerStreamAddr: :91\n"
@@ -80,7 +80,9 @@ def test_one_file_serves_server_and_gateway(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("loaded", [load, load_gateway])
-def test_origins_of_pages_are_named_as_browsers_write_them(loaded: Callable[..., Settings | GatewaySettings]) -> None:
+def test_origins_are_normalized_to_the_form_that_browsers_send(
+    loaded: Callable[..., Settings | GatewaySettings],
+) -> None:
     assert loaded(None, {}, {}, dev=True).cors_origins == ()
     text = "https://Console.example, http://localhost:3000,, http://[::1]:80x"
     with pytest.raises(ConfigError, match=r"CORS_ORIGINS: .*80x"):
@@ -92,24 +94,24 @@ def test_origins_of_pages_are_named_as_browsers_write_them(loaded: Callable[...,
 @pytest.mark.parametrize(
     "text", ["*", "null", "console.example", "https://a/", "https://a/b", "https://a:443", "http://a:80", "https://*.a"]
 )
-def test_malformed_origin_is_named(text: str) -> None:
+def test_error_names_a_malformed_origin(text: str) -> None:
     with pytest.raises(ConfigError) as refused:
         load_gateway(None, {"CORS_ORIGINS": text}, {}, dev=True)
     assert refused.value.key == "CORS_ORIGINS"
 
 
-def test_origins_are_bounded() -> None:
+def test_number_of_origins_is_limited() -> None:
     many = ",".join(f"https://h{number}" for number in range(65))
     with pytest.raises(ConfigError, match="has 65 origins; at most 64 are allowed"):
         load_gateway(None, {"CORS_ORIGINS": many}, {}, dev=True)
 
 
-def test_gateway_without_secret_is_rejected() -> None:
+def test_gateway_without_a_secret_is_rejected() -> None:
     with pytest.raises(ConfigError, match="GATEWAY_SECRET: is required: set the servers' secret, or their PRODUCER_"):
         load_gateway(None, {"SERVER_ADDRS": "a:1"}, {}, dev=False)
 
 
-def test_short_secret_is_rejected() -> None:
+def test_secret_below_the_minimum_length_is_rejected() -> None:
     with pytest.raises(ConfigError, match="GATEWAY_SECRET: must be a text of 16 to 1024 characters"):
         load_gateway(None, {"SERVER_ADDRS": "a:1", "GATEWAY_SECRET": "short"}, {}, dev=False)
 

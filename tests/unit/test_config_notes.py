@@ -1,4 +1,4 @@
-"""No setting is ignored silently: settings without effect, or with which nobody can work, are reported."""
+"""No setting is ignored silently: settings that are unusable or have no effect are reported."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def producer(**claims: object) -> dict[str, str]:
         {**worker(raw={"tenantId": "other"}), "ALLOW_PRODUCER_AS_WORKER": "true"},
     ],
 )
-def test_settings_that_work_are_not_commented(environment: dict[str, str]) -> None:
+def test_effective_settings_cause_no_warnings(environment: dict[str, str]) -> None:
     assert told(environment) == []
 
 
@@ -66,7 +66,7 @@ def test_settings_that_work_are_not_commented(environment: dict[str, str]) -> No
         (producer(eventTypes=["A"]), "PRODUCER_AUTH_CONFIG.eventTypes", "every command"),
     ],
 )
-def test_setting_without_effect_is_reported_by_name(environment: dict[str, str], key: str, text: str) -> None:
+def test_warning_names_a_setting_without_effect(environment: dict[str, str], key: str, text: str) -> None:
     [(named, message)] = told(environment)
     assert named == key
     assert text in message

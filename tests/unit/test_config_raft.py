@@ -53,7 +53,7 @@ def test_raft_is_off_unless_configured() -> None:
     assert load(None, TOKENS, {}, dev=False).raft is None
 
 
-def test_raft_takes_every_variable_that_is_documented() -> None:
+def test_raft_accepts_every_documented_variable() -> None:
     settings = raft(DOCUMENTED)
     assert settings.self_id == "node-a"
     assert settings.bind_addr == Address("", 7000)
@@ -65,7 +65,7 @@ def test_raft_takes_every_variable_that_is_documented() -> None:
     assert settings.tls_cert is None
 
 
-def test_raft_reads_the_same_from_a_mapping_in_the_file_as_from_the_environment(tmp_path: Path) -> None:
+def test_raft_settings_from_the_file_equal_those_from_the_environment(tmp_path: Path) -> None:
     file = tmp_path / "codeq.yaml"
     names = "{node-a: 'node-a:7000', node-b: 'node-b:7000', node-c: 'node-c:7000'}"
     file.write_text(
@@ -77,7 +77,7 @@ def test_raft_reads_the_same_from_a_mapping_in_the_file_as_from_the_environment(
     assert load(str(file), TOKENS, {}, dev=False).raft == raft(DOCUMENTED)
 
 
-def test_raft_takes_json_in_a_variable_and_single_variables_win_key_by_key(tmp_path: Path) -> None:
+def test_single_variables_override_keys_of_the_raft_json_variable(tmp_path: Path) -> None:
     file = tmp_path / "codeq.yaml"
     file.write_text("raft: {enabled: true, selfId: node-x, electionMS: 3000}\n")
     environment = TOKENS | {"RAFT_SELF_ID": "node-b", "RAFT_PEERS": json.dumps(PEERS)}
@@ -87,15 +87,15 @@ def test_raft_takes_json_in_a_variable_and_single_variables_win_key_by_key(tmp_p
     assert not settings.bootstrap
 
 
-def test_raft_without_peers_is_a_group_of_this_node() -> None:
+def test_raft_without_peers_is_a_group_of_one_node() -> None:
     assert raft(ALONE | {"RAFT_BOOTSTRAP": "true"}).peers == {"a": "10.0.0.1:7000"}
 
 
-def test_raft_that_is_switched_off_ignores_the_rest() -> None:
+def test_disabled_raft_ignores_its_other_settings() -> None:
     assert load(None, TOKENS | DOCUMENTED | {"RAFT_ENABLED": "false"}, {}, dev=False).raft is None
 
 
-def test_raft_with_two_members_continues_and_founds_nothing() -> None:
+def test_two_members_may_continue_a_group_but_not_bootstrap_one() -> None:
     pair = ALONE | {"RAFT_PEERS": "a=a:7000,b=b:7000"}
     refuse_pair(raft(pair))
     refuse_pair(raft(ALONE | {"RAFT_BOOTSTRAP": "true"}))
@@ -108,14 +108,14 @@ def test_raft_with_two_members_continues_and_founds_nothing() -> None:
     ("election", "heartbeat", "effective"),
     [("1000", "200", 200), ("1000", "201", 100), ("2000", "2000", 200), ("5000", "30", 30), ("300", None, 30)],
 )
-def test_raft_heartbeat_that_does_not_fit_is_a_tenth_of_the_election(
+def test_raft_heartbeat_that_is_too_long_becomes_a_tenth_of_the_election_timeout(
     election: str, heartbeat: str | None, effective: int
 ) -> None:
     given = {} if heartbeat is None else {"RAFT_HEARTBEAT_MS": heartbeat}
     assert raft(ALONE | given | {"RAFT_ELECTION_MS": election}).heartbeat_ms == effective
 
 
-def test_raft_addresses_for_clients_follow_own_ports_unless_named() -> None:
+def test_raft_client_addresses_default_to_the_nodes_own_ports() -> None:
     peers = {"RAFT_PEERS": "a=h1:7000,b=h2:7001,c=[::1]:7000"}
     assert raft(ALONE | peers | {"PRODUCER_STREAM_ADDR": ":9999", "RAFT_PEER_GRPC_ADDRS": "b=x:1"}).peer_grpc_addrs == {
         "a": "h1:9999",
@@ -126,14 +126,14 @@ def test_raft_addresses_for_clients_follow_own_ports_unless_named() -> None:
     assert raft(ALONE | peers | {"PRODUCER_STREAM_ADDR": "", "WORKER_STREAM_ADDR": ""}).peer_grpc_addrs == {}
 
 
-def test_raft_addresses_for_clients_of_members_on_one_host_are_not_guessed() -> None:
+def test_raft_client_addresses_are_not_guessed_for_members_on_one_host() -> None:
     one_host = {"RAFT_PEERS": "a=localhost:7001,b=localhost:7002,c=localhost:7003"}
     assert raft(ALONE | one_host).peer_grpc_addrs == {}
     named = "a=localhost:1,b=localhost:2,c=localhost:3"
     assert len(raft(ALONE | one_host | {"RAFT_PEER_GRPC_ADDRS": named}).peer_grpc_addrs) == 3
 
 
-def test_raft_secret_is_made_from_the_producer_token_unless_configured() -> None:
+def test_raft_secret_is_derived_from_the_producer_token_unless_configured() -> None:
     first, again = raft(ALONE), raft(ALONE | {"RAFT_SELF_ID": "b", "ALLOW_PRODUCER_AS_WORKER": "true"})
     assert first.cluster_secret == again.cluster_secret
     assert len(first.cluster_secret) == 64
@@ -142,7 +142,7 @@ def test_raft_secret_is_made_from_the_producer_token_unless_configured() -> None
     assert configured not in {first.cluster_secret, "sixteen characters"}
 
 
-def test_raft_takes_all_three_files_for_tls(tmp_path: Path) -> None:
+def test_raft_tls_requires_all_three_files(tmp_path: Path) -> None:
     files = {name: tmp_path / name for name in ("CERT", "KEY", "CA")}
     for path in files.values():
         path.touch()
@@ -199,7 +199,7 @@ def test_raft_takes_all_three_files_for_tls(tmp_path: Path) -> None:
         ("RAFT_PEER", "node-a=node-a:7000"),
     ],
 )
-def test_raft_names_an_unusable_variable(variable: str, value: str) -> None:
+def test_raft_error_names_an_unusable_variable(variable: str, value: str) -> None:
     assert refusal(DOCUMENTED | {variable: value}).key == variable
 
 
@@ -215,12 +215,12 @@ def test_raft_names_an_unusable_variable(variable: str, value: str) -> None:
         ({"RAFT_ENABLED": ""}, "RAFT_SELF_ID"),
     ],
 )
-def test_raft_names_the_key_of_an_impossible_combination(environment: dict[str, str], key: str) -> None:
+def test_raft_error_names_the_key_of_an_impossible_combination(environment: dict[str, str], key: str) -> None:
     assert refusal(DOCUMENTED | environment).key == key
 
 
 @pytest.mark.parametrize("part", ["cluster", "sharding"])
-def test_raft_names_a_part_of_the_file_that_excludes_it(tmp_path: Path, part: str) -> None:
+def test_raft_error_names_a_section_of_the_file_that_conflicts_with_raft(tmp_path: Path, part: str) -> None:
     file = tmp_path / "codeq.yaml"
     file.write_text(f"{part}: {{enabled: true}}\n")
     with pytest.raises(ConfigError, match=f"{part} and raft are mutually exclusive") as caught:
@@ -240,7 +240,7 @@ def test_raft_names_a_part_of_the_file_that_excludes_it(tmp_path: Path, part: st
         ("raft: {selfId: a}", "raft.selfId"),
     ],
 )
-def test_raft_names_the_key_of_an_unusable_file(tmp_path: Path, text: str, key: str) -> None:
+def test_raft_error_names_the_key_of_an_unusable_file(tmp_path: Path, text: str, key: str) -> None:
     file = tmp_path / "codeq.yaml"
     file.write_text(text + "\n")
     with pytest.raises(ConfigError) as caught:
@@ -257,7 +257,7 @@ def test_raft_binds_only_loopback_in_dev_mode() -> None:
         load(None, peers | {"RAFT_BIND_ADDR": "0.0.0.0:7000"}, {}, dev=True)
 
 
-def test_check_shows_raft_without_its_secret() -> None:
+def test_config_check_shows_raft_without_its_secret() -> None:
     secret = {"RAFT_CLUSTER_SECRET": "a secret of the cluster"}
     shown = check(None, TOKENS | DOCUMENTED | secret, {}, dev=False)["raft"]
     assert isinstance(shown, dict)

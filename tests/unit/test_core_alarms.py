@@ -1,4 +1,4 @@
-"""Turns among sources that have something due."""
+"""Turns of the sources that have due work."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Source:
 
 
 def served(of: Alarms[Source], now: int, turns: int) -> list[Source]:
-    """Gives turns to sources that always have more to do."""
+    """Gives turns to sources that always have more work."""
     found = []
     for _ in range(turns):
         source = of.turn(now)
@@ -28,7 +28,7 @@ def served(of: Alarms[Source], now: int, turns: int) -> list[Source]:
     return found
 
 
-def test_turn_before_anything_is_due_is_nobodys() -> None:
+def test_no_source_gets_a_turn_before_anything_is_due() -> None:
     of: Alarms[Source] = Alarms()
     assert of.first_ms == NEVER
     of.set(Source("a"), 10)
@@ -36,7 +36,7 @@ def test_turn_before_anything_is_due_is_nobodys() -> None:
     assert of.first_ms == 10
 
 
-def test_turn_goes_round_tenants_and_within_them_round_sources() -> None:
+def test_turns_rotate_over_tenants_and_over_the_sources_of_each_tenant() -> None:
     of: Alarms[Source] = Alarms()
     sources = [Source("a", "1"), Source("a", "2"), Source("a", "3"), Source("b", "4")]
     for at, source in enumerate(sources):
@@ -45,7 +45,7 @@ def test_turn_goes_round_tenants_and_within_them_round_sources() -> None:
     assert of.first_ms == 0
 
 
-def test_rest_with_a_later_time_waits_for_it() -> None:
+def test_rested_source_waits_until_its_later_time() -> None:
     of: Alarms[Source] = Alarms()
     source = Source("a")
     of.set(source, 5)
@@ -58,7 +58,7 @@ def test_rest_with_a_later_time_waits_for_it() -> None:
     assert of.first_ms == NEVER
 
 
-def test_set_brings_forward_and_never_puts_off() -> None:
+def test_set_makes_an_alarm_earlier_and_never_later() -> None:
     of: Alarms[Source] = Alarms()
     source = Source("a")
     of.set(source, 5)
@@ -71,7 +71,7 @@ def test_set_brings_forward_and_never_puts_off() -> None:
     assert of.turn(100) is None
 
 
-def test_dropped_source_has_no_turn_and_does_not_hold_the_first_time() -> None:
+def test_dropped_source_gets_no_turn_and_no_longer_sets_the_first_time() -> None:
     of: Alarms[Source] = Alarms()
     early, late = Source("a"), Source("b")
     of.set(early, 5)
@@ -81,7 +81,7 @@ def test_dropped_source_has_no_turn_and_does_not_hold_the_first_time() -> None:
     assert of.turn(10) is late
 
 
-def test_many_that_become_due_at_once_all_get_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sources_that_become_due_at_once_all_get_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(alarms, "MOVES_MAX", 3)
     of: Alarms[Source] = Alarms()
     sources = [Source(f"t{n % 4}", str(n)) for n in range(40)]
@@ -94,7 +94,7 @@ def test_many_that_become_due_at_once_all_get_turns(monkeypatch: pytest.MonkeyPa
     assert sorted(found, key=lambda s: int(s.name)) == sources
 
 
-def test_alarms_brought_forward_again_and_again_do_not_pile_up() -> None:
+def test_alarms_that_are_repeatedly_made_earlier_do_not_pile_up() -> None:
     of: Alarms[Source] = Alarms()
     source = Source("a")
     for at in range(10_000, 0, -1):
@@ -104,7 +104,7 @@ def test_alarms_brought_forward_again_and_again_do_not_pile_up() -> None:
 
 
 def test_busy_tenants_get_the_same_number_of_turns() -> None:
-    """One with a hundred queues beside those with one."""
+    """A tenant with a hundred queues runs beside tenants with one queue each."""
     of: Alarms[Source] = Alarms()
     for number in range(100):
         of.set(Source("many"), number)

@@ -1,4 +1,4 @@
-"""Artifacts in rows: kept with the end of a task, compared when it is repeated, handed over when it is removed."""
+"""Artifact rows: stored when a task ends, compared for a repeated outcome, handed over on removal."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_sweep_hands_over_the_files_of_removed_tasks(driven: DrivenShard) -> Non
     assert driven.keys(b"st") == []
 
 
-def test_repeated_outcome_is_the_same_whatever_its_file_is_called(driven: DrivenShard) -> None:
+def test_repeated_outcome_is_recognized_whatever_the_name_of_its_file(driven: DrivenShard) -> None:
     task_id = driven.create()
     driven.claim()
     token = driven.token(task_id)
@@ -66,7 +66,7 @@ def test_repeated_outcome_is_the_same_whatever_its_file_is_called(driven: Driven
     assert driven.queue().filed == 1
 
 
-def test_artifact_without_content_and_url_is_rejected_and_ends_nothing(driven: DrivenShard) -> None:
+def test_artifact_without_content_or_url_is_rejected_and_the_task_stays_claimed(driven: DrivenShard) -> None:
     task_id = driven.create()
     driven.claim()
     with pytest.raises(Rejection):
@@ -74,7 +74,7 @@ def test_artifact_without_content_and_url_is_rejected_and_ends_nothing(driven: D
     assert driven.status(task_id) == "CLAIMED"
 
 
-def test_redrive_hands_over_the_files_of_the_former_life(driven: DrivenShard) -> None:
+def test_redrive_hands_over_the_files_of_the_previous_run(driven: DrivenShard) -> None:
     task_id = driven.create()
     driven.claim()
     driven.settle(task_id, Outcome.FAILED, error="x", artifacts=[FILED])

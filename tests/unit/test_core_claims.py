@@ -1,4 +1,4 @@
-"""Claims: order within a queue, fairness among commands, limits, and windows that do not hold everything."""
+"""Claims: order within a queue, fairness among commands, limits, and windows smaller than their queues."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def commands_of(shard: DrivenShard, count: int, commands: list[str] | None) -> l
 # -- order ---------------------------------------------------------------------------------------------------------
 
 
-def test_claim_takes_priorities_from_9_to_0_and_each_in_order(shard: DrivenShard) -> None:
+def test_claim_takes_priorities_from_9_to_0_and_tasks_of_one_priority_in_order(shard: DrivenShard) -> None:
     tasks = {(priority, n): shard.create(priority=priority) for n in range(3) for priority in range(10)}
     assert shard.claim_ids(30) == [tasks[priority, n] for priority in range(9, -1, -1) for n in range(3)]
 
 
-def test_claim_takes_the_highest_priority_over_all_commands(shard: DrivenShard) -> None:
+def test_claim_takes_the_highest_priority_across_all_commands(shard: DrivenShard) -> None:
     low, high = shard.create("a", priority=1), shard.create("b", priority=2)
     assert shard.claim_ids(1, ["a", "b"]) == [high]
     assert shard.claim_ids(1, ["a", "b"]) == [low]
@@ -44,7 +44,7 @@ def test_claim_after_a_nack_finds_the_task_at_the_tail(shard: DrivenShard) -> No
     assert shard.claim_ids(2) == [second, first]
 
 
-def test_claim_after_an_abandon_finds_the_task_at_its_place(shard: DrivenShard) -> None:
+def test_claim_after_an_abandon_finds_the_task_at_its_old_place(shard: DrivenShard) -> None:
     tasks = [shard.create() for _ in range(4)]
     shard.claim(3)
     shard.settle(tasks[1], Outcome.ABANDON)
@@ -53,7 +53,7 @@ def test_claim_after_an_abandon_finds_the_task_at_its_place(shard: DrivenShard) 
 
 
 def test_claim_after_an_abandon_of_a_nacked_task_finds_it_at_its_later_place(shard: DrivenShard) -> None:
-    """The place that a task keeps is the one it was claimed from, over a restart too."""
+    """A task keeps the place from which it was claimed, even after a restart."""
     first, second, third = shard.create(), shard.create(), shard.create()
     shard.claim(1)
     shard.nack(first)
@@ -68,7 +68,7 @@ def test_claim_after_an_abandon_of_a_nacked_task_finds_it_at_its_later_place(sha
     assert shard.claim_ids(3) == [last]
 
 
-def test_claim_of_other_tenants_and_commands_takes_nothing(shard: DrivenShard) -> None:
+def test_claim_takes_nothing_from_other_tenants_and_commands(shard: DrivenShard) -> None:
     shard.create("a")
     assert claim(shard.shard, Caller("globex", "w", "w"), None, 1, 1, 1000, shard.now) is None
     assert shard.claim(1, ["b"]) == []
@@ -79,14 +79,16 @@ def test_claim_of_other_tenants_and_commands_takes_nothing(shard: DrivenShard) -
 
 
 @pytest.mark.parametrize("commands", [None, ["a", "b", "c"]])
-def test_claim_of_several_shares_evenly_among_commands(shard: DrivenShard, commands: list[str] | None) -> None:
+def test_claim_of_several_tasks_shares_evenly_among_commands(shard: DrivenShard, commands: list[str] | None) -> None:
     for command in "aaaaaaaaabbbc":
         shard.create(command)
     assert Counter(commands_of(shard, 8, commands)) == {"a": 4, "b": 3, "c": 1}
 
 
 @pytest.mark.parametrize("commands", [None, list("abcd")])
-def test_claim_of_more_than_there_are_commands_leaves_none_out(shard: DrivenShard, commands: list[str] | None) -> None:
+def test_claim_of_more_tasks_than_commands_leaves_no_command_out(
+    shard: DrivenShard, commands: list[str] | None
+) -> None:
     for command in "abcd" * 5:
         shard.create(command)
     assert sorted(Counter(commands_of(shard, 5, commands)).values()) == [1, 1, 1, 2]
@@ -94,10 +96,10 @@ def test_claim_of_more_than_there_are_commands_leaves_none_out(shard: DrivenShar
 
 @pytest.mark.parametrize("commands", [None, ["a", "b"]])
 @pytest.mark.parametrize("others", [1, 3])
-def test_claim_of_one_beside_other_workers_starves_no_command(
+def test_single_task_claims_beside_other_workers_starve_no_command(
     shard: DrivenShard, commands: list[str] | None, others: int
 ) -> None:
-    """Other workers claim in step with ours: its commands still take turns."""
+    """Even if other workers claim in step with a worker, its commands still take turns."""
     for command in "ab" * 30:
         shard.create(command)
     for _ in range(100):
@@ -121,14 +123,14 @@ def test_claim_from_many_commands_serves_each_in_turn(shard: DrivenShard) -> Non
 # -- limits --------------------------------------------------------------------------------------------------------
 
 
-def test_claim_of_more_than_the_limit_gives_the_limit(shard: DrivenShard) -> None:
+def test_claim_above_the_limit_returns_the_limit(shard: DrivenShard) -> None:
     for _ in range(300):
         shard.create()
     assert len(shard.claim_ids(1000)) == claims.CLAIM_MAX
     shard.write()
 
 
-def test_claim_stops_at_the_bytes_asked_for(shard: DrivenShard) -> None:
+def test_claim_stops_at_the_requested_number_of_bytes(shard: DrivenShard) -> None:
     for _ in range(5):
         shard.create(size=1000)
     claimed = claim(shard.shard, WORKER, None, 5, 2500, 1000, shard.now)
@@ -136,7 +138,7 @@ def test_claim_stops_at_the_bytes_asked_for(shard: DrivenShard) -> None:
     assert len(claimed[1]) == 3
 
 
-def test_claim_of_a_task_beyond_the_bytes_asked_for_gives_it_alone(shard: DrivenShard) -> None:
+def test_claim_returns_a_task_larger_than_the_requested_bytes_alone(shard: DrivenShard) -> None:
     shard.create("a", size=1000)
     shard.create("b", size=1000)
     claimed = claim(shard.shard, WORKER, None, 5, 1, 1000, shard.now)
@@ -159,8 +161,8 @@ def test_claim_after_a_restart_pages_through_the_queue_in_order(
     assert [task_id for _ in range(6) for task_id in shard.claim_ids(4)] == tasks + later
 
 
-def test_claim_with_batches_in_flight_misses_no_place(shard: DrivenShard, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing fits the window: written, sealed and undecided places are all read back, in order."""
+def test_claim_with_batches_in_flight_misses_no_task(shard: DrivenShard, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing fits the window: written, sealed and unsealed places are all read back in order."""
     monkeypatch.setattr(claims, "CLAIM_MAX", 4)
     monkeypatch.setattr(windows, "PAGE_MAX", 4)
     shard = DrivenShard(window_bytes_max=1)
@@ -173,7 +175,7 @@ def test_claim_with_batches_in_flight_misses_no_place(shard: DrivenShard, monkey
     assert [task_id for _ in range(4) for task_id in shard.claim_ids(4)] == tasks
 
 
-def test_windows_keep_within_their_budget(shard: DrivenShard) -> None:
+def test_windows_stay_within_their_budget(shard: DrivenShard) -> None:
     budget = 20 * (WINDOW_ENTRY_BYTES + 1050)
     shard = DrivenShard(window_bytes_max=budget)
     for number in range(200):
@@ -186,8 +188,8 @@ def test_windows_keep_within_their_budget(shard: DrivenShard) -> None:
     shard.write()
 
 
-def test_windows_of_large_tasks_read_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A page is bounded in bytes: payloads of the largest size must not be read by the hundred."""
+def test_windows_read_large_tasks_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page is bounded in bytes: the largest payloads must not be read by the hundred."""
     monkeypatch.setattr(windows, "PAGE_BYTES_MAX", 20_000)
     shard = DrivenShard(window_bytes_max=1)
     tasks = [shard.create(size=5000) for _ in range(100)]
@@ -200,7 +202,7 @@ def test_windows_of_large_tasks_read_few_at_a_time(monkeypatch: pytest.MonkeyPat
     assert claimed == tasks
 
 
-def test_windows_of_small_tasks_read_full_pages() -> None:
+def test_windows_read_small_tasks_in_full_pages() -> None:
     shard = DrivenShard()
     for _ in range(600):
         shard.create()
@@ -210,7 +212,7 @@ def test_windows_of_small_tasks_read_full_pages() -> None:
     assert len(shard.queue().lane(9).window) == claims.CLAIM_MAX - 1
 
 
-def test_view_of_a_queue_reads_its_head_only() -> None:
+def test_view_of_a_queue_reads_only_its_head() -> None:
     """Listing hundreds of queues must not read hundreds of pages."""
     shard = DrivenShard()
     tasks = [shard.create() for _ in range(300)]
@@ -225,7 +227,7 @@ def test_view_of_a_queue_reads_its_head_only() -> None:
 # -- contradictions ------------------------------------------------------------------------------------------------
 
 
-def test_claim_names_the_row_of_a_pointer_that_leads_nowhere(shard: DrivenShard) -> None:
+def test_claim_reports_the_key_of_a_dangling_pointer(shard: DrivenShard) -> None:
     task_id = shard.create()
     shard.claim(1)
     shard.nack(task_id)
@@ -236,7 +238,7 @@ def test_claim_names_the_row_of_a_pointer_that_leads_nowhere(shard: DrivenShard)
         shard.claim(1)
 
 
-def test_claim_says_so_if_counted_tasks_have_no_rows(shard: DrivenShard) -> None:
+def test_claim_reports_counted_tasks_without_rows_as_corruption(shard: DrivenShard) -> None:
     shard.create()
     shard.write()
     shard.store.write({shard.keys(b"t")[0]: None})
@@ -246,7 +248,7 @@ def test_claim_says_so_if_counted_tasks_have_no_rows(shard: DrivenShard) -> None
 
 
 @pytest.mark.parametrize("table", [b"l", b"u"])
-def test_open_says_so_if_a_row_names_a_queue_that_is_not_there(shard: DrivenShard, table: bytes) -> None:
+def test_opening_reports_a_row_that_names_a_missing_queue(shard: DrivenShard, table: bytes) -> None:
     tasks = [shard.create() for _ in range(2)]
     shard.claim(2)
     shard.give_back(tasks[0])

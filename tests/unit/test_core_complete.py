@@ -1,4 +1,4 @@
-"""The stream's way to complete a task does what `settle` does, and lets nobody else do it."""
+"""The fast path by which streams complete tasks has the effects of `settle` and the same access checks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from driven_shard import TENANT, WORKER, DrivenShard
 
 
 def worked(way: str) -> DrivenShard:
-    """Returns a shard with ends of every kind of delivery, by `complete` or by `settle`; the last one stays open."""
+    """Returns a shard after deliveries of every kind ended by `complete` or `settle`; the last one stays open."""
     driven = DrivenShard()
     plain, delayed, nacked, abandoned, told, last = (driven.create(delay=delay) for delay in (0, 5, 0, 0, 0, 0))
     driven.pass_time(5)
@@ -34,7 +34,7 @@ def worked(way: str) -> DrivenShard:
     return driven
 
 
-def test_complete_writes_what_settle_writes() -> None:
+def test_complete_writes_the_same_rows_as_settle() -> None:
     one, other = worked("complete"), worked("settle")
     assert one.shard.batch.rows == other.shard.batch.rows
     assert one.seal().rows == other.seal().rows
@@ -55,7 +55,7 @@ def test_complete_by_another_tenant_or_subject_changes_nothing(caller: Caller) -
     assert outcomes.complete(driven.shard, Caller(TENANT, "w/1", "w"), task_id, token, b"1", driven.now)
 
 
-def test_complete_with_a_token_of_another_lease_or_of_no_task_changes_nothing() -> None:
+def test_complete_without_a_matching_lease_changes_nothing() -> None:
     driven = DrivenShard()
     task_id = driven.create()
     driven.claim()

@@ -1,4 +1,4 @@
-"""Accepted tasks: the stored bytes are a Task in wire form, and deliveries show what was requested."""
+"""Created tasks: the stored bytes are an encoded Task, and deliveries show the requested values."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SIZES = [0, 1, 127, 128, 129, 16_383, 16_384, 16_385, 1 << 20]
 
 @pytest.mark.parametrize("delay", [0, 1000])
 @pytest.mark.parametrize("size", SIZES)
-def test_task_bytes_of_every_size_are_a_task(size: int, delay: int) -> None:
+def test_task_bytes_of_every_size_parse_as_a_task(size: int, delay: int) -> None:
     shard = DrivenShard()
     task_id = shard.create("send-email", priority=3, attempts=7, delay=delay, size=size)
     shard.write()
@@ -25,7 +25,7 @@ def test_task_bytes_of_every_size_are_a_task(size: int, delay: int) -> None:
 
 
 @pytest.mark.parametrize("priority", range(10))
-def test_task_bytes_of_every_priority_are_a_task(priority: int) -> None:
+def test_task_bytes_of_every_priority_parse_as_a_task(priority: int) -> None:
     shard = DrivenShard()
     task_id = shard.create(priority=priority)
     (delivered,) = shard.claim(1)
@@ -34,14 +34,14 @@ def test_task_bytes_of_every_priority_are_a_task(priority: int) -> None:
 
 
 @pytest.mark.parametrize("length", [1, 127, 128])
-def test_task_bytes_of_long_commands_are_a_task(length: int) -> None:
+def test_task_bytes_of_long_commands_parse_as_a_task(length: int) -> None:
     shard = DrivenShard()
     shard.create("c" * length)
     assert Task.FromString(shard.claim(1)[0].raw).command == "c" * length
 
 
 @pytest.mark.parametrize("millis", [0, 1, 999])
-def test_task_bytes_hold_the_time_of_acceptance(millis: int) -> None:
+def test_task_bytes_contain_the_acceptance_time(millis: int) -> None:
     shard = DrivenShard()
     shard.wall += millis
     shard.create()
@@ -51,20 +51,20 @@ def test_task_bytes_hold_the_time_of_acceptance(millis: int) -> None:
     assert times == [START_MS + millis, START_MS + millis + 5]
 
 
-def test_create_without_max_attempts_takes_the_setting() -> None:
+def test_create_without_max_attempts_uses_the_configured_default() -> None:
     shard = DrivenShard(max_attempts=3)
     shard.create()
     assert Task.FromString(shard.claim(1)[0].raw).max_attempts == 3
 
 
 @pytest.mark.parametrize("due_ms", [0, START_MS - 1, START_MS])
-def test_create_with_a_time_in_the_past_waits_in_the_queue(due_ms: int) -> None:
+def test_task_created_for_a_time_in_the_past_waits_in_the_queue(due_ms: int) -> None:
     shard = DrivenShard()
     task_id, _ = create(shard.shard, TENANT, "a", b"1", 0, 0, due_ms, shard.now)
     assert shard.claim_ids(1) == [task_id]
 
 
-def test_create_for_the_year_9999_is_scheduled() -> None:
+def test_task_created_for_the_year_9999_is_scheduled() -> None:
     shard = DrivenShard()
     far = 253_402_300_799_000
     task_id, _ = create(shard.shard, TENANT, "a", b"1", 0, 0, far, shard.now)
@@ -73,7 +73,7 @@ def test_create_for_the_year_9999_is_scheduled() -> None:
     assert (shard.status(task_id), shard.view(task_id).due_ms) == ("SCHEDULED", far)
 
 
-def test_create_beyond_the_limit_of_queues_is_rejected_and_changes_nothing() -> None:
+def test_create_beyond_the_queue_limit_is_rejected_and_changes_nothing() -> None:
     shard = DrivenShard(queues_max=2)
     shard.create("a")
     shard.create("b")
@@ -85,14 +85,14 @@ def test_create_beyond_the_limit_of_queues_is_rejected_and_changes_nothing() -> 
     assert shard.status(shard.create("a")) == "PENDING"
 
 
-def test_create_gives_every_task_another_id() -> None:
+def test_create_gives_every_task_a_different_id() -> None:
     shard = DrivenShard()
     ids = [shard.create(command, priority=p, delay=d) for command in "ab" for p in (0, 9) for d in (0, 1) for _ in "12"]
     assert len(set(ids)) == 16
 
 
-def test_decisions_are_the_same_bytes_each_time() -> None:
-    """The same calls at the same times decide the same rows: nothing else gets in."""
+def test_same_calls_at_the_same_times_write_the_same_bytes() -> None:
+    """The same calls at the same times produce the same rows: nothing else influences them."""
 
     def rows() -> list[tuple[bytes, bytes]]:
         shard = DrivenShard(retention_ms=500)

@@ -1,4 +1,4 @@
-"""However a task ends, its end is listed once, counted once, and told once to callers that wait for it."""
+"""However a task ends, its end is listed once, counted once, and reported once to waiting callers."""
 
 from __future__ import annotations
 
@@ -92,8 +92,10 @@ WAYS: dict[str, tuple[Callable[[DrivenShard], str], Status]] = {
 
 
 @pytest.mark.parametrize(("end", "status"), WAYS.values(), ids=WAYS.keys())
-def test_end_of_any_kind_is_listed_counted_and_told_once(end: Callable[[DrivenShard], str], status: Status) -> None:
-    task_id = end(DrivenShard())  # what it does is determined: the next one makes a task with the same id
+def test_task_end_of_any_kind_is_listed_counted_and_reported_once(
+    end: Callable[[DrivenShard], str], status: Status
+) -> None:
+    task_id = end(DrivenShard())  # it is deterministic: the next call creates a task with the same id
     driven = DrivenShard()
     driven.shard.watched = {task_id}
     assert end(driven) == task_id

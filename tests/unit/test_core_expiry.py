@@ -1,4 +1,4 @@
-"""Tasks that wait no longer than their producer allowed."""
+"""Task expiry: a task waits no longer than its producer allows."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def shard() -> DrivenShard:
 
 
 def expired(shard: DrivenShard, task_id: str) -> bool:
-    """Returns whether a task ended because it waited too long, and all of its state agrees."""
+    """Returns whether a task has expired with all of its state consistent."""
     view = shard.view(task_id)
     if (view.status.name, view.error) != ("FAILED", "EXPIRED"):
         return False
@@ -42,7 +42,7 @@ def test_waiting_task_expires_on_time_without_a_request(shard: DrivenShard, dela
     shard.write()
 
 
-def test_expiry_before_the_delay_is_over_ends_a_scheduled_task(shard: DrivenShard) -> None:
+def test_expiry_during_the_delay_ends_a_scheduled_task(shard: DrivenShard) -> None:
     task_id = shard.create(delay=5000, expire=1000)
     shard.pass_time(1000)
     assert expired(shard, task_id)
@@ -51,7 +51,7 @@ def test_expiry_before_the_delay_is_over_ends_a_scheduled_task(shard: DrivenShar
     assert shard.keys(b"de") == []
 
 
-def test_expiry_of_a_nacked_task_ends_it_where_it_waits(shard: DrivenShard) -> None:
+def test_nacked_task_expires_where_it_waits(shard: DrivenShard) -> None:
     at_tail, delayed, given_back = (shard.create(expire=1000) for _ in range(3))
     shard.claim(3)
     shard.nack(at_tail, 0)
@@ -64,7 +64,7 @@ def test_expiry_of_a_nacked_task_ends_it_where_it_waits(shard: DrivenShard) -> N
     assert shard.claim_ids(3) == []
 
 
-def test_expiry_in_the_middle_of_the_window_leaves_the_others(shard: DrivenShard) -> None:
+def test_expiry_in_the_middle_of_the_window_leaves_other_tasks_alone(shard: DrivenShard) -> None:
     first, middle, last = shard.create(), shard.create(expire=1000), shard.create()
     shard.pass_time(1000)
     assert expired(shard, middle)
@@ -75,7 +75,7 @@ def test_expiry_in_the_middle_of_the_window_leaves_the_others(shard: DrivenShard
 
 
 @pytest.mark.parametrize("outcome", ["nack", "lease runs out", "give back", "redrive"])
-def test_task_that_runs_at_its_time_continues_and_expires_no_more(shard: DrivenShard, outcome: str) -> None:
+def test_task_that_runs_at_its_deadline_continues_and_never_expires(shard: DrivenShard, outcome: str) -> None:
     task_id = shard.create(expire=1000)
     shard.claim(1, lease=2000)
     shard.pass_time(1500)
@@ -97,7 +97,7 @@ def test_task_that_runs_at_its_time_continues_and_expires_no_more(shard: DrivenS
     assert shard.status(task_id) == "PENDING"
 
 
-def test_task_that_ended_in_time_does_not_expire(shard: DrivenShard) -> None:
+def test_task_that_ended_before_its_deadline_does_not_expire(shard: DrivenShard) -> None:
     task_id = shard.create(expire=1000)
     shard.claim(1)
     shard.settle(task_id, result=b"1")
@@ -108,8 +108,8 @@ def test_task_that_ended_in_time_does_not_expire(shard: DrivenShard) -> None:
     assert shard.keys(b"e") == []
 
 
-def test_task_that_ended_and_was_redriven_in_time_expires(shard: DrivenShard) -> None:
-    """The time counts from acceptance, whatever happens to the task before."""
+def test_task_redriven_before_its_deadline_still_expires(shard: DrivenShard) -> None:
+    """The deadline counts from creation, whatever happens to the task in between."""
     task_id = shard.create(expire=1000)
     shard.claim(1)
     shard.settle(task_id, Outcome.FAILED, error="no")
@@ -119,7 +119,7 @@ def test_task_that_ended_and_was_redriven_in_time_expires(shard: DrivenShard) ->
     shard.write()
 
 
-def test_expired_task_can_be_redriven_and_waits_for_as_long_as_it_takes(shard: DrivenShard) -> None:
+def test_redriven_expired_task_waits_without_a_deadline(shard: DrivenShard) -> None:
     task_id = shard.create(expire=1000)
     shard.pass_time(1000)
     shard.write()
@@ -131,7 +131,7 @@ def test_expired_task_can_be_redriven_and_waits_for_as_long_as_it_takes(shard: D
     shard.write()
 
 
-def test_expiry_is_late_and_never_early_when_the_wall_clock_is_set_back(shard: DrivenShard) -> None:
+def test_expiry_may_be_late_but_never_early_when_the_wall_clock_is_set_back(shard: DrivenShard) -> None:
     task_id = shard.create(expire=1000)
     shard.pass_time(900)
     shard.wall -= 3_600_000
@@ -152,7 +152,7 @@ def test_expiry_notifies_callers_waiting_for_the_end(shard: DrivenShard) -> None
 
 
 @pytest.mark.parametrize("delay", [0, 500])
-def test_nack_repeated_after_the_expiry_has_its_old_verdict(shard: DrivenShard, delay: int) -> None:
+def test_nack_repeated_after_expiry_gets_its_first_verdict(shard: DrivenShard, delay: int) -> None:
     task_id = shard.create(expire=1000)
     shard.claim(1)
     token = shard.token(task_id)
@@ -163,7 +163,7 @@ def test_nack_repeated_after_the_expiry_has_its_old_verdict(shard: DrivenShard, 
     assert (again.status, again.delay_ms) == (first.status, first.delay_ms)
 
 
-def test_expiry_after_a_restart_comes_at_its_time(shard: DrivenShard) -> None:
+def test_task_expires_on_time_after_a_restart(shard: DrivenShard) -> None:
     ids = [shard.create(expire=1000 * n) for n in range(1, 6)]
     shard.write()
     shard.pass_time(2500)
@@ -176,7 +176,7 @@ def test_expiry_after_a_restart_comes_at_its_time(shard: DrivenShard) -> None:
 
 
 def test_retention_removes_every_row_of_tasks_that_could_expire(shard: DrivenShard) -> None:
-    """Ended long before its time, ended at it, and named: nothing stays."""
+    """Nothing is left of tasks that ended long before their deadline or at it, named tasks included."""
     early, late = shard.create(expire=60_000), shard.create(expire=1000)
     task = NewTask("a", b"1", 0, 0, 0, Naming("mine"), expire_ms=shard.wall + 60_000)
     assert isinstance(names.create(shard.shard, TENANT, task, shard.now), Created)
@@ -194,7 +194,9 @@ def test_retention_removes_every_row_of_tasks_that_could_expire(shard: DrivenSha
     assert (shard.queue().expiring, mine.attempts) == (0, 1)
 
 
-def test_expiry_of_a_herd_does_not_delay_another_tenants(shard: DrivenShard, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_expiry_of_many_tasks_does_not_delay_another_tenants_expiry(
+    shard: DrivenShard, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(timers, "SLICE", 40)
     monkeypatch.setattr(timers, "TURN", 10)
     for _ in range(300):
@@ -209,7 +211,7 @@ def test_expiry_of_a_herd_does_not_delay_another_tenants(shard: DrivenShard, mon
     shard.write()
 
 
-def test_expiry_that_leads_to_no_home_is_corruption(shard: DrivenShard) -> None:
+def test_expiry_row_without_a_home_is_corruption(shard: DrivenShard) -> None:
     shard.create(expire=1000)
     (home,) = (key for key in shard.shard.batch.rows if key[:1] == b"t")
     shard.shard.batch.rows[home] = None
@@ -218,7 +220,7 @@ def test_expiry_that_leads_to_no_home_is_corruption(shard: DrivenShard) -> None:
         timers.run_due(shard.shard, shard.now)
 
 
-def test_task_bytes_tell_the_expiry(shard: DrivenShard) -> None:
+def test_task_bytes_contain_the_expiry(shard: DrivenShard) -> None:
     task_id = shard.create(expire=1500, priority=7, size=300)
     task = Task.FromString(shard.view(task_id).raw)
     assert (task.expire_at.seconds * 1000 + task.expire_at.nanos // 1_000_000) == START_MS + 1500

@@ -1,4 +1,4 @@
-"""Heartbeats of mixed lengths: a restart gives the longest grant, and no row of it is left behind."""
+"""Heartbeats of mixed lengths: the longest extension applies after a restart, and leaves no row behind."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def driven() -> DrivenShard:
 
 @pytest.mark.parametrize("written", [False, True])
 @pytest.mark.parametrize("outcome", [Outcome.COMPLETED, Outcome.NACK, Outcome.ABANDON])
-def test_short_heartbeat_after_a_long_one_leaves_no_row_behind(
+def test_shorter_heartbeat_after_a_longer_one_leaves_no_row_behind(
     driven: DrivenShard, outcome: Outcome, written: bool
 ) -> None:
     task_id = driven.create()
@@ -26,7 +26,7 @@ def test_short_heartbeat_after_a_long_one_leaves_no_row_behind(
         driven.write()
         assert len(driven.keys(b"x")) == 1
     driven.pass_time(9 * LEASE_MS + 500)
-    driven.heartbeat(task_id, LEASE_MS)  # puts the end off, and is no longer than the lease
+    driven.heartbeat(task_id, LEASE_MS)  # delays the expiry, and is no longer than the lease
     if written:
         driven.write()
     driven.settle(task_id, outcome, delay=0)
@@ -34,7 +34,7 @@ def test_short_heartbeat_after_a_long_one_leaves_no_row_behind(
     assert driven.keys(b"xl") == []
 
 
-def test_longest_grant_is_armed_again_after_a_restart_whatever_came_later(driven: DrivenShard) -> None:
+def test_longest_extension_applies_after_a_restart_whatever_came_later(driven: DrivenShard) -> None:
     first, second = driven.create(), driven.create()
     driven.claim(2, lease=LEASE_MS)
     driven.heartbeat(first, 10 * LEASE_MS)
@@ -51,7 +51,7 @@ def test_longest_grant_is_armed_again_after_a_restart_whatever_came_later(driven
     assert claim.until_of(second) - driven.mono == 3 * LEASE_MS
 
 
-def test_end_of_one_extended_delivery_keeps_the_grant_of_its_sibling(driven: DrivenShard) -> None:
+def test_end_of_one_extended_delivery_keeps_its_siblings_extension(driven: DrivenShard) -> None:
     first, second = driven.create(), driven.create()
     driven.claim(2, lease=LEASE_MS)
     driven.heartbeat(first, 10 * LEASE_MS)

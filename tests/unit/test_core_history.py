@@ -1,4 +1,4 @@
-"""The last deliveries of a task are kept with it, and cost a task that completes at once neither a row nor a read."""
+"""A task keeps its last deliveries; a task that completes at once costs no extra row or read."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def driven() -> DrivenShard:
 
 
 def told(driven: DrivenShard, task_id: str) -> list[tuple[str, int, int, str, str]]:
-    """Returns worker, start and end in ms since the start of the test, how it ended, and the error."""
+    """Returns worker, start, end, outcome and error of each delivery; times in ms since the test began."""
     first = driven.view(task_id)
     deliveries = first.deliveries
     return [
@@ -37,7 +37,7 @@ def deliver(driven: DrivenShard, task_id: str, outcome: Outcome, error: str = ""
 
 
 @pytest.mark.parametrize("restarted", [False, True])
-def test_history_shows_each_way_to_end_a_delivery(driven: DrivenShard, restarted: bool) -> None:
+def test_history_shows_every_kind_of_delivery_end(driven: DrivenShard, restarted: bool) -> None:
     task_id = driven.create()
 
     def go_on() -> None:
@@ -86,7 +86,7 @@ def test_running_delivery_is_not_part_of_the_history(driven: DrivenShard) -> Non
     assert [each[3] for each in told(driven, task_id)] == ["NACKED"]
 
 
-def test_last_ten_deliveries_are_kept_with_their_errors_cut(driven: DrivenShard) -> None:
+def test_last_ten_deliveries_are_kept_with_truncated_errors(driven: DrivenShard) -> None:
     task_id = driven.create(attempts=100)
     for number in range(DELIVERIES_KEPT + 5):
         deliver(driven, task_id, Outcome.NACK, f"{number} " + "é" * 4000)
@@ -107,7 +107,7 @@ def test_dead_letter_shows_how_its_deliveries_ended(driven: DrivenShard) -> None
     assert [each[4] for each in told(driven, task_id)] == ["one", "two"]
 
 
-def test_task_done_at_its_first_delivery_writes_no_other_row_and_reads_none(driven: DrivenShard) -> None:
+def test_task_completed_at_its_first_delivery_writes_only_its_state_and_reads_no_row(driven: DrivenShard) -> None:
     class NoReads(MemoryStore):
         def get(self, key: bytes) -> bytes | None:
             raise AssertionError(key)
@@ -128,7 +128,7 @@ def told_from_batch(driven: DrivenShard) -> list[tuple[str, int, int, str]]:
     return [(row.worker, row.started_ms, row.changed_ms, End(row.outcome).name)]
 
 
-def test_row_of_an_earlier_server_has_no_history_and_continues_from_there(driven: DrivenShard) -> None:
+def test_task_from_an_earlier_server_starts_with_an_empty_history(driven: DrivenShard) -> None:
     task_id = driven.create()
     driven.claim()
     driven.settle(task_id, Outcome.FAILED, error="no")

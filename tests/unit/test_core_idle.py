@@ -1,4 +1,4 @@
-"""Queues appear with their first task and are removed some time after their last; their names are free again."""
+"""Queues appear with their first task and are removed after an idle period; their names can be reused."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def shard() -> DrivenShard:
 
 
 def live_and_die(shard: DrivenShard, command: str = "a") -> str:
-    """Creates and completes a task, and waits until it is removed."""
+    """Creates and completes a task, and advances time until it is removed."""
     task_id = shard.create(command)
     assert shard.claim_ids(1, [command]) == [task_id]
     shard.settle(task_id)
@@ -43,7 +43,7 @@ def commands(shard: DrivenShard) -> list[str]:
     return [view.command for view in shard.list_queues()]
 
 
-def test_queue_without_a_task_left_leaves_memory_and_store(shard: DrivenShard) -> None:
+def test_queue_without_tasks_is_removed_from_memory_and_store(shard: DrivenShard) -> None:
     live_and_die(shard)
     shard.pass_time(IDLE_MS - 1)
     assert commands(shard) == ["a"]
@@ -56,7 +56,7 @@ def test_queue_without_a_task_left_leaves_memory_and_store(shard: DrivenShard) -
     assert shard.claim(1, ["a"]) == shard.claim() == []
 
 
-def test_queue_that_comes_again_has_another_number_and_counts_again(shard: DrivenShard) -> None:
+def test_recreated_queue_gets_a_new_number_and_new_counters(shard: DrivenShard) -> None:
     first = live_and_die(shard)
     shard.pass_time(IDLE_MS)
     shard.write()
@@ -71,7 +71,7 @@ def test_queue_that_comes_again_has_another_number_and_counts_again(shard: Drive
     assert shard.claim_ids() == [again]
 
 
-def test_queue_that_leaves_and_comes_again_in_one_batch_is_there(shard: DrivenShard) -> None:
+def test_queue_removed_and_recreated_in_one_batch_exists(shard: DrivenShard) -> None:
     live_and_die(shard)
     shard.pass_time(IDLE_MS)
     task_id = shard.create()
@@ -81,7 +81,7 @@ def test_queue_that_leaves_and_comes_again_in_one_batch_is_there(shard: DrivenSh
     assert shard.claim_ids() == [task_id]
 
 
-def test_queue_with_a_task_that_is_kept_stays() -> None:
+def test_queue_with_a_retained_task_stays() -> None:
     shard = DrivenShard(retention_ms=20 * IDLE_MS, queue_idle_ms=IDLE_MS)
     task_id = shard.complete_one()
     shard.write()
@@ -90,7 +90,7 @@ def test_queue_with_a_task_that_is_kept_stays() -> None:
     assert (commands(shard), shard.status(task_id)) == (["a"], "COMPLETED")
 
 
-def test_queue_that_is_used_again_stays(shard: DrivenShard) -> None:
+def test_queue_that_is_used_again_is_not_removed(shard: DrivenShard) -> None:
     live_and_die(shard)
     shard.pass_time(IDLE_MS - 1)
     task_id = shard.create()
@@ -117,7 +117,7 @@ def test_paused_queue_without_tasks_stays_until_it_is_resumed(shard: DrivenShard
     assert commands(shard) == []
 
 
-def test_unused_queue_after_a_restart_leaves_after_a_full_time(shard: DrivenShard) -> None:
+def test_unused_queue_is_removed_a_full_idle_period_after_a_restart(shard: DrivenShard) -> None:
     live_and_die(shard)
     shard.pass_time(IDLE_MS - 1)
     shard.reopen()
@@ -127,7 +127,7 @@ def test_unused_queue_after_a_restart_leaves_after_a_full_time(shard: DrivenShar
     assert commands(shard) == []
 
 
-def test_number_is_not_given_again_when_the_last_queue_has_left(shard: DrivenShard) -> None:
+def test_queue_number_is_not_reused_after_the_last_queue_is_removed(shard: DrivenShard) -> None:
     numbers = []
     for _ in range(3):
         numbers.append(number_of(live_and_die(shard)))
@@ -137,7 +137,7 @@ def test_number_is_not_given_again_when_the_last_queue_has_left(shard: DrivenSha
     assert numbers == [1, 2, 3]
 
 
-def test_open_with_a_queue_above_the_last_number_says_so(shard: DrivenShard) -> None:
+def test_opening_reports_a_queue_above_the_last_number(shard: DrivenShard) -> None:
     shard.create()
     shard.write()
     tick = rows_pb2.TickRow.FromString(shard.store.get(keys.TICK) or b"")
@@ -161,7 +161,7 @@ def test_claim_that_outlives_one_of_its_queues_survives_a_restart(shard: DrivenS
     assert (shard.status(long), list(shard.shard.deliveries)) == ("CLAIMED", [long])
 
 
-def test_list_of_an_earlier_end_may_outlive_the_queue() -> None:
+def test_list_of_an_earlier_task_end_may_outlive_the_queue() -> None:
     shard = DrivenShard(retention_ms=RETENTION_MS, dlq_retention_ms=20 * IDLE_MS, queue_idle_ms=IDLE_MS)
     task_id = shard.create(attempts=1)
     shard.claim()
@@ -186,7 +186,7 @@ def test_list_of_an_earlier_end_may_outlive_the_queue() -> None:
     assert shard.keys(b"r") == []
 
 
-def test_many_unused_queues_leave_in_slices(shard: DrivenShard, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_unused_queues_are_removed_in_slices(shard: DrivenShard, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(idle, "SLICE", 2)
     for command in "abcde":
         live_and_die(shard, command)
@@ -200,7 +200,7 @@ def test_many_unused_queues_leave_in_slices(shard: DrivenShard, monkeypatch: pyt
     assert shard.shard.queues == {}
 
 
-def test_queues_of_one_tenant_are_bounded_and_others_have_their_own() -> None:
+def test_queue_limit_applies_to_each_tenant_separately() -> None:
     shard = DrivenShard(queues_per_tenant_max=2, retention_ms=RETENTION_MS, queue_idle_ms=IDLE_MS)
     shard.create("a")
     live_and_die(shard, "b")
@@ -238,7 +238,7 @@ def test_list_queues_pages_in_order_while_queues_come_and_go(shard: DrivenShard)
     assert page("zz", 3) == reads.list_queues(shard.shard, "nobody", "", 3) == []
 
 
-def test_next_queue_goes_through_the_queues_of_the_tenant_by_number(shard: DrivenShard) -> None:
+def test_next_queue_visits_the_tenants_queues_in_number_order(shard: DrivenShard) -> None:
     live_and_die(shard, "a")
     create(shard.shard, "globex", "a", b"1", 0, 0, 0, shard.now)
     shard.create("b")
@@ -249,7 +249,7 @@ def test_next_queue_goes_through_the_queues_of_the_tenant_by_number(shard: Drive
     assert next_queue(shard.shard, "nobody", "", 1) is None
 
 
-def test_other_tenants_claim_sees_nothing_of_a_queue_that_left(shard: DrivenShard) -> None:
+def test_another_tenants_claim_sees_nothing_of_a_removed_queue(shard: DrivenShard) -> None:
     live_and_die(shard)
     shard.pass_time(IDLE_MS)
     assert claims.claim(shard.shard, Caller("globex", "w", "w"), None, 1, 1 << 20, 1000, shard.now) is None

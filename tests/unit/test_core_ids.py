@@ -1,4 +1,4 @@
-"""Ids: every field survives the round trip, and no other text leads to a task."""
+"""Ids: every field survives a round trip, and no other text leads to a task."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ def test_id_round_trip_keeps_every_field(ref: TaskRef) -> None:
 
 
 @given(REFS)
-def test_id_is_a_uuid_of_version_8(ref: TaskRef) -> None:
+def test_id_is_a_version_8_uuid(ref: TaskRef) -> None:
     parsed = uuid.UUID(ids.task_id(*ref))
     assert (parsed.version, parsed.variant, str(parsed)) == (8, uuid.RFC_4122, ids.task_id(*ref))
 
 
 @given(REFS.filter(lambda ref: ref.lane < 16))
-def test_id_built_from_the_head_of_a_lane_is_the_same_id(ref: TaskRef) -> None:
-    """The lane's shortcut keeps the head of the id, across positions and epochs."""
+def test_id_built_from_a_cached_lane_head_is_the_same(ref: TaskRef) -> None:
+    """A lane caches the head of its ids, across positions and epochs."""
     lane = Lane(Queue(ref.queue, "acme", "a"), ref.lane)
     lane.id_of(ref.position ^ 1 << 41, ref.epoch)
     assert lane.id_of(ref.position, ref.epoch) == ids.task_id(*ref)
@@ -55,7 +55,7 @@ def test_id_built_from_the_head_of_a_lane_is_the_same_id(ref: TaskRef) -> None:
         "{0000001-0000-8001-8900-000000000100}",
     ],
 )
-def test_id_of_another_form_is_not_parsed(text: str) -> None:
+def test_text_that_is_not_an_id_is_not_parsed(text: str) -> None:
     assert ids.parse_id(text) is None
 
 

@@ -1,4 +1,4 @@
-"""Keys: their order is the order of time and of places; packed values are unpacked unchanged."""
+"""Keys: they sort by time and by place, and packed values are unpacked unchanged."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def place(of: tuple[int, int, int]) -> bytes:
 
 
 @given(PLACES, PLACES)
-def test_place_keys_are_in_the_order_of_places(one: tuple[int, int, int], other: tuple[int, int, int]) -> None:
+def test_place_keys_sort_by_place(one: tuple[int, int, int], other: tuple[int, int, int]) -> None:
     assert keys.split_place_key(place(one)) == one
     assert (place(one) < place(other)) == (one < other)
 
 
 @given(DUE, DUE)
-def test_time_keys_are_in_the_order_of_time_within_a_queue(
+def test_time_keys_sort_by_time_within_a_queue(
     one: tuple[int, int, int, int], other: tuple[int, int, int, int]
 ) -> None:
     key = keys.time_key(keys.DUE, *one)
@@ -41,13 +41,13 @@ def test_time_keys_are_in_the_order_of_time_within_a_queue(
 
 
 @given(ENDED, ENDED)
-def test_ended_keys_are_in_the_order_of_time(one: tuple[int, int, int], other: tuple[int, int, int]) -> None:
+def test_ended_keys_sort_by_time(one: tuple[int, int, int], other: tuple[int, int, int]) -> None:
     assert keys.split_ended_key(keys.ended_key(*one)) == one
     assert (keys.ended_key(*one) < keys.ended_key(*other)) == (one < other)
 
 
 @given(DEAD, DEAD)
-def test_dead_keys_are_in_the_order_of_time_within_a_queue(
+def test_dead_keys_sort_by_time_within_a_queue(
     one: tuple[int, int, int, int], other: tuple[int, int, int, int]
 ) -> None:
     assert keys.split_dead_key(keys.dead_key(*one)) == one
@@ -55,14 +55,14 @@ def test_dead_keys_are_in_the_order_of_time_within_a_queue(
 
 
 @given(U64, U64)
-def test_lease_keys_are_in_the_order_of_tokens(one: int, other: int) -> None:
+def test_lease_keys_sort_by_token(one: int, other: int) -> None:
     assert (keys.lease_key(one) < keys.lease_key(other)) == (one < other)
     assert keys.extension_key(one)[1:] == keys.lease_key(one)[1:]
 
 
 @given(U32)
-def test_keys_of_other_tables_lie_outside_of_a_lane(queue: int) -> None:
-    """A page of the last lane of the last queue ends where its table ends."""
+def test_keys_of_other_tables_sort_outside_every_lane(queue: int) -> None:
+    """A page of the last queue's last lane ends at the end of the table."""
     first, last = place((queue, 15, 0)), place((queue, 15, (1 << 48) - 1))
     assert first[:1] == last[:1] == b"t"
     assert last < b"u"
@@ -87,7 +87,7 @@ def test_packed_home_survives_a_round_trip(lane: int, position: int) -> None:
 
 
 @given(st.integers(0, EPOCH_MAX), U64, LANE, st.binary(min_size=1, max_size=50))
-def test_homes_hold_epoch_and_task_bytes(epoch: int, due_ms: int, lane: int, task: bytes) -> None:
+def test_home_contains_epoch_and_task_bytes(epoch: int, due_ms: int, lane: int, task: bytes) -> None:
     home = keys.home_head(epoch) + task
     parked = keys.parked_head(epoch, due_ms, lane) + task
     for value, kind in ((home, keys.HOME), (parked, keys.PARKED)):

@@ -1,4 +1,4 @@
-"""Ids that are not the server's: idempotency keys, ids that producers choose, atomic batches."""
+"""Ids that the server does not assign: idempotency keys, ids chosen by producers, atomic batches."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def reason(refused: pytest.ExceptionInfo[Rejection]) -> str:
     return refused.value.reason.name
 
 
-def test_keyed_id_is_a_uuid_of_version_5_of_tenant_and_key() -> None:
+def test_keyed_id_is_a_version_5_uuid_of_tenant_and_key() -> None:
     found = uuid.UUID(names.keyed_id(TENANT, "k"))
     assert (found.version, str(found)) == (5, names.keyed_id(TENANT, "k"))
     others = {names.keyed_id("other", "k"), names.keyed_id(TENANT, "l"), names.keyed_id(TENANT, "k", 0)}
@@ -61,7 +61,7 @@ def test_keyed_id_never_changes() -> None:
 
 
 @pytest.mark.parametrize("durable", [False, True])
-def test_same_request_with_a_key_finds_the_first_task_written_or_not(durable: bool) -> None:
+def test_repeated_request_with_a_key_finds_the_first_task_even_before_it_is_written(durable: bool) -> None:
     driven = DrivenShard()
     first = create(driven, keyed())
     if durable:
@@ -73,7 +73,7 @@ def test_same_request_with_a_key_finds_the_first_task_written_or_not(durable: bo
     assert driven.queue().created_total == 1
 
 
-def test_other_request_with_a_key_is_a_conflict_and_changes_nothing() -> None:
+def test_different_request_with_the_same_key_is_a_conflict_and_changes_nothing() -> None:
     driven = DrivenShard()
     create(driven, keyed())
     rows = dict(driven.shard.batch.rows)
@@ -83,7 +83,7 @@ def test_other_request_with_a_key_is_a_conflict_and_changes_nothing() -> None:
     assert driven.shard.batch.rows == rows
 
 
-def test_request_that_means_the_same_finds_the_first_task_and_batch() -> None:
+def test_equivalent_request_finds_the_first_task_and_batch() -> None:
     driven = DrivenShard()
     first = create(driven, Naming(names.keyed_id(TENANT, "k"), DIGEST, b"m" * 16))
     assert create(driven, Naming(first.task_id, OTHER, b"m" * 16)) == Duplicate(first.task_id)
@@ -93,7 +93,7 @@ def test_request_that_means_the_same_finds_the_first_task_and_batch() -> None:
     driven.write()
 
 
-def test_key_of_an_earlier_server_knows_the_request_as_it_was_sent() -> None:
+def test_key_from_an_earlier_server_matches_the_request_as_sent() -> None:
     driven = DrivenShard()
     first = create(driven, keyed())
     driven.write()
@@ -104,19 +104,19 @@ def test_key_of_an_earlier_server_knows_the_request_as_it_was_sent() -> None:
         create(driven, Naming(first.task_id, OTHER, b"m" * 16))
 
 
-def test_key_of_this_server_is_known_to_one_that_has_no_meanings() -> None:
+def test_key_from_this_server_is_recognized_by_an_earlier_server() -> None:
     driven = DrivenShard()
     first = create(driven, Naming(names.keyed_id(TENANT, "k"), DIGEST, b"m" * 16))
     assert create(driven, keyed()) == Duplicate(first.task_id)
 
 
-def test_key_belongs_to_its_tenant() -> None:
+def test_two_tenants_can_use_the_same_idempotency_key() -> None:
     driven = DrivenShard()
     create(driven, keyed())
     assert isinstance(create(driven, keyed(tenant="other", digest=OTHER), tenant="other"), Created)
 
 
-def test_key_lives_exactly_as_long_as_the_rows_of_its_task() -> None:
+def test_idempotency_key_lasts_exactly_as_long_as_its_tasks_rows() -> None:
     driven = DrivenShard(retention_ms=RETENTION_MS)
     first = create(driven, keyed())
     driven.pass_time(100 * RETENTION_MS)
@@ -136,7 +136,7 @@ def test_key_lives_exactly_as_long_as_the_rows_of_its_task() -> None:
 
 
 @pytest.mark.parametrize("delay", [0, 1000])
-def test_named_task_lives_like_any_other(delay: int) -> None:
+def test_named_task_goes_through_the_same_states_as_any_other(delay: int) -> None:
     driven = DrivenShard(retention_ms=RETENTION_MS)
     create(driven, Naming("my-id"), delay=delay)
     assert driven.status("my-id") == ("SCHEDULED" if delay else "PENDING")
@@ -161,7 +161,7 @@ def test_named_task_lives_like_any_other(delay: int) -> None:
     assert tables(driven) == {b"m", b"q"}
 
 
-def test_named_task_that_dies_leaves_no_row_after_its_retention() -> None:
+def test_dead_named_task_leaves_no_row_after_its_retention() -> None:
     driven = DrivenShard(dlq_retention_ms=RETENTION_MS)
     names.create(driven.shard, TENANT, task(Naming("dead"), attempts=1), driven.now)
     driven.claim()
@@ -207,7 +207,7 @@ def test_two_tenants_run_tasks_with_the_same_id_at_the_same_time() -> None:
     driven.write()
 
 
-def test_named_task_has_no_other_id_beside_its_own() -> None:
+def test_named_task_cannot_be_found_by_any_other_id() -> None:
     driven = DrivenShard()
     create(driven, Naming("x"))
     home, position = find_home(driven.shard, TENANT, "x")
@@ -218,7 +218,7 @@ def test_named_task_has_no_other_id_beside_its_own() -> None:
         find_home(driven.shard, "other", "x")
 
 
-def test_repeated_batch_gets_the_tasks_of_the_first() -> None:
+def test_repeated_batch_returns_the_tasks_of_the_first() -> None:
     driven = DrivenShard()
     first = batch(driven, 3)
     driven.write()
@@ -234,7 +234,7 @@ def test_repeated_batch_gets_the_tasks_of_the_first() -> None:
     assert reason(refused) == "IDEMPOTENCY_CONFLICT"
 
 
-def test_key_of_a_batch_lives_as_long_as_its_last_task() -> None:
+def test_batch_key_lasts_as_long_as_the_last_task_of_the_batch() -> None:
     driven = DrivenShard(retention_ms=RETENTION_MS)
     batch(driven, 2)
     driven.settle(id_of(driven.claim()[0].task_id))
@@ -276,7 +276,7 @@ def test_atomic_batch_with_too_many_new_queues_creates_nothing() -> None:
 
 
 @pytest.mark.parametrize("durable", [False, True])
-def test_same_request_on_a_nearly_full_disk_still_finds_the_first_task(durable: bool) -> None:
+def test_repeated_request_on_a_nearly_full_disk_still_finds_the_first_task(durable: bool) -> None:
     driven = DrivenShard()
     first, members = create(driven, keyed()), batch(driven, 2)
     create(driven, Naming("chosen"))
@@ -300,7 +300,7 @@ def test_same_request_on_a_nearly_full_disk_still_finds_the_first_task(durable: 
     assert driven.shard.batch.rows == rows
 
 
-def test_home_of_a_named_task_holds_id_and_task_bytes() -> None:
+def test_home_of_a_named_task_contains_id_and_task_bytes() -> None:
     for head in (keys.home_head(5 | keys.NAMED_EPOCH), keys.parked_head(5 | keys.NAMED_EPOCH, 99, 3)):
         value = head + keys.name_head("x.1") + b"task"
         assert (keys.name_of(value), keys.task_bytes(value), keys.home_epoch(value)) == ("x.1", b"task", 5)

@@ -1,4 +1,4 @@
-"""Ends of deliveries: what becomes of the task, who may end them, and repeated outcomes."""
+"""Outcomes of deliveries: their effect on the task, who may settle, and repeated outcomes."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_completed_task_keeps_the_result_as_sent(shard: DrivenShard, result: byt
     assert view.finished_ms == shard.wall
 
 
-def test_failure_keeps_the_error_and_ends_the_task(shard: DrivenShard) -> None:
+def test_failed_task_ends_and_keeps_its_error(shard: DrivenShard) -> None:
     task_id, _ = claimed(shard)
     shard.settle(task_id, Outcome.FAILED, error="no such user")
     view = shard.view(task_id)
@@ -65,7 +65,7 @@ def test_nack_with_a_delay_schedules_the_task(shard: DrivenShard) -> None:
     assert [(d.task_id, d.attempts) for d in shard.claim(1)] == [(task_id, 2)]
 
 
-def test_nack_without_a_delay_follows_the_policy() -> None:
+def test_nack_without_a_delay_follows_the_backoff_policy() -> None:
     shard = DrivenShard(backoff_policy=BackoffPolicy.EXPONENTIAL, backoff_base_seconds=2)
     task_id, _ = claimed(shard)
     delays = []
@@ -77,7 +77,7 @@ def test_nack_without_a_delay_follows_the_policy() -> None:
 
 
 @pytest.mark.parametrize("most", [1, 2, 5])
-def test_nack_of_the_last_attempt_ends_in_the_dead_letters(shard: DrivenShard, most: int) -> None:
+def test_nack_of_the_last_attempt_moves_the_task_to_the_dead_letter_queue(shard: DrivenShard, most: int) -> None:
     task_id = shard.create(attempts=most)
     for attempt in range(1, most + 1):
         assert [d.attempts for d in shard.claim(1)] == [attempt]
@@ -93,7 +93,7 @@ def test_nack_of_the_last_attempt_keeps_its_reason(shard: DrivenShard) -> None:
     assert (shard.status(task_id), shard.view(task_id).error) == ("DLQ", "busy")
 
 
-def test_abandon_gives_the_attempt_back_a_hundred_times(shard: DrivenShard) -> None:
+def test_abandon_returns_the_attempt_up_to_a_hundred_times(shard: DrivenShard) -> None:
     task_id = shard.create(attempts=1)
     for _ in range(ABANDONS_MAX):
         assert [d.attempts for d in shard.claim(1)] == [1]
@@ -103,7 +103,7 @@ def test_abandon_gives_the_attempt_back_a_hundred_times(shard: DrivenShard) -> N
     assert ABANDONS_MAX == 100
 
 
-def test_abandon_beyond_the_limit_counts_and_goes_to_the_tail(
+def test_abandon_beyond_the_limit_uses_an_attempt_and_moves_the_task_to_the_tail(
     shard: DrivenShard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(outcomes, "ABANDONS_MAX", 1)
@@ -115,7 +115,7 @@ def test_abandon_beyond_the_limit_counts_and_goes_to_the_tail(
     assert shard.claim_ids(2) == [second, first]
 
 
-def test_delivery_given_back_by_the_server_is_not_an_abandon(
+def test_delivery_returned_by_the_server_does_not_count_as_an_abandon(
     shard: DrivenShard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(outcomes, "ABANDONS_MAX", 1)
@@ -143,33 +143,33 @@ def test_outcome_with_a_stale_token_is_rejected(shard: DrivenShard, outcome: Out
     assert shard.status(task_id) == "CLAIMED"
 
 
-def test_outcome_of_another_tenant_finds_no_task(shard: DrivenShard) -> None:
+def test_outcome_from_another_tenant_finds_no_task(shard: DrivenShard) -> None:
     task_id, token = claimed(shard)
     for said in (token, None):
         assert reason_of(shard, task_id, said, Caller("globex", "w", "w")) is Reason.TASK_NOT_FOUND
 
 
-def test_outcome_of_another_subject_is_rejected_even_with_the_token(shard: DrivenShard) -> None:
+def test_outcome_from_another_subject_is_rejected_even_with_the_token(shard: DrivenShard) -> None:
     task_id, token = claimed(shard)
     for said in (token, None):
         assert reason_of(shard, task_id, said, Caller(TENANT, "v", "v")) is Reason.NOT_LEASE_OWNER
 
 
-def test_outcome_without_a_token_needs_the_worker_that_holds_the_lease(shard: DrivenShard) -> None:
+def test_outcome_without_a_token_is_accepted_only_from_the_lease_holder(shard: DrivenShard) -> None:
     task_id = shard.create()
     shard.claim(1, by=Caller(TENANT, "w/1", "w"))
     assert reason_of(shard, task_id, None, Caller(TENANT, "w/2", "w")) is Reason.NOT_LEASE_OWNER
     assert shard.settle(task_id, by=Caller(TENANT, "w/1", "w")).status is Status.COMPLETED
 
 
-def test_outcome_with_the_token_is_accepted_over_another_stream_of_the_subject(shard: DrivenShard) -> None:
+def test_outcome_with_the_token_is_accepted_on_another_stream_of_the_subject(shard: DrivenShard) -> None:
     task_id = shard.create()
     shard.claim(1, by=Caller(TENANT, "w/1", "w"))
     verdict = shard.settle(task_id, token=shard.token(task_id), by=Caller(TENANT, "w/2", "w"))
     assert verdict.status is Status.COMPLETED
 
 
-def test_outcome_of_a_task_that_waits_is_rejected(shard: DrivenShard) -> None:
+def test_outcome_of_a_waiting_task_is_rejected(shard: DrivenShard) -> None:
     task_id = shard.create()
     assert reason_of(shard, task_id, None) is Reason.TASK_NOT_CLAIMED
     assert reason_of(shard, task_id, 5) is Reason.STALE_LEASE_TOKEN
@@ -180,7 +180,7 @@ def test_outcome_of_a_task_that_waits_is_rejected(shard: DrivenShard) -> None:
 
 @pytest.mark.parametrize("reopened", [False, True])
 @pytest.mark.parametrize("outcome", OUTCOMES)
-def test_repeated_outcome_has_the_same_verdict(shard: DrivenShard, outcome: Outcome, *, reopened: bool) -> None:
+def test_repeated_outcome_gets_the_same_verdict(shard: DrivenShard, outcome: Outcome, *, reopened: bool) -> None:
     task_id, token = claimed(shard)
     error = "no" if outcome is Outcome.FAILED else ""
     first = shard.settle(task_id, outcome, token=token, error=error, delay=700)
@@ -192,8 +192,8 @@ def test_repeated_outcome_has_the_same_verdict(shard: DrivenShard, outcome: Outc
     assert len(shard.shard.batch.rows) == changes
 
 
-def test_nack_that_is_repeated_after_its_delay_has_the_same_verdict(shard: DrivenShard) -> None:
-    """The answer got lost; meanwhile the task fell due, and another worker has it."""
+def test_nack_repeated_after_its_delay_gets_the_same_verdict(shard: DrivenShard) -> None:
+    """The reply was lost; meanwhile the task became due, and another worker holds it."""
     task_id, token = claimed(shard)
     shard.settle(task_id, Outcome.NACK, token=token, delay=700)
     shard.pass_time(700)
@@ -204,7 +204,7 @@ def test_nack_that_is_repeated_after_its_delay_has_the_same_verdict(shard: Drive
 
 
 @pytest.mark.parametrize("other", [{"result": b"2"}, {"result": None}, {"outcome": Outcome.NACK}])
-def test_another_outcome_with_the_same_token_is_rejected(shard: DrivenShard, other: dict[str, object]) -> None:
+def test_different_outcome_with_the_same_token_is_rejected(shard: DrivenShard, other: dict[str, object]) -> None:
     task_id, token = claimed(shard)
     shard.settle(task_id, token=token, result=b"1")
     with pytest.raises(Rejection) as refused:
@@ -213,7 +213,7 @@ def test_another_outcome_with_the_same_token_is_rejected(shard: DrivenShard, oth
     assert shard.view(task_id).result == b"1"
 
 
-def test_outcome_that_another_subject_repeats_is_rejected(shard: DrivenShard) -> None:
+def test_outcome_repeated_by_another_subject_is_rejected(shard: DrivenShard) -> None:
     task_id, token = claimed(shard)
     shard.settle(task_id, token=token)
     assert reason_of(shard, task_id, token, Caller(TENANT, "v", "v")) is Reason.TASK_NOT_CLAIMED
@@ -240,7 +240,7 @@ def test_heartbeat_extends_the_lease_and_never_shortens_it(shard: DrivenShard) -
     assert shard.heartbeat(task_id) == shard.mono + 90_000
 
 
-def test_heartbeat_of_the_usual_length_writes_no_row(shard: DrivenShard) -> None:
+def test_heartbeat_no_longer_than_the_lease_writes_no_row(shard: DrivenShard) -> None:
     task_id, _ = claimed(shard)
     shard.write()
     shard.mono += 10_000
@@ -249,7 +249,7 @@ def test_heartbeat_of_the_usual_length_writes_no_row(shard: DrivenShard) -> None
     assert not shard.shard.batch
 
 
-def test_heartbeat_of_one_task_leaves_its_siblings_leases(shard: DrivenShard) -> None:
+def test_heartbeat_of_one_task_leaves_its_siblings_leases_unchanged(shard: DrivenShard) -> None:
     first, second = shard.create(), shard.create()
     shard.claim(2, lease=1000)
     shard.heartbeat(first, 5000)
@@ -259,8 +259,8 @@ def test_heartbeat_of_one_task_leaves_its_siblings_leases(shard: DrivenShard) ->
     assert shard.status(first) == "PENDING"
 
 
-def test_heartbeats_longer_than_the_lease_cost_the_same_for_each_task(shard: DrivenShard) -> None:
-    """The claim's row is written once for a batch, not once for each of its tasks."""
+def test_heartbeats_longer_than_the_lease_cost_the_same_for_every_task(shard: DrivenShard) -> None:
+    """The claim's row is written once per batch, not once per task."""
     tasks = [shard.create() for _ in range(200)]
     shard.claim(200)
     shard.write()
@@ -276,7 +276,7 @@ def test_heartbeats_longer_than_the_lease_cost_the_same_for_each_task(shard: Dri
     assert list(rows_pb2.ExtensionRow.FromString(value).lease_ms) == [90_000] * 199
 
 
-def test_heartbeat_longer_than_the_lease_holds_over_a_restart(shard: DrivenShard) -> None:
+def test_heartbeat_longer_than_the_lease_survives_a_restart(shard: DrivenShard) -> None:
     first, second = shard.create(), shard.create()
     shard.claim(2, lease=1000)
     shard.heartbeat(first, 5000)
@@ -305,7 +305,7 @@ def test_heartbeat_longer_than_the_lease_holds_over_a_restart(shard: DrivenShard
         (WORKER, True, Reason.STALE_LEASE_TOKEN),
     ],
 )
-def test_heartbeat_of_another_holder_is_rejected(
+def test_heartbeat_from_another_holder_is_rejected(
     shard: DrivenShard, by: Caller, reason: Reason, *, stale: bool
 ) -> None:
     task_id, token = claimed(shard)
@@ -314,7 +314,7 @@ def test_heartbeat_of_another_holder_is_rejected(
     assert refused.value.reason is reason
 
 
-def test_heartbeat_of_a_task_that_ended_is_rejected(shard: DrivenShard) -> None:
+def test_heartbeat_of_an_ended_task_is_rejected(shard: DrivenShard) -> None:
     task_id, token = claimed(shard)
     shard.settle(task_id)
     for said, reason in ((token, Reason.TASK_NOT_CLAIMED), (token + 1, Reason.STALE_LEASE_TOKEN)):
@@ -326,8 +326,8 @@ def test_heartbeat_of_a_task_that_ended_is_rejected(shard: DrivenShard) -> None:
 # -- lease rows, tokens, restarts --------------------------------------------------------------------------------------
 
 
-def test_lease_row_lists_the_rest_when_most_have_ended(shard: DrivenShard) -> None:
-    """One slow task of many must not make every start read the places of the others."""
+def test_lease_row_lists_only_remaining_deliveries_when_most_have_ended(shard: DrivenShard) -> None:
+    """One slow task among many must not make every startup read the places of the others."""
     tasks = [shard.create() for _ in range(4 * SHRINK_FROM)]
     shard.claim(len(tasks))
     for task_id in tasks[:-3]:
@@ -345,7 +345,7 @@ def test_lease_row_lists_the_rest_when_most_have_ended(shard: DrivenShard) -> No
     assert shard.keys(b"l") == []
 
 
-def test_lease_row_that_is_cut_lists_no_delivery_of_another_claim(shard: DrivenShard) -> None:
+def test_shortened_lease_row_lists_no_delivery_of_another_claim(shard: DrivenShard) -> None:
     tasks = [shard.create() for _ in range(4 * SHRINK_FROM)]
     shard.claim(len(tasks))
     shard.nack(tasks[0])
@@ -358,8 +358,8 @@ def test_lease_row_that_is_cut_lists_no_delivery_of_another_claim(shard: DrivenS
     assert shard.shard.deliveries[tasks[0]].claim.lease_ms == 1000
 
 
-def test_tokens_grow_over_restarts_that_lost_a_batch(shard: DrivenShard) -> None:
-    """The lost batch's token was seen by a worker, perhaps; it must not come again, and neither must the task's id."""
+def test_lease_tokens_keep_growing_across_restarts_that_lost_a_batch(shard: DrivenShard) -> None:
+    """A worker may have seen the lost batch's token: neither that token nor the task's id may be reused."""
     kept = shard.create()
     shard.write()
     seen: list[int] = []
@@ -377,8 +377,8 @@ def test_tokens_grow_over_restarts_that_lost_a_batch(shard: DrivenShard) -> None
             shard.view(task_id)
 
 
-def test_restart_finds_each_task_in_one_place(shard: DrivenShard) -> None:
-    """A task was nacked, claimed again beside a sibling, so two lease rows list it: only the later one lives."""
+def test_restart_finds_each_task_in_exactly_one_place(shard: DrivenShard) -> None:
+    """Two lease rows list a task that was nacked and claimed again: only the later row counts."""
     first, slow = shard.create(), shard.create()
     shard.claim(2)
     shard.nack(first)
@@ -395,7 +395,7 @@ def test_restart_finds_each_task_in_one_place(shard: DrivenShard) -> None:
 # -- the head of task bytes --------------------------------------------------------------------------------------------
 
 
-def test_max_attempts_of_many_values_keeps_few_heads(shard: DrivenShard) -> None:
+def test_cache_of_lane_heads_stays_small_for_many_values_of_max_attempts(shard: DrivenShard) -> None:
     for attempts in range(1, 200):
         shard.create(attempts=attempts)
     assert len(shard.queue().lane(9).heads) < 20

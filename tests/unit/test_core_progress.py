@@ -1,4 +1,4 @@
-"""Progress: kept with the task over deliveries and restarts, and rejected from anyone who does not hold the lease."""
+"""Progress: kept across deliveries and restarts, and rejected from anyone who does not hold the lease."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def tell(driven: DrivenShard, task_id: str, *, token: int | None = None, by: Cal
 
 @pytest.mark.parametrize("delay", [0, 10])
 @pytest.mark.parametrize("end", [Outcome.COMPLETED, Outcome.FAILED])
-def test_progress_of_first_delivery_survives_a_restart_and_the_end(
+def test_progress_of_the_first_delivery_survives_a_restart_and_the_tasks_end(
     driven: DrivenShard, end: Outcome, delay: int
 ) -> None:
     task_id = driven.create(delay=delay)
@@ -40,7 +40,7 @@ def test_progress_of_first_delivery_survives_a_restart_and_the_end(
 
 
 @pytest.mark.parametrize("way", ["nacked", "returned", "expired"])
-def test_progress_is_kept_while_the_task_waits_for_its_next_delivery(driven: DrivenShard, way: str) -> None:
+def test_progress_is_preserved_while_the_task_waits_for_its_next_delivery(driven: DrivenShard, way: str) -> None:
     task_id = driven.create()
     driven.claim(lease=1000)
     tell(driven, task_id)
@@ -60,7 +60,7 @@ def test_progress_is_kept_while_the_task_waits_for_its_next_delivery(driven: Dri
     assert driven.view(task_id).progress is None
 
 
-def test_progress_extends_the_lease_only_if_asked(driven: DrivenShard) -> None:
+def test_progress_extends_the_lease_only_on_request(driven: DrivenShard) -> None:
     task_id = driven.create()
     driven.claim(lease=1000)
     token, until = report_progress(driven.shard, WORKER, task_id, None, PROGRESS, None, driven.now)
@@ -70,7 +70,7 @@ def test_progress_extends_the_lease_only_if_asked(driven: DrivenShard) -> None:
     driven.write()
 
 
-def test_progress_of_a_task_not_held_is_rejected_and_changes_nothing(driven: DrivenShard) -> None:
+def test_progress_of_a_task_that_is_not_held_is_rejected_and_changes_nothing(driven: DrivenShard) -> None:
     task_id = driven.create()
     with pytest.raises(Rejection) as refused:
         tell(driven, task_id)

@@ -1,4 +1,4 @@
-"""Purge: waiting tasks end and later ones stay, across restarts at any time."""
+"""Purge: waiting tasks end and later tasks stay, even across restarts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from driven_shard import TENANT, DrivenShard
 
 
 def begin(driven: DrivenShard) -> None:
-    """Asks for a purge, and writes the request."""
+    """Requests a purge, and writes the request."""
     purge(driven.shard, driven.queue(), driven.now)
     driven.write()
 
@@ -30,7 +30,7 @@ def statuses(driven: DrivenShard, *task_ids: str) -> list[str]:
 
 
 def waiting_everywhere(driven: DrivenShard) -> list[str]:
-    """Returns tasks that wait at a home, nacked, given back, delayed by a nack and from the start."""
+    """Returns waiting tasks: one never delivered, one nacked, one returned, one nacked with a delay, one delayed."""
     nacked, returned, delayed, home = (driven.create() for _ in range(4))
     driven.claim(3)
     driven.nack(nacked)
@@ -40,7 +40,7 @@ def waiting_everywhere(driven: DrivenShard) -> list[str]:
 
 
 @pytest.mark.parametrize("reopened", [False, True])
-def test_purge_ends_what_waits_and_keeps_what_runs_and_what_is_dead(reopened: bool) -> None:
+def test_purge_ends_waiting_tasks_and_keeps_running_and_dead_ones(reopened: bool) -> None:
     driven = DrivenShard()
     dead, running, ended = driven.create(attempts=1), driven.create(), driven.create()
     driven.claim(3)
@@ -62,7 +62,7 @@ def test_purge_ends_what_waits_and_keeps_what_runs_and_what_is_dead(reopened: bo
 
 
 @pytest.mark.parametrize("reopened", [False, True])
-def test_purge_keeps_what_comes_after_it_was_asked_for(reopened: bool) -> None:
+def test_purge_keeps_tasks_queued_after_the_request(reopened: bool) -> None:
     driven = DrivenShard()
     nacked, returned, delayed = (driven.create() for _ in range(3))
     driven.claim(3)
@@ -84,7 +84,7 @@ def test_purge_keeps_what_comes_after_it_was_asked_for(reopened: bool) -> None:
     assert sorted(driven.claim_ids(9)) == sorted(kept)
 
 
-def test_purge_keeps_a_task_whose_lease_runs_out_after_it() -> None:
+def test_purge_keeps_a_task_whose_lease_expires_after_the_request() -> None:
     driven = DrivenShard()
     task_id = driven.create()
     driven.claim(lease=100)
@@ -95,7 +95,7 @@ def test_purge_keeps_a_task_whose_lease_runs_out_after_it() -> None:
     assert driven.claim_ids(9) == [task_id]
 
 
-def test_purge_delivers_nothing_until_it_is_over_and_then_wakes() -> None:
+def test_purging_queue_delivers_nothing_and_wakes_waiters_at_the_end() -> None:
     driven = DrivenShard()
     driven.create()
     driven.write()
@@ -124,7 +124,7 @@ def test_purge_does_not_begin_before_its_request_is_written() -> None:
     assert driven.status(task_id) == "CANCELLED"
 
 
-def test_purge_and_pause_hold_a_queue_independently() -> None:
+def test_purge_and_pause_stop_deliveries_independently() -> None:
     driven = DrivenShard()
     driven.create()
     driven.shard.pause(driven.queue())
@@ -139,7 +139,7 @@ def test_purge_and_pause_hold_a_queue_independently() -> None:
     assert driven.claim_ids(9) == [kept]
 
 
-def test_second_purge_includes_what_came_since(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_second_purge_includes_tasks_created_since_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(purging, "SLICE", 2)
     driven = DrivenShard()
     tasks = [driven.create() for _ in range(5)]
@@ -154,7 +154,7 @@ def test_second_purge_includes_what_came_since(monkeypatch: pytest.MonkeyPatch) 
     assert driven.claim_ids(9) == [kept]
 
 
-def test_purge_of_a_queue_without_waiting_tasks_ends_at_once() -> None:
+def test_purge_of_a_queue_without_waiting_tasks_finishes_at_once() -> None:
     driven = DrivenShard()
     task_id = driven.create()
     driven.claim()
@@ -164,7 +164,7 @@ def test_purge_of_a_queue_without_waiting_tasks_ends_at_once() -> None:
     assert driven.claim_ids() == [task_id]
 
 
-def test_task_that_falls_due_during_a_purge_ends_unless_it_came_later() -> None:
+def test_task_that_falls_due_during_a_purge_ends_unless_it_was_created_later() -> None:
     driven = DrivenShard()
     parked, nacked = driven.create(delay=50), driven.create()
     driven.claim()
@@ -179,7 +179,7 @@ def test_task_that_falls_due_during_a_purge_ends_unless_it_came_later() -> None:
     assert driven.claim_ids(9) == [later]
 
 
-def test_purge_wakes_watchers_and_counts_retention_from_its_ends() -> None:
+def test_purge_notifies_watchers_and_starts_the_retention_of_ended_tasks() -> None:
     driven = DrivenShard(retention_ms=1000)
     plain = driven.create()
     naming = Naming("mine")
@@ -197,7 +197,7 @@ def test_purge_wakes_watchers_and_counts_retention_from_its_ends() -> None:
     assert driven.keys(b"tsirdu") == []
 
 
-def test_purge_works_in_slices_with_turns_for_every_tenant(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_purge_runs_in_slices_with_turns_for_every_tenant(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(purging, "SLICE", 20)
     monkeypatch.setattr(purging, "TURN", 4)
     driven = DrivenShard()
@@ -217,7 +217,7 @@ def test_purge_works_in_slices_with_turns_for_every_tenant(monkeypatch: pytest.M
     driven.write()
 
 
-def test_purge_continues_over_restarts_in_its_middle(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_purge_interrupted_by_restarts_continues(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (("SLICE", 4), ("TURN", 2), ("TURN_COST", 1)):
         monkeypatch.setattr(purging, name, value)
     driven = DrivenShard(window_bytes_max=500)
@@ -249,7 +249,7 @@ def test_purged_task_is_redriven_and_delivered_once() -> None:
     driven.write()
 
 
-def test_what_is_decided_after_a_purge_within_its_millisecond_stays() -> None:
+def test_task_returned_after_a_purge_in_the_same_millisecond_is_kept() -> None:
     driven = DrivenShard()
     before, after = driven.create(), driven.create()
     driven.claim(2)
@@ -263,7 +263,7 @@ def test_what_is_decided_after_a_purge_within_its_millisecond_stays() -> None:
     assert statuses(driven, before, after) == ["CANCELLED", "PENDING"]
 
 
-def test_row_of_the_queue_keeps_the_request() -> None:
+def test_queue_row_stores_the_purge_request() -> None:
     driven = DrivenShard()
     driven.create(priority=4)
     driven.create(delay=5)

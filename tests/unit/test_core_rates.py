@@ -1,4 +1,4 @@
-"""Rates of queues: means over about a minute that need no clock of their own."""
+"""Queue rates: averages over about a minute that need no clock of their own."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from driven_shard import DrivenShard
 
 @pytest.mark.parametrize("seconds", [1, 5, 60, 600])
 @pytest.mark.parametrize("per_second", [1, 1000])
-def test_steady_rate_is_reported_as_it_is(per_second: int, seconds: int) -> None:
+def test_steady_rate_is_reported_unchanged(per_second: int, seconds: int) -> None:
     rates = Rates(5, 7)
     for second in range(1, seconds + 1):
         rates.note(5 + per_second * second, 7 + 2 * per_second * second, 1000 * second)
@@ -18,7 +18,7 @@ def test_steady_rate_is_reported_as_it_is(per_second: int, seconds: int) -> None
     assert completed == pytest.approx(2 * per_second, rel=0.02)
 
 
-def test_rate_fades_when_nothing_comes() -> None:
+def test_rate_decays_when_nothing_arrives() -> None:
     rates = Rates()
     for second in range(1, 601):
         rates.note(100 * second, 0, 1000 * second)
@@ -27,7 +27,7 @@ def test_rate_fades_when_nothing_comes() -> None:
     assert rates.now(600_000)[1] == 0
 
 
-def test_queue_shows_rates_that_start_over_after_a_restart() -> None:
+def test_queue_rates_start_over_after_a_restart() -> None:
     driven = DrivenShard()
     for _ in range(10):
         for _ in range(20):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from driven_shard import DrivenShard
 
 
-def test_delivery_extended_and_ended_in_one_batch_leaves_no_extension_row_over_an_opening() -> None:
+def test_delivery_extended_and_ended_in_one_batch_leaves_no_extension_row_after_reopening() -> None:
     shard = DrivenShard()
     shard.create()
     shard.create()

@@ -1,4 +1,4 @@
-"""Redrive of ended tasks, and their removal before the end of retention."""
+"""Redrive of ended tasks, and their removal before their retention ends."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def buried(driven: DrivenShard, **more: int) -> str:
 
 
 @pytest.mark.parametrize("delay", [0, 1000])
-def test_redrive_of_a_dead_letter_starts_over_at_the_tail(delay: int) -> None:
+def test_redriven_dead_letter_starts_over_at_the_tail(delay: int) -> None:
     driven = DrivenShard()
     task_id = buried(driven, delay=delay)
     other = driven.create()
@@ -43,7 +43,7 @@ def test_redrive_of_a_dead_letter_starts_over_at_the_tail(delay: int) -> None:
     assert driven.claim_ids(2) == [other, task_id]
 
 
-def test_redrive_leaves_nothing_of_the_life_before() -> None:
+def test_redrive_leaves_nothing_of_the_previous_run() -> None:
     driven = DrivenShard()
     task_id = driven.create()
     driven.claim()
@@ -66,7 +66,7 @@ def test_redrive_leaves_nothing_of_the_life_before() -> None:
 
 @pytest.mark.parametrize("delay", [0, 1000])
 @pytest.mark.parametrize("reopened", [False, True])
-def test_redrive_of_a_task_cancelled_where_it_waited_delivers_it_once(delay: int, reopened: bool) -> None:
+def test_redriven_task_that_was_cancelled_while_waiting_is_delivered_once(delay: int, reopened: bool) -> None:
     driven = DrivenShard()
     first, cancelled, last = driven.create(), driven.create(delay=delay), driven.create()
     driven.write()
@@ -84,7 +84,7 @@ def test_redrive_of_a_task_cancelled_where_it_waited_delivers_it_once(delay: int
     driven.write()
 
 
-def test_redrive_of_a_cancelled_running_task_rejects_its_old_worker() -> None:
+def test_old_worker_of_a_cancelled_and_redriven_task_is_rejected() -> None:
     driven = DrivenShard()
     task_id = driven.create()
     driven.claim()
@@ -100,7 +100,7 @@ def test_redrive_of_a_cancelled_running_task_rejects_its_old_worker() -> None:
 
 
 @pytest.mark.parametrize("outcome", [Outcome.FAILED, Outcome.NACK])
-def test_redrive_leaves_old_tokens_rejected(outcome: Outcome) -> None:
+def test_old_lease_tokens_stay_rejected_after_a_redrive(outcome: Outcome) -> None:
     driven = DrivenShard()
     task_id = driven.create(attempts=1)
     driven.claim()
@@ -119,7 +119,7 @@ def test_redrive_leaves_old_tokens_rejected(outcome: Outcome) -> None:
     assert driven.status(task_id) == "COMPLETED"
 
 
-def test_redrive_of_a_task_that_has_not_ended_badly_is_rejected() -> None:
+def test_redrive_of_an_unfinished_or_completed_task_is_rejected() -> None:
     driven = DrivenShard()
     task_id = driven.create()
     for step in (driven.claim, lambda: driven.settle(task_id), lambda: None):
@@ -148,7 +148,7 @@ def test_redriven_task_outlives_the_retention_of_its_earlier_end() -> None:
     assert driven.keys(b"r") == []
 
 
-def test_redrive_in_the_batch_of_the_end_lists_the_task_once() -> None:
+def test_redrive_in_the_same_batch_as_the_end_lists_the_task_once() -> None:
     driven = DrivenShard(retention_ms=1000, dlq_retention_ms=1000)
     task_id = driven.create(attempts=1)
     driven.claim()
@@ -163,7 +163,7 @@ def test_redrive_in_the_batch_of_the_end_lists_the_task_once() -> None:
     assert driven.keys(b"tsrz") == []
 
 
-def test_cleanup_removes_what_ended_before_and_keeps_the_rest_listed() -> None:
+def test_cleanup_removes_tasks_that_ended_earlier_and_keeps_the_rest_listed() -> None:
     driven = DrivenShard()
     ids = [driven.create() for _ in range(5)]
     driven.claim(5)
@@ -183,7 +183,7 @@ def test_cleanup_removes_what_ended_before_and_keeps_the_rest_listed() -> None:
     assert [key[:1] for key in driven.keys(b"t")] == [b"t"]
 
 
-def test_cleanup_of_dead_letters_counts_them_down() -> None:
+def test_cleanup_of_dead_letters_decrements_their_count() -> None:
     driven = DrivenShard()
     buried(driven)
     [key] = driven.keys(b"r")
@@ -194,7 +194,7 @@ def test_cleanup_of_dead_letters_counts_them_down() -> None:
     assert driven.keys(b"trsz") == []
 
 
-def test_cleanup_of_named_tasks_removes_the_rows_of_their_names() -> None:
+def test_cleanup_of_named_tasks_removes_their_name_rows() -> None:
     driven = DrivenShard()
     for number in range(3):
         naming = Naming(f"n{number}")
@@ -211,7 +211,7 @@ def test_cleanup_of_named_tasks_removes_the_rows_of_their_names() -> None:
     driven.write()
 
 
-def test_cleanup_goes_through_a_list_slice_by_slice(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cleanup_processes_a_list_slice_by_slice(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("codeq_server.core.redrive.CLEANUP_SLICE", 2)
     driven = DrivenShard()
     for _ in range(5):
@@ -232,7 +232,7 @@ def test_cleanup_goes_through_a_list_slice_by_slice(monkeypatch: pytest.MonkeyPa
     assert driven.keys(b"rst") == []
 
 
-def test_sweep_after_a_cleanup_that_is_not_written_removes_each_task_once() -> None:
+def test_sweep_after_an_unwritten_cleanup_removes_each_task_once() -> None:
     driven = DrivenShard(retention_ms=1000)
     for _ in range(3):
         driven.complete_one()

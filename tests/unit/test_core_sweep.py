@@ -1,4 +1,4 @@
-"""The sweep works in slices that are bounded by what they read, in whatever order tasks ended."""
+"""The sweep works in slices with bounded reads, whatever the order in which tasks ended."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from driven_shard import TENANT, DrivenShard
 RETENTION_MS = 10_000
 TASKS = 1200
 READS_MOST = sweep.SWEEP_READS + 2 * sweep.SCAN_READS
-"""Reads of one slice: its last run may go beyond the budget."""
+"""Maximum number of reads in one slice: its last run may exceed the budget."""
 
 
 class CountedStore(MemoryStore):
-    """Counts what is read, by keys and by scans."""
+    """Counts the rows read, by key and by scan."""
 
     gets = scans = 0
 
@@ -46,7 +46,7 @@ class CountedShard(DrivenShard):
         named: bool = False,
         outcome: Outcome = Outcome.COMPLETED,
     ) -> list[str]:
-        """Creates and claims many tasks, and ends those in `order`, in that order, in one batch."""
+        """Creates and claims many tasks, and ends those that `order` selects, in its order and in one batch."""
         for number in range(TASKS):
             naming = Naming(f"n{number}") if named else None
             names.create(self.shard, TENANT, NewTask("a", b"1", 0, 0, 0, naming), self.now)
@@ -61,14 +61,14 @@ class CountedShard(DrivenShard):
         return ended
 
     def list_as_before(self) -> None:
-        """Lists completed tasks as earlier servers did: with those that ended otherwise."""
+        """Lists completed tasks as earlier servers did: in one list with all other ended tasks."""
         for key in self.keys(b"r"):
             until, lsn, number = keys.split_ended_key(key)
             plain = keys.ended_key(until, lsn, number & ~keys.ENDED_COMPLETED)
             self.store.write({key: None, plain: self.store.get(key)})
 
     def slice(self) -> int:
-        """Runs a slice of the sweep; returns what it read."""
+        """Runs a slice of the sweep; returns the number of reads."""
         self.counted.gets = self.counted.scans = 0
         sweep.sweep(self.shard, self.now)
         return self.counted.gets + self.counted.scans * sweep.SCAN_READS
@@ -77,7 +77,7 @@ class CountedShard(DrivenShard):
         self.wall, self.mono = self.wall + RETENTION_MS + 1, self.mono + RETENTION_MS + 1
 
     def swept(self) -> list[int]:
-        """Sweeps to the end; returns what each slice read."""
+        """Sweeps to the end; returns the number of reads of each slice."""
         reads = []
         while self.shard.sweep_at is not None and self.shard.sweep_at <= self.now.wall_ms:
             reads.append(self.slice())
@@ -90,7 +90,7 @@ def every_other(ids: list[str]) -> list[str]:
 
 
 def every_third_run(ids: list[str]) -> list[str]:
-    """Runs of twelve: long enough to be scanned."""
+    """Returns runs of twelve tasks, long enough to be scanned."""
     return [task_id for number, task_id in enumerate(ids) if number // 12 % 2]
 
 
@@ -102,7 +102,7 @@ ORDERS = [every_other, every_third_run, shuffled_half]
 
 
 @pytest.mark.parametrize("order", ORDERS)
-def test_slice_of_the_sweep_reads_little_in_whatever_order_tasks_ended(
+def test_sweep_slice_reads_few_rows_whatever_the_order_of_task_ends(
     order: Callable[[list[str]], list[str]],
 ) -> None:
     driven = CountedShard()
@@ -118,7 +118,7 @@ def test_slice_of_the_sweep_reads_little_in_whatever_order_tasks_ended(
 
 
 @pytest.mark.parametrize("order", [*ORDERS, list])
-def test_sweep_of_completed_tasks_reads_one_row_for_each_list(order: Callable[[list[str]], list[str]]) -> None:
+def test_sweep_of_completed_tasks_reads_one_row_per_list(order: Callable[[list[str]], list[str]]) -> None:
     driven = CountedShard()
     ended = driven.end_all(order)
     lists = len(driven.keys(b"r"))
@@ -130,7 +130,7 @@ def test_sweep_of_completed_tasks_reads_one_row_for_each_list(order: Callable[[l
     assert driven.keys(b"sr") == []
 
 
-def test_slice_of_the_sweep_removes_a_bounded_number_of_completed_tasks() -> None:
+def test_sweep_slice_removes_a_bounded_number_of_completed_tasks() -> None:
     driven = CountedShard()
     for _ in range(3):
         driven.end_all(list)
@@ -144,7 +144,7 @@ def test_slice_of_the_sweep_removes_a_bounded_number_of_completed_tasks() -> Non
     assert removed == 3 * TASKS
 
 
-def test_slice_of_the_sweep_takes_a_bounded_number_of_lists() -> None:
+def test_sweep_slice_processes_a_bounded_number_of_lists() -> None:
     driven = CountedShard()
     for _ in range(3 * sweep.LISTS_MAX):
         driven.complete_one()
@@ -155,7 +155,7 @@ def test_slice_of_the_sweep_takes_a_bounded_number_of_lists() -> None:
     assert driven.keys(b"tsr") == []
 
 
-def test_sweep_of_tasks_of_many_queues_that_completed_in_one_batch_removes_all() -> None:
+def test_sweep_removes_all_tasks_of_many_queues_completed_in_one_batch() -> None:
     driven = CountedShard()
     for number in range(100):
         driven.create("abc"[number % 3], priority=number % 2)
@@ -169,7 +169,7 @@ def test_sweep_of_tasks_of_many_queues_that_completed_in_one_batch_removes_all()
     assert [driven.queue(command).removed_total for command in "abc"] == [34, 33, 33]
 
 
-def test_sweep_of_completed_tasks_that_could_have_expired_leaves_nothing_in_the_expiry_index() -> None:
+def test_sweep_of_completed_tasks_with_a_deadline_leaves_no_expiry_rows() -> None:
     driven = CountedShard()
     for _ in range(3):
         driven.create(expire=10 * RETENTION_MS)
@@ -182,7 +182,7 @@ def test_sweep_of_completed_tasks_that_could_have_expired_leaves_nothing_in_the_
     assert driven.keys(b"tsre") == []
 
 
-def test_sweep_of_completed_tasks_listed_by_an_earlier_server_removes_all() -> None:
+def test_sweep_removes_all_completed_tasks_listed_by_an_earlier_server() -> None:
     driven = CountedShard()
     ended = driven.end_all(every_other)
     driven.list_as_before()
@@ -211,18 +211,18 @@ def test_sweep_of_a_list_with_a_redriven_task_keeps_that_task(outcome: Outcome) 
     assert len(driven.keys(b"s")) == 1
 
 
-def test_slice_of_the_sweep_counts_what_named_tasks_make_it_read() -> None:
+def test_sweep_slice_counts_the_extra_reads_for_named_tasks() -> None:
     driven = CountedShard()
     driven.end_all(every_other, named=True)
     driven.pass_retention()
     reads = driven.swept()
-    # Of each such task home and name are read besides its state.
+    # Each named task costs two more reads: its home and its name.
     assert max(reads) <= 2 * READS_MOST
     driven.write()
     assert len(driven.keys(b"i")) == TASKS // 2
 
 
-def test_slice_of_the_sweep_reads_a_bounded_number_of_named_neighbours() -> None:
+def test_sweep_slice_reads_a_bounded_number_of_named_neighbours() -> None:
     driven = CountedShard()
     driven.end_all(list, named=True)
     driven.pass_retention()
@@ -232,7 +232,7 @@ def test_slice_of_the_sweep_reads_a_bounded_number_of_named_neighbours() -> None
     assert driven.keys(b"tsri") == []
 
 
-def test_sweep_of_a_list_half_done_when_the_last_named_task_goes_counts_each_task_once() -> None:
+def test_sweep_counts_each_task_once_if_the_last_named_task_is_removed_midway() -> None:
     """While a queue has named tasks, the sweep reads every state row, and may stop in the middle of a list."""
     driven = CountedShard()
     ended = driven.end_all(every_other)
@@ -255,7 +255,7 @@ def test_sweep_of_a_list_half_done_when_the_last_named_task_goes_counts_each_tas
     assert driven.keys(b"sr") == []
 
 
-def test_sweep_of_neighbours_reads_them_together() -> None:
+def test_sweep_reads_neighbouring_tasks_together() -> None:
     driven = CountedShard()
     driven.end_all(list, outcome=Outcome.FAILED)
     driven.pass_retention()
@@ -266,7 +266,7 @@ def test_sweep_of_neighbours_reads_them_together() -> None:
 
 
 @pytest.mark.parametrize("outcome", [Outcome.COMPLETED, Outcome.FAILED])
-def test_sweep_that_a_restart_meets_within_a_list_removes_the_rest(outcome: Outcome) -> None:
+def test_sweep_interrupted_by_a_restart_within_a_list_removes_the_rest(outcome: Outcome) -> None:
     driven = CountedShard()
     driven.end_all(every_other, named=outcome is Outcome.COMPLETED, outcome=outcome)
     driven.pass_retention()
@@ -280,7 +280,7 @@ def test_sweep_that_a_restart_meets_within_a_list_removes_the_rest(outcome: Outc
     assert driven.keys(b"sr") == []
 
 
-def test_sweep_of_a_list_that_a_cleanup_shortens_meanwhile_removes_the_rest() -> None:
+def test_sweep_removes_the_rest_of_a_list_shortened_by_a_cleanup() -> None:
     driven = CountedShard()
     driven.end_all(every_other, outcome=Outcome.FAILED)
     driven.pass_retention()
@@ -297,7 +297,7 @@ def test_sweep_of_a_list_that_a_cleanup_shortens_meanwhile_removes_the_rest() ->
 
 
 @pytest.mark.parametrize("limit", [20, 1000])
-def test_sweep_in_the_batch_of_a_cleanup_counts_each_task_once(limit: int) -> None:
+def test_sweep_in_the_same_batch_as_a_cleanup_counts_each_task_once(limit: int) -> None:
     driven = CountedShard()
     ids = [driven.complete_one() for _ in range(50)]
     driven.write()
@@ -310,7 +310,7 @@ def test_sweep_in_the_batch_of_a_cleanup_counts_each_task_once(limit: int) -> No
     assert driven.keys(b"tsr") == []
 
 
-def test_sweep_of_completed_tasks_some_of_which_a_cleanup_removed_counts_each_once() -> None:
+def test_sweep_after_a_partial_cleanup_counts_each_completed_task_once() -> None:
     driven = CountedShard()
     ended = driven.end_all(every_other)
     (key,) = driven.keys(b"r")

@@ -1,4 +1,4 @@
-"""Task bytes made and read by hand are those of the message in the proto."""
+"""Task bytes that are written and read by hand match the proto message."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ASSIGNED = "00000001-0000-8000-8100-000000000100"
 
 
 @given(st.integers(0, (1 << 63) - 1))
-def test_varint_is_that_of_protobuf(number: int) -> None:
+def test_varint_matches_protobuf(number: int) -> None:
     assert Task(lease_token=number).SerializeToString()[2:] == varint(number)
 
 
@@ -33,7 +33,7 @@ def test_varint_is_that_of_protobuf(number: int) -> None:
     st.integers(0, 40_000),
     st.integers(1, 250_000_000_000_000),
 )
-def test_encoded_task_is_the_message_with_its_fields(
+def test_encoded_task_parses_as_the_message_with_its_fields(
     command: str, priority: int, max_attempts: int, size: int, now_ms: int
 ) -> None:
     expected = Task(command=command, payload=b"1" * size, priority=priority, max_attempts=max_attempts)
@@ -69,14 +69,14 @@ def test_splice_appends_the_id_and_the_lease_to_the_stored_bytes(
 
 
 @pytest.mark.parametrize("length", range(1, 129))
-def test_max_attempts_is_read_behind_commands_of_every_length(length: int) -> None:
+def test_max_attempts_is_read_after_commands_of_every_length(length: int) -> None:
     for lane in (0, 5, 9):
         for attempts in (1, 127, 128, 1000):
             head = task_head("c" * length, lane, attempts)
             assert max_attempts_of(head + b"\x02{}") == attempts
 
 
-def test_max_attempts_of_every_value_is_read() -> None:
+def test_every_value_of_max_attempts_is_read() -> None:
     for attempts in range(1, 1001):
         assert max_attempts_of(task_head("c", 9, attempts) + b"\x00") == attempts
 
@@ -91,7 +91,7 @@ def test_max_attempts_of_every_value_is_read() -> None:
     ),
     st.one_of(st.none(), st.integers(1, 250_000_000_000_000)),
 )
-def test_expire_ms_of_task_bytes_is_what_the_message_tells(task: Task, expire_ms: int | None) -> None:
+def test_expire_ms_of_task_bytes_matches_the_message(task: Task, expire_ms: int | None) -> None:
     task.created_at.seconds = 1_700_000_000
     if expire_ms is not None:
         task.expire_at.seconds, millis = divmod(expire_ms, 1000)

@@ -1,4 +1,4 @@
-"""The index of times, compared with a plain list while its heads are cut all the time."""
+"""The time index, compared with a plain list while its heads are trimmed all the time."""
 
 from __future__ import annotations
 
@@ -96,13 +96,13 @@ STEPS = st.one_of(
 
 
 UNREAD_BETWEEN = [("put", 0, at) for at in (10, 20, 30)] + [("restart", 0, 0), ("take", 0, 0)]
-"""Only the first is in memory; the next one added lies behind some that are not, so the head is cut."""
+"""Only the first is in memory; the next one lies behind others that are not, so the head is trimmed."""
 
 
 @settings(max_examples=400)
 @example([*UNREAD_BETWEEN, *[("put", 0, at) for at in range(31, 40)]])
 @given(st.lists(STEPS, max_size=80))
-def test_index_gives_everything_once_at_its_time_and_in_order(steps: list[tuple[str, int, int]]) -> None:
+def test_index_returns_every_entry_once_on_time_and_in_order(steps: list[tuple[str, int, int]]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(time_index, "HEAD_MAX", 6)
         patch.setattr(time_index, "PAGE", 3)
@@ -124,7 +124,7 @@ def test_index_gives_everything_once_at_its_time_and_in_order(steps: list[tuple[
         assert beside.store.scan(b"d", b"e", 10) == []
 
 
-def test_heads_of_many_queues_keep_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_heads_of_many_queues_stay_within_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time_index, "HEAD_MAX", 32)
     monkeypatch.setattr(time_index, "ENTRIES_MAX", 100)
     driven = DrivenShard()
@@ -143,12 +143,12 @@ def test_heads_of_many_queues_keep_the_budget(monkeypatch: pytest.MonkeyPatch) -
         assert [tasks[task_id] for task_id in driven.claim_ids(100, [f"c{command}"])] == list(range(60))
 
 
-def test_head_of_one_queue_is_cut_once_its_rows_are_written(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_head_of_one_queue_is_trimmed_once_its_rows_are_written(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time_index, "HEAD_MAX", 32)
     driven = DrivenShard()
     for number in range(50):
         driven.create(delay=1000 + number * 17 % 50)
-    assert driven.shard.due.entries == 50, "rows on their way cannot be read again"
+    assert driven.shard.due.entries == 50, "rows in flight cannot be read again"
     driven.write()
     for _ in range(60):
         driven.create(delay=5000)
@@ -167,8 +167,8 @@ class Watched(MemoryStore):
         return super().scan(start, end, limit)
 
 
-def test_reading_after_a_restart_begins_behind_what_was_deleted() -> None:
-    """Rows that fell due leave nothing for reads to skip."""
+def test_reads_after_a_restart_begin_after_deleted_rows() -> None:
+    """Reads need not skip the deleted rows of tasks that became due."""
     driven = DrivenShard()
     for number in range(20):
         driven.create(delay=100 if number < 10 else 101 + number)
@@ -181,7 +181,7 @@ def test_reading_after_a_restart_begins_behind_what_was_deleted() -> None:
     watched.write(dict(driven.store.scan(b"", b"\xff", 1 << 30)))
     driven.store = watched
     driven.reopen()
-    assert watched.starts == [], "an opening reads nothing of it"
+    assert watched.starts == [], "opening must not read the index"
     driven.pass_time(50)
     assert driven.queue().scheduled == 0
     assert min(watched.starts) > last

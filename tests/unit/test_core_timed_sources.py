@@ -1,4 +1,4 @@
-"""Every source announces its due work early enough, and reports how much it did."""
+"""Every source announces its due work in time, and counts the work it did."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ KINDS: dict[str, tuple[Callable[[DrivenShard], int], int]] = {
 
 
 @pytest.mark.parametrize(("prepare", "tasks"), KINDS.values(), ids=KINDS.keys())
-def test_whatever_falls_due_is_announced_done_and_counted(prepare: Callable[[DrivenShard], int], tasks: int) -> None:
+def test_work_of_every_source_is_announced_done_and_counted(prepare: Callable[[DrivenShard], int], tasks: int) -> None:
     driven = DrivenShard(retention_ms=5000, queue_idle_ms=7000)
     watch = timers.Watch(driven.shard)
     assert watch.is_quiet(_in(driven, 1 << 40))
@@ -72,7 +72,7 @@ def test_whatever_falls_due_is_announced_done_and_counted(prepare: Callable[[Dri
     assert timers.next_wake(driven.shard, driven.now) != 0
 
 
-def test_every_source_is_tried() -> None:
+def test_every_source_is_tested() -> None:
     assert len(KINDS) == len(timers.SOURCES)
 
 

@@ -16,10 +16,10 @@ def shard() -> DrivenShard:
     return DrivenShard(retention_ms=10_000, dlq_retention_ms=20_000)
 
 
-def test_maturing_continues_when_slices_end_with_the_window(
+def test_maturing_continues_when_a_slice_ends_together_with_the_window(
     shard: DrivenShard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A herd whose size is a multiple of slice and window: the rest must not wait for another timer."""
+    """The number of due tasks is a multiple of slice and window: the rest must not wait for another timer."""
     monkeypatch.setattr(timers, "SLICE", 2)
     monkeypatch.setattr(time_index, "HEAD_MAX", 4)
     herd = [shard.create(delay=1000) for _ in range(10)]
@@ -30,7 +30,7 @@ def test_maturing_continues_when_slices_end_with_the_window(
 # -- scheduled tasks -----------------------------------------------------------------------------------------------
 
 
-def test_maturing_queues_tasks_in_the_order_of_their_due_times(shard: DrivenShard) -> None:
+def test_maturing_queues_tasks_in_order_of_their_due_times(shard: DrivenShard) -> None:
     late, early, middle = shard.create(delay=300), shard.create(delay=100), shard.create(delay=200)
     shard.pass_time(99)
     assert shard.claim_ids(3) == []
@@ -38,7 +38,7 @@ def test_maturing_queues_tasks_in_the_order_of_their_due_times(shard: DrivenShar
     assert shard.claim_ids(3) == [early, middle, late]
 
 
-def test_maturing_queues_tasks_due_together_once_each(shard: DrivenShard) -> None:
+def test_maturing_queues_each_task_once_when_several_are_due_together(shard: DrivenShard) -> None:
     tasks = [shard.create(delay=100) for _ in range(5)]
     nacked = shard.create()
     shard.claim(1)
@@ -47,7 +47,7 @@ def test_maturing_queues_tasks_due_together_once_each(shard: DrivenShard) -> Non
     assert sorted(shard.claim_ids(10)) == sorted([*tasks, nacked])
 
 
-def test_maturing_queues_tasks_behind_what_already_waits(shard: DrivenShard) -> None:
+def test_maturing_queues_tasks_behind_those_already_waiting(shard: DrivenShard) -> None:
     delayed, plain = shard.create(delay=100), shard.create()
     shard.pass_time(100)
     assert shard.claim_ids(2) == [plain, delayed]
@@ -57,7 +57,7 @@ def test_maturing_queues_tasks_behind_what_already_waits(shard: DrivenShard) -> 
 def test_maturing_beyond_the_window_keeps_the_order(
     shard: DrivenShard, monkeypatch: pytest.MonkeyPatch, *, written: bool
 ) -> None:
-    """The window is cut while tasks come in any order; what was cut is read again, written or not."""
+    """The window is trimmed while tasks arrive in any order; trimmed entries are read again, written or not."""
     monkeypatch.setattr(time_index, "HEAD_MAX", 8)
     monkeypatch.setattr(time_index, "PAGE", 3)
     tasks = {delay: shard.create(delay=delay) for delay in sorted(range(1, 60), key=lambda n: n * 37 % 61)}
@@ -67,7 +67,7 @@ def test_maturing_beyond_the_window_keeps_the_order(
     assert shard.claim_ids(100) == [tasks[delay] for delay in sorted(tasks)]
 
 
-def test_maturing_with_a_batch_in_flight_sees_its_tasks_once(
+def test_maturing_with_a_batch_in_flight_queues_its_tasks_once(
     shard: DrivenShard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(time_index, "HEAD_MAX", 2)
@@ -87,7 +87,7 @@ def test_maturing_with_a_batch_in_flight_sees_its_tasks_once(
     assert shard.keys(b"d") == []
 
 
-def test_maturing_continues_after_a_restart_where_it_was(shard: DrivenShard, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_maturing_resumes_where_it_stopped_after_a_restart(shard: DrivenShard, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time_index, "PAGE", 2)
     tasks = [shard.create(delay=n * 100) for n in range(1, 8)]
     shard.write()
@@ -102,7 +102,7 @@ def test_maturing_continues_after_a_restart_where_it_was(shard: DrivenShard, mon
     assert shard.keys(b"d") == []
 
 
-def test_maturing_continues_after_a_restart_amid_tasks_due_together(
+def test_maturing_resumes_after_a_restart_amid_tasks_due_together(
     shard: DrivenShard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(timers, "SLICE", 2)
@@ -115,7 +115,7 @@ def test_maturing_continues_after_a_restart_amid_tasks_due_together(
     assert shard.claim_ids(10) == tasks
 
 
-def test_maturing_and_nacks_keep_the_priority_of_a_delayed_task(shard: DrivenShard) -> None:
+def test_delayed_task_keeps_its_priority_when_it_matures_or_is_nacked(shard: DrivenShard) -> None:
     delayed, plain = shard.create(delay=100, priority=5), shard.create(priority=4)
     shard.pass_time(100)
     for _ in range(2):
@@ -125,10 +125,10 @@ def test_maturing_and_nacks_keep_the_priority_of_a_delayed_task(shard: DrivenSha
 
 
 @pytest.mark.parametrize("others", [("acme", "b"), ("globex", "a")])
-def test_maturing_a_herd_does_not_delay_another_queue(
+def test_maturing_many_tasks_does_not_delay_another_queue(
     shard: DrivenShard, monkeypatch: pytest.MonkeyPatch, others: tuple[str, str]
 ) -> None:
-    """Neither one of the same tenant, nor another tenant's, though its task was created and is due last."""
+    """This holds for queues of the same and of other tenants, even if their task was created last and is due last."""
     monkeypatch.setattr(timers, "SLICE", 40)
     monkeypatch.setattr(timers, "TURN", 10)
     for _ in range(1000):
@@ -141,10 +141,10 @@ def test_maturing_a_herd_does_not_delay_another_queue(
     assert 0 < shard.queue().ready <= 40
 
 
-def test_maturing_after_a_restart_looks_into_every_queue_in_slices(
+def test_maturing_after_a_restart_scans_all_queues_in_slices(
     shard: DrivenShard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Opening reads nothing of the due index; the timers do, a slice at a time, and find what is due."""
+    """Opening does not read the due index; the timers read it, one slice at a time, and find all due tasks."""
     monkeypatch.setattr(timers, "SLICE", 16)
     for number in range(50):
         shard.create(f"c{number}", delay=1000 if number == 49 else 5000)
@@ -159,7 +159,7 @@ def test_maturing_after_a_restart_looks_into_every_queue_in_slices(
     assert timers.next_wake(shard.shard, shard.now) == 4000
 
 
-def test_maturing_is_late_and_never_early_when_the_wall_clock_is_set_back(shard: DrivenShard) -> None:
+def test_maturing_may_be_late_but_never_early_when_the_wall_clock_is_set_back(shard: DrivenShard) -> None:
     task_id = shard.create(delay=1000)
     shard.pass_time(900)
     shard.wall -= 3_600_000
@@ -170,7 +170,7 @@ def test_maturing_is_late_and_never_early_when_the_wall_clock_is_set_back(shard:
 
 
 def test_maturing_is_never_early_when_the_wall_clock_is_set_back_at_a_restart(shard: DrivenShard) -> None:
-    """A task that was due before the restart is not scheduled again: time continues from the last batch."""
+    """A task that was due before the restart is not scheduled again: time resumes at the last batch."""
     task_id = shard.create(delay=1000)
     shard.pass_time(1000)
     shard.write()
@@ -180,7 +180,7 @@ def test_maturing_is_never_early_when_the_wall_clock_is_set_back_at_a_restart(sh
     assert shard.status(task_id) == "PENDING"
 
 
-def test_next_wake_is_none_when_nothing_is_to_come(shard: DrivenShard) -> None:
+def test_next_wake_is_none_when_nothing_is_pending(shard: DrivenShard) -> None:
     shard.create()
     assert timers.next_wake(shard.shard, shard.now) is None
 
@@ -188,7 +188,7 @@ def test_next_wake_is_none_when_nothing_is_to_come(shard: DrivenShard) -> None:
 # -- leases --------------------------------------------------------------------------------------------------------
 
 
-def test_lease_that_expired_gives_the_task_to_the_tail_at_once(shard: DrivenShard) -> None:
+def test_expired_lease_returns_the_task_to_the_tail_at_once(shard: DrivenShard) -> None:
     first, second = shard.create(), shard.create()
     shard.claim(1, lease=1000)
     shard.pass_time(999)
@@ -199,7 +199,7 @@ def test_lease_that_expired_gives_the_task_to_the_tail_at_once(shard: DrivenShar
     assert shard.claim_ids(2) == [second, first]
 
 
-def test_lease_that_expired_in_the_last_attempt_ends_the_task(shard: DrivenShard) -> None:
+def test_lease_that_expires_on_the_last_attempt_ends_the_task(shard: DrivenShard) -> None:
     task_id = shard.create(attempts=2)
     for _ in range(2):
         shard.claim(1, lease=1000)
@@ -211,7 +211,7 @@ def test_lease_that_expired_in_the_last_attempt_ends_the_task(shard: DrivenShard
     assert len(shard.keys(b"z")) == 1
 
 
-def test_leases_that_run_out_together_do_not_delay_another_tenants(
+def test_leases_that_expire_together_do_not_delay_another_tenants_leases(
     shard: DrivenShard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(timers, "SLICE", 40)
@@ -230,14 +230,14 @@ def test_leases_that_run_out_together_do_not_delay_another_tenants(
     assert shard.queue().ready == 300
 
 
-def test_lease_lives_until_its_end_is_decided(shard: DrivenShard) -> None:
+def test_lease_holds_until_its_expiry_is_decided(shard: DrivenShard) -> None:
     task_id = shard.create()
     shard.claim(1, lease=1000)
     shard.mono += 5000
     assert shard.settle(task_id).status.name == "COMPLETED"
 
 
-def test_lease_stays_as_it_is_when_the_wall_clock_jumps(shard: DrivenShard) -> None:
+def test_lease_is_unchanged_when_the_wall_clock_jumps(shard: DrivenShard) -> None:
     task_id = shard.create()
     shard.claim(1, lease=1000)
     shard.wall += 3_600_000
@@ -248,7 +248,7 @@ def test_lease_stays_as_it_is_when_the_wall_clock_jumps(shard: DrivenShard) -> N
     assert shard.status(task_id) == "PENDING"
 
 
-def test_lease_after_a_restart_is_armed_in_full(shard: DrivenShard) -> None:
+def test_lease_starts_over_in_full_after_a_restart(shard: DrivenShard) -> None:
     task_id = shard.create()
     shard.claim(1, lease=1000)
     shard.pass_time(900)
@@ -261,8 +261,8 @@ def test_lease_after_a_restart_is_armed_in_full(shard: DrivenShard) -> None:
     assert shard.status(task_id) == "PENDING"
 
 
-def test_lists_of_claims_with_one_long_lease_stay_short(shard: DrivenShard) -> None:
-    """A twelve-hour lease must not keep an entry of each claim that came and went since."""
+def test_one_long_lease_does_not_make_the_claim_lists_grow(shard: DrivenShard) -> None:
+    """A twelve-hour lease must not retain an entry for each claim that has ended since."""
     shard.create()
     shard.claim(1, lease=43_200_000)
     for _ in range(5000):
@@ -271,8 +271,8 @@ def test_lists_of_claims_with_one_long_lease_stay_short(shard: DrivenShard) -> N
     assert shard.shard.lease_ends.count + len(shard.shard.claim_order) < 2500
 
 
-def test_leases_of_short_lists_all_run_out(shard: DrivenShard) -> None:
-    """Cleaning keeps the ends of live claims."""
+def test_every_live_lease_expires_after_the_claim_lists_are_cleaned(shard: DrivenShard) -> None:
+    """Cleaning keeps the expiry times of live claims."""
     kept = []
     for number in range(100):
         kept.append(shard.create())
@@ -288,7 +288,7 @@ def test_leases_of_short_lists_all_run_out(shard: DrivenShard) -> None:
 # -- retention -----------------------------------------------------------------------------------------------------
 
 
-def test_sweep_removes_every_row_of_ended_tasks_at_their_time(shard: DrivenShard) -> None:
+def test_sweep_removes_every_row_of_ended_tasks_on_time(shard: DrivenShard) -> None:
     completed, dead = shard.create(attempts=1), shard.create(attempts=1)
     shard.claim(2)
     shard.settle(completed, result=b"{}")
@@ -306,7 +306,7 @@ def test_sweep_removes_every_row_of_ended_tasks_at_their_time(shard: DrivenShard
     assert shard.shard.sweep_at is None
 
 
-def test_sweep_of_a_task_that_came_back_several_times_leaves_nothing(shard: DrivenShard) -> None:
+def test_sweep_of_a_task_requeued_several_times_leaves_nothing(shard: DrivenShard) -> None:
     task_id = shard.create(delay=10)
     shard.pass_time(10)
     for delay in (0, 50):
@@ -325,8 +325,8 @@ def test_sweep_of_a_task_that_came_back_several_times_leaves_nothing(shard: Driv
     assert shard.keys(b"tsrzlxdu") == []
 
 
-def test_sweep_beside_a_sibling_that_is_still_leased_keeps_the_sibling(shard: DrivenShard) -> None:
-    """The claim's lease row lists both; after a restart the removed one must not come back."""
+def test_sweep_keeps_a_sibling_that_is_still_leased(shard: DrivenShard) -> None:
+    """The claim's lease row lists both tasks; the removed one must not reappear after a restart."""
     ended, slow = shard.create(), shard.create()
     shard.claim(2, lease=3_600_000)
     shard.settle(ended)
@@ -344,13 +344,13 @@ def test_sweep_beside_a_sibling_that_is_still_leased_keeps_the_sibling(shard: Dr
     assert shard.keys(b"tsrzlx") == []
 
 
-def test_sweep_waits_for_the_batch_of_the_end_to_be_written(shard: DrivenShard) -> None:
+def test_sweep_waits_until_the_batch_that_ended_the_task_is_written(shard: DrivenShard) -> None:
     """Nothing may be skipped, and the timer must not spin while the disk is slow."""
     shard.complete_one()
     sealed = shard.seal()
     shard.wall, shard.mono = shard.wall + 10_000, shard.mono + 10_000
     assert sweep.sweep(shard.shard, shard.now) is False
-    assert timers.next_wake(shard.shard, shard.now) == 50_000  # the end of the lease
+    assert timers.next_wake(shard.shard, shard.now) == 50_000  # the lease expires
     shard.write(sealed)
     assert timers.next_wake(shard.shard, shard.now) == 0
     shard.run_due()
@@ -358,8 +358,8 @@ def test_sweep_waits_for_the_batch_of_the_end_to_be_written(shard: DrivenShard) 
     assert shard.keys(b"tsr") == []
 
 
-def test_sweep_does_not_forget_an_earlier_list_when_a_later_one_is_written_first(shard: DrivenShard) -> None:
-    """A dead letter of days is in the store; the list that is due next is still on its way."""
+def test_sweep_finds_an_earlier_list_even_if_a_later_one_is_written_first(shard: DrivenShard) -> None:
+    """A dead letter that stays for days is in the store; the list that is due next is still in flight."""
     dead = shard.create(attempts=1)
     shard.claim(1)
     shard.nack(dead)
@@ -374,7 +374,7 @@ def test_sweep_does_not_forget_an_earlier_list_when_a_later_one_is_written_first
     assert len(shard.keys(b"r")) == len(shard.keys(b"t")) == 1
 
 
-def test_sweep_does_not_pass_a_list_that_is_in_flight(shard: DrivenShard) -> None:
+def test_sweep_does_not_skip_a_list_in_flight(shard: DrivenShard) -> None:
     """A list that is due earlier is written after one that is due later: the mark must not skip it."""
     dead = shard.create(attempts=1)
     shard.claim(1)
@@ -391,7 +391,7 @@ def test_sweep_does_not_pass_a_list_that_is_in_flight(shard: DrivenShard) -> Non
     assert shard.keys(b"tsrz") == []
 
 
-def test_sweep_of_more_ended_tasks_than_a_list_holds_removes_all(
+def test_sweep_removes_all_ended_tasks_even_if_they_fill_several_lists(
     shard: DrivenShard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shard_module, "ENDED_ROW_MAX", 2)
@@ -409,7 +409,7 @@ def test_sweep_of_more_ended_tasks_than_a_list_holds_removes_all(
     assert shard.keys(b"tsrz") == []
 
 
-def test_sweep_after_a_restart_continues(shard: DrivenShard) -> None:
+def test_sweep_continues_after_a_restart(shard: DrivenShard) -> None:
     for _ in range(3):
         shard.complete_one()
         shard.write()
@@ -423,7 +423,7 @@ def test_sweep_after_a_restart_continues(shard: DrivenShard) -> None:
     assert shard.keys(b"tsr") == []
 
 
-def test_sweep_with_shorter_retention_after_a_restart_keeps_what_was_promised(shard: DrivenShard) -> None:
+def test_sweep_keeps_the_promised_retention_after_a_restart_with_a_shorter_one(shard: DrivenShard) -> None:
     kept = shard.complete_one()
     shard.write()
     shard.settings = replace(shard.settings, retention_ms=1000)

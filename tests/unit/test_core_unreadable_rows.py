@@ -1,4 +1,4 @@
-"""Rows that cannot be read are named by their keys, at the start and later."""
+"""Unreadable rows are reported by their keys, at startup and later."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def state_key(task_id: str) -> bytes:
 
 
 @pytest.mark.parametrize("table", [b"q", b"l", b"x", keys.TICK])
-def test_open_names_an_unreadable_row(table: bytes) -> None:
+def test_opening_reports_the_key_of_an_unreadable_row(table: bytes) -> None:
     driven, _ = worked_shard()
     key = next(key for key in driven.keys(table[:1]) if key.startswith(table))
     driven.store.write({key: GARBAGE})
@@ -48,7 +48,7 @@ def test_open_names_an_unreadable_row(table: bytes) -> None:
     assert key in [found.key for found in check(driven.store.scan(b"", b"\xff", 1 << 30))]
 
 
-def test_read_names_an_unreadable_state() -> None:
+def test_read_reports_the_key_of_an_unreadable_state() -> None:
     driven, task_id = worked_shard()
     driven.store.write({state_key(task_id): GARBAGE})
     with pytest.raises(CorruptRows) as refused:
@@ -56,7 +56,7 @@ def test_read_names_an_unreadable_state() -> None:
     assert refused.value.key == state_key(task_id)
 
 
-def test_outcome_names_an_unreadable_state() -> None:
+def test_outcome_reports_the_key_of_an_unreadable_state() -> None:
     driven, task_id = worked_shard()
     (claimed,) = driven.claim_ids(1)
     assert claimed == task_id
@@ -67,7 +67,7 @@ def test_outcome_names_an_unreadable_state() -> None:
     assert refused.value.key == state_key(task_id)
 
 
-def test_sweep_names_an_unreadable_list() -> None:
+def test_sweep_reports_the_key_of_an_unreadable_list() -> None:
     driven, _ = worked_shard()
     (key,) = driven.keys(b"r")
     driven.store.write({key: GARBAGE})
@@ -86,7 +86,7 @@ def spoil(driven: DrivenShard, key: bytes, length: int) -> None:
 
 @pytest.mark.parametrize("length", [0, 1, 3])
 @pytest.mark.parametrize("name", ["home", "pointer", "pointer to a spoilt home"])
-def test_claim_names_a_row_that_is_cut_off(name: str, length: int) -> None:
+def test_claim_reports_the_key_of_a_truncated_row(name: str, length: int) -> None:
     driven = DrivenShard()
     task_id = driven.create()
     if name != "home":
@@ -137,7 +137,7 @@ def rewrite(driven: DrivenShard, key: bytes, kind: type[Message], **changes: Any
 @pytest.mark.parametrize(
     "changes", [{"queue": 9}, {"home": 4 << 48 | 1}, {"home": 200 << 48 | 1}, {"home": 9 << 48 | 7}]
 )
-def test_name_row_without_its_home_is_named(changes: dict[str, int]) -> None:
+def test_name_row_without_a_home_is_reported_by_key(changes: dict[str, int]) -> None:
     driven = DrivenShard()
     task = NewTask("a", b"1", 0, 0, 0, Naming("mine"))
     names.create(driven.shard, TENANT, task, driven.now)
@@ -168,7 +168,7 @@ def test_name_row_without_its_home_is_named(changes: dict[str, int]) -> None:
         (b"q", rows_pb2.QueueRow, {"lanes": []}),
     ],
 )
-def test_open_names_a_row_that_tells_of_what_is_not_there(
+def test_opening_reports_the_key_of_a_row_that_contradicts_others(
     table: bytes, kind: type[Message], changes: dict[str, list[Any]]
 ) -> None:
     driven = DrivenShard()
@@ -184,7 +184,7 @@ def test_open_names_a_row_that_tells_of_what_is_not_there(
 
 
 @pytest.mark.parametrize("changes", [{"queues": []}, {"queues": [1, 1, 1]}, {"homes": [12 << 48 | 1]}])
-def test_list_of_ended_tasks_that_are_not_there_is_named(changes: dict[str, list[int]]) -> None:
+def test_list_of_missing_ended_tasks_is_reported_by_key(changes: dict[str, list[int]]) -> None:
     driven = DrivenShard()
     for _ in range(2):
         driven.complete_one()
@@ -199,7 +199,7 @@ def test_list_of_ended_tasks_that_are_not_there_is_named(changes: dict[str, list
     assert refused.value.key == key
 
 
-def test_state_row_with_a_lane_that_no_queue_has_is_named() -> None:
+def test_state_row_with_an_impossible_lane_is_reported_by_key() -> None:
     driven, task_id = worked_shard()
     key = state_key(task_id)
     rewrite(driven, key, rows_pb2.StateRow, place_lane=16)
@@ -213,7 +213,7 @@ def test_state_row_with_a_lane_that_no_queue_has_is_named() -> None:
         assert refused.value.key == key
 
 
-def test_maturing_names_a_due_row_that_is_cut_off() -> None:
+def test_maturing_reports_the_key_of_a_truncated_due_row() -> None:
     driven = DrivenShard()
     driven.create(delay=1000)
     driven.write()
@@ -225,7 +225,7 @@ def test_maturing_names_a_due_row_that_is_cut_off() -> None:
     assert refused.value.key == due
 
 
-def test_open_names_a_returned_row_that_is_cut_off() -> None:
+def test_opening_reports_the_key_of_a_truncated_returned_row() -> None:
     driven = DrivenShard()
     task_id = driven.create()
     driven.claim()

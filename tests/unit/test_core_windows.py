@@ -1,4 +1,4 @@
-"""Windows count exactly the bytes they hold, including those of tasks that have left their middle."""
+"""Windows count exactly the bytes they hold, even after tasks have left from the middle."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def held_bytes(shard: Shard) -> int:
 
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("budget", [1, 3_000, 1 << 20])
-def test_windows_count_what_they_hold_while_tasks_are_cancelled_and_claimed(seed: int, budget: int) -> None:
+def test_windows_count_their_bytes_while_tasks_are_cancelled_and_claimed(seed: int, budget: int) -> None:
     driven, chance = DrivenShard(window_bytes_max=budget), random.Random(seed)
     waiting: list[str] = []
     for step in range(200):
@@ -45,7 +45,7 @@ def test_windows_count_what_they_hold_while_tasks_are_cancelled_and_claimed(seed
     driven.write()
 
 
-def test_window_with_a_cancelled_task_in_its_middle_is_empty_when_all_are_claimed() -> None:
+def test_window_with_a_cancelled_task_in_the_middle_is_empty_once_the_rest_are_claimed() -> None:
     driven = DrivenShard()
     ids = [driven.create(size=1000) for _ in range(4)]
     withdrawal.cancel(driven.shard, TENANT, ids[1], "", driven.now)

@@ -1,4 +1,4 @@
-"""Cancel: wherever a task is, it ends there, leaves nothing claimable behind, and counters stay exact."""
+"""Cancel: a task ends wherever it is, nothing claimable is left behind, and counters stay exact."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_cancel_in_every_state_ends_the_task_and_leaves_no_rows_after_retention(
     assert driven.keys(b"trsux") == []
 
 
-def test_cancel_again_changes_nothing(driven: DrivenShard) -> None:
+def test_repeated_cancel_changes_nothing(driven: DrivenShard) -> None:
     task_id = driven.create()
     before = cancelled(driven, task_id)
     driven.write()
@@ -90,7 +90,7 @@ def test_outcome_after_cancel_is_rejected_with_and_without_token(driven: DrivenS
         driven.heartbeat(task_id)
 
 
-def test_nack_repeated_after_cancel_has_its_first_verdict(driven: DrivenShard) -> None:
+def test_nack_repeated_after_cancel_gets_its_first_verdict(driven: DrivenShard) -> None:
     task_id = driven.create()
     driven.claim()
     token = driven.token(task_id)
@@ -102,7 +102,7 @@ def test_nack_repeated_after_cancel_has_its_first_verdict(driven: DrivenShard) -
 
 @pytest.mark.parametrize("window", [1, 1 << 20])
 @pytest.mark.parametrize("gone", [[0], [0, 1], [2], [1, 2, 3], [4], [0, 2, 4], [3, 1, 0], [0, 1, 2, 3]])
-def test_cancel_of_places_keeps_order_and_count_of_the_others(window: int, gone: list[int]) -> None:
+def test_cancel_of_waiting_tasks_keeps_the_order_and_count_of_the_others(window: int, gone: list[int]) -> None:
     driven = DrivenShard(window_bytes_max=window)
     ids = [driven.create() for _ in range(5)]
     driven.write()
@@ -119,7 +119,7 @@ def test_cancel_of_places_keeps_order_and_count_of_the_others(window: int, gone:
     assert not driven.queue().lane(9).gone
 
 
-def test_cancel_of_every_task_of_a_lane_forgets_its_window(driven: DrivenShard) -> None:
+def test_cancel_of_every_task_in_a_lane_drops_its_window(driven: DrivenShard) -> None:
     ids = [driven.create() for _ in range(4)]
     for task_id in reversed(ids):
         cancelled(driven, task_id)
@@ -139,7 +139,7 @@ def test_eviction_skips_a_task_cancelled_in_the_middle_of_the_window(driven: Dri
     assert driven.claim_ids(9) == [ids[0], ids[2], ids[3]]
 
 
-def test_cancelled_delay_does_not_disturb_others_due_with_it(driven: DrivenShard) -> None:
+def test_cancel_of_a_scheduled_task_does_not_affect_others_due_at_the_same_time(driven: DrivenShard) -> None:
     ids = [driven.create(delay=100) for _ in range(3)]
     cancelled(driven, ids[1])
     driven.pass_time(100)
@@ -148,7 +148,7 @@ def test_cancelled_delay_does_not_disturb_others_due_with_it(driven: DrivenShard
     driven.write()
 
 
-def test_cancel_of_one_of_many_deliveries_leaves_the_others(driven: DrivenShard) -> None:
+def test_cancel_of_one_of_many_deliveries_leaves_the_others_alone(driven: DrivenShard) -> None:
     ids = [driven.create() for _ in range(3)]
     driven.claim(3)
     driven.write()
@@ -158,7 +158,7 @@ def test_cancel_of_one_of_many_deliveries_leaves_the_others(driven: DrivenShard)
     assert set(driven.shard.deliveries) == set(ids[1:])
 
 
-def test_cancel_tells_who_holds_the_task(driven: DrivenShard) -> None:
+def test_cancel_notifies_the_worker_that_holds_the_task(driven: DrivenShard) -> None:
     class Told:
         def __init__(self) -> None:
             self.said: list[tuple[str, int]] = []
@@ -183,7 +183,7 @@ def test_cancel_of_an_unknown_task_is_not_found(driven: DrivenShard) -> None:
     assert driven.status(task_id) == "PENDING"
 
 
-def test_paused_queue_gives_nothing_and_resumed_gives_all_in_order(driven: DrivenShard) -> None:
+def test_paused_queue_delivers_nothing_until_resumed_and_then_all_in_order(driven: DrivenShard) -> None:
     first = driven.create()
     driven.shard.pause(driven.queue())
     second, other = driven.create(), driven.create("b")
@@ -210,7 +210,7 @@ def test_cancel_in_a_paused_queue_leaves_it_paused(driven: DrivenShard) -> None:
     assert driven.claim_ids(9) == [left]
 
 
-def test_pause_again_changes_nothing(driven: DrivenShard) -> None:
+def test_repeated_pause_changes_nothing(driven: DrivenShard) -> None:
     driven.create()
     driven.shard.pause(driven.queue())
     driven.write()

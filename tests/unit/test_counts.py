@@ -1,4 +1,4 @@
-"""Lists are counted before they are parsed, and before the rules look at their items."""
+"""Lists are counted before they are parsed and before rules are applied to their items."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ RESULT_OF_ARTIFACTS = task_service_pb2.SubmitResultRequest(task_id="x").Serializ
 
 
 def nested(content: bytes) -> bytes:
-    """Returns a message whose field 1 is this one."""
+    """Returns a message that contains this one as field 1."""
     return b"\x0a" + varint(len(content)) + content
 
 
@@ -33,17 +33,17 @@ def nested(content: bytes) -> bytes:
         (worker_service_pb2.WorkRequest, b"\x22\x00" * 4_500_000, "outcomes"),
     ],
 )
-def test_message_with_millions_of_items_is_rejected_unparsed(
+def test_message_with_millions_of_items_is_rejected_without_parsing(
     request_class: type[Message], content: bytes, field: str
 ) -> None:
     began = time.process_time()
     with pytest.raises(Rejection) as refused:
         parser(request_class)(content)
     assert refused.value.violations[0][0] == field
-    assert time.process_time() - began < 1  # to parse it takes two seconds and a gigabyte
+    assert time.process_time() - began < 1  # parsing it takes two seconds and a gigabyte
 
 
-def test_large_messages_within_the_limits_are_parsed_as_they_are() -> None:
+def test_large_messages_within_the_limits_are_parsed_unchanged() -> None:
     specs = [task_pb2.TaskSpec(command="A", payload=b"[\n%s]" % (b"1,\n" * 2_600 + b"1"), priority=3)] * 1000
     request = task_service_pb2.BatchCreateTasksRequest(tasks=specs, atomic=True)
     content = request.SerializeToString()
@@ -56,15 +56,15 @@ def test_large_messages_within_the_limits_are_parsed_as_they_are() -> None:
     [b"\x0a", b"\x0a\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff", b"\x0b", b"\x08\x01" * 200_000],
     ids=["cut off", "endless number", "group", "other fields"],
 )
-def test_malformed_messages_are_rejected_while_they_are_counted(tail: bytes) -> None:
+def test_malformed_messages_are_rejected_during_counting(tail: bytes) -> None:
     padding = b"\x1a" + varint(PARSED_BYTES_MAX) + b"\x0a" * PARSED_BYTES_MAX
     with pytest.raises((DecodeError, Rejection)):
         parser(task_service_pb2.BatchCreateTasksRequest)(padding + tail)
 
 
-def test_rules_of_items_are_not_checked_where_there_are_too_many() -> None:
+def test_item_rules_are_not_checked_if_there_are_too_many_items() -> None:
     began = time.process_time()
     with pytest.raises(Rejection) as refused:
         check_message(task_service_pb2.ClaimTaskRequest(commands=["!"] * 60_000))
     assert refused.value.violations == (("commands", "must have at most 256 items"),)
-    assert time.process_time() - began < 1  # to ask them takes five
+    assert time.process_time() - began < 1  # applying the rules takes five

@@ -1,4 +1,4 @@
-"""Open files are divided so that connections never take those of the store."""
+"""Open files are divided so that connections never take the store's share."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def raised(limits: str) -> str:
 
 @pytest.mark.parametrize("limit", [FILES_MIN, 1024, 4096, 20_000, FILES_MAX])
 @pytest.mark.parametrize(("ports", "peers"), [(2, 64), (2, 0), (1, 0), (0, 0)])
-def test_shares_never_exceed_the_limit(limit: int, ports: int, peers: int) -> None:
+def test_shares_of_open_files_never_exceed_the_limit(limit: int, ports: int, peers: int) -> None:
     files = share(limit, http=8192, grpc=2048, grpc_ports=ports, peers=peers)
     copies = COPIES_MAX * files.copy if peers else 0
     taken = OWN_FILES + files.store + copies + files.http + ports * files.grpc + files.peers + files.backlog
@@ -31,16 +31,16 @@ def test_shares_never_exceed_the_limit(limit: int, ports: int, peers: int) -> No
     assert not ports or files.grpc >= 32
 
 
-def test_where_there_are_plenty_everybody_gets_what_is_set() -> None:
+def test_configured_limits_apply_if_open_files_are_plentiful() -> None:
     files = share(FILES_MAX, http=8192, grpc=2048, grpc_ports=2, peers=64)
     assert (files.http, files.grpc, files.peers) == (8192, 2048, 64)
 
 
-def test_soft_limit_is_raised_to_the_hard_one() -> None:
+def test_soft_limit_is_raised_to_the_hard_limit() -> None:
     assert raised("ulimit -Sn 600 && ulimit -Hn 3000") == "3000"
 
 
-def test_limit_that_is_too_low_is_rejected_by_name() -> None:
+def test_error_names_a_limit_that_is_too_low() -> None:
     text = raised(f"ulimit -n {FILES_MIN - 1}")
     assert "RLIMIT_NOFILE" in text
     assert str(FILES_MIN) in text

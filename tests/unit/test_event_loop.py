@@ -1,4 +1,4 @@
-"""The server's event loop takes all wake-ups of grpc.aio at once: any left over would delay every call."""
+"""The server's event loop reads all wake-ups of grpc.aio at once: unread ones would delay every call."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from codeq_server.node.event_loop import ServerLoop
 
 
 async def _heard(ours: socket.socket, theirs: socket.socket, count: int) -> tuple[int, int]:
-    """Sends wake-ups, each heard by taking one byte; returns how often one arrived, and the bytes left."""
+    """Sends wake-ups, each handled by reading one byte; returns the number handled and the bytes left."""
     loop = asyncio.get_running_loop()
     heard = 0
 
@@ -33,13 +33,13 @@ async def _heard(ours: socket.socket, theirs: socket.socket, count: int) -> tupl
 
 
 @pytest.mark.parametrize("count", [1, 2, 270])
-def test_wake_ups_of_a_unix_socket_are_heard_as_one(count: int) -> None:
+def test_wake_ups_on_a_unix_socket_are_read_as_one(count: int) -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs, asyncio.Runner(loop_factory=ServerLoop) as runner:
         assert runner.run(_heard(ours, theirs, count)) == (1, 0)
 
 
-def test_bytes_of_other_sockets_are_left_alone() -> None:
+def test_bytes_on_other_sockets_are_left_alone() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         theirs = socket.create_connection(listener.getsockname())
         ours, _ = listener.accept()

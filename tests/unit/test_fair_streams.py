@@ -1,4 +1,4 @@
-"""Streams and calls beside a flood: what a quiet tenant waits for is counted in the flood's tasks, not in seconds."""
+"""Streams and calls beside a flood: a quiet tenant's wait is counted in tasks of the flood, not in seconds."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ FRAME_TASKS = 64
 CREATE = "/codeq.v1.TaskService/CreateTask"
 CLAIM = "/codeq.v1.TaskService/ClaimTask"
 TURNS_OF_A_CALL_MAX = 24
-"""Turns of the loop from a lone call to its answer, commits included."""
+"""Maximum number of event loop turns from a lone call to its reply, including commits."""
 
 
 class TenantTokens:
-    """Accepts every token, as that of the tenant with its name."""
+    """Accepts every token; its text is the name of the tenant."""
 
     def validate(self, token: str) -> Token:
         return Token(token, "", WORKER_SCOPES, frozenset({"*"}), {"tenantId": token})
 
 
 class EndlessClient:
-    """A client that sends its message again and again, and reads whatever comes."""
+    """A client that sends the same message endlessly, and reads whatever it receives."""
 
     def __init__(self, first: Any, again: Any) -> None:
         self._first, self._again = first, again
@@ -79,14 +79,14 @@ async def no_renewal(_: str) -> Claims:
 
 
 def producer(runner: HeldRunner) -> ProducerStream:
-    """Returns a stream whose client sends full frames without end."""
+    """Returns a stream whose client sends full frames endlessly."""
     frame = producer_service_pb2.ProduceRequest(tasks=[task_pb2.TaskSpec(command="F", payload=b"1")] * FRAME_TASKS)
     hello = producer_service_pb2.ProduceRequest(hello=producer_service_pb2.ProducerHello())
     return ProducerStream(runner, flood_token(), StreamRegistry(), EndlessClient(hello, frame), InFlight())
 
 
 def worker(runner: HeldRunner) -> WorkerStream:
-    """Returns a stream whose client takes every available task, without end."""
+    """Returns a stream whose client endlessly takes every available task."""
     more = worker_service_pb2.WorkRequest(add_credits=FRAME_TASKS)
     hello = worker_service_pb2.WorkRequest(hello=worker_service_pb2.WorkerHello(), add_credits=FRAME_TASKS)
     return WorkerStream(
@@ -98,7 +98,7 @@ def create_request() -> task_service_pb2.CreateTaskRequest:
     return task_service_pb2.CreateTaskRequest(spec=task_pb2.TaskSpec(command="Q", payload=b"1"))
 
 
-async def test_lone_call_beside_a_flood_of_frames_waits_for_a_few_turns_only(runner: HeldRunner, calls: Calls) -> None:
+async def test_lone_call_beside_a_flood_of_frames_waits_only_a_few_turns(runner: HeldRunner, calls: Calls) -> None:
     streams = [asyncio.create_task(producer(runner).run()) for _ in range(STREAMS)]
     await until(lambda: runner.shard.totals.created > 10 * STREAMS * FRAME_TASKS)
     for _ in range(5):
@@ -110,7 +110,7 @@ async def test_lone_call_beside_a_flood_of_frames_waits_for_a_few_turns_only(run
     await asyncio.wait(streams)
 
 
-async def test_claim_that_waits_beside_greedy_streams_is_woken_within_a_few_turns(
+async def test_waiting_claim_beside_greedy_streams_is_woken_within_a_few_turns(
     runner: HeldRunner, calls: Calls
 ) -> None:
     """A backlog of the flooding tenant goes out to all its streams at once."""
@@ -147,7 +147,7 @@ async def test_large_frame_waits_for_its_turn_among_large_requests(runner: HeldR
     assert in_flight.held == 0
 
 
-async def test_frame_of_thousands_of_tasks_is_created_in_parts(runner: HeldRunner) -> None:
+async def test_frame_with_thousands_of_tasks_is_processed_in_parts(runner: HeldRunner) -> None:
     frame = producer_service_pb2.ProduceRequest(tasks=[task_pb2.TaskSpec(command="F", payload=b"1")] * 4096)
     hello = producer_service_pb2.ProduceRequest(hello=producer_service_pb2.ProducerHello())
     stream = asyncio.create_task(

@@ -1,4 +1,4 @@
-"""When two requests with one idempotency key are the same: by meaning, and as sent."""
+"""Comparison of requests with the same idempotency key, by meaning and as sent."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 MIB = 1 << 20
 DEFAULT_ATTEMPTS = 5
 SECONDS_MOST = 5.0
-"""Of processor time; far more than any of it takes."""
+"""Limit in seconds of processor time; far more than any payload takes."""
 
 SAME = [
     (b'{"a":1}', b' {\t"a" :\r\n1 } '),
@@ -47,12 +47,12 @@ def meaning(payload: bytes = b"null", **fields: Any) -> bytes:
 
 
 @pytest.mark.parametrize(("one", "other"), SAME, ids=repr)
-def test_payloads_that_differ_in_white_space_order_and_escapes_mean_the_same(one: bytes, other: bytes) -> None:
+def test_payloads_that_differ_in_whitespace_order_or_escapes_are_equivalent(one: bytes, other: bytes) -> None:
     assert meaning(one) == meaning(other)
 
 
 @pytest.mark.parametrize(("one", "other"), OTHER, ids=repr)
-def test_payloads_that_differ_in_values_mean_something_else(one: bytes, other: bytes) -> None:
+def test_payloads_with_different_values_are_not_equivalent(one: bytes, other: bytes) -> None:
     assert meaning(one) != meaning(other)
 
 
@@ -61,7 +61,7 @@ def test_payloads_that_differ_in_values_mean_something_else(one: bytes, other: b
     [{"max_attempts": DEFAULT_ATTEMPTS}, {"delay_seconds": 0}, {"priority": 0}, {"payload": b""}],
     ids=lambda fields: next(iter(fields)),
 )
-def test_explicit_default_means_the_same_as_an_absent_field(defaults: dict[str, Any]) -> None:
+def test_explicit_default_is_equivalent_to_an_absent_field(defaults: dict[str, Any]) -> None:
     assert meaning(**defaults) == meaning()
 
 
@@ -77,15 +77,15 @@ SET = {
 NOT_COUNTED = {"idempotency_key", "task_id"}
 
 
-def test_every_field_of_a_spec_counts_in_both_digests() -> None:
+def test_every_spec_field_affects_both_digests() -> None:
     assert {field.name for field in task_pb2.TaskSpec.DESCRIPTOR.fields} == set(SET) | NOT_COUNTED
     specs = [task_pb2.TaskSpec(**{"command": "A", name: value}) for name, value in SET.items()]
     assert len({meaning_of([spec], DEFAULT_ATTEMPTS) for spec in specs}) == len(SET)
     assert len({digest_of([spec]) for spec in specs}) == len(SET)
 
 
-def test_digest_as_sent_is_that_of_every_version() -> None:
-    """Stores and servers of earlier versions hold and read it."""
+def test_digest_of_a_request_as_sent_is_the_same_in_every_version() -> None:
+    """Stores and servers of earlier versions contain and read it."""
     spec = task_pb2.TaskSpec(
         command="A",
         payload=b'{"n": 1}',
@@ -99,12 +99,12 @@ def test_digest_as_sent_is_that_of_every_version() -> None:
     assert digest_of([task_pb2.TaskSpec(command="A")]).hex() == "aecca26b13df22c4c57abe98b0b4c6ef"
 
 
-def test_digest_of_the_meaning_is_that_of_every_version() -> None:
+def test_digest_of_a_requests_meaning_is_the_same_in_every_version() -> None:
     assert meaning(b'{"b": [1.50, "\\u0041"], "a": null}', priority=3).hex() == "3f48d390de87df943b7a7ceb12a4bd68"
 
 
 def filled(unit: bytes) -> bytes:
-    """Returns an array of a megabyte."""
+    """Returns a one-megabyte array."""
     return b"[" + b",".join([unit] * ((MIB - 2) // (len(unit) + 1))) + b"]"
 
 
@@ -123,13 +123,13 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("payload", HOSTILE.values(), ids=HOSTILE.keys())
-def test_hostile_payload_has_a_digest_in_bounded_time(payload: bytes) -> None:
+def test_hostile_payload_is_digested_in_bounded_time(payload: bytes) -> None:
     started = time.thread_time()
     assert meaning(payload) == meaning(payload)
     assert time.thread_time() - started < SECONDS_MOST
 
 
-def test_object_of_many_keys_means_the_same_in_any_order() -> None:
+def test_object_with_many_keys_is_equivalent_in_any_order() -> None:
     keys = [f"key {number}" for number in range(CANONICAL_VALUES_MAX - 1)]
     shuffled = random.Random(3).sample(keys, len(keys))
     one = json.dumps(dict.fromkeys(keys, 1)).encode()
@@ -138,7 +138,7 @@ def test_object_of_many_keys_means_the_same_in_any_order() -> None:
     assert canonical_json(one) == canonical_json(other) is not None
 
 
-def test_payload_of_too_many_values_counts_as_it_was_sent() -> None:
+def test_payload_with_too_many_values_is_compared_as_sent() -> None:
     one = filled(b"1")
     assert canonical_json(one) is None
     assert meaning(one) != meaning(one + b" ")

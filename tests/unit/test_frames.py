@@ -1,4 +1,4 @@
-"""Objects that an exception keeps alive after it was answered."""
+"""Objects that an exception would keep alive after it was handled."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from codeq.frames import let_go
 
 
 class Request:
-    """A large object that a call refers to."""
+    """A large object that a call references."""
 
 
 async def _of_group(_: Request) -> None:
@@ -41,7 +41,7 @@ def no_collector() -> Iterator[None]:
 
 @pytest.mark.usefixtures("no_collector")
 @pytest.mark.parametrize("call", [_of_group, _of_future, _of_local])
-async def test_answered_exception_keeps_no_request_alive(call: Callable[[Request], Awaitable[None]]) -> None:
+async def test_handled_exception_keeps_no_request_alive(call: Callable[[Request], Awaitable[None]]) -> None:
     request = Request()
     alive = weakref.ref(request)
     try:

@@ -1,4 +1,4 @@
-"""Options of gRPC: the library silently ignores names that it does not know, and uses its defaults."""
+"""gRPC options: the library silently ignores unknown names and uses its defaults."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[2]
 OPTION = re.compile(r'\("(grpc\.[a-z0-9_.]+)", ')
 
 
-def test_grpc_options_of_every_channel_and_server_are_known_to_the_library() -> None:
+def test_grpc_library_knows_the_options_of_every_channel_and_server() -> None:
     known = Path(cygrpc.__file__).read_bytes()
     sources = [path for room in ("server", "gateway", "cli", "sdks/python/src") for path in (ROOT / room).rglob("*.py")]
     used = {name for path in sources for name in OPTION.findall(path.read_text())}

@@ -1,4 +1,4 @@
-"""The bytes of large requests: how many are held and processed at a time."""
+"""The limits on the bytes of large requests that are buffered and processed at a time."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ async def test_request_larger_than_the_limit_is_processed_alone() -> None:
             pass
 
 
-def test_bytes_beyond_the_limit_are_rejected_until_others_are_answered() -> None:
+def test_requests_beyond_the_byte_limit_are_rejected_until_others_finish() -> None:
     in_flight = InFlight()
     in_flight.take(HELD_BYTES_MAX)
     with pytest.raises(CallFailed, match="too many large requests in flight"):

@@ -1,4 +1,4 @@
-"""Lists of tasks: every task once, in order, whatever happens between the pages; each page bounded."""
+"""Task lists: every task appears once and in order, whatever happens between pages; every page is bounded."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ async def listed(runner: HeldRunner, **request: object) -> list[str]:
             return ids
 
 
-async def test_list_shows_each_task_once_by_queue_priority_and_age(runner: HeldRunner) -> None:
+async def test_list_shows_each_task_once_ordered_by_queue_priority_and_age(runner: HeldRunner) -> None:
     low = await add(runner, 30)
     high = await add(runner, 30, priority=9)
     parked = await add(runner, 30, delay=5000)
@@ -86,7 +86,7 @@ async def test_list_by_status_shows_current_states(runner: HeldRunner) -> None:
     assert await listed(runner, status=["TASK_STATUS_PENDING", "TASK_STATUS_CLAIMED"]) == again + held + ids[4:]
 
 
-async def test_list_by_time_of_acceptance_includes_from_and_excludes_to(runner: HeldRunner) -> None:
+async def test_list_by_acceptance_time_includes_the_start_and_excludes_the_end(runner: HeldRunner) -> None:
     await add(runner, 2)
     runner.clock.forward(1000)
     wanted = await add(runner, 2)
@@ -99,7 +99,7 @@ async def test_list_by_time_of_acceptance_includes_from_and_excludes_to(runner: 
     assert await listed(runner, created_from=created, created_to=to) == wanted
 
 
-async def test_list_shows_each_lasting_task_once_while_others_come_move_and_go(runner: HeldRunner) -> None:
+async def test_list_shows_each_existing_task_once_while_tasks_are_added_and_moved(runner: HeldRunner) -> None:
     ids = await add(runner, 40)
     first = await list_tasks(runner, "acme", pb.ListTasksRequest(page_size=20))
     await take(runner, 25, Outcome.NACK)
@@ -108,7 +108,7 @@ async def test_list_shows_each_lasting_task_once_while_others_come_move_and_go(r
     assert [task.id for task in (*first.tasks, *rest.tasks)] == ids
 
 
-async def test_list_of_a_page_looks_at_a_bounded_number_of_rows(
+async def test_page_of_a_list_reads_a_bounded_number_of_rows(
     runner: HeldRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(listing, "PAGE_ROWS_MAX", 50)
@@ -126,7 +126,7 @@ async def test_list_of_a_page_looks_at_a_bounded_number_of_rows(
     assert [task.id for task in page.tasks] == parked
 
 
-async def test_list_of_large_tasks_ends_the_page_by_bytes(runner: HeldRunner, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_page_of_large_tasks_ends_at_the_byte_limit(runner: HeldRunner, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(listing, "PAGE_BYTES_MAX", 1000)
     ids = await add(runner, 9)
     page = await list_tasks(runner, "acme", pb.ListTasksRequest(page_size=500))
@@ -135,7 +135,7 @@ async def test_list_of_large_tasks_ends_the_page_by_bytes(runner: HeldRunner, mo
 
 
 @pytest.mark.parametrize("spoil", ["x", "AAAA", "%%%", "other"])
-async def test_list_with_a_token_that_is_not_its_own_is_rejected(runner: HeldRunner, spoil: str) -> None:
+async def test_page_token_of_another_list_is_rejected(runner: HeldRunner, spoil: str) -> None:
     await add(runner, 3)
     page = await list_tasks(runner, "acme", pb.ListTasksRequest(page_size=1))
     request = pb.ListTasksRequest(page_token=page.next_page_token if spoil == "other" else spoil, command="a")
@@ -144,7 +144,7 @@ async def test_list_with_a_token_that_is_not_its_own_is_rejected(runner: HeldRun
     assert refused.value.reason is Reason.INVALID_PAGE_TOKEN
 
 
-async def test_list_of_the_newest_merges_priorities_and_delays_by_acceptance(runner: HeldRunner) -> None:
+async def test_newest_first_list_merges_priorities_and_delays_by_acceptance_time(runner: HeldRunner) -> None:
     ids: list[str] = []
     for number in range(40):
         ids += await add(runner, 1, priority=number % 3, delay=5000 if number % 7 == 0 else 0)
@@ -156,7 +156,7 @@ async def test_list_of_the_newest_merges_priorities_and_delays_by_acceptance(run
     assert await listed(runner, order_by="newest", command="nothing") == []
 
 
-async def test_list_of_the_newest_selects_by_status_and_time(runner: HeldRunner) -> None:
+async def test_newest_first_list_filters_by_status_and_time(runner: HeldRunner) -> None:
     early = await add(runner, 3)
     runner.clock.forward(1000)
     ids = await add(runner, 6)
@@ -168,7 +168,9 @@ async def test_list_of_the_newest_selects_by_status_and_time(runner: HeldRunner)
     assert await listed(runner, order_by="newest", created_to=first) == early[::-1]
 
 
-async def test_newest_first_list_shows_each_lasting_task_once_while_others_come_and_move(runner: HeldRunner) -> None:
+async def test_newest_first_list_shows_each_existing_task_once_while_tasks_are_added_and_moved(
+    runner: HeldRunner,
+) -> None:
     ids = await add(runner, 40)
     first = await list_newest(runner, "acme", pb.ListTasksRequest(page_size=20))
     await take(runner, 25, Outcome.NACK)
@@ -178,7 +180,7 @@ async def test_newest_first_list_shows_each_lasting_task_once_while_others_come_
     assert [task.id for task in (*first.tasks, *rest.tasks)] == ids[::-1]
 
 
-async def test_list_of_the_newest_passes_a_herd_of_retries_in_bounded_pages(
+async def test_newest_first_list_passes_many_retries_in_bounded_pages(
     runner: HeldRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(newest_first, "PAGE_ROWS_MAX", 50)
@@ -198,7 +200,7 @@ async def test_list_of_the_newest_passes_a_herd_of_retries_in_bounded_pages(
     assert max(sizes) <= 50
 
 
-async def test_list_in_another_order_rejects_the_token(runner: HeldRunner) -> None:
+async def test_page_token_is_rejected_if_the_order_changes(runner: HeldRunner) -> None:
     await add(runner, 3)
     oldest = await list_tasks(runner, "acme", pb.ListTasksRequest(page_size=1))
     newest = await list_newest(runner, "acme", pb.ListTasksRequest(page_size=1))

@@ -1,4 +1,4 @@
-"""The thread that writes lines: nobody waits for it or fails with it, and lost lines are counted and reported."""
+"""The log writer thread: it never blocks callers or makes them fail; lost lines are counted and reported."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from codeq_server.log.writer import QUEUE_BYTES_MAX, LineWriter
 
 LINE = b"x" * 1023 + b"\n"
 WAIT_SECONDS = 20.0
-"""Longest wait for the thread; it never takes that long."""
+"""Maximum wait for the thread; it never takes that long."""
 
 
 def notice(count: int) -> bytes:
@@ -23,19 +23,19 @@ def notice(count: int) -> bytes:
 
 
 class Pipe:
-    """A pipe, and the writer to it."""
+    """A pipe and its log writer."""
 
     def __init__(self) -> None:
         self.reader, self.writer = os.pipe()
         self._lines: LineWriter | None = None
 
     def lines(self) -> LineWriter:
-        """Returns the writer to the pipe."""
+        """Returns the pipe's log writer."""
         self._lines = LineWriter(self.writer, notice)
         return self._lines
 
     def close(self) -> None:
-        """Closes the open ends, once nobody writes any more."""
+        """Closes the open ends once the writer has stopped."""
         with suppress(OSError):
             os.close(self.reader)
         if self._lines is not None:
@@ -65,7 +65,7 @@ def pipe() -> Iterator[Pipe]:
 
 
 def overflow(lines: LineWriter, reader: int) -> int:
-    """Puts more lines than the queue holds, after some that nobody reads; returns how many."""
+    """Puts more lines than the queue holds, after some that fill the pipe; returns the number put."""
     stuck = fcntl.fcntl(reader, fcntl.F_GETPIPE_SZ) // len(LINE) + 1
     lines.put(LINE * stuck)
     size = array("i", [0])
@@ -87,7 +87,7 @@ def test_lines_come_out_in_order(pipe: Pipe) -> None:
 
 
 @pytest.mark.parametrize("blocking", [True, False])
-def test_pipe_that_nobody_reads_loses_lines_and_tells_once_when_it_is_read(pipe: Pipe, blocking: bool) -> None:
+def test_unread_pipe_loses_lines_and_reports_the_loss_once_it_is_read(pipe: Pipe, blocking: bool) -> None:
     os.set_blocking(pipe.writer, blocking)
     lines = pipe.lines()
     put = overflow(lines, pipe.reader)
@@ -98,14 +98,14 @@ def test_pipe_that_nobody_reads_loses_lines_and_tells_once_when_it_is_read(pipe:
     assert found[-1] == notice(lines.lost)
 
 
-def test_flush_ends_in_time_when_nobody_reads(pipe: Pipe) -> None:
+def test_flush_times_out_when_nobody_reads(pipe: Pipe) -> None:
     lines = pipe.lines()
     overflow(lines, pipe.reader)
     lines.flush(0.05)
     assert lines.lost > 0
 
 
-def test_pipe_whose_reader_left_loses_lines(pipe: Pipe) -> None:
+def test_pipe_whose_reader_is_gone_loses_lines(pipe: Pipe) -> None:
     os.close(pipe.reader)
     lines = pipe.lines()
     lines.put(b"one\ntwo\n")
@@ -122,7 +122,7 @@ def test_closed_descriptor_loses_lines(pipe: Pipe) -> None:
     assert lines.lost == 1
 
 
-def test_full_disk_loses_lines_and_tells_once_when_it_has_room(pipe: Pipe) -> None:
+def test_full_disk_loses_lines_and_reports_the_loss_once_it_has_room(pipe: Pipe) -> None:
     target = os.open("/dev/full", os.O_WRONLY)
     lines = LineWriter(target, notice)
     for number in range(3):
@@ -137,7 +137,7 @@ def test_full_disk_loses_lines_and_tells_once_when_it_has_room(pipe: Pipe) -> No
     os.close(target)
 
 
-def test_line_that_was_written_in_part_is_ended_before_the_next(tmp_path: Path) -> None:
+def test_partly_written_line_is_ended_before_the_next(tmp_path: Path) -> None:
     reader, writer = os.pipe()
     fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
     lines = LineWriter(writer, notice)

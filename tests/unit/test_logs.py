@@ -1,4 +1,4 @@
-"""Log lines: their form, their level, their bounds, and what they never contain."""
+"""Log lines: their format, level and bounds, and text they never contain."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from codeq_server.log.lines import LINE_CHARS_MAX, TRACEBACK_CHARS_MAX, VALUE_CH
 from codeq_server.log.setup import Logs
 
 FORGED = '\n2026-01-01T00:00:00.000Z [error] store_failed error="all is lost"'
-"""Text that a stranger would add to the log."""
+"""Text that an attacker would inject into the log."""
 TERMINAL = "\x1b[2J\x9b2J\u202e\u2028\x85\r\x7f"
-"""Characters that would move a terminal's cursor, reverse its text, or end a line for some reader."""
+"""Characters that would move a terminal's cursor, reverse its text, or end a line for some readers."""
 SPARE_CHARS = 1024
-"""Characters of a line besides its values: names, and escapes of a few characters."""
+"""Characters of a line besides its values: names, and a few escaped characters."""
 
 
 @pytest.fixture(autouse=True)
 def _restored() -> Iterator[None]:
-    """Restores the process's logging."""
+    """Restores the logging of the process."""
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
     yield
@@ -45,18 +45,18 @@ class Written:
 
     @property
     def text(self) -> str:
-        """Everything that was written."""
+        """Everything written so far."""
         self.logs.flush(5)
         return self._path.read_bytes().decode()
 
     @property
     def lines(self) -> list[str]:
-        """Its lines, whatever a reader takes for the end of one."""
+        """The lines, split at every character that a reader may treat as the end of a line."""
         return self.text.splitlines()
 
     @property
     def events(self) -> list[dict[str, object]]:
-        """Its lines of JSON."""
+        """The lines, parsed as JSON."""
         return [json.loads(line) for line in self.lines]
 
     def close(self) -> None:
@@ -96,13 +96,13 @@ def test_json_line_has_utc_time_level_event_and_values(written: Write) -> None:
     }
 
 
-def test_format_without_a_terminal_is_json(written: Write) -> None:
+def test_log_format_without_a_terminal_is_json(written: Write) -> None:
     log = written(log_format=None)
     structlog.get_logger().info("server_started")
     assert log.events[0]["event"] == "server_started"
 
 
-def test_text_line_holds_event_and_values(written: Write) -> None:
+def test_text_line_contains_event_and_values(written: Write) -> None:
     log = written(log_format="text")
     structlog.get_logger().info("server_started", http=":8080", path="a folder")
     [line] = log.lines
@@ -110,7 +110,7 @@ def test_text_line_holds_event_and_values(written: Write) -> None:
 
 
 @pytest.mark.parametrize(("level", "count"), [("debug", 4), ("info", 3), ("warn", 2), ("error", 1)])
-def test_level_hides_what_is_below(written: Write, level: str, count: int) -> None:
+def test_lines_below_the_level_are_not_written(written: Write, level: str, count: int) -> None:
     log = written(level)
     logger = structlog.get_logger()
     for write in (logger.debug, logger.info, logger.warning, logger.error):
@@ -119,14 +119,14 @@ def test_level_hides_what_is_below(written: Write, level: str, count: int) -> No
 
 
 @pytest.mark.parametrize("key", ["token", "authorization", "payload", "result"])
-def test_secret_values_are_hidden(written: Write, key: str) -> None:
+def test_secret_values_are_masked(written: Write, key: str) -> None:
     log = written()
     structlog.get_logger().info("call", **{key: "hush"})
     assert log.events[0][key] == "***"
     assert "hush" not in log.text
 
 
-def test_line_of_library_has_the_same_form(written: Write) -> None:
+def test_lines_from_libraries_have_the_same_form(written: Write) -> None:
     log = written()
     logging.getLogger("some.library").error("failed: %s", "disk")
     [line] = log.events
@@ -161,19 +161,19 @@ async def test_hostile_text_stays_on_its_line_and_is_printable(written: Write, l
     assert all(line.isprintable() for line in log.lines)
 
 
-def test_hostile_text_in_json_is_the_same_text_again(written: Write) -> None:
+def test_hostile_text_survives_a_json_round_trip(written: Write) -> None:
     log = written()
     structlog.get_logger().info("call_failed", method=FORGED + TERMINAL)
     assert log.events[0]["method"] == FORGED + TERMINAL
 
 
-def test_hostile_text_adds_no_keys_to_a_line_of_text(written: Write) -> None:
+def test_hostile_text_adds_no_keys_to_a_text_line(written: Write) -> None:
     log = written(log_format="text")
     structlog.get_logger().info("call_failed", method='x" level=error y="\\')
     assert log.lines[0].endswith(r'call_failed method="x\" level=error y=\"\\"')
 
 
-def test_lines_of_a_traceback_are_indented_in_text_whatever_the_message(written: Write) -> None:
+def test_traceback_lines_in_text_logs_are_indented_whatever_the_message(written: Write) -> None:
     log = written(log_format="text")
     structlog.get_logger().error("call_failed", exc_info=ValueError(FORGED + TERMINAL))
     assert all(line.startswith("    ") for line in log.lines[1:])
@@ -181,7 +181,7 @@ def test_lines_of_a_traceback_are_indented_in_text_whatever_the_message(written:
 
 
 @pytest.mark.parametrize("log_format", ["json", "text"])
-async def test_long_values_are_cut(written: Write, log_format: str) -> None:
+async def test_long_values_are_truncated(written: Write, log_format: str) -> None:
     log = written(log_format=log_format)
     huge = "x" * (8 << 20)
     structlog.get_logger().info("call_failed", method=huge)
@@ -196,7 +196,7 @@ async def test_long_values_are_cut(written: Write, log_format: str) -> None:
     assert sum(lines) < LINE_CHARS_MAX + 9 * (VALUE_CHARS_MAX + SPARE_CHARS)
 
 
-def test_a_cut_traceback_says_what_happened(written: Write) -> None:
+def test_truncated_traceback_still_shows_the_error(written: Write) -> None:
     log = written()
     structlog.get_logger().error("call_failed", exc_info=ValueError("line\n" * TRACEBACK_CHARS_MAX + "last"))
     shown = str(log.events[0]["exception"])
@@ -210,7 +210,7 @@ class _Unprintable:
 
 
 @pytest.mark.parametrize("log_format", ["json", "text"])
-def test_object_without_text_does_not_raise(written: Write, log_format: str) -> None:
+def test_logging_an_unprintable_object_does_not_raise(written: Write, log_format: str) -> None:
     log = written(log_format=log_format)
     structlog.get_logger().info("call_failed", method=_Unprintable())
     structlog.get_logger().info("call_failed", number=1 << 200, share=float("nan"))
@@ -223,7 +223,7 @@ def test_object_without_text_does_not_raise(written: Write, log_format: str) -> 
 # -- access lines ------------------------------------------------------------------------------------------------------
 
 
-async def test_http_access_line_has_route_and_request_id_and_probes_are_quiet(written: Write) -> None:
+async def test_http_access_line_has_route_and_request_id_and_probes_are_not_logged(written: Write) -> None:
     log = written()
     log.logs.access.http("GET", "/v1/codeq/tasks/{id}", 200, 0.0015, "r-1", {})
     log.logs.access.http("GET", "/metrics", 200, 0.0015, "r-2", {})
@@ -241,7 +241,7 @@ async def test_grpc_access_line_has_code_and_request_id(written: Write) -> None:
     assert (line["code"], line["ms"], line["request_id"]) == ("NOT_FOUND", 2.0, "r-1")
 
 
-async def test_access_lines_of_rejections_say_what_they_are_about(written: Write) -> None:
+async def test_access_lines_of_rejections_give_reason_tenant_and_task(written: Write) -> None:
     log = written()
     about = {"reason": "TASK_NOT_FOUND", "tenant": "acme", "task_id": "x" * 5000}
     log.logs.access.http("GET", "/v1/codeq/tasks/{task_id}", 404, 0.001, "r-1", about)
@@ -254,7 +254,7 @@ async def test_access_lines_of_rejections_say_what_they_are_about(written: Write
         )
 
 
-async def test_access_lines_are_written_by_themselves_in_order() -> None:
+async def test_access_lines_are_written_in_order_without_a_flush() -> None:
     reader, writer = os.pipe()
     logs = Logs("debug", "text", writer)
     for number in range(3):
@@ -268,7 +268,7 @@ async def test_access_lines_are_written_by_themselves_in_order() -> None:
 
 
 @pytest.mark.parametrize("level", ["warn", "error"])
-async def test_access_lines_above_info_are_not_written(written: Write, level: str) -> None:
+async def test_access_lines_are_not_written_at_levels_above_info(written: Write, level: str) -> None:
     log = written(level)
     log.logs.access.http("GET", "/v1/codeq/tasks/{id}", 200, 0.0015, "r-1", {})
     log.logs.access.grpc("/codeq.v1.TaskService/GetTask", "OK", 0.002, "r-1", {})

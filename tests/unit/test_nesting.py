@@ -1,4 +1,4 @@
-"""Input of any depth ends in a result or a rejection, also on a small stack: compiled code has no recursion limit."""
+"""Input of any depth is accepted or rejected, even on a small stack: compiled code has no recursion limit."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from codeq_server.services.validation import is_json
 from google.protobuf.message import DecodeError
 
 STACK_BYTES = 512 << 10
-"""Stack of the thread that reads the input, a sixteenth of the usual one."""
+"""Stack size of the thread that reads the input, a sixteenth of the usual size."""
 DEPTHS = [1, 100, 900, 1_100, 100_000, 500_000]
-"""Levels below the limits of the parsers, at them and far beyond; the last fill the largest payload."""
+"""Nesting levels below, at and far beyond the limits of the parsers; the last ones fill the largest payload."""
 
 
 def on_small_stack(function: Callable[[], Any]) -> Any:
-    """Returns or raises what a function does in a thread with a small stack."""
+    """Calls a function in a thread with a small stack; returns its result or raises its exception."""
     result: Future[Any] = Future()
 
     def run() -> None:
@@ -44,7 +44,7 @@ def on_small_stack(function: Callable[[], Any]) -> Any:
 
 
 def nested(depth: int, kind: str) -> bytes:
-    """Returns JSON of nested arrays or objects."""
+    """Returns nested JSON arrays or objects."""
     return b"[" * depth + b"]" * depth if kind == "array" else b'{"a":' * depth + b"1" + b"}" * depth
 
 
@@ -64,7 +64,7 @@ def test_body_with_a_nested_payload_is_decoded_or_rejected(depth: int, kind: str
 
 @pytest.mark.parametrize("kind", ["array", "object"])
 @pytest.mark.parametrize("depth", DEPTHS)
-def test_unknown_member_that_is_nested_is_rejected(depth: int, kind: str) -> None:
+def test_nested_unknown_member_is_rejected(depth: int, kind: str) -> None:
     decode = compile_body(pb.CreateTaskRequest.DESCRIPTOR.fields_by_name["spec"].message_type, ())
     with pytest.raises(CallFailed):
         on_small_stack(lambda: decode(b'{"none":' + nested(depth, kind) + b"}", pb.CreateTaskRequest().spec))
@@ -90,7 +90,7 @@ def test_message_with_nested_groups_is_skipped_or_rejected(depth: int) -> None:
         assert depth <= 100
 
 
-def test_large_message_with_nested_items_is_counted_without_going_deeper_than_its_type() -> None:
+def test_counting_a_large_nested_message_goes_no_deeper_than_its_type() -> None:
     content = b""
     while len(content) < 2 * PARSED_BYTES_MAX:
         content = b"\x0a" + _varint(len(content)) + content

@@ -1,4 +1,4 @@
-"""Frames of a stream are sent once everything they saw is durable, and never if that fails."""
+"""Stream frames are sent once everything they depend on is durable, and never if that fails."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from codeq_server.services.outbox import Outbox
 from held_log import HeldRunner, until
 
 
-async def test_frame_whose_batch_is_lost_in_the_turn_of_the_one_before_is_not_let_out() -> None:
+async def test_frame_is_not_sent_if_its_batch_fails_right_after_the_previous_one_succeeds() -> None:
     runner = HeldRunner(window=2)
     outbox: Outbox[str] = Outbox(runner)
     sent: list[str] = []

@@ -1,4 +1,4 @@
-"""The ready file: a server replaces and removes only what a server wrote."""
+"""The ready file: a server replaces and removes only a file that a server wrote."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ NOWHERE = Ready(None, None, None)
 
 
 @pytest.mark.parametrize("before", [None, "", json.dumps({"http": None, "pid": 1})])
-def test_ready_file_is_written_where_there_is_none_or_one_of_a_server(tmp_path: Path, before: str | None) -> None:
+def test_ready_file_is_created_or_replaces_one_written_by_a_server(tmp_path: Path, before: str | None) -> None:
     path = tmp_path / "ready"
     if before is not None:
         path.write_text(before)
@@ -25,7 +25,7 @@ def test_ready_file_is_written_where_there_is_none_or_one_of_a_server(tmp_path: 
 
 
 @pytest.mark.parametrize("content", ["a letter", "[]", "{}", '{"pid": true}', "[" * 100_000])
-def test_ready_file_replaces_and_removes_no_other_file(tmp_path: Path, content: str) -> None:
+def test_ready_file_never_replaces_or_removes_a_foreign_file(tmp_path: Path, content: str) -> None:
     path = tmp_path / "letter"
     path.write_text(content)
     with pytest.raises(FileExistsError, match="not a server's ready file"):

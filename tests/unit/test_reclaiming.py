@@ -1,4 +1,4 @@
-"""The store is asked repeatedly to reclaim space, and left alone after the stop."""
+"""The store is asked repeatedly to reclaim space, and never after `stop`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ async def test_reclaiming_continues_after_a_failure(monkeypatch: pytest.MonkeyPa
     assert threading.current_thread().name not in asked
 
 
-async def test_stop_waits_for_what_is_under_way_and_nothing_follows(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_stop_waits_for_the_running_reclaim_and_starts_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reclaiming, "LOOK_SECONDS", 0.001)
     begun, may_end = threading.Event(), threading.Event()
     ended: list[bool] = []
@@ -47,5 +47,5 @@ async def test_stop_waits_for_what_is_under_way_and_nothing_follows(monkeypatch:
     assert ended == [True]
 
 
-async def test_stop_before_the_start_does_nothing() -> None:
+async def test_stop_before_start_does_nothing() -> None:
     await Reclaiming(lambda: None).stop()

@@ -1,4 +1,4 @@
-"""The runner: nothing counts before it is durable, and nothing at all once something has failed."""
+"""The runner: nothing is reported before it is durable, and nothing succeeds after a failure."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ async def test_durable_is_none_when_nothing_was_decided(runner: HeldRunner) -> N
     assert runner.durable() is None
 
 
-async def test_durable_waits_until_the_log_says_so(runner: HeldRunner) -> None:
+async def test_durable_waits_until_the_log_confirms(runner: HeldRunner) -> None:
     runner.create()
     reply = runner.durable()
     assert reply is not None
@@ -56,7 +56,7 @@ async def test_durable_waits_until_the_log_says_so(runner: HeldRunner) -> None:
 
 
 async def test_durable_waits_for_a_batch_in_flight(runner: HeldRunner) -> None:
-    """A reply without rows has seen changes that are not durable yet."""
+    """A reply without rows of its own may depend on changes that are not durable yet."""
     await runner.create_and_commit()
     reply = runner.durable()
     assert reply is not None
@@ -68,7 +68,7 @@ async def test_durable_waits_for_a_batch_in_flight(runner: HeldRunner) -> None:
 
 
 async def test_durable_waits_for_the_next_commit_if_one_began_before_the_decision(runner: HeldRunner) -> None:
-    """The first decision's commit begins, then there is another decision: its reply needs the second commit."""
+    """A decision made after the commit has begun needs the next commit."""
     await runner.create_and_commit()
     runner.create()
     runner.changed()
@@ -82,7 +82,7 @@ async def test_durable_waits_for_the_next_commit_if_one_began_before_the_decisio
     await reply
 
 
-async def test_decisions_while_a_commit_runs_are_gathered_in_one_batch(runner: HeldRunner) -> None:
+async def test_decisions_during_a_commit_are_collected_in_one_batch(runner: HeldRunner) -> None:
     await runner.create_and_commit()
     replies = []
     for _ in range(5):
@@ -99,7 +99,7 @@ async def test_decisions_while_a_commit_runs_are_gathered_in_one_batch(runner: H
     assert [batch.lsn for batch in runner.log.batches] == [1, 2]
 
 
-async def test_durable_replies_are_let_out_in_order(runner: HeldRunner) -> None:
+async def test_replies_are_released_in_order(runner: HeldRunner) -> None:
     order: list[int] = []
 
     async def reply(number: int) -> None:
@@ -115,7 +115,7 @@ async def test_durable_replies_are_let_out_in_order(runner: HeldRunner) -> None:
     assert order == list(range(10))
 
 
-async def test_cancelled_waiter_leaves_the_others_served(runner: HeldRunner) -> None:
+async def test_cancelled_waiter_does_not_affect_the_others(runner: HeldRunner) -> None:
     runner.create()
     gone, there = runner.durable(), runner.durable()
     assert gone is not None
@@ -129,7 +129,7 @@ async def test_cancelled_waiter_leaves_the_others_served(runner: HeldRunner) -> 
 # -- failures ----------------------------------------------------------------------------------------------------
 
 
-async def test_commit_that_fails_tells_every_waiter_that_the_outcome_is_unknown(runner: HeldRunner) -> None:
+async def test_failed_commit_rejects_every_waiter_with_outcome_unknown(runner: HeldRunner) -> None:
     await runner.create_and_commit()
     current = runner.durable()
     runner.create()
@@ -146,8 +146,8 @@ async def test_commit_that_fails_tells_every_waiter_that_the_outcome_is_unknown(
     assert [str(problem) for problem in runner.fatal] == ["no space"]
 
 
-async def test_failure_before_the_commit_begins_keeps_the_half_decision_from_the_log(runner: HeldRunner) -> None:
-    """The commit of an earlier decision is scheduled already: it would take the half one along."""
+async def test_failure_before_the_commit_keeps_a_partial_decision_out_of_the_log(runner: HeldRunner) -> None:
+    """The commit of an earlier decision is already scheduled: it would include the partial one."""
     runner.create()
     runner.changed()
     reply = runner.durable()
@@ -163,7 +163,7 @@ async def test_failure_before_the_commit_begins_keeps_the_half_decision_from_the
     assert runner.fatal == [problem]
 
 
-async def test_failure_while_a_commit_runs_keeps_the_half_decision_from_the_log(runner: HeldRunner) -> None:
+async def test_failure_during_the_commit_keeps_a_partial_decision_out_of_the_log(runner: HeldRunner) -> None:
     await runner.create_and_commit()
     runner.create()
     runner.changed()
@@ -173,7 +173,7 @@ async def test_failure_while_a_commit_runs_keeps_the_half_decision_from_the_log(
     assert len(runner.log.batches) == 1
 
 
-async def test_commit_that_cannot_be_sealed_tells_every_waiter(runner: HeldRunner) -> None:
+async def test_commit_that_cannot_be_sealed_rejects_every_waiter(runner: HeldRunner) -> None:
     runner.create()
     reply = runner.durable()
     runner.shard.queues[1].dlq = -1  # a row cannot hold it
@@ -182,7 +182,7 @@ async def test_commit_that_cannot_be_sealed_tells_every_waiter(runner: HeldRunne
     assert len(runner.fatal) == 1
 
 
-async def test_timer_that_breaks_off_poisons_the_runner(runner: HeldRunner) -> None:
+async def test_timer_that_fails_poisons_the_runner(runner: HeldRunner) -> None:
     runner.create()
     assert claim(runner.shard, WORKER, None, 1, 1 << 20, 1, runner.now()) is not None
     runner.changed()
@@ -208,7 +208,7 @@ async def test_room_rejects_when_the_commit_fails(runner: HeldRunner, monkeypatc
 
 
 @pytest.mark.parametrize(("limit", "most"), [("BATCH_ROWS_MAX", 1), ("BATCH_BYTES_MAX", 100)])
-async def test_room_waits_for_the_next_batch_when_one_is_full(
+async def test_room_waits_for_the_next_batch_when_the_current_one_is_full(
     runner: HeldRunner, monkeypatch: pytest.MonkeyPatch, limit: str, most: int
 ) -> None:
     monkeypatch.setattr(runner_module, limit, most)
@@ -242,7 +242,7 @@ async def test_room_counts_the_bytes_of_results(runner: HeldRunner, monkeypatch:
 # -- the end -----------------------------------------------------------------------------------------------------
 
 
-async def test_close_commits_what_is_decided_and_closes_the_log(runner: HeldRunner) -> None:
+async def test_close_commits_pending_decisions_and_closes_the_log(runner: HeldRunner) -> None:
     await runner.create_and_commit()
     runner.create()
     closing = asyncio.ensure_future(runner.close())
@@ -269,7 +269,7 @@ async def test_close_closes_the_log_even_if_the_last_commit_fails(runner: HeldRu
 # -- time --------------------------------------------------------------------------------------------------------
 
 
-async def test_timer_matures_a_due_task_with_nobody_asking(runner: HeldRunner) -> None:
+async def test_timer_matures_a_due_task_without_any_request(runner: HeldRunner) -> None:
     runner.log.free = True
     runner.create(delay=20)
     runner.changed()
@@ -281,7 +281,7 @@ async def test_timer_matures_a_due_task_with_nobody_asking(runner: HeldRunner) -
     await until(lambda: len(runner.log.batches) == 2)
 
 
-async def test_timer_gives_the_task_back_when_its_lease_ends(runner: HeldRunner) -> None:
+async def test_timer_requeues_the_task_when_its_lease_expires(runner: HeldRunner) -> None:
     runner.log.free = True
     runner.create()
     assert claim(runner.shard, WORKER, None, 1, 1 << 20, 20, runner.now()) is not None
@@ -292,7 +292,7 @@ async def test_timer_gives_the_task_back_when_its_lease_ends(runner: HeldRunner)
     assert queue.claimed == 0
 
 
-async def test_timer_is_set_again_when_something_falls_due_earlier(runner: HeldRunner) -> None:
+async def test_timer_is_reset_when_something_falls_due_earlier(runner: HeldRunner) -> None:
     runner.log.free = True
     runner.create(delay=3_600_000)
     runner.changed()
@@ -302,8 +302,8 @@ async def test_timer_is_set_again_when_something_falls_due_earlier(runner: HeldR
     await until(lambda: runner.shard.queues[1].ready)
 
 
-async def test_timer_that_fires_early_waits_on(runner: HeldRunner) -> None:
-    """The clock of the loop and the clock of the shard need not agree."""
+async def test_timer_that_fires_early_waits_again(runner: HeldRunner) -> None:
+    """The event loop's clock and the shard's clock need not agree."""
     runner.log.free = True
     runner.create(delay=5)
     runner.changed()
@@ -315,10 +315,10 @@ async def test_timer_that_fires_early_waits_on(runner: HeldRunner) -> None:
     await until(lambda: queue.ready)
 
 
-async def test_timer_sees_that_the_wall_clock_was_set_forward(
+async def test_timer_notices_that_the_wall_clock_was_set_forward(
     runner: HeldRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A task due in an hour is due at once when somebody sets the clock an hour forward, with nobody calling."""
+    """A task due in an hour matures without any call when the clock is set forward by an hour."""
     monkeypatch.setattr(due_work, "TIMER_MS_MAX", 5)
     runner.log.free = True
     runner.create(delay=3_600_000)
@@ -331,7 +331,7 @@ async def test_timer_sees_that_the_wall_clock_was_set_forward(
 @pytest.mark.parametrize(
     ("module", "limit"), [(runner_module, "BATCH_ROWS_MAX"), (due_work, "TIMER_ROWS_MAX")], ids=["callers", "timers"]
 )
-async def test_timer_waits_for_the_next_batch_when_one_is_full(
+async def test_timer_waits_for_the_next_batch_when_the_current_one_is_full(
     runner: HeldRunner, monkeypatch: pytest.MonkeyPatch, module: ModuleType, limit: str
 ) -> None:
     monkeypatch.setattr(module, limit, 1)
@@ -365,7 +365,7 @@ async def test_timer_removes_ended_tasks() -> None:
 # -- the ends of tasks -------------------------------------------------------------------------------------------
 
 
-async def test_watched_end_resolves_when_the_task_ends_and_not_before(runner: HeldRunner) -> None:
+async def test_watch_resolves_only_when_the_task_ends(runner: HeldRunner) -> None:
     runner.log.free = True
     task_id, other = runner.create(), runner.create()
     claim(runner.shard, WORKER, None, 2, 1 << 20, 60_000, runner.now())
@@ -387,7 +387,7 @@ async def test_unwatch_end_forgets_the_task_with_its_last_watcher(runner: HeldRu
     assert runner.ends.futures == {}
 
 
-async def test_drain_ends_every_wait(runner: HeldRunner) -> None:
+async def test_drain_ends_the_wait_for_a_tasks_end(runner: HeldRunner) -> None:
     watching = runner.ends.watch("x")
     runner.drain()
     assert await reason_of(watching) is Reason.DRAINING

@@ -1,4 +1,4 @@
-"""Workers that wait for work: woken in the order they came, once each, without looking at the others."""
+"""Workers that wait for work: they are woken in order of arrival, once each, at a constant cost."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Named = list[str] | None
 
 
 class Worker:
-    """A waiter that claims one task each time it is woken, and waits again if it is told to."""
+    """A waiter that claims one task each time it is woken, and waits again if configured to."""
 
     def __init__(self, runner: HeldRunner, commands: Named, *, again: bool = False, tenant: str = "acme") -> None:
         self.runner, self.commands, self.again, self.tenant = runner, commands, again, tenant
@@ -56,7 +56,7 @@ async def runner() -> HeldRunner:
     return runner
 
 
-async def test_wake_lets_the_first_waiter_claim_a_task_that_comes(runner: HeldRunner) -> None:
+async def test_wake_lets_the_first_waiter_claim_a_new_task(runner: HeldRunner) -> None:
     first, second = Worker(runner, ["a"]), Worker(runner, ["a"])
     task_id = runner.create("a")
     runner.changed()
@@ -66,7 +66,7 @@ async def test_wake_lets_the_first_waiter_claim_a_task_that_comes(runner: HeldRu
 
 
 @pytest.mark.parametrize("commands", [["a"], None, ["b", "a"]])
-async def test_wake_finds_waiters_for_one_command_for_several_and_for_all(runner: HeldRunner, commands: Named) -> None:
+async def test_wake_finds_waiters_for_one_several_and_all_commands(runner: HeldRunner, commands: Named) -> None:
     worker = Worker(runner, commands)
     runner.create("a")
     runner.changed()
@@ -74,8 +74,8 @@ async def test_wake_finds_waiters_for_one_command_for_several_and_for_all(runner
     assert len(runner.waiting) == 0
 
 
-async def test_wake_serves_waiters_for_some_commands_and_for_all_in_one_order(runner: HeldRunner) -> None:
-    """A worker without named commands is not put behind those that name one and wait again at once."""
+async def test_wake_serves_waiters_for_some_and_for_all_commands_in_order_of_arrival(runner: HeldRunner) -> None:
+    """A worker without named commands is not served after workers that name one and wait again at once."""
     named, every = Worker(runner, ["a"], again=True), Worker(runner, None, again=True)
     for _ in range(6):
         runner.create("a")
@@ -84,7 +84,7 @@ async def test_wake_serves_waiters_for_some_commands_and_for_all_in_one_order(ru
     assert (len(named.got), len(every.got)) == (3, 3)
 
 
-async def test_wake_with_fewer_waiters_than_tasks_wakes_each_once(runner: HeldRunner) -> None:
+async def test_wake_with_fewer_waiters_than_tasks_wakes_each_waiter_once(runner: HeldRunner) -> None:
     workers = [Worker(runner, ["a"], again=True) for _ in range(3)]
     for _ in range(5):
         runner.create("a")
@@ -93,7 +93,7 @@ async def test_wake_with_fewer_waiters_than_tasks_wakes_each_once(runner: HeldRu
     assert [worker.woken for worker in workers] == [1, 1, 1]
 
 
-async def test_wake_asks_the_next_waiter_if_one_takes_nothing(runner: HeldRunner) -> None:
+async def test_wake_tries_the_next_waiter_if_one_claims_nothing(runner: HeldRunner) -> None:
     glutton, worker = Glutton(runner, ["a"]), Worker(runner, ["a"])
     runner.create("a")
     runner.changed()
@@ -101,7 +101,7 @@ async def test_wake_asks_the_next_waiter_if_one_takes_nothing(runner: HeldRunner
     assert glutton.woken == 1
 
 
-async def test_wake_asks_only_waiters_of_the_queue(runner: HeldRunner) -> None:
+async def test_wake_tries_only_waiters_for_the_queue(runner: HeldRunner) -> None:
     strangers = [Worker(runner, ["b"]), Worker(runner, None, tenant="globex"), Worker(runner, ["a"], tenant="globex")]
     runner.create("a")
     runner.changed()
@@ -111,7 +111,7 @@ async def test_wake_asks_only_waiters_of_the_queue(runner: HeldRunner) -> None:
     assert runner.shard.effects is None
 
 
-async def test_wake_lets_the_next_waiter_claim_a_task_that_is_given_back(runner: HeldRunner) -> None:
+async def test_wake_lets_the_next_waiter_claim_a_returned_task(runner: HeldRunner) -> None:
     first, second = Worker(runner, ["a"]), Worker(runner, ["a"])
     task_id = runner.create("a")
     runner.changed()
@@ -122,7 +122,7 @@ async def test_wake_lets_the_next_waiter_claim_a_task_that_is_given_back(runner:
     await until(lambda: second.got == [task_id])
 
 
-async def test_leave_forgets_the_waiter_everywhere(runner: HeldRunner) -> None:
+async def test_leave_removes_the_waiter_everywhere(runner: HeldRunner) -> None:
     worker = Worker(runner, ["a", "b", "a"])
     runner.waiting.leave(worker)
     runner.waiting.leave(worker)
@@ -133,14 +133,14 @@ async def test_leave_forgets_the_waiter_everywhere(runner: HeldRunner) -> None:
     assert (len(runner.waiting), runner.waiting._rooms) == (0, {})
 
 
-async def test_drain_tells_every_waiter_and_empties_the_room(runner: HeldRunner) -> None:
+async def test_drain_notifies_every_waiter_and_empties_the_waiting_room(runner: HeldRunner) -> None:
     workers = [Worker(runner, ["a"]), Worker(runner, None), Worker(runner, ["b", "c"], tenant="globex")]
     runner.waiting.drain(Rejection(Reason.DRAINING, "stop"))
     assert [worker.got for worker in workers] == [["drained"]] * 3
     assert (len(runner.waiting), runner.waiting._rooms) == (0, {})
 
 
-async def test_wait_of_a_caller_that_already_waits_keeps_its_turn(runner: HeldRunner) -> None:
+async def test_caller_that_waits_again_keeps_its_turn(runner: HeldRunner) -> None:
     first, second = Worker(runner, ["a"]), Worker(runner, ["a"])
     first.wait()
     runner.create("a")
@@ -149,8 +149,8 @@ async def test_wait_of_a_caller_that_already_waits_keeps_its_turn(runner: HeldRu
     assert second.woken == 0
 
 
-def test_wake_costs_what_there_is_to_claim_and_not_what_waits() -> None:
-    """Lone tasks for one of thousands of waiters: the time of each does not grow with their number."""
+def test_cost_of_a_wake_depends_on_claimable_tasks_and_not_on_waiters() -> None:
+    """The time to deliver a single task does not grow with the number of waiters."""
     queue = Queue(1, "acme", "a")
     lane = queue.lane(0)
 

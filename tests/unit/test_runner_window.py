@@ -1,4 +1,4 @@
-"""A runner with several batches in flight, over a log that others may lead: order, failures, confirmations, ends."""
+"""A runner with several batches in flight, on a replicated log: order, failures, confirmations, ends."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ async def test_window_bounds_the_batches_in_flight(window: int) -> None:
 
 
 @pytest.mark.parametrize("window", [2, 3])
-async def test_window_that_is_full_gathers_decisions_for_the_next_batch(window: int) -> None:
+async def test_full_window_collects_decisions_for_the_next_batch(window: int) -> None:
     runner = HeldRunner(window=window)
     for _ in range(window):
         await sent(runner)
@@ -88,7 +88,7 @@ async def test_window_that_is_full_gathers_decisions_for_the_next_batch(window: 
 
 
 @pytest.mark.parametrize("window", [1, 2, 3, 8])
-async def test_window_under_random_decisions_and_ends_keeps_order_and_bound(window: int) -> None:
+async def test_window_keeps_order_and_bound_under_random_decisions_and_ends(window: int) -> None:
     """The log itself asserts the bound."""
     chance = random.Random(window)
     runner = HeldRunner(window=window)
@@ -116,7 +116,7 @@ async def test_window_under_random_decisions_and_ends_keeps_order_and_bound(wind
 
 
 @pytest.mark.parametrize("confirmed", [False, True])
-async def test_read_waits_for_every_batch_in_flight_and_not_for_the_first_only(confirmed: bool) -> None:
+async def test_read_waits_for_every_batch_in_flight_and_not_only_the_first(confirmed: bool) -> None:
     runner = HeldRunner(window=3)
     for _ in range(3):
         await sent(runner)
@@ -134,7 +134,7 @@ async def test_read_waits_for_every_batch_in_flight_and_not_for_the_first_only(c
     await read
 
 
-async def test_close_with_batches_in_flight_waits_for_all_and_the_open_one() -> None:
+async def test_close_waits_for_all_batches_in_flight_and_the_open_batch() -> None:
     runner = HeldRunner(window=3)
     for _ in range(3):
         await sent(runner)
@@ -171,7 +171,7 @@ async def test_failure_of_the_middle_batch_leaves_the_first_and_poisons_the_rest
     assert (runner.fatal, runner.commits.count) == ([problem], 1)
 
 
-async def test_rejected_append_ends_the_runner_and_is_not_a_failure() -> None:
+async def test_rejected_append_ends_the_runner_without_a_failure() -> None:
     runner = HeldRunner(window=2)
     first, second = [await sent(runner) for _ in range(2)]
     runner.log.fail(ELSEWHERE.again())
@@ -180,7 +180,7 @@ async def test_rejected_append_ends_the_runner_and_is_not_a_failure() -> None:
     assert runner.fatal == []
 
 
-async def test_append_that_is_cancelled_poisons_the_runner() -> None:
+async def test_cancelled_append_poisons_the_runner() -> None:
     runner = HeldRunner(window=2)
     reply = await sent(runner)
     runner.log._held[0][1].cancel()
@@ -197,7 +197,7 @@ def confirmation_of(runner: HeldRunner) -> asyncio.Future[None]:
     return confirmation
 
 
-async def test_durable_waits_for_the_confirmation_when_nothing_was_decided() -> None:
+async def test_durable_waits_for_a_confirmation_when_nothing_was_decided() -> None:
     runner = HeldRunner()
     confirmation = confirmation_of(runner)
     gone, there = runner.durable(), runner.durable()
@@ -212,8 +212,8 @@ async def test_durable_waits_for_the_confirmation_when_nothing_was_decided() -> 
     assert runner._confirming == {}
 
 
-async def test_durable_with_a_batch_to_be_sent_needs_no_confirmation() -> None:
-    """Its getting through shows that nobody else had decided when it left."""
+async def test_durable_with_an_unsent_batch_needs_no_confirmation() -> None:
+    """A committed batch proves that no other leader had decided anything when it was sent."""
     runner = HeldRunner()
     confirmation_of(runner)
     reply = await sent(runner)
@@ -222,8 +222,8 @@ async def test_durable_with_a_batch_to_be_sent_needs_no_confirmation() -> None:
 
 
 @pytest.mark.parametrize("confirmed_first", [True, False])
-async def test_durable_with_a_batch_in_flight_waits_for_both(*, confirmed_first: bool) -> None:
-    """The batch may get through by acks that are older than what the reply saw, and others decide since."""
+async def test_durable_with_a_batch_in_flight_waits_for_batch_and_confirmation(*, confirmed_first: bool) -> None:
+    """The batch may commit on acks older than the state behind the reply, and another leader may have decided since."""
     runner = HeldRunner(window=2)
     await sent(runner)
     confirmation = confirmation_of(runner)
@@ -239,7 +239,7 @@ async def test_durable_with_a_batch_in_flight_waits_for_both(*, confirmed_first:
     await reply
 
 
-async def test_rejected_confirmation_tells_callers_that_may_have_decided_something() -> None:
+async def test_rejected_confirmation_means_outcome_unknown_for_callers_beside_a_batch() -> None:
     runner = HeldRunner()
     idle = confirmation_of(runner)
     alone = runner.durable()
@@ -258,7 +258,7 @@ async def test_rejected_confirmation_tells_callers_that_may_have_decided_somethi
     assert runner.fatal == []
 
 
-async def test_confirmation_that_breaks_poisons_the_runner() -> None:
+async def test_failed_confirmation_poisons_the_runner() -> None:
     runner = HeldRunner()
     confirmation = confirmation_of(runner)
     reply = runner.durable()
@@ -271,7 +271,7 @@ async def test_confirmation_that_breaks_poisons_the_runner() -> None:
 # -- the end of a leadership -------------------------------------------------------------------------------------
 
 
-async def test_end_rejects_later_requests_even_if_nothing_waits() -> None:
+async def test_end_rejects_later_requests_even_if_nothing_is_waiting() -> None:
     runner = HeldRunner()
     runner.end(ELSEWHERE)
     runner.end(Rejection(Reason.DRAINING, "again"))
@@ -284,7 +284,7 @@ async def test_end_rejects_later_requests_even_if_nothing_waits() -> None:
     assert runner.fatal == []
 
 
-async def test_end_before_the_commit_begins_keeps_the_batch_from_the_log() -> None:
+async def test_end_before_the_commit_keeps_the_batch_out_of_the_log() -> None:
     runner = HeldRunner()
     runner.create()
     runner.changed()
@@ -314,7 +314,7 @@ async def test_end_with_batches_in_flight_ignores_their_outcomes(*, fails: bool)
     assert runner.commits.count == 0
 
 
-async def test_end_tells_nobody_of_a_batch_that_became_durable_in_the_same_turn() -> None:
+async def test_end_reports_no_success_for_a_batch_that_became_durable_in_the_same_turn() -> None:
     runner = HeldRunner()
     reply = await sent(runner)
     runner.log.release()
@@ -322,7 +322,7 @@ async def test_end_tells_nobody_of_a_batch_that_became_durable_in_the_same_turn(
     assert await reason_of(reply) is Reason.OUTCOME_UNKNOWN
 
 
-async def test_end_rejects_those_who_wait_only_for_a_confirmation_under_way() -> None:
+async def test_end_rejects_callers_that_wait_only_for_a_confirmation() -> None:
     runner = HeldRunner()
     confirmation = confirmation_of(runner)
     alone = runner.durable()
@@ -346,7 +346,7 @@ async def test_end_rejects_callers_that_wait_for_their_turn(monkeypatch: pytest.
     assert await reason_of(waiting) is Reason.NOT_LEADER
 
 
-async def test_end_rejects_a_caller_that_waits_for_the_end_of_a_task() -> None:
+async def test_end_rejects_a_caller_that_waits_for_a_task_to_end() -> None:
     runner = HeldRunner()
     watching = [runner.ends.watch("x"), runner.ends.watch("x")]
     runner.end(ELSEWHERE)

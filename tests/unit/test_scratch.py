@@ -1,4 +1,4 @@
-"""Only folders made here are emptied and removed, whatever is in their place."""
+"""Only folders that codeq created are emptied and removed, whatever is in their place."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from codeq_server.storage.rocks import RocksStore
 from codeq_server.storage.scratch import MARK, drop_scratch, scratch_of, take_scratch
 
 
-def test_scratch_is_made_marked_and_emptied_when_it_is_taken_again(tmp_path: Path) -> None:
+def test_scratch_folder_is_created_with_a_mark_and_emptied_on_reuse(tmp_path: Path) -> None:
     folder = scratch_of(tmp_path / "deep" / "store")
     take_scratch(folder)
     assert folder.parent == tmp_path / "deep"
@@ -29,7 +29,7 @@ def test_scratch_is_made_marked_and_emptied_when_it_is_taken_again(tmp_path: Pat
     assert not folder.exists()
 
 
-def test_scratch_that_holds_something_and_has_no_mark_is_left_alone(tmp_path: Path) -> None:
+def test_nonempty_scratch_folder_without_a_mark_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "folder" / "monday").mkdir(parents=True)
     with pytest.raises(StoreNotWritable, match="contains monday, which codeq did not create"):
         take_scratch(tmp_path / "folder")
@@ -40,7 +40,7 @@ def test_scratch_that_holds_something_and_has_no_mark_is_left_alone(tmp_path: Pa
     assert (tmp_path / "file").exists()
 
 
-def test_scratch_that_is_half_removed_is_taken_again(tmp_path: Path) -> None:
+def test_half_removed_scratch_folder_can_be_used_again(tmp_path: Path) -> None:
     take_scratch(tmp_path / "folder")
     (tmp_path / "folder" / "1").mkdir()
     (tmp_path / "folder" / MARK).rename(tmp_path / "mark")
@@ -51,7 +51,7 @@ def test_scratch_that_is_half_removed_is_taken_again(tmp_path: Path) -> None:
     assert (tmp_path / "folder" / MARK).exists()
 
 
-def test_backup_removes_what_a_kill_left_of_one_and_nothing_else(tmp_path: Path) -> None:
+def test_backup_removes_only_the_remains_of_a_killed_backup(tmp_path: Path) -> None:
     store = RocksStore(tmp_path / "store", fsync=True)
     store.write({b"t": b"x"})
     for name in ("monday.partial", ".tuesday.partial"):

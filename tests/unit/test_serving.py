@@ -1,4 +1,4 @@
-"""Leaderships that follow each other over one store: the old one decides nothing any more, and all callers are told."""
+"""Successive leaderships on one store: the old one decides nothing more, and all of its callers are answered."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ async def no_renewal(_: str) -> Claims:
 
 
 class TenantTokens:
-    """Accepts every token, as that of the tenant with its name."""
+    """Accepts every token; its text is the name of the tenant."""
 
     def validate(self, token: str) -> Token:
         return Token(token, "", SCOPES, frozenset({"*"}), {"tenantId": token, "role": "ADMIN"})
 
 
 class Client:
-    """The other end of a stream."""
+    """The client end of a stream."""
 
     def __init__(self, *messages: Any) -> None:
         self._messages = list(messages)
@@ -125,7 +125,7 @@ async def reason_of(task: asyncio.Task[Any]) -> Reason:
 
 
 async def create(calls: Calls, runner: HeldRunner) -> str:
-    """Creates a task, durably."""
+    """Creates a task and waits until it is durable."""
     creating = started(calls, "CreateTask", CREATE)
     await until(lambda: runner.shard.in_flight)
     runner.log.release()
@@ -171,7 +171,7 @@ async def test_calls_that_decided_nothing_get_the_rejection(
     assert await reason_of(claimed) is Reason.OUTCOME_UNKNOWN
 
 
-async def test_claim_that_was_woken_and_not_answered_gets_outcome_unknown(
+async def test_woken_claim_without_a_reply_gets_outcome_unknown(
     calls: Calls, serving: Serving, runner: HeldRunner
 ) -> None:
     waiting = started(calls, "ClaimTask", pb.ClaimTaskRequest(wait_seconds=30))
@@ -184,7 +184,7 @@ async def test_claim_that_was_woken_and_not_answered_gets_outcome_unknown(
     assert await reason_of(waiting) is Reason.OUTCOME_UNKNOWN
 
 
-async def test_cleanup_that_ends_half_way_gets_outcome_unknown_only_if_it_removed_something(store: MemoryStore) -> None:
+async def test_interrupted_cleanup_gets_outcome_unknown_only_if_it_removed_something(store: MemoryStore) -> None:
     reasons_told = []
     for epoch, steps in ((7, 1), (8, 0)):
         runner = HeldRunner(ShardSettings(), store=store, epoch=epoch)
@@ -192,7 +192,7 @@ async def test_cleanup_that_ends_half_way_gets_outcome_unknown_only_if_it_remove
         serving = serving_of(runner)
         calls = Calls(Authenticator(TenantTokens(), TenantTokens()), ShardTable(ELSEWHERE.again))
         calls.shards.present(serving)
-        for _ in range(2):  # ends in batches of their own, so that the cleanup takes a step for each
+        for _ in range(2):  # each end gets its own batch, so that the cleanup takes one step for each
             task_id = (await started(calls, "CreateTask", CREATE)).task.id
             await started(calls, "ClaimTask", pb.ClaimTaskRequest())
             done = pb.SubmitResultRequest(task_id=task_id, status=task_pb2.TASK_STATUS_COMPLETED)
@@ -216,7 +216,7 @@ def cleanup_of_everything(runner: HeldRunner) -> pb.CleanupTasksRequest:
     return request
 
 
-async def test_next_serving_is_not_touched_by_calls_of_the_old_one(
+async def test_calls_from_the_previous_leadership_do_not_affect_the_next(
     calls: Calls, serving: Serving, runner: HeldRunner, store: MemoryStore
 ) -> None:
     task_id = await create(calls, runner)
@@ -262,7 +262,7 @@ def server_service(calls: Calls, backups: Backups | None) -> ServerService:
     )
 
 
-async def test_backup_is_rejected_where_another_server_leads(tmp_path: Path) -> None:
+async def test_backup_is_rejected_when_another_server_leads(tmp_path: Path) -> None:
     store = RocksStore(tmp_path / "store", fsync=False)
     calls = Calls(Authenticator(TenantTokens(), TenantTokens()), ShardTable(ELSEWHERE.again))
     calls.register("codeq.v1.ServerService", server_service(calls, Backups(store, None, tmp_path)))
@@ -274,7 +274,7 @@ async def test_backup_is_rejected_where_another_server_leads(tmp_path: Path) -> 
     store.close()
 
 
-async def test_calls_about_the_node_are_answered_whoever_serves_the_shard() -> None:
+async def test_calls_about_the_node_succeed_whoever_serves_the_shard() -> None:
     calls = Calls(Authenticator(TenantTokens(), TenantTokens()), ShardTable(ELSEWHERE.again))
     service = server_service(calls, None)
     calls.register("codeq.v1.ServerService", service)
@@ -289,7 +289,7 @@ async def test_calls_about_the_node_are_answered_whoever_serves_the_shard() -> N
 
 
 def open_streams(serving: Serving) -> list[tuple[Client, asyncio.Task[None]]]:
-    """Opens a producer with a frame that is not acked, and a worker with a task that is not pushed."""
+    """Opens a producer stream with an unacked frame, and a worker stream with a task not yet pushed."""
     token = StreamToken(CLAIMS, no_renewal, time.time)
     frame = producer_service_pb2.ProduceRequest(
         hello=producer_service_pb2.ProducerHello(), tasks=[task_pb2.TaskSpec(command="a", payload=b"1")]
@@ -302,7 +302,7 @@ def open_streams(serving: Serving) -> list[tuple[Client, asyncio.Task[None]]]:
     ]
 
 
-async def test_streams_learn_the_leader_and_end_with_the_rejection_a_moment_later(
+async def test_streams_learn_the_new_leader_and_are_rejected_a_moment_later(
     serving: Serving, runner: HeldRunner
 ) -> None:
     streams = open_streams(serving)
@@ -321,7 +321,7 @@ async def test_streams_learn_the_leader_and_end_with_the_rejection_a_moment_late
     assert len(serving.streams) == 0
 
 
-async def test_stream_of_a_client_that_reads_nothing_ends_all_the_same(serving: Serving, runner: HeldRunner) -> None:
+async def test_stream_ends_even_if_its_client_reads_nothing(serving: Serving, runner: HeldRunner) -> None:
     streams = open_streams(serving)
     await until(lambda: runner.shard.totals.claimed)
     for client, _ in streams:
@@ -330,7 +330,7 @@ async def test_stream_of_a_client_that_reads_nothing_ends_all_the_same(serving: 
     assert [await reason_of(stream) for _, stream in streams] == [Reason.NOT_LEADER] * 2
 
 
-async def test_stream_that_is_opened_after_the_end_is_rejected(serving: Serving) -> None:
+async def test_stream_opened_after_the_leadership_ended_is_rejected(serving: Serving) -> None:
     serving.end(ELSEWHERE)
     for _, stream in open_streams(serving):
         refusal = await refusal_of(stream)

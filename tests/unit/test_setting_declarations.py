@@ -1,4 +1,4 @@
-"""Declarations of settings: everything about a setting follows from its one declaration."""
+"""Setting declarations: everything about a setting follows from its single declaration."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ def has_default(each: Setting) -> bool:
 
 
 @pytest.mark.parametrize("each", [each for each in every_setting() if has_default(each)], ids=lambda each: each.name)
-def test_default_as_shown_can_be_given(each: Setting) -> None:
+def test_displayed_default_is_valid_input(each: Setting) -> None:
     assert each.form.read(Given(each.form.show(each.default), "key")) == each.default
 
 
 @pytest.mark.parametrize("environment", [{}, {"RAFT_ENABLED": "true", "RAFT_SELF_ID": "a", "RAFT_BIND_ADDR": "h:1"}])
-def test_settings_as_shown_give_the_same_settings(tmp_path: Path, environment: dict[str, str]) -> None:
+def test_reloading_displayed_settings_gives_the_same_settings(tmp_path: Path, environment: dict[str, str]) -> None:
     file = tmp_path / "codeq.yaml"
     tokens = {f"{role}AuthConfig": TOKEN for role in ("producer", "worker")}
     secrets = {"gatewaySecret": "0123456789abcdef"}
@@ -63,7 +63,7 @@ def test_settings_as_shown_give_the_same_settings(tmp_path: Path, environment: d
     assert check(str(file), {}, {}, dev=False) == before
 
 
-def test_group_within_a_group_is_read_and_shown() -> None:
+def test_nested_group_is_read_and_shown() -> None:
     read = Group(Limits).read(Given({"name": "b", "password": "p", "producer": {"perMinute": 7}}, "limits"))
     assert read == Limits(name="b", password="p", producer=Limit(per_minute=7))
     assert shown(read) == {"name": "b", "password": "***", "producer": {"perMinute": 7}}
@@ -71,7 +71,7 @@ def test_group_within_a_group_is_read_and_shown() -> None:
     assert list(settings_of(Limits)) == ["name", "password", "old", "producer"]
 
 
-def test_malformed_value_within_a_group_is_named_by_its_path_and_file() -> None:
+def test_error_names_the_path_and_file_of_a_malformed_value_in_a_group() -> None:
     given = Given({"producer": {"perMinute": 61}}, "limits", file="codeq.yaml")
     with pytest.raises(ConfigError) as refused:
         Group(Limits).read(given)
@@ -79,7 +79,7 @@ def test_malformed_value_within_a_group_is_named_by_its_path_and_file() -> None:
     assert str(refused.value) == text
 
 
-def test_unknown_key_within_a_group_is_answered_with_the_one_that_was_meant() -> None:
+def test_error_about_an_unknown_key_in_a_group_suggests_the_intended_key() -> None:
     with pytest.raises(ConfigError) as refused:
         Group(Limits).read(Given({"producer": {"perMinutes": 1}}, "limits"))
     assert str(refused.value) == "limits.producer.perMinutes: unknown key; did you mean perMinute?"
@@ -102,7 +102,7 @@ def test_unknown_key_within_a_group_is_answered_with_the_one_that_was_meant() ->
         ("persistenceConfig: {numShards: 2}", {}, "persistenceConfig.numShards: must be 1 ("),
     ],
 )
-def test_error_names_the_setting_what_it_must_be_and_the_file(
+def test_error_names_the_setting_its_required_form_and_the_file(
     tmp_path: Path, file: str, environment: dict[str, str], text: str
 ) -> None:
     path = tmp_path / "codeq.yaml"
@@ -127,7 +127,7 @@ def test_variable_replaces_the_mapping_of_the_file(tmp_path: Path) -> None:
     assert (settings.persistence.path, settings.persistence.fsync_on_commit) == (Path("b"), True)
 
 
-def test_null_in_the_file_leaves_unset_what_has_no_default(tmp_path: Path) -> None:
+def test_null_in_the_file_leaves_an_optional_setting_unset(tmp_path: Path) -> None:
     path = tmp_path / "codeq.yaml"
     path.write_text("backupDir: ~\ngatewaySecret: ~\nproducerAuthConfig: ~\nraft: ~\n")
     assert load(str(path), {}, {}, dev=True) == load(None, {}, {}, dev=True)
@@ -137,18 +137,18 @@ def test_null_in_the_file_leaves_unset_what_has_no_default(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("text", ["1e3", "007", "+5", "1_000", "٣", " ", "0x10", "5.0"])
-def test_number_is_written_in_plain_digits(text: str) -> None:
+def test_number_must_be_written_in_plain_digits(text: str) -> None:
     declared = {"per_minute": settings_of(Limit)["per_minute"]}
     assert read_all(declared, {"per_minute": Given("5", "LIMIT", is_text=True)}) == {"per_minute": 5}
     with pytest.raises(ConfigError):
         read_all(declared, {"per_minute": Given(text, "LIMIT", is_text=True)})
 
 
-def test_alias_stands_for_its_word() -> None:
+def test_alias_is_read_as_the_word_it_stands_for() -> None:
     assert Choice(["a", "b"], {"c": "a"}).read(Given("c", "key")) == "a"
     assert load(None, {"PERSISTENCE_PROVIDER": "pebble"}, {}, dev=True).persistence_provider == "rocksdb"
 
 
-def test_every_setting_has_a_name_of_its_own_in_file_and_environment() -> None:
+def test_every_setting_has_a_unique_name_in_file_and_environment() -> None:
     assert len({each.key for each in SETTINGS.values()}) == len(SETTINGS)
     assert set(settings_of(Settings)) < set(SETTINGS)

@@ -1,4 +1,4 @@
-"""The watch on the free space of a store."""
+"""The watch on a store's free space."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from held_log import until
 
 
 class Disk:
-    """A disk whose free space the test sets; None: it does not answer."""
+    """A disk whose free space the test sets; None: reading it fails."""
 
     def __init__(self, free: int | None) -> None:
         self.free = free
@@ -25,7 +25,7 @@ class Disk:
         return SpaceWatch(self.free_bytes, reserve, lambda full, free: self.changes.append((full, free)))
 
 
-def test_first_look_tells_at_once() -> None:
+def test_first_check_reports_its_result_at_once() -> None:
     disk = Disk(99)
     watch = disk.watch(100)
     assert (watch.full, watch.free_bytes) == (True, 99)
@@ -33,11 +33,11 @@ def test_first_look_tells_at_once() -> None:
     assert not Disk(100).watch(100).full
 
 
-def test_reserve_of_nothing_is_never_full() -> None:
+def test_disk_without_a_reserve_is_never_full() -> None:
     assert not Disk(None).watch(0).full
 
 
-async def test_watch_tells_each_change_once(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_watch_reports_each_change_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(space, "LOOK_SECONDS", 0.001)
     disk = Disk(500)
     watch = disk.watch(100)

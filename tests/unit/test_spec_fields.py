@@ -12,7 +12,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 PLAIN = {"command", "payload", "priority"}
 READ = {"max_attempts", "run_at", "delay_seconds", "expire_seconds", "idempotency_key", "task_id"}
-"""Fields that services/creating.py reads, besides the plain ones."""
+"""Fields that services/creating.py reads, in addition to the plain ones."""
 SIZED = {FieldDescriptor.TYPE_DOUBLE, FieldDescriptor.TYPE_FLOAT, FieldDescriptor.TYPE_FIXED32}
 SIZED |= {FieldDescriptor.TYPE_FIXED64, FieldDescriptor.TYPE_SFIXED32, FieldDescriptor.TYPE_SFIXED64}
 
@@ -22,17 +22,17 @@ def test_every_field_is_either_read_or_kept() -> None:
     assert not READ & {field.name for field in KEPT}
 
 
-def test_only_what_identifies_a_request_does_not_describe_the_task() -> None:
+def test_only_identifying_fields_do_not_describe_the_task() -> None:
     assert {field.name for field in FIELDS} - {field.name for field in DESCRIBING} == {"idempotency_key", "task_id"}
 
 
-def test_kept_fields_are_optional_scalars_that_a_task_has_too() -> None:
+def test_kept_fields_are_optional_scalars_that_a_task_also_has() -> None:
     of_task: Any = task_pb2.Task.DESCRIPTOR.fields_by_number
     for field in KEPT:
         assert field.has_presence
         assert not field.is_repeated
         assert field.message_type is None
-        assert field.type not in SIZED  # task bytes hold only varints and fields with a length
+        assert field.type not in SIZED  # task bytes contain only varints and length-delimited fields
         assert (of_task[field.number].name, of_task[field.number].type) == (field.name, field.type)
 
 
@@ -42,7 +42,7 @@ SIZES = [0, 1, 127, 128, 16_383, 16_384, 1 << 20]
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("command", ["A", "A" * 127, "A" * 128])
 @pytest.mark.parametrize("priority", [0, 9])
-def test_spec_with_nothing_but_command_payload_and_priority_is_plain(size: int, command: str, priority: int) -> None:
+def test_spec_with_only_command_payload_and_priority_is_plain(size: int, command: str, priority: int) -> None:
     assert is_plain(task_pb2.TaskSpec(command=command, payload=b"1" * size, priority=priority))
 
 
@@ -50,12 +50,12 @@ OTHERS = {"max_attempts": 1, "run_at": Timestamp(), "delay_seconds": 0, "expire_
 
 
 @pytest.mark.parametrize("name", sorted(OTHERS))
-def test_spec_with_another_field_is_not_plain(name: str) -> None:
+def test_spec_with_any_other_field_is_not_plain(name: str) -> None:
     fields: dict[str, Any] = {name: OTHERS[name]}
     assert not is_plain(task_pb2.TaskSpec(command="A", payload=b"1", **fields))
 
 
-def test_spec_with_a_field_of_a_later_version_is_not_plain() -> None:
+def test_spec_with_a_field_from_a_later_version_is_not_plain() -> None:
     spec = task_pb2.TaskSpec(command="A")
     spec.MergeFromString(b"\xfa\x06\x01x")
     assert not is_plain(spec)

@@ -1,4 +1,4 @@
-"""Reads on a node that does not lead: they show its rows, while these change."""
+"""Reads on a follower: they show its rows while these change."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TASKS = "/codeq.v1.TaskService/"
 
 
 class TenantTokens:
-    """Accepts every token, as that of the tenant with its name."""
+    """Accepts every token; its text is the name of the tenant."""
 
     def validate(self, token: str) -> Token:
         return Token(token, "", WORKER_SCOPES, frozenset({"*"}), {"tenantId": token, "role": "ADMIN"})
@@ -41,7 +41,7 @@ def elsewhere() -> Rejection:
 
 
 class Node:
-    """A node whose rows one leader writes, and whose calls come to a server that does not lead."""
+    """A node whose rows a leader writes, and whose calls go to a server that is not the leader."""
 
     def __init__(self, settings: Settings, path: Path) -> None:
         self.store = RocksStore(path, fsync=True)
@@ -78,7 +78,7 @@ async def node(tmp_path: Path) -> AsyncIterator[Node]:
     await node.serving.close()
 
 
-async def test_stale_read_tells_tasks_waiting_and_claimed(node: Node) -> None:
+async def test_stale_read_distinguishes_waiting_and_claimed_tasks(node: Node) -> None:
     waiting, claimed = await node.create(), await node.create()
     request = pb.ClaimTaskRequest(commands=["a"])
     await node.leader.call(f"{TASKS}ClaimTask", request, "Bearer tenant")
@@ -86,23 +86,21 @@ async def test_stale_read_tells_tasks_waiting_and_claimed(node: Node) -> None:
     assert (await node.read(claimed)).task.status == task_pb2.TASK_STATUS_PENDING
 
 
-async def test_read_that_must_not_be_stale_is_rejected(node: Node) -> None:
+async def test_read_that_does_not_allow_stale_data_is_rejected(node: Node) -> None:
     task_id = await node.create()
     with pytest.raises(Rejection) as refused:
         await node.read(task_id, stale=False)
     assert refused.value.reason is Reason.NOT_LEADER
 
 
-async def test_write_is_rejected_with_every_header(node: Node) -> None:
+async def test_write_is_rejected_even_if_stale_reads_are_allowed(node: Node) -> None:
     request = pb.CreateTaskRequest(spec=task_pb2.TaskSpec(command="a", payload=b"1"))
     with pytest.raises(Rejection) as refused:
         await node.follower.call(f"{TASKS}CreateTask", request, "Bearer tenant", stale=True)
     assert refused.value.reason is Reason.NOT_LEADER
 
 
-async def test_view_is_of_one_moment_and_a_later_one_shows_what_came(
-    node: Node, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_view_is_a_snapshot_and_a_later_view_shows_new_rows(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     await node.read(await node.create())
     later = await node.create()
     monkeypatch.setattr(stale, "AGE_SECONDS", 0.0)
@@ -118,7 +116,7 @@ async def test_view_is_of_one_moment_and_a_later_one_shows_what_came(
     assert queues.queues[0].ready == 2
 
 
-async def test_read_that_waits_is_left_to_the_leader(node: Node) -> None:
+async def test_waiting_read_is_left_to_the_leader(node: Node) -> None:
     task_id = await node.create()
     for seconds, reason in ((0, Reason.RESULT_NOT_FOUND), (1, Reason.NOT_LEADER)):
         request = pb.GetTaskResultRequest(task_id=task_id, wait_seconds=seconds)

@@ -1,4 +1,4 @@
-"""What every store must do, checked against a plain dictionary."""
+"""Behaviour that every store must show, checked against a plain dictionary."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def store(request: pytest.FixtureRequest) -> Iterator[Store]:
 
 
 class _StoreMachine(RuleBasedStateMachine):
-    """Writes the same batches to a store and to a dictionary, and reads both."""
+    """Writes the same batches to a store and to a dictionary, and compares reads."""
 
     kind = "memory"
 
@@ -126,12 +126,12 @@ def test_scan_of_an_empty_interval_returns_nothing(store: Store) -> None:
     assert store.scan(b"b", b"a", 10) == []
 
 
-def test_write_of_nothing_changes_nothing(store: Store) -> None:
+def test_empty_write_changes_nothing(store: Store) -> None:
     store.write({})
     assert store.scan(b"", b"\xff", 10) == []
 
 
-def test_put_over_a_deleted_key_is_read(store: Store) -> None:
+def test_value_put_at_a_deleted_key_is_read(store: Store) -> None:
     store.write({b"a": b"1"})
     store.write({b"a": None, b"missing": None})
     assert store.get(b"a") is None
@@ -140,7 +140,7 @@ def test_put_over_a_deleted_key_is_read(store: Store) -> None:
     assert store.scan(b"a", b"b", 2) == [(b"a", b"")]
 
 
-def test_scan_of_many_rows_pages_through_all_in_order(store: Store) -> None:
+def test_scan_pages_through_many_rows_in_order(store: Store) -> None:
     keys = [(number * 7919 % 10_007).to_bytes(4, "big") for number in range(10_007)]
     for first in range(0, len(keys), 500):
         store.write(dict.fromkeys(keys[first : first + 500], b"value"))
@@ -163,8 +163,8 @@ def test_second_close_does_nothing(store: Store) -> None:
     store.close()
 
 
-def test_scan_while_another_thread_writes_sees_whole_batches(store: Store) -> None:
-    """Each batch holds two rows of one value: a scan that sees two values saw half a batch."""
+def test_scan_while_another_thread_writes_sees_only_whole_batches(store: Store) -> None:
+    """Each batch sets two rows to the same value: a scan that sees two values saw half a batch."""
     store.write({b"a": b"0", b"z": b"0"})
     failures: list[BaseException] = []
 

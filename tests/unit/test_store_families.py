@@ -1,4 +1,4 @@
-"""The store on disk with a log and with rows imported from files: its files, exports, checks, backups."""
+"""The store on disk with a log and imported rows: its files, exports, checks and backups."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def number(value: int) -> bytes:
 
 
 def exported(path: Path, rows: dict[bytes, bytes | None]) -> list[Path]:
-    """Returns the files of a store with these rows."""
+    """Returns the files exported from a store with these rows."""
     store = RocksStore(path, fsync=False)
     store.write(rows)
     store.checkpoint(path.with_suffix(".checkpoint"))
@@ -48,7 +48,7 @@ def exported(path: Path, rows: dict[bytes, bytes | None]) -> list[Path]:
 
 
 def replaced(path: Path, rows: dict[bytes, bytes | None]) -> RocksStore:
-    """Returns a store with a log whose rows were imported from files."""
+    """Returns a store with a log, whose rows were imported from files."""
     store = RocksStore(path, fsync=True, log=True)
     store.write({b"old": b"1", ENTRY: b"e", WRITTEN: number(9)})
     store.switch_rows(store.import_rows(exported(path.with_name("source"), rows)), {})
@@ -69,7 +69,7 @@ def tables(path: Path) -> list[tuple[str, int]]:
     return found
 
 
-def test_store_opened_without_a_log_has_one_family(tmp_path: Path) -> None:
+def test_store_opened_without_a_log_has_one_column_family(tmp_path: Path) -> None:
     store = RocksStore(tmp_path, fsync=False)
     store.write({b"a": b"1"})
     with pytest.raises(StoreFailed, match="without a log"):
@@ -100,19 +100,19 @@ def test_store_opened_with_a_log_keeps_its_earlier_rows(tmp_path: Path) -> None:
     store.close()
 
 
-def test_missing_current_rows_are_damage(tmp_path: Path) -> None:
+def test_missing_current_rows_are_reported_as_damage(tmp_path: Path) -> None:
     store = RocksStore(tmp_path / "s", fsync=True, log=True)
     store.write({b"a": b"1", ROWS_POINTER: b"rows-5"})
     store.close()
-    for _ in range(2):  # and it is free again
+    for _ in range(2):  # a failed opening releases the lock
         with pytest.raises(StoreDamaged, match="rows-5"):
             RocksStore(tmp_path / "s", fsync=True)
     with pytest.raises(StoreDamaged, match="rows-5"):
         list(stored_rows(tmp_path / "s"))
 
 
-def test_files_of_one_family_stand_only_beside_a_synced_write_ahead_log(tmp_path: Path) -> None:
-    """Otherwise a power cut could keep the delete of an entry but lose the rows applied from it."""
+def test_flush_of_one_family_syncs_the_write_ahead_log_first(tmp_path: Path) -> None:
+    """Otherwise, a power failure could preserve the deletion of an entry but lose the rows applied from it."""
     options = make_options()
     options.enable_statistics()
     store = RocksStore(tmp_path, fsync=True, log=True, options=options)
@@ -134,13 +134,13 @@ def test_files_of_one_family_stand_only_beside_a_synced_write_ahead_log(tmp_path
     store.close()
 
 
-def test_switch_rows_frees_the_space_of_the_old_ones(tmp_path: Path) -> None:
+def test_switch_rows_frees_the_space_of_the_old_rows(tmp_path: Path) -> None:
     path = tmp_path / "s"
     store = RocksStore(path, fsync=False, log=True)
     large: dict[bytes, bytes | None] = {number(n): os.urandom(10_000) for n in range(300)}
     store.write(large)
     store.checkpoint(tmp_path / "flushed")
-    for turn in range(2):  # from "default", which cannot be dropped, and from a set of its own
+    for turn in range(2):  # from "default", which cannot be dropped, and from another set
         assert table_bytes(path) > 2_900_000
         store.switch_rows(store.import_rows([]), {})
         store.reclaim()
@@ -154,7 +154,7 @@ def test_switch_rows_frees_the_space_of_the_old_ones(tmp_path: Path) -> None:
     store.close()
 
 
-def test_switch_rows_while_checkpoints_are_made_disturbs_neither(tmp_path: Path) -> None:
+def test_switch_rows_and_concurrent_checkpoints_do_not_affect_each_other(tmp_path: Path) -> None:
     store = RocksStore(tmp_path / "s", fsync=False, log=True)
     failures: list[BaseException] = []
     over = threading.Event()
@@ -184,7 +184,7 @@ def test_switch_rows_while_checkpoints_are_made_disturbs_neither(tmp_path: Path)
         assert kept in (set(), {number(n) for n in range(20)})
 
 
-def test_import_of_what_is_not_a_file_of_rows_fails_and_leaves_nothing(tmp_path: Path) -> None:
+def test_import_of_an_invalid_file_fails_and_leaves_nothing_behind(tmp_path: Path) -> None:
     files = exported(tmp_path / "source", {b"a": b"1"})
     (tmp_path / "bad.sst").write_bytes(b"nothing of the kind" * 100)
     store = RocksStore(tmp_path / "s", fsync=True, log=True)
@@ -195,7 +195,7 @@ def test_import_of_what_is_not_a_file_of_rows_fails_and_leaves_nothing(tmp_path:
     assert [file.name for file in (tmp_path / "s").glob("*.sst")] == []
 
 
-def test_get_of_absent_rows_of_an_imported_set_is_answered_by_the_filters(tmp_path: Path) -> None:
+def test_filters_answer_gets_of_rows_absent_from_an_imported_set(tmp_path: Path) -> None:
     files = exported(tmp_path / "source", {number(2 * value): b"x" * 20 for value in range(20_000)})
     store = RocksStore(tmp_path / "s", fsync=False, log=True)
     store.switch_rows(store.import_rows(files), {})
@@ -212,7 +212,7 @@ def test_get_of_absent_rows_of_an_imported_set_is_answered_by_the_filters(tmp_pa
     assert int(spared[1]) > 4000
 
 
-def test_reset_durable_is_what_the_next_opening_compares_with(tmp_path: Path) -> None:
+def test_next_opening_compares_with_the_number_from_reset_durable(tmp_path: Path) -> None:
     for fsync in (True, False):
         path = tmp_path / str(fsync)
         store = RocksStore(path, fsync=True)
@@ -260,7 +260,7 @@ def test_check_of_a_store_with_a_log_compares_the_number_of_writes(tmp_path: Pat
     assert summary.differences == 1
 
 
-def test_restore_of_a_member_takes_the_current_rows_and_no_log(tmp_path: Path) -> None:
+def test_restore_of_a_members_backup_writes_the_current_rows_and_no_log(tmp_path: Path) -> None:
     store = replaced(tmp_path / "s", shard_rows(lsn=3))
     store.write({LOG_PREFIX + number(n): b"entry" for n in range(1000)})
     back_up(store, tmp_path / "backup", None)
@@ -276,7 +276,7 @@ def test_restore_of_a_member_takes_the_current_rows_and_no_log(tmp_path: Path) -
     assert check_store(tmp_path / "restored")[0] == []
 
 
-def test_export_of_many_rows_fills_file_after_file(tmp_path: Path) -> None:
+def test_export_of_many_rows_fills_one_file_after_another(tmp_path: Path) -> None:
     store = RocksStore(tmp_path / "s", fsync=False, log=True)
     noise = os.urandom(1 << 20)
     for n in range(70):
@@ -295,7 +295,7 @@ def test_export_of_many_rows_fills_file_after_file(tmp_path: Path) -> None:
     store.close()
 
 
-def test_export_of_a_killed_copy_has_the_rows_of_its_write_ahead_log(tmp_path: Path) -> None:
+def test_export_of_a_killed_copy_includes_the_rows_of_its_write_ahead_log(tmp_path: Path) -> None:
     store = replaced(tmp_path / "s", {b"a": b"1"})
     store.write({b"b": b"2", ENTRY: b"f"})
     shutil.copytree(tmp_path / "s", tmp_path / "copy")
@@ -318,7 +318,7 @@ def test_export_command_reports_bad_arguments(tmp_path: Path, arguments: list[st
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_export_of_an_unreadable_block_is_damage_and_leaves_no_manifest(tmp_path: Path) -> None:
+def test_export_reports_an_unreadable_block_as_damage_and_leaves_no_manifest(tmp_path: Path) -> None:
     store = RocksStore(tmp_path / "s", fsync=False)
     store.write({number(n): os.urandom(100) for n in range(20_000)})
     store.close()
@@ -339,7 +339,7 @@ def test_export_into_an_existing_folder_is_rejected(tmp_path: Path) -> None:
         export(tmp_path / "s", tmp_path / "export", [])
 
 
-def test_export_of_no_rows_has_no_files(tmp_path: Path) -> None:
+def test_export_of_no_rows_writes_no_files(tmp_path: Path) -> None:
     RocksStore(tmp_path / "s", fsync=False).close()
     export(tmp_path / "s", tmp_path / "export", [ENTRY])
     assert json.loads((tmp_path / "export" / MANIFEST).read_text()) == {"files": [], "values": {}}

@@ -36,7 +36,7 @@ def test_next_identity_of_a_known_store_keeps_its_id_and_raises_the_epoch() -> N
     assert identity.epoch == 11
 
 
-def test_next_identity_differs_if_a_store_is_opened_twice_within_an_epoch() -> None:
+def test_epoch_rises_even_if_a_store_is_reopened_at_the_same_clock_time() -> None:
     store = MemoryStore()
     epochs = []
     for _ in range(3):
@@ -46,7 +46,7 @@ def test_next_identity_differs_if_a_store_is_opened_twice_within_an_epoch() -> N
     assert epochs == [100, 101, 102]
 
 
-def test_newer_format_is_rejected_naming_both() -> None:
+def test_error_about_a_newer_format_names_both_formats() -> None:
     with pytest.raises(StoreFormat, match=f"format {keys.FORMAT + 1}.* {keys.FORMAT};"):
         next_identity(stored(format=keys.FORMAT + 1), 1, 0, RANDOM)
 
@@ -62,14 +62,14 @@ def test_different_shard_is_rejected() -> None:
 
 
 @pytest.mark.parametrize("value", [b"\xff\xff", b""])
-def test_unreadable_identity_is_damage(value: bytes) -> None:
+def test_unreadable_identity_is_reported_as_damage(value: bytes) -> None:
     store = MemoryStore()
     store.write({keys.IDENTITY: value})
     with pytest.raises(StoreDamaged):
         next_identity(store, 1, 0, RANDOM)
 
 
-def test_rows_without_an_identity_are_damage() -> None:
+def test_rows_without_an_identity_are_reported_as_damage() -> None:
     store = MemoryStore()
     store.write({keys.TICK: b""})
     with pytest.raises(StoreDamaged):

@@ -27,14 +27,14 @@ def number(value: int) -> bytes:
 
 
 def killed_copy(store: RocksStore, path: Path) -> Path:
-    """Copies the files of an open store: the state that a killed process or a power cut leaves."""
+    """Copies the files of an open store: the state after a killed process or a power failure."""
     copy = path.with_name("copy")
     shutil.copytree(path, copy)
     return copy
 
 
 def fill(path: Path) -> tuple[RocksStore, Path]:
-    """Writes ROWS synced batches of one row, then two that are not synced; returns the store and its killed copy."""
+    """Writes ROWS synced one-row batches, then two unsynced ones; returns the store and its killed copy."""
     store = RocksStore(path, fsync=True)
     for lsn in range(1, ROWS + 1):
         store.write({number(lsn): b"row %d" % lsn})
@@ -56,13 +56,13 @@ def log_of(path: Path) -> Path:
     return log
 
 
-def test_open_makes_a_missing_directory_private(tmp_path: Path) -> None:
+def test_opening_creates_a_missing_directory_with_private_permissions(tmp_path: Path) -> None:
     path = tmp_path / "a" / "b"
     RocksStore(path, fsync=True).close()
     assert path.stat().st_mode & 0o777 == 0o700
 
 
-def test_store_opened_again_after_a_close_reads_its_rows(tmp_path: Path) -> None:
+def test_reopened_store_reads_its_rows(tmp_path: Path) -> None:
     store = RocksStore(tmp_path / "s", fsync=True)
     store.write({b"a": b"1"})
     store.close()
@@ -96,7 +96,7 @@ def test_opening_a_store_that_another_process_has_open_is_rejected(tmp_path: Pat
 
 
 @pytest.mark.parametrize("path", ["file", "file/below"])
-def test_opening_a_store_where_a_file_stands_is_rejected(tmp_path: Path, path: str) -> None:
+def test_opening_a_store_at_the_path_of_a_file_is_rejected(tmp_path: Path, path: str) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreNotWritable) as refusal:
         RocksStore(tmp_path / path, fsync=True)
@@ -104,7 +104,7 @@ def test_opening_a_store_where_a_file_stands_is_rejected(tmp_path: Path, path: s
     assert "\n" not in str(refusal.value)
 
 
-def test_opening_a_store_where_nothing_can_be_written_is_rejected() -> None:
+def test_opening_a_store_in_an_unwritable_folder_is_rejected() -> None:
     with pytest.raises(StoreNotWritable):
         RocksStore(Path("/proc/codeq-store"), fsync=True)
 
@@ -114,7 +114,7 @@ def test_opening_an_unwritable_directory_is_rejected() -> None:
         RocksStore(Path("/proc/self"), fsync=True)
 
 
-def test_missing_file_of_rows_is_damage(tmp_path: Path) -> None:
+def test_missing_row_file_is_reported_as_damage(tmp_path: Path) -> None:
     store = RocksStore(tmp_path / "s", fsync=True)
     store.write({b"a": b"1"})
     store.close()
@@ -124,7 +124,7 @@ def test_missing_file_of_rows_is_damage(tmp_path: Path) -> None:
         RocksStore(tmp_path / "s", fsync=True)
 
 
-def test_unreadable_block_is_damage_to_scan_and_get(tmp_path: Path) -> None:
+def test_scan_and_get_report_an_unreadable_block_as_damage(tmp_path: Path) -> None:
     store = RocksStore(tmp_path / "s", fsync=True)
     noise = [bytes((index * 31 + place * 17) % 251 for place in range(97)) for index in range(251)]
     store.write({number(index): noise[index % 251] + number(index) for index in range(2000)})
@@ -163,7 +163,7 @@ def test_torn_log_loses_only_what_was_not_synced(tmp_path: Path) -> None:
     store.close()
 
 
-def test_zero_filled_log_loses_nothing(tmp_path: Path) -> None:
+def test_log_with_a_zero_filled_tail_loses_nothing(tmp_path: Path) -> None:
     store, copy = fill(tmp_path / "s")
     log = log_of(copy)
     log.write_bytes(log.read_bytes() + bytes(100_000))
@@ -174,7 +174,7 @@ def test_zero_filled_log_loses_nothing(tmp_path: Path) -> None:
     store.close()
 
 
-def test_log_damaged_in_the_middle_is_noticed(tmp_path: Path) -> None:
+def test_damage_in_the_middle_of_the_log_is_reported(tmp_path: Path) -> None:
     store, copy = fill(tmp_path / "s")
     log = log_of(copy)
     content = bytearray(log.read_bytes())
@@ -189,7 +189,7 @@ def test_log_damaged_in_the_middle_is_noticed(tmp_path: Path) -> None:
     store.close()
 
 
-def test_durable_batch_is_not_noted_more_than_once_a_second(tmp_path: Path) -> None:
+def test_durable_batch_is_recorded_at_most_once_a_second(tmp_path: Path) -> None:
     store = RocksStore(tmp_path / "s", fsync=True)
     store.note_durable(1)
     started = time.monotonic()
@@ -205,7 +205,7 @@ def test_durable_batch_is_not_noted_more_than_once_a_second(tmp_path: Path) -> N
     assert read_durable(tmp_path / "s") == lsn
 
 
-def test_note_durable_promises_nothing_without_fsync(tmp_path: Path) -> None:
+def test_note_durable_records_nothing_without_fsync(tmp_path: Path) -> None:
     store = RocksStore(tmp_path / "s", fsync=False)
     store.write({b"a": b"1"})
     store.sync()
@@ -214,7 +214,7 @@ def test_note_durable_promises_nothing_without_fsync(tmp_path: Path) -> None:
     assert read_durable(tmp_path / "s") == 0
 
 
-def test_one_torn_record_of_the_side_file_leaves_the_other_in_use(tmp_path: Path) -> None:
+def test_side_file_with_one_torn_record_is_read_from_the_other(tmp_path: Path) -> None:
     path = tmp_path / "s"
     for lsn in (5, 6):
         store = RocksStore(path, fsync=True)
@@ -232,7 +232,7 @@ def test_one_torn_record_of_the_side_file_leaves_the_other_in_use(tmp_path: Path
         assert read_durable(path) == remembered
 
 
-def test_open_reports_a_side_file_without_a_valid_record_as_damage(tmp_path: Path) -> None:
+def test_opening_reports_a_side_file_without_a_valid_record_as_damage(tmp_path: Path) -> None:
     path = tmp_path / "s"
     RocksStore(path, fsync=True).close()
     (path / FILE_NAME).write_bytes(bytes(1024))
@@ -242,8 +242,8 @@ def test_open_reports_a_side_file_without_a_valid_record_as_damage(tmp_path: Pat
     RocksStore(path, fsync=True).close()
 
 
-def test_write_to_a_stalled_database_is_rejected_and_tried_again_without_loss(tmp_path: Path) -> None:
-    """Tiny buffers make RocksDB busy all the time: it rejects writes instead of waiting with the interpreter's lock."""
+def test_rejected_write_to_a_stalled_database_is_retried_without_loss(tmp_path: Path) -> None:
+    """Tiny buffers keep RocksDB busy: it rejects writes instead of blocking while it holds the interpreter lock."""
     options = make_options(write_buffer_bytes=64 << 10)
     options.set_max_write_buffer_number(2)
     options.set_level_zero_slowdown_writes_trigger(2)
@@ -278,7 +278,7 @@ def test_write_after_close_fails(tmp_path: Path) -> None:
         store.get(b"a")
 
 
-def test_stored_rows_of_an_open_store_are_read_without_a_trace(tmp_path: Path) -> None:
+def test_stored_rows_reads_an_open_store_without_changing_its_files(tmp_path: Path) -> None:
     path = tmp_path / "s"
     store = RocksStore(path, fsync=True)
     expected = [(number(index), b"v") for index in range(3000)]
@@ -289,20 +289,20 @@ def test_stored_rows_of_an_open_store_are_read_without_a_trace(tmp_path: Path) -
     store.close()
 
 
-def test_stored_rows_fails_where_there_is_no_store(tmp_path: Path) -> None:
+def test_stored_rows_fails_if_there_is_no_store(tmp_path: Path) -> None:
     with pytest.raises(StoreFailed):
         list(stored_rows(tmp_path / "none"))
     assert not (tmp_path / "none").exists()
 
 
-def test_get_of_absent_rows_is_answered_by_the_filters(tmp_path: Path) -> None:
+def test_filters_answer_gets_of_absent_rows(tmp_path: Path) -> None:
     RocksStore(tmp_path, fsync=False, options=make_options()).close()
     options = make_options(write_buffer_bytes=64 << 10)
     options.enable_statistics()
     store = RocksStore(tmp_path, fsync=False, options=options)
     for first in range(0, 20_000, 1000):
         store.write({number(2 * value): b"x" * 20 for value in range(first, first + 1000)})
-    store.close()  # what is in memory goes to files
+    store.close()  # flushes memory to files
     store = RocksStore(tmp_path, fsync=False, options=options)
     for value in range(5000):
         assert store.get(number(2 * value + 1)) is None
@@ -321,7 +321,7 @@ def table_bytes(path: Path) -> int:
     return total
 
 
-def test_reclaim_of_many_deletes_gives_their_space_back(tmp_path: Path) -> None:
+def test_reclaim_after_many_deletes_frees_their_space(tmp_path: Path) -> None:
     store = RocksStore(tmp_path / "s", fsync=False)
     store.write({number(n): os.urandom(10_000) for n in range(200)})
     store.checkpoint(tmp_path / "flushed")
@@ -336,7 +336,7 @@ def test_reclaim_of_many_deletes_gives_their_space_back(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("rows", "deletes"), [(10_000, 500), (60, 60)])
-def test_reclaim_of_few_deletes_leaves_the_files_alone(tmp_path: Path, rows: int, deletes: int) -> None:
+def test_reclaim_after_few_deletes_leaves_the_files_alone(tmp_path: Path, rows: int, deletes: int) -> None:
     store = RocksStore(tmp_path / "s", fsync=False)
     store.write({number(n): b"row" for n in range(rows)})
     store.checkpoint(tmp_path / "flushed")
@@ -347,7 +347,7 @@ def test_reclaim_of_few_deletes_leaves_the_files_alone(tmp_path: Path, rows: int
     store.close()
 
 
-def test_reclaim_of_a_busy_store_leaves_the_files_alone_until_it_is_quiet(tmp_path: Path) -> None:
+def test_reclaim_leaves_the_files_of_a_busy_store_alone_until_it_is_idle(tmp_path: Path) -> None:
     store = RocksStore(tmp_path / "s", fsync=False)
     store.write({b"kept": b"row"} | {number(n): b"row" for n in range(RECLAIM_BUSY_ROWS)})
     store.write({number(n): None for n in range(RECLAIM_BUSY_ROWS)})

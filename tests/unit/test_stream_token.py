@@ -1,4 +1,4 @@
-"""Streams end with their token: a notice first, then the end, unless a fresh token arrives; and waits end with it."""
+"""Streams and waits end when their token expires; streams get a notice first, and a fresh token extends them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ KINDS = ["produce", "work"]
 
 
 class Client:
-    """The other end of a stream, which the test drives."""
+    """The client end of a stream, driven by the test."""
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
@@ -64,7 +64,7 @@ class Client:
 
 
 class Desk:
-    """A served shard, a validator, and one stream with the token "first"."""
+    """A served shard, a validator and one stream with the token "first"."""
 
     def __init__(self, kind: str, **tokens: Token) -> None:
         self.runner = HeldRunner()
@@ -140,7 +140,7 @@ def test_stream_whose_token_expires_gets_a_notice_and_then_ends(kind: str) -> No
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_fresh_token_keeps_the_stream_until_its_own_end(kind: str) -> None:
+def test_fresh_token_keeps_the_stream_open_until_its_own_expiry(kind: str) -> None:
     async def test() -> None:
         async with streaming(kind, first=expiring(), second=expiring(2 * LIFE)) as desk:
             await desk.forward(LIFE - NOTICE_SECONDS)
@@ -156,7 +156,7 @@ def test_fresh_token_keeps_the_stream_until_its_own_end(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_fresh_token_that_never_expires_ends_the_watch(kind: str) -> None:
+def test_fresh_token_that_never_expires_ends_the_expiry_watch(kind: str) -> None:
     async def test() -> None:
         async with streaming(kind, first=expiring(), second=token_of()) as desk:
             desk.client.send(token="second")
@@ -168,7 +168,7 @@ def test_fresh_token_that_never_expires_ends_the_watch(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_stream_whose_token_never_expires_gets_no_notice_and_may_end_as_usual(kind: str) -> None:
+def test_stream_with_a_token_that_never_expires_gets_no_notice_and_ends_as_usual(kind: str) -> None:
     async def test() -> None:
         async with streaming(kind, first=token_of()) as desk:
             await desk.forward(100 * LIFE)
@@ -186,7 +186,7 @@ def test_stream_whose_token_never_expires_gets_no_notice_and_may_end_as_usual(ki
     [None, expiring(subject="other"), expiring(tenant="other"), expiring(-1)],
     ids=["rejected", "another subject", "another tenant", "expired"],
 )
-def test_fresh_token_that_is_not_the_callers_ends_the_stream(kind: str, fresh: Token | None) -> None:
+def test_unacceptable_fresh_token_ends_the_stream(kind: str, fresh: Token | None) -> None:
     async def test() -> None:
         tokens = {"first": expiring()} | ({} if fresh is None else {"second": fresh})
         async with streaming(kind, **tokens) as desk:
@@ -197,7 +197,7 @@ def test_fresh_token_that_is_not_the_callers_ends_the_stream(kind: str, fresh: T
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_fresh_token_that_cannot_be_validated_at_the_moment_is_asked_for_again(kind: str) -> None:
+def test_fresh_token_that_cannot_be_validated_now_is_requested_again(kind: str) -> None:
     async def test() -> None:
         async with streaming(kind, first=expiring(), second=expiring(2 * LIFE)) as desk:
             await desk.forward(LIFE - NOTICE_SECONDS)
@@ -219,7 +219,7 @@ def test_fresh_token_that_cannot_be_validated_at_the_moment_is_asked_for_again(k
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_stream_whose_fresh_tokens_cannot_be_validated_ends_with_its_token(kind: str) -> None:
+def test_stream_ends_with_its_token_if_fresh_tokens_cannot_be_validated(kind: str) -> None:
     async def test() -> None:
         async with streaming(kind, first=expiring(), second=expiring(2 * LIFE)) as desk:
             desk.validator.trouble = OSError("no route to the issuer")
@@ -233,7 +233,7 @@ def test_stream_whose_fresh_tokens_cannot_be_validated_ends_with_its_token(kind:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_notice_of_a_short_token_comes_at_half_its_time(kind: str) -> None:
+def test_notice_for_a_short_lived_token_comes_at_half_its_lifetime(kind: str) -> None:
     async def test() -> None:
         async with streaming(kind, first=expiring(10)) as desk:
             await desk.forward(4)
@@ -279,7 +279,7 @@ def test_client_that_half_closes_and_reads_nothing_does_not_outlive_its_token(ki
     in_clocked_loop(test())
 
 
-def test_wall_clock_that_is_set_forward_is_noticed() -> None:
+def test_stream_notices_that_the_wall_clock_was_set_forward() -> None:
     async def test() -> None:
         async with streaming("work", first=expiring()) as desk:
             clocked().set_wall(LIFE)
@@ -293,7 +293,7 @@ def test_wall_clock_that_is_set_forward_is_noticed() -> None:
 # -- workers -------------------------------------------------------------------------------------------------------
 
 
-def test_worker_gets_tasks_until_the_end_and_keeps_their_leases_beyond_it() -> None:
+def test_worker_gets_tasks_until_its_stream_ends_and_keeps_their_leases() -> None:
     async def test() -> None:
         async with streaming("work", first=expiring()) as desk:
             desk.client.send(add_credits=5)
@@ -315,7 +315,7 @@ def test_worker_gets_tasks_until_the_end_and_keeps_their_leases_beyond_it() -> N
     in_clocked_loop(test())
 
 
-def test_worker_with_a_fresh_token_continues_with_its_credits_and_outcomes() -> None:
+def test_worker_with_a_fresh_token_keeps_its_credits_and_settles_its_tasks() -> None:
     async def test() -> None:
         async with streaming("work", first=expiring(), second=expiring(2 * LIFE)) as desk:
             desk.client.send(add_credits=2)
@@ -334,12 +334,12 @@ def test_worker_with_a_fresh_token_continues_with_its_credits_and_outcomes() -> 
             desk.runner.changed()
             await until(lambda: len(desk.client.tasks) == 2)
             assert not desk.runner.shard.deliveries.keys() & {held.id}
-            assert desk.validator.asked.count("second") == 2  # once as a producer's, once as a worker's
+            assert desk.validator.asked.count("second") == 2  # once as a producer token, once as a worker token
 
     in_clocked_loop(test())
 
 
-def test_fresh_token_of_a_worker_sets_its_commands_from_then_on() -> None:
+def test_fresh_worker_token_sets_the_commands_from_then_on() -> None:
     async def test() -> None:
         fresh = expiring(2 * LIFE, commands=frozenset({"b"}))
         async with streaming("work", first=expiring(), second=fresh) as desk:
@@ -362,7 +362,7 @@ def test_fresh_token_of_a_worker_sets_its_commands_from_then_on() -> None:
 
 @asynccontextmanager
 async def waiting_call(method: str, request: Any) -> AsyncIterator[tuple[asyncio.Task[Any], HeldRunner]]:
-    """Makes a call with a token that soon expires."""
+    """Makes a call with a token that expires soon."""
     runner = HeldRunner()
     runner.log.free = True
     validator = ScriptedValidator(short=token_of(expires_at=runner.unix_seconds() + 0.2))
@@ -377,7 +377,7 @@ async def waiting_call(method: str, request: Any) -> AsyncIterator[tuple[asyncio
         call.cancel()
 
 
-async def test_claim_that_waits_beyond_its_token_gets_no_work() -> None:
+async def test_claim_that_waits_past_its_tokens_expiry_gets_no_work() -> None:
     claim = task_service_pb2.ClaimTaskRequest(wait_seconds=30)
     async with waiting_call("ClaimTask", lambda _: claim) as (call, runner):
         answer = await call
@@ -388,7 +388,7 @@ async def test_claim_that_waits_beyond_its_token_gets_no_work() -> None:
         assert not runner.shard.deliveries
 
 
-async def test_wait_for_a_result_ends_with_the_token() -> None:
+async def test_wait_for_a_result_ends_when_the_token_expires() -> None:
     def request(runner: HeldRunner) -> Any:
         return task_service_pb2.GetTaskResultRequest(task_id=runner.create(), wait_seconds=30)
 

@@ -24,11 +24,11 @@ def lasting_token() -> StreamToken:
 
 
 async def ignore(_: pb.StreamNotice) -> None:
-    """Takes a notice."""
+    """Ignores a notice."""
 
 
 async def also_ignore(_: pb.StreamNotice) -> None:
-    """Accepts a notice of another stream."""
+    """Ignores a notice of another stream."""
 
 
 async def test_stream_beyond_the_limit_is_rejected_until_another_ends(monkeypatch: pytest.MonkeyPatch) -> None:

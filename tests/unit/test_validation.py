@@ -68,7 +68,7 @@ MESSAGES = st.one_of(
         rb'{"\uDE00\\\ud83d\ud83d\ude00":1}',
     ],
 )
-def test_is_json_accepts_odd_values(content: bytes) -> None:
+def test_is_json_accepts_unusual_values(content: bytes) -> None:
     assert validation.is_json(content)
 
 
@@ -90,11 +90,11 @@ def test_is_json_accepts_odd_values(content: bytes) -> None:
     ],
     ids=lambda content: repr(content[:8]),
 )
-def test_is_json_rejects_anything_else(content: bytes) -> None:
+def test_is_json_rejects_malformed_values(content: bytes) -> None:
     assert not validation.is_json(content)
 
 
-def test_status_that_ends_no_task_is_rejected_with_the_allowed_names() -> None:
+def test_error_about_a_status_that_ends_no_task_lists_the_allowed_names() -> None:
     with pytest.raises(Rejection) as refused:
         validation.check_message(pb.SubmitResultRequest(task_id="a", status=task_pb2.TASK_STATUS_DLQ))
     assert refused.value.violations == [("status", "must be COMPLETED or FAILED")]
@@ -102,7 +102,7 @@ def test_status_that_ends_no_task_is_rejected_with_the_allowed_names() -> None:
 
 @settings(max_examples=2000, deadline=None)
 @given(message=MESSAGES)
-def test_what_the_short_way_accepts_keeps_the_rules(message: Message) -> None:
+def test_messages_accepted_by_the_fast_path_satisfy_the_rules(message: Message) -> None:
     if validation._USUAL[type(message)](message):
         protovalidate.validate(message)
 
@@ -118,7 +118,7 @@ def test_what_the_short_way_accepts_keeps_the_rules(message: Message) -> None:
         pb.SubmitResultRequest(task_id="a", lease_token=1, status=task_pb2.TASK_STATUS_COMPLETED, result=b"1"),
     ],
 )
-def test_usual_message_takes_the_short_way(message: Message) -> None:
+def test_usual_message_takes_the_fast_path(message: Message) -> None:
     assert validation._USUAL[type(message)](message)
     validation.check_message(message)
 
@@ -134,7 +134,7 @@ def test_usual_message_takes_the_short_way(message: Message) -> None:
         (pb.SubmitResultRequest(task_id="a", status=task_pb2.TASK_STATUS_DLQ), Reason.INVALID_FIELD, "status"),
     ],
 )
-def test_message_against_the_rules_is_rejected_by_field(message: Message, reason: Reason, field: str) -> None:
+def test_error_names_the_field_that_breaks_a_rule(message: Message, reason: Reason, field: str) -> None:
     with pytest.raises(Rejection) as refused:
         validation.check_message(message)
     assert refused.value.reason is reason

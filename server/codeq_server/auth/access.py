@@ -1,4 +1,4 @@
-"""Who may call which RPC, read from the option codeq.options.v1.access in the descriptors."""
+"""Determines who may call which RPC, from the option codeq.options.v1.access in the descriptors."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from google.protobuf import descriptor_pool
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """What an RPC requires of its caller.
+    """Requirements of an RPC on its caller.
 
     Attributes:
         principal: Number of the codeq.options.v1.Principal.
@@ -41,7 +41,7 @@ def access_of(method_full_name: str) -> Access:
         method_full_name: Name as in gRPC's paths, such as "/codeq.v1.TaskService/CreateTask".
 
     Raises:
-        LookupError: There is no such RPC, or it names no principal.
+        LookupError: No such RPC exists, or the RPC names no principal.
     """
     name = method_full_name.removeprefix("/").replace("/", ".")
     try:

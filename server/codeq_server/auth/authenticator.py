@@ -19,10 +19,10 @@ from codeq_server.auth.verdict import NOBODY, Verdict, expired, refusing, verdic
 from codeq_server.core.errors import Reason, Rejection
 
 CACHED_TOKENS_MAX: Final = 1024
-"""Size of the cache of accepted tokens; when it is full, the one that was validated first is evicted."""
+"""Maximum number of cached accepted tokens; at the limit, the token that was validated first is evicted."""
 
 HEADER_CHARS_MAX: Final = 16 * 1024
-"""A longer authorization header is rejected without being parsed."""
+"""Maximum characters of an authorization header; a longer one is rejected without being parsed."""
 
 VALIDATIONS_MAX: Final = 256
 """Maximum validations in flight; at the limit, tokens that are not cached are rejected with LIMIT_REACHED."""
@@ -31,7 +31,7 @@ VALIDATION_SECONDS_MAX: Final = 5.0
 """Maximum duration of a validation; then its callers get SERVER_UNREACHABLE."""
 
 TROUBLE_SECONDS: Final = 10.0
-"""Shortest time between two reports of failed validations."""
+"""Minimum time between two reports of failed validations."""
 
 _BEARER: Final = "Bearer "
 
@@ -53,8 +53,8 @@ class Validator(Protocol):
         """Validates a token without blocking the event loop.
 
         Returns:
-            The content of an accepted token, even if it has expired; None for any other token; or, if this cannot be
-            told at once, the validation to await.
+            The content of an accepted token, even if it has expired; None for any other token; or, if the answer takes
+            time, the validation to await.
         """
         ...
 
@@ -115,7 +115,7 @@ class Authenticator:
         """Returns the caller, once its token is validated; see `known`.
 
         Raises:
-            Rejection: As `known`.
+            Rejection: The same as for `known`.
         """
         verdict = self._kept(authorization_header) or self._judge(authorization_header)
         if isinstance(verdict, asyncio.Task):

@@ -132,8 +132,8 @@ def tenant_of(subject: str, raw: Mapping[str, object]) -> str:
     """Returns the tenant named by the tenant claims, which must agree; without any of them, the subject.
 
     Raises:
-        InvalidTenantError: A claim is not a string or is malformed, two claims differ, or there is none and the subject
-            is malformed.
+        InvalidTenantError: A claim is not a string or is malformed, two claims differ, or no claim is given and the
+            subject is malformed.
     """
     named = [_tenant(raw[claim]) for claim in _TENANT_CLAIMS if claim in raw]
     if not named:

@@ -1,4 +1,4 @@
-"""What a token allows: the claims, or the rejection, of each kind of principal."""
+"""Verdicts on tokens: the claims, or the rejection, for each kind of principal."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Verdict:
     """Outcome of one token for each kind of principal.
 
     Attributes:
-        expires_at: When the verdict ends, in seconds of Unix time; NEVER if it does not.
+        expires_at: When the verdict expires, in seconds of Unix time; NEVER if it does not.
     """
 
     producer: _Outcome
@@ -74,7 +74,7 @@ _PICK: Final[dict[int, Callable[[Verdict], _Outcome]]] = {
 
 
 def refusing(rejection: Rejection) -> Verdict:
-    """Returns the verdict that gives everyone this rejection."""
+    """Returns the verdict that rejects every caller with this rejection."""
     return Verdict(rejection, rejection, rejection, rejection)
 
 
@@ -86,8 +86,8 @@ def verdict_of(producer_token: Token | None, worker_token: Token | None) -> Verd
     """Returns the verdict on a token.
 
     Args:
-        producer_token: Its content as a producer's token; None: it is not one.
-        worker_token: Its content as a worker's token; None: it is not one.
+        producer_token: Content of the token as a producer's; None: it is not a producer's token.
+        worker_token: Content of the token as a worker's; None: it is not a worker's token.
     """
     ends = min((token.expires_at for token in (producer_token, worker_token) if token is not None), default=NEVER)
     if worker_token is None:

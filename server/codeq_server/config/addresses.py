@@ -105,7 +105,7 @@ class Members(Form[Mapping[str, str]]):
     """Addresses of members by name: a mapping, or a text `name=address,name=address`; each address only once.
 
     Args:
-        one: Returns an address in its normal form; None: it is malformed.
+        one: Returns an address in its normal form; None: the address is malformed.
         example: An address.
     """
 
@@ -160,7 +160,7 @@ MEMBER: Final = Text(1, pattern=NAME, expects="a name of letters, digits, `.`, `
 
 
 def _host(text: str) -> str | None:
-    """Returns a host without brackets; None: it is malformed."""
+    """Returns a host without brackets; None: the host is malformed."""
     host = text.removeprefix("[").removesuffix("]")
     if _HOST.fullmatch(text) is None:
         return None
@@ -175,7 +175,7 @@ def _is_port(text: str) -> bool:
 
 
 def _dialled(text: str) -> str | None:
-    """Returns an address to connect to, which needs a host and a port; None: it is malformed."""
+    """Returns an address to connect to, which needs a host and a port; None: the address is malformed."""
     match = _ADDRESS.fullmatch(text)
     if match is None or not match["host"] or not 0 < int(match["port"]) <= PORT_MAX:
         return None
@@ -183,7 +183,7 @@ def _dialled(text: str) -> str | None:
 
 
 def _origin(text: str) -> str | None:
-    """Returns an origin as browsers write it: without a path, and without a default port; None: it is malformed."""
+    """Returns an origin as browsers write it, without a path or a default port; None: the text is malformed."""
     origin = text.lower()
     omitted = _DEFAULT_PORTS.get(origin.partition(":")[0], "/")
     return origin if _ORIGIN.fullmatch(origin) and not origin.endswith(omitted) else None

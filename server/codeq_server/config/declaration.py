@@ -33,13 +33,13 @@ class Setting:
 
     Attributes:
         name: Name of the field.
-        form: Form of its value.
-        default: Value if it is not given; `dataclasses.MISSING`: it must be given.
-        meaning: What it does, for the table of settings.
-        unset: What applies if it is not given, in words for the table; empty: the default.
-        secret: Whether its value is never shown.
-        ignored: Whether it is only accepted for the sake of configurations of other versions.
-        own_flag: Its flag if that does not follow from its name.
+        form: Form of the value.
+        default: Value if the setting is not given; `dataclasses.MISSING`: the setting is required.
+        meaning: Effect of the setting, for the table of settings.
+        unset: What applies if the setting is not given, in words for the table; empty: the default.
+        secret: Whether the value is a secret, which is never shown.
+        ignored: Whether the setting has no effect and is accepted only for configurations of other versions.
+        own_flag: Flag of the setting, if it does not follow from the name.
     """
 
     name: str
@@ -117,7 +117,7 @@ def variable(name: str) -> str:
 
 
 def hint(unknown: object, known: Iterable[str]) -> str:
-    """Returns a question that names the known name most like an unknown one; empty: none is."""
+    """Returns a question that suggests the known name most like an unknown one; empty: no name is similar."""
     close = difflib.get_close_matches(str(unknown), list(known), 1, 0.7)
     return f"; did you mean {close[0]}?" if close else ""
 
@@ -146,7 +146,7 @@ class Group(Form[T]):
         """Returns the values of a given mapping, by field.
 
         Raises:
-            ConfigError: It is not a mapping, or a key is unknown.
+            ConfigError: The value is not a mapping, or a key is unknown.
         """
         mapping = given.value
         if self._shorthand and isinstance(mapping, str) and not mapping.lstrip().startswith("{"):
@@ -186,7 +186,7 @@ def read_all(settings: Mapping[str, Setting], given: Mapping[str, Given]) -> dic
     for name, each in given.items():
         declared = settings[name]
         if each.value is None and declared.default in (None, ""):
-            continue  # a null in the file leaves unset what has no default
+            continue  # a null in the file leaves a setting without a default unset
         found[name] = declared.form.read(each)
     return found
 

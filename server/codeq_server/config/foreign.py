@@ -1,4 +1,4 @@
-"""Settings of features that this version lacks: rejected by name if they ask for something, accepted if they say no."""
+"""Settings of features that this version lacks: rejected if they switch one on, accepted if they switch it off."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ VARIABLES: Final = frozenset(
         "WORKER_JWKS_URL",
     }
 )
-"""Variables of such features; in the file, their keys have the same names in camelCase."""
+"""Variables of features that this version lacks; in the file, their keys have the same names in camelCase."""
 
 PREFIXES: Final = ("TRACING_",)
-"""Prefixes of further such variables."""
+"""Prefixes of further variables of features that this version lacks."""
 
 EXCLUDED_BY_RAFT: Final = ("cluster", "sharding")
-"""Such features that could not be combined with Raft anyway."""
+"""Features that this version lacks and that cannot be combined with Raft anyway."""
 
 _KEYS: Final = frozenset(
     {
@@ -70,12 +70,12 @@ _CONTAINER_NAME: Final = re.compile(r"/[^/]+/[^/]+")
 
 
 def is_variable(variable: str) -> bool:
-    """Returns whether a variable belongs to such a feature."""
+    """Returns whether a variable belongs to a feature that this version lacks."""
     return variable in VARIABLES or variable.startswith(PREFIXES)
 
 
 def is_key(key: object) -> bool:
-    """Returns whether a key of the file belongs to such a feature."""
+    """Returns whether a key of the file belongs to a feature that this version lacks."""
     return key in _KEYS or key in _KEYS_OF_VARIABLES
 
 

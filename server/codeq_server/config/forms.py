@@ -1,4 +1,4 @@
-"""Forms of values: each reads a given value strictly, says what it accepts, and shows a value as operators write it."""
+"""Forms of values: each reads a value strictly, describes valid values, and shows a value as operators write it."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class Form(Generic[T]):
     """Form of a setting's value.
 
     Attributes:
-        expects: What it accepts, in words that follow "must be".
-        values: The same for the table of settings, in Markdown.
+        expects: Description of valid values, in words that follow "must be".
+        values: The same description for the table of settings, in Markdown.
         nothing: How None is shown.
         takes_empty: Whether an empty variable is a value; otherwise it counts as unset.
     """
@@ -47,7 +47,7 @@ class Form(Generic[T]):
         return value
 
     def parse(self, value: object) -> T | None:  # noqa: ARG002
-        """Returns a value that has a type of its own, as in the file; None: it is malformed."""
+        """Returns a value that has a type of its own, as in the file; None: the value is malformed."""
         raise AssertionError(type(self))
 
     def error(self, given: Given) -> ConfigError:
@@ -59,7 +59,7 @@ class Form(Generic[T]):
         return value
 
     def _from_text(self, text: str) -> object:
-        """Returns what a text stands for if the source holds only text."""
+        """Returns the value that a text stands for, from a source that holds only text."""
         return text
 
 
@@ -116,7 +116,7 @@ class Choice(Form[Any]):
 
     Args:
         words: The words.
-        aliases: Further words, each with the one that it stands for.
+        aliases: Further words, each with the word that it stands for.
         others: Words that only other versions know.
     """
 
@@ -161,7 +161,7 @@ class FilePath(Form[Path]):
 
 
 class Texts(Form[frozenset[str]]):
-    """A list of texts of one form, without an order."""
+    """An unordered list of texts of one form."""
 
     def __init__(self, item: Text) -> None:
         self._item = item
@@ -185,7 +185,7 @@ class Listed(Form[tuple[str, ...]]):
 
     Args:
         one: Returns an item in its normal form.
-        noun: What the items are, in the plural.
+        noun: Noun for the items, in the plural.
         example: An item, with rules that all follow.
         most: Maximum number of items.
     """

@@ -1,4 +1,4 @@
-"""What the operator gave: values with their origin, and the errors and warnings that name it."""
+"""Values given by the operator, with their origin, and the errors and warnings that name it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Completes the given settings: checks how they go together, and fills in what follows from others and from --dev."""
+"""Completes the given settings: checks combinations, and fills in values that follow from others or from --dev."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def load_gateway(path: str | None, env: Mapping[str, str], flags: Mapping[str, o
         dev: Whether to serve loopback only, for the server of `codeq server --dev`.
 
     Raises:
-        ConfigError: As `load`.
+        ConfigError: The same as for `load`.
     """
     given = read(path, env, flags)
     settings = GatewaySettings(**_values(given, GatewaySettings), dev=dev)
@@ -93,7 +93,7 @@ def check(path: str | None, env: Mapping[str, str], flags: Mapping[str, object],
     """Returns the effective settings with secrets masked, by the file's keys. Starts nothing.
 
     Raises:
-        ConfigError: As `load`.
+        ConfigError: The same as for `load`.
     """
     return describe(load(path, env, flags, dev))
 
@@ -109,7 +109,7 @@ def describe(settings: ProcessSettings) -> dict[str, object]:
 
 
 def _values(given: GivenSettings, process: type[ProcessSettings]) -> dict[str, Any]:
-    """Returns the given values of the settings of a kind of process, by field; those of others are checked, too."""
+    """Returns the given values of one kind of process's settings, by field; other settings are checked, too."""
     declared = settings_of(process)
     return {name: value for name, value in given.checked().items() if name in declared}
 
@@ -128,8 +128,8 @@ def _refuse_contradictions(given: GivenSettings, settings: Settings) -> None:
         if address is not None and address.port == settings.port != 0:
             raise given.error(name, f"port {settings.port} is already the HTTP port")
     if settings.backoff_max_seconds < settings.backoff_base_seconds:
-        base = given.key("backoff_base_seconds")
-        raise given.error("backoff_max_seconds", f"must be at least {settings.backoff_base_seconds}, as {base} is")
+        least = f"{settings.backoff_base_seconds}, the value of {given.key('backoff_base_seconds')}"
+        raise given.error("backoff_max_seconds", f"must be at least {least}")
     if settings.persistence_provider == "memory":
         for name in _NOT_IN_MEMORY:
             if given.has(name):

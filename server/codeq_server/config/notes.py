@@ -1,4 +1,4 @@
-"""Warnings about settings without effect or of no use; shown at startup and by `codeq config check`, never fatal."""
+"""Warnings about useless or ineffective settings; shown at startup and by `codeq config check`, never fatal."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ def refuse_pair(raft: RaftSettings) -> None:
     if raft.bootstrap and len(raft.peers) == PAIR:
         raise ConfigError(
             variable("raft.bootstrap"),
-            "two members tolerate no failure: the cluster would stop with either; use 3 or 5",
+            "two members tolerate no failure: the cluster would stop if either fails; use 3 or 5",
         )
 
 

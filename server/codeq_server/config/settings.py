@@ -55,7 +55,7 @@ _STATIC: Final = Choice(["static"], others=["jwks", "multi"])
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PersistenceSettings:
-    """Where tasks are stored. With the provider memory, complete settings have no `path`, and no fsync."""
+    """Where tasks are stored. With the provider memory, the complete settings have no `path` and no fsync."""
 
     path: Path | None = setting(
         FilePath(),
@@ -86,7 +86,7 @@ class StaticAuthSettings:
         "`codeq:subscribe`. A worker needs at least one. `codeq:admin` makes a producer an administrator",
     )
     event_types: frozenset[str] = setting(
-        Texts(_COMMAND), frozenset(), "commands a worker may take; `*` means all. A worker needs at least one"
+        Texts(_COMMAND), frozenset(), "commands a worker may claim; `*` means all. A worker needs at least one"
     )
     email: str = setting(Text(), "", "accepted but unused")
     raw: Mapping[str, object] = setting(
@@ -97,7 +97,7 @@ class StaticAuthSettings:
 
     @property
     def static_token(self) -> StaticToken:
-        """The token that it configures."""
+        """The configured token."""
         return StaticToken(
             token=self.token,
             subject=self.subject,
@@ -130,7 +130,7 @@ class RaftSettings:
         False,
         "whether this node may found the cluster when it is empty and meets none: true on one node, or on all; of "
         "several, the one whose name comes first founds it. Has no effect on a member. Not with two `peers`, since "
-        "such a cluster stops when either does: an empty node then refuses to start, a member starts with a warning",
+        "such a cluster stops when either member does: an empty node then refuses to start, a member warns at startup",
     )
     peers: Mapping[str, str] = setting(
         PEERS,
@@ -153,12 +153,12 @@ class RaftSettings:
     cluster_secret: str = setting(
         _SECRET,
         "",
-        "secret that members authenticate with, the same everywhere; peers without it are rejected",
+        "secret that members authenticate with, the same on every node; peers without it are rejected",
         unset="derived from the producer's token",
         secret=True,
     )
     tls_cert: Path | None = setting(FilePath(), None, "PEM file with this node's certificate for TLS between members")
-    tls_key: Path | None = setting(FilePath(), None, "PEM file with its private key")
+    tls_key: Path | None = setting(FilePath(), None, "PEM file with the certificate's private key")
     tls_ca: Path | None = setting(
         FilePath(),
         None,
@@ -173,8 +173,8 @@ class RaftSettings:
     heartbeat_ms: int = setting(
         Whole(10, 60_000, "milliseconds"),
         100,
-        "interval of the leader's heartbeats. A value above a fifth of `electionMS` is taken as a tenth of it, so that "
-        "configurations with 1000 and 1000 do not lose their leader with one lost message",
+        "interval of the leader's heartbeats. A value above a fifth of `electionMS` is replaced by a tenth of it, so "
+        "that one lost heartbeat does not cause an election",
     )
     apply_timeout_seconds: int = setting(
         Whole(1, 600, "seconds"), 10, "how long a call waits for a majority before it fails with an unknown outcome"
@@ -222,7 +222,7 @@ class ProcessSettings:
     gateway_secret: str = setting(
         _SECRET,
         "",
-        "secret of gateways and servers that forward calls to a server; the same everywhere",
+        "secret of gateways and servers that forward calls to a server; the same on all of them",
         unset="derived from the producers' token",
         secret=True,
     )
@@ -373,7 +373,7 @@ class Settings(RestSettings):
         "queues per tenant; a task that would need one more is rejected with `TOO_MANY_QUEUES`",
     )
     queue_idle_seconds: int = setting(
-        _DURATION, 3600, "how long a queue stays once no task of it is left, ended ones included; paused queues stay"
+        _DURATION, 3600, "how long a queue without tasks, ended ones included, is kept; paused queues are always kept"
     )
     local_artifacts_dir: Path | None = setting(
         FilePath(),
@@ -386,7 +386,7 @@ class Settings(RestSettings):
     backup_dir: Path | None = setting(
         FilePath(),
         None,
-        "folder for backups made on request; without it such requests are rejected; not with `memory`",
+        "folder for backups made on request; without it requests for backups are rejected; not with `memory`",
     )
     disk_reserve_bytes: int = setting(
         Whole(0, 1 << 50, "bytes"),

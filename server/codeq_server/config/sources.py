@@ -38,7 +38,7 @@ CLIENT_VARIABLES: Final = frozenset(
         "CODEQ_TLS_KEY_FILE",
     }
 )
-"""Known variables with codeq's prefix that are not settings of a server: the file's path, and those of the CLI."""
+"""Known variables with codeq's prefix that are not server settings: the file's path, and variables of the CLI."""
 
 SETTINGS: Final[Mapping[str, Setting]] = {**settings_of(GatewaySettings), **settings_of(Settings)}
 """The settings of all kinds of processes, by name: one file may hold them all."""
@@ -105,7 +105,7 @@ class GivenSettings:
 
 
 def read(path: str | None, environment: Mapping[str, str], flags: Mapping[str, object]) -> GivenSettings:
-    """Returns what the sources give; a flag overrides the environment, which overrides the file.
+    """Returns the values that the sources give; a flag overrides the environment, which overrides the file.
 
     Args:
         path: Configuration file; None: the one named by CODEQ_CONFIG_PATH, if any.
@@ -122,7 +122,7 @@ def read(path: str | None, environment: Mapping[str, str], flags: Mapping[str, o
 
 
 def _read_file(path: str, named_by: str) -> tuple[dict[str, Given], dict[str, Given]]:
-    """Returns the settings of the YAML file, and those of features that this version lacks."""
+    """Returns the settings of the YAML file, and separately the settings of features that this version lacks."""
     found: dict[str, Given] = {}
     others = {}
     for key, value in _content(path, named_by).items():
@@ -157,10 +157,10 @@ def _content(path: str, named_by: str) -> dict[Any, object]:
 
 
 def _trouble(error: Exception) -> str:
-    """Returns what is wrong with the file, and where. Its text is left out: it may be a secret."""
+    """Describes what is wrong with the file, and where, without its text, which may be secret."""
     if isinstance(error, yaml.reader.ReaderError):
         return str(error)
-    if not isinstance(error, yaml.MarkedYAMLError):  # from a value that is not what it looks like or is tagged as
+    if not isinstance(error, yaml.MarkedYAMLError):  # a value does not match its apparent type or its tag
         return "it is nested too deeply" if isinstance(error, RecursionError) else "a value is malformed"
     problem, mark = error.problem or "", error.problem_mark or error.context_mark
     if not isinstance(error, yaml.scanner.ScannerError) and not problem.startswith(("expected", "duplicate key")):

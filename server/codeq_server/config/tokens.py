@@ -1,4 +1,4 @@
-"""Completes the settings of tokens: each role has one that may do something and belongs to a tenant."""
+"""Completes the token settings: each role has a usable token that belongs to a tenant."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def completed(given: GivenSettings, settings: Settings) -> Settings:
     """Returns the settings with a token for each role.
 
     Raises:
-        ConfigError: A role has no token, or one that is of no use.
+        ConfigError: A role has no token, or an unusable one.
     """
     found: dict[str, Any] = {}
     for role in ROLES:
@@ -55,7 +55,7 @@ def producer_token(given: GivenSettings, servers: Settings) -> str:
     """Returns the producer token of a gateway's servers; empty: it is not configured.
 
     Raises:
-        ConfigError: It is of no use.
+        ConfigError: The token is unusable.
     """
     token = _configured(given, servers, "producer")
     return "" if token is None else token.token
@@ -72,7 +72,7 @@ def _configured(given: GivenSettings, settings: Settings, role: str) -> StaticAu
     if token is None:
         raise given.error(provider, f"needs {variable(config)}")
     if role == "worker" and not (token.scopes and token.event_types):
-        raise given.error(config, "a worker's token needs scopes and eventTypes: without them it may do nothing")
+        raise given.error(config, "a worker's token needs scopes and eventTypes: without them it permits nothing")
     token = replace(token, token=token.token.strip(), subject=token.subject.strip() or DEFAULT_SUBJECT)
     try:
         tenant_of(token.subject, token.raw)

@@ -1,6 +1,6 @@
-"""Turns among many sources with something due: ordered by time until due, from then on tenant by tenant.
+"""Gives turns to many sources of timed work: by time until they are due, from then on tenant by tenant.
 
-However much one tenant has due, another tenant's turn comes after at most one turn of each other tenant.
+However much work one tenant has due, another tenant waits for at most one turn of each tenant before its own.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _DUE: Final = -1
 
 
 class Source(Protocol):
-    """Something with a next time."""
+    """A source of timed work."""
 
     @property
     def tenant(self) -> str:
@@ -32,10 +32,10 @@ S = TypeVar("S", bound=Source)
 
 
 class Alarms(Generic[S]):
-    """The next time of each source. It may be early, which the owner discovers in the source's turn, but never late.
+    """The next time of each source. It may be early, as its owner finds out in the source's turn, but never late.
 
     Attributes:
-        first_ms: The earliest of all; 0 while something is due, NEVER if there is none.
+        first_ms: The earliest time of all sources; 0 while something is due, NEVER without sources.
     """
 
     __slots__ = ("_due", "_heap", "_pushed", "_times", "first_ms")
@@ -64,7 +64,7 @@ class Alarms(Generic[S]):
             heapq.heapify(self._heap)
 
     def drop(self, source: S) -> None:
-        """Forgets a source with nothing to come; one that is due still gets its turn."""
+        """Forgets a source that has no further work; a source that is due still gets its turn."""
         if self._times.get(source, _DUE) != _DUE:
             del self._times[source]
             self._look()
@@ -91,7 +91,7 @@ class Alarms(Generic[S]):
         return source
 
     def rest(self, source: S, at_ms: int | None, now_ms: int) -> None:
-        """Ends a turn; the source's next time is `at_ms`, None: never."""
+        """Ends a turn; `at_ms` is the source's next time, None: never."""
         if at_ms is not None and at_ms <= now_ms:
             self._due.setdefault(source.tenant, deque()).append(source)
         else:

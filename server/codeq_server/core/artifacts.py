@@ -22,12 +22,12 @@ def keep(shard: Shard, home: Lane, position: int, artifacts: Sequence[rows_pb2.A
 
 
 def same(kept: Sequence[rows_pb2.ArtifactRow], said: Sequence[rows_pb2.ArtifactRow]) -> bool:
-    """Returns whether a repeated outcome has the same artifacts as those kept, whatever their files are called."""
+    """Returns whether a repeated outcome has the same artifacts as the stored one, regardless of file names."""
     return len(kept) == len(said) and all(_known(a) == _known(b) for a, b in zip(kept, said, strict=True))
 
 
 def let_go(shard: Shard, queue: Queue, key: bytes, state: rows_pb2.StateRow) -> None:
-    """Hands over the files of a task whose end, recorded in the state row with this key, is being forgotten."""
+    """Releases the files of a task whose end, recorded in the state row with this key, is being forgotten."""
     files = [each.file for each in state.artifacts if each.file]
     if files:
         queue.filed -= 1

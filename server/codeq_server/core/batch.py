@@ -1,4 +1,4 @@
-"""The row changes of decisions: the batch that they fill, and the form in which it is written."""
+"""Batches of row changes: the one that decisions fill, and the form in which it is written."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ class Batch:
     """Row changes decided together, which become durable together.
 
     Attributes:
-        lsn: Number of the batch, one more than that of the previous one.
+        lsn: Number of the batch, one more than the previous batch's.
         rows: New value of each changed row; None deletes it.
         touched: Queues whose rows are to be written.
         extended: Claims whose extension rows are to be written.
         completed: (queue, home) of each task that completed.
         ended: (queue, home, whether it went to the dead-letter queue) of each task that ended otherwise.
-        purges: Purges that begin once it is durable.
-        revived: Those of them that were redriven in the same batch, once for each such end.
-        size: Bytes of its payloads, results and state rows.
+        purges: Purges that begin once the batch is durable.
+        revived: Ended tasks that were redriven in the same batch, once for each end.
+        size: Bytes of the payloads, results and state rows in the batch.
         notable: Events for the log.
-        kept_until: Earliest time at which a task that ended in it may be removed, in Unix milliseconds; set by `seal`.
+        kept_until: Earliest time at which a task that ended in the batch may be removed, in Unix milliseconds; set
+            by `seal`.
     """
 
     lsn: int
@@ -48,9 +49,9 @@ class SealedBatch:
     """A batch ready to be written.
 
     Attributes:
-        lsn: Its number.
+        lsn: Number of the batch.
         previous_lsn: Number of the previous batch.
-        epoch: Epoch in which it was decided.
+        epoch: Epoch in which the batch was decided.
         wall_ms: Time of sealing in Unix milliseconds.
         rows: Every row change.
     """

@@ -1,4 +1,4 @@
-"""Handing out tasks under leases."""
+"""Hands out tasks under leases."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class Delivered(NamedTuple):
     """A task handed out.
 
     Attributes:
-        task_id: Its key.
-        raw: Its task bytes.
+        task_id: Key of the task.
+        raw: Task bytes.
         attempts: Deliveries so far, this one included.
     """
 
@@ -40,7 +40,7 @@ class Delivered(NamedTuple):
 
 
 class _Taking:
-    """What one call of `claim` has taken so far.
+    """The tasks taken so far by one call of `claim`.
 
     Attributes:
         plain: Whether every task was taken from its home place, for its first delivery.
@@ -79,7 +79,7 @@ def claim(
 
     Args:
         shard: Shard that owns the queues.
-        caller: Worker that takes them.
+        caller: Worker that takes the tasks.
         commands: Commands to take; None: all of the tenant.
         count: Tasks wanted; at most CLAIM_MAX are given.
         bytes_max: Task bytes after which no further task is given; the first task is given whatever its size.

@@ -17,7 +17,7 @@ HEADS_MAX: Final = 8
 """Values of max_attempts for which a lane caches the head of its task bytes."""
 
 _new = tuple.__new__
-"""Makes the same object as calling a NamedTuple's class, in a third of the time."""
+"""Creates the same object as calling a NamedTuple's class, in a third of the time."""
 
 
 def check_storage(shard: Shard) -> None:
@@ -27,7 +27,7 @@ def check_storage(shard: Shard) -> None:
         Rejection: STORAGE_FULL.
     """
     if shard.storage_full:
-        raise Rejection(Reason.STORAGE_FULL, "the server's disk is nearly full: it takes no new tasks for now")
+        raise Rejection(Reason.STORAGE_FULL, "the server's disk is nearly full: it accepts no new tasks for now")
 
 
 def create_in(
@@ -36,8 +36,8 @@ def create_in(
     """Accepts a task into its queue and returns its id and its task bytes; the caller checks that the store has room.
 
     Args:
-        shard: Shard that takes it.
-        queue: Queue of its command.
+        shard: Shard that accepts the task.
+        queue: Queue of the task's command.
         payload: JSON; validated.
         priority: 0 to 9.
         now: Time of acceptance.

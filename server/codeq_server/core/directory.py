@@ -1,4 +1,4 @@
-"""The queues of a shard all together: by tenant, and those that are unused."""
+"""All queues of a shard: by tenant, and the unused ones."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Tenant:
         self.numbers: list[int] = []
 
     def add(self, queue: Queue) -> None:
-        """Adds a queue; it was opened after all others."""
+        """Adds a queue, which was opened after all others."""
         insort(self.commands, queue.command)
         self.numbers.append(queue.number)
 
@@ -35,11 +35,11 @@ class Tenant:
 
 
 class IdleQueues:
-    """Unused queues, which leave some time after their last task.
+    """Unused queues, which are removed some time after their last task.
 
     Attributes:
-        first_ms: Monotonic milliseconds before which none of them leaves; NEVER if there are none.
-        since: Since when each is unused, in monotonic milliseconds; the longest unused comes first.
+        first_ms: Monotonic milliseconds before which no queue is removed; NEVER if no queue is unused.
+        since: Time since which each queue has been unused, in monotonic milliseconds; the longest unused comes first.
     """
 
     __slots__ = ("first_ms", "since")
@@ -49,13 +49,13 @@ class IdleQueues:
         self.since: OrderedDict[Queue, int] = OrderedDict()
 
     def add(self, queue: Queue, mono_ms: int, idle_ms: int) -> None:
-        """Adds a queue, which leaves after `idle_ms` unless it is used again."""
+        """Adds a queue, which is removed after `idle_ms` unless it is used again."""
         self.since.setdefault(queue, mono_ms)
         self.first_ms = min(self.first_ms, mono_ms + idle_ms)
 
 
 class Directory:
-    """Data about all queues together, in addition to `Shard.queues` and `Shard.by_name`.
+    """Data about all queues of a shard, in addition to `Shard.queues` and `Shard.by_name`.
 
     Attributes:
         tenants: Queues of each tenant.

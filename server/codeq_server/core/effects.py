@@ -1,4 +1,4 @@
-"""What the caller of the core must do after decisions, besides making their batch durable."""
+"""Actions that decisions require of the core's caller, besides making their batch durable."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from .model import Holder, Queue, TaskKey
 
 
 class Effects:
-    """Effects of decisions, handed over once; the shard has none while nothing is to be done.
+    """Effects of decisions, handed over once; the shard has no effects while nothing is to be done.
 
     Attributes:
         woken: Queues with new work.
         ended: Watched tasks that ended.
-        cancelled: Holder, id and lease token of tasks cancelled while a connected worker had them.
+        cancelled: Holder, id and lease token of tasks cancelled while a connected worker held them.
         gone_files: Home (as in keys) and name of files that no row refers to any more.
     """
 

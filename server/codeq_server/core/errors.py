@@ -15,7 +15,7 @@ _NONE: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 class Reason(Enum):
-    """Why a request was rejected; the names are those of codeq.v1.ErrorReason without the prefix (a test compares)."""
+    """Why a request was rejected; the names are those of codeq.v1.ErrorReason without the prefix, as a test checks."""
 
     INTERNAL = 0
     INVALID_FIELD = 1
@@ -69,10 +69,10 @@ class Rejection(Exception):  # noqa: N818 - a rejection is a normal answer, not 
     """A rejected request.
 
     Attributes:
-        reason: Why.
-        message: Text for people.
+        reason: Why the request was rejected.
+        message: Human-readable text.
         violations: (field, description) of each malformed field.
-        metadata: Further details for programs, by name.
+        metadata: Further machine-readable details, by name.
         tenant: Tenant of the call; empty: unknown. For the log only, like `task_id`.
         task_id: Task of the call; empty: none, or many.
     """
@@ -108,7 +108,7 @@ def invalid_field(field: str, description: str) -> Rejection:
 
 
 class CorruptRows(Exception):  # noqa: N818 - names what is corrupt
-    """Stored rows contradict each other; names the key of the row that showed it."""
+    """Stored rows contradict each other; the text names the key of the offending row."""
 
     def __init__(self, key: bytes, problem: str) -> None:
         super().__init__(f"row {key.hex()}: {problem}")

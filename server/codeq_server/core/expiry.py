@@ -1,6 +1,6 @@
 """Expiry of waiting tasks: a task that still waits at the time its producer set ends as FAILED.
 
-A task that is running then goes on, and no longer expires afterwards. The same holds for one redriven after that time.
+A task that is running at that time keeps running and no longer expires. Neither does a task redriven after that time.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def expire_entry(shard: Shard, queue: Queue, entry: bytes, now: Now) -> None:
 
 
 def leave_expiry(shard: Shard, home: Lane, position: int) -> None:
-    """Removes a task that is being deleted from the expiry index, if it is there."""
+    """Removes a task that is being deleted from the expiry index, if it is listed there."""
     queue = home.queue
     key = keys.place_key(home.task_prefix, position)
     value = shard.get(key)

@@ -1,4 +1,4 @@
-"""What a worker reports while it has a task: heartbeats, which extend its lease, and progress."""
+"""Reports of a worker that holds a task: heartbeats, which extend its lease, and progress."""
 
 from __future__ import annotations
 

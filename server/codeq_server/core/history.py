@@ -1,7 +1,7 @@
-"""The last deliveries of a task, kept in its state row: who had it, from when to when, and how each ended.
+"""The last deliveries of a task, kept in its state row: who held it, from when to when, and how each ended.
 
-A task completed by its first delivery pays almost nothing for it: apart from the start, which takes one more number,
-its state row already describes that delivery.
+For a task completed by its first delivery, the history costs almost nothing: apart from the start, which takes one more
+number, the state row already describes that delivery.
 """
 
 from __future__ import annotations

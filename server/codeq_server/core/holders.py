@@ -1,4 +1,4 @@
-"""Who may act on a task's delivery: the one check behind outcomes, heartbeats, progress and uploads."""
+"""Checks who may act on a task's delivery: the one check behind outcomes, heartbeats, progress and uploads."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .model import Caller, Delivery, TaskKey
 from .shard import Shard
 
 _MESSAGES: Final = {
-    Reason.STALE_LEASE_TOKEN: "the lease token is not that of the present lease",
+    Reason.STALE_LEASE_TOKEN: "the lease token does not match the current lease",
     Reason.NOT_LEASE_OWNER: "the task is leased to another worker",
 }
 
@@ -51,14 +51,14 @@ def rejection(
     """Returns the rejection of a caller that holds no live delivery of a task of its tenant.
 
     Args:
-        delivery: The task's live delivery, if it has one.
+        delivery: The task's live delivery, if any.
         caller: The caller.
-        token: The token it presented.
+        token: The lease token that the caller presented.
         state: The task's state row.
     """
     reason = objection(delivery, caller, token) if delivery is not None else None
     if reason is not None:
         return Rejection(reason, _MESSAGES[reason])
     if token is not None and (state is None or state.ended_token != token):
-        return Rejection(Reason.STALE_LEASE_TOKEN, "the lease token is not that of a live lease")
+        return Rejection(Reason.STALE_LEASE_TOKEN, "the lease token matches no live lease")
     return Rejection(Reason.TASK_NOT_CLAIMED, "the task is not leased")

@@ -1,4 +1,4 @@
-"""Unused queues: they leave memory and store some time after their last task was removed.
+"""Unused queues: they are removed from memory and store some time after their last task was removed.
 
 A queue's number is never reused, so nothing that refers to an old task can match a new one.
 """

@@ -29,7 +29,7 @@ The task bytes are a serialised codeq.v1.Task with the fields that never change:
 max_attempts, created_at and expire_at. Deliveries append the rest to them.
 
 No other module builds keys, with one exception: `create_in` and `end_task` append a position to a lane's prefix
-themselves, once for each task, because the call would cost as much as what they put into the row.
+themselves, once for each task, because the call would cost as much as the rest of the row.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from collections.abc import Iterable
 from typing import Final
 
 FORMAT: Final = 1
-"""Format of the rows; a store with a newer one is refused."""
+"""Format of the rows; a store with a newer format is rejected."""
 
 IDENTITY: Final = b"midentity"
 TICK: Final = b"mtick"
@@ -80,7 +80,7 @@ PARKED_HEAD: Final = 14
 ENDED_DEAD: Final = 1
 """Bit set in the number of a list of tasks in the dead-letter queue."""
 ENDED_COMPLETED: Final = 1 << 15
-"""Bit set in the number of a list of tasks that all completed: ends that nothing takes back."""
+"""Bit set in the number of a list of tasks that all completed: such ends are final."""
 
 _PARKED = struct.Struct(">cIQB")
 _POINTER = struct.Struct(">cB6sH")
@@ -102,14 +102,14 @@ KEY_BYTES: Final = {
     ENDED: _ENDED_KEY.size,
     DEAD_LETTERS: TIME_KEY_BYTES,
 }
-"""Length of the keys of each table whose keys have one."""
+"""Length of the keys of each table with keys of a fixed length."""
 
 
 # -- ranges --------------------------------------------------------------------------------------------------------
 
 
 def table_rows(table: bytes) -> tuple[bytes, bytes]:
-    """Returns the range of a table's keys: its start, and the end that does not belong to it."""
+    """Returns the range of a table's keys: its start, and its exclusive end."""
     return table, bytes((table[0] + 1,))
 
 
@@ -119,12 +119,12 @@ def queue_prefix(table: bytes, queue: int) -> bytes:
 
 
 def queue_rows(table: bytes, queue: int) -> tuple[bytes, bytes]:
-    """Returns the range of a queue's keys in such a table."""
+    """Returns the range of a queue's keys in a table whose keys begin with the queue."""
     return queue_prefix(table, queue), queue_prefix(table, queue + 1)
 
 
 def queue_of(key: bytes) -> int:
-    """Returns the queue in a key of such a table; 0 if the key is empty."""
+    """Returns the queue in a key that begins with the queue; 0 if the key is empty."""
     return int.from_bytes(key[1:5], "big")
 
 
@@ -182,7 +182,7 @@ def packed_key(table: bytes, packed: int) -> bytes:
 
 
 def split_packed_key(key: bytes) -> int:
-    """Returns queue, lane and position of such a key as one number."""
+    """Returns queue, lane and position of a key of table "t", "s" or "u" as one number."""
     return int.from_bytes(key[1:], "big")
 
 
@@ -218,12 +218,12 @@ def split_time_key(key: bytes) -> tuple[int, int, int, int]:
 
 
 def time_bound(prefix: bytes, time_ms: int) -> bytes:
-    """Returns the start of a queue's keys from this time on, in such a table; `prefix` is that of the queue's keys."""
+    """Returns the start of a queue's keys from this time on; `prefix` is the common prefix of the queue's keys."""
     return prefix + time_ms.to_bytes(8, "big")
 
 
 def time_of(key: bytes) -> int:
-    """Returns the time in such a key."""
+    """Returns the time in a key of a table ordered by queue and time."""
     return int.from_bytes(key[5:13], "big")
 
 
@@ -265,7 +265,7 @@ def home_head(epoch: int) -> bytes:
 
 
 def parked_head(epoch: int, due_ms: int, lane: int) -> bytes:
-    """Returns the head of a parked home's value; `lane` is that of the task's priority."""
+    """Returns the head of a parked home's value; `lane` is the lane of the task's priority."""
     return _PARKED.pack(PARKED, epoch, due_ms, lane)
 
 

@@ -19,7 +19,7 @@ class TenantEnds:
 
 
 class LeaseEnds:
-    """The ends of all claims, including claims that are over by now; tenants take turns.
+    """The ends of all claims, including claims that have already ended; tenants take turns.
 
     Attributes:
         alarms: When each tenant's next claim ends.
@@ -60,7 +60,7 @@ class LeaseEnds:
             self.alarms.rest(ends, None, now_ms)
 
     def keep(self, tokens: Collection[int]) -> None:
-        """Removes the claims that are not among `tokens`; a tenant left without any goes in its next turn."""
+        """Removes the claims that are not among `tokens`; a tenant left without claims is dropped in its next turn."""
         self.count = 0
         for ends in self.tenants.values():
             ends.heap = [end for end in ends.heap if end[1] in tokens]

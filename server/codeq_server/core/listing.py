@@ -1,4 +1,4 @@
-"""Reading many tasks in slices, each short enough for the event loop.
+"""Reads many tasks in slices, each small enough for the event loop.
 
 Keys come from written rows, which hold everything already acknowledged; tasks are shown with their latest decisions.
 """

@@ -1,7 +1,7 @@
 """A shard's data in memory: queues with their lanes, and claims with their live deliveries.
 
-Everything here is a cache over rows. Only running and returned tasks, counters and queues are held in full; of each
-lane only a window at its head is.
+Everything here is a cache over rows. Running and returned tasks, counters and queues are held in full, but of each lane
+only a window at its head.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .rates import Rates
 WINDOW_ENTRY_BYTES: Final = 300
 """Memory of a window entry in addition to its task bytes; measured on CPython 3.11."""
 FIRST_PAGE = 16
-"""Places read first in a lane, while the size of its tasks is unknown; rows read first in a timeline."""
+"""Number of places read first in a lane, while the size of its tasks is unknown; of rows read first in a timeline."""
 
 
 class Name(NamedTuple):
@@ -40,9 +40,9 @@ class Caller(NamedTuple):
     """A worker that claims or ends tasks.
 
     Attributes:
-        tenant: Its tenant.
-        worker: Its worker id: the subject, or subject/name.
-        subject: Subject of its token.
+        tenant: Tenant of the worker.
+        worker: Worker id: the subject, or subject/name.
+        subject: Subject of the worker's token.
     """
 
     tenant: str
@@ -107,9 +107,9 @@ class Lane:
         self.gone: set[int] = set()
         """Positions in the window or of returned tasks at which nothing waits any more; never the first of either."""
         self.page = FIRST_PAGE
-        """Places to read next; depends on the size of those read before."""
+        """Number of places to read next; depends on the size of those read before."""
         self.served = 0
-        """Turn in which a claim last took from it."""
+        """Turn in which a claim last took a task from the lane."""
         self.task_prefix = keys.lane_prefix(keys.TASKS, queue.number, index)
         self.state_prefix = keys.lane_prefix(keys.STATES, queue.number, index)
         self.heads: dict[int, bytes] = {}
@@ -143,7 +143,7 @@ class Timeline:
         self.count = 0
         """Number of rows."""
         self.mark = b""
-        """Key without its prefix, possibly cut short; no row comes before it, now or ever."""
+        """Key without its prefix, possibly truncated; no row comes before it, now or ever."""
         self.heap: list[bytes] = []
         """Entries in memory: keys followed by values."""
         self.loaded: bytes | None = None
@@ -151,9 +151,9 @@ class Timeline:
         self.gone: set[bytes] = set()
         """Keys of deleted rows whose entries may still be in memory."""
         self.page = FIRST_PAGE
-        """Rows to read next."""
+        """Number of rows to read next."""
         self.cut_at = 0
-        """Number of entries in memory at which they are cut, if more than the usual limit."""
+        """Number of entries in memory at which they are trimmed, if more than the usual limit."""
 
 
 class Purge:
@@ -167,14 +167,14 @@ class Purge:
         self.at_ms = at_ms
         """Time of the request, in Unix milliseconds."""
         self.tails = tails
-        """Tail of each lane at that time."""
+        """Tail of each lane at the time of the request."""
         self.following: dict[bytes, bytes | None] = {keys.RETURNED: b"", keys.DUE: b""}
         """Next key to read in each table it scans; empty: start at the beginning, None: done."""
         self.page = FIRST_PAGE
-        """Places to read next; depends on the size of those read before."""
+        """Number of places to read next; depends on the size of those read before."""
 
     def row(self) -> rows_pb2.PurgeState:
-        """Returns what the queue's row keeps of the purge."""
+        """Returns the part of the purge that the queue's row stores."""
         tails = [keys.pack_home(lane, tail) for lane, tail in self.tails.items()]
         return rows_pb2.PurgeState(at_ms=self.at_ms, tails=tails)
 
@@ -210,7 +210,7 @@ class Queue:
         self.key = keys.queue_key(number)
         self.lanes: list[Lane | None] = [None] * 16
         self.timelines: dict[bytes, Timeline] = {}
-        """By table; only tables in which it ever had rows."""
+        """Timelines by table; only tables in which the queue ever had rows."""
         self.claimed = 0
         self.dlq = 0
         self.completed_total = 0
@@ -218,7 +218,7 @@ class Queue:
         self.created_total = 0
         self.removed_total = 0
         self.paused = False
-        """Whether deliveries were stopped by request."""
+        """Whether deliveries were paused by request."""
         self.purge: Purge | None = None
         """The purge in progress."""
         self.named = 0
@@ -227,7 +227,7 @@ class Queue:
         """Ended tasks with artifacts whose contents the server stores."""
         self.rates = Rates()
         self.touched = False
-        """Whether the current batch changed it."""
+        """Whether the current batch changed the queue."""
 
     @property
     def unused(self) -> bool:
@@ -236,7 +236,7 @@ class Queue:
 
     @property
     def held(self) -> bool:
-        """Whether claims skip it."""
+        """Whether claims skip the queue."""
         return self.paused or self.purge is not None
 
     @property
@@ -336,7 +336,7 @@ class Claim:
         self.until = until
         """End of the leases on the monotonic clock, except for extended ones."""
         self.extended: dict[TaskKey, tuple[int, int]] = {}
-        """For each lease extended by heartbeats: its end on the monotonic clock and longest grant in milliseconds."""
+        """Each lease extended by heartbeats: its end on the monotonic clock and longest extension in milliseconds."""
         self.task_ids: list[TaskKey] = []
         """Keys of the tasks listed in the lease row, live or not."""
         self.named = False
@@ -346,7 +346,7 @@ class Claim:
         self.again: set[TaskKey] = set()
         """Live tasks that may have been delivered before; their state rows record it."""
         self.holder: Holder | None = None
-        """Notified when a task of the claim is cancelled; None: nobody is connected."""
+        """Notified when a task of the claim is cancelled; None: no worker is connected."""
         self.live = 0
         self.head = b""
         self.head_of: tuple[int, int, int, int] = (-1, -1, -1, -1)
@@ -361,7 +361,7 @@ class Delivery(NamedTuple):
     """A live delivery.
 
     Attributes:
-        claim: Claim it belongs to.
+        claim: Claim that the delivery belongs to.
         home: Lane of the task's home.
         position: Position of the home.
         place: Where the task was claimed from: 0 for its home, else 1 << 56 | lane << 48 | position.

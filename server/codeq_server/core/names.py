@@ -37,7 +37,7 @@ class Created:
 
 @dataclass(frozen=True, slots=True)
 class Duplicate:
-    """The request was already carried out: the id of the task that it made."""
+    """The request was already carried out: the id of the task that it created."""
 
     task_id: str
 
@@ -77,10 +77,10 @@ def create_all(
     """Accepts all tasks or none, or finds those made by the same request.
 
     Args:
-        shard: Shard that takes them.
+        shard: Shard that accepts the tasks.
         tenant: Tenant of the producer.
         tasks: The tasks; with `batch`, the id of each derives from the key of the batch.
-        batch: Id and digests derived from the key of the batch; None: it has no key.
+        batch: Id and digests derived from the key of the batch; None: the batch has no key.
         now: Time of acceptance.
 
     Returns:
@@ -132,7 +132,7 @@ def _create(shard: Shard, tenant: str, task: NewTask, batch: str, now: Now) -> C
 
 
 def _is_free(shard: Shard, tenant: str, naming: Naming) -> bool:
-    """Returns whether the id is free; False: the same request made the task that has it."""
+    """Returns whether the id is free; False: the same request created the task with this id."""
     row = _row(shard, tenant, naming.task_id)
     if row is None:
         return True
@@ -174,7 +174,7 @@ def find_named(shard: Shard, tenant: str, task_id: str) -> tuple[Lane, int] | No
 
 
 def forget(shard: Shard, lane: Lane, home_key: bytes) -> None:
-    """Removes the row of a named task that is being removed itself, and with a batch's last task the batch's row."""
+    """Removes the name row of a task that is being removed, and with a batch's last task the batch's row as well."""
     home = shard.get(home_key)
     task_id = "" if home is None else unpacked(keys.name_of, home_key, home)
     if not task_id:

@@ -1,4 +1,4 @@
-"""A task that a producer asks for, validated."""
+"""A validated request for a new task."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Naming:
         task_id: The id.
         digest: Digest of the request as sent, if the id derives from an idempotency key; empty: the producer chose the
             id.
-        meaning: Digest of the request's meaning, in the same case.
+        meaning: Digest of the request's meaning; empty in the same case.
     """
 
     task_id: str
@@ -36,9 +36,9 @@ class NewTask:
         payload: JSON.
         priority: 0 to 9.
         max_attempts: Deliveries allowed; 0: the shard's default.
-        due_ms: Unix milliseconds before which it is not delivered; 0 or in the past: deliverable at once.
-        naming: Its id, if the server does not assign one; the id must be free.
-        expire_ms: Unix milliseconds, in the future, at which it ends if it is still waiting; 0: never.
+        due_ms: Unix milliseconds before which the task is not delivered; 0 or in the past: deliverable at once.
+        naming: Id of the task, if the server does not assign one; the id must be free.
+        expire_ms: Unix milliseconds, in the future, at which the task ends if it is still waiting; 0: never.
         kept: Fields of codeq.v1.Task, serialised, that only the producer and the worker read.
     """
 

@@ -1,4 +1,4 @@
-"""Events that operators ask about later: leases that expired, and tasks that went to the dead-letter queue.
+"""Events that operators may ask about later: leases that expired, and tasks that went to the dead-letter queue.
 
 A batch collects them, and the shard's runner logs them once the batch is durable.
 """
@@ -27,8 +27,8 @@ class Notable(NamedTuple):
     Attributes:
         event: LEASE_EXPIRED or DEAD_LETTERED.
         tenant: Tenant of the task.
-        command: Its command.
-        task_id: Its id.
+        command: Command of the task.
+        task_id: Id of the task.
         worker: Worker whose delivery ended.
         attempts: Deliveries so far, including that one.
         cause: How that delivery ended.
@@ -47,8 +47,8 @@ class Notables:
     """Events of a batch.
 
     Attributes:
-        listed: The first ones.
-        more: Number of further events, by name; None: there are none.
+        listed: The first events.
+        more: Number of further events, by name; None: no further events.
     """
 
     __slots__ = ("listed", "more")

@@ -31,12 +31,12 @@ ABANDONS_MAX = 100
 SHRINK_FROM = 16
 """Lease rows with fewer tasks than this are not rewritten when most of their deliveries have ended."""
 NACK_DELAY_MAX_MS: Final = 12 * 3_600_000
-"""Longest delay after a nack."""
+"""Maximum delay after a nack."""
 EXPIRED_ERROR: Final = "LEASE_EXPIRED"
 MAX_ATTEMPTS_ERROR: Final = "MAX_ATTEMPTS"
 
 
-# Each look at a member of an enumeration by name costs as much as a call; these are used once for each task.
+# Looking up an enum member by name costs as much as a call; these members are used once for each task.
 _COMPLETED: Final = Status.COMPLETED
 _FINAL: Final = {Outcome.COMPLETED: Status.COMPLETED, Outcome.FAILED: Status.FAILED}
 
@@ -81,11 +81,12 @@ def settle(
         outcome: COMPLETED, FAILED, NACK or ABANDON.
         result: Result of a COMPLETED, or None.
         error: Error of a FAILED, reason of a NACK.
-        delay_ms: Delay of a NACK, at most NACK_DELAY_MAX_MS (longer ones are cut); None: by the backoff policy.
+        delay_ms: Delay of a NACK, at most NACK_DELAY_MAX_MS (a longer delay is shortened to it); None: by the
+            backoff policy.
         random: Uniform in [0, 1), for the backoff.
         now: Time of the outcome.
-        artifacts: Artifacts of a COMPLETED or FAILED. If one has neither URL nor file, the outcome can only repeat an
-            earlier one.
+        artifacts: Artifacts of a COMPLETED or FAILED. If an artifact has neither URL nor file, the outcome can only
+            repeat an earlier one.
 
     Raises:
         Rejection: TASK_NOT_FOUND, TASK_NOT_CLAIMED, STALE_LEASE_TOKEN, NOT_LEASE_OWNER.
@@ -94,7 +95,7 @@ def settle(
     if delivery is None or objection(delivery, caller, token) is not None:
         return _repeat(shard, delivery, caller, task_id, token, outcome, result, error, artifacts)
     if artifacts and any(not each.url and not each.file for each in artifacts):
-        raise Rejection(Reason.TASK_NOT_CLAIMED, "the task was not leased when its artifacts came")
+        raise Rejection(Reason.TASK_NOT_CLAIMED, "the task was not leased when its artifacts arrived")
     del shard.deliveries[key]
     if outcome is Outcome.COMPLETED or outcome is Outcome.FAILED:
         status = _FINAL[outcome]
@@ -111,7 +112,8 @@ def complete(shard: Shard, caller: Caller, task_id: str, token: int, result: byt
     """Ends a delivery as COMPLETED for its holder: a fast path with the effect of `settle` for the usual case.
 
     Returns:
-        True if it did. False: the caller is not the holder or the task is named; nothing changed, `settle` decides.
+        True: the delivery ended. False: the caller is not the holder or the task is named; nothing changed, `settle`
+        decides.
     """
     delivery = shard.deliveries.get(task_id)
     if delivery is None or objection(delivery, caller, token) is not None:
@@ -320,10 +322,10 @@ def _repeat(
     error: str,
     artifacts: Sequence[rows_pb2.ArtifactRow],
 ) -> Verdict:
-    """Answers an outcome without a live lease of the caller: the stored verdict if it repeats one, else a rejection."""
+    """Answers an outcome without a live lease: with the stored verdict if it is a repeat, else with a rejection."""
     home, position = find_home(shard, caller.tenant, task_id)
     state = shard.state(home, position)
-    # Without a token the last delivery is meant, unless there is a live one by now.
+    # Without a token the outcome is for the last delivery, unless a new one is live by now.
     if state is not None and (delivery is None if token is None else state.ended_token == token):
         same = state.outcome == outcome and (state.subject or state.worker) == caller.subject
         if outcome is Outcome.COMPLETED:
@@ -331,7 +333,7 @@ def _repeat(
         elif outcome is Outcome.FAILED:
             same = same and state.error == error
         if same and filing.same(state.artifacts, artifacts):
-            # The verdict given then, even if the task has become due, was cancelled or expired since.
+            # The verdict given at that time, even if the task has become due, been cancelled or expired since.
             since = state.status == Status.CANCELLED or (state.status == Status.FAILED and outcome != Outcome.FAILED)
             status = Status.PENDING if since else Status(state.status)
             status = Status.SCHEDULED if state.delay_ms else status

@@ -1,4 +1,4 @@
-"""Reading stored rows and their values."""
+"""Reads stored rows and their values."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def parsed(kind: type[M], key: bytes, value: bytes) -> M:
     """Returns the message in a row.
 
     Raises:
-        CorruptRows: The row does not hold such a message.
+        CorruptRows: The row does not hold a message of this kind.
     """
     try:
         return kind.FromString(value)
@@ -60,7 +60,7 @@ def unpacked(unpack: Callable[[bytes], T], key: bytes, value: bytes) -> T:
 
 def unreadable(key: bytes) -> CorruptRows:
     """Returns the fault of a row whose value is malformed and not a message."""
-    return CorruptRows(key, "holds a value that is cut off or malformed")
+    return CorruptRows(key, "holds a truncated or malformed value")
 
 
 def listed(key: bytes, queues: Sequence[int], homes: Sequence[int]) -> Iterator[tuple[int, int]]:

@@ -1,7 +1,7 @@
 """Purge: ends every task that waits in a queue at one moment, slice by slice, while the queue delivers nothing.
 
-The rows alone tell which tasks are meant: places up to the lanes' tails at that moment, and state rows unchanged since.
-So a purge continues after a restart with nothing but its request, which the queue's row keeps; see docs/adr/0012.
+The rows alone show which tasks are meant: places up to the lanes' tails at that moment, and state rows unchanged since.
+After a restart a purge needs only its request to continue, which the queue's row stores; see docs/adr/0012.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ PAGE_BYTES: Final = 1 << 20
 
 
 def purge(shard: Shard, queue: Queue, now: Now) -> None:
-    """Starts to end every task that waits in a queue; a purge in progress is extended to tasks that came since."""
+    """Starts to end every task that waits in a queue; a purge in progress is extended to tasks that arrived since."""
     if not queue.ready and not queue.scheduled:
         return
     tails = {lane.index: lane.tail for lane in queue.lanes if lane is not None and lane.tail}
@@ -128,7 +128,7 @@ def _places(shard: Shard, purge: Purge, lane: Lane, most: int, now: Now) -> int:
         if value[:1] == keys.POINTER:
             _pointed(shard, lane, position, value, now)
             continue
-        # It has no state row yet, so all such tasks get the same one.
+        # The task has no state row yet, so all tasks like it get the same one.
         task_id = lane.key_of(position, value) if shard.watched else ""
         end_task(shard, lane, position, task_id, Status.CANCELLED, row, now)
     purge.page = max(1, min(TURN, PAGE_BYTES * (last - lane.mark) // (size + 1)))
@@ -162,7 +162,7 @@ def _scheduled(shard: Shard, purge: Purge, most: int, now: Now) -> int:
         if unpacked(keys.split_due_value, key, value)[2]:
             state = shard.state(home, position)
             if state is None:
-                raise CorruptRows(key, "tells of a state row that is missing")
+                raise CorruptRows(key, "refers to a missing state row")
         if is_meant(purge, home, position, state):
             shard.due.remove(purge.queue, due_ms, home_lane, position)
             end_purged(shard, home, position, state or rows_pb2.StateRow(), now)

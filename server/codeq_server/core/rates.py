@@ -6,13 +6,13 @@ from math import exp
 from typing import Final
 
 SPAN_MS: Final = 60_000
-"""Time constant of the decay: a task this long ago counts 1/e, about a third, of one now."""
+"""Time constant of the decay: a task this old counts 1/e, about a third, of a new one."""
 START_MS: Final = 1000
-"""Time over which the first tasks seen are assumed to have come in."""
+"""Time over which the first tasks seen are assumed to have arrived."""
 
 
 class Rates:
-    """Decaying averages of a queue's rates. Given the queue's totals once for each batch that changed them."""
+    """Decaying averages of a queue's rates. The totals of the queue are noted once for each batch that changed them."""
 
     __slots__ = ("_at_ms", "_completed", "_completed_total", "_created", "_created_total", "_since_ms")
 
@@ -25,7 +25,7 @@ class Rates:
         self._since_ms = -1
 
     def note(self, created_total: int, completed_total: int, mono_ms: int) -> None:
-        """Takes the current totals."""
+        """Notes the current totals."""
         if self._at_ms < 0:
             self._at_ms = self._since_ms = mono_ms - START_MS
         fade = exp((self._at_ms - mono_ms) / SPAN_MS)

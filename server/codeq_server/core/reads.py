@@ -1,4 +1,4 @@
-"""Reading tasks and queues: the one rule that derives a task's status from its rows."""
+"""Reads tasks and queues: the one rule that derives a task's status from its rows."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class TaskView:
         task_id: Id.
         tenant: Tenant.
         raw: Task bytes: a serialised codeq.v1.Task with the fields that never change.
-        status: Its status.
+        status: Status of the task.
         attempts: Deliveries so far.
         worker: Worker that holds the lease or ended the task.
         token: Token of the live lease.
@@ -38,7 +38,7 @@ class TaskView:
         error: Last error.
         changed_ms: Last change of state; None: none since creation.
         finished_ms: End of the task.
-        result: Result of a COMPLETED task, if it has one.
+        result: Result of a COMPLETED task, if any.
         progress: Progress last reported, if any.
         artifacts: Artifacts of the result.
         deliveries: The last ended deliveries, oldest first.
@@ -132,7 +132,7 @@ def view_at(shard: Shard, home: Lane, position: int, value: bytes, now: Now) -> 
             raise CorruptRows(key, "a home behind the mark has neither a state row nor a lease")
         return TaskView(task_id=task_id, tenant=tenant, raw=raw, status=Status.PENDING)
     ended = state.ended_lsn > 0
-    # A cancel or an expiry is not an action of the worker that had the task last.
+    # A cancel or an expiry is not an action of the worker that held the task last.
     by_worker = state.status != Status.CANCELLED and (state.status != Status.FAILED or state.outcome == Outcome.FAILED)
     return TaskView(
         task_id=task_id,

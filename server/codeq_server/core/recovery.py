@@ -1,4 +1,4 @@
-"""Opening a shard from its rows: the cost depends on running tasks and existing queues, not on waiting tasks.
+"""Opens a shard from its rows: the cost depends on running tasks and existing queues, not on waiting tasks.
 
 Windows are read at first use. Leases restart at full length, because the time without a server is unknown.
 """
@@ -129,7 +129,7 @@ def _adopt_claim(shard: Shard, key: bytes, row: rows_pb2.LeaseRow, now: Now) -> 
         shard.batch.rows[key] = None
         shard.batch.rows[keys.extension_key(token)] = None
         return
-    if granted and not claim.extended:  # else nothing would delete the grants of deliveries that have ended
+    if granted and not claim.extended:  # otherwise nothing would delete the grants of deliveries that have ended
         shard.batch.rows[keys.extension_key(token)] = None
     shard.claims[token] = claim
     shard.claim_order.append(token)
@@ -153,7 +153,7 @@ def _aligned(key: bytes, values: Sequence[int], row: rows_pb2.LeaseRow) -> Seque
 
 
 def _home(shard: Shard, key: bytes, number: int, packed: int, place: int) -> tuple[Lane, int, bytes] | None:
-    """Returns lane, position and value of a home listed in a lease row; None: it was removed, maybe with its queue."""
+    """Returns lane, position and value of a home in a lease row; None: the home was removed, maybe with its queue."""
     index, position = keys.unpack_home(packed)
     value = shard.get(keys.place_key(keys.lane_prefix(keys.TASKS, number, index), position))
     if value is None:

@@ -1,4 +1,4 @@
-"""Redrive of tasks that ended without success, and early removal of ended tasks."""
+"""Redrives tasks that ended without success, and removes ended tasks early."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Cleaned(NamedTuple):
     Attributes:
         removed: Tasks removed.
         looked: Tasks examined.
-        following: Index in the list at which the next slice begins; None: the end was reached.
+        following: Index in the list at which the next slice begins; None: the slice reached the end.
     """
 
     removed: int
@@ -53,9 +53,8 @@ def redrive_task(shard: Shard, tenant: str, task_id: str, now: Now) -> None:
 def redrive(shard: Shard, home: Lane, position: int, state: rows_pb2.StateRow, now: Now) -> None:
     """Puts an ended task at the tail of its queue as if it were new; `state` is its state row.
 
-    Of its former life it keeps the history of its deliveries, and the token that ended it, so that this token and
-    earlier ones stay rejected. Lists of ended tasks still name the task; from the state row the sweep sees that this
-    end no longer holds.
+    The task keeps its delivery history, and the token that ended it, so that this token and earlier ones stay rejected.
+    Lists of ended tasks still name the task; from the state row the sweep sees that this end no longer holds.
 
     Raises:
         CorruptRows: The task has no home.

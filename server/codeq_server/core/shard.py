@@ -28,7 +28,7 @@ from .time_index import TimeIndex
 
 TOKEN_COUNTER_BITS: Final = 34
 ENDED_ROW_MAX = 1024
-"""Maximum number of tasks listed in one ended row, which is the unit of work of the retention sweep."""
+"""Maximum number of tasks listed in one ended row, the unit of work of the retention sweep."""
 OVER_CLAIMS_MAX: Final = 1024
 """Entries of ended claims, beyond the number of live ones, at which lists of claims are pruned."""
 
@@ -126,7 +126,7 @@ class Shard:
         self.watched: set[TaskKey] = set()
         """Keys of tasks whose end a caller waits for; the caller maintains it."""
         self.home_head = keys.home_head(epoch)
-        """Head of the homes of tasks created in this epoch."""
+        """First bytes of the homes of tasks created in this epoch."""
         self.created_of, self.created = -1, b""
         """Encoded created_at of tasks created at `created_of`, which is in Unix milliseconds."""
 
@@ -244,7 +244,7 @@ class Shard:
         """Returns the lane of a queue that the row with this key refers to.
 
         Raises:
-            CorruptRows: There is no such queue, or none of its tasks was ever in that lane.
+            CorruptRows: The queue does not exist, or none of its tasks was ever in that lane.
         """
         queue = self.queues.get(number)
         lane = queue.lanes[index] if queue is not None and index <= keys.PARKED_LANE else None
@@ -336,7 +336,7 @@ class Shard:
             self.batch.rows[keys.extension_key(claim.token)] = None
 
     def seal(self, now: Now) -> SealedBatch:
-        """Closes the batch and opens the next one; the closed one is in flight until `settled`."""
+        """Closes the batch and opens the next one; the closed batch is in flight until `settled`."""
         batch, idle = self.batch, self.directory.idle
         rows = batch.rows
         for queue in batch.touched:

@@ -1,4 +1,4 @@
-"""What a task can be, and how a delivery can end."""
+"""Statuses of tasks, and outcomes of deliveries."""
 
 from __future__ import annotations
 

@@ -101,7 +101,7 @@ def _sweep_list(shard: Shard, key: bytes, ended: rows_pb2.EndedRow, most: int) -
     """Removes the next tasks of a list; returns the cost. The list may not be finished if that is `most` or more.
 
     Progress is not stored: a removed task is no longer there to be removed again. A cleanup may shorten the list
-    meanwhile, so the position is kept as the last task examined.
+    meanwhile, so the position is stored as the last task examined.
     """
     cost = 0
     list_key, *after = shard.swept
@@ -131,7 +131,7 @@ def _remove_run(shard: Shard, list_key: bytes, lsn: int, number: int, home: int,
     """Removes neighbours that ended in this batch; returns the cost, in rows read one by one."""
     queue = shard.queues.get(number)
     if queue is None:
-        return 1  # another list had its last task, and the queue has left
+        return 1  # another list had its last task, and the queue was removed
     dead = bool(keys.split_ended_key(list_key)[2] & keys.ENDED_DEAD)
     index, first = keys.unpack_home(home)
     lane, last = shard.lane_named(list_key, number, index), keys.unpack_home(last_home)[1]
@@ -167,12 +167,12 @@ def _count(shard: Shard, queue: Queue, removed: int) -> None:
 
 
 def _head(lsn: int) -> bytes:
-    """Returns how the state row of a task begins that ended in this batch."""
+    """Returns the first bytes of the state row of a task that ended in this batch."""
     return rows_pb2.StateRow(ended_lsn=lsn).SerializeToString()
 
 
 def _states(shard: Shard, lane: Lane, first: int, last: int) -> list[tuple[bytes, bytes]]:
-    """Returns the state rows of neighbours: a long run in one scan, a short one by key, which is cheaper."""
+    """Returns the state rows of neighbours: long runs in one scan, short runs by key, which is cheaper."""
     count = last - first + 1
     if count > SCAN_READS:
         start, end = keys.place_key(lane.state_prefix, first), keys.place_key(lane.state_prefix, last + 1)
@@ -192,7 +192,7 @@ def _runs(key: bytes, ended: rows_pb2.EndedRow) -> Iterator[tuple[int, int, int]
     """Yields queue, first and last home of each run of neighbours in a list, whose homes are in order."""
     homes = ended.homes
     if len(ended.queues) == 1 and homes and homes[-1] - homes[0] == len(homes) - 1:
-        yield ended.queues[0], homes[0], homes[-1]  # the whole list, as is usual
+        yield ended.queues[0], homes[0], homes[-1]  # the whole list: the usual case
         return
     first: tuple[int, int] | None = None
     previous = (0, 0)

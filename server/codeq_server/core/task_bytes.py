@@ -22,7 +22,7 @@ _ID: Final = 20
 _ASSIGNED_ID: Final = b"\xa2\x01\x24"
 """Tag of the id, and the length of one that the server assigned."""
 _ASSIGNED_ID_BYTES: Final = 39
-"""Length of the whole field with such an id."""
+"""Length of the whole field with an id that the server assigned."""
 _STATUS_TAG: Final = b"\xa8\x01"
 _ATTEMPTS_TAG: Final = b"\xb8\x01"
 _LEASE_TOKEN_TAG: Final = b"\xc8\x01"

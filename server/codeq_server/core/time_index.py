@@ -20,13 +20,13 @@ from .parsing import RowReader
 PAGE = 256
 """Maximum number of rows of a queue per read; the first page is smaller."""
 HEAD_MAX = 1024
-"""Maximum entries of a queue in memory; a longer head is cut to half of that, except for entries not yet written."""
+"""Maximum entries of a queue in memory; a longer head is trimmed to half of that, but entries not yet written stay."""
 ENTRIES_MAX = 131_072
-"""Maximum entries of all queues in memory, about 60 bytes each; beyond, heads not read lately are cut to one entry."""
+"""Maximum entries of all queues in memory, about 60 bytes each; beyond it, heads not read lately are trimmed to one."""
 
 _KEY: Final = keys.TIME_KEY_BYTES
 _AFTER: Final = b"\xff"
-"""Appended to a key: sorts after its entry and before the next key."""
+"""Suffix of a key that sorts after its entry and before the next key."""
 
 
 class Rows(Protocol):
@@ -45,10 +45,10 @@ class TimeIndex:
     """One table, with the heads of its queues in memory.
 
     A queue's head holds every entry up to `Timeline.loaded`, and beyond that at least those not yet written. It may
-    hold entries whose rows are deleted: these are in `Timeline.gone`.
+    hold entries whose rows are deleted, which are listed in `Timeline.gone`.
 
     Attributes:
-        alarms: When the first entry of each queue is due; a queue not read since the start counts as due.
+        alarms: When the first entry of each queue is due; a queue not read since startup counts as due.
         entries: Entries in memory.
     """
 
@@ -72,7 +72,7 @@ class TimeIndex:
             self.alarms.set(line, 0)
 
     def forget(self, queue: Queue) -> None:
-        """Forgets a queue that has left; it had no rows by then."""
+        """Forgets a queue that was removed; it had no rows left."""
         line = queue.timelines.get(self.table)
         if line is not None:
             self.alarms.drop(line)
@@ -150,7 +150,7 @@ class TimeIndex:
                 return heap[0]
 
     def _pop(self, line: Timeline, entry: bytes) -> None:
-        """Removes the first entry of a head; it is there twice if it was read while already in memory."""
+        """Removes the first entry of a head; the entry is there twice if it was read while already in memory."""
         heap = line.heap
         while heap and heap[0] == entry:
             heapq.heappop(heap)
@@ -179,7 +179,7 @@ class TimeIndex:
             self._heads[line] = None
         if size > max(HEAD_MAX, line.cut_at):
             self._cut(line, HEAD_MAX // 2)
-            # Entries not yet written cannot be cut; do not try again for each further entry.
+            # Entries not yet written cannot be trimmed; do not try again for each further entry.
             line.cut_at = 2 * len(line.heap)
         if self.entries > self._shrink_at:
             self._shrink(line)
@@ -188,7 +188,7 @@ class TimeIndex:
             )
 
     def _replace(self, line: Timeline, entries: Iterable[bytes]) -> None:
-        """Replaces the entries in memory by these, each once, except those whose rows are deleted."""
+        """Replaces the entries in memory with these, each once, except those whose rows are deleted."""
         gone = line.gone
         kept = sorted(entry for entry in set(entries) if entry[:_KEY] not in gone)
         gone.clear()
@@ -213,7 +213,7 @@ class TimeIndex:
             self._replace(line, [e for e in entries if e < loaded or any(e[:_KEY] in rows for rows in unwritten)])
 
     def _shrink(self, keep: Timeline) -> None:
-        """Cuts heads, least recently read first, until the budget holds again; `keep` stays."""
+        """Trims heads, least recently read first, until the budget holds again; `keep` stays."""
         for line in list(self._heads):
             if self.entries <= ENTRIES_MAX * 3 // 4:
                 break

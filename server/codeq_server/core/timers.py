@@ -28,7 +28,7 @@ SLICE = 512
 TURN = 32
 """Tasks processed for one tenant before the next tenant's turn."""
 TURN_COST: Final = 8
-"""Minimum cost of a turn, in tasks: it may read rows and find nothing due."""
+"""Minimum cost of a turn, in tasks: a turn may read rows and find nothing due."""
 
 
 def run_due(shard: Shard, now: Now) -> bool:
@@ -46,7 +46,7 @@ def next_wake(shard: Shard, now: Now) -> int | None:
 
 
 def worked(shard: Shard) -> int:
-    """Returns the tasks processed so far by everything that falls due, with all that were cancelled by others."""
+    """Returns the number of tasks processed so far by due work, including all that were cancelled by callers."""
     totals = shard.totals
     return sum(source.done(totals) for source in SOURCES)
 
@@ -65,7 +65,7 @@ def expire_leases(shard: Shard, now: Now) -> bool:
 
 
 def _expire(shard: Shard, token: int, now: Now) -> int:
-    """Ends the expired leases of a claim, and lists it again if it has longer ones; returns how many it ended."""
+    """Ends the expired leases of a claim, and lists it again if other leases last longer; returns how many ended."""
     claim = shard.claims.get(token)
     if claim is None:
         return 0
@@ -104,7 +104,7 @@ def _mature(shard: Shard, queue: Queue, entry: bytes, now: Now) -> None:
     home = shard.lane_named(key, queue.number, home_lane)
     state = shard.state(home, position) if has_state else rows_pb2.StateRow()
     if state is None:
-        raise CorruptRows(key, "tells of a state row that is missing")
+        raise CorruptRows(key, "refers to a missing state row")
     purge = queue.purge
     if purge is not None and purging.is_meant(purge, home, position, state if has_state else None):
         purging.end_purged(shard, home, position, state, now)
@@ -126,7 +126,7 @@ def expire_tasks(shard: Shard, now: Now) -> bool:
 
 
 class _SweepAlarm:
-    """When the next list of ended tasks may be due and written."""
+    """Time at which the next list of ended tasks may be due and written."""
 
     __slots__ = ("_shard",)
 
@@ -140,7 +140,7 @@ class _SweepAlarm:
 
 
 class Alarm(Protocol):
-    """When a source of work may next be due: early, perhaps, but never late; NEVER: nothing will be."""
+    """Time at which a source of work may next be due: early, perhaps, but never late; NEVER: no work will fall due."""
 
     @property
     def first_ms(self) -> int:
@@ -152,10 +152,10 @@ class Timed(NamedTuple):
     """A source of work that falls due.
 
     Attributes:
-        alarm: Returns its alarm on a shard, which stays valid as long as the shard.
+        alarm: Returns the source's alarm on a shard, which stays valid as long as the shard.
         clock: Clock of the alarm: _WALL or _MONO.
         work: Processes a bounded slice of what is due; returns whether more is due already.
-        done: Returns the tasks that it has processed so far; 0 if it processes none.
+        done: Returns the number of tasks that the source has processed so far; 0 if it processes none.
     """
 
     alarm: Callable[[Shard], Alarm]
@@ -179,7 +179,7 @@ SOURCES: Final = (
 
 
 class Watch:
-    """The alarms of a shard, looked at after every decision."""
+    """The alarms of a shard, checked after every decision."""
 
     __slots__ = ("_mono", "_wall")
 

@@ -86,7 +86,7 @@ def emptied(shard: Shard, lane: Lane) -> None:
 
 
 def prune(shard: Shard, lane: Lane) -> None:
-    """Drops gone tasks from the heads of a lane: its first place and first returned task are then waiting ones."""
+    """Drops gone tasks from the heads of a lane: its first place and first returned task then hold waiting tasks."""
     gone, window, size = lane.gone, lane.window, 0
     while gone and lane.returned and lane.returned[0][0] in gone:
         gone.remove(heapq.heappop(lane.returned)[0])

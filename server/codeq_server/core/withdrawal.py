@@ -1,4 +1,4 @@
-"""Removing waiting tasks from their places, and ending tasks that have left their places."""
+"""Removes waiting tasks from their places, and ends tasks that have left their places."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def cancel(shard: Shard, tenant: str, task_id: str, reason: str, now: Now) -> No
         shard: Shard that owns the task.
         tenant: Tenant of the producer.
         task_id: Task.
-        reason: Kept as the task's error; empty: CANCELLED_ERROR.
+        reason: Stored as the task's error; empty: CANCELLED_ERROR.
         now: Time of the cancel.
 
     Raises:
@@ -75,10 +75,10 @@ def withdraw(shard: Shard, home: Lane, position: int, state: rows_pb2.StateRow) 
         shard: Shard that owns the task.
         home: Lane of its home.
         position: Position of its home.
-        state: Its state row; an empty one if it has none.
+        state: State row of the task; an empty row if it has none.
 
     Raises:
-        CorruptRows: It is not waiting anywhere.
+        CorruptRows: The task is not waiting anywhere.
     """
     rows, queue = shard.batch.rows, home.queue
     key = keys.place_key(home.task_prefix, position)
@@ -101,5 +101,5 @@ def withdraw(shard: Shard, home: Lane, position: int, state: rows_pb2.StateRow) 
         rows[key] = keys.DEAD + value[1:]
         leave_lane(shard, home, position)
     else:
-        raise CorruptRows(key, "a task neither waits, runs nor has ended")
+        raise CorruptRows(key, "a task is neither waiting, nor running, nor ended")
     shard.touch(queue)

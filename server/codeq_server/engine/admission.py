@@ -26,11 +26,11 @@ CALL_COST: Final = 16
 """Cost of a call or frame in addition to its tasks: reading and answering it takes longer than deciding it."""
 
 Work = Callable[[], int]
-"""Work of the server for a tenant for which no caller waits; returns its cost."""
+"""Work for a tenant for which no caller waits; returns its cost."""
 
 
 class _Line:
-    """A tenant's entries in line, and what the tenant may spend before the next one is served."""
+    """A tenant's entries in line, and the credit that the tenant may spend before the next tenant is served."""
 
     __slots__ = ("credit", "entries")
 
@@ -67,7 +67,7 @@ class Admission:
         """Waits until the tenant may decide something of this cost; the caller must decide before it awaits anything.
 
         Raises:
-            BaseException: Made by the argument of `fail`.
+            BaseException: The exception made by the argument of `fail`.
         """
         if not self._lines and self._spent < TURN_COST and not self._is_full():
             self._spend(cost)
@@ -86,7 +86,7 @@ class Admission:
         self._join(tenant, work, 0)
 
     def charge(self, tenant: str, cost: int) -> None:
-        """Charges a tenant for work in its turn beyond the cost it entered with."""
+        """Charges a tenant for work in its turn beyond the cost that it entered with."""
         self._spend(cost)
         line = self._lines.get(tenant)
         if line is not None:

@@ -1,7 +1,7 @@
 """Keeps the contents of artifacts in step with the rows that refer to them.
 
 A file is written and synced before the end of its task is decided, and removed once it is durable that no row refers to
-it. A walk over all files after each start finds what a crash or a failed removal left behind.
+it. A walk over all files after each start finds files that a crash or a failed removal left behind.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ THREADS: Final = 4
 PENDING_BYTES_MAX: Final = 64 << 20
 """Bytes on their way to disk; further contents are rejected for the moment."""
 REMOVALS_MAX: Final = 100_000
-"""Files waiting to be removed; further ones are left to the walk after the next start."""
+"""Maximum number of files waiting to be removed; further files are left to the walk after the next start."""
 SLICE: Final = 128
 """Files examined or removed per step."""
 WALK_PAUSE_SECONDS: Final = 0.01
@@ -41,7 +41,8 @@ class ArtifactKeeper:
 
     Args:
         files: The files; closed by `stop`.
-        on_trouble: Called with what failed and why, when files cannot be removed; they are left to the next start.
+        on_trouble: Called with what failed and why, when files cannot be removed; the walk after the next start
+            retries.
     """
 
     def __init__(self, files: ArtifactFiles, on_trouble: Callable[[str, Exception], None]) -> None:
@@ -101,7 +102,7 @@ class ArtifactKeeper:
         """Returns the content of a file of `size` bytes; one byte more if the file is larger.
 
         Raises:
-            OSError: It cannot be read.
+            OSError: The file cannot be read.
         """
         return await self.run(lambda: self._files.read(home, file, size))
 
@@ -141,7 +142,7 @@ class ArtifactKeeper:
                 try:
                     await self.run(lambda part=part: self._files.remove(part))  # type: ignore[misc]
                 except OSError as problem:
-                    self.on_trouble(f"{len(part)} files of artifacts are not removed", problem)
+                    self.on_trouble(f"{len(part)} artifact files could not be removed", problem)
 
     # -- files of tasks that were removed ------------------------------------------------------------------------------
 
@@ -172,4 +173,4 @@ class ArtifactKeeper:
         except Rejection:
             return  # nothing becomes durable any more
         except OSError as problem:
-            self.on_trouble("the folder of artifacts cannot be searched for what was left", problem)
+            self.on_trouble("the folder of artifacts cannot be searched for orphaned files", problem)

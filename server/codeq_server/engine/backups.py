@@ -17,8 +17,8 @@ class Backups:
 
     Args:
         row_sets: Sets of rows of the store.
-        keeper: Keeper of its artifacts; None: it has none.
-        folder: Where to make backups.
+        keeper: Keeper of the store's artifacts; None: the store has no artifacts.
+        folder: Folder of the backups.
     """
 
     def __init__(self, row_sets: RowSets, keeper: ArtifactKeeper | None, folder: Path) -> None:
@@ -28,14 +28,14 @@ class Backups:
         self._making: asyncio.Task[int] | None = None
 
     async def make(self, name: str) -> int:
-        """Makes a backup, and returns the number of artifacts in it. It continues if the caller is cancelled.
+        """Makes a backup, and returns the number of artifacts in it. The backup continues if the caller is cancelled.
 
         Args:
-            name: Name of its folder: a single path component.
+            name: Name of the backup's folder: a single path component.
 
         Raises:
             Rejection: LIMIT_REACHED: another backup is in progress; INVALID_FIELD: the name is taken.
-            StoreError: It failed and left nothing behind.
+            StoreError: The backup failed and left nothing behind.
         """
         if self._making is not None and not self._making.done():
             raise Rejection(Reason.LIMIT_REACHED, "another backup is being made")
@@ -49,7 +49,7 @@ class Backups:
 
     async def _make(self, target: Path) -> int:
         if await asyncio.to_thread(target.exists):
-            raise invalid_field("name", "is the name of a backup that exists")
+            raise invalid_field("name", "is the name of an existing backup")
         if self._keeper is None:
             return await asyncio.to_thread(back_up, self._row_sets, target, None)
         async with self._keeper.held() as files:

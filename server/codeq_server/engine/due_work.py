@@ -1,4 +1,4 @@
-"""Due work of a shard: a timer wakes it, and it takes its turns in line with the tenants."""
+"""Due work of a shard: a timer starts it, and it takes turns with the tenants."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ from .admission import CALL_COST, Admission
 TIMER_ROWS_MAX = 10_000
 """Row changes in the batch at which the timers wait for the next one; the rest is reserved for callers."""
 TIMER_BYTES_MAX = 8 << 20
-"""The same for bytes of payloads, results and progress: tasks whose leases expire carry their progress along."""
+"""Bytes of payloads, results and progress in the batch at which the timers wait for the next one: tasks whose leases
+expire carry their progress along."""
 TIMERS: Final = ""
 """Name under which due work stands in line, as if it were a tenant."""
 TIMER_MS_MAX = 1000
-"""Longest timer wait while anything is to come: how late a wall clock that was set forward is noticed."""
+"""Maximum timer wait while any work is pending: a wall clock that was set forward is noticed this late."""
 
 
 class DueWork:
     """Processes what falls due, until it is stopped.
 
     Attributes:
-        timer: The timer that is set, if one is.
+        timer: The timer, if one is set.
     """
 
     def __init__(
@@ -38,7 +39,7 @@ class DueWork:
         changed: Callable[[], None],
         failed: Callable[[BaseException], None],
     ) -> None:
-        """Stands still until `arm` is called.
+        """Creates the due work; nothing happens until `arm` is called.
 
         Args:
             shard: Shard.
@@ -56,11 +57,11 @@ class DueWork:
         self._loop = asyncio.get_running_loop()
         self._watch = timers.Watch(shard)
         self._timer_at = Now(NEVER, NEVER)
-        """When the timer fires; its wall time as of when it was set."""
+        """Time at which the timer fires; its wall time as of when the timer was set."""
         self._waits = False
         """Whether due work is waiting for its turn; no timer is needed until then."""
         self._held = False
-        """Whether due work waits for the next batch."""
+        """Whether due work is waiting for the next batch."""
         self._stopped = False
 
     def arm(self) -> None:
@@ -80,13 +81,13 @@ class DueWork:
             self.timer = self._loop.call_later(wait / 1000, self._on_timer)
 
     def resume(self) -> None:
-        """Stands in line again if due work waited for a batch with more room, which has begun."""
+        """Queues due work again if it waited for a batch with more room, which has begun."""
         if self._held:
             self._held = False
             self._admission.push(TIMERS, self.run)
 
     def stop(self) -> None:
-        """Processes nothing any more."""
+        """Stops processing."""
         self._stopped = True
         if self.timer is not None:
             self.timer.cancel()

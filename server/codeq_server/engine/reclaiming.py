@@ -16,7 +16,7 @@ class Reclaiming:
     """Periodically asks a store to reclaim space, in a thread because it may take seconds."""
 
     def __init__(self, reclaim: Callable[[], None]) -> None:
-        """Prepares it.
+        """Creates the task; `start` begins it.
 
         Args:
             reclaim: Reclaims space; may raise a StoreError.
@@ -26,7 +26,7 @@ class Reclaiming:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Asks repeatedly until `stop`."""
+        """Asks the store repeatedly until `stop`."""
         self._task = asyncio.get_running_loop().create_task(self._run(), name="reclaiming")
 
     async def stop(self) -> None:

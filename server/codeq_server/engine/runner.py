@@ -1,12 +1,12 @@
-"""The runner of one shard: everything that decides on it goes through here, on one event loop.
+"""The runner of one shard: every decision on the shard goes through it, on one event loop.
 
 Life of a decision: a caller changes the shard through functions of the core, calls `changed`, and answers nothing
 before `durable` is done. As many batches are in flight as the log allows; the batch that fills meanwhile is committed
 next, so groups form by themselves, without a timer. A batch that fails, or a decision that breaks off halfway, poisons
 the runner: every caller gets OUTCOME_UNKNOWN and the process ends.
 
-A runner lives as long as its leadership. `end` tells everybody that it is over: callers waiting for anything that may
-not be durable get OUTCOME_UNKNOWN, all others are rejected, and the runner decides nothing any more.
+A runner lives as long as its leadership. `end` announces that it is over: callers waiting for anything that may
+not be durable get OUTCOME_UNKNOWN, all others are rejected, and the runner decides nothing more.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class ShardRunner:
         """Waiters of each confirmation in progress, each with the last batch then in flight; 0: none was."""
         self.admission = Admission(self.loop, self._full)
         self._busy = False
-        """Whether the filling batch is taken care of: its commit is scheduled, or waits for another batch."""
+        """Whether the filling batch will be committed: its commit is scheduled, or waits for another batch."""
         self._waking: dict[Queue, int] = {}
         """Queues whose waiters are being woken one by one, each with the turn of the last waiter to wake."""
         self.ends = TaskEnds(shard.watched)
@@ -109,9 +109,9 @@ class ShardRunner:
         if not keeps_time:
             self._due.stop()  # a shard that is only read leaves due work alone
         self.refusal: Rejection | None = None
-        """Why the runner has ended; None: it has not."""
+        """Rejection with which the runner has ended; None: it has not ended."""
         self._refuse: Callable[[], Rejection] | None = None
-        """Set once nothing is decided any more; makes the rejection that everybody gets."""
+        """Set once the runner has stopped deciding; makes the rejection for every caller."""
         self._closed = False
 
     # -- deciding --------------------------------------------------------------------------------------------------
@@ -120,7 +120,8 @@ class ShardRunner:
         """Returns the time for a decision.
 
         Raises:
-            Rejection: OUTCOME_UNKNOWN after a failed commit, DRAINING after `close`, that of `end` after it.
+            Rejection: OUTCOME_UNKNOWN after a failed commit, DRAINING after `close`, the rejection given to `end`
+                after `end`.
         """
         if self._refuse is not None:
             raise self._refuse()
@@ -149,7 +150,7 @@ class ShardRunner:
         self._due.arm()
 
     def _carry_out(self, effects: Effects) -> None:
-        """Tells those whom decisions concern, apart from their callers."""
+        """Notifies everyone affected by decisions, apart from their callers."""
         for task_id in effects.ended:
             self.ends.tell(task_id)
         for holder, task_id, token in effects.cancelled:
@@ -163,11 +164,11 @@ class ShardRunner:
         """Returns a future that resolves when all decisions so far are durable and confirmed; None: they are already.
 
         Confirmed means that nobody else had decided. A batch not yet sent proves that by getting through. A batch in
-        flight may still get through while another leader already decides: so whatever was read next to it, or with no
+        flight may still get through while another leader already decides: so anything read next to it, or with no
         batch at all, must be confirmed.
 
         Raises:
-            Rejection: OUTCOME_UNKNOWN after a failed commit, that of `end` after it.
+            Rejection: OUTCOME_UNKNOWN after a failed commit, the rejection given to `end` after `end`.
         """
         if self._refuse is not None:
             raise self._refuse()
@@ -195,7 +196,7 @@ class ShardRunner:
         """Waits for the future of `durable`.
 
         Raises:
-            Rejection: OUTCOME_UNKNOWN after a failed commit, that of `end` after it.
+            Rejection: OUTCOME_UNKNOWN after a failed commit, the rejection given to `end` after `end`.
         """
         future = self.durable()
         if future is not None:
@@ -205,8 +206,8 @@ class ShardRunner:
         """Returns the rejection for a caller that was rejected while it decided in several steps.
 
         Args:
-            refusal: The rejection it met.
-            decided: Whether it had already decided something.
+            refusal: The rejection that the caller met.
+            decided: Whether the caller had already decided something.
         """
         if decided and self.refusal is not None and refusal.reason is self.refusal.reason:
             return _unknown()
@@ -225,7 +226,7 @@ class ShardRunner:
             cost: Cost of the decision, in tasks; see `admission.CALL_COST`.
 
         Raises:
-            Rejection: OUTCOME_UNKNOWN after a failed commit, that of `end` after it.
+            Rejection: OUTCOME_UNKNOWN after a failed commit, the rejection given to `end` after `end`.
         """
         if self._refuse is not None:
             raise self._refuse()
@@ -345,7 +346,7 @@ class ShardRunner:
         self._closed = True
         self._due.stop()
         while self._refuse is None and (future := self._written()) is not None:
-            with contextlib.suppress(Rejection):  # the waiters were told, and so was `on_fatal`
+            with contextlib.suppress(Rejection):  # the waiters were notified, and so was `on_fatal`
                 await future
         await self._log.close()
 

@@ -16,13 +16,13 @@ class SpaceWatch:
 
     Attributes:
         free_bytes: Free bytes at the last check; 0 if the disk could not be queried.
-        full: Whether that was less than the reserve.
+        full: Whether the free space was less than the reserve.
     """
 
     def __init__(
         self, free_bytes: Callable[[], int], reserve_bytes: int, on_change: Callable[[bool, int], None]
     ) -> None:
-        """Checks for the first time.
+        """Makes the first check.
 
         Args:
             free_bytes: Returns how many bytes can still be stored; may raise a StoreError.

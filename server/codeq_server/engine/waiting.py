@@ -18,7 +18,7 @@ class Waiter(Protocol):
         ...
 
     def drain(self, refusal: Rejection) -> None:
-        """Stops waiting: the server takes nothing new, and the rejection says why."""
+        """Stops waiting: the server hands out no more work, and the rejection says why."""
         ...
 
 

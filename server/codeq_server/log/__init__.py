@@ -1,1 +1,1 @@
-"""What is logged, and a writer that never holds up the server."""
+"""Logs events, with a writer that never holds up the server."""

@@ -17,13 +17,13 @@ VALUE_CHARS_MAX: Final = 1024
 """Maximum characters of one value on a line."""
 
 LINE_CHARS_MAX: Final = 8 * 1024
-"""Maximum characters of all values of a line, without tracebacks; the last values are cut to fit."""
+"""Maximum characters of all values of a line, without tracebacks; the last values are truncated to fit."""
 
 TRACEBACK_CHARS_MAX: Final = 8 * 1024
 """Maximum characters of a traceback; its end is kept, which contains the error."""
 
 CUT: Final = "…"
-"""Marks where text was cut off."""
+"""Marks where text was truncated."""
 
 TRACEBACK: Final = "exception"
 """Key of a traceback; in the text format it follows the line, indented."""
@@ -50,7 +50,7 @@ def bounded(fields: Mapping[str, object]) -> dict[str, object]:
 
 
 def cut(text: str, chars: int = VALUE_CHARS_MAX) -> str:
-    """Returns a text truncated to `chars` characters, with a mark if it was cut."""
+    """Returns a text truncated to `chars` characters, with a mark if anything was removed."""
     return _encodable(text if len(text) <= chars else text[: chars - 1] + CUT)
 
 

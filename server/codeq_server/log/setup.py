@@ -128,12 +128,12 @@ class LostLines(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Yields the metric."""
-        text = "Lines of log and stderr that were lost since the start."
+        text = "Lines of log and stderr that were lost since startup."
         yield CounterMetricFamily(f"{self._process}_log_lines_lost", text, value=self._logs.lost)
 
 
 def configure_logging(level: str, log_format: str | None) -> Logs:
-    """Sets up logging and stderr for the whole process until it exits; the arguments are those of `Logs`."""
+    """Sets up logging and stderr for the whole process until it exits; see `Logs` for the arguments."""
     logs = Logs(level, log_format)
     logs.guard_stderr()
     atexit.register(logs.flush)

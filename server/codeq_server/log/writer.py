@@ -51,7 +51,7 @@ class LineWriter:
         """Queues complete lines for writing. Neither blocks nor raises.
 
         Args:
-            lines: Lines, each with its end.
+            lines: Complete lines, each with its line feed.
         """
         with self._changed:
             if self._bytes + len(lines) > QUEUE_BYTES_MAX:

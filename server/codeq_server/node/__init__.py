@@ -1,1 +1,1 @@
-"""The life of a process: what it listens on, what hosts the shard, and the order in which it starts and stops."""
+"""The life of a process: its listeners, the host of the shard, and the order in which it starts and stops."""

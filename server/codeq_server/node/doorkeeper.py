@@ -1,6 +1,6 @@
 """Keeps gRPC ports available: when a port's connections near the limit, unauthenticated ones are evicted.
 
-gRPC accepts connections itself, does not report them and offers no way to close one; at its limit it rejects every new
+gRPC accepts connections itself, does not report them and cannot close one; at its limit it rejects every new
 connection, authenticated or not. So the process inspects its own sockets and shuts down the excess ones.
 """
 

@@ -130,7 +130,7 @@ class _Process:
             await dispatcher.close()
 
     async def _schema(self) -> Schema | None:
-        """Returns the schema of the first server that answers; None: the process was told to stop.
+        """Returns the schema of the first server that answers; None: the process was asked to stop.
 
         Raises:
             StartError: No server answered in time, or one does not describe its services.

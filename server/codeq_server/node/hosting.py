@@ -19,15 +19,16 @@ Present = Callable[[Serving | None], None]
 class Host(Protocol):
     """Opens the store and creates the shard's `Serving`: once, or once per leadership of this node.
 
-    A host presents each Serving once it may take calls, and None before it ends it. At the end of a leadership, all
-    within one iteration of the event loop: present None, call `upkeep.follow(None)`, call `Serving.end` with the result
-    of `absence`, and only then settle the batches in flight in the log. `Serving.close` releases the log afterwards.
+    A host presents each Serving once it may receive calls, and None before it ends the Serving. At the end of a
+    leadership, all within one iteration of the event loop: present None, call `upkeep.follow(None)`, call `Serving.end`
+    with the result of `absence`, and only then settle the batches in flight in the log. `Serving.close` releases the
+    log afterwards.
 
     Attributes:
         mode: Mode reported by GetServerInfo.
         cluster: Status and membership of the cluster.
         upkeep: Background work on the store; set by `start`.
-        collectors: Its own metrics; set by `start`.
+        collectors: Metrics of the host; set by `start`.
     """
 
     mode: str

@@ -55,7 +55,7 @@ class LocalHost:
         Raises:
             StoreError: The store, or the folder of artifacts, cannot be opened.
             StoreDamaged: The check of every row found differences.
-            CorruptRows: Its rows contradict each other.
+            CorruptRows: Rows of the store contradict each other.
         """
         settings = self._settings
         persistence = settings.persistence

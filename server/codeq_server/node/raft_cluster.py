@@ -23,7 +23,7 @@ from codeq_server.services.cluster import ClusterStatus, GroupStatus, MemberStat
 MEET_SECONDS: Final = 5.0
 """Time for a new node to answer."""
 ASK_SECONDS: Final = 0.2
-"""Time between two attempts to reach it."""
+"""Time between two attempts to reach a new node."""
 READY_SECONDS: Final = 3.0
 """Time for the cluster to settle after an election: for a leader to be known, to serve, and to hear from the others."""
 CHANGE_SECONDS: Final = 10.0

@@ -45,11 +45,11 @@ _log = structlog.get_logger()
 
 
 class RaftHost:
-    """A host whose log is that of a Raft group; see `Host`.
+    """A host whose log is the log of a Raft group; see `Host`.
 
     Args:
         settings: Settings of the server.
-        raft: Its Raft settings.
+        raft: Raft settings of the server.
         files: Shares of the open files.
         door: Door for connections from other nodes.
         certificates: Watches the files of TLS between members.
@@ -86,7 +86,8 @@ class RaftHost:
         """Opens the store and joins the cluster; a Serving is presented when this node becomes leader.
 
         Raises:
-            ConfigError: It would found a cluster of two, or a configured folder lies in one that is emptied at startup.
+            ConfigError: The node would found a cluster of two, or a configured folder lies in the scratch folder,
+                which is emptied at startup.
             StoreError: The store cannot be opened.
             StoreDamaged: The check of every row found differences.
             ListenError: The port of the transport cannot be opened.
@@ -246,8 +247,8 @@ def _take_scratch(settings: Settings, store: Path) -> Path:
     """Empties and returns the scratch folder.
 
     Raises:
-        ConfigError: A configured folder lies in it.
-        StoreNotWritable: It cannot be used.
+        ConfigError: A configured folder lies in the scratch folder.
+        StoreNotWritable: The scratch folder cannot be used.
     """
     scratch = scratch_of(store)
     for key, folder in (("BACKUP_DIR", settings.backup_dir), ("LOCAL_ARTIFACTS_DIR", settings.local_artifacts_dir)):

@@ -38,26 +38,24 @@ class RaftCollector(Collector):
 
     Args:
         member: This node's Raft member.
-        transport: Its transport to the others.
-        maker: Makes its snapshots.
+        transport: Transport to the other nodes.
+        maker: Makes the node's snapshots.
     """
 
     def __init__(self, member: Member, transport: Transport, maker: SnapshotMaker) -> None:
         self._member, self._transport, self._maker = member, transport, maker
 
     def collect(self) -> Iterator[Metric]:
-        """Yields every family; those of the group only once this node has joined one."""
+        """Yields every family; the group's families only once this node has joined a group."""
         group = self._member.group
         if group is not None:
             yield from _of_group(group)
             yield from _of_members(group)
         yield from _of_disk(self._member.disk)
         for name, (metric, text) in _COUNTERS.items():
-            yield CounterMetricFamily(metric, f"{text} since the start.", value=getattr(self._transport.counters, name))
-        yield CounterMetricFamily(
-            "codeq_raft_snapshots_made", "Snapshots made since the start.", value=self._maker.made
-        )
-        age = GaugeMetricFamily("codeq_raft_snapshot_age_seconds", "Age of the last snapshot made since the start.")
+            yield CounterMetricFamily(metric, f"{text} since startup.", value=getattr(self._transport.counters, name))
+        yield CounterMetricFamily("codeq_raft_snapshots_made", "Snapshots made since startup.", value=self._maker.made)
+        age = GaugeMetricFamily("codeq_raft_snapshot_age_seconds", "Age of the last snapshot made since startup.")
         if self._maker.made:
             age.add_metric((), time.monotonic() - self._maker.made_at)
         yield age
@@ -101,7 +99,7 @@ def _of_members(group: Group) -> Iterator[Metric]:
 
 def _of_disk(disk: Disk) -> Iterator[Metric]:
     yield GaugeMetricFamily("codeq_raft_writes_waiting", "Writes waiting for the disk.", value=disk.waiting)
-    yield CounterMetricFamily("codeq_raft_syncs", "Disk syncs since the start.", value=disk.syncs.count)
+    yield CounterMetricFamily("codeq_raft_syncs", "Disk syncs since startup.", value=disk.syncs.count)
     yield CounterMetricFamily(
-        "codeq_raft_sync_seconds", "Time spent in writes with their syncs since the start.", value=disk.syncs.seconds
+        "codeq_raft_sync_seconds", "Time spent in writes with their syncs since startup.", value=disk.syncs.seconds
     )

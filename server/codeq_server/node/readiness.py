@@ -1,4 +1,4 @@
-"""Readiness of a node: whether it answers calls or redirects them to the leader; otherwise the reason why not."""
+"""Readiness of a node: whether it answers calls or redirects them to the leader; otherwise the reason."""
 
 from __future__ import annotations
 

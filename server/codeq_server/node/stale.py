@@ -38,7 +38,7 @@ AGE_PER_SECOND: Final = 10.0
 
 @dataclass(frozen=True, slots=True)
 class _View:
-    """A Serving for reads, and what to close once it is no longer used."""
+    """A Serving for reads, and the resources to close once it is no longer used."""
 
     serving: Serving
     files: ExitStack
@@ -66,7 +66,7 @@ class StaleViews:
         """Returns a Serving that may be used for reads only.
 
         Raises:
-            Rejection: This node's rows cannot be read, or it has none yet.
+            Rejection: This node's rows cannot be read, or the node has no rows yet.
         """
         if self._views and time.monotonic() < self._good_until:
             return self._views[-1].serving

@@ -32,10 +32,10 @@ class Log(Protocol):
     def confirm(self) -> asyncio.Future[None] | None:
         """Returns a future that is done once it is certain that nobody else had decided anything when this was called.
 
-        None: nobody else can decide. Many callers may share the future, so none of them may cancel it.
+        None: no other node can decide. Many callers may share the future, so none of them may cancel it.
 
         Raises:
-            Rejection: Another node decides. The future fails with the same.
+            Rejection: Another node decides. The future fails with the same rejection.
         """
         ...
 

@@ -94,7 +94,7 @@ class Uploads:
     """Artifacts of results about to be decided; after uploads and decisions, however they end, await `settle`.
 
     Args:
-        artifacts: Where they are stored.
+        artifacts: Store of the artifacts.
         caller: The worker that sent the results.
     """
 
@@ -165,7 +165,8 @@ async def take_filed(uploads: Uploads, message: worker_pb.WorkRequest) -> Filed:
     """Stores the artifacts of a message's outcomes.
 
     Raises:
-        Rejection: INVALID_FIELD: the message has no outcome for them, or two lists for one; TOO_LARGE.
+        Rejection: INVALID_FIELD: the message has no outcome for a list of artifacts, or two lists for one outcome;
+            TOO_LARGE.
     """
     outcomes_of = {(each.task_id, each.lease_token) for each in message.outcomes}
     filed: Filed = {}

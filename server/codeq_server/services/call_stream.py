@@ -89,7 +89,7 @@ class UnaryCalls(Protocol):
         ...
 
     def known(self, name: str, authorization: str) -> Any:
-        """Returns the caller of a call; None: its token has to be validated first."""
+        """Returns the caller of a call; None: the token has to be validated first."""
         ...
 
     async def authenticate(self, name: str, authorization: str) -> Any:
@@ -103,7 +103,7 @@ class UnaryCalls(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ServerProbes:
-    """What a server reports to gateways about itself.
+    """Information that a server reports to gateways about itself.
 
     Attributes:
         ready: Returns whether calls are accepted, and a JSON object with details.
@@ -173,7 +173,7 @@ class CallStreams(Collector):
         """Yields the metrics of call streams."""
         yield GaugeMetricFamily("codeq_call_streams_open", "Open streams of gateways.", value=len(self._open))
         yield CounterMetricFamily(
-            "codeq_call_frames", "Frames of calls from gateways since the start.", value=self.frames
+            "codeq_call_frames", "Frames of calls from gateways since startup.", value=self.frames
         )
 
     def end(self) -> None:
@@ -294,7 +294,7 @@ class _CallStream:
             for number in frame.cancelled:
                 if (entry := self._open.get(number)) is not None:
                     entry.task.cancel()
-            frame = None  # frees it while waiting for the next one
+            frame = None  # frees the frame while waiting for the next one
             await self._has_room.wait()
         self._is_closed = True
         self._wake.set()

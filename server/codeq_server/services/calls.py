@@ -31,7 +31,7 @@ class Calls:
     Attributes:
         shards: Routes calls on a shard.
         methods: The methods by full name.
-        services: The services, those of the shard first.
+        services: The services, the shard's services first.
         draining: Whether the server rejects new calls.
 
     Args:
@@ -145,7 +145,7 @@ class Calls:
             await _confirm(serving.runner, method, refusal)
             raise refusal
         finally:
-            del refusal  # it would keep this frame, and the frame it
+            del refusal  # otherwise the exception and this frame would keep each other alive
 
 
 def _task_id_of(request: Message) -> str:

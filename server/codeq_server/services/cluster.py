@@ -33,7 +33,7 @@ class MemberStatus:
         grpc: Address of its gRPC services; empty: unknown.
         voter: Whether it votes.
         matched: Last entry known to be durable on it; None: unknown, because the reporting node is not the leader.
-        active: Whether the leader heard from it recently; None: unknown, likewise.
+        active: Whether the leader heard from it recently; None: unknown for the same reason.
         problem: Why this node has no connection to it; empty: connected, or no connection needed.
     """
 

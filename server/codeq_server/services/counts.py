@@ -49,7 +49,7 @@ class _Field:
 
 @cache  # bounded by the number of messages
 def _fields(descriptor: Descriptor) -> Mapping[int, _Field]:
-    """Returns the limited repeated fields of a message, and fields that contain such, by number."""
+    """Returns, by number, the limited repeated fields of a message and the fields that contain any."""
     found = {}
     for field in descriptor.fields:
         inner = _fields(field.message_type) if field.message_type is not None else {}
@@ -67,7 +67,7 @@ def _items_max(field: FieldDescriptor) -> int | None:
 def parser(request_class: type[Message]) -> Callable[[bytes], Any]:
     """Returns a parser of requests that rejects those with too many items before parsing them.
 
-    The parser raises Rejection: INVALID_FIELD, or DecodeError.
+    The parser raises DecodeError, or a Rejection with INVALID_FIELD.
     """
     parse, fields = request_class.FromString, _fields(request_class.DESCRIPTOR)
     tags = _first_bytes(fields)

@@ -204,7 +204,7 @@ async def working_at(in_flight: InFlight, size: int) -> AsyncIterator[None]:
     """Waits until a large request fits within the limit, and counts it while it is executed.
 
     Raises:
-        Rejection: LIMIT_REACHED: too many bytes are held already.
+        Rejection: LIMIT_REACHED: too many bytes are already held.
     """
     if not in_flight.has_room(size):
         raise Rejection(Reason.LIMIT_REACHED, too_many().message)

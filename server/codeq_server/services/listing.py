@@ -185,7 +185,7 @@ def _look(runner: ShardRunner, key: bytes, wanted: Filter, page: Page) -> None:
 
 
 def view_of(runner: ShardRunner, key: bytes) -> TaskView | None:
-    """Returns the task with this home key; None: it was removed, or the row is a pointer.
+    """Returns the task with this home key; None: the task was removed, or the row is a pointer.
 
     Raises:
         Rejection: CORRUPT_DATA.

@@ -1,4 +1,4 @@
-"""The unary methods of a service, as its descriptor has them."""
+"""The unary methods of a service, as declared in its descriptor."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ class Method:
 
     Attributes:
         name: Full name such as "/codeq.v1.TaskService/CreateTask".
-        access: Who may call it.
-        handler: Executes it; None: the shard's current `Serving` does.
-        reads: Whether it only reads.
-        parse: Parses its request from bytes.
-        descriptor: Its descriptor.
-        cost: What a call costs its tenant, not counting the items its request lists; see `admission`.
-        lists: Repeated message fields of its request.
-        may_wait: Whether its request can ask to wait for something.
+        access: Callers that may use the method.
+        handler: Executes the method; None: the shard's current `Serving` does.
+        reads: Whether the method only reads.
+        parse: Parses a request from bytes.
+        descriptor: Descriptor of the method.
+        cost: Cost of a call to its tenant, not counting the items that the request lists; see `admission`.
+        lists: Repeated message fields of the request.
+        may_wait: Whether a request can ask to wait for an event.
     """
 
     name: str
@@ -50,12 +50,12 @@ class Method:
     may_wait: bool
 
     def waits(self, request: Message) -> bool:
-        """Returns whether a call with this request may wait for something to happen."""
+        """Returns whether a call with this request may wait for an event."""
         return self.may_wait and bool(getattr(request, _WAIT_FIELD))
 
 
 def methods_of(service: ServiceDescriptor, handlers: Mapping[str, Handler]) -> Iterator[Method]:
-    """Yields the methods of a service; `handlers`: what carries them out by full name, where no shard does."""
+    """Yields the methods of a service; `handlers` execute, by full name, those that no shard does."""
     for method in service.methods:
         name = f"/{service.full_name}/{method.name}"
         yield Method(

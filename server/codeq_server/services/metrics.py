@@ -13,7 +13,7 @@ from codeq_server.engine.space import SpaceWatch
 from .serving import Serving
 
 QUEUES_MAX: Final = 1000
-"""Maximum number of queues with series of their own, the first by number: clients choose the names."""
+"""Maximum number of queues with series of their own, the lowest-numbered first, because clients choose the names."""
 
 _TOTALS: Final = {
     "created": ("codeq_tasks_created", "Tasks accepted"),
@@ -65,11 +65,11 @@ def _families(serving: Serving) -> Iterator[Metric]:
     runner = serving.runner
     shard = runner.shard
     for name, (metric, text) in _TOTALS.items():
-        yield CounterMetricFamily(metric, text + " since the start.", value=getattr(shard.totals, name))
+        yield CounterMetricFamily(metric, text + " since startup.", value=getattr(shard.totals, name))
     commits = runner.commits
-    yield CounterMetricFamily("codeq_commits", "Batches made durable since the start.", value=commits.count)
+    yield CounterMetricFamily("codeq_commits", "Batches made durable since startup.", value=commits.count)
     yield CounterMetricFamily(
-        "codeq_commit_seconds", "Time spent making batches durable since the start.", value=commits.seconds
+        "codeq_commit_seconds", "Time spent making batches durable since startup.", value=commits.seconds
     )
     yield GaugeMetricFamily("codeq_streams_open", "Open producer and worker streams.", value=len(serving.streams))
     yield GaugeMetricFamily("codeq_workers_waiting", "Claims and streams waiting.", value=len(runner.waiting))

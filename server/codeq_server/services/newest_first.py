@@ -45,7 +45,7 @@ class _Tail:
         return self._walk.done and not self._keys
 
     async def next(self, runner: ShardRunner, rows_max: int) -> tuple[task_pb2.Task | None, int]:
-        """Returns the next task, None if there is none among `rows_max` rows, and the number of rows examined.
+        """Returns the next task, None if `rows_max` rows contain no task, and the number of rows examined.
 
         Raises:
             Rejection: CORRUPT_DATA.

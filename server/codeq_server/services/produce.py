@@ -60,7 +60,8 @@ class ProducerStream:
         """Serves the stream until the client half-closes.
 
         Raises:
-            Rejection: BAD_HANDSHAKE, TOO_LARGE, INVALID_FIELD, OUTCOME_UNKNOWN, or why a token is no longer accepted.
+            Rejection: BAD_HANDSHAKE, TOO_LARGE, INVALID_FIELD, OUTCOME_UNKNOWN, or the reason why a token is no
+                longer accepted.
         """
         self._first = await hello_of(self._context, pb.ProduceRequest)
         check_message(self._first.hello)
@@ -81,7 +82,7 @@ class ProducerStream:
             await self._registry.part(self._read)
         finally:
             self._outbox.end()
-        await asyncio.wait((acks,))  # the client may not read them before its token ends
+        await asyncio.wait((acks,))  # the client may not read them before its token expires
 
     async def notify(self, notice: pb.StreamNotice) -> None:
         """Notifies the client that the server will end the stream."""
@@ -97,7 +98,7 @@ class ProducerStream:
                 await self._token.renew(message.token)
             if message.tasks:
                 await self._take(message)
-            message = None  # frees it while waiting for the next one
+            message = None  # frees the frame while waiting for the next one
             while len(self._outbox) >= UNACKED_FRAMES_MAX or self._unacked_bytes > UNACKED_BYTES_MAX:
                 self._acked.clear()
                 await self._acked.wait()

@@ -62,7 +62,7 @@ class Serving:
         """Serves a producer stream to its end; `in_flight` counts the bytes of its large frames.
 
         Raises:
-            Rejection: Why it ends; may be in an exception group.
+            Rejection: Why the stream ends; may be in an exception group.
         """
         await ProducerStream(self.runner, token, self.streams, context, in_flight).run()
 
@@ -70,7 +70,7 @@ class Serving:
         """Serves a worker stream to its end.
 
         Raises:
-            Rejection: Why it ends; may be in an exception group.
+            Rejection: Why the stream ends; may be in an exception group.
         """
         await WorkerStream(self.runner, token, self.streams, self._lease_seconds, self._artifacts, context).run()
 

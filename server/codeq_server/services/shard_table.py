@@ -1,4 +1,4 @@
-"""Which shard a call belongs to, and what serves it here."""
+"""Routes each call to its shard, and to the `Serving` of that shard on this node."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ class ShardTable:
     """Routes calls to shards. There is one shard, which this node serves for as long as it leads.
 
     Attributes:
-        serving: What serves the shard here; None: nothing does.
+        serving: Serves the shard on this node; None: this node does not serve it.
 
     Args:
-        absence: Returns the refusal of a call about a shard that nothing serves here.
-        stale: Returns what answers reads that may be stale while nothing serves the shard here; None: nothing does.
+        absence: Returns the rejection of a call on a shard that this node does not serve.
+        stale: Returns a Serving for stale reads while this node does not serve the shard; None: stale reads are
+            rejected.
     """
 
     def __init__(self, absence: Callable[[], Rejection], stale: Callable[[], Awaitable[Serving]] | None = None) -> None:
@@ -29,34 +30,34 @@ class ShardTable:
         self._stale = stale
 
     def present(self, serving: Serving | None) -> None:
-        """Takes what serves the shard from now on."""
+        """Sets the Serving of the shard from now on."""
         self.serving = serving
 
     def current(self) -> Serving:
-        """Returns what serves the shard.
+        """Returns the Serving of the shard.
 
         Raises:
-            Rejection: Nothing does here.
+            Rejection: This node does not serve the shard.
         """
         if self.serving is None:
             raise self._absence()
         return self.serving
 
     def route(self, method: Method, request: Message) -> Serving:  # noqa: ARG002 - all calls belong to the one shard
-        """Returns what serves the shard that a call belongs to.
+        """Returns the Serving of the shard that a call belongs to.
 
         Raises:
-            Rejection: Nothing serves it here.
+            Rejection: This node does not serve the shard.
         """
         return self.current()
 
     async def route_stale(self, method: Method, request: Message) -> Serving:
-        """Returns what answers a call whose reply may be stale: where this node does not lead, it may be what it has.
+        """Returns the Serving for a call that allows a stale reply: on a follower, perhaps one over its own rows.
 
-        A call that waits goes to the leader: what it waits for shows there first.
+        A call that waits goes to the leader, where the awaited event is visible first.
 
         Raises:
-            Rejection: Nothing answers it here.
+            Rejection: This node cannot answer the call.
         """
         if self.serving is None and self._stale is not None and method.reads and not method.waits(request):
             return await self._stale()

@@ -1,7 +1,7 @@
-"""What the server does with each field of a TaskSpec, read from the proto.
+"""Handling of each field of a TaskSpec by the server, read from the proto.
 
 A new field needs no code here: it takes the slow path of validation, belongs to the fingerprint unless its option says
-that it identifies the request, and is stored with the task if its option says that it is kept.
+that it identifies the request, and is stored with the task if its option `kept` is set.
 """
 
 from __future__ import annotations

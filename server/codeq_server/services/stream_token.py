@@ -1,4 +1,4 @@
-"""The token of a stream: the stream ends with it, unless the client sends a fresh one in time."""
+"""The token of a stream: the stream ends when it expires, unless the client sends a fresh one in time."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from codeq_server.auth.verdict import expired
 from codeq_server.core.errors import Reason, Rejection
 
 NOTICE_SECONDS: Final = 30.0
-"""How long before the end of its token a stream is notified; half of the token's remaining time if that is less."""
+"""How long before its token expires a stream is notified; half of the token's remaining time if that is less."""
 
 LOOK_SECONDS: Final = 30.0
-"""Longest time between two looks at the wall clock, which may be set."""
+"""Maximum time between two readings of the wall clock, which may be set."""
 
 _PASSING: Final = frozenset({Reason.SERVER_UNREACHABLE, Reason.LIMIT_REACHED})
 """Reasons for which a token cannot be validated at the moment, but may be later."""
@@ -48,7 +48,7 @@ class StreamToken:
         self._renewed = asyncio.Event()
 
     async def renew(self, token: str) -> Claims:
-        """Replaces the token by a fresh one, and returns the claims that apply from now on.
+        """Replaces the token with a fresh one, and returns the claims that apply from now on.
 
         A token that cannot be validated at the moment changes nothing but the time of the next notice.
 
@@ -60,22 +60,22 @@ class StreamToken:
         except Rejection as rejection:
             if rejection.reason not in _PASSING:
                 raise
-            self._renewed.set()  # the client is notified again, halfway to the end of the present token
+            self._renewed.set()  # the client is notified again, halfway to the expiry of the current token
             return self.claims
         if (claims.subject, claims.tenant_id) != (self.claims.subject, self.claims.tenant_id):
-            raise Rejection(Reason.UNAUTHENTICATED, "the fresh token is of another subject or tenant than the stream's")
+            raise Rejection(Reason.UNAUTHENTICATED, "the fresh token's subject or tenant differs from the stream's")
         self.claims = claims
         self._renewed.set()
         return claims
 
     async def watch(self, tell: Callable[[pb.StreamNotice], None]) -> None:
-        """Has the client notified before the token ends; never returns.
+        """Has the client notified before the token expires; never returns.
 
         Args:
             tell: Sends a notice without waiting: a client that does not read must not prolong its stream.
 
         Raises:
-            Rejection: UNAUTHENTICATED: the token has ended.
+            Rejection: UNAUTHENTICATED: the token has expired.
         """
         while True:
             self._renewed.clear()

@@ -1,7 +1,7 @@
 """Limits on the bytes of gRPC replies that clients do not read.
 
 A client that opens no flow-control window leaves its replies in the server's memory. These limits, per connection and
-in total, bound what its next calls may add; clients that read their replies are not affected.
+in total, bound the bytes that its next calls may add; clients that read their replies are not affected.
 """
 
 from __future__ import annotations

@@ -132,7 +132,7 @@ def _rejection(message: Message, error: protovalidate.ValidationError) -> Reject
             for element in (proto.field.elements if proto.field is not None else ())
         )
         described = _described(message, path, proto.rule_id, proto.message)
-        violations.setdefault(path, described)  # the first of several for a field says enough
+        violations.setdefault(path, described)  # the first of several violations of a field is enough
         too_large = too_large or proto.rule_id in _TOO_LARGE_RULES
     text = "; ".join(f"{path}: {text}" if path else text for path, text in violations.items())
     return Rejection(Reason.TOO_LARGE if too_large else Reason.INVALID_FIELD, text, list(violations.items()))

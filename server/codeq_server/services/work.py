@@ -41,9 +41,9 @@ ITEMS_MAX: Final = 4096
 SLICE_OUTCOMES_MAX: Final = 64
 """Outcomes decided before the size of the batch is checked: each may carry along its task's progress."""
 FRAMES_AHEAD: Final = 2
-"""Maximum number of responses waiting for the disk or the client; whatever arrives meanwhile goes into one more."""
+"""Maximum number of responses waiting for the disk or the client; further answers go into one more response."""
 OPEN_CLAIMS_MIN: Final = 64
-"""Claims of a stream that are kept before finished ones are purged."""
+"""Number of recorded claims of a stream at which finished ones are dropped."""
 FRAME_TASKS_MAX: Final = 512
 """Maximum tasks in one response; bounds how long encoding blocks the event loop."""
 FRAME_BYTES_MAX: Final = 1 << 20
@@ -140,10 +140,10 @@ class WorkerStream:
             await self._registry.part(self._take_all)
         finally:
             self._outbox.end()
-        await asyncio.wait((pushes,))  # the client may not read them before its token ends
+        await asyncio.wait((pushes,))  # the client may not read them before its token expires
 
     async def notify(self, notice: producer_service_pb2.StreamNotice) -> None:
-        """Notifies the client that the server will end the stream; stops pushing tasks, unless only the token ends."""
+        """Notifies the client that the server will end the stream; stops pushing, unless only the token expires."""
         self._draining |= notice.reason != error_pb2.ERROR_REASON_UNAUTHENTICATED
         await self._write(pb.WorkResponse(notice=notice).SerializeToString())
 
@@ -152,7 +152,7 @@ class WorkerStream:
         try:
             self._pump()
         except Rejection:
-            return  # the runner no longer decides; the client learns it from its next frame
+            return  # the runner no longer decides; the client learns this from its next frame
 
     def _go_on(self) -> int:
         """Pushes available tasks in the tenant's turn; returns the cost."""
@@ -211,7 +211,7 @@ class WorkerStream:
             before = self._runner.shard.totals.claimed
             self._pump()
             self._runner.admission.charge(self._caller.tenant, self._runner.shard.totals.claimed - before)
-            message = None  # frees it while waiting for the next one
+            message = None  # frees the message while waiting for the next one
             message = await self._context.read()
 
     async def _take_with_artifacts(self, message: pb.WorkRequest) -> None:
@@ -422,7 +422,7 @@ class WorkerStream:
         return got
 
     def _remember(self, claim: Claim) -> None:
-        """Keeps a claim for `_close`, and purges finished claims whenever the number of claims has doubled."""
+        """Records a claim for `_close`, and drops finished claims whenever the number of claims has doubled."""
         self._open[claim.token] = claim
         claim.holder = self
         if len(self._open) > self._open_max:

@@ -25,7 +25,7 @@ from .errors import StoreLocked, StoreNotWritable
 BUCKET_BYTES: Final = 9
 """Bytes of a home that name its bucket: each holds the files of 65536 places."""
 TRIES: Final = 5
-"""Attempts at a write whose bucket was emptied, and therefore removed, meanwhile."""
+"""Attempts to write into a bucket that is emptied, and therefore removed, meanwhile."""
 
 _NO_LINK: Final = frozenset({errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP})
 _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -44,8 +44,8 @@ class ArtifactFiles:
         at_once: Whether to create a missing folder now; otherwise the first file creates it.
 
     Raises:
-        StoreLocked: Another process uses it for the same installation.
-        StoreNotWritable: It cannot be created or written.
+        StoreLocked: Another process uses the folder for the same installation.
+        StoreNotWritable: The folder cannot be created or written.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class ArtifactFiles:
         self._reserve_bytes = reserve_bytes
         self._making = Lock()
         self._made: int | None = None
-        """The installation's folder, open; None: it does not exist, so there are no files."""
+        """The installation's folder, open; None: no folder exists, so there are no files."""
         if at_once or self.path.exists():
             self._made = self._make()
         else:
@@ -97,7 +97,7 @@ class ArtifactFiles:
         """The folder of the installation.
 
         Raises:
-            FileNotFoundError: It does not exist yet.
+            FileNotFoundError: The folder does not exist yet.
         """
         if self._made is None:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self.path))
@@ -133,8 +133,8 @@ class ArtifactFiles:
         """Returns the content of a file; reads at most one byte more than `size`.
 
         Raises:
-            FileNotFoundError: There is no such file.
-            OSError: It cannot be read.
+            FileNotFoundError: The file does not exist.
+            OSError: The file cannot be read.
         """
         with self._open_bucket(home) as bucket:
             flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -147,7 +147,7 @@ class ArtifactFiles:
         """Removes files, complete or not, by home and name; missing ones are not an error.
 
         Raises:
-            OSError: One cannot be removed.
+            OSError: A file cannot be removed.
         """
         for home, file in gone:
             with suppress(FileNotFoundError):
@@ -182,7 +182,7 @@ class ArtifactFiles:
                     yield head + bytes.fromhex(match[1]), bytes.fromhex(match[2])
 
     def copy_to(self, target: Path) -> int:
-        """Copies every complete file to a new folder, durably, and returns their number; none may be removed meanwhile.
+        """Copies every complete file to a new folder, durably; returns their number. No file may be removed meanwhile.
 
         Files are linked where the file system allows it, otherwise copied: a file never changes once it has its name.
 

@@ -1,4 +1,4 @@
-"""Makes and restores backups: folders that are stores as of one moment, each with a folder of artifacts in it.
+"""Makes and restores backups: each is a folder that is a store as of one moment, with a folder of artifacts in it.
 
 A backup appears under its name only when all of it is durable. Until then it is in `.NAME.partial`, which is removed on
 failure; if the process was killed, the next attempt removes it.
@@ -22,7 +22,7 @@ from .scratch import drop_scratch, take_scratch
 from .store import ROWS_POINTER, RowSets, delete_log
 
 RESTORE_EPOCHS: Final = 1000
-"""Epochs that a restored store skips, in case of as many starts less than EPOCH_SECONDS apart."""
+"""Epochs that a restored store skips, to allow for that many starts less than EPOCH_SECONDS apart."""
 
 _LEFT_OUT: Final = frozenset({"LOCK", "LOG"})
 ARTIFACTS: Final = "artifacts"
@@ -35,7 +35,7 @@ def back_up(row_sets: RowSets, target: Path, artifacts: ArtifactFiles | None) ->
     Args:
         row_sets: Sets of rows of the store.
         target: Folder to create.
-        artifacts: Its artifacts, none of which may be removed meanwhile; None: it has none.
+        artifacts: Artifacts of the store, none of which may be removed meanwhile; None: the store has none.
 
     Returns:
         The number of artifacts in it.
@@ -61,7 +61,7 @@ def back_up_closed(path: Path, target: Path, artifacts: Path) -> None:
     """Makes a backup of the store at `path`, which must not be open, and of its files in a folder of artifacts.
 
     Raises:
-        StoreError: There is no store, it is open, or the backup failed.
+        StoreError: The store does not exist or is open, or the backup failed.
     """
     if not (path / "CURRENT").is_file():
         raise StoreFailed(f"there is no store at {path}")
@@ -86,13 +86,13 @@ def restore(backup: Path, target: Path, unix_seconds: int, artifacts: Path) -> N
     Args:
         backup: The backup.
         target: Folder of the store to create.
-        unix_seconds: Time.
+        unix_seconds: Current time.
         artifacts: Folder of artifacts that the store will use.
 
     Raises:
         StoreDamaged: Rows of the backup contradict each other.
         StoreNotWritable: The target exists, or cannot be written.
-        StoreError: There is no backup, or it cannot be read.
+        StoreError: The backup does not exist or cannot be read.
     """
     differences, summary = check_store(backup)
     if differences:

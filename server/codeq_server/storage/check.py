@@ -44,7 +44,7 @@ def check_open(rows: RowReader) -> tuple[list[Difference], Summary]:
     """Checks the rows of a store that is open but not in use, like `check_store`.
 
     Raises:
-        StoreError: It cannot be read.
+        StoreError: The store cannot be read.
     """
     summary = Summary()
     differences = list(islice(check(_every(rows), summary), DIFFERENCES_MAX))
@@ -65,7 +65,7 @@ def check_store(path: Path) -> tuple[list[Difference], Summary]:
         The first DIFFERENCES_MAX differences, and the summary, which counts all of them.
 
     Raises:
-        StoreError: There is no store, or it cannot be read.
+        StoreError: The store does not exist or cannot be read.
     """
     summary = Summary()
     differences: list[Difference] = []
@@ -81,7 +81,7 @@ def check_store(path: Path) -> tuple[list[Difference], Summary]:
             if len(differences) < DIFFERENCES_MAX:
                 differences.append(difference)
         written = stored.get(WRITTEN)
-    # A store with a log records the number of a write as durable, one without a log that of a batch.
+    # A store with a log records the number of a write as durable, a store without a log the number of a batch.
     recovered, what = (summary.lsn, "batch") if written is None else (int.from_bytes(written, "big"), "write")
     if recovered < durable:
         unknown = f"durable rows are lost: {what} {durable} was durable"

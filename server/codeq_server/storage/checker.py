@@ -1,9 +1,9 @@
 """The rules of the offline checker.
 
 Each task has exactly one state according to its rows; every pointer, lease and index entry leads to a task in the state
-it implies; counters equal recounts. One pass over the rows in key order is enough, because the rows that refer to a
-task ("d", "e", "i", "l", "r", "s") come before its home ("t"). A waiting task without a state row takes no memory,
-every other task a number or two.
+that the entry implies; counters equal recounts. One pass over the rows in key order is enough, because the rows that
+refer to a task ("d", "e", "i", "l", "r", "s") come before its home ("t"). A waiting task without a state row takes no
+memory, every other task a number or two.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _RETURNED: Final = rows_pb2.PLACE_KIND_RETURNED
 
 
 class Checker:
-    """Takes rows in key order, and collects differences in `found`.
+    """Processes rows in key order, and collects differences in `found`.
 
     Its dictionaries drop an entry when the row that confirms it arrives; entries left at the end are wrong.
     """
@@ -74,7 +74,7 @@ class Checker:
         }
 
     def row(self, key: bytes, value: bytes) -> None:
-        """Takes the next row."""
+        """Processes the next row."""
         if key <= self._last:
             raise ValueError("rows are not in key order")
         self._last = key
@@ -224,7 +224,7 @@ class Checker:
             self.summary.scheduled += 1
             value = self._due_rows.take(home, state.place_at)
             if value is None:
-                self._report(key, f"waits for {state.place_at}, but the due index does not hold it there")
+                self._report(key, f"waits for {state.place_at}, but the due index has no such entry")
                 return
             lane, attempts, has_state = keys.split_due_value(value)
             if attempts != state.attempts or not has_state:
@@ -236,7 +236,7 @@ class Checker:
             self._report_all(key, self._place_rows.waits(table, place, home, state.attempts))
             self._moved[home] = state.place_lane
         else:
-            self._report(key, "has not ended, is not leased and waits nowhere")
+            self._report(key, "has not ended, is not leased, and does not wait anywhere")
 
     # -- tasks and the indexes that come after them --------------------------------------------------------------
 
@@ -298,7 +298,7 @@ class Checker:
         self._report_all(key, self._name_rows.home(keys.split_packed_key(key), queue.row.tenant, value))
         task = Task.FromString(keys.task_bytes(value))
         if task.command != lane.command or task.priority != keys.LANES - 1 - priority_lane:
-            self._report(key, "command or priority are not those of its queue and lane")
+            self._report(key, "command or priority differ from its queue and lane")
         home = keys.split_packed_key(key)
         self._report_all(key, self._expiry_rows.expires(home, task, self._tick.wall_ms if self._tick else 0))
         waits_in = self._moved.pop(home, None)
@@ -312,7 +312,7 @@ class Checker:
             self._new_task(key, value, lane, position, slots)
 
     def _new_task(self, key: bytes, value: bytes, lane: CheckedLane, position: int, slots: list[Slot]) -> None:
-        """Takes the home of a task without a state row."""
+        """Processes the home of a task without a state row."""
         parked, home = lane.index == keys.PARKED_LANE, keys.split_packed_key(key)
         self._report_all(key, self._ended_rows.home(home))
         if slots:
@@ -323,7 +323,7 @@ class Checker:
             lane.ready += 1
             self.summary.pending += 1
         else:
-            self._report(key, f"lies not above the lane's mark, {lane.mark}, and has neither a state row nor a lease")
+            self._report(key, f"is not above the lane's mark, {lane.mark}, and has neither a state row nor a lease")
 
     def _first_delivery(self, key: bytes, slots: list[Slot], *, above: bool) -> None:
         self._queue(key).claimed += 1
@@ -340,7 +340,7 @@ class Checker:
         self.summary.scheduled += 1
         due_ms, lane = keys.split_parked(value)
         if self._due_rows.take(home, due_ms) != keys.due_value(lane, 0, has_state=False):
-            self._report(key, f"waits for {due_ms}, but the due index does not hold it there")
+            self._report(key, f"waits for {due_ms}, but the due index has no such entry")
 
     def _returned_row(self, key: bytes, value: bytes) -> None:
         lane = self._lane(key)

@@ -18,7 +18,7 @@ ENDED: Final[dict[int, str]] = {
 }
 """Statuses of an ended task, with their names in the summary."""
 _COMPLETED: Final = 2
-"""Bit of an end listed as one that nothing takes back."""
+"""Bit of an end listed as final."""
 
 
 class EndedRows:
@@ -31,10 +31,10 @@ class EndedRows:
         self._listed: dict[int, int] = {}
         """By home: the first end met, as `_entry`."""
         self._more: dict[int, list[int]] = {}
-        """The same for further ends of tasks with several."""
+        """By home: further ends of tasks with several."""
 
     def row(self, lsn: int, homes: Sequence[int], *, dead: bool, completed: bool) -> Iterator[int]:
-        """Takes a row; yields the homes already listed with this end."""
+        """Processes a row; yields the homes already listed with this end."""
         entry = _entry(lsn, dead=dead, completed=completed)
         for home in homes:
             if home not in self._listed:
@@ -45,7 +45,7 @@ class EndedRows:
                 self._more.setdefault(home, []).append(entry)
 
     def state(self, home: int, state: rows_pb2.StateRow) -> Iterator[str]:
-        """Takes a state row; yields problems: its end must be listed, other ends only from earlier lives."""
+        """Processes a state row; yields problems: its end must be listed, other ends only from earlier lives."""
         listed, status = self._taken(home), state.status
         own = [_entry(state.ended_lsn, dead=status == TaskStatus.TASK_STATUS_DLQ, completed=False)]
         if status == TaskStatus.TASK_STATUS_COMPLETED:
@@ -54,12 +54,12 @@ class EndedRows:
             yield f"has ended in batch {state.ended_lsn}, but no ended row of that batch lists it"
         yield from _history(state)
         for entry in listed:
-            # Nothing takes back that a task completed; other ends may be of an earlier life.
+            # A completed task stays completed; other ends may belong to an earlier life.
             if entry not in own and (entry & _COMPLETED or entry >> 2 >= (state.ended_lsn or state.redriven_lsn)):
                 yield _wrong(entry)
 
     def home(self, home: int) -> Iterator[str]:
-        """Takes a home without a state row; yields problems: such a task never ended."""
+        """Processes a home without a state row; yields problems: its task never ended."""
         for entry in self._taken(home):
             yield _wrong(entry)
 
@@ -84,11 +84,11 @@ def _entry(lsn: int, *, dead: bool, completed: bool) -> int:
 
 def _wrong(entry: int) -> str:
     how = "completed" if entry & _COMPLETED else "ended"
-    return f"is listed as {how} in batch {entry >> 2}, but did not end so then"
+    return f"is listed as {how} in batch {entry >> 2}, but did not end that way then"
 
 
 def _history(state: rows_pb2.StateRow) -> Iterator[str]:
-    """Yields problems of the deliveries in a state row: they must be few and in order."""
+    """Yields problems of the deliveries in a state row, which must be few and in order."""
     if len(state.deliveries) > DELIVERIES_KEPT:
         yield f"keeps {len(state.deliveries)} deliveries"
     ended = 0

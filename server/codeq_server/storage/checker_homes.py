@@ -1,4 +1,4 @@
-"""Homes and places as the checker keeps them: as one number, the one in their key."""
+"""Homes and places as the checker stores them: as one number, taken from their key."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ def pack(queue: int, lane: int, position: int) -> int:
 
 
 def listed_homes(queues: Sequence[int], homes: Sequence[int]) -> list[int]:
-    """Returns the packed homes that a row lists: one queue for all of them, or a queue for each."""
+    """Returns the packed homes that a row lists, with one queue for all homes, or one for each."""
     if len(queues) == 1:
         queues = [queues[0]] * len(homes)
     return [queue << 56 | home for queue, home in zip(queues, homes, strict=False)]

@@ -26,7 +26,7 @@ class Slot(NamedTuple):
 
 
 class LeaseRows:
-    """Rows "l" met so far, and the deliveries that state rows and homes have yet to confirm.
+    """Rows "l" read so far, and the deliveries that state rows and homes have yet to confirm.
 
     Attributes:
         tokens: Tokens of all leases.
@@ -35,10 +35,10 @@ class LeaseRows:
     def __init__(self) -> None:
         self.tokens: set[int] = set()
         self._slots: dict[int, list[Slot]] = {}
-        """By home: its deliveries."""
+        """Deliveries by home."""
 
     def row(self, key: bytes, value: bytes) -> Iterator[str]:
-        """Takes a row; yields the problems of the row by itself."""
+        """Processes a row; yields the problems of the row by itself."""
         token = keys.token_of(key)
         self.tokens.add(token)
         row = rows_pb2.LeaseRow.FromString(value)
@@ -56,7 +56,7 @@ class LeaseRows:
             self._slots.setdefault(home, []).append(Slot(token, places[index], attempts[index]))
 
     def extension(self, key: bytes, value: bytes) -> Iterator[str]:
-        """Takes a row "x"; yields its problems."""
+        """Processes a row "x"; yields its problems."""
         row = rows_pb2.ExtensionRow.FromString(value)
         if keys.token_of(key) not in self.tokens:
             yield "extends a lease that has no row"

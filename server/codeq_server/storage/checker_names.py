@@ -20,7 +20,7 @@ class _Named(NamedTuple):
 
 
 class NameRows:
-    """Rows "i" met so far, until homes and other rows of the table confirm them."""
+    """Rows "i" read so far, until homes and other rows of the table confirm them."""
 
     def __init__(self) -> None:
         self._named: dict[int, _Named] = {}
@@ -28,10 +28,10 @@ class NameRows:
         self._batches: dict[bytes, int] = {}
         """By row of an atomic batch's key: number of tasks that should be left."""
         self._left: dict[bytes, int] = {}
-        """The same, as counted."""
+        """By row of an atomic batch's key: number of tasks counted."""
 
     def row(self, key: bytes, value: bytes) -> Iterator[str]:
-        """Takes a row; yields the problems of the row by itself."""
+        """Processes a row; yields the problems of the row by itself."""
         row = rows_pb2.NameRow.FromString(value)
         if not keys.is_name_key(key):
             yield "malformed key"
@@ -53,7 +53,7 @@ class NameRows:
             self._left[batch] = self._left.get(batch, 0) + 1
 
     def home(self, home: int, tenant: str, value: bytes) -> Iterator[str]:
-        """Takes a home, of a named task or not; yields its contradictions to the rows."""
+        """Processes a home, of a named task or not; yields contradictions with the rows."""
         name = keys.name_of(value)
         row = self._named.pop(home, None)
         if not name:

@@ -17,14 +17,14 @@ class PlaceRows:
         """By table and place: home and attempts. Table "t" has pointers in lanes, "u" the returned tasks."""
 
     def waits(self, table: bytes, place: int, home: int, attempts: int) -> Iterator[str]:
-        """Takes the place of a waiting task; yields a problem if another task has it."""
+        """Processes the place of a waiting task; yields a problem if another task has it."""
         places = self._waiting[table]
         if place in places:
             yield f"shares its place with task {keys.packed_key(keys.TASKS, places[place][0]).hex()}"
         places[place] = (home, attempts)
 
     def pointer(self, key: bytes, value: bytes) -> bool:
-        """Takes a pointer; returns whether the task that it leads to waits there."""
+        """Processes a pointer; returns whether the task that it leads to waits there."""
         places, place = self._waiting[key[:1]], keys.split_packed_key(key)
         home_lane, home_position, attempts = keys.split_pointer(value)
         if places.get(place) != (pack(place >> 56, home_lane, home_position), attempts):

@@ -75,4 +75,4 @@ class CheckedQueue:
             yield "more tasks have ended than were counted"
         accounted = sum(lane.ready for lane in self.lanes.values()) + self.scheduled + self.claimed + self.dlq
         if row.created_total < accounted + row.completed_total + row.failed_total:
-            yield f"created_total {row.created_total} is below the tasks there are"
+            yield f"created_total {row.created_total} is below the number of existing tasks"

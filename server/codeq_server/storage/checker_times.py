@@ -10,7 +10,7 @@ from codeq_server.core import keys
 
 
 class TimeRows:
-    """Rows of one such table met so far, until other rows confirm them."""
+    """Rows of one table ordered by time, until other rows confirm them."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -21,7 +21,7 @@ class TimeRows:
         """First key of each queue, without the queue."""
 
     def row(self, key: bytes, value: bytes) -> Iterator[str]:
-        """Takes a row; yields the problems of the row by itself."""
+        """Processes a row; yields the problems of the row by itself."""
         queue, _, lane, position = keys.split_time_key(key)
         home = queue << 56 | keys.pack_home(lane, position)
         if home in self._rows:
@@ -31,7 +31,7 @@ class TimeRows:
         self._first.setdefault(queue, key[5:])
 
     def queue(self, queue: int, mark: bytes) -> Iterator[str]:
-        """Takes a queue with its mark; yields contradictions to its rows."""
+        """Processes a queue with its mark; yields contradictions with its rows."""
         first = self._first.get(queue)
         if first is not None and first <= mark:
             yield f"a row of the {self._name} lies before its mark"
@@ -41,7 +41,7 @@ class TimeRows:
         return self._counts.get(queue, 0)
 
     def take(self, home: int, time_ms: int) -> bytes | None:
-        """Returns the value of a home's row and forgets the row; None: it has none for that time."""
+        """Returns the value of a home's row and forgets the row; None: the home has no row for that time."""
         key, value = self._rows.get(home, (b"", b""))
         if not key or keys.time_of(key) != time_ms:
             return None
@@ -49,7 +49,7 @@ class TimeRows:
         return value
 
     def expires(self, home: int, task: Task, wall_ms: int) -> Iterator[str]:
-        """Takes a home, with the time of the last batch; yields how the expiry index contradicts it.
+        """Processes a home, with the time of the last batch; yields its contradictions with the expiry index.
 
         An entry stays until its time; after that it may be gone, and then it never comes back.
         """
@@ -58,7 +58,7 @@ class TimeRows:
         expire_ms = task.expire_at.seconds * 1000 + task.expire_at.nanos // 1_000_000
         value = self.take(home, expire_ms)
         if value is None and expire_ms > wall_ms:
-            yield f"expires at {expire_ms}, but the {self._name} does not hold it there"
+            yield f"expires at {expire_ms}, but the {self._name} has no such entry"
         if value:
             yield f"has a value in the {self._name}"
 

@@ -1,12 +1,13 @@
 """The side file of the durable LSN (file DURABLE in the store's directory).
 
-RocksDB opens a damaged write-ahead log by silently cutting it off at the damage. The durable LSN is therefore also
+RocksDB opens a damaged write-ahead log by silently truncating it at the damage. The durable LSN is therefore also
 recorded here, so that the loss is noticed. The file holds two records of 20 bytes (magic, LSN, CRC-32) in separate
 sectors, written alternately: a torn write damages one of them at most.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import stat
 import struct
@@ -20,7 +21,7 @@ from .errors import StoreDamaged
 
 FILE_NAME: Final = "DURABLE"
 NOTE_SECONDS: Final = 1.0
-"""Shortest time between two writes of the file; losses within it can go unnoticed."""
+"""Minimum time between two writes of the file; losses within this time can go unnoticed."""
 
 _OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 _RECORD = struct.Struct(">8sQI")
@@ -33,7 +34,7 @@ def read_durable(directory: Path) -> int:
 
     Raises:
         StoreDamaged: The file holds no valid record.
-        OSError: It cannot be read.
+        OSError: The file cannot be read.
     """
     path = directory / FILE_NAME
     try:
@@ -53,7 +54,7 @@ def sync_directory(directory: Path) -> None:
     """Makes the names in a directory durable.
 
     Raises:
-        OSError: It cannot be read or synced.
+        OSError: The directory cannot be read or synced.
     """
     folder = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -66,7 +67,7 @@ def sync_file(path: Path) -> None:
     """Makes the content of a file durable.
 
     Raises:
-        OSError: It cannot be read or synced.
+        OSError: The file cannot be read or synced.
     """
     file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -81,11 +82,10 @@ def make_directory(path: Path) -> None:
     Raises:
         OSError: A directory cannot be created.
     """
-    if path.is_dir():
-        return
-    make_directory(path.parent)
-    path.mkdir(mode=0o700, exist_ok=True)
-    sync_directory(path.parent)
+    missing = list(itertools.takewhile(lambda each: not each.is_dir(), (path, *path.parents)))
+    for each in reversed(missing):
+        each.mkdir(mode=0o700, exist_ok=True)
+        sync_directory(each.parent)
 
 
 def tighten(directory: Path) -> None:
@@ -94,7 +94,7 @@ def tighten(directory: Path) -> None:
     A directory with other contents is left unchanged, and so are files of another owner, who decides who may read them.
 
     Raises:
-        OSError: It cannot be read.
+        OSError: The directory cannot be read.
     """
     paths = list(directory.iterdir())
     if paths and not (directory / "CURRENT").is_file():
@@ -156,7 +156,7 @@ class DurableMark:
             self._write()
 
     def reset(self, lsn: int) -> None:
-        """Records a different LSN, durably on return; it may be lower."""
+        """Records a different LSN, which may be lower; durable on return."""
         os.close(self._file)
         self._file = -1
         self._create(lsn)

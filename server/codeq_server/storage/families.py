@@ -33,16 +33,16 @@ class Families:
     Args:
         path: Folder of the database.
         options: Settings of the database and of the sets of rows.
-        access: How to open it.
+        access: How to open the database.
 
     Attributes:
         db: The database.
-        log: The family of the log; None: it is missing.
+        log: The family of the log; None: the store has no log.
         rows: The current set of rows.
-        current: Its name.
+        current: Name of the current set.
 
     Raises:
-        StoreError: It cannot be opened.
+        StoreError: The database cannot be opened.
     """
 
     def __init__(self, path: Path, options: Options, access: AccessType | None = None) -> None:
@@ -93,14 +93,14 @@ class Families:
         return [*([] if self.log is None else [self.log]), *self._sets.values()]
 
     def of(self, key: bytes) -> Rdict | None:
-        """Returns the family of a key; None: it is a key of the log, and there is no log."""
+        """Returns the family of a key; None: the key belongs to the log, and the store has no log."""
         return self.rows if key < LOG_PREFIX else self.log
 
     def batch(self, rows: Mapping[bytes, bytes | None]) -> WriteBatch:
         """Returns a batch that writes rows of the shard and of the log at once; None deletes.
 
         Raises:
-            StoreFailed: There are rows of the log, but no log.
+            StoreFailed: The batch has rows of the log, but the store has no log.
         """
         batch = WriteBatch(raw_mode=True)
         if self._rows_handle is not None:

@@ -10,8 +10,8 @@ class Difference:
     """A row that contradicts the others.
 
     Attributes:
-        key: Its key.
-        problem: What is wrong with it.
+        key: Key of the row.
+        problem: What is wrong with the row.
     """
 
     key: bytes

@@ -32,7 +32,7 @@ def next_identity(rows: RowReader, num_shards: int, unix_seconds: int, random16:
     Args:
         rows: Rows of the store.
         num_shards: Number of shards in the configuration.
-        unix_seconds: Time.
+        unix_seconds: Current time.
         random16: 16 random bytes: the installation id of a new store.
 
     Raises:
@@ -84,6 +84,6 @@ def load_identity(rows: RowReader) -> rows_pb2.IdentityRow | None:
 
 
 def save(store: DurableRows, identity: rows_pb2.IdentityRow) -> None:
-    """Writes an identity and makes it durable; nothing may be served before."""
+    """Writes an identity and makes it durable; nothing may be served before that."""
     store.write({keys.IDENTITY: identity.SerializeToString()})
     store.sync()

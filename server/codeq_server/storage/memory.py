@@ -10,7 +10,7 @@ from typing import Final
 from .store import LOG_PREFIX
 
 CHUNK_KEYS_MAX: Final = 1024
-"""Maximum number of keys in a chunk; a longer one is split in half."""
+"""Maximum number of keys in a chunk; a longer chunk is split in half."""
 
 
 class _SortedKeys:

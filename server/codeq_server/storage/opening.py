@@ -1,4 +1,4 @@
-"""Opens the store that a server of its own serves."""
+"""Opens the store of a single server."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .store import Store
 
 
 def open_store(path: Path | None, *, fsync: bool, files_max: int) -> Store:
-    """Opens the store in a directory, which is created if missing; None: in memory.
+    """Opens the store in a directory, which is created if missing; None: opens a store in memory.
 
     Args:
         path: The directory.
@@ -18,6 +18,6 @@ def open_store(path: Path | None, *, fsync: bool, files_max: int) -> Store:
         files_max: Maximum number of database files open at a time.
 
     Raises:
-        StoreError: It cannot be opened.
+        StoreError: The store cannot be opened.
     """
     return MemoryStore() if path is None else RocksStore(path, fsync=fsync, files_max=files_max)

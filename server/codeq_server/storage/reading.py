@@ -21,10 +21,10 @@ class Stored(RocksRows):
     """Stored rows as of one moment."""
 
     def rows(self) -> Iterator[tuple[bytes, bytes]]:
-        """Yields every row of the shard in key order, without those of the log.
+        """Yields every row of the shard in key order, without the log's rows.
 
         Raises:
-            StoreError: They cannot be read.
+            StoreError: The rows cannot be read.
         """
         try:
             yield from every_row(self._families.rows)
@@ -38,10 +38,10 @@ def open_stored(path: Path, files_max: int = -1) -> Iterator[Stored]:
 
     Args:
         path: The store.
-        files_max: Maximum files open at a time, if the server removes none meanwhile; -1: all are opened at once.
+        files_max: Maximum files open at a time, if the server removes none meanwhile; -1: all files are opened at once.
 
     Raises:
-        StoreError: There is no store, or it cannot be read.
+        StoreError: The store does not exist or cannot be read.
     """
     if not (path / "CURRENT").is_file():
         raise StoreFailed(f"there is no store at {path}")
@@ -61,7 +61,7 @@ def stored_rows(path: Path) -> Iterator[tuple[bytes, bytes]]:
     """Yields every row of a store in key order, without changing or locking it.
 
     Raises:
-        StoreError: There is no store, or it cannot be read.
+        StoreError: The store does not exist or cannot be read.
     """
     with open_stored(path) as stored:
         yield from stored.rows()

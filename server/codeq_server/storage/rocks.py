@@ -24,7 +24,7 @@ from .rocks_rows import RocksRows
 from .store import LAST_KEY, LOG_PREFIX, ROWS_POINTER, RowSets
 
 STALL_SECONDS_MAX: Final = 60.0
-"""Longest time that one write may be held up by RocksDB's background work."""
+"""Maximum time that RocksDB's background work may hold up one write."""
 STALL_PAUSE_SECONDS: Final = 0.001
 STALL_PAUSE_SECONDS_MAX: Final = 0.02
 RECLAIM_DELETES_MIN: Final = 64
@@ -41,12 +41,12 @@ class RocksStore(RocksRows):
     Args:
         path: The directory; created if missing.
         fsync: Whether `sync` waits for the disk.
-        log: Whether there will be rows of a log. A store that has some can be opened without it as well.
+        log: Whether the store will have rows of a log. A store with a log can also be opened without it.
         files_max: Maximum number of database files open at a time.
         options: Settings of the database, for tests that need small ones.
 
     Raises:
-        StoreLocked: Another process has it open.
+        StoreLocked: Another process has the store open.
         StoreNotWritable: The directory cannot be created or written.
         StoreDamaged: Files of the store are missing or unreadable.
         StoreFailed: Anything else.
@@ -174,7 +174,8 @@ class RocksStore(RocksRows):
         try:
             name = self._families.create()
             for file in files:
-                # RocksDB would sync it with the interpreter's lock held: sync it here, so that nothing is left to do.
+                # RocksDB would sync the file with the interpreter's lock held: sync it here, so that nothing is left to
+                # do.
                 sync_file(file)
                 self._families.ingest(name, file)
         except Exception as error:

@@ -1,4 +1,4 @@
-"""What went wrong in RocksDB: the errors of its binding as StoreErrors."""
+"""Converts the errors of RocksDB's binding to StoreErrors."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def open_error(path: Path, error: Exception) -> StoreError:
     """Returns the StoreError for a failed open."""
     text = reason_of(error)
     if "LOCK:" in text and ("Resource temporarily unavailable" in text or "lock hold by current process" in text):
-        return StoreLocked(f"the store {path} is open in another process; stop that one, or set another path")
+        return StoreLocked(f"the store {path} is open in another process; stop that process, or set a different path")
     if any(sign in text for sign in ("Permission denied", "Read-only file system", "No space left")):
         return StoreNotWritable(f"the store's directory {path} cannot be written to: {text}")
     if "Corruption" in text:

@@ -25,7 +25,7 @@ def make_options(write_buffer_bytes: int = WRITE_BUFFER_BYTES, files_max: int = 
     """Returns the database settings: bounded memory and open files, and deleted rows soon gone from disk."""
     options = Options(raw_mode=True)
     options.create_if_missing(True)  # noqa: FBT003
-    # Point in time: a torn or zero-filled end of the log is normal after a power cut. DURABLE tells it from damage.
+    # Point in time: a torn or zero-filled end of the log is normal after a power cut. DURABLE tells this from damage.
     options.set_wal_recovery_mode(DBRecoveryMode.point_in_time())
     options.set_max_total_wal_size(WAL_BYTES_MAX)
     # Two full buffers may wait for their flush while the third fills.
@@ -33,13 +33,15 @@ def make_options(write_buffer_bytes: int = WRITE_BUFFER_BYTES, files_max: int = 
     options.set_max_write_buffer_number(WRITE_BUFFERS_MAX)
     options.set_max_background_jobs(2)
     options.set_compression_type(DBCompressionType.lz4())
-    # Most rows live for their retention, then go: level sizes follow the data, files full of deletes come first.
-    # Under load half of what is written are deletes, of neighbours, and so are those of leases: a file must have more
-    # of them than that, and no number of deletes in a row counts. Else each buffer would be merged as soon as flushed.
+    # Most rows are deleted after their retention: level sizes follow the data, and files full of deletes are merged
+    # first.
+    # Under load half of the writes are deletes, mostly of neighbours: a file must have a higher share of deletes than
+    # that,
+    # and consecutive deletes do not count. Otherwise each buffer would be merged as soon as it is flushed.
     options.set_level_compaction_dynamic_level_bytes(True)
     options.add_compact_on_deletion_collector_factory(0, 0, DELETES_RATIO)
     # Merging eight buffers at a time rewrites each row half as often as four do: with four, ten million creates in a
-    # thousand queues end at 0.7 to 0.9 of the speed they begin with, with eight at 1.0 (bench/depth.py).
+    # thousand queues end at 0.7 to 0.9 times the initial speed, with eight at 1.0 (bench/depth.py).
     options.set_level_zero_file_num_compaction_trigger(8)
     options.set_max_bytes_for_level_base(8 * write_buffer_bytes)
     options.set_target_file_size_base(write_buffer_bytes)

@@ -24,7 +24,7 @@ class RocksRows:
         """See `RowReader.get`.
 
         Raises:
-            StoreError: It cannot be read.
+            StoreError: The row cannot be read.
         """
         try:
             family = self._families.rows if key < LOG_PREFIX else self._families.log

@@ -1,4 +1,4 @@
-"""Reads ranges of rows from a column family, and tells the end of the rows from an unreadable block."""
+"""Reads ranges of rows from a column family, and distinguishes the end of the rows from an unreadable block."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def scan(family: Rdict, start: bytes, end: bytes, limit: int) -> list[tuple[byte
     """Returns at most `limit` rows of [start, end) of a family.
 
     Raises:
-        Exception: They cannot be read; `read_error` turns it into a StoreError.
+        Exception: The rows cannot be read; `read_error` turns this into a StoreError.
     """
     bound = ReadOptions()
     bound.set_iterate_upper_bound(end)
@@ -28,7 +28,7 @@ def scan_back(family: Rdict, start: bytes, end: bytes, limit: int) -> list[tuple
     """Returns at most `limit` rows of [start, end) of a family, last one first.
 
     Raises:
-        Exception: They cannot be read; `read_error` turns it into a StoreError.
+        Exception: The rows cannot be read; `read_error` turns this into a StoreError.
     """
     bound = ReadOptions()
     bound.set_iterate_upper_bound(end)
@@ -54,7 +54,8 @@ def every_row(family: Rdict) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _check_end(family: Rdict, start: bytes, bound: ReadOptions) -> None:
-    # The fast iterator stops at an unreadable block as it does at the end of the rows; find out which it was.
+    # The fast iterator stops at an unreadable block as it does at the end of the rows; find out which of the two it
+    # was.
     iterator = family.iter(bound)
     iterator.seek(start)
     iterator.status()

@@ -1,6 +1,6 @@
 """Folders for temporary files, which are worthless after a crash: the next use of a folder empties it.
 
-Only folders made here are emptied: such a folder carries a mark, which is durable before anything else is in it. Their
+Only folders created here are emptied: they carry a mark, which is durable before anything else is written. Their
 names begin with a dot, which no name given by a client does.
 """
 
@@ -14,7 +14,7 @@ from .durable import make_directory, sync_directory, sync_file
 from .errors import StoreNotWritable, reason_of
 
 MARK: Final = ".codeq-scratch"
-"""File that marks such a folder."""
+"""File that marks a folder for temporary files."""
 
 
 def scratch_of(store: Path) -> Path:
@@ -26,7 +26,7 @@ def take_scratch(folder: Path) -> None:
     """Creates and marks a folder, or empties it if it carries the mark.
 
     Raises:
-        StoreNotWritable: It cannot be created or emptied, or it has contents but no mark.
+        StoreNotWritable: The folder cannot be created or emptied, or has contents but no mark.
     """
     try:
         make_directory(folder)
@@ -47,10 +47,10 @@ def take_scratch(folder: Path) -> None:
 
 
 def drop_scratch(folder: Path) -> None:
-    """Removes such a folder; the mark goes last, so that a half-removed folder can be emptied later.
+    """Removes a marked folder; the mark goes last, so that a half-removed folder can be emptied later.
 
     Raises:
-        StoreNotWritable: It cannot be removed.
+        StoreNotWritable: The folder cannot be removed.
     """
     try:
         _empty(folder)

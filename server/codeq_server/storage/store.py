@@ -21,7 +21,7 @@ _PAGE_ROWS: Final = 256
 
 
 class Rows(RowReader, Protocol):
-    """Rows in key order: those of the shard, and beside them those of a log, told apart by their keys.
+    """Rows in key order: the shard's rows, and beside them a log's rows, distinguished by their keys.
 
     Only a store opened with a log keeps rows of the log. A scan returns rows of the shard or rows of the log, depending
     on its start. Reads happen on the event loop's thread, writes on one writer thread. Every method of every part may
@@ -58,7 +58,7 @@ class Durability(Protocol):
 
 
 class RowSets(Protocol):
-    """Moves whole sets of rows: snapshots come in as files, checkpoints go out as folders. Only a store on disk can."""
+    """Moves whole sets of rows: snapshots come in as files, checkpoints go out as folders. Stores on disk only."""
 
     def import_rows(self, files: Iterable[Path]) -> str:
         """Imports files made by `export` as a new set of rows, durably, and returns its name; it is not yet current.
@@ -79,7 +79,7 @@ class RowSets(Protocol):
         ...
 
     def checkpoint(self, path: Path) -> None:
-        """Creates a folder that can be opened as a store, with everything written before; it must not exist.
+        """Creates a folder that can be opened as a store, with everything written before; the folder must not exist.
 
         May be called on any thread while the store is in use.
         """
@@ -111,11 +111,11 @@ class ReplaceableRows(DurableRows, RowSets, Protocol):
 
 
 class Store(DurableRows, Space, Protocol):
-    """An open store, as the host sees it that hands its parts to their users."""
+    """An open store, as seen by the host that hands its parts to their users."""
 
     @property
     def row_sets(self) -> RowSets | None:
-        """Its sets of rows; None: it is in memory, so it has no files."""
+        """Sets of rows of the store; None: the store is in memory, so it has no files."""
         ...
 
 

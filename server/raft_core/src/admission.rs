@@ -11,14 +11,14 @@ use raft::{ProgressState, Raft, StateRole};
 /// Larger numbers are not valid indices or terms: adding one to a valid number must not overflow.
 const NUMBER_MAX: u64 = i64::MAX as u64;
 
-/// What to do with a message.
+/// Verdict on a message.
 #[derive(Debug, PartialEq)]
 pub enum Verdict {
     /// Pass it to the crate.
     Step,
     /// Ignore it: peers do not send its type, or it is stale, or it cannot be served at this moment.
     Drop,
-    /// No correct peer sends this.
+    /// No correct peer sends such a message.
     Refuse(&'static str),
 }
 

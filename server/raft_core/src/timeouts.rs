@@ -1,7 +1,7 @@
 //! Election timeouts from a seed, so that the same calls always give the same bytes.
 //!
-//! The crate draws a new timeout from the thread's random generator at each reset. It is told to draw from so wide a
-//! range that its timeouts can be told from those set here; the node then replaces it (`RaftNode::settle`).
+//! The crate draws a new timeout from the thread's random generator at each reset. Its range is so wide that
+//! its timeouts can be distinguished from those set here; the node then replaces them (`RaftNode::settle`).
 
 /// Upper end of the range the crate itself draws from. One draw in 2^57 or fewer hits the range used here.
 pub const CRATE_TICKS_MAX: usize = usize::MAX >> 2;

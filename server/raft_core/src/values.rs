@@ -108,7 +108,7 @@ impl Status {
     }
 }
 
-/// What a leader knows of one member.
+/// A leader's knowledge of one member.
 #[pyclass(frozen, get_all, eq, module = "codeq_raft_core")]
 #[derive(PartialEq)]
 pub struct Progress {

@@ -8,8 +8,8 @@ import java.net.http.HttpResponse.BodyHandlers;
 import java.util.Base64;
 
 /**
- * Sends requests with the JDK's client as it is: lines of method, URL and base64 of the body (-: none) on stdin; lines of
- * status and base64 of the reply's body on stdout.
+ * Sends requests with the JDK's client and its defaults: lines of method, URL and base64 of the body (-: none) on
+ * stdin; lines of status and base64 of the reply's body on stdout.
  */
 public class Sender {
     public static void main(String[] arguments) throws Exception {

@@ -1,4 +1,4 @@
-"""What a copy of the product with `label.diff` promises: the field is stored, delivered, listed and compared."""
+"""Checks of a copy of the product with `label.diff` applied: the field is stored, delivered, listed and compared."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_label_is_part_of_the_fingerprint(server: ServerProcess) -> None:
                 client.create("K", 1, label=label, idempotency_key="k")
 
 
-def test_rules_of_the_label_are_checked_by_every_door(server: ServerProcess) -> None:
+def test_label_rules_are_enforced_over_rest_and_grpc(server: ServerProcess) -> None:
     refused = rest(server, "POST", "/tasks", {"command": "R", "label": "x" * 65})
     assert (refused.status_code, "label" in refused.text) == (400, True)
     with codeq.Producer(server.producer_addr, token=DEV_TOKEN) as producer, pytest.raises(codeq.InvalidField) as wrong:
@@ -81,5 +81,5 @@ def test_rules_of_the_label_are_checked_by_every_door(server: ServerProcess) -> 
     assert "label" in str(wrong.value)
 
 
-def test_the_copy_is_what_was_tested() -> None:
+def test_package_under_test_comes_from_the_copy() -> None:
     assert Path(codeq.__file__).is_relative_to(Path.cwd())

@@ -7,13 +7,13 @@ from collections.abc import Iterable
 from typing import Final
 
 SECONDS_MAX: Final = 86_400
-"""Longest timeout and longest drain: a day."""
+"""Maximum timeout and drain time: a day."""
 
 WORKER_NAME_CHARACTERS_MAX: Final = 64
-"""Longest worker name, in characters."""
+"""Maximum characters of a worker name."""
 
 CLIENT_NAME_CHARACTERS_MAX: Final = 128
-"""Longest producer name, in characters."""
+"""Maximum characters of a producer name."""
 
 _is_worker_name = re.compile(rf"[A-Za-z0-9._-]{{0,{WORKER_NAME_CHARACTERS_MAX}}}").fullmatch
 
@@ -22,8 +22,8 @@ def seconds(value: float, name: str) -> float:
     """Returns a number of seconds, over 0 and at most SECONDS_MAX; errors call the argument `name`.
 
     Raises:
-        TypeError: It is not a number.
-        ValueError: It is out of range or NaN.
+        TypeError: The value is not a number.
+        ValueError: The value is out of range or NaN.
     """
     if not _is_number(value):
         raise TypeError(f"{name} must be a number of seconds, not {type(value).__name__}")
@@ -41,8 +41,8 @@ def whole(value: int, name: str, most: int) -> int:
     """Returns a whole number from 1 to `most`; errors call the argument `name`.
 
     Raises:
-        TypeError: It is not an int.
-        ValueError: It is out of range.
+        TypeError: The value is not an int.
+        ValueError: The value is out of range.
     """
     if not isinstance(value, int) or isinstance(value, bool):
         raise TypeError(f"{name} must be a whole number, not {type(value).__name__}")
@@ -55,8 +55,8 @@ def worker_name(name: str) -> str:
     """Returns a worker's name; empty: none.
 
     Raises:
-        TypeError: It is not a str.
-        ValueError: The server would reject it.
+        TypeError: The name is not a str.
+        ValueError: The server would reject the name.
     """
     if not _is_worker_name(_text(name, "name")):
         raise ValueError(f"name must be at most {WORKER_NAME_CHARACTERS_MAX} characters of A-Z a-z 0-9 . _ -")
@@ -67,8 +67,8 @@ def client_name(name: str) -> str:
     """Returns a producer's name; empty: none.
 
     Raises:
-        TypeError: It is not a str.
-        ValueError: The server would reject it.
+        TypeError: The name is not a str.
+        ValueError: The server would reject the name.
     """
     if len(_text(name, "client_name")) > CLIENT_NAME_CHARACTERS_MAX:
         raise ValueError(f"client_name must be at most {CLIENT_NAME_CHARACTERS_MAX} characters")
@@ -83,7 +83,7 @@ def addresses(given: str | Iterable[str]) -> list[str]:
     """Returns the addresses of a comma-separated str, or of several strs.
 
     Raises:
-        TypeError: It is neither.
+        TypeError: The argument is neither.
     """
     known = given.split(",") if isinstance(given, str) else list(given) if isinstance(given, Iterable) else [given]
     if not all(isinstance(each, str) for each in known):
@@ -95,7 +95,7 @@ def several(given: Iterable[str], name: str) -> list[str]:
     """Returns the strs of an iterable; a bare str is rejected, since each of its characters would count as one.
 
     Raises:
-        TypeError: It is a str itself, or an item is not a str.
+        TypeError: The argument is a str itself, or an item is not a str.
     """
     texts = [given] if isinstance(given, str | bytes) else list(given)
     if isinstance(given, str | bytes) or not all(isinstance(each, str) for each in texts):

@@ -19,7 +19,7 @@ class NewArtifact:
 
     Attributes:
         name: Name, unique within the result; at most 128 characters, no slash.
-        content: Content; None: it is at the URL.
+        content: Content; None: the content is at the URL.
         url: Where the content is, if the server does not store it.
         content_type: Media type such as "image/png"; empty: unknown.
     """

@@ -20,13 +20,13 @@ KEEPALIVE_ANSWER_SECONDS: Final = 5.0
 
 
 FAREWELL_SECONDS_MAX: Final = 1.0
-"""Longest wait for the last bytes of a connection to be sent."""
+"""Maximum wait until the last bytes of a connection are sent."""
 
 REFUSALS_MAX: Final = 10
 """Attempts of a call that the server rejects unprocessed, as at its stream limit, before one last attempt."""
 
 REFUSAL_SECONDS: Final = 0.01
-"""Wait after the first such rejection; it doubles with each."""
+"""Wait after the first of these rejections; it doubles with each one."""
 
 REFUSAL_SECONDS_MAX: Final = 0.2
 """Upper limit of this wait."""
@@ -355,7 +355,7 @@ class AsyncChannel:
         """Makes a call with one request and one reply.
 
         Raises:
-            CodeqError: It failed.
+            CodeqError: The call failed.
         """
         try:
             async with asyncio.timeout(seconds):
@@ -373,7 +373,7 @@ class AsyncChannel:
         """Starts a call.
 
         Raises:
-            NotSent: There is no connection.
+            NotSent: No connection could be made.
         """
         if self._connection is None or not self._connection.is_usable:
             if self._dialing is None:
@@ -384,7 +384,7 @@ class AsyncChannel:
         return await self._connection.call(method, metadata, seconds)
 
     async def close(self) -> None:
-        """Disconnects; calls in flight fail. Does nothing on another loop than the channel's."""
+        """Disconnects; calls in flight fail. Does nothing on any loop but the channel's."""
         if self.loop is not asyncio.get_running_loop():
             return
         if self._dialing is not None:

@@ -42,7 +42,7 @@ class Attempt:
         started_at: When it received the task.
         ended_at: When the delivery ended.
         end: How it ended.
-        error: Error of a failure or reason of a nack, cut to 512 characters; None: no error.
+        error: Error of a failure or reason of a nack, truncated to 512 characters; None: no error.
     """
 
     worker_id: str

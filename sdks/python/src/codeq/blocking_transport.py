@@ -44,7 +44,7 @@ class BlockingChannel:
         """Makes a call with one request and one reply.
 
         Raises:
-            CodeqError: It failed.
+            CodeqError: The call failed.
         """
         deadline = time.monotonic() + seconds
         connection = self._take() or self._dial(deadline)

@@ -157,7 +157,7 @@ def tasks(
 
 
 def claim(commands: Sequence[str], count: int, lease_seconds: int | None, wait: float) -> Call[list[Task]]:
-    """Leases up to count tasks. A retry leases others; those of a lost answer return when their leases expire."""
+    """Leases up to `count` tasks. A retry leases others; tasks in a lost answer return when their leases expire."""
     seconds = outcomes.whole_seconds(wait, "wait") or 0
     return Call(
         _task("ClaimTasks"),

@@ -85,7 +85,7 @@ class Client:
         """Creates 1 to 1000 tasks and returns, in order, each task or the error that rejected it.
 
         Args:
-            tasks: Tasks to create; TypeError for anything that is not a NewTask.
+            tasks: Tasks to create; an item that is not a NewTask raises TypeError.
             atomic: Create all or none; the first rejected task fails the call.
             idempotency_key: Key of an atomic batch, which makes retries safe. Its tasks have no keys of their own.
         """
@@ -110,7 +110,7 @@ class Client:
 
         Raises:
             TaskNotFound: No such task.
-            ArtifactNotFound: The result has no such artifact, or the artifact is at a URL.
+            ArtifactNotFound: The result has no artifact of this name, or the artifact is at a URL.
         """
         return self._call(calls.artifact(task_id, name))
 
@@ -125,13 +125,13 @@ class Client:
         page_token: str = "",
         order_by: OrderBy = "oldest",
     ) -> tuple[list[Task], str]:
-        """Reads a page of tasks and the token of the next page (empty: none); a page may be short or empty.
+        """Reads a page of tasks and the token of the next page (empty: none); a page may have fewer tasks or none.
 
         Args:
             command: Only this queue; empty: any.
             statuses: Only these statuses, such as TaskStatus.PENDING; none: any.
-            created_from: Only tasks accepted then or later; with a time zone.
-            created_to: Only tasks accepted before; with a time zone.
+            created_from: Only tasks accepted at or after this time, which needs a time zone.
+            created_to: Only tasks accepted before this time, which needs a time zone.
             page_size: Maximum number of tasks in the page, at most 500; 0: 100.
             page_token: Token from the previous page, read with the same filters.
             order_by: "oldest" or "newest" first, queue by queue.
@@ -157,7 +157,7 @@ class Client:
     def heartbeat(
         self, task: Task | str, *, lease_token: int | None = None, extend_seconds: int | None = None
     ) -> datetime:
-        """Extends a lease to now + extend_seconds (None: its own length) and returns its new end. Raises LeaseLost.
+        """Extends a lease to now + extend_seconds (None: its length) and returns its new end. Raises LeaseLost.
 
         Args:
             task: The claimed task, or its id.

@@ -16,7 +16,7 @@ class DeadLetters:
     """A page of a dead-letter queue.
 
     Attributes:
-        tasks: Tasks, in the order asked for.
+        tasks: Tasks, in the requested order.
         groups: On the first page: number of tasks by error, largest groups first.
         total: Tasks in the dead-letter queue.
         next_page_token: Token of the next page; empty: none.
@@ -67,11 +67,11 @@ class RedriveFilter:
     Attributes:
         status: DLQ, FAILED or CANCELLED.
         error_contains: Text in the error; empty: any.
-        ended_from: Ended then or later; with a time zone.
-        ended_to: Ended before; with a time zone.
-        task_ids: Only these, at most 1000; empty: all of the queue.
-        dry_run: Count only.
-        limit: Maximum number of tasks per call, up to 10000; 0: 1000. Not with rate.
+        ended_from: Only tasks that ended at or after this time, which needs a time zone.
+        ended_to: Only tasks that ended before this time, which needs a time zone.
+        task_ids: Only tasks with these ids, at most 1000; empty: all tasks of the queue.
+        dry_run: Whether to count the tasks without redriving them.
+        limit: Maximum number of tasks per call, up to 10000; 0: 1000. Cannot be combined with `rate`.
         rate: Tasks per second, in the background; 0: at once.
     """
 

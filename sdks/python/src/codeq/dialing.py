@@ -21,7 +21,7 @@ from codeq.errors import DeadlineExceeded, NotSent
 from codeq.tls import ContextSource, check_alpn
 
 CONNECT_SECONDS_MAX: Final = 3.0
-"""Timeout of connecting to one address of a server."""
+"""Timeout for connecting to one address of a server."""
 
 _UNIX: Final = "unix:"
 _is_digits = re.compile("[0-9]{1,5}").fullmatch
@@ -166,7 +166,7 @@ def _open(family: int) -> socket.socket:
 
 
 def _known(target: Target) -> list[tuple[int, Any]]:
-    """Returns the address of a target that needs no name resolution; empty: it needs one."""
+    """Returns the address of a target that needs no name resolution; empty: its name must be resolved."""
     if target.port is None:
         return [(socket.AF_UNIX, target.host)]
     for family in (socket.AF_INET, socket.AF_INET6):
@@ -206,7 +206,7 @@ def _no_connection(target: Target, error: Exception) -> NotSent:
 def _close_in_child() -> None:
     """Closes the child's copies of the parent's sockets after a fork, without sending anything.
 
-    So a connection ends when the parent closes it, not when the last child exits.
+    A connection then ends when the parent closes it, not when the last child exits.
     """
     for sock in list(_sockets):
         with contextlib.suppress(OSError):

@@ -124,7 +124,7 @@ class Endpoint:
             raise Unavailable(f"no token: {text_of(error)}") from error
 
     async def refresh(self, channel: AsyncChannel, metadata: Metadata) -> None:
-        """Asks a server for the members of its cluster; keeps the known ones if it does not answer."""
+        """Asks a server for the members of its cluster; keeps the known members if the server does not answer."""
         with contextlib.suppress(CodeqError, DecodeError):
             reply = await channel.unary(cluster.TOPOLOGY, cluster.QUESTION, metadata, cluster.TOPOLOGY_SECONDS_MAX)
             self.servers.learn(cluster.addresses(cluster_service_pb2.GetTopologyResponse.FromString(reply)))
@@ -141,8 +141,8 @@ def _told(function: Callable[[], object]) -> str | None:
     """Returns the token that a token function returns.
 
     Raises:
-        Exception: The function raised it.
-        RuntimeError: It raised something that would end its callers or their event loop, or returned no text.
+        Exception: The function raised this exception.
+        RuntimeError: The function raised something that would end its callers or their event loop, or returned no text.
     """
     try:
         token = function()

@@ -17,7 +17,7 @@ CodeqError                      reason, message, violations, retryable, retry_af
 │   │   ├── ResultNotFound      RESULT_NOT_FOUND: the task has not ended yet
 │   │   ├── ArtifactNotFound    ARTIFACT_NOT_FOUND: no such artifact, or it is stored elsewhere
 │   │   └── QueueNotFound       QUEUE_NOT_FOUND
-│   ├── LeaseLost               the caller does not, or no longer, hold the lease
+│   ├── LeaseLost                   the caller does not hold the lease, or lost it
 │   │   ├── TaskNotClaimed      TASK_NOT_CLAIMED
 │   │   ├── StaleLeaseToken     STALE_LEASE_TOKEN
 │   │   └── NotLeaseOwner       NOT_LEASE_OWNER

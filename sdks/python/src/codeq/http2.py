@@ -113,7 +113,7 @@ class Http2:
         self._unread: dict[int, int] = {}  # bytes of each stream not consumed yet
         self._head = bytearray()  # header of a frame not yet passed to h2
         self._farewell: bytearray | None = None  # payload of a GOAWAY
-        self._left = 0  # bytes of the frame still to come
+        self._left = 0  # bytes of the frame that have not arrived yet
         self._has_left = False
 
     @property
@@ -123,7 +123,7 @@ class Http2:
 
     @property
     def is_used_up(self) -> bool:
-        """Whether no further stream can be opened: the client has left, or the stream ids are used up."""
+        """Whether no further stream can be opened: the client has sent GOAWAY, or the stream ids are used up."""
         return self._has_left or (self._h2.highest_outbound_stream_id or 0) + 2 > _STREAM_ID_MAX
 
     def take(self) -> bytes:
@@ -167,7 +167,7 @@ class Http2:
         return self._outgoing.pop(number, None) is not None
 
     def consumed(self, number: int, size: int) -> None:
-        """Returns window for consumed data; h2 sends the update once it is worth a frame."""
+        """Gives back window for consumed data; h2 sends the update once it is worth a frame."""
         size = min(size, self._unread.get(number, 0))
         if size and not self._has_left:
             self._unread[number] -= size
@@ -186,7 +186,7 @@ class Http2:
         """Parses bytes from the server; returns the events in them.
 
         Raises:
-            ProtocolError: They are not valid HTTP/2.
+            ProtocolError: The bytes are not valid HTTP/2.
         """
         if not self.is_greeted and (bytes(self._head) + data).startswith(b"HTTP/"):
             raise ProtocolError("the server speaks HTTP/1.1: is this its gRPC address?")
@@ -200,7 +200,7 @@ class Http2:
         return found
 
     def _take(self, data: memoryview, found: list[Event]) -> memoryview:
-        """Passes the next bytes to h2, or keeps those of a GOAWAY; returns the rest."""
+        """Passes the next bytes to h2, but keeps the bytes of a GOAWAY; returns the rest."""
         if not self._left:
             missing = _HEAD_BYTES - len(self._head)
             self._head += data[:missing]

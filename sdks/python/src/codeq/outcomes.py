@@ -84,7 +84,7 @@ def whole_seconds(time: float | timedelta | None, name: str = "delay") -> int | 
     """Returns a time in seconds, rounded up; None for None. Errors call the argument `name`.
 
     Raises:
-        InvalidField: It is not a number, negative, or over the range of int32.
+        InvalidField: The time is not a number, is negative, or exceeds int32.
     """
     if time is None:
         return None

@@ -1,4 +1,4 @@
-"""Which process owns an object: one created before a fork is the parent's, and the child must not use it."""
+"""Tracks which process owns an object: one created before a fork belongs to the parent, and a child must not use it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Owner:
         """Checks that the current process created the object.
 
         Raises:
-            Forked: Another process did, before a fork.
+            Forked: Another process created the object, before a fork.
         """
         if os.getpid() != self._process:
             text = f"the {self._name} was created by process {self._process}, before a fork: create one in this process"

@@ -69,7 +69,7 @@ def check_json(data: bytes, field: str) -> None:
     """Checks JSON that the server would reject later, where no caller could see the error.
 
     Raises:
-        InvalidField: It is not one JSON value in UTF-8.
+        InvalidField: The data are not one JSON value in UTF-8.
     """
     try:
         _check(data.decode())
@@ -86,7 +86,7 @@ def decode(data: bytes, name: str) -> object:
         name: Name of the field, for errors.
 
     Raises:
-        ValueError: Python cannot read it: an integer of over 4300 digits, or too deep nesting.
+        ValueError: Python cannot read the JSON: it has an integer of over 4300 digits, or nests too deeply.
     """
     try:
         return json.loads(data)

@@ -53,7 +53,7 @@ class AsyncProducer:
         """Creates a producer.
 
         Args:
-            address: Host and port, or those of several members of a cluster; None: CODEQ_PRODUCER_ADDR, else
+            address: Host and port of a server, or of several members of a cluster; None: CODEQ_PRODUCER_ADDR, else
                 localhost:9092.
             token: Token, or a function that returns one; None: CODEQ_TOKEN, else no token.
             tls: False: plaintext; True: TLS with the system's roots; TlsFiles; or an ssl.SSLContext. None: the files
@@ -91,12 +91,13 @@ class AsyncProducer:
             payload: Any JSON-serialisable object; bytes and RawJson are sent as is. At most 1 MiB.
             priority: 0 to 9; the highest is delivered first.
             delay: Time before the first delivery, rounded up to whole seconds.
-            run_at: Earliest delivery, with a time zone. Not together with delay.
+            run_at: Time of the earliest delivery, with a time zone. Cannot be combined with delay.
             expire: Time after which the task, if still waiting, ends as FAILED with the error EXPIRED.
-            max_attempts: Deliveries after which it goes to the dead-letter queue.
+            max_attempts: Deliveries after which the task goes to the dead-letter queue.
             idempotency_key: Makes the create idempotent: if its answer is lost, it is retried until the timeout. 1 to
                 256 printable ASCII characters.
-            task_id: Id of the task, unique within the tenant; None: the server makes one. Not together with a key.
+            task_id: Id of the task, unique within the tenant; None: the server assigns one. Cannot be combined with a
+                key.
             timeout_seconds: Seconds within which the call ends, including the wait for a connection: over 0 and at most
                 a day.
 
@@ -170,7 +171,7 @@ class Producer:
 
     Use it with `with`, or call `close`. It connects on the first create, on a thread that all producers and workers of
     the process share. Where it cannot wait for that thread (during interpreter shutdown, or on the thread itself), it
-    creates each task by a unary call. In a forked child, the parent's producer raises Forked.
+    creates each task with a unary call. In a forked child, the parent's producer raises Forked.
     """
 
     def __init__(
@@ -218,7 +219,7 @@ class Producer:
         return _merge(results, self._create(items, timeout_seconds) if items else [])
 
     def close(self) -> None:
-        """Waits for the calls in flight, at most timeout_seconds, then disconnects. Later creates raise Closed.
+        """Waits at most timeout_seconds for the calls in flight, then disconnects. Later creates raise Closed.
 
         Does nothing in a forked child: the connection is the parent's.
         """
@@ -275,7 +276,7 @@ class Producer:
             await self._stream.close()
 
     def _create_alone(self, data: bytes, deadline: float) -> Result:
-        """Creates a task by a unary call on the calling thread."""
+        """Creates a task with a unary call on the calling thread."""
         spec = producer_service_pb2.ProduceRequest.FromString(data).tasks[0]
         try:
             return self._caller.call(calls.create_spec(spec), max(0.0, deadline - time.monotonic())).id
@@ -297,7 +298,7 @@ def _answers(future: concurrent.futures.Future[list[Result]], deadline: float, c
 
 
 def _to_item(task: NewTask, endpoint: Endpoint) -> Item:
-    """Encodes a task; in a cluster it gets a key, so that a create can be retried when its answer is lost."""
+    """Encodes a task; in a cluster, the task gets a key, so that its create can be retried when the answer is lost."""
     if endpoint.servers.are_many:
         task = keyed(task)
     request = producer_service_pb2.ProduceRequest()
@@ -325,6 +326,6 @@ def _to_batch(tasks: Iterable[NewTask], endpoint: Endpoint) -> tuple[list[Result
 
 
 def _merge(results: list[Result | None], answers: list[Result]) -> list[Result]:
-    """Fills the open places of the results with the answers."""
+    """Fills the gaps in the results with the answers."""
     following = iter(answers)
     return [next(following) if result is None else result for result in results]

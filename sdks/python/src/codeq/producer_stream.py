@@ -22,13 +22,13 @@ from codeq.v1 import producer_service_pb2 as pb
 _METHOD: Final = "/codeq.v1.ProducerService/Produce"
 
 _SWEEP_SECONDS_MIN: Final = 0.01
-"""Shortest time between two searches for jobs past their deadline."""
+"""Minimum interval between scans for jobs past their deadline."""
 
 CLOSE_SECONDS_MAX: Final = 5.0
-"""Longest wait of a close for the server, once every call in flight has ended."""
+"""Maximum time that `close` waits for the server once every call in flight has ended."""
 
 _ITEM_BYTES_MAX: Final = payloads.VALUE_BYTES_MAX + 4096
-"""Largest encoded task; every frame must have room for one."""
+"""Maximum bytes of an encoded task; every frame must have room for one."""
 
 
 class ProducerStream:

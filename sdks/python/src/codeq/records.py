@@ -1,6 +1,6 @@
 """Public values: tasks to create, tasks as the server returns them, results.
 
-Task and TaskResult decode their fields lazily, so that a delivery pays only for what its handler reads.
+Task and TaskResult decode their fields lazily, so that a delivery decodes only the fields that its handler reads.
 """
 
 from __future__ import annotations
@@ -49,13 +49,13 @@ _STATUS_BY_NUMBER: Final = {
 }
 
 COMMAND_CHARACTERS_MAX: Final = 128
-"""Longest command, in characters."""
+"""Maximum characters of a command."""
 
 NEEDS_ZONE: Final = "needs a time zone"
 """Error of a naive datetime, whose meaning would depend on the machine."""
 
 PROGRESS_BYTES_MAX: Final = 65_536
-"""Largest progress value, in bytes of JSON."""
+"""Maximum bytes of a progress value as JSON."""
 
 _lost_guard = threading.Lock()
 
@@ -90,10 +90,10 @@ class NewTask:
         payload: Any JSON-serialisable object, or bytes or RawJson to send as is; at most 1 MiB as JSON.
         priority: 0 to 9; the highest is delivered first.
         delay: Time from acceptance to the first delivery, rounded up to whole seconds.
-        run_at: Earliest delivery, with a time zone and in milliseconds. Not together with delay.
+        run_at: Time of the earliest delivery, with a time zone, to the millisecond. Cannot be combined with delay.
         max_attempts: Deliveries after which the task goes to the dead-letter queue; None: the server's default.
         idempotency_key: Key that makes the create idempotent: repeated creates make one task; printable ASCII.
-        task_id: Id of the task, unique within the tenant; None: the server makes one. Not together with a key.
+        task_id: Id of the task, unique within the tenant; None: the server assigns one. Cannot be combined with a key.
         expire: Time from acceptance after which the task, if still waiting, ends as FAILED with the error EXPIRED;
             rounded up to whole seconds. None: it never expires.
     """
@@ -194,7 +194,7 @@ class Task:
         """Payload, decoded from JSON on each access; None if absent.
 
         Raises:
-            ValueError: Python cannot read it, such as an integer of over 4300 digits; use `payload_bytes`.
+            ValueError: Python cannot read the JSON, such as an integer of over 4300 digits; use `payload_bytes`.
         """
         data = self._message.payload
         return payloads.decode(data, "payload") if data else None
@@ -271,12 +271,12 @@ class Task:
 
     @property
     def finished_at(self) -> datetime | None:
-        """Time of the end."""
+        """Time at which the task ended."""
         return to_datetime(self._message.finished_at) if self._message.HasField("finished_at") else None
 
     @property
     def last_progress(self) -> object:
-        """Progress when the task was read, decoded from JSON; None if there is none."""
+        """Progress at the time the task was read, decoded from JSON; None if there is none."""
         return payloads.decode(self._message.progress, "progress") if self._message.HasField("progress") else None
 
     def progress(self, value: object) -> Awaitable[None]:
@@ -287,7 +287,7 @@ class Task:
 
         Raises:
             InvalidField, TooLarge: The value is not JSON, or exceeds 64 KiB.
-            Forked: This process is a child of the worker's.
+            Forked: This process is a child of the worker's process.
             RuntimeError: The task was not delivered by a Worker; use Client.report_progress.
         """
         data = payloads.encode(value, "progress")
@@ -358,7 +358,7 @@ class TaskResult:
         """Result, decoded from JSON; None if there is none (see result_bytes).
 
         Raises:
-            ValueError: Python cannot read it, such as an integer of over 4300 digits; use `result_bytes`.
+            ValueError: Python cannot read the JSON, such as an integer of over 4300 digits; use `result_bytes`.
         """
         return payloads.decode(self._message.result, "result") if self._message.HasField("result") else None
 
@@ -379,7 +379,7 @@ class TaskResult:
 
     @property
     def completed_at(self) -> datetime:
-        """Time of the end."""
+        """Time at which the task ended."""
         return to_datetime(self._message.completed_at)
 
     def __reduce__(self) -> tuple[Any, ...]:

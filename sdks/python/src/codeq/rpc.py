@@ -79,9 +79,9 @@ class Call:
 
     Attributes:
         messages: Messages received but not yet popped.
-        unread: Bytes of these.
+        unread: Bytes of all messages in `messages`.
         is_over: Whether the call has ended; unpopped messages remain.
-        error: Why it failed; None: it did not.
+        error: Why the call failed; None: it has not failed.
         is_started: Whether any headers have arrived.
     """
 

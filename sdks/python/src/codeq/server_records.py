@@ -23,7 +23,7 @@ class Queue:
         oldest_age_seconds: Age of the oldest claimable task; 0 if there is none.
         paused: Whether the queue accepts tasks but delivers none.
         created_rate: Tasks created per second, averaged over about a minute.
-        completed_rate: Tasks completed per second, likewise.
+        completed_rate: Tasks completed per second, averaged over about a minute.
         purging: Whether a purge is running: nothing is delivered, and the tasks that waited when it was requested end.
         failed_total: Tasks that ended as FAILED since the queue was created, not counting redriven ones.
     """
@@ -103,7 +103,7 @@ class Backup:
 
     Attributes:
         name: Name of its folder in the server's backup folder.
-        created_at: Time at which it was complete.
+        created_at: Time at which the backup was complete.
         artifacts: Number of artifact files in it.
     """
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 DELAY_SECONDS_MIN: Final = 0.05
-"""Shortest delay before trying another server, unless a server named that one as the leader."""
+"""Minimum delay before trying another server, unless the current one named it as the leader."""
 
 DELAY_SECONDS_MAX: Final = 0.5
 """Upper limit of this delay; an election takes one or two seconds."""
@@ -27,7 +27,7 @@ class Servers:
         """Starts with the given addresses; the first one is tried first.
 
         Raises:
-            ValueError: There is no address.
+            ValueError: No address is given.
         """
         if not addresses:
             raise ValueError("an address is needed")

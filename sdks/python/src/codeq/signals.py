@@ -15,7 +15,7 @@ from types import FrameType
 from typing import Any, Final
 
 Stop = Callable[[float | None, str], None]
-"""Stops a worker within seconds (None: its own drain time); the text names the signal received."""
+"""Stops a worker within a number of seconds (None: its own drain time); the text names the signal received."""
 
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 

@@ -20,10 +20,10 @@ from codeq.rpc import Metadata
 from codeq.servers import REFRESH_SECONDS, Servers
 
 WELCOME_SECONDS_MAX: Final = 10.0
-"""Longest wait for the first message of a server that accepted the connection."""
+"""Maximum wait for the first message of a server that accepted the connection."""
 
 WELCOME_OF_MANY_SECONDS_MAX: Final = 3.0
-"""The same if other servers are known."""
+"""Maximum wait for a server's first message if other servers are known."""
 
 QUICK_ATTEMPTS: Final = 40
 """Attempts in a row to find the leader of a cluster before backoff sets in: about 15 seconds."""
@@ -35,10 +35,10 @@ REPEAT_SECONDS: Final = 30.0
 """Interval at which the log repeats an unchanged reason for being disconnected."""
 
 LEAVE_SECONDS: Final = 1.0
-"""How long before the end of its token a stream is left, if there is no fresh one; a quarter of a shorter notice."""
+"""How long before its token expires a stream is closed if there is no fresh token; at most a quarter of the notice."""
 
 ASKING_SECONDS_MAX: Final = 5.0
-"""Longest time between two requests for a fresh token; half of the remaining time if that is less."""
+"""Maximum time between two requests for a fresh token; half of the remaining time if that is less."""
 
 ASKING_SECONDS_MIN: Final = 0.02
 """Remaining time below which no fresh token is requested."""
@@ -171,7 +171,7 @@ async def learning(endpoint: Endpoint, channel: AsyncChannel, metadata: Metadata
 
 
 class TokenRenewal:
-    """Gets a fresh token for one stream when the server announces that its token ends.
+    """Gets a fresh token for one stream when the server announces that the current one is about to expire.
 
     Attributes:
         fresh: Token to send on the stream; empty: none.
@@ -179,10 +179,10 @@ class TokenRenewal:
     """
 
     def __init__(self, endpoint: Endpoint, metadata: Metadata, wake: Callable[[], None]) -> None:
-        """Prepares for the announcement.
+        """Prepares for the server's announcement.
 
         Args:
-            endpoint: Gives the tokens.
+            endpoint: Provides the tokens.
             metadata: Metadata with which the stream was opened.
             wake: Called when an attribute has changed.
         """
@@ -201,7 +201,7 @@ class TokenRenewal:
             self._asking.cancel()
 
     def start(self, grace_seconds: float) -> None:
-        """Starts to ask for a token, since the present one ends after the given seconds."""
+        """Starts to ask for a fresh token, because the current one expires in `grace_seconds`."""
         if self._asking is None or self._asking.done():
             self._asking = asyncio.create_task(self._ask(grace_seconds), name="codeq-token")
 
@@ -242,7 +242,7 @@ async def open_call(
 
     Raises:
         CodeqError: The call failed.
-        TimeoutError: No answer in time.
+        TimeoutError: No answer arrived in time.
         BadHandshake: The server ended the call without an answer.
     """
     others = endpoint.servers.are_many
@@ -261,7 +261,7 @@ async def metadata_of(endpoint: Endpoint) -> Metadata:
 
     Raises:
         Unavailable: The token function failed.
-        TimeoutError: It did not return in time.
+        TimeoutError: The token function did not return in time.
     """
     async with asyncio.timeout(TOKEN_SECONDS_MAX):
         return await endpoint.aio_metadata()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 TEXT_CHARACTERS_MAX: Final = 4096
-"""Longest error or reason, in characters; longer ones are truncated and end with an ellipsis."""
+"""Maximum characters of an error or reason; a longer one is truncated and ends with an ellipsis."""
 
 _CUT_MARK: Final = "…"
 

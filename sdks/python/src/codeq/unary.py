@@ -39,7 +39,7 @@ class Caller:
 
         Args:
             call: The call.
-            timeout_seconds: Seconds within which it ends, not counting its `wait`; None: the client's timeout.
+            timeout_seconds: Seconds within which the call ends, not counting its `wait`; None: the client's timeout.
 
         Raises:
             CodeqError: The call failed.
@@ -92,7 +92,7 @@ class Caller:
 
 
 class AsyncCaller:
-    """Sends calls on one event loop; moves to another one once that is closed."""
+    """Sends calls on one event loop; moves to another loop once the first is closed."""
 
     def __init__(self, endpoint: Endpoint, timeout_seconds: float, owner: Owner) -> None:
         self._endpoint = endpoint

@@ -19,7 +19,7 @@ from codeq.worker_handlers import Handler, HandlerExecutor, Handlers, check_hand
 from codeq.worker_stream import WorkerOptions, WorkerStats, WorkerStream
 
 CONCURRENCY: Final = 16
-"""Default concurrency: tasks that run at once."""
+"""Default concurrency: number of tasks that run at once."""
 
 LEASE_SECONDS: Final = 60
 """Default length of leases, which are renewed for as long as a task runs."""
@@ -34,7 +34,7 @@ _CREDITS_MAX: Final = 65536
 _LEASE_SECONDS_MAX: Final = 43_200
 _WINDOW_BYTES_MAX: Final = 1 << 30
 CANCELLED_SECONDS_MAX: Final = 5.0
-"""Longest wait of Worker.run for async handlers that it has cancelled."""
+"""Maximum time that Worker.run waits for async handlers that it has cancelled."""
 
 _AnyHandler = TypeVar("_AnyHandler", bound=Handler)
 
@@ -57,7 +57,7 @@ class _Worker:
         """Creates a worker; it connects when it runs.
 
         Args:
-            address: Host and port, or those of several members of a cluster; None: CODEQ_WORKER_ADDR, else
+            address: Host and port of a server, or of several members of a cluster; None: CODEQ_WORKER_ADDR, else
                 localhost:9091.
             token: Token, or a function that returns one; None: CODEQ_TOKEN, else no token.
             tls: False: plaintext; True: TLS with the system's roots; TlsFiles; or an ssl.SSLContext. None: the files
@@ -97,10 +97,10 @@ class _Worker:
         """Returns a decorator that registers a function as the handler of these commands.
 
         The function returns the result (None: no result), or a Completed, Failed, Nack or Abandon. It may raise the
-        latter three; any other exception counts as a Nack with its text, retried after the server's backoff.
+        last three; any other exception counts as a Nack with its text, retried after the server's backoff.
 
         Raises:
-            ValueError: No command, or one that already has a handler.
+            ValueError: No command is given, or a command already has a handler.
             TypeError: A command is not a str, or the function cannot be called with a task as its only argument.
         """
         if not commands or "" in commands:
@@ -187,7 +187,7 @@ class AsyncWorker(_Worker):
         """Works until `stop` is called, SIGTERM or SIGINT arrives, or the asyncio task is cancelled (without a drain).
 
         Args:
-            handler: Handler of commands without a decorated one.
+            handler: Handler of commands without a decorated handler.
             commands: Commands to take besides the decorated ones; none, with a handler: all that the token allows.
             handle_signals: Whether SIGTERM and SIGINT drain this worker, together with all others of the process; they
                 need a worker in the main thread. False leaves signals alone: call `stop`.
@@ -195,7 +195,7 @@ class AsyncWorker(_Worker):
         Raises:
             Unauthenticated, PermissionDenied, InvalidField, Unsupported: The server rejects the worker for good. While
                 the server is unreachable, the worker keeps trying.
-            ValueError: There is no handler, or a command without one.
+            ValueError: No handler is given, or a command has none.
             TypeError: The handler cannot be called with a task, or the commands are not a list of str.
             RuntimeError: The worker is already running.
             Forked: The worker was created in another process, before a fork.
@@ -216,7 +216,7 @@ class Worker(_Worker):
 
 
 def _close(loop: asyncio.AbstractEventLoop) -> None:
-    """Closes a loop. Handlers that swallow their cancellation are left behind, as those in threads are."""
+    """Closes a loop. Handlers that swallow their cancellation are left behind, like those in threads."""
     if left := asyncio.all_tasks(loop):
         for task in left:
             task.cancel()

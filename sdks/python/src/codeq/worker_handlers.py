@@ -33,7 +33,7 @@ def check_handler(handler: object) -> None:
     """Checks that a handler can be called with a task.
 
     Raises:
-        TypeError: It cannot, or it is a generator.
+        TypeError: The handler cannot be called with a task, or is a generator.
     """
     name = getattr(handler, "__qualname__", repr(handler))
     if not callable(handler):
@@ -51,7 +51,7 @@ def check_handler(handler: object) -> None:
 
 
 class Handlers:
-    """Which handler takes which command. Immutable.
+    """Maps commands to handlers. Immutable.
 
     Attributes:
         commands: Commands to ask for; none: all that the token allows.
@@ -63,10 +63,11 @@ class Handlers:
         Args:
             by_command: Handlers by command.
             default: Handler of all other commands.
-            commands: Commands to ask for besides those of by_command; none, with a default: all that the token allows.
+            commands: Commands to ask for in addition to those in `by_command`; none, with a default: all that the token
+                allows.
 
         Raises:
-            ValueError: There is no handler at all, or a command without one.
+            ValueError: No handler is given, or a command has none.
             TypeError: The default cannot be called with a task, or the commands are not a list of str.
         """
         commands = arguments.several(commands, "commands")

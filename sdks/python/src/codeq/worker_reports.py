@@ -1,4 +1,4 @@
-"""Encodes the outcome of a task as a report. Every outcome yields one."""
+"""Encodes the outcome of a task as a report. Every outcome yields a report."""
 
 from __future__ import annotations
 

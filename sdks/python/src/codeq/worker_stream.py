@@ -43,7 +43,7 @@ UNSETTLED_MAX: Final = 4096
 """Maximum number of outcomes not yet settled by the server; at this limit the worker requests no new tasks."""
 
 LEAVE_SECONDS_MAX: Final = 5.0
-"""Longest wait for the server to settle outcomes when the server or the worker is leaving."""
+"""Maximum wait for the server to settle outcomes when the server or the worker is shutting down."""
 
 RENEWALS_PER_LEASE: Final = 3
 """A lease is renewed after a third of its length, so that two renewals may get lost."""
@@ -84,7 +84,7 @@ class WorkerStats:
         streams: Streams opened.
         received: Tasks delivered.
         settled: Outcomes that the server accepted.
-        refused: Outcomes that it rejected, such as late ones with a stale token.
+        refused: Outcomes that the server rejected, such as late ones with a stale token.
         lost: Leases lost while their task was running.
     """
 
@@ -132,7 +132,7 @@ class WorkerStream:
         self._running = 0
         self._running_bytes = 0
         self._held: dict[str, Task] = {}  # in the order of renew_at
-        # Outcomes: those to send, then those sent on the stream, in the order of their numbers.
+        # Outcomes: those to send, then those sent on the stream, in order of their numbers.
         self._unsent: deque[Report] = deque()
         self._unsettled: deque[Report] = deque()
         self._undecided: list[Report] = []  # the server could not tell whether they took effect
@@ -208,7 +208,7 @@ class WorkerStream:
                 log.warning("worker ends with %d outcomes that the server may not have received", len(self._unsent))
 
     def _is_over(self) -> bool:
-        """Returns whether the worker is stopped and owes nothing, or its time is up."""
+        """Returns whether the worker is stopped and has nothing left to report, or its time is up."""
         if self._stop_at is None:
             return False
         late = self._loop.time() - self._stop_at
@@ -393,7 +393,7 @@ class WorkerStream:
 
     def _settle(self, count: int, refused: Sequence[pb.OutcomeError]) -> None:
         if count > len(self._unsettled):
-            raise errors.ServerFault(f"{count} outcomes settled of {len(self._unsettled)}")
+            raise errors.ServerFault(f"{count} outcomes settled, but {len(self._unsettled)} were sent")
         first = self._first_unsettled
         refusals = {error.number - first: error for error in refused}
         for index in range(count):

@@ -29,9 +29,9 @@ class AppliedState:
 
     Attributes:
         applied: How far entries have been handed to the disk.
-        conf_state: Conf state of Raft as of then.
-        members: Table of members as of then.
-        skipped: Batches in the log that changed nothing because another leader's came first.
+        conf_state: Conf state of Raft as of `applied`.
+        members: Table of members as of `applied`.
+        skipped: Batches in the log that changed nothing because another leader's batches came first.
     """
 
     def __init__(self, keys: GroupKeys, stored: Stored, node: RaftNode, members_changed: Callable[[], None]) -> None:
@@ -50,7 +50,8 @@ class AppliedState:
             committed: Index, term, kind, data and context of each.
 
         Returns:
-            The row changes; their approximate bytes; and index, term and whether its rows were taken of each entry.
+            The row changes; their approximate bytes; and for each entry its index, its term and whether its rows were
+            applied.
         """
         rows: Rows = {}
         done: list[tuple[int, int, bool]] = []
@@ -68,7 +69,7 @@ class AppliedState:
         return rows, size, done
 
     def replace(self, snapshot: Snapshot, rows: Rows) -> None:
-        """Replaces the state by that of a snapshot, and adds the row changes beside its rows of the shard."""
+        """Replaces the state with a snapshot's, and adds the row changes other than the shard's rows."""
         keys, data = self._keys, raft_rows_pb2.SnapshotData.FromString(snapshot.data)
         self.applied = Applied(snapshot.index, snapshot.term, data.lsn)
         self.conf_state, self.members = snapshot.conf_state, data.members

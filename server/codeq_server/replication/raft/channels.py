@@ -1,4 +1,4 @@
-"""Connections between nodes: where this one listens, who may connect, and how soon a dead peer is noticed."""
+"""Connections between nodes: where this node listens, who may connect, and how soon a dead peer is noticed."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ import grpc
 import grpc.aio
 
 FRAME_BYTES_MAX: Final = 130 << 20
-"""A larger gRPC message ends its call. Fits the largest Raft message, which is one batch of a shard, with room."""
+"""Maximum bytes of a gRPC message; a larger one ends its call. The largest Raft message, a shard's batch, fits."""
 
 CALLS_MAX: Final = 256
 """Maximum number of concurrent calls from other nodes; further ones fail with RESOURCE_EXHAUSTED."""
 
 CONNECTIONS_MAX: Final = 64
-"""Default limit of connections from other nodes."""
+"""Default limit on connections from other nodes."""
 
 HANDSHAKE_SECONDS: Final = 5
 """Time for a new connection to show that it speaks HTTP/2, certificates included."""
 
 IDLE_SECONDS: Final = 60
-"""Longest time that a connection may be without a call."""
+"""Maximum time that a connection may be without a call."""
 
 KEEPALIVE_MS: Final = 2_000
 """Interval between pings of a connection, and timeout of the answer: a vanished peer is noticed after both."""
 
 SECRET_KEY: Final = "codeq-cluster-secret-bin"  # noqa: S105
-"""Metadata key that carries the secret of the cluster."""
+"""Metadata key that carries the cluster secret."""
 
 _OPTIONS: Final[Sequence[tuple[str, int]]] = (
     ("grpc.max_receive_message_length", FRAME_BYTES_MAX),
@@ -60,7 +60,7 @@ _CLIENT_OPTIONS: Final[Sequence[tuple[str, int]]] = (
     # Every channel reconnects at once, without the backoff that gRPC remembers from earlier failures.
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.enable_retries", 0),
-    # Nodes talk to each other directly, whatever the environment says about proxies.
+    # Nodes talk to each other directly, regardless of proxies in the environment.
     ("grpc.enable_http_proxy", 0),
 )
 
@@ -112,7 +112,7 @@ class Credentials:
     """Proves this node's identity to other nodes, and checks theirs.
 
     Args:
-        secret: Secret of the cluster; empty: none is required.
+        secret: Cluster secret; empty: no secret is required.
         tls: Files for mutual TLS, if any.
 
     Raises:
@@ -212,7 +212,7 @@ def _read(tls: TlsFiles) -> tuple[bytes, bytes, bytes]:
 
 
 def _probe(host: str, port: int) -> None:
-    """Raises the OSError because of which a port cannot be opened; gRPC does not report it."""
+    """Raises the OSError that prevents opening a port, which gRPC does not report."""
     if host:
         family, *_, target = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         socket.create_server(target[:2], family=family).close()

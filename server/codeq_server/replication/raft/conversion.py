@@ -35,12 +35,12 @@ def found_from_store(path: Path, name: str, address: str, random: Callable[[int]
     Args:
         path: Folder of the store.
         name: Name of the node.
-        address: Address of its transport, host:port.
+        address: Address of the node's transport, host:port.
         random: Returns that many random bytes.
 
     Raises:
-        StoreFormat: It is already a member of a cluster, or not a server's store.
-        StoreError: It cannot be opened or written.
+        StoreFormat: The store is already a member of a cluster, or not a server's store.
+        StoreError: The store cannot be opened or written.
     """
     store = _opened(path)
     try:
@@ -52,7 +52,7 @@ def found_from_store(path: Path, name: str, address: str, random: Callable[[int]
         store.check_recovered(lsn)
         row = raft_rows_pb2.NodeRow(format=log_rows.FORMAT, raft_id=raft_id_from(random(RAFT_ID_BYTES)))
         rows = founder_rows(row, random(CLUSTER_ID_BYTES), name, {name: address}, lsn)
-        rows[WRITTEN] = log_rows.written_value(lsn + 1)  # the count of writes continues where that of batches ends
+        rows[WRITTEN] = log_rows.written_value(lsn + 1)  # the numbering of writes continues where the batches end
         store.write(rows)
         store.sync()
         store.reset_durable(lsn + 1)
@@ -61,7 +61,7 @@ def found_from_store(path: Path, name: str, address: str, random: Callable[[int]
 
 
 def leave(path: Path, *, force: bool) -> None:
-    """Turns the store of a member into that of a single node.
+    """Turns the store of a member into the store of a single node.
 
     The member must be the only voter left, so that nobody else decides; then its whole log is decided. A member that
     was started for a cluster but never received anything from it has no log.
@@ -72,8 +72,8 @@ def leave(path: Path, *, force: bool) -> None:
             everything in its log counts as decided. For when most voters are gone for good.
 
     Raises:
-        StoreFormat: It is not a member of a cluster, or other voters are left.
-        StoreError: It cannot be opened or written.
+        StoreFormat: The store is not a member of a cluster, or other voters are left.
+        StoreError: The store cannot be opened or written.
     """
     store = _opened(path)
     try:
@@ -90,7 +90,7 @@ def leave(path: Path, *, force: bool) -> None:
         lsn = _last_batch(store)
         store.reset_durable(0)  # the count of writes has no meaning without the log
         delete_log(store, {ROWS_POINTER, log_rows.NODE})
-        store.write({log_rows.NODE: None})  # last: until then it is not a single node's store
+        store.write({log_rows.NODE: None})  # last: until then this is not a single node's store
         store.sync()
         store.reset_durable(lsn)
     finally:
@@ -98,7 +98,7 @@ def leave(path: Path, *, force: bool) -> None:
 
 
 def _last_voter(store: DurableRows, *, force: bool) -> raft_rows_pb2.NodeRow | None:
-    """Returns the disk's identity; it is, or becomes, the only voter of its cluster. None: it is in no cluster yet."""
+    """Returns the disk's identity; it is, or becomes, its cluster's only voter. None: the disk is in no cluster."""
     row = log_rows.load_node(store)
     if row is None:
         raise StoreFormat("the store is not a member of a cluster")

@@ -15,7 +15,7 @@ class Directory:
         grpc: Configured addresses for clients over gRPC, by name.
 
     Attributes:
-        met: What each node that was met last said about itself.
+        met: Latest identity reported by each node that was met.
     """
 
     def __init__(self, http: Mapping[str, str], grpc: Mapping[str, str]) -> None:

@@ -27,16 +27,16 @@ ROUND_BYTES_MAX: Final = 16 << 20
 
 @dataclass(slots=True)
 class Work:
-    """Something to write.
+    """A piece of work to write.
 
     Attributes:
         rows: Rows; None deletes.
-        size: Its approximate size in bytes.
-        sync: Whether it must be synced.
-        written: Called on the event loop when it can be read.
-        synced: Called on the event loop at the end of its round; it is durable then if any work in the round has
+        size: Approximate size in bytes.
+        sync: Whether the work must be synced.
+        written: Called on the event loop when the rows can be read.
+        synced: Called on the event loop at the end of the round; the work is durable then if any work in the round has
             `sync`.
-        rowset: Imported set of rows that becomes current together with it.
+        rowset: Imported set of rows that becomes current together with this work.
     """
 
     rows: dict[bytes, bytes | None]
@@ -69,7 +69,7 @@ class Disk:
 
     Args:
         store: The store.
-        on_fatal: Called once when a write or a sync failed: nothing is written any more, the process must end.
+        on_fatal: Called once when a write or a sync failed: nothing more is written, and the process must end.
     """
 
     def __init__(self, store: ReplaceableRows, on_fatal: Callable[[BaseException], None]) -> None:
@@ -87,12 +87,12 @@ class Disk:
 
     @property
     def waiting(self) -> int:
-        """Number of works waiting for a round."""
+        """Number of pieces of work waiting for a round."""
         return len(self._queue)
 
     @property
     def round_seconds(self) -> float:
-        """How long the current round has taken so far; 0 if there is none."""
+        """How long the current round has taken so far; 0 between rounds."""
         return 0.0 if self._running is None else self._loop.time() - self._round_began
 
     def submit(self, work: Work) -> None:

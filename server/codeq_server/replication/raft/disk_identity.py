@@ -30,7 +30,7 @@ def raft_id_from(random: bytes) -> int:
 
 
 def prepare(store: DurableRows, raft_id: int, name: str) -> raft_rows_pb2.NodeRow:
-    """Returns the identity of the disk; a new disk becomes `raft_id`, durably.
+    """Returns the identity of the disk; a new disk gets `raft_id`, durably.
 
     Args:
         store: The store.
@@ -58,10 +58,10 @@ def prepare(store: DurableRows, raft_id: int, name: str) -> raft_rows_pb2.NodeRo
 
 
 def _check_name(row: raft_rows_pb2.NodeRow, table: raft_rows_pb2.MembersRow, name: str) -> None:
-    """Rejects the disk of another member: the other members would mistake this node for that one.
+    """Rejects the disk of another member: the other members would mistake this node for that member.
 
     Raises:
-        StoreFormat: It belongs to another member.
+        StoreFormat: The store belongs to another member.
     """
     owner = members.with_id(table, row.raft_id)
     if owner is not None and owner.name != name:
@@ -82,7 +82,7 @@ def founder_rows(
         cluster_id: Id of the cluster.
         name: Name of the node.
         peers: Addresses of the nodes that found it, by name, including this one.
-        lsn: Number of the last batch in its rows.
+        lsn: Number of the last batch in the rows.
     """
     group = GroupKeys(GROUP)
     node = raft_rows_pb2.NodeRow(format=row.format, raft_id=row.raft_id, cluster_id=cluster_id)

@@ -18,8 +18,8 @@ VERSION: Final = 1
 BATCH: Final = 0
 MEMBERS: Final = 1
 ENTRY_BYTES_MAX: Final = 126 << 20
-"""A longer entry would never reach the others, nor would anything after it. Batches have 16 MiB plus what the last call
-adds: thousands of returned tasks with 64 KiB of progress each."""
+"""Maximum bytes of an entry: a longer one would never reach the other members, nor would anything after it. A batch
+has 16 MiB plus the changes of its last call: thousands of returned tasks with 64 KiB of progress each."""
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(tuple[int, int, int, int, int, dict[bytes, bytes | None]]).decode
@@ -38,10 +38,10 @@ class BatchEntry:
     """A batch as stored in the log.
 
     Attributes:
-        term: Term of the leadership that decided it.
-        lsn: Its number.
+        term: Term of the leadership that decided the batch.
+        lsn: Number of the batch.
         previous: Number of the previous batch.
-        epoch: Epoch of the shard that decided it.
+        epoch: Epoch of the shard that decided the batch.
         wall_ms: Wall clock of the leader.
         rows: Rows; None deletes.
     """
@@ -58,7 +58,7 @@ def encode_batch(term: int, batch: SealedBatch) -> bytes:
     """Returns the entry of a batch decided in a term.
 
     Raises:
-        EntryTooLong: It has more than ENTRY_BYTES_MAX.
+        EntryTooLong: The entry has more than ENTRY_BYTES_MAX.
     """
     body = _encode((term, batch.lsn, batch.previous_lsn, batch.epoch, batch.wall_ms, batch.rows))
     if len(body) >= ENTRY_BYTES_MAX:
@@ -75,7 +75,7 @@ def decode(data: bytes) -> BatchEntry | raft_rows_pb2.MembersChange:
     """Returns the content of an entry.
 
     Raises:
-        UnknownEntry: A newer server wrote it.
+        UnknownEntry: A newer server wrote the entry.
     """
     version, kind = data[0], data[1]
     if version != VERSION or kind not in (BATCH, MEMBERS):

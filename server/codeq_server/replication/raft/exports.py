@@ -33,12 +33,12 @@ class SnapshotMaker:
     Args:
         row_sets: Sets of rows of the store.
         group: Keys of the group.
-        folder: Where snapshots are kept; empty or missing at first. On the disk of the store, so that files can be
-            linked.
+        folder: Where snapshots are kept; empty or missing at first, and on the disk of the store, so that files can
+            be linked.
 
     Attributes:
         made: Snapshots made so far.
-        made_at: When the last one was made, on the monotonic clock.
+        made_at: When the last snapshot was made, on the monotonic clock.
     """
 
     def __init__(self, row_sets: RowSets, group: GroupKeys, folder: Path) -> None:

@@ -28,13 +28,13 @@ from .ports import Listener, Made, Ticks
 from .stored_log import StoredLog
 
 MESSAGE_BYTES_MAX: Final = 1 << 20
-"""Bytes of entries in one message to a follower, not counting its last entry."""
+"""Maximum bytes of entries in one message to a follower, not counting the last entry."""
 MESSAGES_MAX: Final = 64
-"""Messages with entries in flight to one follower."""
+"""Maximum number of messages with entries in flight to one follower."""
 UNCOMMITTED_BYTES_MAX: Final = 128 << 20
-"""Bytes of entries that a leader accepts before a majority has them: more than the batches of all windows."""
+"""Maximum bytes of entries that a leader accepts before a majority has them: more than the batches of all windows."""
 COMMITTED_BYTES_MAX: Final = 8 << 20
-"""Bytes of entries applied together."""
+"""Maximum bytes of entries applied together."""
 
 
 class Group:
@@ -43,10 +43,10 @@ class Group:
     Args:
         number: Number of the group: the index of its shard.
         raft_id: Raft id of this member.
-        stored: Its stored state.
-        disk: Persists its state.
+        stored: Stored state of this member.
+        disk: Persists the state.
         network: Carries messages.
-        listener: Told of changes of leadership.
+        listener: Notified of changes of leadership.
         ticks: How time is counted.
         seed: Determines the election timeouts.
         on_fatal: Called when this member cannot continue.
@@ -77,7 +77,7 @@ class Group:
         self._disk, self._network, self._listener, self._on_fatal = disk, network, listener, on_fatal
         self._loop = asyncio.get_running_loop()
         self._outstanding = 0
-        """Works at the disk that the core waits for."""
+        """Number of disk writes that the core waits for."""
         self._scheduled = self._stopped = False
         self.log = StoredLog(keys, disk, stored.base[0], stored.last_index)
         self.leadership = Leadership(raft_id, self.node, listener, ticks, self.wake)
@@ -134,7 +134,7 @@ class Group:
         self._pump()
 
     def receive(self, message: bytes) -> None:
-        """Takes a message of a peer; drops it if it is invalid or not for this member."""
+        """Handles a message from a peer; drops it if it is invalid or not for this member."""
         if self._stopped:
             return
         try:
@@ -149,7 +149,7 @@ class Group:
             self.node.report_unreachable(raft_id)
 
     def stop(self) -> None:
-        """Stops taking part; work at the disk is still written."""
+        """Stops taking part; submitted work is still written."""
         self._stopped = True
         self._installer.stop()
         self.leadership.stop()
@@ -172,7 +172,7 @@ class Group:
     # -- the work of the core --------------------------------------------------------------------------------------
 
     def _pump(self) -> None:
-        """Takes all work that the core has."""
+        """Handles all work that the core has."""
         if self._stopped:
             return
         try:
@@ -262,7 +262,7 @@ class Group:
             self.wake()
 
     async def install(self, message: bytes, files: Sequence[Path]) -> None:
-        """Replaces the rows and the log by a snapshot; see `Installer.install`."""
+        """Replaces the rows and the log with a snapshot; see `Installer.install`."""
         await self._installer.install(message, files)
 
 

@@ -35,8 +35,8 @@ class Installer:
         disk: Imports the files.
         log: The log that a snapshot replaces.
         state: The state that a snapshot replaces.
-        receive: Hands a message to the core.
-        pump: Takes the core's work.
+        receive: Passes a message to the core.
+        pump: Handles the core's work.
     """
 
     def __init__(
@@ -53,23 +53,24 @@ class Installer:
         self._stopped = False
 
     async def install(self, message: bytes, files: Sequence[Path]) -> None:
-        """Replaces the rows and the log by a snapshot; returns when it is durable.
+        """Replaces the rows and the log with a snapshot; returns when it is durable.
 
         A snapshot no newer than the local state counts as installed; otherwise its leader would send it forever.
 
         Args:
-            message: The Raft message that came with it.
-            files: Its rows, in key order.
+            message: The Raft message that came with the snapshot.
+            files: Files with the snapshot's rows, in key order.
 
         Raises:
-            SnapshotNotWanted: The message has none, it is older than the term, or another one is being installed.
+            SnapshotNotWanted: The message has no snapshot, is older than the term, or another snapshot is being
+                installed.
             StoreError: The files cannot be imported.
         """
         snapshot = snapshot_of(message)
         if snapshot is None or self._staged is not None or self._stopped:
             raise SnapshotNotWanted
         if snapshot.index <= self._state.applied.index:
-            self._receive(message)  # the core tells the leader how far this member is
+            self._receive(message)  # the core reports this member's progress to the leader
             return
         staged = self._staged = _Staged(snapshot.index, "", asyncio.get_running_loop().create_future())
         try:
@@ -85,7 +86,7 @@ class Installer:
             self._staged = None
 
     def take(self, snapshot: Snapshot) -> tuple[dict[bytes, bytes | None], str]:
-        """Takes the snapshot that the core has accepted; returns the row changes, and its set of rows."""
+        """Takes over the snapshot that the core has accepted; returns the row changes and the snapshot's row set."""
         staged = self._staged
         assert staged is not None, "a snapshot without its rows"
         assert staged.index == snapshot.index, "a snapshot without its rows"

@@ -1,4 +1,4 @@
-"""Who leads a group, and what a leader does: proposes, confirms reads, hands over; and the log of one leadership."""
+"""Tracks who leads a group, proposes, confirms reads and hands over; also the log of one leadership."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Leadership:
     Args:
         raft_id: Raft id of this member.
         node: The consensus core.
-        listener: Told of changes of leadership.
+        listener: Notified of changes of leadership.
         ticks: How time is counted.
         wake: Makes the group take the core's work.
 
@@ -49,7 +49,7 @@ class Leadership:
         self._elected = (0, 0)
         self._leading_term = 0
         self._barrier = 0
-        """Entry that must be applied before this leader serves; 0: it serves."""
+        """Entry that must be applied before this leader serves; 0: the leader serves."""
         self._now = 0
         self._heard: dict[int, int] = {}
         """The tick at which each other member last answered this leader; the core forgets it at each quorum check."""
@@ -113,7 +113,7 @@ class Leadership:
         serving = self.serving_term
         self._leading_term = self._barrier = 0
         if serving:
-            self._listener.lost()  # before the waiters fail: it knows what to tell them
+            self._listener.lost()  # before the waiters fail: the listener knows what to tell them
         self.pending.fail()
 
     # -- proposals and reads ---------------------------------------------------------------------------------------
@@ -121,8 +121,8 @@ class Leadership:
     def propose(self, term: int, batch: SealedBatch) -> asyncio.Future[None]:
         """Returns a future that is done when a batch, decided in a term, is applied here.
 
-        It fails with `Listener.refusal` if the outcome is unknown. A rejected batch leaves a gap, so the leadership
-        ends, and starts again if this member still leads.
+        The future fails with `Listener.refusal` if the outcome is unknown. A rejected batch leaves a gap, so the
+        leadership ends, and starts again if this member still leads.
         """
         future = self._propose(term, lambda: self._node.propose(encode_batch(term, batch)))
         if future.done() and self.serving_term == term:
@@ -132,7 +132,7 @@ class Leadership:
     def change_members(self, change: raft_rows_pb2.MembersChange, voters: Sequence[Step] = ()) -> asyncio.Future[None]:
         """Returns a future that is done when a change of the members is applied here.
 
-        It fails with `Listener.refusal` if the outcome is unknown.
+        The future fails with `Listener.refusal` if the outcome is unknown.
 
         Args:
             change: The change of the table of members.
@@ -156,12 +156,12 @@ class Leadership:
     def confirm(self, term: int) -> asyncio.Future[None]:
         """Returns a future that is done once it is certain that nothing was decided elsewhere before this call.
 
-        It fails with `Listener.refusal` if this member does not lead in the term, or stops leading.
+        The future fails with `Listener.refusal` if this member does not lead in the term, or stops leading.
         """
         return self.pending.ask(bool(term) and self.serving_term == term, self._ask)
 
     def _ask(self, context: bytes) -> None:
-        with suppress(ProposalRefused):  # it no longer leads: the callers are told when that is noticed
+        with suppress(ProposalRefused):  # this member no longer leads: the callers are notified when that is detected
             self._node.read_index(context)
         self._wake()
 
@@ -192,7 +192,7 @@ class Leadership:
         self._wake()
 
     def transfer(self, to: int) -> bool:
-        """Asks the core to transfer the leadership to another voter, which may fail; returns whether it tries."""
+        """Asks the core to transfer the leadership to another voter, which may fail; returns whether the core tries."""
         try:
             self._node.transfer_leader(to)
         except ProposalRefused:
@@ -202,7 +202,7 @@ class Leadership:
 
 
 class LeaderLog:
-    """Makes batches durable on a majority, as long as this member leads in the term it was made for."""
+    """Makes batches durable on a majority, as long as this member leads in the term that the log was made for."""
 
     window = WINDOW
 

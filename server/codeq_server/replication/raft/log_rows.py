@@ -1,4 +1,4 @@
-"""Rows of a member in addition to those of its shard: the log, the vote, the applied state, and the members.
+"""Rows of a member in addition to its shard's rows: the log, the vote, the applied state, and the members.
 
 Keys (all begin with LOG_PREFIX, so that they are in the column family of the log):
 
@@ -6,7 +6,7 @@ Keys (all begin with LOG_PREFIX, so that they are in the column family of the lo
     prefix "written"                  number of the last write of the process to the store
     prefix "g" group u32 "l" index    an entry of the log, whole
     prefix "g" group u32 "h"          hard state: term, vote, commit
-    prefix "g" group u32 "b"          base: index and term of the last entry cut off
+    prefix "g" group u32 "b"          base: index and term of the last truncated entry
     prefix "g" group u32 "a"          applied: index, term, and number of the last batch applied
     prefix "g" group u32 "c"          conf state of Raft as of the applied index
     prefix "g" group u32 "m"          MembersRow as of the applied index
@@ -92,7 +92,7 @@ class GroupKeys:
         return dict.fromkeys([*rows, *(self.entry(index) for index in range(base + 1, last + 1))])
 
     def load_members(self, rows: RowReader) -> raft_rows_pb2.MembersRow:
-        """Returns the stored table of members; empty if there is none."""
+        """Returns the stored table of members; empty if no table is stored."""
         return raft_rows_pb2.MembersRow.FromString(rows.get(self.members) or b"")
 
     def load(self, rows: RowReader) -> Stored:
@@ -164,10 +164,10 @@ def read_written(rows: RowReader) -> int:
 
 
 def load_node(rows: RowReader) -> raft_rows_pb2.NodeRow | None:
-    """Returns the identity of the disk; None: it was never in a cluster.
+    """Returns the identity of the disk; None: the disk was never in a cluster.
 
     Raises:
-        StoreFormat: A newer server wrote it.
+        StoreFormat: A newer server wrote the row.
     """
     value = rows.get(NODE)
     if value is None:

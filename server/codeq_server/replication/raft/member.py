@@ -1,8 +1,8 @@
 """A node in a cluster, or on its way into one.
 
 A new disk gets a random raft id and waits. It founds a cluster if it is configured to, and if most of the nodes named
-with it respond and are empty, too; or a leader that an operator told of it admits it. Nothing else makes it a member,
-so neither an emptied disk nor a forgotten setting can vote beside an existing cluster.
+with it respond and are empty, too; or a leader admits it after an operator has added it. Nothing else makes it a
+member, so neither an emptied disk nor a forgotten setting can vote beside an existing cluster.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from .ports import Host, Ticks
 from .standing import gives_way, is_unsettled, why_not_found, why_unwelcome
 
 HANG_SECONDS: Final = 2.0
-"""Time that a disk may take for one round of writes before its member, if it leads, asks another one to lead."""
+"""Time that a disk may take for one round of writes before its member, if it leads, asks another member to lead."""
 RETRY_SECONDS: Final = 5.0
 """Time from a failed snapshot to the next attempt."""
 
@@ -46,9 +46,9 @@ class MemberSettings:
     """How a node takes part in a cluster.
 
     Attributes:
-        name: Its own name.
+        name: Name of the node.
         peers: Addresses of the nodes that found the cluster, by name, including this one.
-        bootstrap: Whether it founds the cluster.
+        bootstrap: Whether the node founds the cluster.
         http: Base URLs under which clients reach nodes over HTTP, by name.
         grpc: Addresses under which clients reach nodes over gRPC, by name.
         ticks: How time is counted.
@@ -68,7 +68,7 @@ class Member:
     Args:
         store: The store, prepared.
         row: Identity of the disk.
-        settings: How it takes part.
+        settings: How the node takes part.
         random: Returns that many random bytes.
         host: Serves the shard.
         on_fatal: Called when the process must end.
@@ -156,7 +156,7 @@ class Member:
     async def install(self, group: int, message: bytes, folder: Path) -> None:
         """See `Handler.install`."""
         if group != GROUP or self.group is None:
-            raise LookupError("this node is in no such group yet")
+            raise LookupError("this node has not joined the group yet")
         content = await self._loop.run_in_executor(None, (folder / "manifest.json").read_bytes)
         files = [folder / file["name"] for file in json.loads(content)["files"]]
         await self.group.install(message, files)
@@ -191,7 +191,7 @@ class Member:
     def members_changed(self) -> None:
         """See `Listener.members_changed`."""
         self._host.members_changed()
-        self._host.leader_changed()  # its name may be known only now
+        self._host.leader_changed()  # the leader's name may be known only now
         if self.group is not None and self.group.leading_term and not self._serving_term:
             self._serve(self.group.leading_term)
 
@@ -222,7 +222,7 @@ class Member:
             self._found()
 
     def may_join(self, peer: Hello) -> bool:
-        """Returns whether a node can be made a member: it has no cluster, this one, or one that it gives up for it."""
+        """Returns whether a node can become a member: it has no cluster, this one, or one that it gives up for this."""
         if peer.cluster_id in (b"", self.row.cluster_id):
             return True
         mine = self.hello()
@@ -259,7 +259,7 @@ class Member:
             self.group.stop()
 
     async def close(self) -> None:
-        """Stops taking part; writes what is pending at the disk, and closes the store."""
+        """Stops taking part, writes all pending work to disk, and closes the store."""
         if self._making is not None:
             self._making.cancel()
             await asyncio.wait([self._making])  # on return none of it uses the store
@@ -297,7 +297,7 @@ class Member:
         self._host.members_changed()
 
     def _found(self) -> None:
-        """Founds the cluster, if nothing prevents it."""
+        """Founds the cluster, if nothing prevents the founding."""
         hindrance = why_not_found(self.settings.name, self.settings.peers, self.directory.met)
         if not hindrance:
             self._become(self._random(CLUSTER_ID_BYTES), {}, founder=True)
@@ -306,7 +306,7 @@ class Member:
             _log.info("raft_founding_waits reason=%s", hindrance)
 
     def _join(self, leader: Hello) -> None:
-        """Joins the cluster of a leader that made this disk a member, if it is in none or in one that gives way."""
+        """Joins the cluster of a leader that made this disk a member, unless the disk has a cluster that stays."""
         mine, forgotten = self.hello(), dict[bytes, bytes | None]()
         if mine.cluster_id:
             if self.group is None or not mine.unsettled or not gives_way(mine, leader):

@@ -12,7 +12,7 @@ def changed(
 
     Args:
         table: The table before; it is not modified.
-        change: What changes.
+        change: The change to apply.
         voters: Number of voters after the change.
     """
     gone = {member.raft_id for member in change.put} | set(change.removed)
@@ -27,10 +27,10 @@ def changed(
 
 
 def named(table: raft_rows_pb2.MembersRow, name: str) -> raft_rows_pb2.Member | None:
-    """Returns the member with a name; None: there is none."""
+    """Returns the member with a name; None: no such member."""
     return next((member for member in table.members if member.name == name), None)
 
 
 def with_id(table: raft_rows_pb2.MembersRow, raft_id: int) -> raft_rows_pb2.Member | None:
-    """Returns the member with a raft id; None: there is none."""
+    """Returns the member with a raft id; None: no such member."""
     return next((member for member in table.members if member.raft_id == raft_id), None)

@@ -3,7 +3,7 @@
 A node is invited by name: at the founding of the cluster, or by an operator. Once it identifies itself with a raft id
 that belongs to no cluster yet, it becomes a learner; once it has caught up, it becomes a voter, and the member that it
 replaces leaves in the same change. A disk that lost its content has another raft id: it is never mistaken for the voter
-that it was.
+it used to be.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Membership:
         return self._change is not None and not self._change.done()
 
     def drive(self, may_join: Callable[[Hello], bool]) -> None:
-        """Takes the next step, if there is one and this node leads; called on every tick.
+        """Takes the next step, if one is possible and this node leads; called on every tick.
 
         Args:
             may_join: Returns whether a node that was met can become a member.
@@ -116,7 +116,7 @@ def founding(raft_id: int, name: str, peers: Mapping[str, str]) -> raft_rows_pb2
 
     Args:
         raft_id: Raft id of the founder.
-        name: Its name.
+        name: Name of the founder.
         peers: Addresses of the nodes that found the cluster, by name, including the founder.
     """
     majority = len(peers) // 2 + 1

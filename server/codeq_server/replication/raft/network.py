@@ -1,4 +1,4 @@
-"""The ports between a node's groups and the network: `Network` takes their messages, `Handler` is told of events."""
+"""The ports between a node's groups and the network: `Network` carries messages, `Handler` is notified of events."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ class Hello:
     """Identity of a node, and where clients reach it.
 
     Attributes:
-        name: Its name for people; unique in a cluster.
-        raft_id: Id of its disk, not 0; a node whose disk was emptied has another one.
-        cluster_id: Id of the cluster it belongs to; empty: none yet.
+        name: Name of the node, unique in a cluster.
+        raft_id: Id of the node's disk, not 0; a node whose disk was emptied has another id.
+        cluster_id: Id of the cluster that the node belongs to; empty: no cluster yet.
         http: Base URL for clients over HTTP; empty: unknown.
         grpc: Address for clients over gRPC, as host:port; empty: unknown.
-        founds: Whether it may found a cluster.
-        unsettled: Whether nothing was ever decided in its cluster that could be lost: it may join another cluster.
-        last_index: Last entry of its log at the time of this hello; None: not given.
+        founds: Whether the node may found a cluster.
+        unsettled: Whether nothing was ever decided in the node's cluster that could be lost: it may join another
+            cluster.
+        last_index: Last entry of the node's log at the time of this hello; None: not given.
     """
 
     name: str
@@ -33,11 +34,11 @@ class Hello:
 
 
 class Unwelcome(Exception):  # noqa: N818 - who it is
-    """This node rejects another node; the text tells that node's operator why, and what to do."""
+    """This node rejects another node; the text tells the operator of that node the reason and the remedy."""
 
 
 class Unanswered(Exception):  # noqa: N818 - what it was
-    """No node answers at an address, or another one than expected; the text says why."""
+    """No node answers at an address, or a node other than expected; the text says why."""
 
 
 class Network(Protocol):
@@ -51,7 +52,7 @@ class Network(Protocol):
         """Sends a snapshot: its message, and the files listed in manifest.json in the folder.
 
         The folder must stay unchanged until `Handler.snapshot_sent` is called. Another snapshot of the group for the
-        same node replaces one that has not arrived yet; then only the later one is reported.
+        same node replaces one that has not arrived yet; then only the later snapshot is reported.
         """
         ...
 
@@ -68,10 +69,10 @@ class Handler(Protocol):
 
         Args:
             peer: The node; its messages come after this call.
-            address: Where it answered; empty if it called: then its name is only a claim.
+            address: Where the peer answered; empty if the peer called: then its name is only a claim.
 
         Raises:
-            Unwelcome: This node rejects it.
+            Unwelcome: This node rejects the peer.
         """
         ...
 
@@ -93,6 +94,6 @@ class Handler(Protocol):
         The folder is removed afterwards; its files may be moved away.
 
         Raises:
-            Exception: It is not wanted; the text is sent to the sender.
+            Exception: The snapshot is not wanted; the text is sent to the sender.
         """
         ...

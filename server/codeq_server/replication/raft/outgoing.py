@@ -1,4 +1,4 @@
-"""Snapshots for followers: which one is offered, which members receive it, and when its files are removed."""
+"""Snapshots for followers: offers the latest, tracks which members receive it, and removes its files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Outgoing:
 
     Args:
         node: The consensus core, which knows the members that need one.
-        network: Sends them.
+        network: Sends the snapshots.
         group: Number of the group.
         raft_id: Raft id of this member.
         log: Keeps the entries after the snapshot while a member receives it.
@@ -60,13 +60,13 @@ class Outgoing:
         self._clean()
 
     def tick(self) -> None:
-        """Withdraws a snapshot that no member has needed for KEPT_TICKS: the next one will be newer."""
+        """Withdraws a snapshot that no member has needed for KEPT_TICKS: the next snapshot will be newer."""
         made = self._offered
         if made is None or self._sending:
             return
         self._idle_ticks += 1
         if self._idle_ticks >= KEPT_TICKS:
-            # The core offers a snapshot only to members that it lists: this one lists none but this member.
+            # The core offers a snapshot only to members that it lists: this snapshot lists only this member.
             self._node.offer_snapshot(made.index, made.term, conf_state([self._raft_id], []), b"")
             self._older.append(made)
             self._offered = self._log.held = None

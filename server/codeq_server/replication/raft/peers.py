@@ -37,7 +37,7 @@ BUFFER_BYTES_MAX: Final = 64 << 20
 """Maximum bytes buffered for one node; further messages are dropped, unless the buffer is empty."""
 
 FRAME_BYTES: Final = 2 << 20
-"""A frame takes no message that would make it longer; a single longer message gets a frame of its own."""
+"""Maximum bytes of a frame; a single longer message gets a frame of its own."""
 
 MESSAGE_OVERHEAD_BYTES: Final = 64
 """Size of a message in addition to its content, in a frame and in the buffer."""
@@ -47,13 +47,13 @@ CONNECT_SECONDS: Final = 2.0
 
 RETRY_SECONDS_MIN: Final = 0.05
 RETRY_SECONDS_MAX: Final = 0.5
-"""Bounds of the delay before a reconnect; it doubles each time. After a connection that had held there is none."""
+"""Bounds of the delay before a reconnect; it doubles each time. After a connection that lasted there is no delay."""
 
 HELD_SECONDS: Final = 1.0
-"""A connection that lived longer than this has held."""
+"""A connection that lived longer than this counts as having lasted."""
 
 UNREACHABLE_SECONDS: Final = 0.3
-"""Shortest time between two reports to the group that messages for a node are lost."""
+"""Minimum time between two reports to the group that messages for a node are lost."""
 
 _ENDED: Final = "it ended the stream"
 _LOG: Final = logging.getLogger("codeq.raft.transport")
@@ -64,10 +64,10 @@ class PeerState:
     """State of a node in the address book.
 
     Attributes:
-        name: Its name.
-        address: Its address.
-        raft_id: Its Raft id while it is connected, else 0.
-        buffered_bytes: Bytes waiting to be sent to it.
+        name: Name of the node.
+        address: Address of the node.
+        raft_id: Raft id of the node while it is connected, else 0.
+        buffered_bytes: Bytes waiting to be sent to the node.
     """
 
     name: str
@@ -81,7 +81,7 @@ class Peers:
 
     Args:
         credentials: Prove the identity of this node to others.
-        handler: Told about other nodes.
+        handler: Notified about other nodes.
         counters: Counters to update.
     """
 
@@ -125,13 +125,13 @@ class Peers:
         return "" if peer is None else peer.address
 
     def wake(self, name: str) -> None:
-        """Notes that a node called: it is up, and is tried soon if it is in the address book."""
+        """Notes that a node called: it is up, and is called back soon if it is in the address book."""
         peer = self._peers.get(name)
         if peer is not None:
             peer.woken.set()
 
     def problem_of(self, name: str) -> str:
-        """Returns why there is no stream to a node in the address book; empty: there is one, or none was tried yet."""
+        """Returns why no stream to a node in the address book is open; empty: one is open, or none was tried yet."""
         peer = self._peers.get(name)
         return "" if peer is None else peer.problem
 
@@ -139,7 +139,7 @@ class Peers:
         """Returns the identity of the node at an address, which must have a given name. The address book is unchanged.
 
         Raises:
-            Unanswered: No node answers, or another one does.
+            Unanswered: No node answers, or a different node does.
         """
         channel = self.credentials.open_channel(address)
         try:
@@ -152,12 +152,12 @@ class Peers:
         return hello
 
     async def greet(self, channel: grpc.aio.Channel) -> tuple[Any, Hello]:
-        """Opens a stream; returns it, and the identity of the node at its other end.
+        """Opens a stream; returns the stream, and the identity of the node at its other end.
 
         Raises:
-            AioRpcError: It cannot be opened, or the other node rejects this one.
+            AioRpcError: The stream cannot be opened, or the other node rejects this one.
             Refused: This node rejects the other one.
-            TimeoutError: It does not answer.
+            TimeoutError: The other node does not answer.
         """
         call: Any = channel.stream_stream(
             f"/{SERVICE}/Deliver",
@@ -181,7 +181,7 @@ class Peers:
         """Registers the node at the other end of a stream.
 
         Raises:
-            Refused: It is not the expected node.
+            Refused: The node is not the expected one.
         """
         self._check_name(peer.name, hello)
         other = self._routes.get(hello.raft_id)
@@ -234,8 +234,8 @@ class _Peer:
         raft_id: Raft id of the node while the stream is open, else 0.
         buffered: Bytes in the buffer.
         was_met: Whether the stream has been open before.
-        woken: Set when the node called: it is up.
-        problem: Why there is no stream; empty while there is one, and before the first try.
+        woken: Set when the node has called, and so is up.
+        problem: Why no stream is open; empty while one is open, and before the first try.
     """
 
     def __init__(self, name: str, address: str, book: Peers) -> None:
@@ -253,7 +253,7 @@ class _Peer:
         self.task.add_done_callback(tell_failure)
 
     def put(self, group: int, message: bytes) -> bool:
-        """Buffers a message; returns False if it is too long or there is no room."""
+        """Buffers a message; returns False if it is too long or does not fit."""
         size = len(message) + MESSAGE_OVERHEAD_BYTES
         if self._buffer and self.buffered + size > BUFFER_BYTES_MAX:
             return False
@@ -297,8 +297,8 @@ class _Peer:
         """Opens the stream and sends over it until it ends.
 
         Raises:
-            AioRpcError: It cannot be opened, or broke.
-            Refused: It is not the expected node.
+            AioRpcError: The stream cannot be opened, or broke.
+            Refused: The node is not the expected one.
             TimeoutError: The node does not answer.
         """
         book = self._book
@@ -370,7 +370,7 @@ async def _read_to_end(call: Any) -> None:
     """Reads and ignores answers until the stream ends.
 
     Raises:
-        AioRpcError: It broke.
+        AioRpcError: The stream broke.
     """
     while await call.read() is not grpc.aio.EOF:
         pass

@@ -45,7 +45,7 @@ class Pending:
         return future
 
     def applied(self, done: Sequence[tuple[int, int, bool]]) -> None:
-        """Completes the waiters of entries: index, term, and whether its rows were taken."""
+        """Completes the waiters of entries, each given by index, term, and whether its rows were applied."""
         if not self._proposals:
             return
         for index, term, accepted in done:
@@ -83,7 +83,7 @@ class Pending:
         ask(context)
 
     def answered(self, index: int, context: bytes) -> None:
-        """Takes an answer: this member led when the question was asked, and `index` was decided then."""
+        """Handles an answer: this member led when the question was asked, and `index` was decided then."""
         future = self._reads.pop(context, None)
         if future is not None:
             self._answered.append((index, future))

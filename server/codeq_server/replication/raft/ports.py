@@ -1,4 +1,4 @@
-"""The ports of a member: whom it tells of leadership, and who serves the shard and makes snapshots."""
+"""The ports of a member: a listener for leadership changes, and a host that serves the shard and makes snapshots."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Step = tuple[Literal["voter", "learner", "remove"], int]
 
 
 class Listener(Protocol):
-    """Told of changes of leadership."""
+    """Notified of changes of leadership."""
 
     def refusal(self) -> Exception:
         """Returns the exception for callers that need this member to lead while it does not."""
@@ -61,12 +61,12 @@ class Made:
     """A finished snapshot.
 
     Attributes:
-        folder: Folder with its files.
-        index: Last entry in it.
-        term: Its term.
+        folder: Folder with the snapshot's files.
+        index: Last entry in the snapshot.
+        term: Term of that entry.
         conf_state: Conf state of Raft at that index.
         data: A serialised SnapshotData.
-        remove: Removes its files.
+        remove: Removes the snapshot's files.
     """
 
     folder: Path

@@ -1,6 +1,6 @@
-"""Files of an incoming snapshot: where they are, which parts are missing, whether they are intact.
+"""Files of an incoming snapshot: their location, the parts still missing, and their integrity.
 
-They are in INCOMING/SNAPSHOT, where SNAPSHOT consists of the group's number and a digest of the manifest. So files
+The files are in INCOMING/SNAPSHOT, where SNAPSHOT consists of the group's number and a digest of the manifest. So files
 found when a transfer restarts belong to the same snapshot. A file gets its name once its digest is
 verified; until then it is called ".part".
 """
@@ -50,7 +50,7 @@ def read_manifest(content: bytes) -> list[SnapshotFile]:
     """Returns the files listed in a manifest.
 
     Raises:
-        Refused: It is malformed, or lists a file that cannot belong to a snapshot.
+        Refused: The manifest is malformed, or lists a file that cannot belong to a snapshot.
     """
     if len(content) > MANIFEST_BYTES_MAX:
         raise _malformed(f"longer than {MANIFEST_BYTES_MAX} bytes")
@@ -86,11 +86,11 @@ class IncomingFiles:
     Args:
         incoming: Folder of all incoming snapshots.
         group: Group of the snapshot.
-        manifest: Its manifest.
+        manifest: Manifest of the snapshot.
         reserve_bytes: Free space to leave on the disk.
 
     Attributes:
-        folder: Where the files are.
+        folder: Folder of the files.
         file: Number of the next file.
         offset: Offset of the next part in it.
         taken: Bytes written since `begin`.
@@ -116,7 +116,7 @@ class IncomingFiles:
         """Finds files that are already there, and removes those of other snapshots of the group.
 
         Raises:
-            Refused: The manifest is malformed, or there is not enough space.
+            Refused: The manifest is malformed, or the disk lacks space.
             OSError: The folder cannot be used.
         """
         self._files = read_manifest(self._manifest)
@@ -138,8 +138,8 @@ class IncomingFiles:
         """Appends a part.
 
         Raises:
-            Refused: It is not the next part, or its file does not match the manifest and was removed.
-            OSError: It cannot be written.
+            Refused: The part is not the next one, or its file does not match the manifest and was removed.
+            OSError: The part cannot be written.
         """
         if (file, offset) != (self.file, self.offset):
             raise Refused(
@@ -162,7 +162,7 @@ class IncomingFiles:
             os.fsync(out.fileno())
         if self._digest.hexdigest() != expected.sha256:
             part.unlink()
-            raise Refused(grpc.StatusCode.DATA_LOSS, f"{expected.name} has another SHA-256 than the manifest says")
+            raise Refused(grpc.StatusCode.DATA_LOSS, f"{expected.name} has a different SHA-256 than the manifest says")
         part.rename(self.folder / expected.name)
         self.file += 1
         self.offset = 0
@@ -172,7 +172,7 @@ class IncomingFiles:
         """Makes a complete snapshot durable, together with its manifest.
 
         Raises:
-            OSError: It failed.
+            OSError: The snapshot cannot be made durable.
         """
         with (self.folder / MANIFEST).open("wb") as out:
             out.write(self._manifest)

@@ -45,10 +45,10 @@ class _Transfer:
     """An incoming snapshot.
 
     Attributes:
-        limit: When the transfer is given up.
+        limit: Deadline of the transfer.
         superseded: Whether another snapshot of the group replaces it.
-        installing: Whether it is complete and can no longer be given up.
-        ended: Set when its files are no longer used.
+        installing: Whether the snapshot is complete and the transfer can no longer be given up.
+        ended: Set when the files are no longer used.
     """
 
     def __init__(self, limit: asyncio.Timeout) -> None:
@@ -58,26 +58,26 @@ class _Transfer:
         self.ended = asyncio.Event()
 
     def go_on(self, seconds: float) -> None:
-        """Extends its deadline.
+        """Extends the deadline.
 
         Raises:
-            Refused: Another one replaces it.
+            Refused: Another snapshot replaces this one.
         """
         if self.superseded:
             raise Refused(grpc.StatusCode.ABORTED, "another snapshot of the group has arrived")
         self.limit.reschedule(asyncio.get_running_loop().time() + seconds)
 
     def supersede(self) -> None:
-        """Makes it end soon.
+        """Makes the transfer end soon.
 
         Raises:
-            Refused: It is being installed.
+            Refused: The snapshot is being installed.
         """
         if self.installing:
             raise Refused(grpc.StatusCode.UNAVAILABLE, "another snapshot of the group is being installed")
         if not self.superseded:
             self.superseded = True
-            with suppress(RuntimeError):  # its time has just run out
+            with suppress(RuntimeError):  # the transfer has just timed out
                 self.limit.reschedule(asyncio.get_running_loop().time())
 
 
@@ -85,9 +85,9 @@ class SnapshotReceiver:
     """Receives snapshots: one at a time per group, the latest.
 
     Args:
-        incoming: Folder for their files.
+        incoming: Folder for the snapshots' files.
         reserve_bytes: Free space to leave on its disk.
-        handler: Installs them.
+        handler: Installs the snapshots.
         counters: Counters to update.
     """
 
@@ -105,12 +105,12 @@ class SnapshotReceiver:
         """Creates the folder if it is missing.
 
         Raises:
-            OSError: It failed.
+            OSError: The folder cannot be created.
         """
         self._incoming.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     async def close(self) -> None:
-        """Waits a while for installations, then cancels them; called when no calls are served any more."""
+        """Waits a while for installations, then cancels them; called when no more calls are served."""
         for removal in self._removals.values():
             removal.cancel()
         if self._tasks:
@@ -140,11 +140,11 @@ class SnapshotReceiver:
         """Receives a snapshot and starts to install it.
 
         Returns:
-            A task that ends when it is installed, and fails with Refused if it was not.
+            A task that ends when the snapshot is installed, and fails with Refused if it was not.
 
         Raises:
-            Refused: It is not wanted, incomplete, or cannot be stored.
-            TimeoutError: There is no progress.
+            Refused: The snapshot is not wanted, is incomplete, or cannot be stored.
+            TimeoutError: The transfer made no progress.
         """
         mine, message = self._handler.hello(), offer.message
         peer = read_hello(offer.hello, mine)
@@ -177,7 +177,7 @@ class SnapshotReceiver:
         return self._keep(self._install(group, message.content, files.folder, transfer))
 
     async def _fetch(self, files: IncomingFiles, context: Any, transfer: _Transfer) -> None:
-        """Receives the files; what has arrived stays if that fails."""
+        """Receives the files; the parts that have arrived stay if that fails."""
         await in_thread(files.begin)
         transfer.go_on(SNAPSHOT_PROGRESS_SECONDS)
         position = raft_pb2.SnapshotPosition(file=files.file, offset=files.offset)

@@ -53,7 +53,7 @@ class SnapshotSender:
 
     Args:
         credentials: Prove the identity of this node to others.
-        handler: Told the outcome.
+        handler: Notified of the outcomes.
         counters: Counters to update.
         address_of: Returns the address of a node by its Raft id, empty if it is not connected.
     """
@@ -100,7 +100,7 @@ class SnapshotSender:
                 self._running[to] = group, task
                 await asyncio.wait([task])
                 del self._running[to]
-                if not task.cancelled():  # else a later one has replaced it
+                if not task.cancelled():  # otherwise a later snapshot has replaced it
                     self._handler.snapshot_sent(group, to, task.result())
         finally:
             self._waiting.pop(to, None)
@@ -129,10 +129,10 @@ class SnapshotSender:
         """Sends a snapshot over a connection of its own.
 
         Raises:
-            AioRpcError: The receiver rejected it, or the connection broke.
+            AioRpcError: The receiver rejected the snapshot, or the connection broke.
             Refused: The node is not connected, the folder has no snapshot, or the receiver's answer is invalid.
             OSError: A file cannot be read.
-            TimeoutError: There is no progress.
+            TimeoutError: The transfer made no progress.
         """
         if not address:
             raise Refused(grpc.StatusCode.UNAVAILABLE, "the node is not connected")
@@ -164,7 +164,7 @@ class SnapshotSender:
             offset = 0
         async with asyncio.timeout(INSTALL_SECONDS):
             if not (await _read(call)).installed:
-                raise Refused(grpc.StatusCode.INTERNAL, "installed: it is not")
+                raise Refused(grpc.StatusCode.INTERNAL, "installed: the snapshot is not")
 
     async def _send_file(self, call: Any, number: int, path: Path, listed: SnapshotFile, offset: int) -> None:
         """Sends a file, starting at an offset."""
@@ -203,7 +203,7 @@ async def _read(call: Any) -> raft_pb2.InstallSnapshotResponse:
 
     Raises:
         AioRpcError: The receiver ended the call.
-        Refused: It ended the call too early.
+        Refused: The receiver ended the call too early.
     """
     answer = await call.read()
     if answer is grpc.aio.EOF:

@@ -1,4 +1,4 @@
-"""Relations between nodes: which one founds, which one gives up its cluster, and which one a leader rejects."""
+"""Relations between nodes: which node founds a cluster, which one gives up its own, and which one a leader rejects."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def is_unsettled(group: Group) -> bool:
 
 
 def gives_way(peer: Hello, other: Hello) -> bool:
-    """Returns whether a node whose cluster is unsettled gives it up for that of another node."""
+    """Returns whether a node with an unsettled cluster gives it up for another node's cluster."""
     return not other.unsettled or other.name < peer.name
 
 
 def why_not_found(mine: str, peers: Mapping[str, str], met: Mapping[str, Hello]) -> str:
     """Returns why a node does not found its cluster now; empty: nothing prevents it.
 
-    If several nodes may found it, all with the same peers, the one whose name comes first does.
+    If several nodes may found the cluster, all with the same peers, the one whose name comes first does.
 
     Args:
         mine: Name of the node.
@@ -50,7 +50,7 @@ def why_not_found(mine: str, peers: Mapping[str, str], met: Mapping[str, Hello])
 
 
 def why_unwelcome(group: Group, peer: Hello) -> str:
-    """Returns why a leader rejects a node that claims to be a member; empty: it does not."""
+    """Returns why a leader rejects a node that claims to be a member; empty: the leader accepts it."""
     if not group.leading_term:
         return ""
     conf, raft_id = read_conf_state(group.conf_state), peer.raft_id

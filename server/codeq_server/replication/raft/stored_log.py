@@ -1,4 +1,4 @@
-"""The log of a group on the disk: grows at its end, is cut at its front, and gives way to a snapshot as a whole."""
+"""The log of a group on the disk: grows at the end, is truncated at the front, and can be replaced by a snapshot."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from .disk import Disk, Work
 from .log_rows import GroupKeys, base_value
 
 LOG_BYTES: Final = 64 << 20
-"""Log length from which it is cut, leaving at least half of this; a leader keeps the entries that a member lacks."""
+"""Log length at which the log is truncated, to half of this or more; a leader keeps the entries that a member lacks."""
 LOG_BYTES_MAX: Final = 256 << 20
-"""Length from which a leader cuts even entries that a member lacks: it gets a snapshot. About 10 s at full load."""
+"""Length at which a leader removes even entries that a member lacks: it gets a snapshot. About 10 s at full load."""
 CUT_ENTRIES_MAX: Final = 8_000
-"""Maximum entries cut off at once: deleting them blocks the event loop for about 10 ms. The rest follows with the next
+"""Maximum entries removed at once: deleting them blocks the event loop for about 10 ms. The rest follows with the next
 applied entries."""
 ENTRY_BYTES: Final = 256
 """Memory of an entry in addition to its content."""
@@ -27,13 +27,13 @@ class StoredLog:
     Args:
         keys: Keys of the group.
         disk: Writes the rows.
-        base: Index of the last entry cut off.
+        base: Index of the last removed entry.
         last: Index of the last entry.
 
     Attributes:
-        base: Index of the last entry cut off.
+        base: Index of the last removed entry.
         last: Index of the last entry handed to the disk.
-        held: Index after which entries are kept for a snapshot in transit; None: there is none.
+        held: Index after which entries are kept for a snapshot in transit; None: no snapshot is in transit.
     """
 
     def __init__(self, keys: GroupKeys, disk: Disk, base: int = 0, last: int = 0) -> None:
@@ -42,7 +42,7 @@ class StoredLog:
         self._keys, self._disk = keys, disk
 
     def append(self, entries: Sequence[tuple[int, int, bytes]], rows: dict[bytes, bytes | None]) -> int:
-        """Adds the row changes of new entries, which replace all stored from the first one on; returns their bytes."""
+        """Adds the row changes of new entries, which replace all stored from the first index on; returns their size."""
         keys, size = self._keys, 0
         for index, _, content in entries:
             rows[keys.entry(index)] = content
@@ -54,7 +54,7 @@ class StoredLog:
         return size
 
     def replace(self, index: int, term: int) -> dict[bytes, bytes | None]:
-        """Returns the row changes that replace the whole log by a snapshot of the entries up to `index`."""
+        """Returns the row changes that replace the whole log with a snapshot of the entries up to `index`."""
         keys = self._keys
         rows: dict[bytes, bytes | None] = {keys.entry(index): None for index in range(self.base + 1, self.last + 1)}
         rows[keys.base] = base_value(index, term)
@@ -62,11 +62,11 @@ class StoredLog:
         return rows
 
     def keep_short(self, node: RaftNode, written: int, *, leading: bool) -> None:
-        """Cuts the log if it is long.
+        """Truncates the log if it has grown too long.
 
         Args:
             node: The consensus core.
-            written: Last entry whose rows are written: their order in the store's own log makes the cut safe.
+            written: Last entry whose rows are written: their order in the store's own log makes truncation safe.
             leading: Whether this member leads.
         """
         status = node.status
@@ -82,7 +82,7 @@ class StoredLog:
         self.cut(node, min(until, status.first_index + CUT_ENTRIES_MAX - 1))
 
     def cut(self, node: RaftNode, until: int) -> None:
-        """Cuts off the entries up to `until`, which must be applied."""
+        """Removes the entries up to `until`, which must be applied."""
         first = node.status.first_index
         if until < first:
             return

@@ -1,6 +1,6 @@
 """Messages between nodes over gRPC: RaftTransportService for all groups of a node, on its own port.
 
-A caller without the cluster's secret, or without a certificate from its authority, is rejected before its messages are
+A caller without the cluster secret, or without a certificate from its authority, is rejected before its messages are
 read. A node of another cluster is rejected, and its messages are not delivered.
 """
 
@@ -51,7 +51,7 @@ class Transport:
 
     Attributes:
         port: Port for other nodes, once started.
-        counters: What it has done.
+        counters: Counters of the transport.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class Transport:
             self._peers.add(name, address)
 
     async def stop(self) -> None:
-        """Ends all streams and transfers; waits, for a while, only for a snapshot that is being installed."""
+        """Ends all streams and transfers; waits a while only for a snapshot that is being installed."""
         await self._sender.close()
         await self._peers.close()
         await self._server.stop(None)
@@ -124,12 +124,12 @@ class Transport:
         """Returns the identity of the node at an address, which must have a given name. The address book is unchanged.
 
         Raises:
-            Unanswered: No node answers, or another one does.
+            Unanswered: No node answers, or a different node does.
         """
         return await self._peers.ask(name, address)
 
     def problem_of(self, name: str) -> str:
-        """Returns why there is no stream to a node in the address book; empty: there is one, or none was tried yet."""
+        """Returns why no stream to a node in the address book is open; empty: one is open, or none was tried yet."""
         return self._peers.problem_of(name)
 
     def peers(self) -> list[PeerState]:
@@ -168,10 +168,10 @@ class Transport:
             refuse(context, grpc.StatusCode.DEADLINE_EXCEEDED, "hello: did not arrive in time")
 
     def _meet(self, frame: raft_pb2.DeliverRequest) -> Hello:
-        """Returns the identity that the sender of a frame claims, after the groups have been told.
+        """Returns the identity that the sender of a frame claims, after notifying the groups.
 
         Raises:
-            Refused: This node rejects it.
+            Refused: This node rejects the sender.
         """
         if not frame.HasField("hello"):
             raise Refused(grpc.StatusCode.INVALID_ARGUMENT, "hello: must be in the first frame")
@@ -196,7 +196,7 @@ class Transport:
 
 
 class _Gate(grpc.aio.ServerInterceptor):
-    """Rejects callers without the secret, before anything is read and whatever method is called."""
+    """Rejects callers without the secret, before anything is read, whichever method is called."""
 
     def __init__(self, credentials: Credentials) -> None:
         self._credentials = credentials
@@ -221,4 +221,4 @@ def _telling(on_admitted: Callable[[str], None], behaviour: Callable[[object, An
 
 
 async def _refuse(_: object, context: Any) -> None:
-    refuse(context, grpc.StatusCode.UNAUTHENTICATED, "the secret of the cluster is missing or wrong")
+    refuse(context, grpc.StatusCode.UNAUTHENTICATED, "the cluster secret is missing or wrong")

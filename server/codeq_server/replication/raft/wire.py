@@ -15,23 +15,23 @@ from .channels import FRAME_BYTES_MAX
 from .network import Handler, Hello, Unwelcome
 
 PROTOCOL: Final = 1
-"""Version of the protocol between nodes; nodes with another one are rejected."""
+"""Version of the protocol between nodes; nodes with another version are rejected."""
 
 MESSAGE_BYTES_MAX: Final = FRAME_BYTES_MAX - (2 << 20)
-"""Longest message of a group; longer ones are not sent."""
+"""Maximum bytes of a group's message; longer messages are not sent."""
 
 NAME_CHARS_MAX: Final = 255
 CLUSTER_ID_BYTES_MAX: Final = 64
 URL_CHARS_MAX: Final = 1024
 
 SNAPSHOT_ANSWER_SECONDS: Final = 30.0
-"""Time for the offer of a snapshot to arrive or be answered: the receiver reads what it already has of it."""
+"""Time for the offer of a snapshot to arrive or be answered: the receiver reads the parts that it already has."""
 
 SNAPSHOT_PROGRESS_SECONDS: Final = 30.0
 """Time for each part of a snapshot to be sent or to arrive."""
 
 LOG_SECONDS: Final = 60.0
-"""Shortest time between two log entries about the same problem with the same peer."""
+"""Minimum time between two log lines about the same problem with the same peer."""
 
 SERVICE: Final[str] = raft_pb2.DESCRIPTOR.services_by_name["RaftTransportService"].full_name
 
@@ -58,7 +58,7 @@ class Counters:
 
 
 class Refused(Exception):  # noqa: N818
-    """This node rejects a peer; the text says why, and the code what kind of reason it is."""
+    """This node rejects a peer; the text says why, and the code gives the kind of reason."""
 
     def __init__(self, code: grpc.StatusCode, why: str) -> None:
         super().__init__(why)
@@ -72,7 +72,7 @@ def refuse(context: Any, code: grpc.StatusCode, why: str) -> None:
 
 
 class Seldom:
-    """Limits how often something is done: once per key in a given time.
+    """Limits how often an action is taken: once per key in a given time.
 
     Args:
         seconds: The time.
@@ -88,7 +88,7 @@ class Seldom:
         self._last: dict[object, float] = {}
 
     def allows(self, key: object) -> bool:
-        """Returns whether it may be done now, and if so counts it as done."""
+        """Returns whether the action may be taken now, and if so counts it as taken."""
         now = self._clock()
         last = self._last.get(key)
         if last is not None and now - last < self._seconds:
@@ -118,7 +118,7 @@ def read_hello(said: raft_pb2.RaftHello, mine: Hello) -> Hello:
     """Returns the identity of a peer.
 
     Raises:
-        Refused: This node rejects it, or its hello is malformed.
+        Refused: This node rejects the peer, or the hello is malformed.
     """
     if said.protocol != PROTOCOL:
         raise Refused(
@@ -147,7 +147,7 @@ def check_cluster(peer: Hello, mine: Hello) -> None:
     """Checks that a peer is in the same cluster, or may still join it.
 
     Raises:
-        Refused: It is in another cluster.
+        Refused: The peer is in another cluster.
     """
     if peer.unsettled or mine.unsettled or not peer.cluster_id or not mine.cluster_id:
         return
@@ -163,7 +163,7 @@ def meet(handler: Handler, peer: Hello, address: str) -> None:
     """Tells the groups of a node about a peer that identified itself; see `Handler.met`.
 
     Raises:
-        Refused: This node rejects it.
+        Refused: This node rejects the peer.
     """
     try:
         handler.met(peer, address)

@@ -56,6 +56,6 @@ VOLUME ["/var/lib/codeq/pebble", "/var/lib/codeq/artifacts"]
 EXPOSE 8080 9091 9092
 # /healthz answers as long as the process serves; PORT is the server's own variable.
 HEALTHCHECK --interval=10s --timeout=3s --start-period=20s --retries=3 \
-  CMD ["python3", "-c", "import os, urllib.request as r; r.urlopen(f\"http://127.0.0.1:{os.environ.get('PORT', '8080')}/healthz\", timeout=2)"]
+  CMD ["python3", "-c", "import os, ssl, urllib.request as r; e = os.environ; s = 'https' if e.get('TLS_CERT_FILE') or e.get('HTTP_TLS_CERT_FILE') else 'http'; r.urlopen(f\"{s}://127.0.0.1:{e.get('PORT', '8080')}/healthz\", timeout=2, context=ssl._create_unverified_context())"]
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["/app/codeq-server"]

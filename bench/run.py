@@ -6,6 +6,7 @@
     bench/run.py rest                              32, then 256 keep-alive HTTP clients, one line each
     bench/run.py rest --clients 32
     bench/run.py rest --apart                      with a standalone gateway
+    bench/run.py rest --tls                        over TLS; also with single
     bench/run.py raft                              three nodes of a Raft cluster, gRPC streams to the leader
     bench/run.py raft --lone 1                     one single-task caller; with --clients 1 one over REST
 
@@ -31,7 +32,7 @@ from typing import Final
 
 import psutil
 from measured_cluster import MeasuredCluster
-from measured_server import ROOT, TOKEN, BenchError, MeasuredServer, Reading, gateway_of
+from measured_server import ROOT, TOKEN, BenchError, MeasuredServer, Reading, certificate, gateway_of
 
 COMMAND: Final = "BENCH"
 BUILD: Final = ROOT / "build"
@@ -65,6 +66,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     raft.add_argument("--clients", type=int, nargs="+", default=[], help="keep-alive HTTP clients instead of streams")
     rest = benches.add_parser("rest", parents=[common], help="keep-alive HTTP clients")
     rest.add_argument("--clients", type=int, nargs="+", default=[32, 256], help="numbers of clients (default 32 256)")
+    for secured in (single, rest):
+        secured.add_argument("--tls", action="store_true", help="encrypt; not with --apart")
     rest.add_argument("--apart", action="store_true", help="run a standalone gateway")
     return parser.parse_args(arguments)
 
@@ -108,7 +111,8 @@ class Subject:
             with MeasuredCluster(directory, fsync=fsync, retention_seconds=retention) as cluster:
                 yield cls(cluster.nodes[cluster.leader()], cluster)
         else:
-            with MeasuredServer(directory, fsync=fsync, retention_seconds=retention) as server:
+            more = certificate(directory) if options.tls else None
+            with MeasuredServer(directory, fsync=fsync, retention_seconds=retention, more=more) as server:
                 yield cls(server, None)
 
     def read(self) -> dict[str, Reading]:
@@ -226,6 +230,8 @@ def measure(options: argparse.Namespace, program: Path, load_flags: list[str]) -
             if getattr(options, "apart", False):
                 address = stack.enter_context(gateway_of(server, directory))
             command = [str(program), mode, "-address", address, "-worker-address", server.worker, *load_flags]
+            is_secured = getattr(options, "tls", False)
+            command += ["-tls"] if is_secured else []
             load, before, after = run_load([*command, "-token", TOKEN, "-command", COMMAND], subject)
             queue = server.queue_counts(COMMAND)
             subject.check_leader()
@@ -251,6 +257,8 @@ def measure(options: argparse.Namespace, program: Path, load_flags: list[str]) -
             line["store_growth"] = round(growth(sizes), 2)
     if getattr(options, "apart", False):
         line["apart"] = True
+    if is_secured:
+        line["tls"] = True
     return {"bench": options.bench, **line}
 
 

@@ -96,7 +96,8 @@ class ServerProcess:
     @property
     def http_url(self) -> str:
         """URL of the gateway, without a trailing slash."""
-        return f"http://{self._host}:{self._port(0)}"
+        scheme = "https" if {"TLS_CERT_FILE", "HTTP_TLS_CERT_FILE"} & self.env.keys() else "http"
+        return f"{scheme}://{self._host}:{self._port(0)}"
 
     @property
     def worker_addr(self) -> str:

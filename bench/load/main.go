@@ -35,6 +35,9 @@ type options struct {
 	clients   int
 }
 
+// secured tells whether connections use TLS.
+var secured bool
+
 // endWait is the longest wait for outstanding answers after the measured window.
 const endWait = 15 * time.Second
 
@@ -59,6 +62,7 @@ func main() {
 	flags.IntVar(&o.workers, "workers", 1, "worker streams")
 	flags.IntVar(&o.lone, "lone", 0, "callers that create one task at a time, coalesced into the frames of one stream; 0: full frames")
 	flags.IntVar(&o.clients, "clients", 32, "HTTP connections, each with one call at a time")
+	flags.BoolVar(&secured, "tls", false, "speak TLS; any certificate is accepted")
 	if err := flags.Parse(os.Args[2:]); err != nil {
 		fail(err)
 	}

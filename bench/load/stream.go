@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/metadata"
 )
@@ -62,7 +63,11 @@ func runStream(o options, m *meter) error {
 
 // dial connects and runs one stream over its own connection.
 func dial(ctx context.Context, address string, run func(context.Context, *grpc.ClientConn) error) error {
-	connection, err := grpc.NewClient(address, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	transport := insecure.NewCredentials()
+	if secured {
+		transport = credentials.NewTLS(unchecked())
+	}
+	connection, err := grpc.NewClient(address, grpc.WithTransportCredentials(transport))
 	if err != nil {
 		return err
 	}

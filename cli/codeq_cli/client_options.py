@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Annotated, Any, Concatenate, Final, ParamSpec, cast
 
 import typer
 
 from codeq_cli import profile, render
-from codeq_cli.failures import Failure
+from codeq_cli.failures import Failure, configuration_failure
 from codeq_cli.profile import Setting
-from codeq_cli.rest import Server
+from codeq_cli.rest import Server, Tls
 
 OutputOption = Annotated[
     render.Format | None,
@@ -41,6 +44,28 @@ ProfileOption = Annotated[
 TenantOption = Annotated[
     str | None, typer.Option(metavar="TENANT", help="Tenant to act on; only an operator may name another one.")
 ]
+CaOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--ca",
+        metavar="FILE",
+        help="PEM file with the CAs of https servers; default: $CODEQ_TLS_CA_FILE, the system's.",
+    ),
+]
+CertOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--cert", metavar="FILE", help="PEM file with a certificate to present; default: $CODEQ_TLS_CERT_FILE."
+    ),
+]
+KeyOption = Annotated[
+    Path | None,
+    typer.Option("--key", metavar="FILE", help="PEM file with its private key; default: $CODEQ_TLS_KEY_FILE."),
+]
+InsecureOption = Annotated[
+    bool | None,
+    typer.Option("--insecure-skip-verify", help="Accept any certificate of the server: others may read the token."),
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +77,20 @@ class ClientOptions:
         endpoint: --endpoint, if given.
         token: --token, if given.
         profile: --profile, if given.
+        tls_ca: --ca, if given.
+        tls_cert: --cert, if given.
+        tls_key: --key, if given.
+        insecure_skip_verify: Whether --insecure-skip-verify is given.
     """
 
     output: render.Format | None = None
     endpoint: str | None = None
     token: str | None = None
     profile: str | None = None
+    tls_ca: Path | None = None
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    insecure_skip_verify: bool = False
 
     @property
     def format(self) -> render.Format:
@@ -86,7 +119,38 @@ class ClientOptions:
         assert endpoint is not None
         if as_worker and self.token is None:
             token = settings["worker-token"].value or token
-        return Server(profile.endpoints(endpoint), token)
+        return Server(profile.endpoints(endpoint), token, self._tls())
+
+    def _tls(self) -> Tls:
+        """Returns the options of TLS; warns if the server is not checked.
+
+        Raises:
+            Failure: A certificate is given without its key, or a key without its certificate.
+        """
+        ca, cert, key = (
+            given or _path_in_environment(variable)
+            for given, variable in (
+                (self.tls_ca, "CODEQ_TLS_CA_FILE"),
+                (self.tls_cert, "CODEQ_TLS_CERT_FILE"),
+                (self.tls_key, "CODEQ_TLS_KEY_FILE"),
+            )
+        )
+        if (cert is None) != (key is None):
+            raise configuration_failure(
+                "--cert and --key ($CODEQ_TLS_CERT_FILE, $CODEQ_TLS_KEY_FILE) belong together: give both or neither"
+            )
+        if self.insecure_skip_verify:
+            print(
+                "warning: --insecure-skip-verify: the server's certificate is not checked, so anybody in between can "
+                "read the token and change replies",
+                file=sys.stderr,
+            )
+        return Tls(ca, cert, key, self.insecure_skip_verify)
+
+
+def _path_in_environment(variable: str) -> Path | None:
+    text = os.environ.get(variable)
+    return Path(text) if text else None
 
 
 def of_tenant(tenant: str | None) -> dict[str, str | int | list[str]]:
@@ -143,4 +207,8 @@ _OPTIONS: Final[dict[str, Any]] = {
     "endpoint": EndpointOption,
     "token": TokenOption,
     "profile": ProfileOption,
+    "tls_ca": CaOption,
+    "tls_cert": CertOption,
+    "tls_key": KeyOption,
+    "insecure_skip_verify": InsecureOption,
 }

@@ -12,7 +12,17 @@ import typer
 from typer.core import TyperGroup
 
 from codeq_cli import __version__, render, usage
-from codeq_cli.client_options import ClientOptions, EndpointOption, OutputOption, ProfileOption, TokenOption
+from codeq_cli.client_options import (
+    CaOption,
+    CertOption,
+    ClientOptions,
+    EndpointOption,
+    InsecureOption,
+    KeyOption,
+    OutputOption,
+    ProfileOption,
+    TokenOption,
+)
 from codeq_cli.failures import ExitCode, Failure
 
 _CLIENT_CODES: Final = (
@@ -77,12 +87,18 @@ def root(
     endpoint: EndpointOption = None,
     token: TokenOption = None,
     profile: ProfileOption = None,
+    tls_ca: CaOption = None,
+    tls_cert: CertOption = None,
+    tls_key: KeyOption = None,
+    insecure_skip_verify: InsecureOption = None,
     _version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
     """Runs codeq, a durable multitenant task queue, and manages its tasks, queues and clusters."""
-    context.obj = ClientOptions(output, endpoint, token, profile)
+    context.obj = ClientOptions(
+        output, endpoint, token, profile, tls_ca, tls_cert, tls_key, insecure_skip_verify=bool(insecure_skip_verify)
+    )
     if context.invoked_subcommand is None:
         print(context.get_help())
 

@@ -6,7 +6,8 @@ import contextlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NamedTuple
 from urllib.parse import urlencode, urljoin, urlsplit
 
 from codeq_cli import json_text
@@ -32,6 +33,26 @@ _ELSEWHERE: Final = frozenset({"NOT_LEADER", "SERVER_UNREACHABLE"})
 """Rejections after which another endpoint is tried, because the rejecting one did nothing."""
 
 
+class Tls(NamedTuple):
+    """How https servers are checked.
+
+    Attributes:
+        ca: PEM file with the CAs; None: the system's.
+        cert: PEM file with the certificate to present; None: none.
+        key: PEM file with its private key.
+        is_unchecked: Whether any certificate is accepted.
+    """
+
+    ca: Path | None = None
+    cert: Path | None = None
+    key: Path | None = None
+    is_unchecked: bool = False
+
+
+CHECKED: Final = Tls()
+"""The system's CAs, and no certificate."""
+
+
 @dataclass(frozen=True, slots=True)
 class Server:
     """A server, or the nodes of a cluster, with the caller's token.
@@ -39,10 +60,12 @@ class Server:
     Attributes:
         endpoints: Base URLs, tried in order until one is reachable.
         token: Bearer token; None: unauthenticated calls.
+        tls: How https servers are checked.
     """
 
     endpoints: tuple[str, ...]
     token: str | None
+    tls: Tls = CHECKED
 
     def call(
         self,
@@ -96,7 +119,7 @@ class Server:
         failures: list[Failure] = []
         for endpoint in self.endpoints:
             try:
-                return _ask(endpoint, request, content, headers)
+                return _ask(endpoint, request, content, headers, self.tls)
             except _NotCarriedOut as elsewhere:
                 failures.append(elsewhere.failure)
         if len(failures) == 1 or failures[-1].body is not None:
@@ -127,7 +150,7 @@ class _NotCarriedOut(Exception):  # noqa: N818 - not an error yet: the next endp
         self.failure = failure
 
 
-def _ask(endpoint: str, request: _Request, content: bytes | None, headers: Mapping[str, str]) -> _Reply:
+def _ask(endpoint: str, request: _Request, content: bytes | None, headers: Mapping[str, str], tls: Tls) -> _Reply:
     """Sends a request to an endpoint, following its redirects to the leader.
 
     Raises:
@@ -141,7 +164,7 @@ def _ask(endpoint: str, request: _Request, content: bytes | None, headers: Mappi
     asked = url = f"{endpoint.rstrip('/')}/v1/codeq{request.path}{query}"
     try:
         for left in reversed(range(REDIRECTS_MAX + 1)):
-            response = exchange(request.method, url, content, headers, REPLY_SECONDS_MAX + request.wait_seconds)
+            response = exchange(request.method, url, content, headers, REPLY_SECONDS_MAX + request.wait_seconds, tls)
             leader = _leader(url, response) if left else None
             if leader is None:
                 break

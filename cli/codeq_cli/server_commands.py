@@ -97,6 +97,7 @@ def serve(
         )
     # gRPC would warn at each start of a child process; ours do not use gRPC.
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+    _silence_grpc()
     from codeq_server.node.app import serve as run
 
     raise typer.Exit(run(settings, verify=verify))
@@ -132,6 +133,7 @@ def server(
     refuse_foreign_module()
     settings = load_settings(config, flags, dev=dev)
     refuse_silence(settings)
+    _silence_grpc()
     from codeq_server.node.app import serve as run
 
     raise typer.Exit(run(settings, verify=verify, rest=False))
@@ -172,6 +174,7 @@ def gateway(
         "ready_file": ready_file,
     }
     settings = load_gateway_settings(config, flags, dev=dev)
+    _silence_grpc()
     from codeq_server.node.gateway_app import serve_gateway
 
     raise typer.Exit(serve_gateway(settings))
@@ -188,6 +191,11 @@ def backup(
     reply = options.server().call("POST", "/admin/backup", body=body, wait_seconds=BACKUP_SECONDS_MAX)
     members_of(reply)
     render.show_object(reply or "", options.format)
+
+
+def _silence_grpc() -> None:
+    """Keeps gRPC's core from writing to stderr whenever a stranger fails a handshake, unless it is asked to."""
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 
 def load_settings(config: str | None, flags: Mapping[str, object], *, dev: bool) -> Settings:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import http.client
+import ssl
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit
+
+from codeq_cli.failures import configuration_failure
+from codeq_cli.rest import Tls
 
 CONNECT_SECONDS_MAX: Final = 5.0
 """Timeout for connecting."""
@@ -51,7 +55,7 @@ class ExchangeError(Exception):
 
 
 def exchange(
-    method: str, url: str, content: bytes | None, headers: Mapping[str, str], reply_seconds: float
+    method: str, url: str, content: bytes | None, headers: Mapping[str, str], reply_seconds: float, tls: Tls
 ) -> Response:
     """Sends a request and returns the response, whatever its status. Follows no redirects.
 
@@ -63,13 +67,15 @@ def exchange(
         content: Body; None: no body.
         headers: Headers.
         reply_seconds: Longest gap between two reads of the reply.
+        tls: How an https server is checked.
 
     Raises:
         ExchangeError: No usable reply arrived.
+        Failure: The files of TLS cannot be used.
     """
     request = urllib.request.Request(url, data=content, headers=dict(headers), method=method)  # noqa: S310 - checked
     try:
-        with _opener().open(request, timeout=reply_seconds) as response:
+        with _opener(tls).open(request, timeout=reply_seconds) as response:
             body = response.read(REPLY_BYTES_MAX + 1)
             if len(body) > REPLY_BYTES_MAX:
                 raise ExchangeError(f"the reply of {origin(url)} is larger than {REPLY_BYTES_MAX} bytes", is_sent=True)
@@ -132,18 +138,46 @@ class _HttpHandler(urllib.request.HTTPHandler):
 
 
 class _HttpsHandler(urllib.request.HTTPSHandler):
+    def __init__(self, tls: Tls) -> None:
+        super().__init__()
+        self._tls = tls
+
     def https_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
-        return self.do_open(_SecureConnection, req)
+        return self.do_open(_SecureConnection, req, context=_context(self._tls))
 
 
-def _opener() -> urllib.request.OpenerDirector:
+def _context(tls: Tls) -> ssl.SSLContext:
+    """Returns the context for a server.
+
+    Raises:
+        Failure: A file cannot be used.
+    """
+    try:
+        context = ssl.create_default_context(cafile=tls.ca)
+    except OSError as error:
+        raise configuration_failure(f"--ca: {tls.ca} has no certificates: {error.strerror or error}") from None
+    if tls.is_unchecked:
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    if tls.cert is not None:
+        try:
+            # Never ask for a password: the empty one fails at once.
+            context.load_cert_chain(tls.cert, tls.key, password="")
+        except OSError as error:
+            reason = error.strerror or error
+            raise configuration_failure(
+                f"--cert: {tls.cert} and {tls.key} are not a certificate and its key: {reason}"
+            ) from None
+    return context
+
+
+def _opener(tls: Tls) -> urllib.request.OpenerDirector:
     proxies = urllib.request.getproxies()
     proxies |= {scheme: proxies["all"] for scheme in ("http", "https") if "all" in proxies and scheme not in proxies}
     opener = urllib.request.OpenerDirector()
     for handler in (
         urllib.request.ProxyHandler(proxies),
         _HttpHandler(),
-        _HttpsHandler(),
+        _HttpsHandler(tls),
         urllib.request.UnknownHandler(),
     ):
         opener.add_handler(handler)

@@ -99,9 +99,19 @@ class Messages:
         self.metrics_response = class_of("GetMetricsResponse")
 
 
-def open_channel(address: str) -> grpc.aio.Channel:
-    """Returns a channel to a server."""
-    return grpc.aio.insecure_channel(address, options=_OPTIONS)
+Credentials = Callable[[], grpc.ChannelCredentials | None]
+"""Returns the credentials for the next connection to a server; None: plaintext."""
+
+
+def plaintext() -> None:
+    """Returns no credentials."""
+
+
+def open_channel(address: str, credentials: grpc.ChannelCredentials | None = None) -> grpc.aio.Channel:
+    """Returns a channel to a server, over TLS if there are credentials."""
+    if credentials is None:
+        return grpc.aio.insecure_channel(address, options=_OPTIONS)
+    return grpc.aio.secure_channel(address, credentials, options=_OPTIONS)
 
 
 class Link:
@@ -112,23 +122,27 @@ class Link:
         secret: Shared secret that servers require of gateways.
         messages: Messages of call streams.
         on_change: Called when the stream is opened or stops accepting calls.
+        credentials: Returns credentials; new ones take effect when the stream is reopened.
 
     Attributes:
         address: The server's gRPC listener.
     """
 
-    def __init__(self, address: str, secret: str, messages: Messages, on_change: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        address: str,
+        secret: str,
+        messages: Messages,
+        on_change: Callable[[], None],
+        credentials: Credentials = plaintext,
+    ) -> None:
         self.address = address
         self._metadata = ((SECRET_KEY, secret),)
         self._refused = False
         self._messages = messages
         self._on_change = on_change
-        self._channel = open_channel(address)
-        self._exchange: Any = self._channel.stream_stream(
-            _SERVICE + "Exchange",
-            request_serializer=_serialize,
-            response_deserializer=messages.exchange_response.FromString,
-        )
+        self._credentials, self._current = credentials, credentials()
+        self._channel = open_channel(address, self._current)
         self._stream: _Stream | None = None
         self._ending: set[asyncio.Task[None]] = set()
         self._task = asyncio.get_running_loop().create_task(self._keep_open(), name=f"link to {address}")
@@ -180,7 +194,13 @@ class Link:
     async def _keep_open(self) -> None:
         pause = PAUSE_SECONDS_MIN
         while True:
-            rpc = self._exchange(metadata=self._metadata)
+            await self._renew_channel()
+            exchange: Any = self._channel.stream_stream(
+                _SERVICE + "Exchange",
+                request_serializer=_serialize,
+                response_deserializer=self._messages.exchange_response.FromString,
+            )
+            rpc = exchange(metadata=self._metadata)
             if await self._is_accepted(rpc):
                 pause = PAUSE_SECONDS_MIN
                 await self._use(_Stream(rpc, self._messages))
@@ -188,6 +208,14 @@ class Link:
                 rpc.cancel()
             await asyncio.sleep(pause * random.uniform(0.5, 1))
             pause = min(2 * pause, PAUSE_SECONDS_MAX)
+
+    async def _renew_channel(self) -> None:
+        """Replaces the channel if there are new credentials, because a channel keeps its own."""
+        credentials = self._credentials()
+        if credentials is not self._current:
+            old, self._current = self._channel, credentials
+            self._channel = open_channel(self.address, credentials)
+            await old.close()
 
     async def _is_accepted(self, rpc: Any) -> bool:
         try:

@@ -6,8 +6,10 @@ from bisect import bisect_left
 from collections.abc import Iterator
 from typing import Final
 
-from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
+
+from codeq_gateway.tls import Handshakes
 
 SECONDS_BOUNDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 """Upper bounds of the histogram's buckets in seconds; long polls take up to 60."""
@@ -20,9 +22,13 @@ class HttpMetrics(Collector):
     """Requests by method, route and status, and their durations by route.
 
     The number of series is bounded: routes are templates, and methods come from a short list.
+
+    Attributes:
+        handshakes: TLS handshakes to count, too.
     """
 
     def __init__(self) -> None:
+        self.handshakes: Handshakes | None = None
         self._requests: dict[tuple[str, str, int], int] = {}
         self._buckets: dict[str, list[int]] = {}
         self._seconds: dict[str, float] = {}
@@ -57,3 +63,16 @@ class HttpMetrics(Collector):
                 cumulative.append((bound, float(total)))
             durations.add_metric((route,), cumulative, self._seconds[route])
         yield durations
+        if self.handshakes is not None:
+            yield from _of_handshakes(self.handshakes)
+
+
+def _of_handshakes(handshakes: Handshakes) -> Iterator[Metric]:
+    counts = CounterMetricFamily(
+        "codeq_http_tls_handshakes", "TLS handshakes of HTTP connections, by outcome.", labels=("outcome",)
+    )
+    counts.add_metric(("completed",), handshakes.completed)
+    for reason, count in sorted(handshakes.failures.items()):
+        counts.add_metric((reason,), count)
+    yield counts
+    yield GaugeMetricFamily("codeq_http_tls_handshakes_open", "TLS handshakes in flight.", value=len(handshakes))

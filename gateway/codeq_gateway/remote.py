@@ -24,7 +24,16 @@ from google.protobuf.message import Message
 from grpc_status import rpc_status
 
 from codeq_gateway.dispatch import LEADER_GRPC, Admission, Call, CallFailed
-from codeq_gateway.links import CONNECT_SECONDS, Link, LostError, Messages, NotSentError, failed
+from codeq_gateway.links import (
+    CONNECT_SECONDS,
+    Credentials,
+    Link,
+    LostError,
+    Messages,
+    NotSentError,
+    failed,
+    plaintext,
+)
 
 RETRY_SECONDS: Final = 5.0
 """How long a call is retried, within its own timeout: longer than an election takes."""
@@ -59,10 +68,17 @@ class Links:
         pool: Holds the messages of call streams.
         secret: Shared secret that servers require of gateways.
         configured: Addresses whose links are opened at once and kept open.
+        credentials: Returns credentials for connections to servers.
     """
 
-    def __init__(self, pool: DescriptorPool, secret: str, configured: Sequence[str] = ()) -> None:
-        self._secret = secret
+    def __init__(
+        self,
+        pool: DescriptorPool,
+        secret: str,
+        configured: Sequence[str] = (),
+        credentials: Credentials = plaintext,
+    ) -> None:
+        self._secret, self._credentials = secret, credentials
         self._messages = Messages(pool)
         self._changed = asyncio.Event()
         self._configured = frozenset(configured)
@@ -83,7 +99,9 @@ class Links:
             named = [other for other in self._links if other not in self._configured]
             if len(named) >= LINKS_MAX:
                 self._give_up(self._links.pop(named[0]))
-            link = self._links[address] = Link(address, self._secret, self._messages, self._on_change)
+            link = self._links[address] = Link(
+                address, self._secret, self._messages, self._on_change, self._credentials
+            )
         return link
 
     def up(self) -> list[Link]:
@@ -145,6 +163,7 @@ class RemoteDispatcher:
         services: Services of the calls.
         secret: Shared secret that servers require of gateways.
         retry_seconds: How long a call is retried.
+        credentials: Returns credentials for connections to servers.
     """
 
     def __init__(
@@ -154,10 +173,11 @@ class RemoteDispatcher:
         services: Iterable[ServiceDescriptor],
         secret: str,
         retry_seconds: float = RETRY_SECONDS,
+        credentials: Credentials = plaintext,
     ) -> None:
         self._retry_seconds = retry_seconds
         self._responses = Responses(services)
-        self._links = Links(pool, secret, addresses)
+        self._links = Links(pool, secret, addresses, credentials)
         self._admitted: dict[tuple[str, str], float] = {}
         """Calls that a server recently authorized, by method and token, each with its expiry."""
         self._tokenless_until = 0.0
@@ -299,10 +319,17 @@ class Forwarder:
         pool: Holds the messages of call streams.
         services: Services of the calls.
         secret: Shared secret that servers require of gateways.
+        credentials: Returns credentials for connections to servers.
     """
 
-    def __init__(self, pool: DescriptorPool, services: Iterable[ServiceDescriptor], secret: str) -> None:
-        self._links = Links(pool, secret)
+    def __init__(
+        self,
+        pool: DescriptorPool,
+        services: Iterable[ServiceDescriptor],
+        secret: str,
+        credentials: Credentials = plaintext,
+    ) -> None:
+        self._links = Links(pool, secret, credentials=credentials)
         self._responses = Responses(services)
 
     async def call(self, address: str, call: Call) -> Message:

@@ -11,6 +11,7 @@ from typing import Final
 from codeq_gateway.app import Gateway
 from codeq_gateway.connection import Connection
 from codeq_gateway.connections import CONNECTIONS_MAX, Connections
+from codeq_gateway.tls import Context, Handshakes, TlsLayer
 
 BACKLOG: Final = 2_048
 """Default length of the kernel's accept queue, in connections."""
@@ -35,9 +36,11 @@ class GatewayServer:
         connections_max: Maximum number of open connections.
         backlog: Length of the kernel's accept queue, in connections. Up to this many may be accepted at once, even
             beyond `connections_max`, before the excess is closed.
+        tls: Returns the TLS context for the next connection; None: plaintext.
 
     Attributes:
         gateway: Answers the requests.
+        handshakes: TLS handshakes in flight and completed.
     """
 
     def __init__(
@@ -48,8 +51,11 @@ class GatewayServer:
         *,
         connections_max: int = CONNECTIONS_MAX,
         backlog: int = BACKLOG,
+        tls: Context | None = None,
     ) -> None:
         self.gateway = gateway
+        self.handshakes = Handshakes()
+        self._tls = tls
         self._host = host
         self._port = port
         self._connections: Connections[Connection] = Connections(connections_max)
@@ -73,9 +79,7 @@ class GatewayServer:
         """
         listener = await _listen(self._host, self._port, self._backlog)
         loop = asyncio.get_running_loop()
-        self._listener = await loop.create_server(
-            lambda: Connection(self.gateway, self._connections), sock=listener, backlog=self._backlog
-        )
+        self._listener = await loop.create_server(self._accepted, sock=listener, backlog=self._backlog)
         self._expire()
         port: int = listener.getsockname()[1]
         return port
@@ -96,9 +100,16 @@ class GatewayServer:
             connection.abort()
         assert self._look is not None
         self._look.cancel()
+        self.handshakes.stop()
+
+    def _accepted(self) -> asyncio.Protocol:
+        """Returns the protocol of a new connection."""
+        connection = Connection(self.gateway, self._connections)
+        return connection if self._tls is None else TlsLayer(connection, self._tls(), self.handshakes)
 
     def _expire(self) -> None:
         now = time.perf_counter()
+        self.handshakes.expire(now)
         for connection in self._connections:
             connection.expire(now)
         self._look = asyncio.get_running_loop().call_later(LOOK_SECONDS, self._expire)

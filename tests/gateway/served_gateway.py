@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 
 import httpx
 from codeq_gateway.app import Gateway, Probes
+from codeq_gateway.connections import CONNECTIONS_MAX
 from codeq_gateway.dispatch import Dispatcher
 from codeq_gateway.metrics import HttpMetrics
 from codeq_gateway.server import GatewayServer
@@ -51,9 +53,17 @@ class Served:
 
 @asynccontextmanager
 async def serving(
-    allowed_hosts: frozenset[str] | None = None, *, apart: bool = False, cors_origins: Sequence[str] = ()
+    allowed_hosts: frozenset[str] | None = None,
+    *,
+    apart: bool = False,
+    cors_origins: Sequence[str] = (),
+    tls: Callable[[], ssl.SSLContext] | None = None,
+    connections_max: int = CONNECTIONS_MAX,
 ) -> AsyncIterator[Served]:
-    """Serves a gateway during the block; with `apart`, its calls take a call stream to the dispatcher."""
+    """Serves a gateway during the block; with `apart`, its calls take a call stream to the dispatcher.
+
+    `tls` is as in GatewayServer; the clients in `Served` speak plaintext.
+    """
     double = TaskDouble()
     async with AsyncExitStack() as stack:
         stack.callback(double.released.set)
@@ -63,7 +73,7 @@ async def serving(
             server = await stack.enter_async_context(StreamServer(double))
             schema, dispatcher = await stack.enter_async_context(remote(server.address))
             services = schema.services
-        yield await _serve(stack, double, services, dispatcher, allowed_hosts, cors_origins)
+        yield await _serve(stack, double, services, dispatcher, allowed_hosts, cors_origins, tls, connections_max)
 
 
 async def _serve(
@@ -73,6 +83,8 @@ async def _serve(
     dispatcher: Dispatcher,
     allowed_hosts: frozenset[str] | None,
     cors_origins: Sequence[str],
+    tls: Callable[[], ssl.SSLContext] | None,
+    connections_max: int,
 ) -> Served:
     lines: list[tuple[str, str, int, str]] = []
     metrics = HttpMetrics()
@@ -98,7 +110,7 @@ async def _serve(
         version="1.2.3",
         cors_origins=cors_origins,
     )
-    server = GatewayServer(gateway, "127.0.0.1", 0)
+    server = GatewayServer(gateway, "127.0.0.1", 0, tls=tls, connections_max=connections_max)
     port = await server.start()
     stack.push_async_callback(server.stop, 1)
     stack.callback(double.released.set)

@@ -1,4 +1,4 @@
-"""Servers for the HTTP tests: one with the gateway in its process, one with a standalone gateway."""
+"""Servers for the HTTP tests: one with the gateway in its process, one with a standalone gateway, one with TLS."""
 
 from __future__ import annotations
 
@@ -7,14 +7,26 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
+from authority import Authority
 from server_process import START_SECONDS_MAX, ServerProcess
 
+CA_VARIABLES = ("CURL_CA_BUNDLE", "NODE_EXTRA_CA_CERTS", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE")
+"""Variables by which stock clients trust an authority."""
 
-@pytest.fixture(scope="session", params=["inside", "apart"])
+
+@pytest.fixture(scope="session", params=["inside", "apart", "tls"])
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     """A server shared by all tests of this folder."""
     path = tmp_path_factory.mktemp(f"http-{request.param}")
-    with ServerProcess(path, apart=request.param == "apart", flags=["--http-host", "127.0.0.1"]) as started:
+    files = Authority().files(path / "certificates")
+    env = files.server_env if request.param == "tls" else {}
+    apart = request.param == "apart"
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        ServerProcess(path, apart=apart, flags=["--http-host", "127.0.0.1"], env=env) as started,
+    ):
+        for name in CA_VARIABLES if env else ():
+            patch.setenv(name, str(files.ca))
         _wait_until_ready(started)
         yield started
         print(started.log[-3000:])

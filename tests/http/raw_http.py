@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import socket
+import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit
+
+from tls_socket import TlsSocket
 
 ANSWER_SECONDS_MAX: Final = 30.0
 _BODILESS: Final = frozenset({100, 204, 304})
@@ -21,11 +24,16 @@ class Reply:
     body: bytes
 
 
-def connect(url: str) -> socket.socket:
-    """Returns a connection to a server."""
+def connect(url: str) -> socket.socket | TlsSocket:
+    """Returns a connection to a server, over TLS if its URL says so; any certificate is accepted."""
     parts = urlsplit(url)
     assert parts.hostname is not None
-    return socket.create_connection((parts.hostname, parts.port or 80), timeout=ANSWER_SECONDS_MAX)
+    connection = socket.create_connection((parts.hostname, parts.port or 80), timeout=ANSWER_SECONDS_MAX)
+    if parts.scheme == "http":
+        return connection
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return TlsSocket(connection, context, None)
 
 
 def exchange(url: str, sent: bytes, *, half_close: bool = False) -> bytes:
@@ -37,7 +45,7 @@ def exchange(url: str, sent: bytes, *, half_close: bool = False) -> bytes:
         return rest_of(connection)
 
 
-def rest_of(connection: socket.socket) -> bytes:
+def rest_of(connection: socket.socket | TlsSocket) -> bytes:
     """Returns everything received until the server closes the connection."""
     answer = bytearray()
     while piece := connection.recv(65_536):
@@ -45,7 +53,7 @@ def rest_of(connection: socket.socket) -> bytes:
     return bytes(answer)
 
 
-def read_until(connection: socket.socket, end: bytes) -> bytes:
+def read_until(connection: socket.socket | TlsSocket, end: bytes) -> bytes:
     """Returns the input up to and including some bytes."""
     answer = bytearray()
     while not answer.endswith(end):

@@ -147,6 +147,27 @@ async def test_transport_reveals_nothing_to_an_impostor(tmp_path: Path, authorit
         assert (a.met_peers, impostor.met_peers, reaches(transport, 2)) == ([], [], False)
 
 
+async def test_nodes_move_to_another_authority_without_a_restart(tmp_path: Path, authority: Authority) -> None:
+    a, b = Node("a", 1), Node("b", 2)
+    old, new = authority.files("node"), Authority(tmp_path / "new").found().files("node")
+    async with connected(tmp_path, a, b, tls=old) as (transport, there):
+        transport.send(2, 1, b"over the old stream")
+        await eventually(lambda: b.received)
+        for each in (transport, there):
+            each.renew(*(path.read_bytes() for path in (new.authority, new.key, new.certificate)))
+        transport.send(2, 1, b"over the old stream")
+        await eventually(lambda: len(b.received) == 2)
+        async with raw_call(transport.port, "Deliver", SECRET, _client(old)) as call:
+            assert (await refusal_of(call, first_frame("Deliver")))[0] is grpc.StatusCode.UNAVAILABLE
+        async with raw_call(transport.port, "Deliver", SECRET, _client(new)) as call:
+            await call.write(first_frame("Deliver"))
+            await eventually(lambda: a.received)
+        address = f"127.0.0.1:{there.port}"
+        transport.remove("b")
+        transport.add("b", address)
+        await eventually(lambda: reaches(transport, 2))
+
+
 @pytest.mark.parametrize(
     ("broken", "content", "words"),
     [

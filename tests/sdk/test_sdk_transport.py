@@ -19,7 +19,8 @@ import pytest
 from codeq import errors, http2, rpc
 from codeq.async_transport import AsyncChannel
 from codeq.blocking_transport import BlockingChannel
-from codeq.dialing import Target, context_of
+from codeq.dialing import Target
+from codeq.tls import source_of
 from server_process import DEV_TOKEN, ServerProcess
 
 SECONDS = 20.0
@@ -72,7 +73,7 @@ class Echo(grpc.GenericRpcHandler):
 
 
 async def blocking(echo: Echo, method: str, request: bytes = b"", seconds: float = SECONDS, tls: Any = False) -> bytes:
-    channel = BlockingChannel(echo.address, context_of(tls))
+    channel = BlockingChannel(echo.address, source_of(tls))
     try:
         return await asyncio.to_thread(channel.unary, f"/{method}", request, (), seconds)
     finally:
@@ -80,7 +81,7 @@ async def blocking(echo: Echo, method: str, request: bytes = b"", seconds: float
 
 
 async def on_a_loop(echo: Echo, method: str, request: bytes = b"", seconds: float = SECONDS, tls: Any = False) -> bytes:
-    async with AsyncChannel(echo.address, context_of(tls)) as channel:
+    async with AsyncChannel(echo.address, source_of(tls)) as channel:
         return await channel.unary(f"/{method}", request, (), seconds)
 
 

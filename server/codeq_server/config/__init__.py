@@ -8,9 +8,17 @@ from __future__ import annotations
 
 from codeq_server.config.addresses import Address
 from codeq_server.config.given import ConfigError, Note
-from codeq_server.config.load import check, describe, load, load_gateway
+from codeq_server.config.load import check, describe, is_loopback, load, load_gateway
 from codeq_server.config.raft import PAIR, refuse_pair
-from codeq_server.config.settings import AuthSettings, GatewaySettings, PersistenceSettings, RaftSettings, Settings
+from codeq_server.config.settings import (
+    AuthSettings,
+    GatewaySettings,
+    PersistenceSettings,
+    RaftSettings,
+    RestSettings,
+    Settings,
+)
+from codeq_server.config.tls import ClientTls, ListenerTls
 from codeq_server.config.tokens import DEV_TOKEN
 
 __all__ = [
@@ -18,14 +26,18 @@ __all__ = [
     "PAIR",
     "Address",
     "AuthSettings",
+    "ClientTls",
     "ConfigError",
     "GatewaySettings",
+    "ListenerTls",
     "Note",
     "PersistenceSettings",
     "RaftSettings",
+    "RestSettings",
     "Settings",
     "check",
     "describe",
+    "is_loopback",
     "load",
     "load_gateway",
     "refuse_pair",

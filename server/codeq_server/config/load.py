@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final
 
-from codeq_server.config import foreign, notes, raft, tokens
+from codeq_server.config import foreign, notes, raft, tls, tokens
 from codeq_server.config.addresses import Address
 from codeq_server.config.declaration import settings_of, shown, variable
 from codeq_server.config.forms import NOT_SUPPORTED
@@ -48,6 +48,7 @@ def load(path: str | None, env: Mapping[str, str], flags: Mapping[str, object], 
     wanted = settings.raft
     _refuse_foreign(given, wanted)
     _refuse_contradictions(given, settings)
+    tls.check(given, settings)
     settings = _bound(given, tokens.completed(given, settings))
     secret = settings.auth.producer.sole_secret
     completed = raft.completed(given, settings, secret)
@@ -79,6 +80,7 @@ def load_gateway(path: str | None, env: Mapping[str, str], flags: Mapping[str, o
     settings = GatewaySettings(**_values(given, GatewaySettings), dev=dev)
     servers = Settings(**_values(given, Settings), dev=dev)
     _refuse_foreign(given, servers.raft)
+    tls.check(given, settings)
     addresses = settings.server_addrs or ((DEV_SERVER,) if dev else ())
     if not addresses:
         raise given.error("server_addrs", f"no server is configured: set {variable('server_addrs')}=HOST:PORT")
@@ -144,12 +146,20 @@ def _refuse_contradictions(given: GivenSettings, settings: Settings) -> None:
             if given.has(name):
                 raise given.error(name, "has no effect with the provider memory")
     if settings.raft is not None and settings.raft.enabled:
-        if settings.persistence_provider == "memory":
-            raise given.error("raft.enabled", "needs a store on disk: persistenceProvider rocksdb or pebble")
-        if settings.local_artifacts_dir is not None:
-            raise given.error(
-                "local_artifacts_dir", "has no effect with Raft: artifact contents are not stored in a cluster"
-            )
+        _refuse_contradictions_with_raft(given, settings)
+
+
+def _refuse_contradictions_with_raft(given: GivenSettings, settings: Settings) -> None:
+    if settings.persistence_provider == "memory":
+        raise given.error("raft.enabled", "needs a store on disk: persistenceProvider rocksdb or pebble")
+    if settings.grpc_tls is not None and settings.server_tls is None:
+        raise given.error(
+            "server_tls_ca_file", "is required with Raft and TLS: members forward calls to the leader over TLS"
+        )
+    if settings.local_artifacts_dir is not None:
+        raise given.error(
+            "local_artifacts_dir", "has no effect with Raft: artifact contents are not stored in a cluster"
+        )
 
 
 def _persistence(settings: Settings) -> PersistenceSettings:
@@ -180,12 +190,13 @@ def _bound(given: GivenSettings, settings: Settings) -> Settings:
 
 def _loopback(given: GivenSettings, name: str, host: str) -> str:
     """Returns a host that --dev may listen on."""
-    if host and not _is_loopback(host):
+    if host and not is_loopback(host):
         raise given.error(name, "with --dev only loopback addresses are allowed")
     return host or LOOPBACK
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Returns whether a host to listen on can be reached only from this machine."""
     if host == "localhost":
         return True
     try:

@@ -32,10 +32,12 @@ from codeq_server.config.declaration import Group, setting
 from codeq_server.config.forms import Boolean, Choice, FilePath, Text, Whole
 from codeq_server.config.given import Given, Note
 from codeq_server.config.providers import AuthConfig, AuthConfigForm, ProviderName
+from codeq_server.config.tls import ClientTls, ListenerTls, client_tls_of, tls_of
 
 BackoffPolicy = Literal["fixed", "linear", "exponential", "exp_equal_jitter", "exp_full_jitter"]
 LogLevel = Literal["debug", "info", "warn", "error"]
 LogFormat = Literal["text", "json"]
+ClientAuth = Literal["request", "require"]
 
 LOOPBACK_HOSTS: Final = frozenset({"localhost", "127.0.0.1", "[::1]"})
 """Allowed host names in the HTTP Host header with --dev, so that pages of other sites cannot reach the server."""
@@ -45,6 +47,7 @@ _DURATION: Final = Whole(1, 10 * 365 * 86400, "seconds")
 _LEASE: Final = Whole(1, 43200, "seconds")
 _MILLISECONDS: Final = Whole(0, 60_000, "milliseconds")
 _SECRET: Final = Text(16, 1024)
+_CLIENT_AUTH: Final = Choice(get_args(ClientAuth))
 _PROVIDER: Final = ProviderName()
 _AUTH: Final = AuthConfigForm()
 
@@ -207,8 +210,36 @@ class ProcessSettings:
     )
     shutdown_grace_seconds: int = setting(Whole(0, 600, "seconds"), 10, "longest time from the stop signal to exit")
     ready_file: Path | None = setting(FilePath(), None, "file to write once the process has started")
+    tls_cert_file: Path | None = setting(
+        FilePath(),
+        None,
+        "PEM file with the certificate of all listeners, and those between it and its CA; turns [TLS](tls.md) on. It "
+        "and the other files of TLS are reloaded when they change",
+    )
+    tls_key_file: Path | None = setting(FilePath(), None, "PEM file with its private key, without a password")
+    tls_client_ca_file: Path | None = setting(
+        FilePath(), None, "PEM file with the CAs of clients' certificates; without it none are asked for"
+    )
+    tls_client_auth: ClientAuth = setting(
+        _CLIENT_AUTH, "request", "whether a client must present a certificate; gRPC asks for one only with `require`"
+    )
+    server_tls_ca_file: Path | None = setting(
+        FilePath(),
+        None,
+        "PEM file with the CAs of servers' certificates: gateways, and servers that forward calls to their leader, "
+        "then connect over TLS",
+    )
+    server_tls_cert_file: Path | None = setting(
+        FilePath(), None, "PEM file with the certificate that they present to servers"
+    )
+    server_tls_key_file: Path | None = setting(FilePath(), None, "PEM file with its private key")
     dev: bool = False
     notes: tuple[Note, ...] = ()
+
+    @property
+    def server_tls(self) -> ClientTls | None:
+        """TLS of connections to servers; None: plaintext."""
+        return client_tls_of(self)
 
     @property
     def allowed_hosts(self) -> frozenset[str]:
@@ -233,6 +264,15 @@ class RestSettings(ProcessSettings):
         "origins whose web pages may call REST: `https://console.example,http://localhost:3000`. Write each as "
         "browsers do; `*` is rejected",
     )
+    http_tls_cert_file: Path | None = setting(FilePath(), None, "as `tlsCertFile`, for HTTP only")
+    http_tls_key_file: Path | None = setting(FilePath(), None, "as `tlsKeyFile`, for HTTP only")
+    http_tls_client_ca_file: Path | None = setting(FilePath(), None, "as `tlsClientCAFile`, for HTTP only")
+    http_tls_client_auth: ClientAuth | None = setting(_CLIENT_AUTH, None, "as `tlsClientAuth`, for HTTP only")
+
+    @property
+    def http_tls(self) -> ListenerTls | None:
+        """TLS of the REST API; None: plaintext."""
+        return tls_of(self, "http_")
 
     @property
     def http(self) -> Address:
@@ -271,6 +311,10 @@ class Settings(RestSettings):
         2_048,
         "concurrent connections to each gRPC port; [fewer if the open file limit is low](operations.md#connections)",
     )
+    grpc_tls_cert_file: Path | None = setting(FilePath(), None, "as `tlsCertFile`, for gRPC only")
+    grpc_tls_key_file: Path | None = setting(FilePath(), None, "as `tlsKeyFile`, for gRPC only")
+    grpc_tls_client_ca_file: Path | None = setting(FilePath(), None, "as `tlsClientCAFile`, for gRPC only")
+    grpc_tls_client_auth: ClientAuth | None = setting(_CLIENT_AUTH, None, "as `tlsClientAuth`, for gRPC only")
     persistence_provider: Literal["rocksdb", "memory"] = setting(
         Choice(["rocksdb", "memory"], {"pebble": "rocksdb"}, others=["redis"]),
         "rocksdb",
@@ -347,6 +391,11 @@ class Settings(RestSettings):
         None,
         "replication over several nodes; each key has a variable of its own",
     )
+
+    @property
+    def grpc_tls(self) -> ListenerTls | None:
+        """TLS of both gRPC listeners; None: plaintext."""
+        return tls_of(self, "grpc_")
 
     @property
     def persistence(self) -> PersistenceSettings:

@@ -25,7 +25,17 @@ OWN_PREFIXES: Final = ("CODEQ_", "RAFT_")
 """Prefixes of codeq's own variables: unknown ones are rejected."""
 
 CLIENT_VARIABLES: Final = frozenset(
-    {PATH_VARIABLE, "CODEQ_ENDPOINT", "CODEQ_TOKEN", "CODEQ_PRODUCER_ADDR", "CODEQ_WORKER_ADDR", "CODEQ_CONFIG_DIR"}
+    {
+        PATH_VARIABLE,
+        "CODEQ_ENDPOINT",
+        "CODEQ_TOKEN",
+        "CODEQ_PRODUCER_ADDR",
+        "CODEQ_WORKER_ADDR",
+        "CODEQ_CONFIG_DIR",
+        "CODEQ_TLS_CA_FILE",
+        "CODEQ_TLS_CERT_FILE",
+        "CODEQ_TLS_KEY_FILE",
+    }
 )
 """Known variables with codeq's prefix that are not server settings: the file's path, and variables of the CLI."""
 

@@ -32,11 +32,12 @@ from codeq_server.core.errors import CorruptRows
 from codeq_server.log.setup import Logs, LostLines, configure_logging
 from codeq_server.node import summary
 from codeq_server.node.authentication import Authentication
+from codeq_server.node.certificates import Certificates
 from codeq_server.node.descriptors import Files, TooFewFilesError, raise_limit, share
 from codeq_server.node.doorkeeper import Doorkeeper
 from codeq_server.node.event_loop import ServerLoop
 from codeq_server.node.hosting import Host
-from codeq_server.node.listeners import ListenError, listen, new_server, refuse_taken
+from codeq_server.node.listeners import ListenError, listen, new_server, refuse_taken, warn_plaintext
 from codeq_server.node.local_host import LocalHost
 from codeq_server.node.private_files import write_privately
 from codeq_server.node.readiness import Readiness
@@ -117,7 +118,10 @@ class Node:
         self._http: GatewayServer | None = None
         self._doorkeeper = Doorkeeper(lambda: 0 if self._http is None else self._http.connections)
         self._door = self._doorkeeper.door(files.grpc)
-        self._host = _host(settings, files, self._doorkeeper, self._on_fatal, verify=verify)
+        self._certificates = Certificates(
+            settings.http_tls if rest else None, settings.grpc_tls, settings.server_tls, "codeq"
+        )
+        self._host = _host(settings, files, self._doorkeeper, self._certificates, self._on_fatal, verify=verify)
         self._in_flight = InFlight()
         self._authentication = Authentication(settings.auth)
         self._calls = Calls(
@@ -159,6 +163,8 @@ class Node:
                 self._http = self._gateway(stack, probes)
             await server.start()
             http = None if self._http is None else await self._start_rest(stack, self._http)
+            stack.push_async_callback(self._certificates.stop)
+            self._certificates.start()
             stack.push_async_callback(self._doorkeeper.stop)
             self._doorkeeper.start()
             stack.callback(self._forget_ready_file)
@@ -227,7 +233,11 @@ class Node:
     def _listen(self, server: grpc.aio.Server) -> tuple[Address | None, Address | None]:
         """Opens the gRPC ports; returns the addresses for workers and producers."""
         wanted = (self._settings.worker_stream_addr, self._settings.producer_stream_addr)
-        ports = {address: listen(server, address) for address in dict.fromkeys(wanted) if address is not None}
+        ports = {
+            address: listen(server, address, self._certificates.grpc_credentials())
+            for address in dict.fromkeys(wanted)
+            if address is not None
+        }
         self._door.ports.update(ports.values())
         worker, producer = (None if a is None else Address(a.host, ports[a]) for a in wanted)
         return worker, producer
@@ -238,6 +248,7 @@ class Node:
         ProcessCollector(registry=registry)
         GCCollector(registry=registry)
         registry.register(LostLines(self._logs, "codeq"))
+        registry.register(self._certificates)
         for collector in (
             ShardCollector(lambda: self._calls.shards.serving, self._host.upkeep.space),
             *self._host.collectors,
@@ -256,7 +267,12 @@ class Node:
         async def metrics() -> bytes:
             return generate_latest(registry) + probes.metrics()
 
-        forwarder = Forwarder(descriptor_pool.Default(), self._calls.services, self._settings.gateway_secret)
+        forwarder = Forwarder(
+            descriptor_pool.Default(),
+            self._calls.services,
+            self._settings.gateway_secret,
+            self._certificates.server_credentials,
+        )
         stack.push_async_callback(forwarder.close)
         gateway = Gateway(
             self._calls.services,
@@ -270,7 +286,17 @@ class Node:
             bodies=self._in_flight,
         )
         address, files = self._settings.http, self._files
-        return GatewayServer(gateway, address.host, address.port, connections_max=files.http, backlog=files.backlog)
+        server = GatewayServer(
+            gateway,
+            address.host,
+            address.port,
+            connections_max=files.http,
+            backlog=files.backlog,
+            tls=self._certificates.http,
+        )
+        if self._certificates.http is not None:
+            http_metrics.handshakes = server.handshakes
+        return server
 
     async def _start_rest(self, stack: AsyncExitStack, gateway: GatewayServer) -> Address:
         """Opens the REST port; returns its address."""
@@ -325,6 +351,15 @@ class Node:
                 grpc_connections_per_port=files.grpc,
                 hint="raise RLIMIT_NOFILE (ulimit -Hn, systemd LimitNOFILE) to allow the configured connections",
             )
+        raft, is_plain = settings.raft, settings.grpc_tls is None
+        warn_plaintext(
+            {
+                "http": ready.http if settings.http_tls is None else None,
+                "worker": ready.worker if is_plain else None,
+                "producer": ready.producer if is_plain else None,
+                "members": raft.bind_addr if raft is not None and raft.tls_cert is None else None,
+            }
+        )
         for note in settings.notes:
             _log.warning("configuration_note", setting=note.key, hint=note.message)
         if not settings.persistence.fsync_on_commit:
@@ -400,6 +435,7 @@ def _host(
     settings: Settings,
     files: Files,
     doorkeeper: Doorkeeper,
+    certificates: Certificates,
     on_fatal: Callable[[BaseException], None],
     *,
     verify: bool,
@@ -409,7 +445,8 @@ def _host(
     # Imported only here: a single node runs without the extension that Raft needs.
     from codeq_server.node.raft_host import RaftHost  # noqa: PLC0415
 
-    return RaftHost(settings, settings.raft, files, doorkeeper.door(files.peers), on_fatal, verify=verify)
+    door = doorkeeper.door(files.peers)
+    return RaftHost(settings, settings.raft, files, door, certificates, on_fatal, verify=verify)
 
 
 def _log_defect(method: str, problem: BaseException) -> None:

@@ -24,11 +24,13 @@ from codeq_gateway.remote import RemoteDispatcher
 from codeq_gateway.server import GatewayServer
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 
-from codeq_server.config import Address, GatewaySettings
+from codeq_server.config import Address, ConfigError, GatewaySettings
 from codeq_server.log.setup import Logs, LostLines, configure_logging
 from codeq_server.node import summary
+from codeq_server.node.certificates import Certificates
 from codeq_server.node.descriptors import Files, TooFewFilesError, raise_limit, share
 from codeq_server.node.event_loop import ServerLoop
+from codeq_server.node.listeners import warn_plaintext
 from codeq_server.node.private_files import write_privately
 
 START_SECONDS: Final = 60.0
@@ -43,6 +45,9 @@ LAST_WORDS_SECONDS: Final = 1.0
 EXIT_FAILED: Final = 1
 """Exit code of a gateway that failed to start."""
 
+EXIT_CONFIGURATION: Final = 2
+"""Exit code of a gateway whose files of TLS cannot be used."""
+
 _VERSION: Final = version("codeq-server")
 _log = structlog.get_logger()
 
@@ -55,8 +60,8 @@ def serve_gateway(settings: GatewaySettings) -> int:
     """Runs a gateway until SIGTERM or SIGINT; a second signal ends the process at once.
 
     Returns:
-        The exit code: 0 after a requested shutdown, otherwise EXIT_FAILED. The reason for a failed start is printed on
-        stderr.
+        The exit code: 0 after a requested shutdown, otherwise EXIT_FAILED or EXIT_CONFIGURATION. The reason for a
+        failed start is printed on stderr.
     """
     logs = configure_logging(settings.log_level, settings.log_format)
     try:
@@ -64,9 +69,9 @@ def serve_gateway(settings: GatewaySettings) -> int:
         files = share(raise_limit(), http=settings.http_connections_max, grpc=0, grpc_ports=0, peers=0)
         with asyncio.Runner(loop_factory=ServerLoop) as runner:
             return runner.run(_Process(settings, files, logs).run())
-    except (StartError, TooFewFilesError) as error:
+    except (StartError, ConfigError, TooFewFilesError) as error:
         print(f"codeq: {' '.join(str(error).split())}", file=sys.stderr)
-        return EXIT_FAILED
+        return EXIT_CONFIGURATION if isinstance(error, ConfigError) else EXIT_FAILED
 
 
 class _Process:
@@ -77,6 +82,8 @@ class _Process:
         self._logs = logs
         self._stopping = asyncio.Event()
         self._registry = CollectorRegistry()
+        self._http_metrics = HttpMetrics()
+        self._certificates = Certificates(settings.http_tls, None, settings.server_tls, "codeq_gateway")
 
     async def run(self) -> int:
         """Starts the gateway, serves until a signal, and shuts down; returns the exit code.
@@ -87,11 +94,25 @@ class _Process:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal, number)
+        self._certificates.start()
+        try:
+            await self._serve()
+        finally:
+            await self._certificates.stop()
+        _log.info("gateway_stopped")
+        return 0
+
+    async def _serve(self) -> None:
+        """Serves until a signal; see `run`."""
         schema = await self._schema()
         if schema is None:
-            return 0
+            return
         dispatcher = RemoteDispatcher(
-            self._settings.server_addrs, schema.pool, schema.services, self._settings.gateway_secret
+            self._settings.server_addrs,
+            schema.pool,
+            schema.services,
+            self._settings.gateway_secret,
+            credentials=self._certificates.server_credentials,
         )
         try:
             gateway = self._server(self._gateway(schema, dispatcher))
@@ -107,8 +128,6 @@ class _Process:
                 self._forget_ready_file()
         finally:
             await dispatcher.close()
-        _log.info("gateway_stopped")
-        return 0
 
     async def _schema(self) -> Schema | None:
         """Returns the schema of the first server that answers; None: the process was asked to stop.
@@ -120,7 +139,7 @@ class _Process:
         problem, is_told = "", False
         while not self._stopping.is_set():
             for address in self._settings.server_addrs:
-                async with open_channel(address) as channel:
+                async with open_channel(address, self._certificates.server_credentials()) as channel:
                     try:
                         return await read_schema(channel)
                     except grpc.aio.AioRpcError as error:
@@ -138,8 +157,9 @@ class _Process:
         return None
 
     def _gateway(self, schema: Schema, dispatcher: RemoteDispatcher) -> Gateway:
-        http_metrics = HttpMetrics()
+        http_metrics = self._http_metrics
         self._registry.register(http_metrics)
+        self._registry.register(self._certificates)
         ProcessCollector(namespace="codeq_gateway", registry=self._registry)
         self._registry.register(LostLines(self._logs, "codeq_gateway"))
 
@@ -166,7 +186,17 @@ class _Process:
 
     def _server(self, gateway: Gateway) -> GatewayServer:
         address, files = self._settings.http, self._files
-        return GatewayServer(gateway, address.host, address.port, connections_max=files.http, backlog=files.backlog)
+        server = GatewayServer(
+            gateway,
+            address.host,
+            address.port,
+            connections_max=files.http,
+            backlog=files.backlog,
+            tls=self._certificates.http,
+        )
+        if self._certificates.http is not None:
+            self._http_metrics.handshakes = server.handshakes
+        return server
 
     def _announce(self, http: Address) -> None:
         """Announces that requests are served: in the ready file, the log and on the terminal."""
@@ -179,6 +209,8 @@ class _Process:
                 raise StartError(f"cannot write the ready file {settings.ready_file}: {reason}") from None
         servers = ",".join(settings.server_addrs)
         _log.info("gateway_started", version=_VERSION, http=str(http), servers=servers, pid=os.getpid())
+        if settings.http_tls is None:
+            warn_plaintext({"http": http})
         for note in settings.notes:
             _log.warning("configuration_note", setting=note.key, hint=note.message)
         if self._files.http < settings.http_connections_max:
@@ -189,7 +221,11 @@ class _Process:
                 hint="raise RLIMIT_NOFILE (ulimit -Hn, systemd LimitNOFILE) to allow the configured connections",
             )
         if settings.dev or sys.stderr.isatty():
-            lines = [f"codeq {_VERSION} gateway is ready", *summary.rest_line(http), f"  servers    {servers}  (gRPC)"]
+            lines = [
+                f"codeq {_VERSION} gateway is ready",
+                *summary.rest_line(settings, http),
+                f"  servers    {servers}  (gRPC)",
+            ]
             print("\n".join(lines) + "\n", file=sys.stderr, flush=True)
 
     def _forget_ready_file(self) -> None:

@@ -8,8 +8,11 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 import grpc.aio
+import structlog
 
-from codeq_server.config import Address
+from codeq_server.config import Address, is_loopback
+
+_log = structlog.get_logger()
 
 FRAME_BYTES_MAX: Final = 9 * 1024 * 1024
 """Maximum size of a gRPC message, the largest frame plus overhead; a larger one fails with RESOURCE_EXHAUSTED."""
@@ -90,17 +93,36 @@ def refuse_taken(wanted: Mapping[str, Address | None]) -> None:
         raise ListenError(f"cannot listen on {', '.join(problems)}")
 
 
-def listen(server: grpc.aio.Server, address: Address) -> int:
+def listen(server: grpc.aio.Server, address: Address, credentials: grpc.ServerCredentials | None = None) -> int:
     """Makes a server that is not started yet listen on an address; returns the port.
+
+    `credentials` turn TLS on.
 
     Raises:
         ListenError: The port is in use, or the host is not local.
     """
     try:
         _probe(address)
-        return server.add_insecure_port(str(Address(address.host or "::", address.port)))
+        where = str(Address(address.host or "::", address.port))
+        return server.add_insecure_port(where) if credentials is None else server.add_secure_port(where, credentials)
     except (OSError, RuntimeError) as error:
         raise ListenError(f"cannot listen on {address}: {_reason(error)}") from None
+
+
+def warn_plaintext(listeners: Mapping[str, Address | None]) -> None:
+    """Warns of listeners without TLS that other machines can reach, all in one line.
+
+    Args:
+        listeners: Addresses of the listeners without TLS, by name; None: no such listener.
+    """
+    exposed = [f"{name} {a}" for name, a in listeners.items() if a is not None and not is_loopback(a.host)]
+    if exposed:
+        _log.warning(
+            "plaintext_listener",
+            listeners=", ".join(exposed),
+            hint="tokens and payloads can be read on the wire; set TLS_CERT_FILE and TLS_KEY_FILE, between members "
+            "RAFT_TLS_CERT, RAFT_TLS_KEY and RAFT_TLS_CA, or let a proxy terminate TLS",
+        )
 
 
 def _reason(error: Exception) -> str:

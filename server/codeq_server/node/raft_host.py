@@ -15,6 +15,7 @@ from prometheus_client.registry import Collector
 
 from codeq_server.config import PAIR, ConfigError, RaftSettings, Settings, refuse_pair
 from codeq_server.core.errors import Rejection
+from codeq_server.node.certificates import Certificates, member_files
 from codeq_server.node.descriptors import Files
 from codeq_server.node.doorkeeper import Door
 from codeq_server.node.hosting import Present
@@ -51,6 +52,7 @@ class RaftHost:
         raft: Raft settings of the server.
         files: Shares of the open files.
         door: Door for connections from other nodes.
+        certificates: Watches the files of TLS between members.
         on_fatal: Called once when the node cannot continue: the process must end.
         verify: Whether to check every row first.
     """
@@ -66,12 +68,13 @@ class RaftHost:
         raft: RaftSettings,
         files: Files,
         door: Door,
+        certificates: Certificates,
         on_fatal: Callable[[BaseException], None],
         *,
         verify: bool,
     ) -> None:
         self._settings, self._raft = settings, raft
-        self._files, self._door = files, door
+        self._files, self._door, self._certificates = files, door, certificates
         self._on_fatal = on_fatal
         self._verify = verify
         self._tick_seconds = raft.election_ms / 1000 / TICKS_PER_ELECTION
@@ -137,6 +140,9 @@ class RaftHost:
             self.member.start(self.transport)
             await self.transport.start()
             self._door.ports.add(self.transport.port)
+            if raft.tls_cert is not None and raft.tls_key is not None and raft.tls_ca is not None:
+                files = member_files(raft.tls_cert, raft.tls_key, raft.tls_ca)
+                self._certificates.watch_member(files, self.transport.renew)
         except BaseException as problem:
             await self.upkeep.stop()
             await self.member.close()

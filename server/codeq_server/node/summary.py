@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from codeq_server.config import DEV_TOKEN, Address, Settings
+from codeq_server.config import DEV_TOKEN, Address, RestSettings, Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +68,15 @@ def reachable(address: Address) -> str:
     return str(Address(address.host or "localhost", address.port))
 
 
-def rest_line(http: Address | None) -> list[str]:
+def rest_line(settings: RestSettings, http: Address | None) -> list[str]:
     """Returns the summary line of the REST API, if it is served."""
     if http is None:
         return []
-    return [f"  REST       http://{reachable(http)}/v1/codeq  (also /openapi.json, /metrics, /readyz)"]
+    return [f"  REST       {_scheme(settings)}://{reachable(http)}/v1/codeq  (also /openapi.json, /metrics, /readyz)"]
+
+
+def _scheme(settings: RestSettings) -> str:
+    return "http" if settings.http_tls is None else "https"
 
 
 def text(settings: Settings, ready: Ready, version: str, unready: str = "") -> str:
@@ -86,7 +90,7 @@ def text(settings: Settings, ready: Ready, version: str, unready: str = "") -> s
     store = lost if persistence.path is None else f"{persistence.path} ({fsync})"
     lines = [
         f"codeq {version} has started but is not ready yet: {unready}" if unready else f"codeq {version} is ready",
-        *rest_line(ready.http),
+        *rest_line(settings, ready.http),
         *(f"  workers    {reachable(a)}  (gRPC)" for a in [ready.worker] if a is not None),
         *(f"  producers  {reachable(a)}  (gRPC)" for a in [ready.producer] if a is not None),
         f"  store      {store}",
@@ -96,7 +100,7 @@ def text(settings: Settings, ready: Ready, version: str, unready: str = "") -> s
         token = DEV_TOKEN if settings.auth.producer.sole_secret == DEV_TOKEN else "$PRODUCER_TOKEN"
         lines.append(f"  token      {token}")
     if settings.dev and ready.http is not None and not unready:
-        url = f"http://{reachable(ready.http)}"
+        url = f"{_scheme(settings)}://{reachable(ready.http)}"
         lines += [
             "",
             "Create a first task:",

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ssl
 from types import TracebackType
 from typing import Final, Self, cast
 
 from codeq import dialing, errors, http2, rpc
 from codeq.dialing import Target
 from codeq.rpc import Metadata
+from codeq.tls import ContextSource
 
 KEEPALIVE_SECONDS: Final = 15.0
 """Silence of a server during a call after which the client pings it."""
@@ -330,15 +330,15 @@ class _Connection(asyncio.Protocol):
 class AsyncChannel:
     """Calls to one server; connects on the first one, and reconnects when the connection is lost."""
 
-    def __init__(self, address: str, context: ssl.SSLContext | None) -> None:
+    def __init__(self, address: str, source: ContextSource | None) -> None:
         """Creates a channel on the running event loop.
 
         Args:
             address: The server.
-            context: For TLS; None: plaintext.
+            source: Of contexts for TLS; None: plaintext.
         """
         self._address = address
-        self._context = context
+        self._source = source
         self._connection: _Connection | None = None
         self._dialing: asyncio.Task[_Connection] | None = None
         self.loop = asyncio.get_running_loop()
@@ -398,8 +398,8 @@ class AsyncChannel:
     async def _dial(self) -> _Connection:
         try:
             target = Target.parse(self._address)
-            scheme = "http" if self._context is None else "https"
-            _, connection = await dialing.dial_async(target, self._context, lambda: _Connection(target, scheme))
+            scheme = "http" if self._source is None else "https"
+            _, connection = await dialing.dial_async(target, self._source, lambda: _Connection(target, scheme))
             await connection.greeted()
             return cast("_Connection", connection)
         except ValueError as error:

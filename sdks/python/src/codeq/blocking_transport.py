@@ -16,6 +16,7 @@ from codeq import dialing, errors, http2, rpc
 from codeq.async_transport import KEEPALIVE_ANSWER_SECONDS, KEEPALIVE_SECONDS
 from codeq.dialing import Target
 from codeq.rpc import Metadata
+from codeq.tls import ContextSource
 
 IDLE_MAX: Final = 16
 """Idle connections kept for later calls."""
@@ -26,15 +27,15 @@ _RECEIVE_BYTES: Final = 256 * 1024
 class BlockingChannel:
     """Calls to one server. Thread-safe."""
 
-    def __init__(self, address: str, context: ssl.SSLContext | None) -> None:
+    def __init__(self, address: str, source: ContextSource | None) -> None:
         """Creates a channel; it connects when a call is made.
 
         Args:
             address: The server.
-            context: For TLS; None: plaintext.
+            source: Of contexts for TLS; None: plaintext.
         """
         self._address = address
-        self._context = context
+        self._source = source
         self._idle: deque[_Connection] = deque()  # its methods are atomic, so it needs no lock
         self._busy: set[_Connection] = set()
         self._is_closed = False
@@ -94,8 +95,8 @@ class BlockingChannel:
             target = Target.parse(self._address)
         except ValueError as error:
             raise errors.NotSent(str(error)) from None
-        sock = dialing.dial(target, self._context, deadline)
-        return _Connection(sock, target, "http" if self._context is None else "https")
+        sock = dialing.dial(target, self._source, deadline)
+        return _Connection(sock, target, "http" if self._source is None else "https")
 
 
 class _Connection:
@@ -156,7 +157,8 @@ class _Connection:
     def shut(self) -> None:
         """Wakes the thread that is waiting for the server."""
         with contextlib.suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)
+            # Not an SSLSocket's own method: it leaves TLS first, and the thread could still send its call in the clear.
+            socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
 
     def close(self) -> None:
         self._socket.close()

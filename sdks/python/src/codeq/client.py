@@ -15,12 +15,12 @@ from codeq.artifacts import ArtifactContent
 from codeq.calls import Call
 from codeq.cluster import Topology
 from codeq.dead_letters import DeadLetters, RedriveFilter, Redriven
-from codeq.dialing import Tls
 from codeq.endpoint import Address, Endpoint, Token
 from codeq.outcomes import Completed, Failed, Nack
 from codeq.ownership import Owner
 from codeq.records import Explanation, NewTask, OrderBy, Returned, Task, TaskResult
 from codeq.server_records import Backup, Queue, ServerInfo
+from codeq.tls import Tls
 from codeq.unary import AsyncCaller, Caller
 
 TIMEOUT_SECONDS: Final = 30.0
@@ -37,7 +37,7 @@ class Client:
         address: Address = None,
         *,
         token: Token = None,
-        tls: Tls = False,
+        tls: Tls = None,
         timeout_seconds: float = TIMEOUT_SECONDS,
     ) -> None:
         """Creates a client; it connects on the first call.
@@ -46,7 +46,8 @@ class Client:
             address: Host and port of any gRPC address of the server, or of several members of its cluster; None:
                 CODEQ_PRODUCER_ADDR, else localhost:9092.
             token: Token, or a function that returns one; None: CODEQ_TOKEN, else no token.
-            tls: False: plaintext; True: TLS with the system's roots; or an ssl.SSLContext.
+            tls: False: plaintext; True: TLS with the system's roots; TlsFiles; or an ssl.SSLContext. None: the files
+                that CODEQ_TLS_CA_FILE, CODEQ_TLS_CERT_FILE and CODEQ_TLS_KEY_FILE name, else plaintext.
             timeout_seconds: Seconds within which a call ends, not counting its `wait`: over 0 and at most a day.
 
         Raises:
@@ -300,7 +301,7 @@ class AsyncClient:
         address: Address = None,
         *,
         token: Token = None,
-        tls: Tls = False,
+        tls: Tls = None,
         timeout_seconds: float = TIMEOUT_SECONDS,
     ) -> None:
         """Creates a client; takes the arguments of Client."""

@@ -18,14 +18,11 @@ from dataclasses import dataclass
 from typing import Any, Final, Self, TypeVar
 
 from codeq.errors import DeadlineExceeded, NotSent
+from codeq.tls import ContextSource, check_alpn
 
 CONNECT_SECONDS_MAX: Final = 3.0
 """Timeout for connecting to one address of a server."""
 
-Tls = bool | ssl.SSLContext
-"""False: plaintext; True: TLS with the system's roots; or a custom context."""
-
-_ALPN: Final = "h2"
 _UNIX: Final = "unix:"
 _is_digits = re.compile("[0-9]{1,5}").fullmatch
 
@@ -65,21 +62,6 @@ class Target:
         return cls(bare, int(port), f"{host}:{port}")
 
 
-def context_of(tls: Tls) -> ssl.SSLContext | None:
-    """Returns the TLS context for connections; None: plaintext. Sets ALPN to HTTP/2, on the caller's context too.
-
-    Raises:
-        TypeError: The argument is neither a bool nor a context.
-    """
-    if tls is False or tls is None:
-        return None
-    context = ssl.create_default_context() if tls is True else tls
-    if not isinstance(context, ssl.SSLContext):
-        raise TypeError("tls takes False, True or an ssl.SSLContext")
-    context.set_alpn_protocols([_ALPN])
-    return context
-
-
 def aside(function: Callable[[], _Value]) -> Future[_Value]:
     """Runs a function that may block on a daemon thread of its own, and returns its future.
 
@@ -101,18 +83,19 @@ def aside(function: Callable[[], _Value]) -> Future[_Value]:
     return future
 
 
-def dial(target: Target, context: ssl.SSLContext | None, deadline: float) -> socket.socket:
+def dial(target: Target, source: ContextSource | None, deadline: float) -> socket.socket:
     """Connects a blocking socket.
 
     Args:
         target: The server.
-        context: For TLS; None: plaintext.
+        source: Of contexts for TLS; None: plaintext.
         deadline: Time on the monotonic clock by which to connect.
 
     Raises:
         NotSent: The connection failed.
         DeadlineExceeded: The name was not resolved by the deadline.
     """
+    context = None if source is None else source()
     trouble: Exception = OSError("it has no address")
     for family, address in _known(target) or _waited(aside(lambda: _resolve(target)), deadline):
         left = deadline - time.monotonic()
@@ -125,7 +108,7 @@ def dial(target: Target, context: ssl.SSLContext | None, deadline: float) -> soc
             if context is not None:
                 sock = context.wrap_socket(sock, server_hostname=target.host)
                 _sockets.add(sock)
-                _check_alpn(sock.selected_alpn_protocol())
+                check_alpn(sock.selected_alpn_protocol())
         except OSError as error:
             sock.close()
             trouble = error
@@ -138,7 +121,7 @@ def dial(target: Target, context: ssl.SSLContext | None, deadline: float) -> soc
 
 
 async def dial_async(
-    target: Target, context: ssl.SSLContext | None, make: Callable[[], asyncio.Protocol]
+    target: Target, source: ContextSource | None, make: Callable[[], asyncio.Protocol]
 ) -> tuple[asyncio.Transport, Any]:
     """Connects on the running loop; returns transport and protocol. The caller sets the timeout.
 
@@ -146,6 +129,7 @@ async def dial_async(
         NotSent: The connection failed.
     """
     loop = asyncio.get_running_loop()
+    context = None if source is None else await asyncio.wrap_future(aside(source))
     trouble: Exception = OSError("it has no address")
     for family, address in _known(target) or await _resolved(target):
         sock = _open(family)
@@ -157,7 +141,7 @@ async def dial_async(
                 transport, protocol = await loop.create_connection(make, sock=sock, ssl=context, server_hostname=name)
             if context is not None:
                 try:
-                    _check_alpn(transport.get_extra_info("ssl_object").selected_alpn_protocol())
+                    check_alpn(transport.get_extra_info("ssl_object").selected_alpn_protocol())
                 except ssl.SSLError:
                     transport.abort()
                     raise
@@ -212,11 +196,6 @@ def _waited(future: Future[list[tuple[int, Any]]], deadline: float) -> list[tupl
         raise DeadlineExceeded("the server's name was not resolved in time") from None
     except (OSError, UnicodeError) as error:
         raise NotSent(f"the server's name cannot be resolved: {error}") from None
-
-
-def _check_alpn(chosen: str | None) -> None:
-    if chosen != _ALPN:
-        raise ssl.SSLError("the server does not speak HTTP/2")
 
 
 def _no_connection(target: Target, error: Exception) -> NotSent:

@@ -14,11 +14,12 @@ from google.protobuf.message import DecodeError
 from codeq import arguments, cluster
 from codeq.async_transport import AsyncChannel
 from codeq.blocking_transport import BlockingChannel
-from codeq.dialing import Target, Tls, aside, context_of
+from codeq.dialing import Target, aside
 from codeq.errors import CodeqError, Unavailable
 from codeq.rpc import Metadata
 from codeq.servers import Servers
 from codeq.texts import text_of
+from codeq.tls import Tls, source_of
 from codeq.v1 import cluster_service_pb2
 
 PRODUCER_ADDRESS_VARIABLE: Final = "CODEQ_PRODUCER_ADDR"
@@ -56,7 +57,7 @@ class Endpoint:
         self.servers = Servers(known)
         self._token = token
         self._asked: Future[str | None] | None = None
-        self._context = context_of(tls)
+        self._source = source_of(tls)
 
     @classmethod
     def for_producer(cls, address: Address, token: Token, tls: Tls) -> Endpoint:
@@ -80,11 +81,11 @@ class Endpoint:
 
     def channel(self, address: str) -> BlockingChannel:
         """Returns a new channel to a server, for blocking calls."""
-        return BlockingChannel(address, self._context)
+        return BlockingChannel(address, self._source)
 
     def aio_channel(self, address: str) -> AsyncChannel:
         """Returns a new channel to a server, on the running event loop."""
-        return AsyncChannel(address, self._context)
+        return AsyncChannel(address, self._source)
 
     def metadata(self, seconds: float = TOKEN_SECONDS_MAX) -> Metadata:
         """Returns the metadata of the next call; calls the token function.

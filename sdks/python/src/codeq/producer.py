@@ -15,7 +15,6 @@ from typing import Final, Self
 from codeq import arguments, calls, runtime
 from codeq.backoff import Backoff
 from codeq.calls import keyed
-from codeq.dialing import Tls
 from codeq.endpoint import Address, Endpoint, Token
 from codeq.errors import CodeqError, OutcomeUnknown
 from codeq.ownership import Owner
@@ -24,6 +23,7 @@ from codeq.producer_frames import Job, Result
 from codeq.producer_stream import ProducerStream
 from codeq.records import NewTask, new_tasks
 from codeq.streams import Inbox
+from codeq.tls import Tls
 from codeq.unary import Caller, check_loop
 from codeq.v1 import producer_service_pb2
 
@@ -46,7 +46,7 @@ class AsyncProducer:
         address: Address = None,
         *,
         token: Token = None,
-        tls: Tls = False,
+        tls: Tls = None,
         client_name: str = "",
         timeout_seconds: float = TIMEOUT_SECONDS,
     ) -> None:
@@ -56,7 +56,8 @@ class AsyncProducer:
             address: Host and port of a server, or of several members of a cluster; None: CODEQ_PRODUCER_ADDR, else
                 localhost:9092.
             token: Token, or a function that returns one; None: CODEQ_TOKEN, else no token.
-            tls: False: plaintext; True: TLS with the system's roots; or an ssl.SSLContext.
+            tls: False: plaintext; True: TLS with the system's roots; TlsFiles; or an ssl.SSLContext. None: the files
+                that CODEQ_TLS_CA_FILE, CODEQ_TLS_CERT_FILE and CODEQ_TLS_KEY_FILE name, else plaintext.
             client_name: Name for the server's logs, at most 128 characters.
             timeout_seconds: Default timeout of a call in seconds, over 0 and at most a day.
 
@@ -178,7 +179,7 @@ class Producer:
         address: Address = None,
         *,
         token: Token = None,
-        tls: Tls = False,
+        tls: Tls = None,
         client_name: str = "",
         timeout_seconds: float = TIMEOUT_SECONDS,
     ) -> None:

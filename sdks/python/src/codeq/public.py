@@ -64,6 +64,7 @@ from codeq.records import (
     TaskStatus,
 )
 from codeq.server_records import Backup, Queue, ServerInfo
+from codeq.tls import TlsFiles
 from codeq.worker import AsyncWorker, Worker
 from codeq.worker_stream import WorkerStats
 
@@ -133,6 +134,7 @@ __all__ = [
     "TaskNotFound",
     "TaskResult",
     "TaskStatus",
+    "TlsFiles",
     "TooLarge",
     "TooManyQueues",
     "Topology",

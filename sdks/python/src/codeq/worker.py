@@ -11,10 +11,10 @@ from typing import Final, TypeVar
 
 from codeq import arguments, runtime, signals
 from codeq.backoff import Backoff
-from codeq.dialing import Tls
 from codeq.endpoint import Address, Endpoint, Token
 from codeq.logs import log
 from codeq.ownership import Owner
+from codeq.tls import Tls
 from codeq.worker_handlers import Handler, HandlerExecutor, Handlers, check_handler
 from codeq.worker_stream import WorkerOptions, WorkerStats, WorkerStream
 
@@ -47,7 +47,7 @@ class _Worker:
         address: Address = None,
         *,
         token: Token = None,
-        tls: Tls = False,
+        tls: Tls = None,
         name: str = "",
         concurrency: int = CONCURRENCY,
         lease_seconds: int = LEASE_SECONDS,
@@ -60,7 +60,8 @@ class _Worker:
             address: Host and port of a server, or of several members of a cluster; None: CODEQ_WORKER_ADDR, else
                 localhost:9091.
             token: Token, or a function that returns one; None: CODEQ_TOKEN, else no token.
-            tls: False: plaintext; True: TLS with the system's roots; or an ssl.SSLContext.
+            tls: False: plaintext; True: TLS with the system's roots; TlsFiles; or an ssl.SSLContext. None: the files
+                that CODEQ_TLS_CA_FILE, CODEQ_TLS_CERT_FILE and CODEQ_TLS_KEY_FILE name, else plaintext.
             name: Name within the token's subject, at most 64 characters of A-Z a-z 0-9 . _ -.
             concurrency: Tasks that run at once, 1 to 65536. Each sync handler gets a thread.
             lease_seconds: Time until the tasks of a vanished worker are redelivered, 1 to 43200.

@@ -9,7 +9,7 @@ import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import grpc
 import grpc.aio
@@ -71,7 +71,7 @@ class TransportError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class TlsFiles:
-    """PEM files for mutual TLS. They are read at startup.
+    """PEM files for mutual TLS. They are read at startup; see also `Credentials.renew`.
 
     Attributes:
         certificate: Certificate of this node, with those between it and the authority. It must be valid for the host
@@ -123,14 +123,15 @@ class Credentials:
         self._secret = _digest(secret.encode())
         self._asks_secret = bool(secret)
         self.metadata: tuple[tuple[str, bytes], ...] = ((SECRET_KEY, secret.encode()),) if secret else ()
-        self._server: grpc.ServerCredentials | None = None
+        self._pair: grpc.ServerCertificateConfiguration | None = None
         self._client: grpc.ChannelCredentials | None = None
         if tls is not None:
-            authority, key, certificate = _read(tls)
-            self._server = grpc.ssl_server_credentials(
-                [(key, certificate)], root_certificates=authority, require_client_auth=True
-            )
-            self._client = grpc.ssl_channel_credentials(authority, key, certificate)
+            self.renew(*_read(tls))
+
+    def renew(self, authority: bytes, key: bytes, certificate: bytes) -> None:
+        """Uses other certificates, which have proved usable, for all connections that are opened from now on."""
+        self._pair = grpc.ssl_server_certificate_configuration([(key, certificate)], authority)
+        self._client = grpc.ssl_channel_credentials(authority, key, certificate)
 
     def admits(self, metadata: Sequence[tuple[str, str | bytes]]) -> bool:
         """Returns whether the metadata of a call carries the secret."""
@@ -157,12 +158,24 @@ class Credentials:
         try:
             _probe(host, port)
             address = shown if host else f"[::]:{port}"
-            if self._server is None:
+            if self._pair is None:
                 return server.add_insecure_port(address)
-            return server.add_secure_port(address, self._server)
+            return server.add_secure_port(address, self._server_credentials(self._pair))
         except (OSError, RuntimeError) as error:
             reason = error.strerror if isinstance(error, OSError) else None
             raise TransportError(f"cannot listen on {shown} for other nodes: {reason or error}") from None
+
+    def _server_credentials(self, current: grpc.ServerCertificateConfiguration) -> grpc.ServerCredentials:
+        def fetch() -> grpc.ServerCertificateConfiguration | None:
+            """Called by gRPC's threads for each connection; None: unchanged."""
+            nonlocal current
+            if self._pair is None or self._pair is current:
+                return None
+            current = self._pair
+            return current
+
+        # The stubs of gRPC do not know None.
+        return grpc.dynamic_ssl_server_credentials(current, cast("Any", fetch), require_client_authentication=True)
 
 
 def new_server(interceptors: Sequence[grpc.aio.ServerInterceptor], connections_max: int) -> grpc.aio.Server:

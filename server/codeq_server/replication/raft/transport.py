@@ -108,6 +108,10 @@ class Transport:
         await self._server.stop(None)
         await self._receiver.close()
 
+    def renew(self, authority: bytes, key: bytes, certificate: bytes) -> None:
+        """Uses other certificates for connections that are opened from now on; see `Credentials.renew`."""
+        self._credentials.renew(authority, key, certificate)
+
     def add(self, name: str, address: str) -> None:
         """Adds a node to the address book, or changes its address; ignores this node itself."""
         self._peers.add(name, address)

@@ -46,7 +46,7 @@ const (
 	// The token is valid but of the wrong kind: a producer's token was used for a worker's call, or a worker's token for
 	// a producer's call.
 	ErrorReason_ERROR_REASON_WRONG_TOKEN_KIND ErrorReason = 52
-	// The token's claims name no tenant, a malformed one, or two different ones.
+	// The token's claims name no tenant, a malformed tenant, or two different tenants.
 	ErrorReason_ERROR_REASON_INVALID_TENANT ErrorReason = 7
 	// The worker's token does not allow a requested command.
 	ErrorReason_ERROR_REASON_COMMAND_NOT_ALLOWED ErrorReason = 8
@@ -114,7 +114,7 @@ const (
 	ErrorReason_ERROR_REASON_SERVER_UNREACHABLE ErrorReason = 45
 	// The task is not DLQ, FAILED or CANCELLED, so it cannot be redriven.
 	ErrorReason_ERROR_REASON_TASK_NOT_REDRIVABLE ErrorReason = 29
-	// Another node of the cluster leads, or none does at the moment. Nothing was changed. The metadata of
+	// Another node of the cluster leads, or the cluster has no leader at the moment. Nothing was changed. The metadata of
 	// google.rpc.ErrorInfo has what is known about the leader: its name in `leader`, the base URL of its REST API in
 	// `leaderHttp`, and its gRPC address in `leaderGrpc`. Over HTTP, the call is redirected (307) to the leader if that
 	// base URL is known.
@@ -266,7 +266,7 @@ type ItemError struct {
 	Index uint32 `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"`
 	// Reason of the failure.
 	Reason ErrorReason `protobuf:"varint,2,opt,name=reason,proto3,enum=codeq.v1.ErrorReason" json:"reason,omitempty"`
-	// Text for people; it may change.
+	// Human-readable text, which may change.
 	Message       string `protobuf:"bytes,3,opt,name=message,proto3" json:"message,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -38,7 +38,7 @@ type Queue struct {
 	Claimed int64 `protobuf:"varint,4,opt,name=claimed,proto3" json:"claimed,omitempty"`
 	// Number of tasks in the dead-letter queue.
 	Dlq int64 `protobuf:"varint,5,opt,name=dlq,proto3" json:"dlq,omitempty"`
-	// Age of the oldest claimable task in seconds; 0 if there is none.
+	// Age of the oldest claimable task in seconds. 0 if there is no claimable task.
 	OldestAgeSeconds float64 `protobuf:"fixed64,6,opt,name=oldest_age_seconds,json=oldestAgeSeconds,proto3" json:"oldest_age_seconds,omitempty"`
 	// Whether the queue is paused: it accepts tasks but delivers none.
 	Paused bool `protobuf:"varint,7,opt,name=paused,proto3" json:"paused,omitempty"`

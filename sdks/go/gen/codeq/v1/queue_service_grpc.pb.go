@@ -48,9 +48,9 @@ type QueueServiceClient interface {
 	// ResumeQueue resumes the deliveries of a queue. Idempotent.
 	// Errors: NOT_ADMIN, QUEUE_NOT_FOUND.
 	ResumeQueue(ctx context.Context, in *ResumeQueueRequest, opts ...grpc.CallOption) (*ResumeQueueResponse, error)
-	// PurgeQueue cancels every task that is waiting in a queue at the time of the call, scheduled ones included, with the
-	// error PURGED. It runs in the background and continues after a restart of the server. Until it is done, the queue
-	// delivers nothing. Leased tasks carry on. Dead letters stay, as do tasks created or returned after the call. A
+	// PurgeQueue cancels every task that is waiting in a queue at the time of the call, including scheduled tasks, with
+	// the error PURGED. It runs in the background and continues after a restart of the server. Until it is done, the
+	// queue delivers nothing. Leased tasks carry on. Dead letters stay, as do tasks created or returned after the call. A
 	// second call during a purge extends it to the tasks that have arrived since.
 	// Errors: NOT_ADMIN, QUEUE_NOT_FOUND.
 	PurgeQueue(ctx context.Context, in *PurgeQueueRequest, opts ...grpc.CallOption) (*PurgeQueueResponse, error)
@@ -165,9 +165,9 @@ type QueueServiceServer interface {
 	// ResumeQueue resumes the deliveries of a queue. Idempotent.
 	// Errors: NOT_ADMIN, QUEUE_NOT_FOUND.
 	ResumeQueue(context.Context, *ResumeQueueRequest) (*ResumeQueueResponse, error)
-	// PurgeQueue cancels every task that is waiting in a queue at the time of the call, scheduled ones included, with the
-	// error PURGED. It runs in the background and continues after a restart of the server. Until it is done, the queue
-	// delivers nothing. Leased tasks carry on. Dead letters stay, as do tasks created or returned after the call. A
+	// PurgeQueue cancels every task that is waiting in a queue at the time of the call, including scheduled tasks, with
+	// the error PURGED. It runs in the background and continues after a restart of the server. Until it is done, the
+	// queue delivers nothing. Leased tasks carry on. Dead letters stay, as do tasks created or returned after the call. A
 	// second call during a purge extends it to the tasks that have arrived since.
 	// Errors: NOT_ADMIN, QUEUE_NOT_FOUND.
 	PurgeQueue(context.Context, *PurgeQueueRequest) (*PurgeQueueResponse, error)

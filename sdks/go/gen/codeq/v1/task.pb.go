@@ -373,19 +373,19 @@ type Task struct {
 	MaxAttempts int32 `protobuf:"varint,4,opt,name=max_attempts,json=maxAttempts,proto3" json:"max_attempts,omitempty"`
 	// Earliest time of the next delivery. Set while SCHEDULED.
 	RunAt *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=run_at,json=runAt,proto3" json:"run_at,omitempty"`
-	// Time of acceptance, UTC, in milliseconds.
+	// Time of acceptance in UTC, with millisecond precision.
 	CreatedAt *timestamppb.Timestamp `protobuf:"bytes,16,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
 	// Id of the task, unique within the tenant.
 	Id string `protobuf:"bytes,20,opt,name=id,proto3" json:"id,omitempty"`
 	// State of the task.
 	Status TaskStatus `protobuf:"varint,21,opt,name=status,proto3,enum=codeq.v1.TaskStatus" json:"status,omitempty"`
-	// Tenant of the task. Not set in deliveries over a worker stream; its welcome names the tenant.
+	// Tenant of the task. Not set in deliveries over a worker stream, whose welcome names the tenant.
 	TenantId string `protobuf:"bytes,22,opt,name=tenant_id,json=tenantId,proto3" json:"tenant_id,omitempty"`
 	// Number of deliveries so far, including this one.
 	Attempts int32 `protobuf:"varint,23,opt,name=attempts,proto3" json:"attempts,omitempty"`
-	// Worker that holds the lease or ended the task. Not set in deliveries over a worker stream.
+	// Worker that holds the lease, or that ended the task. Not set in deliveries over a worker stream.
 	WorkerId *string `protobuf:"bytes,24,opt,name=worker_id,json=workerId,proto3,oneof" json:"worker_id,omitempty"`
-	// Token of the current lease: the fence for outcomes and heartbeats. A string in JSON. Set while CLAIMED.
+	// Token of the current lease: the fence for outcomes and heartbeats. Encoded as a string in JSON. Set while CLAIMED.
 	LeaseToken *uint64 `protobuf:"varint,25,opt,name=lease_token,json=leaseToken,proto3,oneof" json:"lease_token,omitempty"`
 	// Time at which the current lease ends unless it is extended. Set while CLAIMED.
 	LeaseUntil *timestamppb.Timestamp `protobuf:"bytes,26,opt,name=lease_until,json=leaseUntil,proto3" json:"lease_until,omitempty"`
@@ -669,7 +669,7 @@ type TaskResult struct {
 	TaskId string `protobuf:"bytes,1,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
 	// COMPLETED, FAILED, DLQ or CANCELLED.
 	Status TaskStatus `protobuf:"varint,2,opt,name=status,proto3,enum=codeq.v1.TaskStatus" json:"status,omitempty"`
-	// Result, byte for byte as the worker sent it. Not set if the worker sent none.
+	// Result, byte for byte as the worker sent it. Not set if the worker sent no result.
 	Result []byte `protobuf:"bytes,3,opt,name=result,proto3,oneof" json:"result,omitempty"`
 	// Error of a task that was not completed.
 	Error *string `protobuf:"bytes,4,opt,name=error,proto3,oneof" json:"error,omitempty"`
@@ -832,13 +832,13 @@ type Artifact struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Name.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	// Location of the content. Set if the server does not store it.
+	// Location of the content. Set if the server does not store the content.
 	Url *string `protobuf:"bytes,2,opt,name=url,proto3,oneof" json:"url,omitempty"`
-	// Size of the content in bytes. Set if the server stores it.
+	// Size of the content in bytes. Set if the server stores the content.
 	Size *int64 `protobuf:"varint,3,opt,name=size,proto3,oneof" json:"size,omitempty"`
-	// Media type of the content, if the worker gave one.
+	// Media type of the content, if the worker sent one.
 	ContentType *string `protobuf:"bytes,4,opt,name=content_type,json=contentType,proto3,oneof" json:"content_type,omitempty"`
-	// SHA-256 of the content in hexadecimal. Set if the server stores it.
+	// SHA-256 of the content in hexadecimal. Set if the server stores the content.
 	Sha256        *string `protobuf:"bytes,5,opt,name=sha256,proto3,oneof" json:"sha256,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

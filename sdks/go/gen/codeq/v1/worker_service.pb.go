@@ -659,7 +659,7 @@ type LostLease struct {
 	TaskId string `protobuf:"bytes,1,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
 	// Token of the lease.
 	LeaseToken uint64 `protobuf:"varint,2,opt,name=lease_token,json=leaseToken,proto3" json:"lease_token,omitempty"`
-	// Reason why a heartbeat or progress report failed; TASK_ENDED for a cancelled task.
+	// Reason why a heartbeat or progress report failed. TASK_ENDED for a cancelled task.
 	Reason        ErrorReason `protobuf:"varint,3,opt,name=reason,proto3,enum=codeq.v1.ErrorReason" json:"reason,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -725,7 +725,7 @@ type OutcomeError struct {
 	TaskId string `protobuf:"bytes,2,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
 	// Reason of the rejection.
 	Reason ErrorReason `protobuf:"varint,3,opt,name=reason,proto3,enum=codeq.v1.ErrorReason" json:"reason,omitempty"`
-	// Text for people; it may change.
+	// Human-readable text, which may change.
 	Message       string `protobuf:"bytes,4,opt,name=message,proto3" json:"message,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -111,9 +111,9 @@ class QueueServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def PurgeQueue(self, request, context):
-        """PurgeQueue cancels every task that is waiting in a queue at the time of the call, scheduled ones included, with the
-        error PURGED. It runs in the background and continues after a restart of the server. Until it is done, the queue
-        delivers nothing. Leased tasks carry on. Dead letters stay, as do tasks created or returned after the call. A
+        """PurgeQueue cancels every task that is waiting in a queue at the time of the call, including scheduled tasks, with
+        the error PURGED. It runs in the background and continues after a restart of the server. Until it is done, the
+        queue delivers nothing. Leased tasks carry on. Dead letters stay, as do tasks created or returned after the call. A
         second call during a purge extends it to the tasks that have arrived since.
         Errors: NOT_ADMIN, QUEUE_NOT_FOUND.
         """

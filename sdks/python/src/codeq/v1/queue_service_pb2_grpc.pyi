@@ -52,9 +52,9 @@ class QueueServiceStub:
     Errors: NOT_ADMIN, QUEUE_NOT_FOUND.
     """
     PurgeQueue: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.PurgeQueueRequest, _queue_service_pb2.PurgeQueueResponse]
-    """PurgeQueue cancels every task that is waiting in a queue at the time of the call, scheduled ones included, with the
-    error PURGED. It runs in the background and continues after a restart of the server. Until it is done, the queue
-    delivers nothing. Leased tasks carry on. Dead letters stay, as do tasks created or returned after the call. A
+    """PurgeQueue cancels every task that is waiting in a queue at the time of the call, including scheduled tasks, with
+    the error PURGED. It runs in the background and continues after a restart of the server. Until it is done, the
+    queue delivers nothing. Leased tasks carry on. Dead letters stay, as do tasks created or returned after the call. A
     second call during a purge extends it to the tasks that have arrived since.
     Errors: NOT_ADMIN, QUEUE_NOT_FOUND.
     """
@@ -96,9 +96,9 @@ class QueueServiceAsyncStub(QueueServiceStub):
     Errors: NOT_ADMIN, QUEUE_NOT_FOUND.
     """
     PurgeQueue: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.PurgeQueueRequest, _queue_service_pb2.PurgeQueueResponse]  # type: ignore[assignment]
-    """PurgeQueue cancels every task that is waiting in a queue at the time of the call, scheduled ones included, with the
-    error PURGED. It runs in the background and continues after a restart of the server. Until it is done, the queue
-    delivers nothing. Leased tasks carry on. Dead letters stay, as do tasks created or returned after the call. A
+    """PurgeQueue cancels every task that is waiting in a queue at the time of the call, including scheduled tasks, with
+    the error PURGED. It runs in the background and continues after a restart of the server. Until it is done, the
+    queue delivers nothing. Leased tasks carry on. Dead letters stay, as do tasks created or returned after the call. A
     second call during a purge extends it to the tasks that have arrived since.
     Errors: NOT_ADMIN, QUEUE_NOT_FOUND.
     """
@@ -167,9 +167,9 @@ class QueueServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _queue_service_pb2.PurgeQueueRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_queue_service_pb2.PurgeQueueResponse, _abc.Awaitable[_queue_service_pb2.PurgeQueueResponse]]:
-        """PurgeQueue cancels every task that is waiting in a queue at the time of the call, scheduled ones included, with the
-        error PURGED. It runs in the background and continues after a restart of the server. Until it is done, the queue
-        delivers nothing. Leased tasks carry on. Dead letters stay, as do tasks created or returned after the call. A
+        """PurgeQueue cancels every task that is waiting in a queue at the time of the call, including scheduled tasks, with
+        the error PURGED. It runs in the background and continues after a restart of the server. Until it is done, the
+        queue delivers nothing. Leased tasks carry on. Dead letters stay, as do tasks created or returned after the call. A
         second call during a purge extends it to the tasks that have arrived since.
         Errors: NOT_ADMIN, QUEUE_NOT_FOUND.
         """

@@ -34,7 +34,7 @@ export type ItemError = Message<"codeq.v1.ItemError"> & {
   reason: ErrorReason;
 
   /**
-   * Text for people; it may change.
+   * Human-readable text, which may change.
    *
    * @generated from field: string message = 3;
    */
@@ -115,7 +115,7 @@ export enum ErrorReason {
   WRONG_TOKEN_KIND = 52,
 
   /**
-   * The token's claims name no tenant, a malformed one, or two different ones.
+   * The token's claims name no tenant, a malformed tenant, or two different tenants.
    *
    * @generated from enum value: ERROR_REASON_INVALID_TENANT = 7;
    */
@@ -343,7 +343,7 @@ export enum ErrorReason {
   TASK_NOT_REDRIVABLE = 29,
 
   /**
-   * Another node of the cluster leads, or none does at the moment. Nothing was changed. The metadata of
+   * Another node of the cluster leads, or the cluster has no leader at the moment. Nothing was changed. The metadata of
    * google.rpc.ErrorInfo has what is known about the leader: its name in `leader`, the base URL of its REST API in
    * `leaderHttp`, and its gRPC address in `leaderGrpc`. Over HTTP, the call is redirected (307) to the leader if that
    * base URL is known.

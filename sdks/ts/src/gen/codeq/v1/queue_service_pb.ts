@@ -61,7 +61,7 @@ export type Queue = Message<"codeq.v1.Queue"> & {
   dlq: bigint;
 
   /**
-   * Age of the oldest claimable task in seconds; 0 if there is none.
+   * Age of the oldest claimable task in seconds. 0 if there is no claimable task.
    *
    * @generated from field: double oldest_age_seconds = 6;
    */
@@ -629,9 +629,9 @@ export const QueueService: GenService<{
     output: typeof ResumeQueueResponseSchema;
   },
   /**
-   * PurgeQueue cancels every task that is waiting in a queue at the time of the call, scheduled ones included, with the
-   * error PURGED. It runs in the background and continues after a restart of the server. Until it is done, the queue
-   * delivers nothing. Leased tasks carry on. Dead letters stay, as do tasks created or returned after the call. A
+   * PurgeQueue cancels every task that is waiting in a queue at the time of the call, including scheduled tasks, with
+   * the error PURGED. It runs in the background and continues after a restart of the server. Until it is done, the
+   * queue delivers nothing. Leased tasks carry on. Dead letters stay, as do tasks created or returned after the call. A
    * second call during a purge extends it to the tasks that have arrived since.
    * Errors: NOT_ADMIN, QUEUE_NOT_FOUND.
    *

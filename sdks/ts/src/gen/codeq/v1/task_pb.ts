@@ -145,7 +145,7 @@ export type Task = Message<"codeq.v1.Task"> & {
   runAt?: Timestamp | undefined;
 
   /**
-   * Time of acceptance, UTC, in milliseconds.
+   * Time of acceptance in UTC, with millisecond precision.
    *
    * @generated from field: google.protobuf.Timestamp created_at = 16;
    */
@@ -166,7 +166,7 @@ export type Task = Message<"codeq.v1.Task"> & {
   status: TaskStatus;
 
   /**
-   * Tenant of the task. Not set in deliveries over a worker stream; its welcome names the tenant.
+   * Tenant of the task. Not set in deliveries over a worker stream, whose welcome names the tenant.
    *
    * @generated from field: string tenant_id = 22;
    */
@@ -180,14 +180,14 @@ export type Task = Message<"codeq.v1.Task"> & {
   attempts: number;
 
   /**
-   * Worker that holds the lease or ended the task. Not set in deliveries over a worker stream.
+   * Worker that holds the lease, or that ended the task. Not set in deliveries over a worker stream.
    *
    * @generated from field: optional string worker_id = 24;
    */
   workerId?: string | undefined;
 
   /**
-   * Token of the current lease: the fence for outcomes and heartbeats. A string in JSON. Set while CLAIMED.
+   * Token of the current lease: the fence for outcomes and heartbeats. Encoded as a string in JSON. Set while CLAIMED.
    *
    * @generated from field: optional uint64 lease_token = 25;
    */
@@ -330,7 +330,7 @@ export type TaskResult = Message<"codeq.v1.TaskResult"> & {
   status: TaskStatus;
 
   /**
-   * Result, byte for byte as the worker sent it. Not set if the worker sent none.
+   * Result, byte for byte as the worker sent it. Not set if the worker sent no result.
    *
    * @generated from field: optional bytes result = 3;
    */
@@ -422,28 +422,28 @@ export type Artifact = Message<"codeq.v1.Artifact"> & {
   name: string;
 
   /**
-   * Location of the content. Set if the server does not store it.
+   * Location of the content. Set if the server does not store the content.
    *
    * @generated from field: optional string url = 2;
    */
   url?: string | undefined;
 
   /**
-   * Size of the content in bytes. Set if the server stores it.
+   * Size of the content in bytes. Set if the server stores the content.
    *
    * @generated from field: optional int64 size = 3;
    */
   size?: bigint | undefined;
 
   /**
-   * Media type of the content, if the worker gave one.
+   * Media type of the content, if the worker sent one.
    *
    * @generated from field: optional string content_type = 4;
    */
   contentType?: string | undefined;
 
   /**
-   * SHA-256 of the content in hexadecimal. Set if the server stores it.
+   * SHA-256 of the content in hexadecimal. Set if the server stores the content.
    *
    * @generated from field: optional string sha256 = 5;
    */

@@ -415,7 +415,7 @@ export type LostLease = Message<"codeq.v1.LostLease"> & {
   leaseToken: bigint;
 
   /**
-   * Reason why a heartbeat or progress report failed; TASK_ENDED for a cancelled task.
+   * Reason why a heartbeat or progress report failed. TASK_ENDED for a cancelled task.
    *
    * @generated from field: codeq.v1.ErrorReason reason = 3;
    */
@@ -457,7 +457,7 @@ export type OutcomeError = Message<"codeq.v1.OutcomeError"> & {
   reason: ErrorReason;
 
   /**
-   * Text for people; it may change.
+   * Human-readable text, which may change.
    *
    * @generated from field: string message = 4;
    */

@@ -32,7 +32,7 @@ const (
 	RaftRole_RAFT_ROLE_UNSPECIFIED RaftRole = 0
 	// Replicates the leader's log and has a vote.
 	RaftRole_RAFT_ROLE_FOLLOWER RaftRole = 1
-	// Asks whether it would win an election.
+	// Asks the other nodes whether it would win an election.
 	RaftRole_RAFT_ROLE_PRE_CANDIDATE RaftRole = 2
 	// Asks for votes.
 	RaftRole_RAFT_ROLE_CANDIDATE RaftRole = 3
@@ -89,32 +89,32 @@ func (RaftRole) EnumDescriptor() ([]byte, []int) {
 	return file_codeq_v1_cluster_service_proto_rawDescGZIP(), []int{0}
 }
 
-// RaftMember is a member of a group. Some fields are set by the leader only.
+// RaftMember is a member of a group. Some fields are set only if the queried node is the leader.
 type RaftMember struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Name.
 	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	// Address of its Raft transport.
 	RaftAddr string `protobuf:"bytes,2,opt,name=raft_addr,json=raftAddr,proto3" json:"raft_addr,omitempty"`
-	// Base URL of its REST API. Absent: not known.
+	// Base URL of its REST API. Absent if unknown.
 	HttpAddr *string `protobuf:"bytes,3,opt,name=http_addr,json=httpAddr,proto3,oneof" json:"http_addr,omitempty"`
-	// Address of its gRPC services. Absent: not known.
+	// Address of its gRPC services. Absent if unknown.
 	GrpcAddr *string `protobuf:"bytes,4,opt,name=grpc_addr,json=grpcAddr,proto3,oneof" json:"grpc_addr,omitempty"`
 	// Role, as far as known: LEADER, FOLLOWER or LEARNER.
 	Role RaftRole `protobuf:"varint,5,opt,name=role,proto3,enum=codeq.v1.RaftRole" json:"role,omitempty"`
 	// Whether it has a vote.
 	Voter bool `protobuf:"varint,6,opt,name=voter,proto3" json:"voter,omitempty"`
-	// Whether it leads.
+	// Whether it is the leader.
 	IsLeader bool `protobuf:"varint,7,opt,name=is_leader,json=isLeader,proto3" json:"is_leader,omitempty"`
-	// Whether it is the asked node.
+	// Whether it is the queried node.
 	IsSelf bool `protobuf:"varint,8,opt,name=is_self,json=isSelf,proto3" json:"is_self,omitempty"`
-	// Last log entry that it is known to have on disk. Set by the leader only.
+	// Last log entry that it is known to have on disk. Set only if the queried node is the leader.
 	MatchIndex *int64 `protobuf:"varint,9,opt,name=match_index,json=matchIndex,proto3,oneof" json:"match_index,omitempty"`
-	// Number of entries that it lacks. Set by the leader only.
+	// Number of entries that it lacks. Set only if the queried node is the leader.
 	Lag *int64 `protobuf:"varint,10,opt,name=lag,proto3,oneof" json:"lag,omitempty"`
-	// Whether it was heard from recently. Set by the leader only.
+	// Whether the leader has heard from it recently. Set only if the queried node is the leader.
 	Active *bool `protobuf:"varint,11,opt,name=active,proto3,oneof" json:"active,omitempty"`
-	// Why the asked node has no connection to it, with the remedy if known. Absent: it is connected.
+	// Reason why the queried node has no connection to it, with the remedy if known. Absent if it is connected.
 	Problem       *string `protobuf:"bytes,12,opt,name=problem,proto3,oneof" json:"problem,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -234,42 +234,42 @@ func (x *RaftMember) GetProblem() string {
 	return ""
 }
 
-// RaftGroup is the replication state of one shard, as the asked node sees it.
+// RaftGroup is the replication state of one shard, as the queried node sees it.
 type RaftGroup struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Number of the shard.
 	ShardIdx int32 `protobuf:"varint,1,opt,name=shard_idx,json=shardIdx,proto3" json:"shard_idx,omitempty"`
-	// Whether the asked node leads.
+	// Whether the queried node is the leader.
 	IsLeader bool `protobuf:"varint,2,opt,name=is_leader,json=isLeader,proto3" json:"is_leader,omitempty"`
-	// Name of the asked node.
+	// Name of the queried node.
 	SelfId string `protobuf:"bytes,3,opt,name=self_id,json=selfId,proto3" json:"self_id,omitempty"`
-	// Address of the asked node's Raft transport.
+	// Address of the queried node's Raft transport.
 	SelfAddr string `protobuf:"bytes,4,opt,name=self_addr,json=selfAddr,proto3" json:"self_addr,omitempty"`
-	// Name of the leader. Empty: none is known.
+	// Name of the leader. Empty if no leader is known.
 	LeaderId string `protobuf:"bytes,5,opt,name=leader_id,json=leaderId,proto3" json:"leader_id,omitempty"`
-	// Address of the leader's Raft transport. Empty: not known.
+	// Address of the leader's Raft transport. Empty if unknown.
 	LeaderAddr string `protobuf:"bytes,6,opt,name=leader_addr,json=leaderAddr,proto3" json:"leader_addr,omitempty"`
-	// Base URL of the leader's REST API. Absent: not known.
+	// Base URL of the leader's REST API. Absent if unknown.
 	LeaderHttpAddr *string `protobuf:"bytes,7,opt,name=leader_http_addr,json=leaderHTTPAddr,proto3,oneof" json:"leader_http_addr,omitempty"`
 	// Whether a leader is known.
 	HasLeader bool `protobuf:"varint,8,opt,name=has_leader,json=hasLeader,proto3" json:"has_leader,omitempty"`
-	// Role of the asked node.
+	// Role of the queried node.
 	Role RaftRole `protobuf:"varint,9,opt,name=role,proto3,enum=codeq.v1.RaftRole" json:"role,omitempty"`
 	// Term: a number that grows with every election.
 	Term int64 `protobuf:"varint,10,opt,name=term,proto3" json:"term,omitempty"`
 	// Last log entry that a majority has.
 	CommitIndex int64 `protobuf:"varint,11,opt,name=commit_index,json=commitIndex,proto3" json:"commit_index,omitempty"`
-	// Last entry whose rows are in the asked node's store.
+	// Last entry whose rows are in the queried node's store.
 	AppliedIndex int64 `protobuf:"varint,12,opt,name=applied_index,json=appliedIndex,proto3" json:"applied_index,omitempty"`
-	// First entry still in the asked node's log.
+	// First entry still in the queried node's log.
 	FirstIndex int64 `protobuf:"varint,13,opt,name=first_index,json=firstIndex,proto3" json:"first_index,omitempty"`
-	// Last entry in the asked node's log.
+	// Last entry in the queried node's log.
 	LastIndex int64 `protobuf:"varint,14,opt,name=last_index,json=lastIndex,proto3" json:"last_index,omitempty"`
-	// Number of committed entries that are not in the asked node's store yet.
+	// Number of committed entries that are not yet in the queried node's store.
 	Lag int64 `protobuf:"varint,15,opt,name=lag,proto3" json:"lag,omitempty"`
-	// Last entry removed from the asked node's log by compaction or covered by an installed snapshot.
+	// Last entry that was removed from the queried node's log by compaction or is covered by an installed snapshot.
 	SnapshotIndex int64 `protobuf:"varint,16,opt,name=snapshot_index,json=snapshotIndex,proto3" json:"snapshot_index,omitempty"`
-	// Number of elections that the asked node has seen since it started.
+	// Number of elections that the queried node has seen since it started.
 	Elections int64 `protobuf:"varint,17,opt,name=elections,proto3" json:"elections,omitempty"`
 	// Members, ordered by name.
 	Members       []*RaftMember `protobuf:"bytes,18,rep,name=members,proto3" json:"members,omitempty"`
@@ -433,7 +433,7 @@ func (x *RaftGroup) GetMembers() []*RaftMember {
 	return nil
 }
 
-// RaftStatus is the replication state, as the asked node sees it.
+// RaftStatus is the replication state, as the queried node sees it.
 type RaftStatus struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Whether the server is a member of a cluster.
@@ -442,7 +442,7 @@ type RaftStatus struct {
 	NumGroups int32 `protobuf:"varint,2,opt,name=num_groups,json=numGroups,proto3" json:"num_groups,omitempty"`
 	// Groups, ordered by shard number; empty without Raft.
 	Groups []*RaftGroup `protobuf:"bytes,3,rep,name=groups,proto3" json:"groups,omitempty"`
-	// Whether every acknowledgement waits for fsync: on a majority of the members, or on the only server.
+	// Whether every acknowledgement waits for fsync on a majority of the members, or on the server if it is the only one.
 	Fsync         bool `protobuf:"varint,4,opt,name=fsync,proto3" json:"fsync,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -677,11 +677,11 @@ type Topology struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Whether the server is a member of a cluster.
 	RaftEnabled bool `protobuf:"varint,1,opt,name=raft_enabled,json=raftEnabled,proto3" json:"raft_enabled,omitempty"`
-	// Name of the leader. Empty: none is known.
+	// Name of the leader. Empty if no leader is known.
 	LeaderId string `protobuf:"bytes,2,opt,name=leader_id,json=leaderId,proto3" json:"leader_id,omitempty"`
-	// Address of the leader's gRPC services, as host:port. Absent: not known.
+	// Address of the leader's gRPC services, as host:port. Absent if unknown.
 	LeaderGrpcAddr *string `protobuf:"bytes,3,opt,name=leader_grpc_addr,json=leaderGrpcAddr,proto3,oneof" json:"leader_grpc_addr,omitempty"`
-	// Base URL of the leader's REST API. Absent: not known.
+	// Base URL of the leader's REST API. Absent if unknown.
 	LeaderHttpAddr *string `protobuf:"bytes,4,opt,name=leader_http_addr,json=leaderHttpAddr,proto3,oneof" json:"leader_http_addr,omitempty"`
 	// Members, ordered by name; empty without Raft.
 	Members       []*TopologyMember `protobuf:"bytes,5,rep,name=members,proto3" json:"members,omitempty"`
@@ -759,11 +759,11 @@ type TopologyMember struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Name.
 	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	// Address of its gRPC services, as host:port. Absent: not known.
+	// Address of its gRPC services, as host:port. Absent if unknown.
 	GrpcAddr *string `protobuf:"bytes,2,opt,name=grpc_addr,json=grpcAddr,proto3,oneof" json:"grpc_addr,omitempty"`
-	// Base URL of its REST API. Absent: not known.
+	// Base URL of its REST API. Absent if unknown.
 	HttpAddr *string `protobuf:"bytes,3,opt,name=http_addr,json=httpAddr,proto3,oneof" json:"http_addr,omitempty"`
-	// Whether it leads.
+	// Whether it is the leader.
 	IsLeader      bool `protobuf:"varint,4,opt,name=is_leader,json=isLeader,proto3" json:"is_leader,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -834,7 +834,7 @@ type AddMemberRequest struct {
 	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	// Address of its Raft transport, as host:port.
 	RaftAddr string `protobuf:"bytes,2,opt,name=raft_addr,json=raftAddr,proto3" json:"raft_addr,omitempty"`
-	// Replace the member of this name, whose disk was lost or whose address changed.
+	// Whether the node replaces the member of this name, whose disk was lost or whose address changed.
 	Replace       bool `protobuf:"varint,3,opt,name=replace,proto3" json:"replace,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1032,7 +1032,7 @@ func (x *RemoveMemberResponse) GetStatus() *RaftStatus {
 // TransferLeadershipRequest makes another member the leader.
 type TransferLeadershipRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Name of the next leader. Empty: the member with the most complete log.
+	// Name of the next leader. If empty, the member with the most complete log takes over.
 	Id            string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

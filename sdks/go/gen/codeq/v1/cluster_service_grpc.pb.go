@@ -32,25 +32,25 @@ const (
 //
 // ClusterService shows and changes the members of the Raft cluster, which replicate all tasks.
 type ClusterServiceClient interface {
-	// GetRaftStatus returns the status that the asked node knows, even while no node leads. A server outside a cluster
-	// reports that Raft is not enabled.
+	// GetRaftStatus returns the status as the queried node knows it, even while there is no leader. A server that is not
+	// a member of a cluster reports that Raft is not enabled.
 	GetRaftStatus(ctx context.Context, in *GetRaftStatusRequest, opts ...grpc.CallOption) (*GetRaftStatusResponse, error)
-	// GetTopology returns the addresses of the leader and the other members, as far as the asked node knows them.
+	// GetTopology returns the addresses of the leader and of the other members, as far as the queried node knows them.
 	GetTopology(ctx context.Context, in *GetTopologyRequest, opts ...grpc.CallOption) (*GetTopologyResponse, error)
-	// AddMember adds a node. It returns when the node is a learner; the leader makes it a voter once it has caught up.
-	// Idempotent.
-	// Errors: NOT_OPERATOR, NOT_CLUSTERED, NOT_LEADER, MEMBER_EXISTS (the id belongs to another address or disk: see
-	// replace), MEMBERSHIP_CHANGE_IN_PROGRESS, MEMBER_NOT_READY (no node answers at the address, or it belongs to another
-	// cluster).
+	// AddMember adds a node. It returns when the node has become a learner; the leader makes the node a voter once it has
+	// caught up. Idempotent.
+	// Errors: NOT_ADMIN, NOT_CLUSTERED, NOT_LEADER, MEMBER_EXISTS (a member with this id has another address or disk; see
+	// `replace`), MEMBERSHIP_CHANGE_IN_PROGRESS, MEMBER_NOT_READY (no node answers at the address, or it belongs to
+	// another cluster).
 	AddMember(ctx context.Context, in *AddMemberRequest, opts ...grpc.CallOption) (*AddMemberResponse, error)
-	// RemoveMember removes a member: it loses its vote and gets no further entries. A leader that is removed hands over
-	// first.
+	// RemoveMember removes a member, which loses its vote and gets no further entries. A leader hands over its leadership
+	// before it is removed.
 	// Errors: NOT_OPERATOR, NOT_CLUSTERED, NOT_LEADER, MEMBER_NOT_FOUND, MEMBERSHIP_CHANGE_IN_PROGRESS, MEMBER_NOT_READY
 	// (too few other members are reachable to go on without it).
 	RemoveMember(ctx context.Context, in *RemoveMemberRequest, opts ...grpc.CallOption) (*RemoveMemberResponse, error)
-	// TransferLeadership makes another voter the leader. It returns when that member leads.
-	// Errors: NOT_OPERATOR, NOT_CLUSTERED, NOT_LEADER, MEMBER_NOT_FOUND, MEMBER_NOT_READY (it has no vote, or did not take
-	// over in time), MEMBERSHIP_CHANGE_IN_PROGRESS.
+	// TransferLeadership makes another voter the leader. It returns when that voter has become the leader.
+	// Errors: NOT_ADMIN, NOT_CLUSTERED, NOT_LEADER, MEMBER_NOT_FOUND, MEMBER_NOT_READY (the member has no vote, or did
+	// not take over in time), MEMBERSHIP_CHANGE_IN_PROGRESS.
 	TransferLeadership(ctx context.Context, in *TransferLeadershipRequest, opts ...grpc.CallOption) (*TransferLeadershipResponse, error)
 }
 
@@ -118,25 +118,25 @@ func (c *clusterServiceClient) TransferLeadership(ctx context.Context, in *Trans
 //
 // ClusterService shows and changes the members of the Raft cluster, which replicate all tasks.
 type ClusterServiceServer interface {
-	// GetRaftStatus returns the status that the asked node knows, even while no node leads. A server outside a cluster
-	// reports that Raft is not enabled.
+	// GetRaftStatus returns the status as the queried node knows it, even while there is no leader. A server that is not
+	// a member of a cluster reports that Raft is not enabled.
 	GetRaftStatus(context.Context, *GetRaftStatusRequest) (*GetRaftStatusResponse, error)
-	// GetTopology returns the addresses of the leader and the other members, as far as the asked node knows them.
+	// GetTopology returns the addresses of the leader and of the other members, as far as the queried node knows them.
 	GetTopology(context.Context, *GetTopologyRequest) (*GetTopologyResponse, error)
-	// AddMember adds a node. It returns when the node is a learner; the leader makes it a voter once it has caught up.
-	// Idempotent.
-	// Errors: NOT_OPERATOR, NOT_CLUSTERED, NOT_LEADER, MEMBER_EXISTS (the id belongs to another address or disk: see
-	// replace), MEMBERSHIP_CHANGE_IN_PROGRESS, MEMBER_NOT_READY (no node answers at the address, or it belongs to another
-	// cluster).
+	// AddMember adds a node. It returns when the node has become a learner; the leader makes the node a voter once it has
+	// caught up. Idempotent.
+	// Errors: NOT_ADMIN, NOT_CLUSTERED, NOT_LEADER, MEMBER_EXISTS (a member with this id has another address or disk; see
+	// `replace`), MEMBERSHIP_CHANGE_IN_PROGRESS, MEMBER_NOT_READY (no node answers at the address, or it belongs to
+	// another cluster).
 	AddMember(context.Context, *AddMemberRequest) (*AddMemberResponse, error)
-	// RemoveMember removes a member: it loses its vote and gets no further entries. A leader that is removed hands over
-	// first.
+	// RemoveMember removes a member, which loses its vote and gets no further entries. A leader hands over its leadership
+	// before it is removed.
 	// Errors: NOT_OPERATOR, NOT_CLUSTERED, NOT_LEADER, MEMBER_NOT_FOUND, MEMBERSHIP_CHANGE_IN_PROGRESS, MEMBER_NOT_READY
 	// (too few other members are reachable to go on without it).
 	RemoveMember(context.Context, *RemoveMemberRequest) (*RemoveMemberResponse, error)
-	// TransferLeadership makes another voter the leader. It returns when that member leads.
-	// Errors: NOT_OPERATOR, NOT_CLUSTERED, NOT_LEADER, MEMBER_NOT_FOUND, MEMBER_NOT_READY (it has no vote, or did not take
-	// over in time), MEMBERSHIP_CHANGE_IN_PROGRESS.
+	// TransferLeadership makes another voter the leader. It returns when that voter has become the leader.
+	// Errors: NOT_ADMIN, NOT_CLUSTERED, NOT_LEADER, MEMBER_NOT_FOUND, MEMBER_NOT_READY (the member has no vote, or did
+	// not take over in time), MEMBERSHIP_CHANGE_IN_PROGRESS.
 	TransferLeadership(context.Context, *TransferLeadershipRequest) (*TransferLeadershipResponse, error)
 	mustEmbedUnimplementedClusterServiceServer()
 }

@@ -22,8 +22,8 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// ErrorReason lists every error. A failed call carries the reason's name, without its prefix, in google.rpc.ErrorInfo
-// with the domain "codeq"; over HTTP it is `reason` in the error body.
+// ErrorReason lists the reason of every error. A failed call carries the name of the reason, without the prefix
+// ERROR_REASON_, in google.rpc.ErrorInfo with the domain "codeq"; over HTTP, the error body has it as `reason`.
 type ErrorReason int32
 
 const (
@@ -31,21 +31,22 @@ const (
 	ErrorReason_ERROR_REASON_UNSPECIFIED ErrorReason = 0
 	// A field is malformed or out of bounds. google.rpc.BadRequest names each such field.
 	ErrorReason_ERROR_REASON_INVALID_FIELD ErrorReason = 1
-	// The HTTP body is not a single JSON object, or its content type is not JSON. Over gRPC: the bytes are not a message
-	// of this call.
+	// The HTTP body is not a single JSON object, or its content type is not JSON. Over gRPC, the bytes are not a valid
+	// request message of this call.
 	ErrorReason_ERROR_REASON_INVALID_BODY ErrorReason = 2
 	// A request, frame, payload, result or artifact exceeds its limit.
 	ErrorReason_ERROR_REASON_TOO_LARGE ErrorReason = 3
-	// The token is missing, malformed, expired or not accepted. For an expired token the metadata of google.rpc.ErrorInfo
-	// has `expiredAt`, its expiry in UTC.
+	// The token is missing, malformed, expired or not accepted. For an expired token, the metadata of
+	// google.rpc.ErrorInfo has `expiredAt`, the time of expiry in UTC.
 	ErrorReason_ERROR_REASON_UNAUTHENTICATED ErrorReason = 4
 	// The token is valid but lacks the scope that the RPC requires.
 	ErrorReason_ERROR_REASON_MISSING_SCOPE ErrorReason = 5
 	// The token is valid but not an administrator's.
 	ErrorReason_ERROR_REASON_NOT_ADMIN ErrorReason = 6
-	// The token is valid but of the wrong kind: a producer's for a worker's call, or a worker's for a producer's.
+	// The token is valid but of the wrong kind: a producer's token was used for a worker's call, or a worker's token for
+	// a producer's call.
 	ErrorReason_ERROR_REASON_WRONG_TOKEN_KIND ErrorReason = 52
-	// The token's claims name no tenant, a malformed one, or two different ones.
+	// The token's claims name no tenant, a malformed tenant, or two different tenants.
 	ErrorReason_ERROR_REASON_INVALID_TENANT ErrorReason = 7
 	// The worker's token does not allow a requested command.
 	ErrorReason_ERROR_REASON_COMMAND_NOT_ALLOWED ErrorReason = 8
@@ -53,7 +54,7 @@ const (
 	ErrorReason_ERROR_REASON_TASK_NOT_FOUND ErrorReason = 9
 	// The task exists but has not ended.
 	ErrorReason_ERROR_REASON_RESULT_NOT_FOUND ErrorReason = 10
-	// The caller's tenant has no queue of this command.
+	// The caller's tenant has no queue for this command.
 	ErrorReason_ERROR_REASON_QUEUE_NOT_FOUND ErrorReason = 11
 	// No route has this HTTP path.
 	ErrorReason_ERROR_REASON_ROUTE_NOT_FOUND ErrorReason = 12
@@ -61,7 +62,7 @@ const (
 	ErrorReason_ERROR_REASON_METHOD_NOT_ALLOWED ErrorReason = 13
 	// HTTP only: the server does not support this method or transfer coding.
 	ErrorReason_ERROR_REASON_NOT_IMPLEMENTED ErrorReason = 46
-	// HTTP only: the request was not complete in time. Nothing was changed.
+	// HTTP only: the request did not arrive completely in time. Nothing was changed.
 	ErrorReason_ERROR_REASON_REQUEST_TIMEOUT ErrorReason = 47
 	// HTTP only: the request target exceeds the size limit of a request head.
 	ErrorReason_ERROR_REASON_TARGET_TOO_LONG ErrorReason = 48
@@ -73,11 +74,11 @@ const (
 	ErrorReason_ERROR_REASON_HTTP_VERSION_NOT_SUPPORTED ErrorReason = 51
 	// The task is not leased: it is waiting, or it has ended.
 	ErrorReason_ERROR_REASON_TASK_NOT_CLAIMED ErrorReason = 14
-	// The lease token is not that of the task's current lease. Nothing was changed.
+	// The lease token does not match the task's current lease. Nothing was changed.
 	ErrorReason_ERROR_REASON_STALE_LEASE_TOKEN ErrorReason = 15
 	// The task is leased to another worker. Nothing was changed.
 	ErrorReason_ERROR_REASON_NOT_LEASE_OWNER ErrorReason = 16
-	// A limit of the server is reached for the moment, such as its number of streams.
+	// A limit of the server, such as the number of streams, has been reached for the moment.
 	ErrorReason_ERROR_REASON_LIMIT_REACHED ErrorReason = 17
 	// The command would need a new queue, and the tenant or the server has reached its limit. A retry helps only after an
 	// empty queue has been removed.
@@ -86,35 +87,37 @@ const (
 	ErrorReason_ERROR_REASON_DRAINING ErrorReason = 18
 	// The outcome is unknown: the decision could not be made durable, or the gateway lost its server during the call.
 	ErrorReason_ERROR_REASON_OUTCOME_UNKNOWN ErrorReason = 19
-	// The first message of a stream was not a hello, a second hello was sent, or none arrived in time.
+	// The first message of a stream was not a hello, a second hello was sent, or no hello arrived in time.
 	ErrorReason_ERROR_REASON_BAD_HANDSHAKE ErrorReason = 20
-	// The task's stored data are inconsistent; run `codeq store check`.
+	// The stored data of the task is inconsistent; run `codeq store check`.
 	ErrorReason_ERROR_REASON_CORRUPT_DATA ErrorReason = 21
-	// The call's deadline passed before its reply.
+	// The call's deadline passed before the reply was sent.
 	ErrorReason_ERROR_REASON_DEADLINE_EXCEEDED ErrorReason = 22
-	// The tenant has used this idempotency key for a different request, whose task still exists. Nothing was changed.
+	// The tenant has already used this idempotency key for a different request, whose task still exists. Nothing was
+	// changed.
 	ErrorReason_ERROR_REASON_IDEMPOTENCY_CONFLICT ErrorReason = 23
 	// The tenant already has a task with this id. Nothing was changed.
 	ErrorReason_ERROR_REASON_TASK_ID_TAKEN ErrorReason = 24
 	// The page token is malformed, or belongs to another list or to other filters.
 	ErrorReason_ERROR_REASON_INVALID_PAGE_TOKEN ErrorReason = 26
-	// The task has ended, other than by a cancel.
+	// The task has already ended, and not by a cancel.
 	ErrorReason_ERROR_REASON_TASK_ENDED ErrorReason = 25
-	// The task's result has no artifact of this name, or the artifact is stored elsewhere, at its URL.
+	// The task's result has no artifact of this name, or the artifact's content is stored elsewhere, at its URL.
 	ErrorReason_ERROR_REASON_ARTIFACT_NOT_FOUND ErrorReason = 28
 	// The server has no backup folder.
 	ErrorReason_ERROR_REASON_BACKUP_NOT_CONFIGURED ErrorReason = 32
-	// The server's disk is nearly full: it rejects new tasks and artifact contents. All other calls work, so tasks can
-	// still be completed and removed.
+	// The server's disk is nearly full, so the server rejects new tasks and artifact contents. All other calls work, so
+	// tasks can still be completed and removed.
 	ErrorReason_ERROR_REASON_STORAGE_FULL ErrorReason = 27
-	// The gateway cannot reach a server, or the server cannot validate the token because what it needs for that does not
-	// respond. The call was not carried out.
+	// The gateway cannot reach a server, or the server cannot validate the token because a service that validation
+	// depends on does not respond. The call was not carried out.
 	ErrorReason_ERROR_REASON_SERVER_UNREACHABLE ErrorReason = 45
 	// The task is not DLQ, FAILED or CANCELLED, so it cannot be redriven.
 	ErrorReason_ERROR_REASON_TASK_NOT_REDRIVABLE ErrorReason = 29
-	// Another node of the cluster leads, or none does at the moment. Nothing was changed. The metadata of
-	// google.rpc.ErrorInfo has what is known about the leader: `leader`, its name; `leaderHttp`, the base URL of its REST
-	// API; `leaderGrpc`, its gRPC address. Over HTTP the call is redirected (307) if that URL is known.
+	// Another node of the cluster leads, or the cluster has no leader at the moment. Nothing was changed. The metadata of
+	// google.rpc.ErrorInfo has what is known about the leader: its name in `leader`, the base URL of its REST API in
+	// `leaderHttp`, and its gRPC address in `leaderGrpc`. Over HTTP, the call is redirected (307) to the leader if that
+	// base URL is known.
 	ErrorReason_ERROR_REASON_NOT_LEADER ErrorReason = 33
 	// The server is not a member of a cluster.
 	ErrorReason_ERROR_REASON_NOT_CLUSTERED ErrorReason = 34
@@ -271,7 +274,7 @@ type ItemError struct {
 	Index uint32 `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"`
 	// Reason of the failure.
 	Reason ErrorReason `protobuf:"varint,2,opt,name=reason,proto3,enum=codeq.v1.ErrorReason" json:"reason,omitempty"`
-	// Text for people; it may change.
+	// Human-readable text, which may change.
 	Message       string `protobuf:"bytes,3,opt,name=message,proto3" json:"message,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -26,13 +26,13 @@ const (
 // ProduceRequest is one frame.
 type ProduceRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Hello, in the first message only.
+	// Hello. Set in the first message only.
 	Hello *ProducerHello `protobuf:"bytes,1,opt,name=hello,proto3" json:"hello,omitempty"`
-	// Tasks to create, at most 4096 and 8 MiB. A message without tasks is not a frame and gets no ack.
+	// Tasks to create, at most 4096 tasks and 8 MiB. A message without tasks is not a frame and gets no ack.
 	Tasks []*TaskSpec `protobuf:"bytes,2,rep,name=tasks,proto3" json:"tasks,omitempty"`
-	// Fresh token of the same subject and tenant, without "Bearer"; empty: none. It replaces the stream's token before the
-	// tasks of the message are created. A rejected token ends the call; one that cannot be validated at the moment does
-	// not: the old one stays in force.
+	// Fresh token of the same subject and tenant, without "Bearer", or empty. It replaces the stream's token before the
+	// tasks of the message are created. A rejected token ends the call. If the server cannot validate the fresh token at
+	// the moment, the old token stays in force.
 	Token         string `protobuf:"bytes,3,opt,name=token,proto3" json:"token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -92,9 +92,9 @@ func (x *ProduceRequest) GetToken() string {
 // ProduceResponse carries any combination of its fields.
 type ProduceResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Welcome, in the first message only.
+	// Welcome. Set in the first message only.
 	Welcome *ProducerWelcome `protobuf:"bytes,1,opt,name=welcome,proto3" json:"welcome,omitempty"`
-	// Acks, one for each frame with tasks, in the order of the frames.
+	// Acks, one for each frame, in the order of the frames.
 	Acks []*FrameAck `protobuf:"bytes,2,rep,name=acks,proto3" json:"acks,omitempty"`
 	// Announces that the server will end the stream.
 	Notice        *StreamNotice `protobuf:"bytes,3,opt,name=notice,proto3" json:"notice,omitempty"`
@@ -208,11 +208,11 @@ type ProducerWelcome struct {
 	Subject string `protobuf:"bytes,2,opt,name=subject,proto3" json:"subject,omitempty"`
 	// Maximum number of unacked frames.
 	UnackedFramesMax int32 `protobuf:"varint,3,opt,name=unacked_frames_max,json=unackedFramesMax,proto3" json:"unacked_frames_max,omitempty"`
-	// Maximum bytes of unacked frames.
+	// Maximum size of all unacked frames in bytes.
 	UnackedBytesMax int64 `protobuf:"varint,4,opt,name=unacked_bytes_max,json=unackedBytesMax,proto3" json:"unacked_bytes_max,omitempty"`
-	// Maximum tasks of a frame.
+	// Maximum number of tasks in a frame.
 	FrameTasksMax int32 `protobuf:"varint,5,opt,name=frame_tasks_max,json=frameTasksMax,proto3" json:"frame_tasks_max,omitempty"`
-	// Maximum bytes of a frame.
+	// Maximum size of a frame in bytes.
 	FrameBytesMax int64 `protobuf:"varint,6,opt,name=frame_bytes_max,json=frameBytesMax,proto3" json:"frame_bytes_max,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -290,14 +290,15 @@ func (x *ProducerWelcome) GetFrameBytesMax() int64 {
 	return 0
 }
 
-// FrameAck answers a frame, whose accepted tasks are durable.
+// FrameAck answers a frame once its accepted tasks are durable.
 type FrameAck struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Task ids, one for each task of the frame, in order; empty for rejected ones.
+	// Task ids, one for each task of the frame, in order. The id of a rejected task is empty.
 	TaskIds []string `protobuf:"bytes,1,rep,name=task_ids,json=taskIds,proto3" json:"task_ids,omitempty"`
 	// Errors of rejected tasks.
 	Errors []*ItemError `protobuf:"bytes,2,rep,name=errors,proto3" json:"errors,omitempty"`
-	// Indexes of tasks that earlier requests had created; their ids are those of the existing tasks.
+	// Indexes of tasks that earlier requests had already created. Their entries in `task_ids` are the ids of the existing
+	// tasks.
 	Duplicates    []uint32 `protobuf:"varint,3,rep,packed,name=duplicates,proto3" json:"duplicates,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -357,12 +358,12 @@ func (x *FrameAck) GetDuplicates() []uint32 {
 // StreamNotice announces that the server will end the stream.
 type StreamNotice struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Reason: DRAINING; NOT_LEADER if another node of the cluster now leads; UNAUTHENTICATED if the token is about to
-	// expire: a fresh token, sent in time, keeps the stream open.
+	// DRAINING if the server is stopping, NOT_LEADER if this node no longer leads the cluster, or UNAUTHENTICATED if the
+	// token is about to expire. A fresh token that arrives in time keeps the stream open.
 	Reason ErrorReason `protobuf:"varint,1,opt,name=reason,proto3,enum=codeq.v1.ErrorReason" json:"reason,omitempty"`
 	// Milliseconds until the server ends the stream.
 	GraceMs int32 `protobuf:"varint,2,opt,name=grace_ms,json=graceMs,proto3" json:"grace_ms,omitempty"`
-	// Host and port of the leader's gRPC services; empty if unknown or if it is this node.
+	// Host and port of the leader's gRPC services. Empty if the leader is unknown or is this node.
 	Leader        string `protobuf:"bytes,3,opt,name=leader,proto3" json:"leader,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -28,13 +28,13 @@ const (
 //
 // ProducerService creates tasks over a stream, at tens of thousands of tasks per second.
 type ProducerServiceClient interface {
-	// Produce takes frames of tasks and acks each frame once, in order, when all of it is durable.
-	// The first message carries the hello and may carry tasks. The server stops reading while 256 frames or 16 MiB are
+	// Produce accepts frames of tasks and acks each frame once, in order, when all of its tasks are durable. The first
+	// message carries the hello and may also carry tasks. The server stops reading while 256 frames or 16 MiB are
 	// unacked. When the client half-closes, the server acks the remaining frames and ends the call with OK.
-	// An invalid task is rejected by itself; the others are created. Errors that end the call: BAD_HANDSHAKE,
-	// UNAUTHENTICATED, INVALID_TENANT, TOO_LARGE (a frame above 8 MiB or 4096 tasks), OUTCOME_UNKNOWN.
-	// When its token expires, the call ends with UNAUTHENTICATED. A notice comes beforehand, and a fresh `token`
-	// keeps the stream open.
+	// An invalid task is rejected on its own; the other tasks of the frame are created. Errors that end the call:
+	// BAD_HANDSHAKE, UNAUTHENTICATED, INVALID_TENANT, TOO_LARGE (a frame above 8 MiB or 4096 tasks), OUTCOME_UNKNOWN.
+	// The call ends with UNAUTHENTICATED when its token expires. The server sends a notice beforehand, and a fresh
+	// `token` keeps the stream open.
 	Produce(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[ProduceRequest, ProduceResponse], error)
 }
 
@@ -65,13 +65,13 @@ type ProducerService_ProduceClient = grpc.BidiStreamingClient[ProduceRequest, Pr
 //
 // ProducerService creates tasks over a stream, at tens of thousands of tasks per second.
 type ProducerServiceServer interface {
-	// Produce takes frames of tasks and acks each frame once, in order, when all of it is durable.
-	// The first message carries the hello and may carry tasks. The server stops reading while 256 frames or 16 MiB are
+	// Produce accepts frames of tasks and acks each frame once, in order, when all of its tasks are durable. The first
+	// message carries the hello and may also carry tasks. The server stops reading while 256 frames or 16 MiB are
 	// unacked. When the client half-closes, the server acks the remaining frames and ends the call with OK.
-	// An invalid task is rejected by itself; the others are created. Errors that end the call: BAD_HANDSHAKE,
-	// UNAUTHENTICATED, INVALID_TENANT, TOO_LARGE (a frame above 8 MiB or 4096 tasks), OUTCOME_UNKNOWN.
-	// When its token expires, the call ends with UNAUTHENTICATED. A notice comes beforehand, and a fresh `token`
-	// keeps the stream open.
+	// An invalid task is rejected on its own; the other tasks of the frame are created. Errors that end the call:
+	// BAD_HANDSHAKE, UNAUTHENTICATED, INVALID_TENANT, TOO_LARGE (a frame above 8 MiB or 4096 tasks), OUTCOME_UNKNOWN.
+	// The call ends with UNAUTHENTICATED when its token expires. The server sends a notice beforehand, and a fresh
+	// `token` keeps the stream open.
 	Produce(grpc.BidiStreamingServer[ProduceRequest, ProduceResponse]) error
 	mustEmbedUnimplementedProducerServiceServer()
 }

@@ -30,26 +30,27 @@ type Queue struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Command.
 	Command string `protobuf:"bytes,1,opt,name=command,proto3" json:"command,omitempty"`
-	// Tasks that are waiting and can be claimed.
+	// Number of tasks that are waiting and can be claimed.
 	Ready int64 `protobuf:"varint,2,opt,name=ready,proto3" json:"ready,omitempty"`
-	// Tasks that wait for their due time.
+	// Number of tasks waiting for their due time.
 	Scheduled int64 `protobuf:"varint,3,opt,name=scheduled,proto3" json:"scheduled,omitempty"`
-	// Leased tasks.
+	// Number of leased tasks.
 	Claimed int64 `protobuf:"varint,4,opt,name=claimed,proto3" json:"claimed,omitempty"`
-	// Tasks in the dead-letter queue.
+	// Number of tasks in the dead-letter queue.
 	Dlq int64 `protobuf:"varint,5,opt,name=dlq,proto3" json:"dlq,omitempty"`
-	// Age of the oldest claimable task in seconds; 0 if there is none.
+	// Age of the oldest claimable task in seconds. 0 if there is no claimable task.
 	OldestAgeSeconds float64 `protobuf:"fixed64,6,opt,name=oldest_age_seconds,json=oldestAgeSeconds,proto3" json:"oldest_age_seconds,omitempty"`
 	// Whether the queue is paused: it accepts tasks but delivers none.
 	Paused bool `protobuf:"varint,7,opt,name=paused,proto3" json:"paused,omitempty"`
-	// Tasks created per second: a moving average in which a minute ago weighs about a third of now. Kept in memory, so
-	// it starts over when the server restarts.
+	// Tasks created per second, as a moving average in which the rate of a minute ago weighs about a third as much as the
+	// current one. It is kept in memory and starts over when the server restarts.
 	CreatedRate float64 `protobuf:"fixed64,8,opt,name=created_rate,json=createdRate,proto3" json:"created_rate,omitempty"`
 	// Tasks completed per second, averaged in the same way.
 	CompletedRate float64 `protobuf:"fixed64,9,opt,name=completed_rate,json=completedRate,proto3" json:"completed_rate,omitempty"`
 	// Whether a purge is in progress, during which nothing is delivered.
 	Purging bool `protobuf:"varint,10,opt,name=purging,proto3" json:"purging,omitempty"`
-	// Tasks that have ended as FAILED since the queue was created, including removed ones but not redriven ones.
+	// Number of tasks that have ended as FAILED since the queue was created. It includes tasks that have been removed
+	// since, but not those that have been redriven.
 	FailedTotal   int64 `protobuf:"varint,13,opt,name=failed_total,json=failedTotal,proto3" json:"failed_total,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -165,9 +166,9 @@ func (x *Queue) GetFailedTotal() int64 {
 // ListQueuesRequest reads a page of queues.
 type ListQueuesRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Maximum number of queues, 1 to 500. 0: 100.
+	// Maximum number of queues, 1 to 500. 0 means 100.
 	PageSize int32 `protobuf:"varint,1,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
-	// next_page_token of the previous response. Empty: the first page.
+	// next_page_token of the previous response. Empty for the first page.
 	PageToken string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
 	// Tenant to act on; only an operator may name another one than its token's. Empty: the token's.
 	Tenant        string `protobuf:"bytes,3,opt,name=tenant,proto3" json:"tenant,omitempty"`
@@ -231,7 +232,7 @@ type ListQueuesResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Queues, ordered by name.
 	Queues []*Queue `protobuf:"bytes,1,rep,name=queues,proto3" json:"queues,omitempty"`
-	// Token of the next page; empty on the last one.
+	// Token of the next page. Empty on the last page.
 	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -639,8 +640,8 @@ func (x *PurgeQueueRequest) GetTenant() string {
 	return ""
 }
 
-// PurgeQueueResponse returns the queue. Its tasks are usually still waiting; `purging` says that they will be
-// cancelled.
+// PurgeQueueResponse returns the queue. Its tasks are usually still waiting at this point; `purging` shows that they
+// will be cancelled.
 type PurgeQueueResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The queue.
@@ -691,11 +692,11 @@ type ListDeadLettersRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Command of the queue.
 	Command string `protobuf:"bytes,1,opt,name=command,proto3" json:"command,omitempty"`
-	// Maximum number of tasks, 1 to 500. 0: 100.
+	// Maximum number of tasks, 1 to 500. 0 means 100.
 	PageSize int32 `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
-	// next_page_token of the previous response. Empty: the first page.
+	// next_page_token of the previous response. Empty for the first page.
 	PageToken string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
-	// Order of arrival: `oldest` (default) or `newest` first.
+	// Which dead letters come first: `oldest` (default) or `newest`.
 	OrderBy string `protobuf:"bytes,4,opt,name=order_by,json=orderBy,proto3" json:"order_by,omitempty"`
 	// Tenant to act on; only an operator may name another one than its token's. Empty: the token's.
 	Tenant        string `protobuf:"bytes,5,opt,name=tenant,proto3" json:"tenant,omitempty"`
@@ -771,11 +772,11 @@ func (x *ListDeadLettersRequest) GetTenant() string {
 // ListDeadLettersResponse is a page of dead letters.
 type ListDeadLettersResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Tasks, ordered by the time at which they became dead letters.
+	// Tasks, in the requested order.
 	Tasks []*Task `protobuf:"bytes,1,rep,name=tasks,proto3" json:"tasks,omitempty"`
-	// Token of the next page; empty on the last one.
+	// Token of the next page. Empty on the last page.
 	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
-	// First page only: dead letters by error, the 100 largest groups of the first 10000 tasks.
+	// Dead letters grouped by error: the 100 largest groups among the first 10000 tasks. Set on the first page only.
 	Groups []*DeadLetterGroup `protobuf:"bytes,3,rep,name=groups,proto3" json:"groups,omitempty"`
 	// Number of tasks in the dead-letter queue.
 	Total         int64 `protobuf:"varint,4,opt,name=total,proto3" json:"total,omitempty"`
@@ -901,23 +902,24 @@ type RedriveTasksRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Command of the queue.
 	Command string `protobuf:"bytes,1,opt,name=command,proto3" json:"command,omitempty"`
-	// DLQ (default), FAILED or CANCELLED. The last two take longer: all tasks of the queue are scanned.
+	// DLQ (default), FAILED or CANCELLED. FAILED and CANCELLED take longer, because all tasks of the queue are scanned.
 	Status TaskStatus `protobuf:"varint,2,opt,name=status,proto3,enum=codeq.v1.TaskStatus" json:"status,omitempty"`
-	// Text that the error must contain. Empty: any error.
+	// Text that the error must contain. Empty to match any error.
 	ErrorContains string `protobuf:"bytes,3,opt,name=error_contains,json=errorContains,proto3" json:"error_contains,omitempty"`
-	// Earliest time at which the task ended, inclusive. Absent: no limit.
+	// Earliest time at which the task ended, inclusive. No limit if absent.
 	EndedFrom *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=ended_from,json=endedFrom,proto3" json:"ended_from,omitempty"`
-	// Latest time at which the task ended, exclusive. Absent: no limit.
+	// Latest time at which the task ended, exclusive. No limit if absent.
 	EndedTo *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=ended_to,json=endedTo,proto3" json:"ended_to,omitempty"`
-	// Tasks to redrive, at most 1000. Empty: all of the queue.
+	// Ids of the tasks to redrive, at most 1000. Empty to select all tasks of the queue.
 	TaskIds []string `protobuf:"bytes,6,rep,name=task_ids,json=taskIds,proto3" json:"task_ids,omitempty"`
-	// Only count the tasks. Cannot be combined with rate.
+	// Whether to count the tasks without redriving them. Cannot be combined with rate.
 	DryRun bool `protobuf:"varint,7,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
-	// Maximum number of tasks to redrive in this call, 1 to 10000. 0: 1000. Cannot be combined with rate.
+	// Maximum number of tasks to redrive in this call, 1 to 10000. 0 means 1000. Cannot be combined with rate.
 	Limit int32 `protobuf:"varint,8,opt,name=limit,proto3" json:"limit,omitempty"`
-	// Tasks per second, 1 to 10000, in the background. 0: redrive at once. Replaces a running redrive of the same queue.
+	// Number of tasks to redrive per second in the background, 1 to 10000. 0 means to redrive at once. A redrive with a
+	// rate replaces a running background redrive of the same queue.
 	Rate int32 `protobuf:"varint,9,opt,name=rate,proto3" json:"rate,omitempty"`
-	// next_page_token of the previous response to the same filters. Empty: start from the beginning.
+	// next_page_token of the previous response with the same filters. Empty to start from the beginning.
 	PageToken string `protobuf:"bytes,10,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
 	// Tenant to act on; only an operator may name another one than its token's. Empty: the token's.
 	Tenant        string `protobuf:"bytes,11,opt,name=tenant,proto3" json:"tenant,omitempty"`
@@ -1035,13 +1037,13 @@ func (x *RedriveTasksRequest) GetTenant() string {
 // RedriveTasksResponse reports the redrive.
 type RedriveTasksResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Number of tasks that passed the filters.
+	// Number of tasks that matched the filters.
 	Matched int64 `protobuf:"varint,1,opt,name=matched,proto3" json:"matched,omitempty"`
-	// Number of tasks redriven; 0 for a dry run or a redrive in the background.
+	// Number of tasks redriven. 0 for a dry run and for a background redrive.
 	Redriven int64 `protobuf:"varint,2,opt,name=redriven,proto3" json:"redriven,omitempty"`
 	// Whether the redrive continues in the background.
 	InBackground bool `protobuf:"varint,3,opt,name=in_background,json=inBackground,proto3" json:"in_background,omitempty"`
-	// Where to continue; empty if nothing is left.
+	// Token for the next call. Empty if nothing is left.
 	NextPageToken string `protobuf:"bytes,4,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

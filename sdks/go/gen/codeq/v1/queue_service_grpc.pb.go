@@ -43,28 +43,29 @@ type QueueServiceClient interface {
 	// Errors: NOT_ADMIN, QUEUE_NOT_FOUND.
 	GetQueue(ctx context.Context, in *GetQueueRequest, opts ...grpc.CallOption) (*GetQueueResponse, error)
 	// PauseQueue stops all deliveries from a queue, including those to open streams and waiting claims. Tasks are still
-	// accepted; leased tasks carry on. A queue that does not exist is created, and is kept while paused. Idempotent.
+	// accepted, and leased tasks carry on. A queue that does not exist is created, and a paused queue is never removed.
+	// Idempotent.
 	// Errors: NOT_ADMIN, TOO_MANY_QUEUES.
 	PauseQueue(ctx context.Context, in *PauseQueueRequest, opts ...grpc.CallOption) (*PauseQueueResponse, error)
 	// ResumeQueue resumes the deliveries of a queue. Idempotent.
 	// Errors: NOT_ADMIN, QUEUE_NOT_FOUND.
 	ResumeQueue(ctx context.Context, in *ResumeQueueRequest, opts ...grpc.CallOption) (*ResumeQueueResponse, error)
-	// PurgeQueue cancels every task that is waiting in a queue at the time of the call, scheduled ones included, with the
-	// error PURGED. It runs in the background and continues after a restart of the server. Until it is done, the queue
-	// delivers nothing. Leased tasks carry on and dead letters stay, as do tasks created or returned after the call. A
-	// second call meanwhile extends the purge to the tasks that have arrived since.
+	// PurgeQueue cancels every task that is waiting in a queue at the time of the call, including scheduled tasks, with
+	// the error PURGED. It runs in the background and continues after a restart of the server. Until it is done, the
+	// queue delivers nothing. Leased tasks carry on. Dead letters stay, as do tasks created or returned after the call. A
+	// second call during a purge extends it to the tasks that have arrived since.
 	// Errors: NOT_ADMIN, QUEUE_NOT_FOUND.
 	PurgeQueue(ctx context.Context, in *PurgeQueueRequest, opts ...grpc.CallOption) (*PurgeQueueResponse, error)
-	// ListDeadLetters returns the dead letters of a queue in the order in which they arrived. The first page also groups
-	// them by error. A page ends after page_size tasks, 2 MiB or 10000 rows scanned.
+	// ListDeadLetters returns the dead letters of a queue in the order in which they became dead letters. The first page
+	// also groups them by error. A page ends after page_size tasks, 2 MiB or 10000 rows scanned.
 	// Errors: NOT_ADMIN, QUEUE_NOT_FOUND, INVALID_PAGE_TOKEN.
 	ListDeadLetters(ctx context.Context, in *ListDeadLettersRequest, opts ...grpc.CallOption) (*ListDeadLettersResponse, error)
-	// RedriveTasks queues again all DLQ, FAILED and CANCELLED tasks that match every filter: at the tail of the queue, with
-	// no attempts counted. Without a rate it redrives up to `limit` tasks, scans up to 10000 rows, and returns a token
-	// while more may be left. With a rate it returns at once and works in the background until all are done; a stop of
-	// the server ends that work, so call again.
-	// Errors: NOT_ADMIN, QUEUE_NOT_FOUND, INVALID_FIELD, INVALID_PAGE_TOKEN, LIMIT_REACHED (too many redrives in the
-	// background).
+	// RedriveTasks moves the DLQ, FAILED or CANCELLED tasks that match every filter back to the tail of the queue, with
+	// their attempts reset to 0. Without a rate, one call redrives up to `limit` tasks and scans up to 10000 rows; it
+	// returns a page token if more tasks may be left. With a rate, the call returns at once and the redrive continues in
+	// the background. A stop of the server ends a background redrive; call again to continue it.
+	// Errors: NOT_ADMIN, QUEUE_NOT_FOUND, INVALID_FIELD, INVALID_PAGE_TOKEN, LIMIT_REACHED (too many background
+	// redrives).
 	RedriveTasks(ctx context.Context, in *RedriveTasksRequest, opts ...grpc.CallOption) (*RedriveTasksResponse, error)
 }
 
@@ -161,28 +162,29 @@ type QueueServiceServer interface {
 	// Errors: NOT_ADMIN, QUEUE_NOT_FOUND.
 	GetQueue(context.Context, *GetQueueRequest) (*GetQueueResponse, error)
 	// PauseQueue stops all deliveries from a queue, including those to open streams and waiting claims. Tasks are still
-	// accepted; leased tasks carry on. A queue that does not exist is created, and is kept while paused. Idempotent.
+	// accepted, and leased tasks carry on. A queue that does not exist is created, and a paused queue is never removed.
+	// Idempotent.
 	// Errors: NOT_ADMIN, TOO_MANY_QUEUES.
 	PauseQueue(context.Context, *PauseQueueRequest) (*PauseQueueResponse, error)
 	// ResumeQueue resumes the deliveries of a queue. Idempotent.
 	// Errors: NOT_ADMIN, QUEUE_NOT_FOUND.
 	ResumeQueue(context.Context, *ResumeQueueRequest) (*ResumeQueueResponse, error)
-	// PurgeQueue cancels every task that is waiting in a queue at the time of the call, scheduled ones included, with the
-	// error PURGED. It runs in the background and continues after a restart of the server. Until it is done, the queue
-	// delivers nothing. Leased tasks carry on and dead letters stay, as do tasks created or returned after the call. A
-	// second call meanwhile extends the purge to the tasks that have arrived since.
+	// PurgeQueue cancels every task that is waiting in a queue at the time of the call, including scheduled tasks, with
+	// the error PURGED. It runs in the background and continues after a restart of the server. Until it is done, the
+	// queue delivers nothing. Leased tasks carry on. Dead letters stay, as do tasks created or returned after the call. A
+	// second call during a purge extends it to the tasks that have arrived since.
 	// Errors: NOT_ADMIN, QUEUE_NOT_FOUND.
 	PurgeQueue(context.Context, *PurgeQueueRequest) (*PurgeQueueResponse, error)
-	// ListDeadLetters returns the dead letters of a queue in the order in which they arrived. The first page also groups
-	// them by error. A page ends after page_size tasks, 2 MiB or 10000 rows scanned.
+	// ListDeadLetters returns the dead letters of a queue in the order in which they became dead letters. The first page
+	// also groups them by error. A page ends after page_size tasks, 2 MiB or 10000 rows scanned.
 	// Errors: NOT_ADMIN, QUEUE_NOT_FOUND, INVALID_PAGE_TOKEN.
 	ListDeadLetters(context.Context, *ListDeadLettersRequest) (*ListDeadLettersResponse, error)
-	// RedriveTasks queues again all DLQ, FAILED and CANCELLED tasks that match every filter: at the tail of the queue, with
-	// no attempts counted. Without a rate it redrives up to `limit` tasks, scans up to 10000 rows, and returns a token
-	// while more may be left. With a rate it returns at once and works in the background until all are done; a stop of
-	// the server ends that work, so call again.
-	// Errors: NOT_ADMIN, QUEUE_NOT_FOUND, INVALID_FIELD, INVALID_PAGE_TOKEN, LIMIT_REACHED (too many redrives in the
-	// background).
+	// RedriveTasks moves the DLQ, FAILED or CANCELLED tasks that match every filter back to the tail of the queue, with
+	// their attempts reset to 0. Without a rate, one call redrives up to `limit` tasks and scans up to 10000 rows; it
+	// returns a page token if more tasks may be left. With a rate, the call returns at once and the redrive continues in
+	// the background. A stop of the server ends a background redrive; call again to continue it.
+	// Errors: NOT_ADMIN, QUEUE_NOT_FOUND, INVALID_FIELD, INVALID_PAGE_TOKEN, LIMIT_REACHED (too many background
+	// redrives).
 	RedriveTasks(context.Context, *RedriveTasksRequest) (*RedriveTasksResponse, error)
 	mustEmbedUnimplementedQueueServiceServer()
 }

@@ -121,11 +121,11 @@ type ServerInfo struct {
 	PersistenceProvider string `protobuf:"bytes,4,opt,name=persistence_provider,json=persistenceProvider,proto3" json:"persistence_provider,omitempty"`
 	// Number of shards.
 	NumShards int32 `protobuf:"varint,5,opt,name=num_shards,json=numShards,proto3" json:"num_shards,omitempty"`
-	// Maximum bytes of a payload or result.
+	// Maximum size of a payload or result in bytes.
 	PayloadBytesMax int32 `protobuf:"varint,6,opt,name=payload_bytes_max,json=payloadBytesMax,proto3" json:"payload_bytes_max,omitempty"`
-	// Maximum items of a batch call.
+	// Maximum number of items in a batch call.
 	BatchItemsMax int32 `protobuf:"varint,7,opt,name=batch_items_max,json=batchItemsMax,proto3" json:"batch_items_max,omitempty"`
-	// Whether the code of the hot paths is compiled; otherwise Python interprets it.
+	// Whether the code of the hot paths is compiled. If not, Python interprets it.
 	Compiled      bool `protobuf:"varint,8,opt,name=compiled,proto3" json:"compiled,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -29,11 +29,11 @@ const (
 //
 // ServerService describes the server and backs it up.
 type ServerServiceClient interface {
-	// GetServerInfo returns version, mode and limits.
+	// GetServerInfo returns the server's version, mode and limits.
 	GetServerInfo(ctx context.Context, in *GetServerInfoRequest, opts ...grpc.CallOption) (*GetServerInfoResponse, error)
-	// BackUp writes a backup of the store and its artifacts to the configured backup folder. It includes everything
-	// acknowledged before the call. One backup is made at a time. It continues even if the caller stops waiting, and
-	// appears under its name once it is durable.
+	// BackUp writes a backup of the store and its artifacts to the configured backup folder. The backup includes
+	// everything acknowledged before the call. It continues even if the caller stops waiting, and appears under its name
+	// once it is durable. The server makes one backup at a time.
 	// Errors: NOT_OPERATOR, BACKUP_NOT_CONFIGURED, INVALID_FIELD (a backup of this name exists), LIMIT_REACHED (another
 	// backup is in progress).
 	BackUp(ctx context.Context, in *BackUpRequest, opts ...grpc.CallOption) (*BackUpResponse, error)
@@ -73,11 +73,11 @@ func (c *serverServiceClient) BackUp(ctx context.Context, in *BackUpRequest, opt
 //
 // ServerService describes the server and backs it up.
 type ServerServiceServer interface {
-	// GetServerInfo returns version, mode and limits.
+	// GetServerInfo returns the server's version, mode and limits.
 	GetServerInfo(context.Context, *GetServerInfoRequest) (*GetServerInfoResponse, error)
-	// BackUp writes a backup of the store and its artifacts to the configured backup folder. It includes everything
-	// acknowledged before the call. One backup is made at a time. It continues even if the caller stops waiting, and
-	// appears under its name once it is durable.
+	// BackUp writes a backup of the store and its artifacts to the configured backup folder. The backup includes
+	// everything acknowledged before the call. It continues even if the caller stops waiting, and appears under its name
+	// once it is durable. The server makes one backup at a time.
 	// Errors: NOT_OPERATOR, BACKUP_NOT_CONFIGURED, INVALID_FIELD (a backup of this name exists), LIMIT_REACHED (another
 	// backup is in progress).
 	BackUp(context.Context, *BackUpRequest) (*BackUpResponse, error)

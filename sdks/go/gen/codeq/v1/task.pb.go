@@ -24,21 +24,21 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// TaskStatus is a task's state.
+// TaskStatus is the state of a task.
 type TaskStatus int32
 
 const (
 	// Never sent; rejected on input.
 	TaskStatus_TASK_STATUS_UNSPECIFIED TaskStatus = 0
-	// Waits in its queue and can be claimed.
+	// Waiting in its queue; can be claimed.
 	TaskStatus_TASK_STATUS_PENDING TaskStatus = 1
-	// Waits for its due time: created with a delay, or delayed by a nack.
+	// Waiting for its due time after it was created with a delay or delayed by a nack.
 	TaskStatus_TASK_STATUS_SCHEDULED TaskStatus = 2
 	// Leased to a worker.
 	TaskStatus_TASK_STATUS_CLAIMED TaskStatus = 3
-	// Completed by a worker. The result is kept until its retention ends.
+	// Completed by a worker. The result is kept until the task's retention is over.
 	TaskStatus_TASK_STATUS_COMPLETED TaskStatus = 4
-	// Failed by a worker, or expired while it waited (error EXPIRED). Not retried.
+	// Failed by a worker, or expired while it was waiting (error EXPIRED). Not retried.
 	TaskStatus_TASK_STATUS_FAILED TaskStatus = 5
 	// In the dead-letter queue: delivered max_attempts times without completing or failing.
 	TaskStatus_TASK_STATUS_DLQ TaskStatus = 6
@@ -97,7 +97,7 @@ func (TaskStatus) EnumDescriptor() ([]byte, []int) {
 	return file_codeq_v1_task_proto_rawDescGZIP(), []int{0}
 }
 
-// AttemptEnd is the way a delivery ended.
+// AttemptEnd is the way in which a delivery ended.
 type AttemptEnd int32
 
 const (
@@ -113,7 +113,7 @@ const (
 	AttemptEnd_ATTEMPT_END_ABANDONED AttemptEnd = 4
 	// The lease expired.
 	AttemptEnd_ATTEMPT_END_LEASE_EXPIRED AttemptEnd = 5
-	// The server took the task back unused, because the worker's stream closed or the caller was gone.
+	// The server took the task back unused because the worker's stream closed or the caller disconnected.
 	AttemptEnd_ATTEMPT_END_RETURNED AttemptEnd = 6
 	// The task was cancelled.
 	AttemptEnd_ATTEMPT_END_CANCELLED AttemptEnd = 7
@@ -170,19 +170,20 @@ func (AttemptEnd) EnumDescriptor() ([]byte, []int) {
 	return file_codeq_v1_task_proto_rawDescGZIP(), []int{1}
 }
 
-// OutcomeKind is the way a worker settles a delivery.
+// OutcomeKind is the way in which a worker settles a delivery.
 type OutcomeKind int32
 
 const (
 	// Rejected.
 	OutcomeKind_OUTCOME_KIND_UNSPECIFIED OutcomeKind = 0
-	// The work is done: the task becomes COMPLETED with `result`.
+	// The work is done. The task becomes COMPLETED with `result`.
 	OutcomeKind_OUTCOME_KIND_COMPLETED OutcomeKind = 1
-	// The work cannot be done: the task becomes FAILED with `error` and is not retried.
+	// The work cannot be done. The task becomes FAILED with `error` and is not retried.
 	OutcomeKind_OUTCOME_KIND_FAILED OutcomeKind = 2
-	// This delivery failed: the task is retried after `delay_seconds` or its backoff, or goes to the dead-letter queue.
+	// This delivery failed. The task is retried after `delay_seconds` or the delay of the backoff policy; after its last
+	// delivery it goes to the dead-letter queue.
 	OutcomeKind_OUTCOME_KIND_NACK OutcomeKind = 3
-	// The worker returns the task unused: it keeps its place and its attempts.
+	// The worker returns the task unused. The task keeps its place and its attempts.
 	OutcomeKind_OUTCOME_KIND_ABANDON OutcomeKind = 4
 )
 
@@ -237,27 +238,29 @@ type TaskSpec struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Name of the queue within the tenant, and so the type of the task. Case-sensitive, 1 to 128 characters.
 	Command string `protobuf:"bytes,1,opt,name=command,proto3" json:"command,omitempty"`
-	// One JSON value in UTF-8 (RFC 8259) of at most 1 MiB, kept byte for byte. Over gRPC, absent means null.
+	// Payload: one JSON value in UTF-8 (RFC 8259) of at most 1 MiB, kept byte for byte. Over gRPC, an absent payload
+	// means null.
 	Payload []byte `protobuf:"bytes,2,opt,name=payload,proto3" json:"payload,omitempty"`
-	// Priority, 0 (default) to 9; the highest is delivered first.
+	// Priority, 0 (default) to 9. Tasks with the highest priority are delivered first.
 	Priority int32 `protobuf:"varint,3,opt,name=priority,proto3" json:"priority,omitempty"`
-	// Number of deliveries after which the task goes to the dead-letter queue, 1 to 1000. Absent: the server's default,
-	// 5.
+	// Number of deliveries after which the task goes to the dead-letter queue, 1 to 1000. If absent, the server's default
+	// applies, usually 5.
 	MaxAttempts *int32 `protobuf:"varint,4,opt,name=max_attempts,json=maxAttempts,proto3,oneof" json:"max_attempts,omitempty"`
-	// Earliest time of delivery; a time in the past means at once. Cannot be combined with delay_seconds.
+	// Earliest time of the first delivery. A time in the past means at once. Cannot be combined with delay_seconds.
 	RunAt *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=run_at,json=runAt,proto3" json:"run_at,omitempty"`
 	// Delay before the first delivery, in seconds from acceptance, 0 to 315360000 (10 years).
 	DelaySeconds *int32 `protobuf:"varint,6,opt,name=delay_seconds,json=delaySeconds,proto3,oneof" json:"delay_seconds,omitempty"`
-	// Makes retries safe: within the tenant, requests with the same key create one task, and repeated ones return it. A
-	// different request with the same key fails with IDEMPOTENCY_CONFLICT. The key lives as long as the task is stored.
-	// The task's id is derived from tenant and key. 1 to 256 printable ASCII characters. Cannot be combined with task_id.
+	// Makes retries safe: within the tenant, requests with the same key create only one task, and repeated requests
+	// return that task. A different request with the same key fails with IDEMPOTENCY_CONFLICT. The key lives as long as
+	// the task is stored. The task's id is derived from the tenant and the key. 1 to 256 printable ASCII characters.
+	// Cannot be combined with task_id.
 	IdempotencyKey *string `protobuf:"bytes,8,opt,name=idempotency_key,json=idempotencyKey,proto3,oneof" json:"idempotency_key,omitempty"`
-	// Id of the task, chosen by the producer. Unique within the tenant, 1 to 64 characters, and not a UUID of version 8,
-	// the form of the server's own ids. Absent: the server assigns one.
+	// Id of the task, chosen by the producer: unique within the tenant, 1 to 64 characters, and not a version 8 UUID,
+	// which is the form of the server's own ids. If absent, the server assigns an id.
 	TaskId *string `protobuf:"bytes,9,opt,name=task_id,json=taskId,proto3,oneof" json:"task_id,omitempty"`
-	// Seconds from acceptance, any delay included, after which a task that is still PENDING or SCHEDULED ends as FAILED
-	// with the error EXPIRED: 1 to 315360000 (10 years). A task that is running or has ended at that moment never
-	// expires, even if it is retried or redriven. Absent: no deadline.
+	// Seconds after acceptance, 1 to 315360000 (10 years), at which a task that is still PENDING or SCHEDULED ends as
+	// FAILED with the error EXPIRED. The time includes any delay. A task that is running or has ended at that moment
+	// never expires, even if it is retried or redriven later. If absent, the task never expires.
 	ExpireSeconds *int32 `protobuf:"varint,10,opt,name=expire_seconds,json=expireSeconds,proto3,oneof" json:"expire_seconds,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -356,10 +359,11 @@ func (x *TaskSpec) GetExpireSeconds() int32 {
 	return 0
 }
 
-// Task is a task as the server returns it. In JSON, fields without presence always appear, the others only when set.
+// Task is a task as the server returns it. In JSON, fields without presence always appear; the others appear only when
+// they are set.
 type Task struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Command, as created.
+	// Command of the task, as created.
 	Command string `protobuf:"bytes,1,opt,name=command,proto3" json:"command,omitempty"`
 	// Payload, byte for byte as created.
 	Payload []byte `protobuf:"bytes,2,opt,name=payload,proto3" json:"payload,omitempty"`
@@ -369,37 +373,38 @@ type Task struct {
 	MaxAttempts int32 `protobuf:"varint,4,opt,name=max_attempts,json=maxAttempts,proto3" json:"max_attempts,omitempty"`
 	// Earliest time of the next delivery. Set while SCHEDULED.
 	RunAt *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=run_at,json=runAt,proto3" json:"run_at,omitempty"`
-	// Time of acceptance, UTC, in milliseconds.
+	// Time of acceptance in UTC, with millisecond precision.
 	CreatedAt *timestamppb.Timestamp `protobuf:"bytes,16,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
 	// Id of the task, unique within the tenant.
 	Id string `protobuf:"bytes,20,opt,name=id,proto3" json:"id,omitempty"`
 	// State of the task.
 	Status TaskStatus `protobuf:"varint,21,opt,name=status,proto3,enum=codeq.v1.TaskStatus" json:"status,omitempty"`
-	// Tenant of the task. Not set in deliveries over a worker stream; its welcome names the tenant.
+	// Tenant of the task. Not set in deliveries over a worker stream, whose welcome names the tenant.
 	TenantId string `protobuf:"bytes,22,opt,name=tenant_id,json=tenantId,proto3" json:"tenant_id,omitempty"`
 	// Number of deliveries so far, including this one.
 	Attempts int32 `protobuf:"varint,23,opt,name=attempts,proto3" json:"attempts,omitempty"`
-	// Worker that holds the lease or ended the task. Not set in deliveries over a worker stream.
+	// Worker that holds the lease, or that ended the task. Not set in deliveries over a worker stream.
 	WorkerId *string `protobuf:"bytes,24,opt,name=worker_id,json=workerId,proto3,oneof" json:"worker_id,omitempty"`
-	// Token of the current lease: the fence for outcomes and heartbeats. A string in JSON. Set while CLAIMED.
+	// Token of the current lease: the fence for outcomes and heartbeats. Encoded as a string in JSON. Set while CLAIMED.
 	LeaseToken *uint64 `protobuf:"varint,25,opt,name=lease_token,json=leaseToken,proto3,oneof" json:"lease_token,omitempty"`
-	// End of the current lease unless it is extended. Set while CLAIMED.
+	// Time at which the current lease ends unless it is extended. Set while CLAIMED.
 	LeaseUntil *timestamppb.Timestamp `protobuf:"bytes,26,opt,name=lease_until,json=leaseUntil,proto3" json:"lease_until,omitempty"`
-	// Last error: of the failure, the last nack, the last expired lease, or the move to the dead-letter queue. Not set in
-	// deliveries over a worker stream.
+	// Error of the latest failure, nack, expired lease or move to the dead-letter queue. Not set in deliveries over a
+	// worker stream.
 	Error *string `protobuf:"bytes,27,opt,name=error,proto3,oneof" json:"error,omitempty"`
 	// Time of the last state change. Not set in deliveries over a worker stream.
 	UpdatedAt *timestamppb.Timestamp `protobuf:"bytes,28,opt,name=updated_at,json=updatedAt,proto3" json:"updated_at,omitempty"`
 	// Time at which the task ended.
 	FinishedAt *timestamppb.Timestamp `protobuf:"bytes,29,opt,name=finished_at,json=finishedAt,proto3" json:"finished_at,omitempty"`
-	// Latest progress that the worker reported: one JSON value. An ended task keeps that of its last delivery. Not set in
-	// deliveries.
+	// Latest progress that a worker reported, as one JSON value. An ended task keeps the progress of its last delivery.
+	// Not set in deliveries.
 	Progress []byte `protobuf:"bytes,30,opt,name=progress,proto3,oneof" json:"progress,omitempty"`
-	// True if an earlier request created this task, which is returned as it is now. Set only in replies to creates.
+	// True if an earlier request created this task. The task is then returned in its present state. Set only in replies
+	// to creates.
 	Duplicate *bool `protobuf:"varint,31,opt,name=duplicate,proto3,oneof" json:"duplicate,omitempty"`
 	// Time at which the task expires if it is still waiting. Set on tasks created with expire_seconds.
 	ExpireAt *timestamppb.Timestamp `protobuf:"bytes,32,opt,name=expire_at,json=expireAt,proto3" json:"expire_at,omitempty"`
-	// Last ten deliveries that ended, oldest first, including those before a redrive. Set by GetTask only.
+	// The last ten ended deliveries, oldest first, including those before a redrive. Set by GetTask only.
 	AttemptHistory []*Attempt `protobuf:"bytes,33,rep,name=attempt_history,json=attemptHistory,proto3" json:"attempt_history,omitempty"`
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
@@ -584,9 +589,9 @@ type Attempt struct {
 	StartedAt *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=started_at,json=startedAt,proto3" json:"started_at,omitempty"`
 	// Time at which the delivery ended.
 	EndedAt *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=ended_at,json=endedAt,proto3" json:"ended_at,omitempty"`
-	// The way it ended.
+	// The way in which the delivery ended.
 	End AttemptEnd `protobuf:"varint,4,opt,name=end,proto3,enum=codeq.v1.AttemptEnd" json:"end,omitempty"`
-	// Error of a failure or reason of a nack, cut to 512 characters.
+	// Error of a failure or reason of a nack, truncated to 512 characters.
 	Error         *string `protobuf:"bytes,5,opt,name=error,proto3,oneof" json:"error,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -664,9 +669,9 @@ type TaskResult struct {
 	TaskId string `protobuf:"bytes,1,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
 	// COMPLETED, FAILED, DLQ or CANCELLED.
 	Status TaskStatus `protobuf:"varint,2,opt,name=status,proto3,enum=codeq.v1.TaskStatus" json:"status,omitempty"`
-	// Result, byte for byte as the worker sent it. Not set if the worker sent none.
+	// Result, byte for byte as the worker sent it. Not set if the worker sent no result.
 	Result []byte `protobuf:"bytes,3,opt,name=result,proto3,oneof" json:"result,omitempty"`
-	// Error of a task that did not complete.
+	// Error of a task that was not completed.
 	Error *string `protobuf:"bytes,4,opt,name=error,proto3,oneof" json:"error,omitempty"`
 	// Time at which the task ended, whatever its status.
 	CompletedAt *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=completed_at,json=completedAt,proto3" json:"completed_at,omitempty"`
@@ -751,14 +756,14 @@ func (x *TaskResult) GetArtifacts() []*Artifact {
 // NewArtifact is a file that a worker attaches to a result: either its content, which the server stores, or a URL.
 type NewArtifact struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Name, unique within the result: 1 to 128 characters without slash, backslash and control characters; not "." or
-	// "..".
+	// Name, unique within the result: 1 to 128 characters except slashes, backslashes and control characters, and not "."
+	// or "..".
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// Location of content that the server does not store; returned unchanged. Cannot be combined with content.
 	Url string `protobuf:"bytes,2,opt,name=url,proto3" json:"url,omitempty"`
-	// Content, base64 in JSON. By default at most 4 MiB, and 6 MiB for all artifacts of a result.
+	// Content, as base64 in JSON: by default at most 4 MiB, and 6 MiB for all artifacts of a result together.
 	Content []byte `protobuf:"bytes,3,opt,name=content,json=contentBase64,proto3,oneof" json:"content,omitempty"`
-	// Media type of the content, such as image/png. Empty: application/octet-stream.
+	// Media type of the content, such as image/png. Empty means application/octet-stream.
 	ContentType   string `protobuf:"bytes,4,opt,name=content_type,json=contentType,proto3" json:"content_type,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -827,13 +832,13 @@ type Artifact struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Name.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	// Location of the content. Set if the server does not store it.
+	// Location of the content. Set if the server does not store the content.
 	Url *string `protobuf:"bytes,2,opt,name=url,proto3,oneof" json:"url,omitempty"`
-	// Size of the content in bytes. Set if the server stores it.
+	// Size of the content in bytes. Set if the server stores the content.
 	Size *int64 `protobuf:"varint,3,opt,name=size,proto3,oneof" json:"size,omitempty"`
-	// Media type of the content, if the worker gave one.
+	// Media type of the content, if the worker sent one.
 	ContentType *string `protobuf:"bytes,4,opt,name=content_type,json=contentType,proto3,oneof" json:"content_type,omitempty"`
-	// SHA-256 of the content in hexadecimal. Set if the server stores it.
+	// SHA-256 of the content in hexadecimal. Set if the server stores the content.
 	Sha256        *string `protobuf:"bytes,5,opt,name=sha256,proto3,oneof" json:"sha256,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -911,14 +916,15 @@ type Outcome struct {
 	TaskId string `protobuf:"bytes,1,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
 	// Token of the delivery's lease.
 	LeaseToken uint64 `protobuf:"varint,2,opt,name=lease_token,json=leaseToken,proto3" json:"lease_token,omitempty"`
-	// The way the delivery is settled.
+	// The way in which the delivery is settled.
 	Kind OutcomeKind `protobuf:"varint,3,opt,name=kind,proto3,enum=codeq.v1.OutcomeKind" json:"kind,omitempty"`
 	// Result of a COMPLETED outcome: one JSON value of at most 1 MiB, or absent.
 	Result []byte `protobuf:"bytes,4,opt,name=result,proto3,oneof" json:"result,omitempty"`
-	// Error of a FAILED outcome (not blank), or reason of a NACK. Text beyond 4096 characters is cut and ends with an
-	// ellipsis.
+	// Error of a FAILED outcome (not blank), or reason of a NACK. Text longer than 4096 characters is truncated and ends
+	// with an ellipsis.
 	Error string `protobuf:"bytes,5,opt,name=error,proto3" json:"error,omitempty"`
-	// Delay of a NACK in seconds. 0: no delay; above 43200 (12 h): 12 h; absent: the backoff policy decides.
+	// Delay of a NACK in seconds. 0 means no delay, and more than 43200 (12 h) means 12 h. If absent, the backoff policy
+	// determines the delay.
 	DelaySeconds  *int32 `protobuf:"varint,6,opt,name=delay_seconds,json=delaySeconds,proto3,oneof" json:"delay_seconds,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

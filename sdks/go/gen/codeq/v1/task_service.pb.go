@@ -25,25 +25,26 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// WaitReason is the first thing that a task waits for.
+// WaitReason is the first thing that a task is waiting for.
 type WaitReason int32
 
 const (
 	// Never sent.
 	WaitReason_WAIT_REASON_UNSPECIFIED WaitReason = 0
-	// The tasks ahead of it, or a free worker.
+	// The task is waiting for the tasks ahead of it or for a free worker.
 	WaitReason_WAIT_REASON_QUEUED WaitReason = 1
-	// Its queue to be resumed.
+	// The task is waiting for its paused queue to be resumed.
 	WaitReason_WAIT_REASON_PAUSED WaitReason = 2
-	// Its due time.
+	// The task is waiting for its due time.
 	WaitReason_WAIT_REASON_DELAYED WaitReason = 3
-	// A worker: none is waiting for its command or working on it.
+	// The task is waiting for a worker: no worker is waiting for tasks of its command or working on one.
 	WaitReason_WAIT_REASON_NO_WORKER WaitReason = 4
-	// The worker that holds it.
+	// The task is waiting for the worker that holds it.
 	WaitReason_WAIT_REASON_LEASED WaitReason = 5
-	// Nothing: the task has ended.
+	// The task has ended and is waiting for nothing.
 	WaitReason_WAIT_REASON_ENDED WaitReason = 6
-	// The end of its queue's purge, which cancels the task if it was waiting when the purge was requested.
+	// The task is waiting for the end of a purge of its queue. The purge cancels the task if the task was already waiting
+	// when the purge was requested.
 	WaitReason_WAIT_REASON_PURGING WaitReason = 7
 )
 
@@ -193,13 +194,14 @@ func (x *CreateTaskResponse) GetTask() *Task {
 // BatchCreateTasksRequest creates several tasks.
 type BatchCreateTasksRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Tasks to create, 1 to 1000, 8 MiB in total. Each is validated by itself.
+	// Tasks to create, 1 to 1000, with 8 MiB in total. Each task is validated on its own.
 	Tasks []*TaskSpec `protobuf:"bytes,1,rep,name=tasks,proto3" json:"tasks,omitempty"`
-	// Create all tasks or none.
+	// Whether to create either all tasks or none.
 	Atomic bool `protobuf:"varint,2,opt,name=atomic,proto3" json:"atomic,omitempty"`
-	// Key of an atomic batch, like TaskSpec.idempotency_key for one task. Its tasks must then have neither a key nor an
-	// id of their own. A repeated batch returns the tasks of the first one, with TASK_NOT_FOUND for those removed after
-	// their retention. The key lives as long as any of its tasks is stored. Requires `atomic`.
+	// Idempotency key of an atomic batch; it works like TaskSpec.idempotency_key for a single task. The tasks of the
+	// batch must then have neither keys nor ids of their own. A repeated batch returns the tasks of the first one, with
+	// TASK_NOT_FOUND for tasks removed after their retention. The key lives as long as any task of the batch is stored.
+	// Requires `atomic`.
 	IdempotencyKey *string `protobuf:"bytes,3,opt,name=idempotency_key,json=idempotencyKey,proto3,oneof" json:"idempotency_key,omitempty"`
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
@@ -360,9 +362,9 @@ func (x *CreateTaskAnswer) GetError() *ItemError {
 // ClaimTaskRequest claims one task.
 type ClaimTaskRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Commands to claim from, at most 256. Empty: all that the token allows.
+	// Commands to claim from, at most 256. Empty for all commands that the token allows.
 	Commands []string `protobuf:"bytes,1,rep,name=commands,proto3" json:"commands,omitempty"`
-	// Length of the lease in seconds, 1 to 43200. Absent: 60.
+	// Length of the lease in seconds, 1 to 43200. Default: 60.
 	LeaseSeconds *int32 `protobuf:"varint,2,opt,name=lease_seconds,json=leaseSeconds,proto3,oneof" json:"lease_seconds,omitempty"`
 	// Seconds to wait for a task, 0 (default) to 30.
 	WaitSeconds   int32 `protobuf:"varint,3,opt,name=wait_seconds,json=waitSeconds,proto3" json:"wait_seconds,omitempty"`
@@ -424,7 +426,7 @@ func (x *ClaimTaskRequest) GetWaitSeconds() int32 {
 // ClaimTaskResponse returns the claimed task, if any.
 type ClaimTaskResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Task with its lease; not set if there was none.
+	// Task with its lease. Not set if there was no task.
 	Task          *Task `protobuf:"bytes,1,opt,name=task,proto3" json:"task,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -470,13 +472,13 @@ func (x *ClaimTaskResponse) GetTask() *Task {
 // ClaimTasksRequest claims several tasks.
 type ClaimTasksRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Commands to claim from, at most 256. Empty: all that the token allows.
+	// Commands to claim from, at most 256. Empty for all commands that the token allows.
 	Commands []string `protobuf:"bytes,1,rep,name=commands,proto3" json:"commands,omitempty"`
-	// Length of the leases in seconds, 1 to 43200. Absent: 60.
+	// Length of the leases in seconds, 1 to 43200. Default: 60.
 	LeaseSeconds *int32 `protobuf:"varint,2,opt,name=lease_seconds,json=leaseSeconds,proto3,oneof" json:"lease_seconds,omitempty"`
 	// Seconds to wait for the first task, 0 (default) to 30.
 	WaitSeconds int32 `protobuf:"varint,3,opt,name=wait_seconds,json=waitSeconds,proto3" json:"wait_seconds,omitempty"`
-	// Maximum number of tasks, 1 to 100. Their payloads total less than 8 MiB, not counting the first.
+	// Maximum number of tasks, 1 to 100. The payloads of all tasks except the first total less than 8 MiB.
 	Count         int32 `protobuf:"varint,4,opt,name=count,proto3" json:"count,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -543,7 +545,7 @@ func (x *ClaimTasksRequest) GetCount() int32 {
 // ClaimTasksResponse returns the claimed tasks.
 type ClaimTasksResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Tasks with their leases, in the order in which they were claimed; empty if there were none.
+	// Tasks with their leases, in the order in which they were claimed. Empty if there were no tasks.
 	Tasks         []*Task `protobuf:"bytes,1,rep,name=tasks,proto3" json:"tasks,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -591,9 +593,9 @@ type HeartbeatTaskRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Task whose lease to extend.
 	TaskId string `protobuf:"bytes,1,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
-	// Token of the lease. Absent: the caller's live lease on the task.
+	// Token of the lease. If absent, the call refers to the caller's live lease on the task.
 	LeaseToken *uint64 `protobuf:"varint,2,opt,name=lease_token,json=leaseToken,proto3,oneof" json:"lease_token,omitempty"`
-	// New length of the lease in seconds from now, 1 to 43200. Absent: its original length.
+	// New length of the lease in seconds from now, 1 to 43200. Default: the original length of the lease.
 	ExtendSeconds *int32 `protobuf:"varint,3,opt,name=extend_seconds,json=extendSeconds,proto3,oneof" json:"extend_seconds,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -710,13 +712,13 @@ type SubmitResultRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Task to end.
 	TaskId string `protobuf:"bytes,1,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
-	// Token of the lease. Absent: the caller's live lease on the task.
+	// Token of the lease. If absent, the call refers to the caller's live lease on the task.
 	LeaseToken *uint64 `protobuf:"varint,2,opt,name=lease_token,json=leaseToken,proto3,oneof" json:"lease_token,omitempty"`
 	// COMPLETED or FAILED.
 	Status TaskStatus `protobuf:"varint,3,opt,name=status,proto3,enum=codeq.v1.TaskStatus" json:"status,omitempty"`
 	// Result of a COMPLETED task: one JSON value of at most 1 MiB, or absent.
 	Result []byte `protobuf:"bytes,4,opt,name=result,proto3,oneof" json:"result,omitempty"`
-	// Error of a FAILED task, not blank. Text beyond 4096 characters is cut and ends with an ellipsis.
+	// Error of a FAILED task, not blank. Text longer than 4096 characters is truncated and ends with an ellipsis.
 	Error string `protobuf:"bytes,5,opt,name=error,proto3" json:"error,omitempty"`
 	// Accepted for compatibility and ignored: the token determines the worker.
 	WorkerId string `protobuf:"bytes,6,opt,name=worker_id,json=workerId,proto3" json:"worker_id,omitempty"`
@@ -854,7 +856,7 @@ func (x *SubmitResultResponse) GetResult() *TaskResult {
 // BatchSubmitResultsRequest ends several tasks.
 type BatchSubmitResultsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Results, 1 to 1000, 8 MiB in total. Each is validated by itself.
+	// Results, 1 to 1000, with 8 MiB in total. Each result is validated on its own.
 	Results       []*SubmitResultRequest `protobuf:"bytes,1,rep,name=results,proto3" json:"results,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1012,11 +1014,12 @@ type NackTaskRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Task to return.
 	TaskId string `protobuf:"bytes,1,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
-	// Token of the lease. Absent: the caller's live lease on the task.
+	// Token of the lease. If absent, the call refers to the caller's live lease on the task.
 	LeaseToken *uint64 `protobuf:"varint,2,opt,name=lease_token,json=leaseToken,proto3,oneof" json:"lease_token,omitempty"`
-	// Delay in seconds. 0: no delay; above 43200 (12 h): 12 h; absent: the backoff policy decides.
+	// Delay in seconds. 0 means no delay, and more than 43200 (12 h) means 12 h. If absent, the backoff policy determines
+	// the delay.
 	DelaySeconds *int32 `protobuf:"varint,3,opt,name=delay_seconds,json=delaySeconds,proto3,oneof" json:"delay_seconds,omitempty"`
-	// Reason, stored as the task's error. Text beyond 4096 characters is cut and ends with an ellipsis.
+	// Reason, stored as the task's error. Text longer than 4096 characters is truncated and ends with an ellipsis.
 	Reason        string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1140,7 +1143,7 @@ type AbandonTaskRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Task to return.
 	TaskId string `protobuf:"bytes,1,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
-	// Token of the lease. Absent: the caller's live lease on the task.
+	// Token of the lease. If absent, the call refers to the caller's live lease on the task.
 	LeaseToken    *uint64 `protobuf:"varint,2,opt,name=lease_token,json=leaseToken,proto3,oneof" json:"lease_token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1193,7 +1196,7 @@ func (x *AbandonTaskRequest) GetLeaseToken() uint64 {
 // AbandonTaskResponse returns the task's new state.
 type AbandonTaskResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// PENDING; or DLQ if the task had been abandoned more than 100 times and this was its last delivery.
+	// PENDING, or DLQ if the task had been abandoned more than 100 times and this was its last delivery.
 	Status TaskStatus `protobuf:"varint,1,opt,name=status,proto3,enum=codeq.v1.TaskStatus" json:"status,omitempty"`
 	// Always 0.
 	DelaySeconds  int32 `protobuf:"varint,2,opt,name=delay_seconds,json=delaySeconds,proto3" json:"delay_seconds,omitempty"`
@@ -1250,11 +1253,11 @@ type ReportProgressRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Task that the caller holds.
 	TaskId string `protobuf:"bytes,1,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
-	// Token of the lease. Absent: the caller's live lease on the task.
+	// Token of the lease. If absent, the call refers to the caller's live lease on the task.
 	LeaseToken *uint64 `protobuf:"varint,2,opt,name=lease_token,json=leaseToken,proto3,oneof" json:"lease_token,omitempty"`
 	// Progress: one JSON value of at most 64 KiB. Over gRPC, absent means null.
 	Progress []byte `protobuf:"bytes,3,opt,name=progress,proto3" json:"progress,omitempty"`
-	// New length of the lease in seconds from now, 1 to 43200. Absent: the lease is not extended.
+	// New length of the lease in seconds from now, 1 to 43200. If absent, the lease is not extended.
 	ExtendSeconds *int32 `protobuf:"varint,4,opt,name=extend_seconds,json=extendSeconds,proto3,oneof" json:"extend_seconds,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1378,7 +1381,8 @@ type CancelTaskRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Task to cancel.
 	TaskId string `protobuf:"bytes,1,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
-	// Reason, stored as the task's error. Text beyond 4096 characters is cut and ends with an ellipsis. Empty: CANCELLED.
+	// Reason, stored as the task's error. Text longer than 4096 characters is truncated and ends with an ellipsis. If
+	// empty, the error is CANCELLED.
 	Reason        string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1679,19 +1683,19 @@ func (x *GetTaskResultResponse) GetResult() *TaskResult {
 // ListTasksRequest reads a page of tasks.
 type ListTasksRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Command to list. Empty: all.
+	// Command whose tasks to list. Empty for all commands.
 	Command string `protobuf:"bytes,1,opt,name=command,proto3" json:"command,omitempty"`
-	// Statuses to list. Empty: all.
+	// Statuses of the tasks to list. Empty for all statuses.
 	Status []TaskStatus `protobuf:"varint,2,rep,packed,name=status,proto3,enum=codeq.v1.TaskStatus" json:"status,omitempty"`
-	// Earliest time of acceptance, inclusive. Absent: no limit.
+	// Earliest time of acceptance, inclusive. No limit if absent.
 	CreatedFrom *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=created_from,json=createdFrom,proto3" json:"created_from,omitempty"`
-	// Latest time of acceptance, exclusive. Absent: no limit.
+	// Latest time of acceptance, exclusive. No limit if absent.
 	CreatedTo *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=created_to,json=createdTo,proto3" json:"created_to,omitempty"`
-	// Maximum number of tasks, 1 to 500. 0: 100.
+	// Maximum number of tasks, 1 to 500. 0 means 100.
 	PageSize int32 `protobuf:"varint,5,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
-	// next_page_token of the previous response to the same filters. Empty: the first page.
+	// next_page_token of the previous response with the same filters. Empty for the first page.
 	PageToken string `protobuf:"bytes,6,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
-	// Order: `oldest` (default) or `newest` first.
+	// Which tasks come first: `oldest` (default) or `newest`.
 	OrderBy       string `protobuf:"bytes,7,opt,name=order_by,json=orderBy,proto3" json:"order_by,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1781,7 +1785,7 @@ type ListTasksResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Tasks in the requested order.
 	Tasks []*Task `protobuf:"bytes,1,rep,name=tasks,proto3" json:"tasks,omitempty"`
-	// Token of the next page; empty on the last one.
+	// Token of the next page. Empty on the last page.
 	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1877,26 +1881,26 @@ func (x *ExplainTaskRequest) GetTaskId() string {
 	return ""
 }
 
-// ExplainTaskResponse says what a task waits for.
+// ExplainTaskResponse says what a task is waiting for.
 type ExplainTaskResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Id of the task.
 	TaskId string `protobuf:"bytes,1,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
 	// State of the task.
 	Status TaskStatus `protobuf:"varint,2,opt,name=status,proto3,enum=codeq.v1.TaskStatus" json:"status,omitempty"`
-	// The first thing that it waits for.
+	// The first thing that the task is waiting for.
 	Reason WaitReason `protobuf:"varint,3,opt,name=reason,proto3,enum=codeq.v1.WaitReason" json:"reason,omitempty"`
-	// Whether its queue is paused.
+	// Whether the task's queue is paused.
 	Paused bool `protobuf:"varint,4,opt,name=paused,proto3" json:"paused,omitempty"`
-	// Approximate number of tasks of its queue that are delivered before it. Set while PENDING.
+	// Approximate number of tasks that the queue delivers before this one. Set while PENDING.
 	Ahead *int64 `protobuf:"varint,5,opt,name=ahead,proto3,oneof" json:"ahead,omitempty"`
-	// Seconds until it is due. Set while SCHEDULED.
+	// Seconds until the task is due. Set while SCHEDULED.
 	DelaySeconds *float64 `protobuf:"fixed64,6,opt,name=delay_seconds,json=delaySeconds,proto3,oneof" json:"delay_seconds,omitempty"`
-	// Worker that holds it. Set while CLAIMED.
+	// Worker that holds the task. Set while CLAIMED.
 	WorkerId *string `protobuf:"bytes,7,opt,name=worker_id,json=workerId,proto3,oneof" json:"worker_id,omitempty"`
-	// End of the lease unless it is extended. Set while CLAIMED.
+	// Time at which the lease ends unless it is extended. Set while CLAIMED.
 	LeaseUntil *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=lease_until,json=leaseUntil,proto3" json:"lease_until,omitempty"`
-	// Time at which it expires if it is still waiting. Set while it waits and can expire.
+	// Time at which the task expires if it is still waiting. Set while the task is waiting and can expire.
 	ExpireAt      *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=expire_at,json=expireAt,proto3" json:"expire_at,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2099,11 +2103,11 @@ func (x *RedriveTaskResponse) GetTask() *Task {
 // CleanupTasksRequest selects ended tasks to remove.
 type CleanupTasksRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Maximum number of tasks to remove, 1 to 10000. 0: 1000.
+	// Maximum number of tasks to remove, 1 to 10000. 0 means 1000.
 	Limit int32 `protobuf:"varint,1,opt,name=limit,proto3" json:"limit,omitempty"`
-	// Tasks that ended before this time are removed.
+	// Time before which a task must have ended to be removed.
 	Before *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=before,proto3" json:"before,omitempty"`
-	// next_page_token of the previous response. Empty: start from the beginning.
+	// next_page_token of the previous response. Empty to start from the beginning.
 	PageToken string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
 	// Tenant to act on; only an operator may name another one than its token's. Empty: the token's.
 	Tenant        string `protobuf:"bytes,4,opt,name=tenant,proto3" json:"tenant,omitempty"`
@@ -2174,11 +2178,12 @@ type CleanupTasksResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Number of tasks removed.
 	Deleted int32 `protobuf:"varint,1,opt,name=deleted,proto3" json:"deleted,omitempty"`
-	// Time from the request.
+	// The time given in the request.
 	Before *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=before,proto3" json:"before,omitempty"`
-	// Limit that was applied.
+	// The limit that was applied.
 	Limit int32 `protobuf:"varint,3,opt,name=limit,proto3" json:"limit,omitempty"`
-	// Where to continue, after the limit or 10000 ended tasks of all tenants; empty if nothing is left.
+	// Token for the next call. Set if the call stopped at its limit or after scanning 10000 ended tasks of all tenants;
+	// empty if nothing is left.
 	NextPageToken string `protobuf:"bytes,4,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2245,7 +2250,7 @@ func (x *CleanupTasksResponse) GetNextPageToken() string {
 // GetTaskArtifactRequest reads an artifact.
 type GetTaskArtifactRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Task whose result has the artifact.
+	// Task to whose result the artifact is attached.
 	TaskId string `protobuf:"bytes,1,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
 	// Name of the artifact.
 	Name          string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`

@@ -43,67 +43,71 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// TaskService creates, claims and settles tasks call by call. Every successful reply means durable: fsynced before it
-// is sent.
+// TaskService creates, claims and settles tasks by single calls. A successful reply is sent only after the change was
+// fsynced.
 // Every RPC may also fail with UNAUTHENTICATED, MISSING_SCOPE, INVALID_TENANT, INVALID_FIELD, DRAINING and
 // OUTCOME_UNKNOWN; with NOT_ALLOWED for viewers, if it changes something; and with COMMAND_NOT_ALLOWED if it names a
 // command that the token does not allow. Tasks of such commands are TASK_NOT_FOUND.
 type TaskServiceClient interface {
-	// CreateTask creates one task. With an idempotency key it is safe to retry: a repeated request returns the first
-	// task, marked as duplicate (HTTP 200). Without one, the task may exist after OUTCOME_UNKNOWN, and a retry may create
-	// a second one.
+	// CreateTask creates one task. With an idempotency key, the call is safe to retry: a repeated request returns the
+	// first task, marked as a duplicate (HTTP 200). Without a key, the task may exist after OUTCOME_UNKNOWN, and a retry
+	// may create a second one.
 	// Errors: INVALID_FIELD, TOO_LARGE, TOO_MANY_QUEUES, STORAGE_FULL, IDEMPOTENCY_CONFLICT, TASK_ID_TAKEN.
 	CreateTask(ctx context.Context, in *CreateTaskRequest, opts ...grpc.CallOption) (*CreateTaskResponse, error)
-	// BatchCreateTasks creates up to 1000 tasks. Each succeeds or fails by itself; results are in order. With `atomic`,
-	// either all tasks are created or none, and the call fails with the first error.
-	// Errors: INVALID_FIELD if the list is empty or too long; per task, or for an atomic call as a whole, as CreateTask.
+	// BatchCreateTasks creates up to 1000 tasks. Each task succeeds or fails on its own, and the results are in the order
+	// of the request. With `atomic`, either all tasks are created or none, and the call fails with the first error.
+	// Errors: INVALID_FIELD (the list is empty or too long); the errors of CreateTask for each task, or for an atomic
+	// call as a whole.
 	BatchCreateTasks(ctx context.Context, in *BatchCreateTasksRequest, opts ...grpc.CallOption) (*BatchCreateTasksResponse, error)
 	// ClaimTask leases one task to the caller: highest priority first, then round robin over the commands, then first in,
-	// first out. If there is none it waits up to wait_seconds, then returns without a task (HTTP 204).
+	// first out. If there is no task, the call waits up to wait_seconds and then returns without one (HTTP 204).
 	// Errors: COMMAND_NOT_ALLOWED.
 	ClaimTask(ctx context.Context, in *ClaimTaskRequest, opts ...grpc.CallOption) (*ClaimTaskResponse, error)
-	// ClaimTasks leases up to count tasks at once. Otherwise like ClaimTask.
+	// ClaimTasks leases up to `count` tasks at once. Otherwise it works like ClaimTask.
 	ClaimTasks(ctx context.Context, in *ClaimTasksRequest, opts ...grpc.CallOption) (*ClaimTasksResponse, error)
 	// HeartbeatTask extends the lease to now + extend_seconds. It never shortens a lease.
 	// Errors: TASK_NOT_FOUND, TASK_NOT_CLAIMED, STALE_LEASE_TOKEN, NOT_LEASE_OWNER.
 	HeartbeatTask(ctx context.Context, in *HeartbeatTaskRequest, opts ...grpc.CallOption) (*HeartbeatTaskResponse, error)
-	// SubmitResult ends a leased task as COMPLETED or FAILED; result and state change in one write. Idempotent: repeating
-	// the outcome with the same token, or without one as the same subject, returns the stored record.
+	// SubmitResult ends a leased task as COMPLETED or FAILED. The result and the state change are one write. Idempotent:
+	// repeating the outcome with the same token, or without a token as the same subject, returns the stored record.
 	// Errors: TASK_NOT_FOUND, TASK_NOT_CLAIMED, STALE_LEASE_TOKEN, NOT_LEASE_OWNER, INVALID_FIELD, TOO_LARGE; with
 	// artifact contents also STORAGE_FULL, LIMIT_REACHED.
 	SubmitResult(ctx context.Context, in *SubmitResultRequest, opts ...grpc.CallOption) (*SubmitResultResponse, error)
-	// BatchSubmitResults ends up to 1000 leased tasks. Each succeeds or fails by itself; results are in order.
-	// Errors: per item as SubmitResult.
+	// BatchSubmitResults ends up to 1000 leased tasks. Each result succeeds or fails on its own, and the answers are in
+	// the order of the request.
+	// Errors: those of SubmitResult, for each item.
 	BatchSubmitResults(ctx context.Context, in *BatchSubmitResultsRequest, opts ...grpc.CallOption) (*BatchSubmitResultsResponse, error)
-	// NackTask settles a delivery without ending its task, which is retried after delay_seconds or, if absent, after the
-	// delay of the backoff policy. After the last allowed delivery the task goes to the dead-letter queue.
+	// NackTask settles a delivery without ending its task. The task is retried after delay_seconds or, if that is absent,
+	// after the delay of the backoff policy. After its last allowed delivery, the task goes to the dead-letter queue.
 	// Errors: TASK_NOT_FOUND, TASK_NOT_CLAIMED, STALE_LEASE_TOKEN, NOT_LEASE_OWNER.
 	NackTask(ctx context.Context, in *NackTaskRequest, opts ...grpc.CallOption) (*NackTaskResponse, error)
-	// AbandonTask returns a task unused: it keeps its place and its attempts, up to 100 times in its life.
+	// AbandonTask returns a task unused. The task keeps its place; for the first 100 abandons, it also keeps its
+	// attempts.
 	// Errors: TASK_NOT_FOUND, TASK_NOT_CLAIMED, STALE_LEASE_TOKEN, NOT_LEASE_OWNER.
 	AbandonTask(ctx context.Context, in *AbandonTaskRequest, opts ...grpc.CallOption) (*AbandonTaskResponse, error)
 	// ReportProgress stores a JSON value on a leased task, replacing the previous one, and extends the lease if asked.
 	// Errors: TASK_NOT_FOUND, TASK_NOT_CLAIMED, STALE_LEASE_TOKEN, NOT_LEASE_OWNER, TOO_LARGE.
 	ReportProgress(ctx context.Context, in *ReportProgressRequest, opts ...grpc.CallOption) (*ReportProgressResponse, error)
-	// CancelTask ends a task as CANCELLED, whether it is waiting or running. A worker that holds it over a stream is
-	// notified at once; its outcome is rejected. Idempotent: a task that is already CANCELLED is returned as it is.
+	// CancelTask ends a task as CANCELLED, whether it is waiting or running. A worker that holds the task over a stream
+	// is notified at once; a later outcome of its delivery is rejected. Idempotent: a task that is already CANCELLED is
+	// returned as it is.
 	// Errors: TASK_NOT_FOUND, TASK_ENDED.
 	CancelTask(ctx context.Context, in *CancelTaskRequest, opts ...grpc.CallOption) (*CancelTaskResponse, error)
 	// GetTask returns a task of the caller's tenant.
 	// Errors: TASK_NOT_FOUND.
 	GetTask(ctx context.Context, in *GetTaskRequest, opts ...grpc.CallOption) (*GetTaskResponse, error)
-	// ListTasks returns tasks of the caller's tenant, queue by queue. Oldest first: the oldest queue first, each in order
-	// of priority and then of acceptance, with delayed tasks last. Newest first: the newest queue first, each with its
-	// latest task first.
+	// ListTasks returns tasks of the caller's tenant, queue by queue. With the order `oldest`, it starts with the oldest
+	// queue and lists the tasks of each queue by priority and then by acceptance, with delayed tasks last. With the order
+	// `newest`, it starts with the newest queue and lists the tasks of each queue from the latest to the first.
 	// A page ends after page_size tasks, 2 MiB or 10000 rows scanned. It may be short or empty although more pages
-	// follow. Each task is shown as it is when its page is read.
+	// follow. Each task is shown in the state that it has when its page is read.
 	// Errors: INVALID_FIELD, INVALID_PAGE_TOKEN.
 	ListTasks(ctx context.Context, in *ListTasksRequest, opts ...grpc.CallOption) (*ListTasksResponse, error)
 	// ExplainTask says why a task is waiting, or that it has ended.
 	// Errors: TASK_NOT_FOUND.
 	ExplainTask(ctx context.Context, in *ExplainTaskRequest, opts ...grpc.CallOption) (*ExplainTaskResponse, error)
-	// RedriveTask queues a task that is DLQ, FAILED or CANCELLED again: at the tail of its queue, with no attempts
-	// counted. Lease tokens of its earlier deliveries stay invalid.
+	// RedriveTask moves a DLQ, FAILED or CANCELLED task back to the tail of its queue, with its attempts reset to 0.
+	// Lease tokens of earlier deliveries stay invalid.
 	// Errors: NOT_ADMIN, TASK_NOT_FOUND, TASK_NOT_REDRIVABLE.
 	RedriveTask(ctx context.Context, in *RedriveTaskRequest, opts ...grpc.CallOption) (*RedriveTaskResponse, error)
 	// CleanupTasks removes ended tasks before their retention is over.
@@ -310,67 +314,71 @@ func (c *taskServiceClient) GetTaskArtifact(ctx context.Context, in *GetTaskArti
 // All implementations must embed UnimplementedTaskServiceServer
 // for forward compatibility.
 //
-// TaskService creates, claims and settles tasks call by call. Every successful reply means durable: fsynced before it
-// is sent.
+// TaskService creates, claims and settles tasks by single calls. A successful reply is sent only after the change was
+// fsynced.
 // Every RPC may also fail with UNAUTHENTICATED, MISSING_SCOPE, INVALID_TENANT, INVALID_FIELD, DRAINING and
 // OUTCOME_UNKNOWN; with NOT_ALLOWED for viewers, if it changes something; and with COMMAND_NOT_ALLOWED if it names a
 // command that the token does not allow. Tasks of such commands are TASK_NOT_FOUND.
 type TaskServiceServer interface {
-	// CreateTask creates one task. With an idempotency key it is safe to retry: a repeated request returns the first
-	// task, marked as duplicate (HTTP 200). Without one, the task may exist after OUTCOME_UNKNOWN, and a retry may create
-	// a second one.
+	// CreateTask creates one task. With an idempotency key, the call is safe to retry: a repeated request returns the
+	// first task, marked as a duplicate (HTTP 200). Without a key, the task may exist after OUTCOME_UNKNOWN, and a retry
+	// may create a second one.
 	// Errors: INVALID_FIELD, TOO_LARGE, TOO_MANY_QUEUES, STORAGE_FULL, IDEMPOTENCY_CONFLICT, TASK_ID_TAKEN.
 	CreateTask(context.Context, *CreateTaskRequest) (*CreateTaskResponse, error)
-	// BatchCreateTasks creates up to 1000 tasks. Each succeeds or fails by itself; results are in order. With `atomic`,
-	// either all tasks are created or none, and the call fails with the first error.
-	// Errors: INVALID_FIELD if the list is empty or too long; per task, or for an atomic call as a whole, as CreateTask.
+	// BatchCreateTasks creates up to 1000 tasks. Each task succeeds or fails on its own, and the results are in the order
+	// of the request. With `atomic`, either all tasks are created or none, and the call fails with the first error.
+	// Errors: INVALID_FIELD (the list is empty or too long); the errors of CreateTask for each task, or for an atomic
+	// call as a whole.
 	BatchCreateTasks(context.Context, *BatchCreateTasksRequest) (*BatchCreateTasksResponse, error)
 	// ClaimTask leases one task to the caller: highest priority first, then round robin over the commands, then first in,
-	// first out. If there is none it waits up to wait_seconds, then returns without a task (HTTP 204).
+	// first out. If there is no task, the call waits up to wait_seconds and then returns without one (HTTP 204).
 	// Errors: COMMAND_NOT_ALLOWED.
 	ClaimTask(context.Context, *ClaimTaskRequest) (*ClaimTaskResponse, error)
-	// ClaimTasks leases up to count tasks at once. Otherwise like ClaimTask.
+	// ClaimTasks leases up to `count` tasks at once. Otherwise it works like ClaimTask.
 	ClaimTasks(context.Context, *ClaimTasksRequest) (*ClaimTasksResponse, error)
 	// HeartbeatTask extends the lease to now + extend_seconds. It never shortens a lease.
 	// Errors: TASK_NOT_FOUND, TASK_NOT_CLAIMED, STALE_LEASE_TOKEN, NOT_LEASE_OWNER.
 	HeartbeatTask(context.Context, *HeartbeatTaskRequest) (*HeartbeatTaskResponse, error)
-	// SubmitResult ends a leased task as COMPLETED or FAILED; result and state change in one write. Idempotent: repeating
-	// the outcome with the same token, or without one as the same subject, returns the stored record.
+	// SubmitResult ends a leased task as COMPLETED or FAILED. The result and the state change are one write. Idempotent:
+	// repeating the outcome with the same token, or without a token as the same subject, returns the stored record.
 	// Errors: TASK_NOT_FOUND, TASK_NOT_CLAIMED, STALE_LEASE_TOKEN, NOT_LEASE_OWNER, INVALID_FIELD, TOO_LARGE; with
 	// artifact contents also STORAGE_FULL, LIMIT_REACHED.
 	SubmitResult(context.Context, *SubmitResultRequest) (*SubmitResultResponse, error)
-	// BatchSubmitResults ends up to 1000 leased tasks. Each succeeds or fails by itself; results are in order.
-	// Errors: per item as SubmitResult.
+	// BatchSubmitResults ends up to 1000 leased tasks. Each result succeeds or fails on its own, and the answers are in
+	// the order of the request.
+	// Errors: those of SubmitResult, for each item.
 	BatchSubmitResults(context.Context, *BatchSubmitResultsRequest) (*BatchSubmitResultsResponse, error)
-	// NackTask settles a delivery without ending its task, which is retried after delay_seconds or, if absent, after the
-	// delay of the backoff policy. After the last allowed delivery the task goes to the dead-letter queue.
+	// NackTask settles a delivery without ending its task. The task is retried after delay_seconds or, if that is absent,
+	// after the delay of the backoff policy. After its last allowed delivery, the task goes to the dead-letter queue.
 	// Errors: TASK_NOT_FOUND, TASK_NOT_CLAIMED, STALE_LEASE_TOKEN, NOT_LEASE_OWNER.
 	NackTask(context.Context, *NackTaskRequest) (*NackTaskResponse, error)
-	// AbandonTask returns a task unused: it keeps its place and its attempts, up to 100 times in its life.
+	// AbandonTask returns a task unused. The task keeps its place; for the first 100 abandons, it also keeps its
+	// attempts.
 	// Errors: TASK_NOT_FOUND, TASK_NOT_CLAIMED, STALE_LEASE_TOKEN, NOT_LEASE_OWNER.
 	AbandonTask(context.Context, *AbandonTaskRequest) (*AbandonTaskResponse, error)
 	// ReportProgress stores a JSON value on a leased task, replacing the previous one, and extends the lease if asked.
 	// Errors: TASK_NOT_FOUND, TASK_NOT_CLAIMED, STALE_LEASE_TOKEN, NOT_LEASE_OWNER, TOO_LARGE.
 	ReportProgress(context.Context, *ReportProgressRequest) (*ReportProgressResponse, error)
-	// CancelTask ends a task as CANCELLED, whether it is waiting or running. A worker that holds it over a stream is
-	// notified at once; its outcome is rejected. Idempotent: a task that is already CANCELLED is returned as it is.
+	// CancelTask ends a task as CANCELLED, whether it is waiting or running. A worker that holds the task over a stream
+	// is notified at once; a later outcome of its delivery is rejected. Idempotent: a task that is already CANCELLED is
+	// returned as it is.
 	// Errors: TASK_NOT_FOUND, TASK_ENDED.
 	CancelTask(context.Context, *CancelTaskRequest) (*CancelTaskResponse, error)
 	// GetTask returns a task of the caller's tenant.
 	// Errors: TASK_NOT_FOUND.
 	GetTask(context.Context, *GetTaskRequest) (*GetTaskResponse, error)
-	// ListTasks returns tasks of the caller's tenant, queue by queue. Oldest first: the oldest queue first, each in order
-	// of priority and then of acceptance, with delayed tasks last. Newest first: the newest queue first, each with its
-	// latest task first.
+	// ListTasks returns tasks of the caller's tenant, queue by queue. With the order `oldest`, it starts with the oldest
+	// queue and lists the tasks of each queue by priority and then by acceptance, with delayed tasks last. With the order
+	// `newest`, it starts with the newest queue and lists the tasks of each queue from the latest to the first.
 	// A page ends after page_size tasks, 2 MiB or 10000 rows scanned. It may be short or empty although more pages
-	// follow. Each task is shown as it is when its page is read.
+	// follow. Each task is shown in the state that it has when its page is read.
 	// Errors: INVALID_FIELD, INVALID_PAGE_TOKEN.
 	ListTasks(context.Context, *ListTasksRequest) (*ListTasksResponse, error)
 	// ExplainTask says why a task is waiting, or that it has ended.
 	// Errors: TASK_NOT_FOUND.
 	ExplainTask(context.Context, *ExplainTaskRequest) (*ExplainTaskResponse, error)
-	// RedriveTask queues a task that is DLQ, FAILED or CANCELLED again: at the tail of its queue, with no attempts
-	// counted. Lease tokens of its earlier deliveries stay invalid.
+	// RedriveTask moves a DLQ, FAILED or CANCELLED task back to the tail of its queue, with its attempts reset to 0.
+	// Lease tokens of earlier deliveries stay invalid.
 	// Errors: NOT_ADMIN, TASK_NOT_FOUND, TASK_NOT_REDRIVABLE.
 	RedriveTask(context.Context, *RedriveTaskRequest) (*RedriveTaskResponse, error)
 	// CleanupTasks removes ended tasks before their retention is over.

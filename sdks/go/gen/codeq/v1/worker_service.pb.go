@@ -27,29 +27,29 @@ const (
 // WorkRequest carries any combination of its fields.
 type WorkRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Hello, in the first message only.
+	// Hello. Set in the first message only.
 	Hello *WorkerHello `protobuf:"bytes,1,opt,name=hello,proto3" json:"hello,omitempty"`
-	// Number of further tasks that the server may push, 0 to 65536. Each push costs one credit; none is refunded. The
-	// total is capped at 65536.
+	// Number of additional tasks that the server may push, 0 to 65536. Each pushed task costs one credit, and credits are
+	// never refunded. The total is capped at 65536.
 	AddCredits int32 `protobuf:"varint,2,opt,name=add_credits,json=addCredits,proto3" json:"add_credits,omitempty"`
-	// Number of further bytes of Task messages that the server may push. Bytes are counted from the first message that
+	// Number of additional bytes of Task messages that the server may push. Bytes are counted from the first message that
 	// sets this field. The server pushes while the balance is positive, so the last task may overdraw it.
 	AddCreditBytes int64 `protobuf:"varint,3,opt,name=add_credit_bytes,json=addCreditBytes,proto3" json:"add_credit_bytes,omitempty"`
 	// Outcomes, at most 4096. They are numbered from 1 over the whole stream, in the order sent.
 	Outcomes []*Outcome `protobuf:"bytes,4,rep,name=outcomes,proto3" json:"outcomes,omitempty"`
 	// Leases to extend, at most 4096.
 	Heartbeats []*Heartbeat `protobuf:"bytes,5,rep,name=heartbeats,proto3" json:"heartbeats,omitempty"`
-	// Push no more tasks; outcomes and heartbeats are still accepted. It cannot be undone.
+	// Whether the server should stop pushing tasks. Outcomes and heartbeats are still accepted. A drain cannot be undone.
 	Drain bool `protobuf:"varint,6,opt,name=drain,proto3" json:"drain,omitempty"`
-	// Progress of leased tasks, at most 4096, applied before the outcomes of the same message. Rejected items appear in
-	// WorkResponse.lost.
+	// Progress of leased tasks, at most 4096 items, applied before the outcomes of the same message. Rejected items
+	// appear in WorkResponse.lost.
 	Progress []*Progress `protobuf:"bytes,7,rep,name=progress,proto3" json:"progress,omitempty"`
-	// Artifacts of COMPLETED and FAILED outcomes of this message. The size limit of a result's artifacts applies to all
-	// of the message together.
+	// Artifacts of COMPLETED and FAILED outcomes of this message. The size limit for the artifacts of a result applies to
+	// all artifacts of the message together.
 	Artifacts []*OutcomeArtifacts `protobuf:"bytes,8,rep,name=artifacts,proto3" json:"artifacts,omitempty"`
-	// Fresh token of the same subject and tenant, without "Bearer"; empty: none. It replaces the stream's token before the
-	// rest of the message is processed. A rejected token ends the call; one that
-	// cannot be validated at the moment does not. Leases are not affected.
+	// Fresh token of the same subject and tenant, without "Bearer", or empty. It replaces the stream's token before the
+	// rest of the message is processed. A rejected token ends the call. If the server cannot validate the fresh token at
+	// the moment, the old token stays in force. Leases are not affected.
 	Token         string `protobuf:"bytes,9,opt,name=token,proto3" json:"token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -151,13 +151,14 @@ func (x *WorkRequest) GetToken() string {
 // WorkResponse carries any combination of its fields.
 type WorkResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Welcome, in the first message only.
+	// Welcome. Set in the first message only.
 	Welcome *WorkerWelcome `protobuf:"bytes,1,opt,name=welcome,proto3" json:"welcome,omitempty"`
 	// Delivered tasks, with their leases.
 	Tasks []*Task `protobuf:"bytes,2,rep,name=tasks,proto3" json:"tasks,omitempty"`
-	// Number of outcomes settled and durable since the last response. Outcomes are settled in the order sent.
+	// Number of outcomes that have been settled and made durable since the last response. Outcomes are settled in the
+	// order in which they were sent.
 	Settled uint32 `protobuf:"varint,3,opt,name=settled,proto3" json:"settled,omitempty"`
-	// Errors of rejected outcomes among the settled ones.
+	// Errors of those settled outcomes that were rejected.
 	OutcomeErrors []*OutcomeError `protobuf:"bytes,4,rep,name=outcome_errors,json=outcomeErrors,proto3" json:"outcome_errors,omitempty"`
 	// Leases that were extended.
 	Extended []*LeaseGrant `protobuf:"bytes,5,rep,name=extended,proto3" json:"extended,omitempty"`
@@ -165,8 +166,8 @@ type WorkResponse struct {
 	Lost []*LostLease `protobuf:"bytes,6,rep,name=lost,proto3" json:"lost,omitempty"`
 	// Leases ended by a cancel: stop working on these tasks.
 	Cancelled []*LostLease `protobuf:"bytes,7,rep,name=cancelled,proto3" json:"cancelled,omitempty"`
-	// Announces that the server will end the stream. It pushes no more tasks but still accepts outcomes. If only the token
-	// is about to expire (UNAUTHENTICATED), it still pushes tasks.
+	// Announces that the server will end the stream. From then on the server still accepts outcomes but pushes no more
+	// tasks, unless the reason is UNAUTHENTICATED: while a token is about to expire, it still pushes tasks.
 	Notice        *StreamNotice `protobuf:"bytes,8,opt,name=notice,proto3" json:"notice,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -261,11 +262,11 @@ func (x *WorkResponse) GetNotice() *StreamNotice {
 // WorkerHello opens a worker stream.
 type WorkerHello struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Name of the worker within its subject; the worker id is then subject/name. Empty: the worker id is the subject.
+	// Name of the worker within its subject; the worker id is then subject/name. If empty, the worker id is the subject.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	// Commands to receive, at most 256. Empty: all that the token allows.
+	// Commands whose tasks the worker receives, at most 256. Empty for all commands that the token allows.
 	Commands []string `protobuf:"bytes,2,rep,name=commands,proto3" json:"commands,omitempty"`
-	// Length of the leases in seconds, 1 to 43200. Absent: 60.
+	// Length of the leases in seconds, 1 to 43200. Default: 60.
 	LeaseSeconds  *int32 `protobuf:"varint,3,opt,name=lease_seconds,json=leaseSeconds,proto3,oneof" json:"lease_seconds,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -402,7 +403,7 @@ type Heartbeat struct {
 	TaskId string `protobuf:"bytes,1,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
 	// Token of the lease.
 	LeaseToken uint64 `protobuf:"varint,2,opt,name=lease_token,json=leaseToken,proto3" json:"lease_token,omitempty"`
-	// New length of the lease in seconds from now, 1 to 43200. 0: the length of the stream's leases.
+	// New length of the lease in seconds from now, 1 to 43200. 0 means the length of the stream's leases.
 	ExtendSeconds int32 `protobuf:"varint,3,opt,name=extend_seconds,json=extendSeconds,proto3" json:"extend_seconds,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -466,7 +467,7 @@ type Progress struct {
 	TaskId string `protobuf:"bytes,1,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
 	// Token of the lease.
 	LeaseToken uint64 `protobuf:"varint,2,opt,name=lease_token,json=leaseToken,proto3" json:"lease_token,omitempty"`
-	// One JSON value of at most 64 KiB; absent means null.
+	// One JSON value of at most 64 KiB. Absent means null.
 	Progress      []byte `protobuf:"bytes,3,opt,name=progress,proto3" json:"progress,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -658,7 +659,7 @@ type LostLease struct {
 	TaskId string `protobuf:"bytes,1,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
 	// Token of the lease.
 	LeaseToken uint64 `protobuf:"varint,2,opt,name=lease_token,json=leaseToken,proto3" json:"lease_token,omitempty"`
-	// Reason why a heartbeat or progress report failed; TASK_ENDED for a cancelled task.
+	// Reason why a heartbeat or progress report failed. TASK_ENDED for a cancelled task.
 	Reason        ErrorReason `protobuf:"varint,3,opt,name=reason,proto3,enum=codeq.v1.ErrorReason" json:"reason,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -718,13 +719,13 @@ func (x *LostLease) GetReason() ErrorReason {
 // OutcomeError reports a rejected outcome, which changed nothing.
 type OutcomeError struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Number of the outcome, from 1 over the whole stream.
+	// Number of the outcome, counted from 1 over the whole stream.
 	Number uint64 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
 	// Task of the outcome.
 	TaskId string `protobuf:"bytes,2,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
 	// Reason of the rejection.
 	Reason ErrorReason `protobuf:"varint,3,opt,name=reason,proto3,enum=codeq.v1.ErrorReason" json:"reason,omitempty"`
-	// Text for people; it may change.
+	// Human-readable text, which may change.
 	Message       string `protobuf:"bytes,4,opt,name=message,proto3" json:"message,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -34,28 +34,28 @@ class ClusterServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ClusterServiceAsyncStub: ...
     GetRaftStatus: _grpc.UnaryUnaryMultiCallable[_cluster_service_pb2.GetRaftStatusRequest, _cluster_service_pb2.GetRaftStatusResponse]
-    """GetRaftStatus returns the status that the asked node knows, even while no node leads. A server outside a cluster
-    reports that Raft is not enabled.
+    """GetRaftStatus returns the status as the queried node knows it, even while there is no leader. A server that is not
+    a member of a cluster reports that Raft is not enabled.
     """
     GetTopology: _grpc.UnaryUnaryMultiCallable[_cluster_service_pb2.GetTopologyRequest, _cluster_service_pb2.GetTopologyResponse]
-    """GetTopology returns the addresses of the leader and the other members, as far as the asked node knows them."""
+    """GetTopology returns the addresses of the leader and of the other members, as far as the queried node knows them."""
     AddMember: _grpc.UnaryUnaryMultiCallable[_cluster_service_pb2.AddMemberRequest, _cluster_service_pb2.AddMemberResponse]
-    """AddMember adds a node. It returns when the node is a learner; the leader makes it a voter once it has caught up.
-    Idempotent.
-    Errors: NOT_OPERATOR, NOT_CLUSTERED, NOT_LEADER, MEMBER_EXISTS (the id belongs to another address or disk: see
-    replace), MEMBERSHIP_CHANGE_IN_PROGRESS, MEMBER_NOT_READY (no node answers at the address, or it belongs to another
-    cluster).
+    """AddMember adds a node. It returns when the node has become a learner; the leader makes the node a voter once it has
+    caught up. Idempotent.
+    Errors: NOT_ADMIN, NOT_CLUSTERED, NOT_LEADER, MEMBER_EXISTS (a member with this id has another address or disk; see
+    `replace`), MEMBERSHIP_CHANGE_IN_PROGRESS, MEMBER_NOT_READY (no node answers at the address, or it belongs to
+    another cluster).
     """
     RemoveMember: _grpc.UnaryUnaryMultiCallable[_cluster_service_pb2.RemoveMemberRequest, _cluster_service_pb2.RemoveMemberResponse]
-    """RemoveMember removes a member: it loses its vote and gets no further entries. A leader that is removed hands over
-    first.
+    """RemoveMember removes a member, which loses its vote and gets no further entries. A leader hands over its leadership
+    before it is removed.
     Errors: NOT_OPERATOR, NOT_CLUSTERED, NOT_LEADER, MEMBER_NOT_FOUND, MEMBERSHIP_CHANGE_IN_PROGRESS, MEMBER_NOT_READY
     (too few other members are reachable to go on without it).
     """
     TransferLeadership: _grpc.UnaryUnaryMultiCallable[_cluster_service_pb2.TransferLeadershipRequest, _cluster_service_pb2.TransferLeadershipResponse]
-    """TransferLeadership makes another voter the leader. It returns when that member leads.
-    Errors: NOT_OPERATOR, NOT_CLUSTERED, NOT_LEADER, MEMBER_NOT_FOUND, MEMBER_NOT_READY (it has no vote, or did not take
-    over in time), MEMBERSHIP_CHANGE_IN_PROGRESS.
+    """TransferLeadership makes another voter the leader. It returns when that voter has become the leader.
+    Errors: NOT_ADMIN, NOT_CLUSTERED, NOT_LEADER, MEMBER_NOT_FOUND, MEMBER_NOT_READY (the member has no vote, or did
+    not take over in time), MEMBERSHIP_CHANGE_IN_PROGRESS.
     """
 
 @_typing.type_check_only
@@ -64,28 +64,28 @@ class ClusterServiceAsyncStub(ClusterServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetRaftStatus: _aio.UnaryUnaryMultiCallable[_cluster_service_pb2.GetRaftStatusRequest, _cluster_service_pb2.GetRaftStatusResponse]  # type: ignore[assignment]
-    """GetRaftStatus returns the status that the asked node knows, even while no node leads. A server outside a cluster
-    reports that Raft is not enabled.
+    """GetRaftStatus returns the status as the queried node knows it, even while there is no leader. A server that is not
+    a member of a cluster reports that Raft is not enabled.
     """
     GetTopology: _aio.UnaryUnaryMultiCallable[_cluster_service_pb2.GetTopologyRequest, _cluster_service_pb2.GetTopologyResponse]  # type: ignore[assignment]
-    """GetTopology returns the addresses of the leader and the other members, as far as the asked node knows them."""
+    """GetTopology returns the addresses of the leader and of the other members, as far as the queried node knows them."""
     AddMember: _aio.UnaryUnaryMultiCallable[_cluster_service_pb2.AddMemberRequest, _cluster_service_pb2.AddMemberResponse]  # type: ignore[assignment]
-    """AddMember adds a node. It returns when the node is a learner; the leader makes it a voter once it has caught up.
-    Idempotent.
-    Errors: NOT_OPERATOR, NOT_CLUSTERED, NOT_LEADER, MEMBER_EXISTS (the id belongs to another address or disk: see
-    replace), MEMBERSHIP_CHANGE_IN_PROGRESS, MEMBER_NOT_READY (no node answers at the address, or it belongs to another
-    cluster).
+    """AddMember adds a node. It returns when the node has become a learner; the leader makes the node a voter once it has
+    caught up. Idempotent.
+    Errors: NOT_ADMIN, NOT_CLUSTERED, NOT_LEADER, MEMBER_EXISTS (a member with this id has another address or disk; see
+    `replace`), MEMBERSHIP_CHANGE_IN_PROGRESS, MEMBER_NOT_READY (no node answers at the address, or it belongs to
+    another cluster).
     """
     RemoveMember: _aio.UnaryUnaryMultiCallable[_cluster_service_pb2.RemoveMemberRequest, _cluster_service_pb2.RemoveMemberResponse]  # type: ignore[assignment]
-    """RemoveMember removes a member: it loses its vote and gets no further entries. A leader that is removed hands over
-    first.
+    """RemoveMember removes a member, which loses its vote and gets no further entries. A leader hands over its leadership
+    before it is removed.
     Errors: NOT_OPERATOR, NOT_CLUSTERED, NOT_LEADER, MEMBER_NOT_FOUND, MEMBERSHIP_CHANGE_IN_PROGRESS, MEMBER_NOT_READY
     (too few other members are reachable to go on without it).
     """
     TransferLeadership: _aio.UnaryUnaryMultiCallable[_cluster_service_pb2.TransferLeadershipRequest, _cluster_service_pb2.TransferLeadershipResponse]  # type: ignore[assignment]
-    """TransferLeadership makes another voter the leader. It returns when that member leads.
-    Errors: NOT_OPERATOR, NOT_CLUSTERED, NOT_LEADER, MEMBER_NOT_FOUND, MEMBER_NOT_READY (it has no vote, or did not take
-    over in time), MEMBERSHIP_CHANGE_IN_PROGRESS.
+    """TransferLeadership makes another voter the leader. It returns when that voter has become the leader.
+    Errors: NOT_ADMIN, NOT_CLUSTERED, NOT_LEADER, MEMBER_NOT_FOUND, MEMBER_NOT_READY (the member has no vote, or did
+    not take over in time), MEMBERSHIP_CHANGE_IN_PROGRESS.
     """
 
 class ClusterServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -97,8 +97,8 @@ class ClusterServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _cluster_service_pb2.GetRaftStatusRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_cluster_service_pb2.GetRaftStatusResponse, _abc.Awaitable[_cluster_service_pb2.GetRaftStatusResponse]]:
-        """GetRaftStatus returns the status that the asked node knows, even while no node leads. A server outside a cluster
-        reports that Raft is not enabled.
+        """GetRaftStatus returns the status as the queried node knows it, even while there is no leader. A server that is not
+        a member of a cluster reports that Raft is not enabled.
         """
 
     @_abc_1.abstractmethod
@@ -107,7 +107,7 @@ class ClusterServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _cluster_service_pb2.GetTopologyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_cluster_service_pb2.GetTopologyResponse, _abc.Awaitable[_cluster_service_pb2.GetTopologyResponse]]:
-        """GetTopology returns the addresses of the leader and the other members, as far as the asked node knows them."""
+        """GetTopology returns the addresses of the leader and of the other members, as far as the queried node knows them."""
 
     @_abc_1.abstractmethod
     def AddMember(
@@ -115,11 +115,11 @@ class ClusterServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _cluster_service_pb2.AddMemberRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_cluster_service_pb2.AddMemberResponse, _abc.Awaitable[_cluster_service_pb2.AddMemberResponse]]:
-        """AddMember adds a node. It returns when the node is a learner; the leader makes it a voter once it has caught up.
-        Idempotent.
-        Errors: NOT_OPERATOR, NOT_CLUSTERED, NOT_LEADER, MEMBER_EXISTS (the id belongs to another address or disk: see
-        replace), MEMBERSHIP_CHANGE_IN_PROGRESS, MEMBER_NOT_READY (no node answers at the address, or it belongs to another
-        cluster).
+        """AddMember adds a node. It returns when the node has become a learner; the leader makes the node a voter once it has
+        caught up. Idempotent.
+        Errors: NOT_ADMIN, NOT_CLUSTERED, NOT_LEADER, MEMBER_EXISTS (a member with this id has another address or disk; see
+        `replace`), MEMBERSHIP_CHANGE_IN_PROGRESS, MEMBER_NOT_READY (no node answers at the address, or it belongs to
+        another cluster).
         """
 
     @_abc_1.abstractmethod
@@ -128,8 +128,8 @@ class ClusterServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _cluster_service_pb2.RemoveMemberRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_cluster_service_pb2.RemoveMemberResponse, _abc.Awaitable[_cluster_service_pb2.RemoveMemberResponse]]:
-        """RemoveMember removes a member: it loses its vote and gets no further entries. A leader that is removed hands over
-        first.
+        """RemoveMember removes a member, which loses its vote and gets no further entries. A leader hands over its leadership
+        before it is removed.
         Errors: NOT_OPERATOR, NOT_CLUSTERED, NOT_LEADER, MEMBER_NOT_FOUND, MEMBERSHIP_CHANGE_IN_PROGRESS, MEMBER_NOT_READY
         (too few other members are reachable to go on without it).
         """
@@ -140,9 +140,9 @@ class ClusterServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _cluster_service_pb2.TransferLeadershipRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_cluster_service_pb2.TransferLeadershipResponse, _abc.Awaitable[_cluster_service_pb2.TransferLeadershipResponse]]:
-        """TransferLeadership makes another voter the leader. It returns when that member leads.
-        Errors: NOT_OPERATOR, NOT_CLUSTERED, NOT_LEADER, MEMBER_NOT_FOUND, MEMBER_NOT_READY (it has no vote, or did not take
-        over in time), MEMBERSHIP_CHANGE_IN_PROGRESS.
+        """TransferLeadership makes another voter the leader. It returns when that voter has become the leader.
+        Errors: NOT_ADMIN, NOT_CLUSTERED, NOT_LEADER, MEMBER_NOT_FOUND, MEMBER_NOT_READY (the member has no vote, or did
+        not take over in time), MEMBERSHIP_CHANGE_IN_PROGRESS.
         """
 
 def add_ClusterServiceServicer_to_server(servicer: ClusterServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -47,13 +47,13 @@ class ProducerServiceServicer:
     """
 
     def Produce(self, request_iterator, context):
-        """Produce takes frames of tasks and acks each frame once, in order, when all of it is durable.
-        The first message carries the hello and may carry tasks. The server stops reading while 256 frames or 16 MiB are
+        """Produce accepts frames of tasks and acks each frame once, in order, when all of its tasks are durable. The first
+        message carries the hello and may also carry tasks. The server stops reading while 256 frames or 16 MiB are
         unacked. When the client half-closes, the server acks the remaining frames and ends the call with OK.
-        An invalid task is rejected by itself; the others are created. Errors that end the call: BAD_HANDSHAKE,
-        UNAUTHENTICATED, INVALID_TENANT, TOO_LARGE (a frame above 8 MiB or 4096 tasks), OUTCOME_UNKNOWN.
-        When its token expires, the call ends with UNAUTHENTICATED. A notice comes beforehand, and a fresh `token`
-        keeps the stream open.
+        An invalid task is rejected on its own; the other tasks of the frame are created. Errors that end the call:
+        BAD_HANDSHAKE, UNAUTHENTICATED, INVALID_TENANT, TOO_LARGE (a frame above 8 MiB or 4096 tasks), OUTCOME_UNKNOWN.
+        The call ends with UNAUTHENTICATED when its token expires. The server sends a notice beforehand, and a fresh
+        `token` keeps the stream open.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -34,13 +34,13 @@ class ProducerServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ProducerServiceAsyncStub: ...
     Produce: _grpc.StreamStreamMultiCallable[_producer_service_pb2.ProduceRequest, _producer_service_pb2.ProduceResponse]
-    """Produce takes frames of tasks and acks each frame once, in order, when all of it is durable.
-    The first message carries the hello and may carry tasks. The server stops reading while 256 frames or 16 MiB are
+    """Produce accepts frames of tasks and acks each frame once, in order, when all of its tasks are durable. The first
+    message carries the hello and may also carry tasks. The server stops reading while 256 frames or 16 MiB are
     unacked. When the client half-closes, the server acks the remaining frames and ends the call with OK.
-    An invalid task is rejected by itself; the others are created. Errors that end the call: BAD_HANDSHAKE,
-    UNAUTHENTICATED, INVALID_TENANT, TOO_LARGE (a frame above 8 MiB or 4096 tasks), OUTCOME_UNKNOWN.
-    When its token expires, the call ends with UNAUTHENTICATED. A notice comes beforehand, and a fresh `token`
-    keeps the stream open.
+    An invalid task is rejected on its own; the other tasks of the frame are created. Errors that end the call:
+    BAD_HANDSHAKE, UNAUTHENTICATED, INVALID_TENANT, TOO_LARGE (a frame above 8 MiB or 4096 tasks), OUTCOME_UNKNOWN.
+    The call ends with UNAUTHENTICATED when its token expires. The server sends a notice beforehand, and a fresh
+    `token` keeps the stream open.
     """
 
 @_typing.type_check_only
@@ -49,13 +49,13 @@ class ProducerServiceAsyncStub(ProducerServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Produce: _aio.StreamStreamMultiCallable[_producer_service_pb2.ProduceRequest, _producer_service_pb2.ProduceResponse]  # type: ignore[assignment]
-    """Produce takes frames of tasks and acks each frame once, in order, when all of it is durable.
-    The first message carries the hello and may carry tasks. The server stops reading while 256 frames or 16 MiB are
+    """Produce accepts frames of tasks and acks each frame once, in order, when all of its tasks are durable. The first
+    message carries the hello and may also carry tasks. The server stops reading while 256 frames or 16 MiB are
     unacked. When the client half-closes, the server acks the remaining frames and ends the call with OK.
-    An invalid task is rejected by itself; the others are created. Errors that end the call: BAD_HANDSHAKE,
-    UNAUTHENTICATED, INVALID_TENANT, TOO_LARGE (a frame above 8 MiB or 4096 tasks), OUTCOME_UNKNOWN.
-    When its token expires, the call ends with UNAUTHENTICATED. A notice comes beforehand, and a fresh `token`
-    keeps the stream open.
+    An invalid task is rejected on its own; the other tasks of the frame are created. Errors that end the call:
+    BAD_HANDSHAKE, UNAUTHENTICATED, INVALID_TENANT, TOO_LARGE (a frame above 8 MiB or 4096 tasks), OUTCOME_UNKNOWN.
+    The call ends with UNAUTHENTICATED when its token expires. The server sends a notice beforehand, and a fresh
+    `token` keeps the stream open.
     """
 
 class ProducerServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -67,13 +67,13 @@ class ProducerServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_producer_service_pb2.ProduceRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_producer_service_pb2.ProduceResponse], _abc.AsyncIterator[_producer_service_pb2.ProduceResponse]]:
-        """Produce takes frames of tasks and acks each frame once, in order, when all of it is durable.
-        The first message carries the hello and may carry tasks. The server stops reading while 256 frames or 16 MiB are
+        """Produce accepts frames of tasks and acks each frame once, in order, when all of its tasks are durable. The first
+        message carries the hello and may also carry tasks. The server stops reading while 256 frames or 16 MiB are
         unacked. When the client half-closes, the server acks the remaining frames and ends the call with OK.
-        An invalid task is rejected by itself; the others are created. Errors that end the call: BAD_HANDSHAKE,
-        UNAUTHENTICATED, INVALID_TENANT, TOO_LARGE (a frame above 8 MiB or 4096 tasks), OUTCOME_UNKNOWN.
-        When its token expires, the call ends with UNAUTHENTICATED. A notice comes beforehand, and a fresh `token`
-        keeps the stream open.
+        An invalid task is rejected on its own; the other tasks of the frame are created. Errors that end the call:
+        BAD_HANDSHAKE, UNAUTHENTICATED, INVALID_TENANT, TOO_LARGE (a frame above 8 MiB or 4096 tasks), OUTCOME_UNKNOWN.
+        The call ends with UNAUTHENTICATED when its token expires. The server sends a notice beforehand, and a fresh
+        `token` keeps the stream open.
         """
 
 def add_ProducerServiceServicer_to_server(servicer: ProducerServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

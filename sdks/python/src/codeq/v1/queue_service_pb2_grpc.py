@@ -98,7 +98,8 @@ class QueueServiceServicer:
 
     def PauseQueue(self, request, context):
         """PauseQueue stops all deliveries from a queue, including those to open streams and waiting claims. Tasks are still
-        accepted; leased tasks carry on. A queue that does not exist is created, and is kept while paused. Idempotent.
+        accepted, and leased tasks carry on. A queue that does not exist is created, and a paused queue is never removed.
+        Idempotent.
         Errors: NOT_ADMIN, TOO_MANY_QUEUES.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -114,10 +115,10 @@ class QueueServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def PurgeQueue(self, request, context):
-        """PurgeQueue cancels every task that is waiting in a queue at the time of the call, scheduled ones included, with the
-        error PURGED. It runs in the background and continues after a restart of the server. Until it is done, the queue
-        delivers nothing. Leased tasks carry on and dead letters stay, as do tasks created or returned after the call. A
-        second call meanwhile extends the purge to the tasks that have arrived since.
+        """PurgeQueue cancels every task that is waiting in a queue at the time of the call, including scheduled tasks, with
+        the error PURGED. It runs in the background and continues after a restart of the server. Until it is done, the
+        queue delivers nothing. Leased tasks carry on. Dead letters stay, as do tasks created or returned after the call. A
+        second call during a purge extends it to the tasks that have arrived since.
         Errors: NOT_ADMIN, QUEUE_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -125,8 +126,8 @@ class QueueServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListDeadLetters(self, request, context):
-        """ListDeadLetters returns the dead letters of a queue in the order in which they arrived. The first page also groups
-        them by error. A page ends after page_size tasks, 2 MiB or 10000 rows scanned.
+        """ListDeadLetters returns the dead letters of a queue in the order in which they became dead letters. The first page
+        also groups them by error. A page ends after page_size tasks, 2 MiB or 10000 rows scanned.
         Errors: NOT_ADMIN, QUEUE_NOT_FOUND, INVALID_PAGE_TOKEN.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -134,12 +135,12 @@ class QueueServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RedriveTasks(self, request, context):
-        """RedriveTasks queues again all DLQ, FAILED and CANCELLED tasks that match every filter: at the tail of the queue, with
-        no attempts counted. Without a rate it redrives up to `limit` tasks, scans up to 10000 rows, and returns a token
-        while more may be left. With a rate it returns at once and works in the background until all are done; a stop of
-        the server ends that work, so call again.
-        Errors: NOT_ADMIN, QUEUE_NOT_FOUND, INVALID_FIELD, INVALID_PAGE_TOKEN, LIMIT_REACHED (too many redrives in the
-        background).
+        """RedriveTasks moves the DLQ, FAILED or CANCELLED tasks that match every filter back to the tail of the queue, with
+        their attempts reset to 0. Without a rate, one call redrives up to `limit` tasks and scans up to 10000 rows; it
+        returns a page token if more tasks may be left. With a rate, the call returns at once and the redrive continues in
+        the background. A stop of the server ends a background redrive; call again to continue it.
+        Errors: NOT_ADMIN, QUEUE_NOT_FOUND, INVALID_FIELD, INVALID_PAGE_TOKEN, LIMIT_REACHED (too many background
+        redrives).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

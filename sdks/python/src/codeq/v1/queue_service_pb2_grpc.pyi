@@ -46,7 +46,8 @@ class QueueServiceStub:
     """
     PauseQueue: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.PauseQueueRequest, _queue_service_pb2.PauseQueueResponse]
     """PauseQueue stops all deliveries from a queue, including those to open streams and waiting claims. Tasks are still
-    accepted; leased tasks carry on. A queue that does not exist is created, and is kept while paused. Idempotent.
+    accepted, and leased tasks carry on. A queue that does not exist is created, and a paused queue is never removed.
+    Idempotent.
     Errors: NOT_ADMIN, TOO_MANY_QUEUES.
     """
     ResumeQueue: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.ResumeQueueRequest, _queue_service_pb2.ResumeQueueResponse]
@@ -54,24 +55,24 @@ class QueueServiceStub:
     Errors: NOT_ADMIN, QUEUE_NOT_FOUND.
     """
     PurgeQueue: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.PurgeQueueRequest, _queue_service_pb2.PurgeQueueResponse]
-    """PurgeQueue cancels every task that is waiting in a queue at the time of the call, scheduled ones included, with the
-    error PURGED. It runs in the background and continues after a restart of the server. Until it is done, the queue
-    delivers nothing. Leased tasks carry on and dead letters stay, as do tasks created or returned after the call. A
-    second call meanwhile extends the purge to the tasks that have arrived since.
+    """PurgeQueue cancels every task that is waiting in a queue at the time of the call, including scheduled tasks, with
+    the error PURGED. It runs in the background and continues after a restart of the server. Until it is done, the
+    queue delivers nothing. Leased tasks carry on. Dead letters stay, as do tasks created or returned after the call. A
+    second call during a purge extends it to the tasks that have arrived since.
     Errors: NOT_ADMIN, QUEUE_NOT_FOUND.
     """
     ListDeadLetters: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.ListDeadLettersRequest, _queue_service_pb2.ListDeadLettersResponse]
-    """ListDeadLetters returns the dead letters of a queue in the order in which they arrived. The first page also groups
-    them by error. A page ends after page_size tasks, 2 MiB or 10000 rows scanned.
+    """ListDeadLetters returns the dead letters of a queue in the order in which they became dead letters. The first page
+    also groups them by error. A page ends after page_size tasks, 2 MiB or 10000 rows scanned.
     Errors: NOT_ADMIN, QUEUE_NOT_FOUND, INVALID_PAGE_TOKEN.
     """
     RedriveTasks: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.RedriveTasksRequest, _queue_service_pb2.RedriveTasksResponse]
-    """RedriveTasks queues again all DLQ, FAILED and CANCELLED tasks that match every filter: at the tail of the queue, with
-    no attempts counted. Without a rate it redrives up to `limit` tasks, scans up to 10000 rows, and returns a token
-    while more may be left. With a rate it returns at once and works in the background until all are done; a stop of
-    the server ends that work, so call again.
-    Errors: NOT_ADMIN, QUEUE_NOT_FOUND, INVALID_FIELD, INVALID_PAGE_TOKEN, LIMIT_REACHED (too many redrives in the
-    background).
+    """RedriveTasks moves the DLQ, FAILED or CANCELLED tasks that match every filter back to the tail of the queue, with
+    their attempts reset to 0. Without a rate, one call redrives up to `limit` tasks and scans up to 10000 rows; it
+    returns a page token if more tasks may be left. With a rate, the call returns at once and the redrive continues in
+    the background. A stop of the server ends a background redrive; call again to continue it.
+    Errors: NOT_ADMIN, QUEUE_NOT_FOUND, INVALID_FIELD, INVALID_PAGE_TOKEN, LIMIT_REACHED (too many background
+    redrives).
     """
 
 @_typing.type_check_only
@@ -92,7 +93,8 @@ class QueueServiceAsyncStub(QueueServiceStub):
     """
     PauseQueue: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.PauseQueueRequest, _queue_service_pb2.PauseQueueResponse]  # type: ignore[assignment]
     """PauseQueue stops all deliveries from a queue, including those to open streams and waiting claims. Tasks are still
-    accepted; leased tasks carry on. A queue that does not exist is created, and is kept while paused. Idempotent.
+    accepted, and leased tasks carry on. A queue that does not exist is created, and a paused queue is never removed.
+    Idempotent.
     Errors: NOT_ADMIN, TOO_MANY_QUEUES.
     """
     ResumeQueue: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.ResumeQueueRequest, _queue_service_pb2.ResumeQueueResponse]  # type: ignore[assignment]
@@ -100,24 +102,24 @@ class QueueServiceAsyncStub(QueueServiceStub):
     Errors: NOT_ADMIN, QUEUE_NOT_FOUND.
     """
     PurgeQueue: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.PurgeQueueRequest, _queue_service_pb2.PurgeQueueResponse]  # type: ignore[assignment]
-    """PurgeQueue cancels every task that is waiting in a queue at the time of the call, scheduled ones included, with the
-    error PURGED. It runs in the background and continues after a restart of the server. Until it is done, the queue
-    delivers nothing. Leased tasks carry on and dead letters stay, as do tasks created or returned after the call. A
-    second call meanwhile extends the purge to the tasks that have arrived since.
+    """PurgeQueue cancels every task that is waiting in a queue at the time of the call, including scheduled tasks, with
+    the error PURGED. It runs in the background and continues after a restart of the server. Until it is done, the
+    queue delivers nothing. Leased tasks carry on. Dead letters stay, as do tasks created or returned after the call. A
+    second call during a purge extends it to the tasks that have arrived since.
     Errors: NOT_ADMIN, QUEUE_NOT_FOUND.
     """
     ListDeadLetters: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.ListDeadLettersRequest, _queue_service_pb2.ListDeadLettersResponse]  # type: ignore[assignment]
-    """ListDeadLetters returns the dead letters of a queue in the order in which they arrived. The first page also groups
-    them by error. A page ends after page_size tasks, 2 MiB or 10000 rows scanned.
+    """ListDeadLetters returns the dead letters of a queue in the order in which they became dead letters. The first page
+    also groups them by error. A page ends after page_size tasks, 2 MiB or 10000 rows scanned.
     Errors: NOT_ADMIN, QUEUE_NOT_FOUND, INVALID_PAGE_TOKEN.
     """
     RedriveTasks: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.RedriveTasksRequest, _queue_service_pb2.RedriveTasksResponse]  # type: ignore[assignment]
-    """RedriveTasks queues again all DLQ, FAILED and CANCELLED tasks that match every filter: at the tail of the queue, with
-    no attempts counted. Without a rate it redrives up to `limit` tasks, scans up to 10000 rows, and returns a token
-    while more may be left. With a rate it returns at once and works in the background until all are done; a stop of
-    the server ends that work, so call again.
-    Errors: NOT_ADMIN, QUEUE_NOT_FOUND, INVALID_FIELD, INVALID_PAGE_TOKEN, LIMIT_REACHED (too many redrives in the
-    background).
+    """RedriveTasks moves the DLQ, FAILED or CANCELLED tasks that match every filter back to the tail of the queue, with
+    their attempts reset to 0. Without a rate, one call redrives up to `limit` tasks and scans up to 10000 rows; it
+    returns a page token if more tasks may be left. With a rate, the call returns at once and the redrive continues in
+    the background. A stop of the server ends a background redrive; call again to continue it.
+    Errors: NOT_ADMIN, QUEUE_NOT_FOUND, INVALID_FIELD, INVALID_PAGE_TOKEN, LIMIT_REACHED (too many background
+    redrives).
     """
 
 class QueueServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -153,7 +155,8 @@ class QueueServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_queue_service_pb2.PauseQueueResponse, _abc.Awaitable[_queue_service_pb2.PauseQueueResponse]]:
         """PauseQueue stops all deliveries from a queue, including those to open streams and waiting claims. Tasks are still
-        accepted; leased tasks carry on. A queue that does not exist is created, and is kept while paused. Idempotent.
+        accepted, and leased tasks carry on. A queue that does not exist is created, and a paused queue is never removed.
+        Idempotent.
         Errors: NOT_ADMIN, TOO_MANY_QUEUES.
         """
 
@@ -173,10 +176,10 @@ class QueueServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _queue_service_pb2.PurgeQueueRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_queue_service_pb2.PurgeQueueResponse, _abc.Awaitable[_queue_service_pb2.PurgeQueueResponse]]:
-        """PurgeQueue cancels every task that is waiting in a queue at the time of the call, scheduled ones included, with the
-        error PURGED. It runs in the background and continues after a restart of the server. Until it is done, the queue
-        delivers nothing. Leased tasks carry on and dead letters stay, as do tasks created or returned after the call. A
-        second call meanwhile extends the purge to the tasks that have arrived since.
+        """PurgeQueue cancels every task that is waiting in a queue at the time of the call, including scheduled tasks, with
+        the error PURGED. It runs in the background and continues after a restart of the server. Until it is done, the
+        queue delivers nothing. Leased tasks carry on. Dead letters stay, as do tasks created or returned after the call. A
+        second call during a purge extends it to the tasks that have arrived since.
         Errors: NOT_ADMIN, QUEUE_NOT_FOUND.
         """
 
@@ -186,8 +189,8 @@ class QueueServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _queue_service_pb2.ListDeadLettersRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_queue_service_pb2.ListDeadLettersResponse, _abc.Awaitable[_queue_service_pb2.ListDeadLettersResponse]]:
-        """ListDeadLetters returns the dead letters of a queue in the order in which they arrived. The first page also groups
-        them by error. A page ends after page_size tasks, 2 MiB or 10000 rows scanned.
+        """ListDeadLetters returns the dead letters of a queue in the order in which they became dead letters. The first page
+        also groups them by error. A page ends after page_size tasks, 2 MiB or 10000 rows scanned.
         Errors: NOT_ADMIN, QUEUE_NOT_FOUND, INVALID_PAGE_TOKEN.
         """
 
@@ -197,12 +200,12 @@ class QueueServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _queue_service_pb2.RedriveTasksRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_queue_service_pb2.RedriveTasksResponse, _abc.Awaitable[_queue_service_pb2.RedriveTasksResponse]]:
-        """RedriveTasks queues again all DLQ, FAILED and CANCELLED tasks that match every filter: at the tail of the queue, with
-        no attempts counted. Without a rate it redrives up to `limit` tasks, scans up to 10000 rows, and returns a token
-        while more may be left. With a rate it returns at once and works in the background until all are done; a stop of
-        the server ends that work, so call again.
-        Errors: NOT_ADMIN, QUEUE_NOT_FOUND, INVALID_FIELD, INVALID_PAGE_TOKEN, LIMIT_REACHED (too many redrives in the
-        background).
+        """RedriveTasks moves the DLQ, FAILED or CANCELLED tasks that match every filter back to the tail of the queue, with
+        their attempts reset to 0. Without a rate, one call redrives up to `limit` tasks and scans up to 10000 rows; it
+        returns a page token if more tasks may be left. With a rate, the call returns at once and the redrive continues in
+        the background. A stop of the server ends a background redrive; call again to continue it.
+        Errors: NOT_ADMIN, QUEUE_NOT_FOUND, INVALID_FIELD, INVALID_PAGE_TOKEN, LIMIT_REACHED (too many background
+        redrives).
         """
 
 def add_QueueServiceServicer_to_server(servicer: QueueServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

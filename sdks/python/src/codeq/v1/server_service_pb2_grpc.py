@@ -52,16 +52,16 @@ class ServerServiceServicer:
     """
 
     def GetServerInfo(self, request, context):
-        """GetServerInfo returns version, mode and limits.
+        """GetServerInfo returns the server's version, mode and limits.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BackUp(self, request, context):
-        """BackUp writes a backup of the store and its artifacts to the configured backup folder. It includes everything
-        acknowledged before the call. One backup is made at a time. It continues even if the caller stops waiting, and
-        appears under its name once it is durable.
+        """BackUp writes a backup of the store and its artifacts to the configured backup folder. The backup includes
+        everything acknowledged before the call. It continues even if the caller stops waiting, and appears under its name
+        once it is durable. The server makes one backup at a time.
         Errors: NOT_OPERATOR, BACKUP_NOT_CONFIGURED, INVALID_FIELD (a backup of this name exists), LIMIT_REACHED (another
         backup is in progress).
         """

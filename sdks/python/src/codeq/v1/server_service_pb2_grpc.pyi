@@ -34,11 +34,11 @@ class ServerServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ServerServiceAsyncStub: ...
     GetServerInfo: _grpc.UnaryUnaryMultiCallable[_server_service_pb2.GetServerInfoRequest, _server_service_pb2.GetServerInfoResponse]
-    """GetServerInfo returns version, mode and limits."""
+    """GetServerInfo returns the server's version, mode and limits."""
     BackUp: _grpc.UnaryUnaryMultiCallable[_server_service_pb2.BackUpRequest, _server_service_pb2.BackUpResponse]
-    """BackUp writes a backup of the store and its artifacts to the configured backup folder. It includes everything
-    acknowledged before the call. One backup is made at a time. It continues even if the caller stops waiting, and
-    appears under its name once it is durable.
+    """BackUp writes a backup of the store and its artifacts to the configured backup folder. The backup includes
+    everything acknowledged before the call. It continues even if the caller stops waiting, and appears under its name
+    once it is durable. The server makes one backup at a time.
     Errors: NOT_OPERATOR, BACKUP_NOT_CONFIGURED, INVALID_FIELD (a backup of this name exists), LIMIT_REACHED (another
     backup is in progress).
     """
@@ -49,11 +49,11 @@ class ServerServiceAsyncStub(ServerServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetServerInfo: _aio.UnaryUnaryMultiCallable[_server_service_pb2.GetServerInfoRequest, _server_service_pb2.GetServerInfoResponse]  # type: ignore[assignment]
-    """GetServerInfo returns version, mode and limits."""
+    """GetServerInfo returns the server's version, mode and limits."""
     BackUp: _aio.UnaryUnaryMultiCallable[_server_service_pb2.BackUpRequest, _server_service_pb2.BackUpResponse]  # type: ignore[assignment]
-    """BackUp writes a backup of the store and its artifacts to the configured backup folder. It includes everything
-    acknowledged before the call. One backup is made at a time. It continues even if the caller stops waiting, and
-    appears under its name once it is durable.
+    """BackUp writes a backup of the store and its artifacts to the configured backup folder. The backup includes
+    everything acknowledged before the call. It continues even if the caller stops waiting, and appears under its name
+    once it is durable. The server makes one backup at a time.
     Errors: NOT_OPERATOR, BACKUP_NOT_CONFIGURED, INVALID_FIELD (a backup of this name exists), LIMIT_REACHED (another
     backup is in progress).
     """
@@ -67,7 +67,7 @@ class ServerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _server_service_pb2.GetServerInfoRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_server_service_pb2.GetServerInfoResponse, _abc.Awaitable[_server_service_pb2.GetServerInfoResponse]]:
-        """GetServerInfo returns version, mode and limits."""
+        """GetServerInfo returns the server's version, mode and limits."""
 
     @_abc_1.abstractmethod
     def BackUp(
@@ -75,9 +75,9 @@ class ServerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _server_service_pb2.BackUpRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_server_service_pb2.BackUpResponse, _abc.Awaitable[_server_service_pb2.BackUpResponse]]:
-        """BackUp writes a backup of the store and its artifacts to the configured backup folder. It includes everything
-        acknowledged before the call. One backup is made at a time. It continues even if the caller stops waiting, and
-        appears under its name once it is durable.
+        """BackUp writes a backup of the store and its artifacts to the configured backup folder. The backup includes
+        everything acknowledged before the call. It continues even if the caller stops waiting, and appears under its name
+        once it is durable. The server makes one backup at a time.
         Errors: NOT_OPERATOR, BACKUP_NOT_CONFIGURED, INVALID_FIELD (a backup of this name exists), LIMIT_REACHED (another
         backup is in progress).
         """

@@ -26,8 +26,8 @@ if _version_not_supported:
 
 
 class TaskServiceStub:
-    """TaskService creates, claims and settles tasks call by call. Every successful reply means durable: fsynced before it
-    is sent.
+    """TaskService creates, claims and settles tasks by single calls. A successful reply is sent only after the change was
+    fsynced.
     Every RPC may also fail with UNAUTHENTICATED, MISSING_SCOPE, INVALID_TENANT, INVALID_FIELD, DRAINING and
     OUTCOME_UNKNOWN; with NOT_ALLOWED for viewers, if it changes something; and with COMMAND_NOT_ALLOWED if it names a
     command that the token does not allow. Tasks of such commands are TASK_NOT_FOUND.
@@ -132,17 +132,17 @@ class TaskServiceStub:
 
 
 class TaskServiceServicer:
-    """TaskService creates, claims and settles tasks call by call. Every successful reply means durable: fsynced before it
-    is sent.
+    """TaskService creates, claims and settles tasks by single calls. A successful reply is sent only after the change was
+    fsynced.
     Every RPC may also fail with UNAUTHENTICATED, MISSING_SCOPE, INVALID_TENANT, INVALID_FIELD, DRAINING and
     OUTCOME_UNKNOWN; with NOT_ALLOWED for viewers, if it changes something; and with COMMAND_NOT_ALLOWED if it names a
     command that the token does not allow. Tasks of such commands are TASK_NOT_FOUND.
     """
 
     def CreateTask(self, request, context):
-        """CreateTask creates one task. With an idempotency key it is safe to retry: a repeated request returns the first
-        task, marked as duplicate (HTTP 200). Without one, the task may exist after OUTCOME_UNKNOWN, and a retry may create
-        a second one.
+        """CreateTask creates one task. With an idempotency key, the call is safe to retry: a repeated request returns the
+        first task, marked as a duplicate (HTTP 200). Without a key, the task may exist after OUTCOME_UNKNOWN, and a retry
+        may create a second one.
         Errors: INVALID_FIELD, TOO_LARGE, TOO_MANY_QUEUES, STORAGE_FULL, IDEMPOTENCY_CONFLICT, TASK_ID_TAKEN.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -150,9 +150,10 @@ class TaskServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def BatchCreateTasks(self, request, context):
-        """BatchCreateTasks creates up to 1000 tasks. Each succeeds or fails by itself; results are in order. With `atomic`,
-        either all tasks are created or none, and the call fails with the first error.
-        Errors: INVALID_FIELD if the list is empty or too long; per task, or for an atomic call as a whole, as CreateTask.
+        """BatchCreateTasks creates up to 1000 tasks. Each task succeeds or fails on its own, and the results are in the order
+        of the request. With `atomic`, either all tasks are created or none, and the call fails with the first error.
+        Errors: INVALID_FIELD (the list is empty or too long); the errors of CreateTask for each task, or for an atomic
+        call as a whole.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -160,7 +161,7 @@ class TaskServiceServicer:
 
     def ClaimTask(self, request, context):
         """ClaimTask leases one task to the caller: highest priority first, then round robin over the commands, then first in,
-        first out. If there is none it waits up to wait_seconds, then returns without a task (HTTP 204).
+        first out. If there is no task, the call waits up to wait_seconds and then returns without one (HTTP 204).
         Errors: COMMAND_NOT_ALLOWED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -168,7 +169,7 @@ class TaskServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ClaimTasks(self, request, context):
-        """ClaimTasks leases up to count tasks at once. Otherwise like ClaimTask.
+        """ClaimTasks leases up to `count` tasks at once. Otherwise it works like ClaimTask.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -183,8 +184,8 @@ class TaskServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def SubmitResult(self, request, context):
-        """SubmitResult ends a leased task as COMPLETED or FAILED; result and state change in one write. Idempotent: repeating
-        the outcome with the same token, or without one as the same subject, returns the stored record.
+        """SubmitResult ends a leased task as COMPLETED or FAILED. The result and the state change are one write. Idempotent:
+        repeating the outcome with the same token, or without a token as the same subject, returns the stored record.
         Errors: TASK_NOT_FOUND, TASK_NOT_CLAIMED, STALE_LEASE_TOKEN, NOT_LEASE_OWNER, INVALID_FIELD, TOO_LARGE; with
         artifact contents also STORAGE_FULL, LIMIT_REACHED.
         """
@@ -193,16 +194,17 @@ class TaskServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def BatchSubmitResults(self, request, context):
-        """BatchSubmitResults ends up to 1000 leased tasks. Each succeeds or fails by itself; results are in order.
-        Errors: per item as SubmitResult.
+        """BatchSubmitResults ends up to 1000 leased tasks. Each result succeeds or fails on its own, and the answers are in
+        the order of the request.
+        Errors: those of SubmitResult, for each item.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def NackTask(self, request, context):
-        """NackTask settles a delivery without ending its task, which is retried after delay_seconds or, if absent, after the
-        delay of the backoff policy. After the last allowed delivery the task goes to the dead-letter queue.
+        """NackTask settles a delivery without ending its task. The task is retried after delay_seconds or, if that is absent,
+        after the delay of the backoff policy. After its last allowed delivery, the task goes to the dead-letter queue.
         Errors: TASK_NOT_FOUND, TASK_NOT_CLAIMED, STALE_LEASE_TOKEN, NOT_LEASE_OWNER.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -210,7 +212,8 @@ class TaskServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def AbandonTask(self, request, context):
-        """AbandonTask returns a task unused: it keeps its place and its attempts, up to 100 times in its life.
+        """AbandonTask returns a task unused. The task keeps its place; for the first 100 abandons, it also keeps its
+        attempts.
         Errors: TASK_NOT_FOUND, TASK_NOT_CLAIMED, STALE_LEASE_TOKEN, NOT_LEASE_OWNER.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -226,8 +229,9 @@ class TaskServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CancelTask(self, request, context):
-        """CancelTask ends a task as CANCELLED, whether it is waiting or running. A worker that holds it over a stream is
-        notified at once; its outcome is rejected. Idempotent: a task that is already CANCELLED is returned as it is.
+        """CancelTask ends a task as CANCELLED, whether it is waiting or running. A worker that holds the task over a stream
+        is notified at once; a later outcome of its delivery is rejected. Idempotent: a task that is already CANCELLED is
+        returned as it is.
         Errors: TASK_NOT_FOUND, TASK_ENDED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -243,11 +247,11 @@ class TaskServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListTasks(self, request, context):
-        """ListTasks returns tasks of the caller's tenant, queue by queue. Oldest first: the oldest queue first, each in order
-        of priority and then of acceptance, with delayed tasks last. Newest first: the newest queue first, each with its
-        latest task first.
+        """ListTasks returns tasks of the caller's tenant, queue by queue. With the order `oldest`, it starts with the oldest
+        queue and lists the tasks of each queue by priority and then by acceptance, with delayed tasks last. With the order
+        `newest`, it starts with the newest queue and lists the tasks of each queue from the latest to the first.
         A page ends after page_size tasks, 2 MiB or 10000 rows scanned. It may be short or empty although more pages
-        follow. Each task is shown as it is when its page is read.
+        follow. Each task is shown in the state that it has when its page is read.
         Errors: INVALID_FIELD, INVALID_PAGE_TOKEN.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -263,8 +267,8 @@ class TaskServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RedriveTask(self, request, context):
-        """RedriveTask queues a task that is DLQ, FAILED or CANCELLED again: at the tail of its queue, with no attempts
-        counted. Lease tokens of its earlier deliveries stay invalid.
+        """RedriveTask moves a DLQ, FAILED or CANCELLED task back to the tail of its queue, with its attempts reset to 0.
+        Lease tokens of earlier deliveries stay invalid.
         Errors: NOT_ADMIN, TASK_NOT_FOUND, TASK_NOT_REDRIVABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -398,8 +402,8 @@ def add_TaskServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class TaskService:
-    """TaskService creates, claims and settles tasks call by call. Every successful reply means durable: fsynced before it
-    is sent.
+    """TaskService creates, claims and settles tasks by single calls. A successful reply is sent only after the change was
+    fsynced.
     Every RPC may also fail with UNAUTHENTICATED, MISSING_SCOPE, INVALID_TENANT, INVALID_FIELD, DRAINING and
     OUTCOME_UNKNOWN; with NOT_ALLOWED for viewers, if it changes something; and with COMMAND_NOT_ALLOWED if it names a
     command that the token does not allow. Tasks of such commands are TASK_NOT_FOUND.

@@ -27,8 +27,8 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class TaskServiceStub:
-    """TaskService creates, claims and settles tasks call by call. Every successful reply means durable: fsynced before it
-    is sent.
+    """TaskService creates, claims and settles tasks by single calls. A successful reply is sent only after the change was
+    fsynced.
     Every RPC may also fail with UNAUTHENTICATED, MISSING_SCOPE, INVALID_TENANT, INVALID_FIELD, DRAINING and
     OUTCOME_UNKNOWN; with NOT_ALLOWED for viewers, if it changes something; and with COMMAND_NOT_ALLOWED if it names a
     command that the token does not allow. Tasks of such commands are TASK_NOT_FOUND.
@@ -39,44 +39,47 @@ class TaskServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> TaskServiceAsyncStub: ...
     CreateTask: _grpc.UnaryUnaryMultiCallable[_task_service_pb2.CreateTaskRequest, _task_service_pb2.CreateTaskResponse]
-    """CreateTask creates one task. With an idempotency key it is safe to retry: a repeated request returns the first
-    task, marked as duplicate (HTTP 200). Without one, the task may exist after OUTCOME_UNKNOWN, and a retry may create
-    a second one.
+    """CreateTask creates one task. With an idempotency key, the call is safe to retry: a repeated request returns the
+    first task, marked as a duplicate (HTTP 200). Without a key, the task may exist after OUTCOME_UNKNOWN, and a retry
+    may create a second one.
     Errors: INVALID_FIELD, TOO_LARGE, TOO_MANY_QUEUES, STORAGE_FULL, IDEMPOTENCY_CONFLICT, TASK_ID_TAKEN.
     """
     BatchCreateTasks: _grpc.UnaryUnaryMultiCallable[_task_service_pb2.BatchCreateTasksRequest, _task_service_pb2.BatchCreateTasksResponse]
-    """BatchCreateTasks creates up to 1000 tasks. Each succeeds or fails by itself; results are in order. With `atomic`,
-    either all tasks are created or none, and the call fails with the first error.
-    Errors: INVALID_FIELD if the list is empty or too long; per task, or for an atomic call as a whole, as CreateTask.
+    """BatchCreateTasks creates up to 1000 tasks. Each task succeeds or fails on its own, and the results are in the order
+    of the request. With `atomic`, either all tasks are created or none, and the call fails with the first error.
+    Errors: INVALID_FIELD (the list is empty or too long); the errors of CreateTask for each task, or for an atomic
+    call as a whole.
     """
     ClaimTask: _grpc.UnaryUnaryMultiCallable[_task_service_pb2.ClaimTaskRequest, _task_service_pb2.ClaimTaskResponse]
     """ClaimTask leases one task to the caller: highest priority first, then round robin over the commands, then first in,
-    first out. If there is none it waits up to wait_seconds, then returns without a task (HTTP 204).
+    first out. If there is no task, the call waits up to wait_seconds and then returns without one (HTTP 204).
     Errors: COMMAND_NOT_ALLOWED.
     """
     ClaimTasks: _grpc.UnaryUnaryMultiCallable[_task_service_pb2.ClaimTasksRequest, _task_service_pb2.ClaimTasksResponse]
-    """ClaimTasks leases up to count tasks at once. Otherwise like ClaimTask."""
+    """ClaimTasks leases up to `count` tasks at once. Otherwise it works like ClaimTask."""
     HeartbeatTask: _grpc.UnaryUnaryMultiCallable[_task_service_pb2.HeartbeatTaskRequest, _task_service_pb2.HeartbeatTaskResponse]
     """HeartbeatTask extends the lease to now + extend_seconds. It never shortens a lease.
     Errors: TASK_NOT_FOUND, TASK_NOT_CLAIMED, STALE_LEASE_TOKEN, NOT_LEASE_OWNER.
     """
     SubmitResult: _grpc.UnaryUnaryMultiCallable[_task_service_pb2.SubmitResultRequest, _task_service_pb2.SubmitResultResponse]
-    """SubmitResult ends a leased task as COMPLETED or FAILED; result and state change in one write. Idempotent: repeating
-    the outcome with the same token, or without one as the same subject, returns the stored record.
+    """SubmitResult ends a leased task as COMPLETED or FAILED. The result and the state change are one write. Idempotent:
+    repeating the outcome with the same token, or without a token as the same subject, returns the stored record.
     Errors: TASK_NOT_FOUND, TASK_NOT_CLAIMED, STALE_LEASE_TOKEN, NOT_LEASE_OWNER, INVALID_FIELD, TOO_LARGE; with
     artifact contents also STORAGE_FULL, LIMIT_REACHED.
     """
     BatchSubmitResults: _grpc.UnaryUnaryMultiCallable[_task_service_pb2.BatchSubmitResultsRequest, _task_service_pb2.BatchSubmitResultsResponse]
-    """BatchSubmitResults ends up to 1000 leased tasks. Each succeeds or fails by itself; results are in order.
-    Errors: per item as SubmitResult.
+    """BatchSubmitResults ends up to 1000 leased tasks. Each result succeeds or fails on its own, and the answers are in
+    the order of the request.
+    Errors: those of SubmitResult, for each item.
     """
     NackTask: _grpc.UnaryUnaryMultiCallable[_task_service_pb2.NackTaskRequest, _task_service_pb2.NackTaskResponse]
-    """NackTask settles a delivery without ending its task, which is retried after delay_seconds or, if absent, after the
-    delay of the backoff policy. After the last allowed delivery the task goes to the dead-letter queue.
+    """NackTask settles a delivery without ending its task. The task is retried after delay_seconds or, if that is absent,
+    after the delay of the backoff policy. After its last allowed delivery, the task goes to the dead-letter queue.
     Errors: TASK_NOT_FOUND, TASK_NOT_CLAIMED, STALE_LEASE_TOKEN, NOT_LEASE_OWNER.
     """
     AbandonTask: _grpc.UnaryUnaryMultiCallable[_task_service_pb2.AbandonTaskRequest, _task_service_pb2.AbandonTaskResponse]
-    """AbandonTask returns a task unused: it keeps its place and its attempts, up to 100 times in its life.
+    """AbandonTask returns a task unused. The task keeps its place; for the first 100 abandons, it also keeps its
+    attempts.
     Errors: TASK_NOT_FOUND, TASK_NOT_CLAIMED, STALE_LEASE_TOKEN, NOT_LEASE_OWNER.
     """
     ReportProgress: _grpc.UnaryUnaryMultiCallable[_task_service_pb2.ReportProgressRequest, _task_service_pb2.ReportProgressResponse]
@@ -84,8 +87,9 @@ class TaskServiceStub:
     Errors: TASK_NOT_FOUND, TASK_NOT_CLAIMED, STALE_LEASE_TOKEN, NOT_LEASE_OWNER, TOO_LARGE.
     """
     CancelTask: _grpc.UnaryUnaryMultiCallable[_task_service_pb2.CancelTaskRequest, _task_service_pb2.CancelTaskResponse]
-    """CancelTask ends a task as CANCELLED, whether it is waiting or running. A worker that holds it over a stream is
-    notified at once; its outcome is rejected. Idempotent: a task that is already CANCELLED is returned as it is.
+    """CancelTask ends a task as CANCELLED, whether it is waiting or running. A worker that holds the task over a stream
+    is notified at once; a later outcome of its delivery is rejected. Idempotent: a task that is already CANCELLED is
+    returned as it is.
     Errors: TASK_NOT_FOUND, TASK_ENDED.
     """
     GetTask: _grpc.UnaryUnaryMultiCallable[_task_service_pb2.GetTaskRequest, _task_service_pb2.GetTaskResponse]
@@ -93,11 +97,11 @@ class TaskServiceStub:
     Errors: TASK_NOT_FOUND.
     """
     ListTasks: _grpc.UnaryUnaryMultiCallable[_task_service_pb2.ListTasksRequest, _task_service_pb2.ListTasksResponse]
-    """ListTasks returns tasks of the caller's tenant, queue by queue. Oldest first: the oldest queue first, each in order
-    of priority and then of acceptance, with delayed tasks last. Newest first: the newest queue first, each with its
-    latest task first.
+    """ListTasks returns tasks of the caller's tenant, queue by queue. With the order `oldest`, it starts with the oldest
+    queue and lists the tasks of each queue by priority and then by acceptance, with delayed tasks last. With the order
+    `newest`, it starts with the newest queue and lists the tasks of each queue from the latest to the first.
     A page ends after page_size tasks, 2 MiB or 10000 rows scanned. It may be short or empty although more pages
-    follow. Each task is shown as it is when its page is read.
+    follow. Each task is shown in the state that it has when its page is read.
     Errors: INVALID_FIELD, INVALID_PAGE_TOKEN.
     """
     ExplainTask: _grpc.UnaryUnaryMultiCallable[_task_service_pb2.ExplainTaskRequest, _task_service_pb2.ExplainTaskResponse]
@@ -105,8 +109,8 @@ class TaskServiceStub:
     Errors: TASK_NOT_FOUND.
     """
     RedriveTask: _grpc.UnaryUnaryMultiCallable[_task_service_pb2.RedriveTaskRequest, _task_service_pb2.RedriveTaskResponse]
-    """RedriveTask queues a task that is DLQ, FAILED or CANCELLED again: at the tail of its queue, with no attempts
-    counted. Lease tokens of its earlier deliveries stay invalid.
+    """RedriveTask moves a DLQ, FAILED or CANCELLED task back to the tail of its queue, with its attempts reset to 0.
+    Lease tokens of earlier deliveries stay invalid.
     Errors: NOT_ADMIN, TASK_NOT_FOUND, TASK_NOT_REDRIVABLE.
     """
     CleanupTasks: _grpc.UnaryUnaryMultiCallable[_task_service_pb2.CleanupTasksRequest, _task_service_pb2.CleanupTasksResponse]
@@ -125,8 +129,8 @@ class TaskServiceStub:
 
 @_typing.type_check_only
 class TaskServiceAsyncStub(TaskServiceStub):
-    """TaskService creates, claims and settles tasks call by call. Every successful reply means durable: fsynced before it
-    is sent.
+    """TaskService creates, claims and settles tasks by single calls. A successful reply is sent only after the change was
+    fsynced.
     Every RPC may also fail with UNAUTHENTICATED, MISSING_SCOPE, INVALID_TENANT, INVALID_FIELD, DRAINING and
     OUTCOME_UNKNOWN; with NOT_ALLOWED for viewers, if it changes something; and with COMMAND_NOT_ALLOWED if it names a
     command that the token does not allow. Tasks of such commands are TASK_NOT_FOUND.
@@ -134,44 +138,47 @@ class TaskServiceAsyncStub(TaskServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateTask: _aio.UnaryUnaryMultiCallable[_task_service_pb2.CreateTaskRequest, _task_service_pb2.CreateTaskResponse]  # type: ignore[assignment]
-    """CreateTask creates one task. With an idempotency key it is safe to retry: a repeated request returns the first
-    task, marked as duplicate (HTTP 200). Without one, the task may exist after OUTCOME_UNKNOWN, and a retry may create
-    a second one.
+    """CreateTask creates one task. With an idempotency key, the call is safe to retry: a repeated request returns the
+    first task, marked as a duplicate (HTTP 200). Without a key, the task may exist after OUTCOME_UNKNOWN, and a retry
+    may create a second one.
     Errors: INVALID_FIELD, TOO_LARGE, TOO_MANY_QUEUES, STORAGE_FULL, IDEMPOTENCY_CONFLICT, TASK_ID_TAKEN.
     """
     BatchCreateTasks: _aio.UnaryUnaryMultiCallable[_task_service_pb2.BatchCreateTasksRequest, _task_service_pb2.BatchCreateTasksResponse]  # type: ignore[assignment]
-    """BatchCreateTasks creates up to 1000 tasks. Each succeeds or fails by itself; results are in order. With `atomic`,
-    either all tasks are created or none, and the call fails with the first error.
-    Errors: INVALID_FIELD if the list is empty or too long; per task, or for an atomic call as a whole, as CreateTask.
+    """BatchCreateTasks creates up to 1000 tasks. Each task succeeds or fails on its own, and the results are in the order
+    of the request. With `atomic`, either all tasks are created or none, and the call fails with the first error.
+    Errors: INVALID_FIELD (the list is empty or too long); the errors of CreateTask for each task, or for an atomic
+    call as a whole.
     """
     ClaimTask: _aio.UnaryUnaryMultiCallable[_task_service_pb2.ClaimTaskRequest, _task_service_pb2.ClaimTaskResponse]  # type: ignore[assignment]
     """ClaimTask leases one task to the caller: highest priority first, then round robin over the commands, then first in,
-    first out. If there is none it waits up to wait_seconds, then returns without a task (HTTP 204).
+    first out. If there is no task, the call waits up to wait_seconds and then returns without one (HTTP 204).
     Errors: COMMAND_NOT_ALLOWED.
     """
     ClaimTasks: _aio.UnaryUnaryMultiCallable[_task_service_pb2.ClaimTasksRequest, _task_service_pb2.ClaimTasksResponse]  # type: ignore[assignment]
-    """ClaimTasks leases up to count tasks at once. Otherwise like ClaimTask."""
+    """ClaimTasks leases up to `count` tasks at once. Otherwise it works like ClaimTask."""
     HeartbeatTask: _aio.UnaryUnaryMultiCallable[_task_service_pb2.HeartbeatTaskRequest, _task_service_pb2.HeartbeatTaskResponse]  # type: ignore[assignment]
     """HeartbeatTask extends the lease to now + extend_seconds. It never shortens a lease.
     Errors: TASK_NOT_FOUND, TASK_NOT_CLAIMED, STALE_LEASE_TOKEN, NOT_LEASE_OWNER.
     """
     SubmitResult: _aio.UnaryUnaryMultiCallable[_task_service_pb2.SubmitResultRequest, _task_service_pb2.SubmitResultResponse]  # type: ignore[assignment]
-    """SubmitResult ends a leased task as COMPLETED or FAILED; result and state change in one write. Idempotent: repeating
-    the outcome with the same token, or without one as the same subject, returns the stored record.
+    """SubmitResult ends a leased task as COMPLETED or FAILED. The result and the state change are one write. Idempotent:
+    repeating the outcome with the same token, or without a token as the same subject, returns the stored record.
     Errors: TASK_NOT_FOUND, TASK_NOT_CLAIMED, STALE_LEASE_TOKEN, NOT_LEASE_OWNER, INVALID_FIELD, TOO_LARGE; with
     artifact contents also STORAGE_FULL, LIMIT_REACHED.
     """
     BatchSubmitResults: _aio.UnaryUnaryMultiCallable[_task_service_pb2.BatchSubmitResultsRequest, _task_service_pb2.BatchSubmitResultsResponse]  # type: ignore[assignment]
-    """BatchSubmitResults ends up to 1000 leased tasks. Each succeeds or fails by itself; results are in order.
-    Errors: per item as SubmitResult.
+    """BatchSubmitResults ends up to 1000 leased tasks. Each result succeeds or fails on its own, and the answers are in
+    the order of the request.
+    Errors: those of SubmitResult, for each item.
     """
     NackTask: _aio.UnaryUnaryMultiCallable[_task_service_pb2.NackTaskRequest, _task_service_pb2.NackTaskResponse]  # type: ignore[assignment]
-    """NackTask settles a delivery without ending its task, which is retried after delay_seconds or, if absent, after the
-    delay of the backoff policy. After the last allowed delivery the task goes to the dead-letter queue.
+    """NackTask settles a delivery without ending its task. The task is retried after delay_seconds or, if that is absent,
+    after the delay of the backoff policy. After its last allowed delivery, the task goes to the dead-letter queue.
     Errors: TASK_NOT_FOUND, TASK_NOT_CLAIMED, STALE_LEASE_TOKEN, NOT_LEASE_OWNER.
     """
     AbandonTask: _aio.UnaryUnaryMultiCallable[_task_service_pb2.AbandonTaskRequest, _task_service_pb2.AbandonTaskResponse]  # type: ignore[assignment]
-    """AbandonTask returns a task unused: it keeps its place and its attempts, up to 100 times in its life.
+    """AbandonTask returns a task unused. The task keeps its place; for the first 100 abandons, it also keeps its
+    attempts.
     Errors: TASK_NOT_FOUND, TASK_NOT_CLAIMED, STALE_LEASE_TOKEN, NOT_LEASE_OWNER.
     """
     ReportProgress: _aio.UnaryUnaryMultiCallable[_task_service_pb2.ReportProgressRequest, _task_service_pb2.ReportProgressResponse]  # type: ignore[assignment]
@@ -179,8 +186,9 @@ class TaskServiceAsyncStub(TaskServiceStub):
     Errors: TASK_NOT_FOUND, TASK_NOT_CLAIMED, STALE_LEASE_TOKEN, NOT_LEASE_OWNER, TOO_LARGE.
     """
     CancelTask: _aio.UnaryUnaryMultiCallable[_task_service_pb2.CancelTaskRequest, _task_service_pb2.CancelTaskResponse]  # type: ignore[assignment]
-    """CancelTask ends a task as CANCELLED, whether it is waiting or running. A worker that holds it over a stream is
-    notified at once; its outcome is rejected. Idempotent: a task that is already CANCELLED is returned as it is.
+    """CancelTask ends a task as CANCELLED, whether it is waiting or running. A worker that holds the task over a stream
+    is notified at once; a later outcome of its delivery is rejected. Idempotent: a task that is already CANCELLED is
+    returned as it is.
     Errors: TASK_NOT_FOUND, TASK_ENDED.
     """
     GetTask: _aio.UnaryUnaryMultiCallable[_task_service_pb2.GetTaskRequest, _task_service_pb2.GetTaskResponse]  # type: ignore[assignment]
@@ -188,11 +196,11 @@ class TaskServiceAsyncStub(TaskServiceStub):
     Errors: TASK_NOT_FOUND.
     """
     ListTasks: _aio.UnaryUnaryMultiCallable[_task_service_pb2.ListTasksRequest, _task_service_pb2.ListTasksResponse]  # type: ignore[assignment]
-    """ListTasks returns tasks of the caller's tenant, queue by queue. Oldest first: the oldest queue first, each in order
-    of priority and then of acceptance, with delayed tasks last. Newest first: the newest queue first, each with its
-    latest task first.
+    """ListTasks returns tasks of the caller's tenant, queue by queue. With the order `oldest`, it starts with the oldest
+    queue and lists the tasks of each queue by priority and then by acceptance, with delayed tasks last. With the order
+    `newest`, it starts with the newest queue and lists the tasks of each queue from the latest to the first.
     A page ends after page_size tasks, 2 MiB or 10000 rows scanned. It may be short or empty although more pages
-    follow. Each task is shown as it is when its page is read.
+    follow. Each task is shown in the state that it has when its page is read.
     Errors: INVALID_FIELD, INVALID_PAGE_TOKEN.
     """
     ExplainTask: _aio.UnaryUnaryMultiCallable[_task_service_pb2.ExplainTaskRequest, _task_service_pb2.ExplainTaskResponse]  # type: ignore[assignment]
@@ -200,8 +208,8 @@ class TaskServiceAsyncStub(TaskServiceStub):
     Errors: TASK_NOT_FOUND.
     """
     RedriveTask: _aio.UnaryUnaryMultiCallable[_task_service_pb2.RedriveTaskRequest, _task_service_pb2.RedriveTaskResponse]  # type: ignore[assignment]
-    """RedriveTask queues a task that is DLQ, FAILED or CANCELLED again: at the tail of its queue, with no attempts
-    counted. Lease tokens of its earlier deliveries stay invalid.
+    """RedriveTask moves a DLQ, FAILED or CANCELLED task back to the tail of its queue, with its attempts reset to 0.
+    Lease tokens of earlier deliveries stay invalid.
     Errors: NOT_ADMIN, TASK_NOT_FOUND, TASK_NOT_REDRIVABLE.
     """
     CleanupTasks: _aio.UnaryUnaryMultiCallable[_task_service_pb2.CleanupTasksRequest, _task_service_pb2.CleanupTasksResponse]  # type: ignore[assignment]
@@ -219,8 +227,8 @@ class TaskServiceAsyncStub(TaskServiceStub):
     """
 
 class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
-    """TaskService creates, claims and settles tasks call by call. Every successful reply means durable: fsynced before it
-    is sent.
+    """TaskService creates, claims and settles tasks by single calls. A successful reply is sent only after the change was
+    fsynced.
     Every RPC may also fail with UNAUTHENTICATED, MISSING_SCOPE, INVALID_TENANT, INVALID_FIELD, DRAINING and
     OUTCOME_UNKNOWN; with NOT_ALLOWED for viewers, if it changes something; and with COMMAND_NOT_ALLOWED if it names a
     command that the token does not allow. Tasks of such commands are TASK_NOT_FOUND.
@@ -232,9 +240,9 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _task_service_pb2.CreateTaskRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_task_service_pb2.CreateTaskResponse, _abc.Awaitable[_task_service_pb2.CreateTaskResponse]]:
-        """CreateTask creates one task. With an idempotency key it is safe to retry: a repeated request returns the first
-        task, marked as duplicate (HTTP 200). Without one, the task may exist after OUTCOME_UNKNOWN, and a retry may create
-        a second one.
+        """CreateTask creates one task. With an idempotency key, the call is safe to retry: a repeated request returns the
+        first task, marked as a duplicate (HTTP 200). Without a key, the task may exist after OUTCOME_UNKNOWN, and a retry
+        may create a second one.
         Errors: INVALID_FIELD, TOO_LARGE, TOO_MANY_QUEUES, STORAGE_FULL, IDEMPOTENCY_CONFLICT, TASK_ID_TAKEN.
         """
 
@@ -244,9 +252,10 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _task_service_pb2.BatchCreateTasksRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_task_service_pb2.BatchCreateTasksResponse, _abc.Awaitable[_task_service_pb2.BatchCreateTasksResponse]]:
-        """BatchCreateTasks creates up to 1000 tasks. Each succeeds or fails by itself; results are in order. With `atomic`,
-        either all tasks are created or none, and the call fails with the first error.
-        Errors: INVALID_FIELD if the list is empty or too long; per task, or for an atomic call as a whole, as CreateTask.
+        """BatchCreateTasks creates up to 1000 tasks. Each task succeeds or fails on its own, and the results are in the order
+        of the request. With `atomic`, either all tasks are created or none, and the call fails with the first error.
+        Errors: INVALID_FIELD (the list is empty or too long); the errors of CreateTask for each task, or for an atomic
+        call as a whole.
         """
 
     @_abc_1.abstractmethod
@@ -256,7 +265,7 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_task_service_pb2.ClaimTaskResponse, _abc.Awaitable[_task_service_pb2.ClaimTaskResponse]]:
         """ClaimTask leases one task to the caller: highest priority first, then round robin over the commands, then first in,
-        first out. If there is none it waits up to wait_seconds, then returns without a task (HTTP 204).
+        first out. If there is no task, the call waits up to wait_seconds and then returns without one (HTTP 204).
         Errors: COMMAND_NOT_ALLOWED.
         """
 
@@ -266,7 +275,7 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _task_service_pb2.ClaimTasksRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_task_service_pb2.ClaimTasksResponse, _abc.Awaitable[_task_service_pb2.ClaimTasksResponse]]:
-        """ClaimTasks leases up to count tasks at once. Otherwise like ClaimTask."""
+        """ClaimTasks leases up to `count` tasks at once. Otherwise it works like ClaimTask."""
 
     @_abc_1.abstractmethod
     def HeartbeatTask(
@@ -284,8 +293,8 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _task_service_pb2.SubmitResultRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_task_service_pb2.SubmitResultResponse, _abc.Awaitable[_task_service_pb2.SubmitResultResponse]]:
-        """SubmitResult ends a leased task as COMPLETED or FAILED; result and state change in one write. Idempotent: repeating
-        the outcome with the same token, or without one as the same subject, returns the stored record.
+        """SubmitResult ends a leased task as COMPLETED or FAILED. The result and the state change are one write. Idempotent:
+        repeating the outcome with the same token, or without a token as the same subject, returns the stored record.
         Errors: TASK_NOT_FOUND, TASK_NOT_CLAIMED, STALE_LEASE_TOKEN, NOT_LEASE_OWNER, INVALID_FIELD, TOO_LARGE; with
         artifact contents also STORAGE_FULL, LIMIT_REACHED.
         """
@@ -296,8 +305,9 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _task_service_pb2.BatchSubmitResultsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_task_service_pb2.BatchSubmitResultsResponse, _abc.Awaitable[_task_service_pb2.BatchSubmitResultsResponse]]:
-        """BatchSubmitResults ends up to 1000 leased tasks. Each succeeds or fails by itself; results are in order.
-        Errors: per item as SubmitResult.
+        """BatchSubmitResults ends up to 1000 leased tasks. Each result succeeds or fails on its own, and the answers are in
+        the order of the request.
+        Errors: those of SubmitResult, for each item.
         """
 
     @_abc_1.abstractmethod
@@ -306,8 +316,8 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _task_service_pb2.NackTaskRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_task_service_pb2.NackTaskResponse, _abc.Awaitable[_task_service_pb2.NackTaskResponse]]:
-        """NackTask settles a delivery without ending its task, which is retried after delay_seconds or, if absent, after the
-        delay of the backoff policy. After the last allowed delivery the task goes to the dead-letter queue.
+        """NackTask settles a delivery without ending its task. The task is retried after delay_seconds or, if that is absent,
+        after the delay of the backoff policy. After its last allowed delivery, the task goes to the dead-letter queue.
         Errors: TASK_NOT_FOUND, TASK_NOT_CLAIMED, STALE_LEASE_TOKEN, NOT_LEASE_OWNER.
         """
 
@@ -317,7 +327,8 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _task_service_pb2.AbandonTaskRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_task_service_pb2.AbandonTaskResponse, _abc.Awaitable[_task_service_pb2.AbandonTaskResponse]]:
-        """AbandonTask returns a task unused: it keeps its place and its attempts, up to 100 times in its life.
+        """AbandonTask returns a task unused. The task keeps its place; for the first 100 abandons, it also keeps its
+        attempts.
         Errors: TASK_NOT_FOUND, TASK_NOT_CLAIMED, STALE_LEASE_TOKEN, NOT_LEASE_OWNER.
         """
 
@@ -337,8 +348,9 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _task_service_pb2.CancelTaskRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_task_service_pb2.CancelTaskResponse, _abc.Awaitable[_task_service_pb2.CancelTaskResponse]]:
-        """CancelTask ends a task as CANCELLED, whether it is waiting or running. A worker that holds it over a stream is
-        notified at once; its outcome is rejected. Idempotent: a task that is already CANCELLED is returned as it is.
+        """CancelTask ends a task as CANCELLED, whether it is waiting or running. A worker that holds the task over a stream
+        is notified at once; a later outcome of its delivery is rejected. Idempotent: a task that is already CANCELLED is
+        returned as it is.
         Errors: TASK_NOT_FOUND, TASK_ENDED.
         """
 
@@ -358,11 +370,11 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _task_service_pb2.ListTasksRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_task_service_pb2.ListTasksResponse, _abc.Awaitable[_task_service_pb2.ListTasksResponse]]:
-        """ListTasks returns tasks of the caller's tenant, queue by queue. Oldest first: the oldest queue first, each in order
-        of priority and then of acceptance, with delayed tasks last. Newest first: the newest queue first, each with its
-        latest task first.
+        """ListTasks returns tasks of the caller's tenant, queue by queue. With the order `oldest`, it starts with the oldest
+        queue and lists the tasks of each queue by priority and then by acceptance, with delayed tasks last. With the order
+        `newest`, it starts with the newest queue and lists the tasks of each queue from the latest to the first.
         A page ends after page_size tasks, 2 MiB or 10000 rows scanned. It may be short or empty although more pages
-        follow. Each task is shown as it is when its page is read.
+        follow. Each task is shown in the state that it has when its page is read.
         Errors: INVALID_FIELD, INVALID_PAGE_TOKEN.
         """
 
@@ -382,8 +394,8 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _task_service_pb2.RedriveTaskRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_task_service_pb2.RedriveTaskResponse, _abc.Awaitable[_task_service_pb2.RedriveTaskResponse]]:
-        """RedriveTask queues a task that is DLQ, FAILED or CANCELLED again: at the tail of its queue, with no attempts
-        counted. Lease tokens of its earlier deliveries stay invalid.
+        """RedriveTask moves a DLQ, FAILED or CANCELLED task back to the tail of its queue, with its attempts reset to 0.
+        Lease tokens of earlier deliveries stay invalid.
         Errors: NOT_ADMIN, TASK_NOT_FOUND, TASK_NOT_REDRIVABLE.
         """
 

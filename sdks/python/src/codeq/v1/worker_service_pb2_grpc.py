@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class WorkerServiceStub:
-    """WorkerService delivers tasks over a stream and takes their outcomes.
+    """WorkerService delivers tasks over a stream and accepts their outcomes.
     """
 
     def __init__(self, channel):
@@ -43,20 +43,20 @@ class WorkerServiceStub:
 
 
 class WorkerServiceServicer:
-    """WorkerService delivers tasks over a stream and takes their outcomes.
+    """WorkerService delivers tasks over a stream and accepts their outcomes.
     """
 
     def Work(self, request_iterator, context):
-        """Work pushes tasks, within the client's credits, and takes outcomes and heartbeats. The first message carries the
-        hello and may carry the other fields.
-        When the client half-closes, the server settles the outcomes it has received, returns the tasks without an outcome
-        to their places, uncounted, and ends the call with OK. When the connection breaks, tasks not yet sent are returned
-        at once; leases of sent tasks keep running, and their outcomes may arrive over any stream or call of the same
-        subject.
+        """Work pushes tasks, within the client's credits, and accepts outcomes and heartbeats. The first message carries the
+        hello and may also carry other fields.
+        When the client half-closes, the server settles the outcomes it has received and returns tasks without an outcome
+        to their places, without counting an attempt. Then it ends the call with OK. When the connection breaks, tasks that
+        have not yet been sent are returned at once. The leases of sent tasks keep running, and their outcomes may arrive
+        over any stream or call of the same subject.
         Errors: BAD_HANDSHAKE, UNAUTHENTICATED, MISSING_SCOPE, INVALID_TENANT, COMMAND_NOT_ALLOWED, INVALID_FIELD,
         TOO_LARGE, OUTCOME_UNKNOWN. Outcomes require the scopes of the corresponding unary calls.
-        When its token expires, the call breaks with UNAUTHENTICATED. A notice comes beforehand, and a fresh `token`
-        keeps the stream open.
+        When its token expires, the call fails with UNAUTHENTICATED, which counts as a broken connection. The server sends
+        a notice beforehand, and a fresh `token` keeps the stream open.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -79,7 +79,7 @@ def add_WorkerServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class WorkerService:
-    """WorkerService delivers tasks over a stream and takes their outcomes.
+    """WorkerService delivers tasks over a stream and accepts their outcomes.
     """
 
     @staticmethod

@@ -27,45 +27,45 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class WorkerServiceStub:
-    """WorkerService delivers tasks over a stream and takes their outcomes."""
+    """WorkerService delivers tasks over a stream and accepts their outcomes."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> WorkerServiceAsyncStub: ...
     Work: _grpc.StreamStreamMultiCallable[_worker_service_pb2.WorkRequest, _worker_service_pb2.WorkResponse]
-    """Work pushes tasks, within the client's credits, and takes outcomes and heartbeats. The first message carries the
-    hello and may carry the other fields.
-    When the client half-closes, the server settles the outcomes it has received, returns the tasks without an outcome
-    to their places, uncounted, and ends the call with OK. When the connection breaks, tasks not yet sent are returned
-    at once; leases of sent tasks keep running, and their outcomes may arrive over any stream or call of the same
-    subject.
+    """Work pushes tasks, within the client's credits, and accepts outcomes and heartbeats. The first message carries the
+    hello and may also carry other fields.
+    When the client half-closes, the server settles the outcomes it has received and returns tasks without an outcome
+    to their places, without counting an attempt. Then it ends the call with OK. When the connection breaks, tasks that
+    have not yet been sent are returned at once. The leases of sent tasks keep running, and their outcomes may arrive
+    over any stream or call of the same subject.
     Errors: BAD_HANDSHAKE, UNAUTHENTICATED, MISSING_SCOPE, INVALID_TENANT, COMMAND_NOT_ALLOWED, INVALID_FIELD,
     TOO_LARGE, OUTCOME_UNKNOWN. Outcomes require the scopes of the corresponding unary calls.
-    When its token expires, the call breaks with UNAUTHENTICATED. A notice comes beforehand, and a fresh `token`
-    keeps the stream open.
+    When its token expires, the call fails with UNAUTHENTICATED, which counts as a broken connection. The server sends
+    a notice beforehand, and a fresh `token` keeps the stream open.
     """
 
 @_typing.type_check_only
 class WorkerServiceAsyncStub(WorkerServiceStub):
-    """WorkerService delivers tasks over a stream and takes their outcomes."""
+    """WorkerService delivers tasks over a stream and accepts their outcomes."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Work: _aio.StreamStreamMultiCallable[_worker_service_pb2.WorkRequest, _worker_service_pb2.WorkResponse]  # type: ignore[assignment]
-    """Work pushes tasks, within the client's credits, and takes outcomes and heartbeats. The first message carries the
-    hello and may carry the other fields.
-    When the client half-closes, the server settles the outcomes it has received, returns the tasks without an outcome
-    to their places, uncounted, and ends the call with OK. When the connection breaks, tasks not yet sent are returned
-    at once; leases of sent tasks keep running, and their outcomes may arrive over any stream or call of the same
-    subject.
+    """Work pushes tasks, within the client's credits, and accepts outcomes and heartbeats. The first message carries the
+    hello and may also carry other fields.
+    When the client half-closes, the server settles the outcomes it has received and returns tasks without an outcome
+    to their places, without counting an attempt. Then it ends the call with OK. When the connection breaks, tasks that
+    have not yet been sent are returned at once. The leases of sent tasks keep running, and their outcomes may arrive
+    over any stream or call of the same subject.
     Errors: BAD_HANDSHAKE, UNAUTHENTICATED, MISSING_SCOPE, INVALID_TENANT, COMMAND_NOT_ALLOWED, INVALID_FIELD,
     TOO_LARGE, OUTCOME_UNKNOWN. Outcomes require the scopes of the corresponding unary calls.
-    When its token expires, the call breaks with UNAUTHENTICATED. A notice comes beforehand, and a fresh `token`
-    keeps the stream open.
+    When its token expires, the call fails with UNAUTHENTICATED, which counts as a broken connection. The server sends
+    a notice beforehand, and a fresh `token` keeps the stream open.
     """
 
 class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
-    """WorkerService delivers tasks over a stream and takes their outcomes."""
+    """WorkerService delivers tasks over a stream and accepts their outcomes."""
 
     @_abc_1.abstractmethod
     def Work(
@@ -73,16 +73,16 @@ class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_worker_service_pb2.WorkRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_worker_service_pb2.WorkResponse], _abc.AsyncIterator[_worker_service_pb2.WorkResponse]]:
-        """Work pushes tasks, within the client's credits, and takes outcomes and heartbeats. The first message carries the
-        hello and may carry the other fields.
-        When the client half-closes, the server settles the outcomes it has received, returns the tasks without an outcome
-        to their places, uncounted, and ends the call with OK. When the connection breaks, tasks not yet sent are returned
-        at once; leases of sent tasks keep running, and their outcomes may arrive over any stream or call of the same
-        subject.
+        """Work pushes tasks, within the client's credits, and accepts outcomes and heartbeats. The first message carries the
+        hello and may also carry other fields.
+        When the client half-closes, the server settles the outcomes it has received and returns tasks without an outcome
+        to their places, without counting an attempt. Then it ends the call with OK. When the connection breaks, tasks that
+        have not yet been sent are returned at once. The leases of sent tasks keep running, and their outcomes may arrive
+        over any stream or call of the same subject.
         Errors: BAD_HANDSHAKE, UNAUTHENTICATED, MISSING_SCOPE, INVALID_TENANT, COMMAND_NOT_ALLOWED, INVALID_FIELD,
         TOO_LARGE, OUTCOME_UNKNOWN. Outcomes require the scopes of the corresponding unary calls.
-        When its token expires, the call breaks with UNAUTHENTICATED. A notice comes beforehand, and a fresh `token`
-        keeps the stream open.
+        When its token expires, the call fails with UNAUTHENTICATED, which counts as a broken connection. The server sends
+        a notice beforehand, and a fresh `token` keeps the stream open.
         """
 
 def add_WorkerServiceServicer_to_server(servicer: WorkerServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

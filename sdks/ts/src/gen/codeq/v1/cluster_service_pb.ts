@@ -16,7 +16,7 @@ export const file_codeq_v1_cluster_service: GenFile = /*@__PURE__*/
   fileDesc("Ch5jb2RlcS92MS9jbHVzdGVyX3NlcnZpY2UucHJvdG8SCGNvZGVxLnYxItICCgpSYWZ0TWVtYmVyEgoKAmlkGAEgASgJEhEKCXJhZnRfYWRkchgCIAEoCRIWCglodHRwX2FkZHIYAyABKAlIAIgBARIWCglncnBjX2FkZHIYBCABKAlIAYgBARIgCgRyb2xlGAUgASgOMhIuY29kZXEudjEuUmFmdFJvbGUSDQoFdm90ZXIYBiABKAgSEQoJaXNfbGVhZGVyGAcgASgIEg8KB2lzX3NlbGYYCCABKAgSGAoLbWF0Y2hfaW5kZXgYCSABKANIAogBARIQCgNsYWcYCiABKANIA4gBARITCgZhY3RpdmUYCyABKAhIBIgBARIUCgdwcm9ibGVtGAwgASgJSAWIAQFCDAoKX2h0dHBfYWRkckIMCgpfZ3JwY19hZGRyQg4KDF9tYXRjaF9pbmRleEIGCgRfbGFnQgkKB19hY3RpdmVCCgoIX3Byb2JsZW0iugMKCVJhZnRHcm91cBIRCglzaGFyZF9pZHgYASABKAUSEQoJaXNfbGVhZGVyGAIgASgIEg8KB3NlbGZfaWQYAyABKAkSEQoJc2VsZl9hZGRyGAQgASgJEhEKCWxlYWRlcl9pZBgFIAEoCRITCgtsZWFkZXJfYWRkchgGIAEoCRItChBsZWFkZXJfaHR0cF9hZGRyGAcgASgJSABSDmxlYWRlckhUVFBBZGRyiAEBEhIKCmhhc19sZWFkZXIYCCABKAgSIAoEcm9sZRgJIAEoDjISLmNvZGVxLnYxLlJhZnRSb2xlEgwKBHRlcm0YCiABKAMSFAoMY29tbWl0X2luZGV4GAsgASgDEhUKDWFwcGxpZWRfaW5kZXgYDCABKAMSEwoLZmlyc3RfaW5kZXgYDSABKAMSEgoKbGFzdF9pbmRleBgOIAEoAxILCgNsYWcYDyABKAMSFgoOc25hcHNob3RfaW5kZXgYECABKAMSEQoJZWxlY3Rpb25zGBEgASgDEiUKB21lbWJlcnMYEiADKAsyFC5jb2RlcS52MS5SYWZ0TWVtYmVyQhMKEV9sZWFkZXJfaHR0cF9hZGRyImUKClJhZnRTdGF0dXMSDwoHZW5hYmxlZBgBIAEoCBISCgpudW1fZ3JvdXBzGAIgASgFEiMKBmdyb3VwcxgDIAMoCzITLmNvZGVxLnYxLlJhZnRHcm91cBINCgVmc3luYxgEIAEoCCIWChRHZXRSYWZ0U3RhdHVzUmVxdWVzdCI9ChVHZXRSYWZ0U3RhdHVzUmVzcG9uc2USJAoGc3RhdHVzGAEgASgLMhQuY29kZXEudjEuUmFmdFN0YXR1cyIUChJHZXRUb3BvbG9neVJlcXVlc3QiOwoTR2V0VG9wb2xvZ3lSZXNwb25zZRIkCgh0b3BvbG9neRgBIAEoCzISLmNvZGVxLnYxLlRvcG9sb2d5IsYBCghUb3BvbG9neRIUCgxyYWZ0X2VuYWJsZWQYASABKAgSEQoJbGVhZGVyX2lkGAIgASgJEh0KEGxlYWRlcl9ncnBjX2FkZHIYAyABKAlIAIgBARIdChBsZWFkZXJfaHR0cF9hZGRyGAQgASgJSAGIAQESKQoHbWVtYmVycxgFIAMoCzIYLmNvZGVxLnYxLlRvcG9sb2d5TWVtYmVyQhMKEV9sZWFkZXJfZ3JwY19hZGRyQhMKEV9sZWFkZXJfaHR0cF9hZGRyInsKDlRvcG9sb2d5TWVtYmVyEgoKAmlkGAEgASgJEhYKCWdycGNfYWRkchgCIAEoCUgAiAEBEhYKCWh0dHBfYWRkchgDIAEoCUgBiAEBEhEKCWlzX2xlYWRlchgEIAEoCEIMCgpfZ3JwY19hZGRyQgwKCl9odHRwX2FkZHIiqQEKEEFkZE1lbWJlclJlcXVlc3QSNAoCaWQYASABKAlCKLpIJXIjMiFeW0EtWmEtejAtOV1bQS1aYS16MC05Ll8tXXswLDYzfSQSTgoJcmFmdF9hZGRyGAIgASgJQju6SDhyNhj/ATIxXihcW1swLTlBLUZhLWY6Ll0rXF18W0EtWmEtejAtOS5fLV0rKTpbMC05XXsxLDV9JBIPCgdyZXBsYWNlGAMgASgIIjkKEUFkZE1lbWJlclJlc3BvbnNlEiQKBnN0YXR1cxgBIAEoCzIULmNvZGVxLnYxLlJhZnRTdGF0dXMiSwoTUmVtb3ZlTWVtYmVyUmVxdWVzdBI0CgJpZBgBIAEoCUIoukglciMyIV5bQS1aYS16MC05XVtBLVphLXowLTkuXy1dezAsNjN9JCI8ChRSZW1vdmVNZW1iZXJSZXNwb25zZRIkCgZzdGF0dXMYASABKAsyFC5jb2RlcS52MS5SYWZ0U3RhdHVzIlQKGVRyYW5zZmVyTGVhZGVyc2hpcFJlcXVlc3QSNwoCaWQYASABKAlCK7pIKHImMiReKFtBLVphLXowLTldW0EtWmEtejAtOS5fLV17MCw2M30pPyQiQgoaVHJhbnNmZXJMZWFkZXJzaGlwUmVzcG9uc2USJAoGc3RhdHVzGAEgASgLMhQuY29kZXEudjEuUmFmdFN0YXR1cyqgAQoIUmFmdFJvbGUSGQoVUkFGVF9ST0xFX1VOU1BFQ0lGSUVEEAASFgoSUkFGVF9ST0xFX0ZPTExPV0VSEAESGwoXUkFGVF9ST0xFX1BSRV9DQU5ESURBVEUQAhIXChNSQUZUX1JPTEVfQ0FORElEQVRFEAMSFAoQUkFGVF9ST0xFX0xFQURFUhAEEhUKEVJBRlRfUk9MRV9MRUFSTkVSEAUyuAUKDkNsdXN0ZXJTZXJ2aWNlEn0KDUdldFJhZnRTdGF0dXMSHi5jb2RlcS52MS5HZXRSYWZ0U3RhdHVzUmVxdWVzdBofLmNvZGVxLnYxLkdldFJhZnRTdGF0dXNSZXNwb25zZSIrirUYAggDgtPkkwIfYgZzdGF0dXMSFS92MS9jb2RlcS9yYWZ0L3N0YXR1cxJ+CgtHZXRUb3BvbG9neRIcLmNvZGVxLnYxLkdldFRvcG9sb2d5UmVxdWVzdBodLmNvZGVxLnYxLkdldFRvcG9sb2d5UmVzcG9uc2UiMoq1GAIIA4LT5JMCJmIIdG9wb2xvZ3kSGi92MS9jb2RlcS9jbHVzdGVyL3RvcG9sb2d5En4KCUFkZE1lbWJlchIaLmNvZGVxLnYxLkFkZE1lbWJlclJlcXVlc3QaGy5jb2RlcS52MS5BZGRNZW1iZXJSZXNwb25zZSI4irUYAggFgtPkkwIsOgEqYgZzdGF0dXMiHy92MS9jb2RlcS9hZG1pbi9jbHVzdGVyL21lbWJlcnMSiQEKDFJlbW92ZU1lbWJlchIdLmNvZGVxLnYxLlJlbW92ZU1lbWJlclJlcXVlc3QaHi5jb2RlcS52MS5SZW1vdmVNZW1iZXJSZXNwb25zZSI6irUYAggFgtPkkwIuYgZzdGF0dXMqJC92MS9jb2RlcS9hZG1pbi9jbHVzdGVyL21lbWJlcnMve2lkfRKaAQoSVHJhbnNmZXJMZWFkZXJzaGlwEiMuY29kZXEudjEuVHJhbnNmZXJMZWFkZXJzaGlwUmVxdWVzdBokLmNvZGVxLnYxLlRyYW5zZmVyTGVhZGVyc2hpcFJlc3BvbnNlIjmKtRgCCAWC0+STAi06ASpiBnN0YXR1cyIgL3YxL2NvZGVxL2FkbWluL2NsdXN0ZXIvdHJhbnNmZXJCPlo8Z2l0aHViLmNvbS9vc3ZhbGRvYW5kcmFkZS9jb2RlcS9zZGtzL2dvL2dlbi9jb2RlcS92MTtjb2RlcXYxYgZwcm90bzM", [file_buf_validate_validate, file_codeq_options_v1_options, file_google_api_annotations]);
 
 /**
- * RaftMember is a member of a group. Some fields are set by the leader only.
+ * RaftMember is a member of a group. Some fields are set only if the queried node is the leader.
  *
  * @generated from message codeq.v1.RaftMember
  */
@@ -36,14 +36,14 @@ export type RaftMember = Message<"codeq.v1.RaftMember"> & {
   raftAddr: string;
 
   /**
-   * Base URL of its REST API. Absent: not known.
+   * Base URL of its REST API. Absent if unknown.
    *
    * @generated from field: optional string http_addr = 3;
    */
   httpAddr?: string | undefined;
 
   /**
-   * Address of its gRPC services. Absent: not known.
+   * Address of its gRPC services. Absent if unknown.
    *
    * @generated from field: optional string grpc_addr = 4;
    */
@@ -64,42 +64,42 @@ export type RaftMember = Message<"codeq.v1.RaftMember"> & {
   voter: boolean;
 
   /**
-   * Whether it leads.
+   * Whether it is the leader.
    *
    * @generated from field: bool is_leader = 7;
    */
   isLeader: boolean;
 
   /**
-   * Whether it is the asked node.
+   * Whether it is the queried node.
    *
    * @generated from field: bool is_self = 8;
    */
   isSelf: boolean;
 
   /**
-   * Last log entry that it is known to have on disk. Set by the leader only.
+   * Last log entry that it is known to have on disk. Set only if the queried node is the leader.
    *
    * @generated from field: optional int64 match_index = 9;
    */
   matchIndex?: bigint | undefined;
 
   /**
-   * Number of entries that it lacks. Set by the leader only.
+   * Number of entries that it lacks. Set only if the queried node is the leader.
    *
    * @generated from field: optional int64 lag = 10;
    */
   lag?: bigint | undefined;
 
   /**
-   * Whether it was heard from recently. Set by the leader only.
+   * Whether the leader has heard from it recently. Set only if the queried node is the leader.
    *
    * @generated from field: optional bool active = 11;
    */
   active?: boolean | undefined;
 
   /**
-   * Why the asked node has no connection to it, with the remedy if known. Absent: it is connected.
+   * Reason why the queried node has no connection to it, with the remedy if known. Absent if it is connected.
    *
    * @generated from field: optional string problem = 12;
    */
@@ -114,7 +114,7 @@ export const RaftMemberSchema: GenMessage<RaftMember> = /*@__PURE__*/
   messageDesc(file_codeq_v1_cluster_service, 0);
 
 /**
- * RaftGroup is the replication state of one shard, as the asked node sees it.
+ * RaftGroup is the replication state of one shard, as the queried node sees it.
  *
  * @generated from message codeq.v1.RaftGroup
  */
@@ -127,42 +127,42 @@ export type RaftGroup = Message<"codeq.v1.RaftGroup"> & {
   shardIdx: number;
 
   /**
-   * Whether the asked node leads.
+   * Whether the queried node is the leader.
    *
    * @generated from field: bool is_leader = 2;
    */
   isLeader: boolean;
 
   /**
-   * Name of the asked node.
+   * Name of the queried node.
    *
    * @generated from field: string self_id = 3;
    */
   selfId: string;
 
   /**
-   * Address of the asked node's Raft transport.
+   * Address of the queried node's Raft transport.
    *
    * @generated from field: string self_addr = 4;
    */
   selfAddr: string;
 
   /**
-   * Name of the leader. Empty: none is known.
+   * Name of the leader. Empty if no leader is known.
    *
    * @generated from field: string leader_id = 5;
    */
   leaderId: string;
 
   /**
-   * Address of the leader's Raft transport. Empty: not known.
+   * Address of the leader's Raft transport. Empty if unknown.
    *
    * @generated from field: string leader_addr = 6;
    */
   leaderAddr: string;
 
   /**
-   * Base URL of the leader's REST API. Absent: not known.
+   * Base URL of the leader's REST API. Absent if unknown.
    *
    * @generated from field: optional string leader_http_addr = 7 [json_name = "leaderHTTPAddr"];
    */
@@ -176,7 +176,7 @@ export type RaftGroup = Message<"codeq.v1.RaftGroup"> & {
   hasLeader: boolean;
 
   /**
-   * Role of the asked node.
+   * Role of the queried node.
    *
    * @generated from field: codeq.v1.RaftRole role = 9;
    */
@@ -197,42 +197,42 @@ export type RaftGroup = Message<"codeq.v1.RaftGroup"> & {
   commitIndex: bigint;
 
   /**
-   * Last entry whose rows are in the asked node's store.
+   * Last entry whose rows are in the queried node's store.
    *
    * @generated from field: int64 applied_index = 12;
    */
   appliedIndex: bigint;
 
   /**
-   * First entry still in the asked node's log.
+   * First entry still in the queried node's log.
    *
    * @generated from field: int64 first_index = 13;
    */
   firstIndex: bigint;
 
   /**
-   * Last entry in the asked node's log.
+   * Last entry in the queried node's log.
    *
    * @generated from field: int64 last_index = 14;
    */
   lastIndex: bigint;
 
   /**
-   * Number of committed entries that are not in the asked node's store yet.
+   * Number of committed entries that are not yet in the queried node's store.
    *
    * @generated from field: int64 lag = 15;
    */
   lag: bigint;
 
   /**
-   * Last entry removed from the asked node's log by compaction or covered by an installed snapshot.
+   * Last entry that was removed from the queried node's log by compaction or is covered by an installed snapshot.
    *
    * @generated from field: int64 snapshot_index = 16;
    */
   snapshotIndex: bigint;
 
   /**
-   * Number of elections that the asked node has seen since it started.
+   * Number of elections that the queried node has seen since it started.
    *
    * @generated from field: int64 elections = 17;
    */
@@ -254,7 +254,7 @@ export const RaftGroupSchema: GenMessage<RaftGroup> = /*@__PURE__*/
   messageDesc(file_codeq_v1_cluster_service, 1);
 
 /**
- * RaftStatus is the replication state, as the asked node sees it.
+ * RaftStatus is the replication state, as the queried node sees it.
  *
  * @generated from message codeq.v1.RaftStatus
  */
@@ -281,7 +281,7 @@ export type RaftStatus = Message<"codeq.v1.RaftStatus"> & {
   groups: RaftGroup[];
 
   /**
-   * Whether every acknowledgement waits for fsync: on a majority of the members, or on the only server.
+   * Whether every acknowledgement waits for fsync on a majority of the members, or on the server if it is the only one.
    *
    * @generated from field: bool fsync = 4;
    */
@@ -381,21 +381,21 @@ export type Topology = Message<"codeq.v1.Topology"> & {
   raftEnabled: boolean;
 
   /**
-   * Name of the leader. Empty: none is known.
+   * Name of the leader. Empty if no leader is known.
    *
    * @generated from field: string leader_id = 2;
    */
   leaderId: string;
 
   /**
-   * Address of the leader's gRPC services, as host:port. Absent: not known.
+   * Address of the leader's gRPC services, as host:port. Absent if unknown.
    *
    * @generated from field: optional string leader_grpc_addr = 3;
    */
   leaderGrpcAddr?: string | undefined;
 
   /**
-   * Base URL of the leader's REST API. Absent: not known.
+   * Base URL of the leader's REST API. Absent if unknown.
    *
    * @generated from field: optional string leader_http_addr = 4;
    */
@@ -430,21 +430,21 @@ export type TopologyMember = Message<"codeq.v1.TopologyMember"> & {
   id: string;
 
   /**
-   * Address of its gRPC services, as host:port. Absent: not known.
+   * Address of its gRPC services, as host:port. Absent if unknown.
    *
    * @generated from field: optional string grpc_addr = 2;
    */
   grpcAddr?: string | undefined;
 
   /**
-   * Base URL of its REST API. Absent: not known.
+   * Base URL of its REST API. Absent if unknown.
    *
    * @generated from field: optional string http_addr = 3;
    */
   httpAddr?: string | undefined;
 
   /**
-   * Whether it leads.
+   * Whether it is the leader.
    *
    * @generated from field: bool is_leader = 4;
    */
@@ -479,7 +479,7 @@ export type AddMemberRequest = Message<"codeq.v1.AddMemberRequest"> & {
   raftAddr: string;
 
   /**
-   * Replace the member of this name, whose disk was lost or whose address changed.
+   * Whether the node replaces the member of this name, whose disk was lost or whose address changed.
    *
    * @generated from field: bool replace = 3;
    */
@@ -563,7 +563,7 @@ export const RemoveMemberResponseSchema: GenMessage<RemoveMemberResponse> = /*@_
  */
 export type TransferLeadershipRequest = Message<"codeq.v1.TransferLeadershipRequest"> & {
   /**
-   * Name of the next leader. Empty: the member with the most complete log.
+   * Name of the next leader. If empty, the member with the most complete log takes over.
    *
    * @generated from field: string id = 1;
    */
@@ -619,7 +619,7 @@ export enum RaftRole {
   FOLLOWER = 1,
 
   /**
-   * Asks whether it would win an election.
+   * Asks the other nodes whether it would win an election.
    *
    * @generated from enum value: RAFT_ROLE_PRE_CANDIDATE = 2;
    */
@@ -660,8 +660,8 @@ export const RaftRoleSchema: GenEnum<RaftRole> = /*@__PURE__*/
  */
 export const ClusterService: GenService<{
   /**
-   * GetRaftStatus returns the status that the asked node knows, even while no node leads. A server outside a cluster
-   * reports that Raft is not enabled.
+   * GetRaftStatus returns the status as the queried node knows it, even while there is no leader. A server that is not
+   * a member of a cluster reports that Raft is not enabled.
    *
    * @generated from rpc codeq.v1.ClusterService.GetRaftStatus
    */
@@ -671,7 +671,7 @@ export const ClusterService: GenService<{
     output: typeof GetRaftStatusResponseSchema;
   },
   /**
-   * GetTopology returns the addresses of the leader and the other members, as far as the asked node knows them.
+   * GetTopology returns the addresses of the leader and of the other members, as far as the queried node knows them.
    *
    * @generated from rpc codeq.v1.ClusterService.GetTopology
    */
@@ -681,11 +681,11 @@ export const ClusterService: GenService<{
     output: typeof GetTopologyResponseSchema;
   },
   /**
-   * AddMember adds a node. It returns when the node is a learner; the leader makes it a voter once it has caught up.
-   * Idempotent.
-   * Errors: NOT_OPERATOR, NOT_CLUSTERED, NOT_LEADER, MEMBER_EXISTS (the id belongs to another address or disk: see
-   * replace), MEMBERSHIP_CHANGE_IN_PROGRESS, MEMBER_NOT_READY (no node answers at the address, or it belongs to another
-   * cluster).
+   * AddMember adds a node. It returns when the node has become a learner; the leader makes the node a voter once it has
+   * caught up. Idempotent.
+   * Errors: NOT_ADMIN, NOT_CLUSTERED, NOT_LEADER, MEMBER_EXISTS (a member with this id has another address or disk; see
+   * `replace`), MEMBERSHIP_CHANGE_IN_PROGRESS, MEMBER_NOT_READY (no node answers at the address, or it belongs to
+   * another cluster).
    *
    * @generated from rpc codeq.v1.ClusterService.AddMember
    */
@@ -695,8 +695,8 @@ export const ClusterService: GenService<{
     output: typeof AddMemberResponseSchema;
   },
   /**
-   * RemoveMember removes a member: it loses its vote and gets no further entries. A leader that is removed hands over
-   * first.
+   * RemoveMember removes a member, which loses its vote and gets no further entries. A leader hands over its leadership
+   * before it is removed.
    * Errors: NOT_OPERATOR, NOT_CLUSTERED, NOT_LEADER, MEMBER_NOT_FOUND, MEMBERSHIP_CHANGE_IN_PROGRESS, MEMBER_NOT_READY
    * (too few other members are reachable to go on without it).
    *
@@ -708,9 +708,9 @@ export const ClusterService: GenService<{
     output: typeof RemoveMemberResponseSchema;
   },
   /**
-   * TransferLeadership makes another voter the leader. It returns when that member leads.
-   * Errors: NOT_OPERATOR, NOT_CLUSTERED, NOT_LEADER, MEMBER_NOT_FOUND, MEMBER_NOT_READY (it has no vote, or did not take
-   * over in time), MEMBERSHIP_CHANGE_IN_PROGRESS.
+   * TransferLeadership makes another voter the leader. It returns when that voter has become the leader.
+   * Errors: NOT_ADMIN, NOT_CLUSTERED, NOT_LEADER, MEMBER_NOT_FOUND, MEMBER_NOT_READY (the member has no vote, or did
+   * not take over in time), MEMBERSHIP_CHANGE_IN_PROGRESS.
    *
    * @generated from rpc codeq.v1.ClusterService.TransferLeadership
    */

@@ -34,7 +34,7 @@ export type ItemError = Message<"codeq.v1.ItemError"> & {
   reason: ErrorReason;
 
   /**
-   * Text for people; it may change.
+   * Human-readable text, which may change.
    *
    * @generated from field: string message = 3;
    */
@@ -49,8 +49,8 @@ export const ItemErrorSchema: GenMessage<ItemError> = /*@__PURE__*/
   messageDesc(file_codeq_v1_error, 0);
 
 /**
- * ErrorReason lists every error. A failed call carries the reason's name, without its prefix, in google.rpc.ErrorInfo
- * with the domain "codeq"; over HTTP it is `reason` in the error body.
+ * ErrorReason lists the reason of every error. A failed call carries the name of the reason, without the prefix
+ * ERROR_REASON_, in google.rpc.ErrorInfo with the domain "codeq"; over HTTP, the error body has it as `reason`.
  *
  * @generated from enum codeq.v1.ErrorReason
  */
@@ -70,8 +70,8 @@ export enum ErrorReason {
   INVALID_FIELD = 1,
 
   /**
-   * The HTTP body is not a single JSON object, or its content type is not JSON. Over gRPC: the bytes are not a message
-   * of this call.
+   * The HTTP body is not a single JSON object, or its content type is not JSON. Over gRPC, the bytes are not a valid
+   * request message of this call.
    *
    * @generated from enum value: ERROR_REASON_INVALID_BODY = 2;
    */
@@ -85,8 +85,8 @@ export enum ErrorReason {
   TOO_LARGE = 3,
 
   /**
-   * The token is missing, malformed, expired or not accepted. For an expired token the metadata of google.rpc.ErrorInfo
-   * has `expiredAt`, its expiry in UTC.
+   * The token is missing, malformed, expired or not accepted. For an expired token, the metadata of
+   * google.rpc.ErrorInfo has `expiredAt`, the time of expiry in UTC.
    *
    * @generated from enum value: ERROR_REASON_UNAUTHENTICATED = 4;
    */
@@ -107,14 +107,15 @@ export enum ErrorReason {
   NOT_ADMIN = 6,
 
   /**
-   * The token is valid but of the wrong kind: a producer's for a worker's call, or a worker's for a producer's.
+   * The token is valid but of the wrong kind: a producer's token was used for a worker's call, or a worker's token for
+   * a producer's call.
    *
    * @generated from enum value: ERROR_REASON_WRONG_TOKEN_KIND = 52;
    */
   WRONG_TOKEN_KIND = 52,
 
   /**
-   * The token's claims name no tenant, a malformed one, or two different ones.
+   * The token's claims name no tenant, a malformed tenant, or two different tenants.
    *
    * @generated from enum value: ERROR_REASON_INVALID_TENANT = 7;
    */
@@ -142,7 +143,7 @@ export enum ErrorReason {
   RESULT_NOT_FOUND = 10,
 
   /**
-   * The caller's tenant has no queue of this command.
+   * The caller's tenant has no queue for this command.
    *
    * @generated from enum value: ERROR_REASON_QUEUE_NOT_FOUND = 11;
    */
@@ -170,7 +171,7 @@ export enum ErrorReason {
   NOT_IMPLEMENTED = 46,
 
   /**
-   * HTTP only: the request was not complete in time. Nothing was changed.
+   * HTTP only: the request did not arrive completely in time. Nothing was changed.
    *
    * @generated from enum value: ERROR_REASON_REQUEST_TIMEOUT = 47;
    */
@@ -212,7 +213,7 @@ export enum ErrorReason {
   TASK_NOT_CLAIMED = 14,
 
   /**
-   * The lease token is not that of the task's current lease. Nothing was changed.
+   * The lease token does not match the task's current lease. Nothing was changed.
    *
    * @generated from enum value: ERROR_REASON_STALE_LEASE_TOKEN = 15;
    */
@@ -226,7 +227,7 @@ export enum ErrorReason {
   NOT_LEASE_OWNER = 16,
 
   /**
-   * A limit of the server is reached for the moment, such as its number of streams.
+   * A limit of the server, such as the number of streams, has been reached for the moment.
    *
    * @generated from enum value: ERROR_REASON_LIMIT_REACHED = 17;
    */
@@ -255,28 +256,29 @@ export enum ErrorReason {
   OUTCOME_UNKNOWN = 19,
 
   /**
-   * The first message of a stream was not a hello, a second hello was sent, or none arrived in time.
+   * The first message of a stream was not a hello, a second hello was sent, or no hello arrived in time.
    *
    * @generated from enum value: ERROR_REASON_BAD_HANDSHAKE = 20;
    */
   BAD_HANDSHAKE = 20,
 
   /**
-   * The task's stored data are inconsistent; run `codeq store check`.
+   * The stored data of the task is inconsistent; run `codeq store check`.
    *
    * @generated from enum value: ERROR_REASON_CORRUPT_DATA = 21;
    */
   CORRUPT_DATA = 21,
 
   /**
-   * The call's deadline passed before its reply.
+   * The call's deadline passed before the reply was sent.
    *
    * @generated from enum value: ERROR_REASON_DEADLINE_EXCEEDED = 22;
    */
   DEADLINE_EXCEEDED = 22,
 
   /**
-   * The tenant has used this idempotency key for a different request, whose task still exists. Nothing was changed.
+   * The tenant has already used this idempotency key for a different request, whose task still exists. Nothing was
+   * changed.
    *
    * @generated from enum value: ERROR_REASON_IDEMPOTENCY_CONFLICT = 23;
    */
@@ -297,14 +299,14 @@ export enum ErrorReason {
   INVALID_PAGE_TOKEN = 26,
 
   /**
-   * The task has ended, other than by a cancel.
+   * The task has already ended, and not by a cancel.
    *
    * @generated from enum value: ERROR_REASON_TASK_ENDED = 25;
    */
   TASK_ENDED = 25,
 
   /**
-   * The task's result has no artifact of this name, or the artifact is stored elsewhere, at its URL.
+   * The task's result has no artifact of this name, or the artifact's content is stored elsewhere, at its URL.
    *
    * @generated from enum value: ERROR_REASON_ARTIFACT_NOT_FOUND = 28;
    */
@@ -318,16 +320,16 @@ export enum ErrorReason {
   BACKUP_NOT_CONFIGURED = 32,
 
   /**
-   * The server's disk is nearly full: it rejects new tasks and artifact contents. All other calls work, so tasks can
-   * still be completed and removed.
+   * The server's disk is nearly full, so the server rejects new tasks and artifact contents. All other calls work, so
+   * tasks can still be completed and removed.
    *
    * @generated from enum value: ERROR_REASON_STORAGE_FULL = 27;
    */
   STORAGE_FULL = 27,
 
   /**
-   * The gateway cannot reach a server, or the server cannot validate the token because what it needs for that does not
-   * respond. The call was not carried out.
+   * The gateway cannot reach a server, or the server cannot validate the token because a service that validation
+   * depends on does not respond. The call was not carried out.
    *
    * @generated from enum value: ERROR_REASON_SERVER_UNREACHABLE = 45;
    */
@@ -341,9 +343,10 @@ export enum ErrorReason {
   TASK_NOT_REDRIVABLE = 29,
 
   /**
-   * Another node of the cluster leads, or none does at the moment. Nothing was changed. The metadata of
-   * google.rpc.ErrorInfo has what is known about the leader: `leader`, its name; `leaderHttp`, the base URL of its REST
-   * API; `leaderGrpc`, its gRPC address. Over HTTP the call is redirected (307) if that URL is known.
+   * Another node of the cluster leads, or the cluster has no leader at the moment. Nothing was changed. The metadata of
+   * google.rpc.ErrorInfo has what is known about the leader: its name in `leader`, the base URL of its REST API in
+   * `leaderHttp`, and its gRPC address in `leaderGrpc`. Over HTTP, the call is redirected (307) to the leader if that
+   * base URL is known.
    *
    * @generated from enum value: ERROR_REASON_NOT_LEADER = 33;
    */

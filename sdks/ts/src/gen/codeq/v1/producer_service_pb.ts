@@ -25,23 +25,23 @@ export const file_codeq_v1_producer_service: GenFile = /*@__PURE__*/
  */
 export type ProduceRequest = Message<"codeq.v1.ProduceRequest"> & {
   /**
-   * Hello, in the first message only.
+   * Hello. Set in the first message only.
    *
    * @generated from field: codeq.v1.ProducerHello hello = 1;
    */
   hello?: ProducerHello | undefined;
 
   /**
-   * Tasks to create, at most 4096 and 8 MiB. A message without tasks is not a frame and gets no ack.
+   * Tasks to create, at most 4096 tasks and 8 MiB. A message without tasks is not a frame and gets no ack.
    *
    * @generated from field: repeated codeq.v1.TaskSpec tasks = 2;
    */
   tasks: TaskSpec[];
 
   /**
-   * Fresh token of the same subject and tenant, without "Bearer"; empty: none. It replaces the stream's token before the
-   * tasks of the message are created. A rejected token ends the call; one that cannot be validated at the moment does
-   * not: the old one stays in force.
+   * Fresh token of the same subject and tenant, without "Bearer", or empty. It replaces the stream's token before the
+   * tasks of the message are created. A rejected token ends the call. If the server cannot validate the fresh token at
+   * the moment, the old token stays in force.
    *
    * @generated from field: string token = 3;
    */
@@ -62,14 +62,14 @@ export const ProduceRequestSchema: GenMessage<ProduceRequest> = /*@__PURE__*/
  */
 export type ProduceResponse = Message<"codeq.v1.ProduceResponse"> & {
   /**
-   * Welcome, in the first message only.
+   * Welcome. Set in the first message only.
    *
    * @generated from field: codeq.v1.ProducerWelcome welcome = 1;
    */
   welcome?: ProducerWelcome | undefined;
 
   /**
-   * Acks, one for each frame with tasks, in the order of the frames.
+   * Acks, one for each frame, in the order of the frames.
    *
    * @generated from field: repeated codeq.v1.FrameAck acks = 2;
    */
@@ -139,21 +139,21 @@ export type ProducerWelcome = Message<"codeq.v1.ProducerWelcome"> & {
   unackedFramesMax: number;
 
   /**
-   * Maximum bytes of unacked frames.
+   * Maximum size of all unacked frames in bytes.
    *
    * @generated from field: int64 unacked_bytes_max = 4;
    */
   unackedBytesMax: bigint;
 
   /**
-   * Maximum tasks of a frame.
+   * Maximum number of tasks in a frame.
    *
    * @generated from field: int32 frame_tasks_max = 5;
    */
   frameTasksMax: number;
 
   /**
-   * Maximum bytes of a frame.
+   * Maximum size of a frame in bytes.
    *
    * @generated from field: int64 frame_bytes_max = 6;
    */
@@ -168,13 +168,13 @@ export const ProducerWelcomeSchema: GenMessage<ProducerWelcome> = /*@__PURE__*/
   messageDesc(file_codeq_v1_producer_service, 3);
 
 /**
- * FrameAck answers a frame, whose accepted tasks are durable.
+ * FrameAck answers a frame once its accepted tasks are durable.
  *
  * @generated from message codeq.v1.FrameAck
  */
 export type FrameAck = Message<"codeq.v1.FrameAck"> & {
   /**
-   * Task ids, one for each task of the frame, in order; empty for rejected ones.
+   * Task ids, one for each task of the frame, in order. The id of a rejected task is empty.
    *
    * @generated from field: repeated string task_ids = 1;
    */
@@ -188,7 +188,8 @@ export type FrameAck = Message<"codeq.v1.FrameAck"> & {
   errors: ItemError[];
 
   /**
-   * Indexes of tasks that earlier requests had created; their ids are those of the existing tasks.
+   * Indexes of tasks that earlier requests had already created. Their entries in `task_ids` are the ids of the existing
+   * tasks.
    *
    * @generated from field: repeated uint32 duplicates = 3;
    */
@@ -209,8 +210,8 @@ export const FrameAckSchema: GenMessage<FrameAck> = /*@__PURE__*/
  */
 export type StreamNotice = Message<"codeq.v1.StreamNotice"> & {
   /**
-   * Reason: DRAINING; NOT_LEADER if another node of the cluster now leads; UNAUTHENTICATED if the token is about to
-   * expire: a fresh token, sent in time, keeps the stream open.
+   * DRAINING if the server is stopping, NOT_LEADER if this node no longer leads the cluster, or UNAUTHENTICATED if the
+   * token is about to expire. A fresh token that arrives in time keeps the stream open.
    *
    * @generated from field: codeq.v1.ErrorReason reason = 1;
    */
@@ -224,7 +225,7 @@ export type StreamNotice = Message<"codeq.v1.StreamNotice"> & {
   graceMs: number;
 
   /**
-   * Host and port of the leader's gRPC services; empty if unknown or if it is this node.
+   * Host and port of the leader's gRPC services. Empty if the leader is unknown or is this node.
    *
    * @generated from field: string leader = 3;
    */
@@ -245,13 +246,13 @@ export const StreamNoticeSchema: GenMessage<StreamNotice> = /*@__PURE__*/
  */
 export const ProducerService: GenService<{
   /**
-   * Produce takes frames of tasks and acks each frame once, in order, when all of it is durable.
-   * The first message carries the hello and may carry tasks. The server stops reading while 256 frames or 16 MiB are
+   * Produce accepts frames of tasks and acks each frame once, in order, when all of its tasks are durable. The first
+   * message carries the hello and may also carry tasks. The server stops reading while 256 frames or 16 MiB are
    * unacked. When the client half-closes, the server acks the remaining frames and ends the call with OK.
-   * An invalid task is rejected by itself; the others are created. Errors that end the call: BAD_HANDSHAKE,
-   * UNAUTHENTICATED, INVALID_TENANT, TOO_LARGE (a frame above 8 MiB or 4096 tasks), OUTCOME_UNKNOWN.
-   * When its token expires, the call ends with UNAUTHENTICATED. A notice comes beforehand, and a fresh `token`
-   * keeps the stream open.
+   * An invalid task is rejected on its own; the other tasks of the frame are created. Errors that end the call:
+   * BAD_HANDSHAKE, UNAUTHENTICATED, INVALID_TENANT, TOO_LARGE (a frame above 8 MiB or 4096 tasks), OUTCOME_UNKNOWN.
+   * The call ends with UNAUTHENTICATED when its token expires. The server sends a notice beforehand, and a fresh
+   * `token` keeps the stream open.
    *
    * @generated from rpc codeq.v1.ProducerService.Produce
    */

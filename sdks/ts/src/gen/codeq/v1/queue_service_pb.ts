@@ -33,35 +33,35 @@ export type Queue = Message<"codeq.v1.Queue"> & {
   command: string;
 
   /**
-   * Tasks that are waiting and can be claimed.
+   * Number of tasks that are waiting and can be claimed.
    *
    * @generated from field: int64 ready = 2;
    */
   ready: bigint;
 
   /**
-   * Tasks that wait for their due time.
+   * Number of tasks waiting for their due time.
    *
    * @generated from field: int64 scheduled = 3;
    */
   scheduled: bigint;
 
   /**
-   * Leased tasks.
+   * Number of leased tasks.
    *
    * @generated from field: int64 claimed = 4;
    */
   claimed: bigint;
 
   /**
-   * Tasks in the dead-letter queue.
+   * Number of tasks in the dead-letter queue.
    *
    * @generated from field: int64 dlq = 5;
    */
   dlq: bigint;
 
   /**
-   * Age of the oldest claimable task in seconds; 0 if there is none.
+   * Age of the oldest claimable task in seconds. 0 if there is no claimable task.
    *
    * @generated from field: double oldest_age_seconds = 6;
    */
@@ -75,8 +75,8 @@ export type Queue = Message<"codeq.v1.Queue"> & {
   paused: boolean;
 
   /**
-   * Tasks created per second: a moving average in which a minute ago weighs about a third of now. Kept in memory, so
-   * it starts over when the server restarts.
+   * Tasks created per second, as a moving average in which the rate of a minute ago weighs about a third as much as the
+   * current one. It is kept in memory and starts over when the server restarts.
    *
    * @generated from field: double created_rate = 8;
    */
@@ -97,7 +97,8 @@ export type Queue = Message<"codeq.v1.Queue"> & {
   purging: boolean;
 
   /**
-   * Tasks that have ended as FAILED since the queue was created, including removed ones but not redriven ones.
+   * Number of tasks that have ended as FAILED since the queue was created. It includes tasks that have been removed
+   * since, but not those that have been redriven.
    *
    * @generated from field: int64 failed_total = 13;
    */
@@ -118,14 +119,14 @@ export const QueueSchema: GenMessage<Queue> = /*@__PURE__*/
  */
 export type ListQueuesRequest = Message<"codeq.v1.ListQueuesRequest"> & {
   /**
-   * Maximum number of queues, 1 to 500. 0: 100.
+   * Maximum number of queues, 1 to 500. 0 means 100.
    *
    * @generated from field: int32 page_size = 1;
    */
   pageSize: number;
 
   /**
-   * next_page_token of the previous response. Empty: the first page.
+   * next_page_token of the previous response. Empty for the first page.
    *
    * @generated from field: string page_token = 2;
    */
@@ -160,7 +161,7 @@ export type ListQueuesResponse = Message<"codeq.v1.ListQueuesResponse"> & {
   queues: Queue[];
 
   /**
-   * Token of the next page; empty on the last one.
+   * Token of the next page. Empty on the last page.
    *
    * @generated from field: string next_page_token = 2;
    */
@@ -350,8 +351,8 @@ export const PurgeQueueRequestSchema: GenMessage<PurgeQueueRequest> = /*@__PURE_
   messageDesc(file_codeq_v1_queue_service, 9);
 
 /**
- * PurgeQueueResponse returns the queue. Its tasks are usually still waiting; `purging` says that they will be
- * cancelled.
+ * PurgeQueueResponse returns the queue. Its tasks are usually still waiting at this point; `purging` shows that they
+ * will be cancelled.
  *
  * @generated from message codeq.v1.PurgeQueueResponse
  */
@@ -385,21 +386,21 @@ export type ListDeadLettersRequest = Message<"codeq.v1.ListDeadLettersRequest"> 
   command: string;
 
   /**
-   * Maximum number of tasks, 1 to 500. 0: 100.
+   * Maximum number of tasks, 1 to 500. 0 means 100.
    *
    * @generated from field: int32 page_size = 2;
    */
   pageSize: number;
 
   /**
-   * next_page_token of the previous response. Empty: the first page.
+   * next_page_token of the previous response. Empty for the first page.
    *
    * @generated from field: string page_token = 3;
    */
   pageToken: string;
 
   /**
-   * Order of arrival: `oldest` (default) or `newest` first.
+   * Which dead letters come first: `oldest` (default) or `newest`.
    *
    * @generated from field: string order_by = 4;
    */
@@ -427,21 +428,21 @@ export const ListDeadLettersRequestSchema: GenMessage<ListDeadLettersRequest> = 
  */
 export type ListDeadLettersResponse = Message<"codeq.v1.ListDeadLettersResponse"> & {
   /**
-   * Tasks, ordered by the time at which they became dead letters.
+   * Tasks, in the requested order.
    *
    * @generated from field: repeated codeq.v1.Task tasks = 1;
    */
   tasks: Task[];
 
   /**
-   * Token of the next page; empty on the last one.
+   * Token of the next page. Empty on the last page.
    *
    * @generated from field: string next_page_token = 2;
    */
   nextPageToken: string;
 
   /**
-   * First page only: dead letters by error, the 100 largest groups of the first 10000 tasks.
+   * Dead letters grouped by error: the 100 largest groups among the first 10000 tasks. Set on the first page only.
    *
    * @generated from field: repeated codeq.v1.DeadLetterGroup groups = 3;
    */
@@ -504,63 +505,64 @@ export type RedriveTasksRequest = Message<"codeq.v1.RedriveTasksRequest"> & {
   command: string;
 
   /**
-   * DLQ (default), FAILED or CANCELLED. The last two take longer: all tasks of the queue are scanned.
+   * DLQ (default), FAILED or CANCELLED. FAILED and CANCELLED take longer, because all tasks of the queue are scanned.
    *
    * @generated from field: codeq.v1.TaskStatus status = 2;
    */
   status: TaskStatus;
 
   /**
-   * Text that the error must contain. Empty: any error.
+   * Text that the error must contain. Empty to match any error.
    *
    * @generated from field: string error_contains = 3;
    */
   errorContains: string;
 
   /**
-   * Earliest time at which the task ended, inclusive. Absent: no limit.
+   * Earliest time at which the task ended, inclusive. No limit if absent.
    *
    * @generated from field: google.protobuf.Timestamp ended_from = 4;
    */
   endedFrom?: Timestamp | undefined;
 
   /**
-   * Latest time at which the task ended, exclusive. Absent: no limit.
+   * Latest time at which the task ended, exclusive. No limit if absent.
    *
    * @generated from field: google.protobuf.Timestamp ended_to = 5;
    */
   endedTo?: Timestamp | undefined;
 
   /**
-   * Tasks to redrive, at most 1000. Empty: all of the queue.
+   * Ids of the tasks to redrive, at most 1000. Empty to select all tasks of the queue.
    *
    * @generated from field: repeated string task_ids = 6;
    */
   taskIds: string[];
 
   /**
-   * Only count the tasks. Cannot be combined with rate.
+   * Whether to count the tasks without redriving them. Cannot be combined with rate.
    *
    * @generated from field: bool dry_run = 7;
    */
   dryRun: boolean;
 
   /**
-   * Maximum number of tasks to redrive in this call, 1 to 10000. 0: 1000. Cannot be combined with rate.
+   * Maximum number of tasks to redrive in this call, 1 to 10000. 0 means 1000. Cannot be combined with rate.
    *
    * @generated from field: int32 limit = 8;
    */
   limit: number;
 
   /**
-   * Tasks per second, 1 to 10000, in the background. 0: redrive at once. Replaces a running redrive of the same queue.
+   * Number of tasks to redrive per second in the background, 1 to 10000. 0 means to redrive at once. A redrive with a
+   * rate replaces a running background redrive of the same queue.
    *
    * @generated from field: int32 rate = 9;
    */
   rate: number;
 
   /**
-   * next_page_token of the previous response to the same filters. Empty: start from the beginning.
+   * next_page_token of the previous response with the same filters. Empty to start from the beginning.
    *
    * @generated from field: string page_token = 10;
    */
@@ -588,14 +590,14 @@ export const RedriveTasksRequestSchema: GenMessage<RedriveTasksRequest> = /*@__P
  */
 export type RedriveTasksResponse = Message<"codeq.v1.RedriveTasksResponse"> & {
   /**
-   * Number of tasks that passed the filters.
+   * Number of tasks that matched the filters.
    *
    * @generated from field: int64 matched = 1;
    */
   matched: bigint;
 
   /**
-   * Number of tasks redriven; 0 for a dry run or a redrive in the background.
+   * Number of tasks redriven. 0 for a dry run and for a background redrive.
    *
    * @generated from field: int64 redriven = 2;
    */
@@ -609,7 +611,7 @@ export type RedriveTasksResponse = Message<"codeq.v1.RedriveTasksResponse"> & {
   inBackground: boolean;
 
   /**
-   * Where to continue; empty if nothing is left.
+   * Token for the next call. Empty if nothing is left.
    *
    * @generated from field: string next_page_token = 4;
    */
@@ -655,7 +657,8 @@ export const QueueService: GenService<{
   },
   /**
    * PauseQueue stops all deliveries from a queue, including those to open streams and waiting claims. Tasks are still
-   * accepted; leased tasks carry on. A queue that does not exist is created, and is kept while paused. Idempotent.
+   * accepted, and leased tasks carry on. A queue that does not exist is created, and a paused queue is never removed.
+   * Idempotent.
    * Errors: NOT_ADMIN, TOO_MANY_QUEUES.
    *
    * @generated from rpc codeq.v1.QueueService.PauseQueue
@@ -677,10 +680,10 @@ export const QueueService: GenService<{
     output: typeof ResumeQueueResponseSchema;
   },
   /**
-   * PurgeQueue cancels every task that is waiting in a queue at the time of the call, scheduled ones included, with the
-   * error PURGED. It runs in the background and continues after a restart of the server. Until it is done, the queue
-   * delivers nothing. Leased tasks carry on and dead letters stay, as do tasks created or returned after the call. A
-   * second call meanwhile extends the purge to the tasks that have arrived since.
+   * PurgeQueue cancels every task that is waiting in a queue at the time of the call, including scheduled tasks, with
+   * the error PURGED. It runs in the background and continues after a restart of the server. Until it is done, the
+   * queue delivers nothing. Leased tasks carry on. Dead letters stay, as do tasks created or returned after the call. A
+   * second call during a purge extends it to the tasks that have arrived since.
    * Errors: NOT_ADMIN, QUEUE_NOT_FOUND.
    *
    * @generated from rpc codeq.v1.QueueService.PurgeQueue
@@ -691,8 +694,8 @@ export const QueueService: GenService<{
     output: typeof PurgeQueueResponseSchema;
   },
   /**
-   * ListDeadLetters returns the dead letters of a queue in the order in which they arrived. The first page also groups
-   * them by error. A page ends after page_size tasks, 2 MiB or 10000 rows scanned.
+   * ListDeadLetters returns the dead letters of a queue in the order in which they became dead letters. The first page
+   * also groups them by error. A page ends after page_size tasks, 2 MiB or 10000 rows scanned.
    * Errors: NOT_ADMIN, QUEUE_NOT_FOUND, INVALID_PAGE_TOKEN.
    *
    * @generated from rpc codeq.v1.QueueService.ListDeadLetters
@@ -703,12 +706,12 @@ export const QueueService: GenService<{
     output: typeof ListDeadLettersResponseSchema;
   },
   /**
-   * RedriveTasks queues again all DLQ, FAILED and CANCELLED tasks that match every filter: at the tail of the queue, with
-   * no attempts counted. Without a rate it redrives up to `limit` tasks, scans up to 10000 rows, and returns a token
-   * while more may be left. With a rate it returns at once and works in the background until all are done; a stop of
-   * the server ends that work, so call again.
-   * Errors: NOT_ADMIN, QUEUE_NOT_FOUND, INVALID_FIELD, INVALID_PAGE_TOKEN, LIMIT_REACHED (too many redrives in the
-   * background).
+   * RedriveTasks moves the DLQ, FAILED or CANCELLED tasks that match every filter back to the tail of the queue, with
+   * their attempts reset to 0. Without a rate, one call redrives up to `limit` tasks and scans up to 10000 rows; it
+   * returns a page token if more tasks may be left. With a rate, the call returns at once and the redrive continues in
+   * the background. A stop of the server ends a background redrive; call again to continue it.
+   * Errors: NOT_ADMIN, QUEUE_NOT_FOUND, INVALID_FIELD, INVALID_PAGE_TOKEN, LIMIT_REACHED (too many background
+   * redrives).
    *
    * @generated from rpc codeq.v1.QueueService.RedriveTasks
    */

@@ -95,21 +95,21 @@ export type ServerInfo = Message<"codeq.v1.ServerInfo"> & {
   numShards: number;
 
   /**
-   * Maximum bytes of a payload or result.
+   * Maximum size of a payload or result in bytes.
    *
    * @generated from field: int32 payload_bytes_max = 6;
    */
   payloadBytesMax: number;
 
   /**
-   * Maximum items of a batch call.
+   * Maximum number of items in a batch call.
    *
    * @generated from field: int32 batch_items_max = 7;
    */
   batchItemsMax: number;
 
   /**
-   * Whether the code of the hot paths is compiled; otherwise Python interprets it.
+   * Whether the code of the hot paths is compiled. If not, Python interprets it.
    *
    * @generated from field: bool compiled = 8;
    */
@@ -207,7 +207,7 @@ export const BackupSchema: GenMessage<Backup> = /*@__PURE__*/
  */
 export const ServerService: GenService<{
   /**
-   * GetServerInfo returns version, mode and limits.
+   * GetServerInfo returns the server's version, mode and limits.
    *
    * @generated from rpc codeq.v1.ServerService.GetServerInfo
    */
@@ -217,9 +217,9 @@ export const ServerService: GenService<{
     output: typeof GetServerInfoResponseSchema;
   },
   /**
-   * BackUp writes a backup of the store and its artifacts to the configured backup folder. It includes everything
-   * acknowledged before the call. One backup is made at a time. It continues even if the caller stops waiting, and
-   * appears under its name once it is durable.
+   * BackUp writes a backup of the store and its artifacts to the configured backup folder. The backup includes
+   * everything acknowledged before the call. It continues even if the caller stops waiting, and appears under its name
+   * once it is durable. The server makes one backup at a time.
    * Errors: NOT_OPERATOR, BACKUP_NOT_CONFIGURED, INVALID_FIELD (a backup of this name exists), LIMIT_REACHED (another
    * backup is in progress).
    *

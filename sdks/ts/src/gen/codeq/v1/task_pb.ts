@@ -31,29 +31,30 @@ export type TaskSpec = Message<"codeq.v1.TaskSpec"> & {
   command: string;
 
   /**
-   * One JSON value in UTF-8 (RFC 8259) of at most 1 MiB, kept byte for byte. Over gRPC, absent means null.
+   * Payload: one JSON value in UTF-8 (RFC 8259) of at most 1 MiB, kept byte for byte. Over gRPC, an absent payload
+   * means null.
    *
    * @generated from field: bytes payload = 2;
    */
   payload: Uint8Array;
 
   /**
-   * Priority, 0 (default) to 9; the highest is delivered first.
+   * Priority, 0 (default) to 9. Tasks with the highest priority are delivered first.
    *
    * @generated from field: int32 priority = 3;
    */
   priority: number;
 
   /**
-   * Number of deliveries after which the task goes to the dead-letter queue, 1 to 1000. Absent: the server's default,
-   * 5.
+   * Number of deliveries after which the task goes to the dead-letter queue, 1 to 1000. If absent, the server's default
+   * applies, usually 5.
    *
    * @generated from field: optional int32 max_attempts = 4;
    */
   maxAttempts?: number | undefined;
 
   /**
-   * Earliest time of delivery; a time in the past means at once. Cannot be combined with delay_seconds.
+   * Earliest time of the first delivery. A time in the past means at once. Cannot be combined with delay_seconds.
    *
    * @generated from field: google.protobuf.Timestamp run_at = 5;
    */
@@ -67,26 +68,27 @@ export type TaskSpec = Message<"codeq.v1.TaskSpec"> & {
   delaySeconds?: number | undefined;
 
   /**
-   * Makes retries safe: within the tenant, requests with the same key create one task, and repeated ones return it. A
-   * different request with the same key fails with IDEMPOTENCY_CONFLICT. The key lives as long as the task is stored.
-   * The task's id is derived from tenant and key. 1 to 256 printable ASCII characters. Cannot be combined with task_id.
+   * Makes retries safe: within the tenant, requests with the same key create only one task, and repeated requests
+   * return that task. A different request with the same key fails with IDEMPOTENCY_CONFLICT. The key lives as long as
+   * the task is stored. The task's id is derived from the tenant and the key. 1 to 256 printable ASCII characters.
+   * Cannot be combined with task_id.
    *
    * @generated from field: optional string idempotency_key = 8;
    */
   idempotencyKey?: string | undefined;
 
   /**
-   * Id of the task, chosen by the producer. Unique within the tenant, 1 to 64 characters, and not a UUID of version 8,
-   * the form of the server's own ids. Absent: the server assigns one.
+   * Id of the task, chosen by the producer: unique within the tenant, 1 to 64 characters, and not a version 8 UUID,
+   * which is the form of the server's own ids. If absent, the server assigns an id.
    *
    * @generated from field: optional string task_id = 9;
    */
   taskId?: string | undefined;
 
   /**
-   * Seconds from acceptance, any delay included, after which a task that is still PENDING or SCHEDULED ends as FAILED
-   * with the error EXPIRED: 1 to 315360000 (10 years). A task that is running or has ended at that moment never
-   * expires, even if it is retried or redriven. Absent: no deadline.
+   * Seconds after acceptance, 1 to 315360000 (10 years), at which a task that is still PENDING or SCHEDULED ends as
+   * FAILED with the error EXPIRED. The time includes any delay. A task that is running or has ended at that moment
+   * never expires, even if it is retried or redriven later. If absent, the task never expires.
    *
    * @generated from field: optional int32 expire_seconds = 10;
    */
@@ -101,13 +103,14 @@ export const TaskSpecSchema: GenMessage<TaskSpec> = /*@__PURE__*/
   messageDesc(file_codeq_v1_task, 0);
 
 /**
- * Task is a task as the server returns it. In JSON, fields without presence always appear, the others only when set.
+ * Task is a task as the server returns it. In JSON, fields without presence always appear; the others appear only when
+ * they are set.
  *
  * @generated from message codeq.v1.Task
  */
 export type Task = Message<"codeq.v1.Task"> & {
   /**
-   * Command, as created.
+   * Command of the task, as created.
    *
    * @generated from field: string command = 1;
    */
@@ -142,7 +145,7 @@ export type Task = Message<"codeq.v1.Task"> & {
   runAt?: Timestamp | undefined;
 
   /**
-   * Time of acceptance, UTC, in milliseconds.
+   * Time of acceptance in UTC, with millisecond precision.
    *
    * @generated from field: google.protobuf.Timestamp created_at = 16;
    */
@@ -163,7 +166,7 @@ export type Task = Message<"codeq.v1.Task"> & {
   status: TaskStatus;
 
   /**
-   * Tenant of the task. Not set in deliveries over a worker stream; its welcome names the tenant.
+   * Tenant of the task. Not set in deliveries over a worker stream, whose welcome names the tenant.
    *
    * @generated from field: string tenant_id = 22;
    */
@@ -177,29 +180,29 @@ export type Task = Message<"codeq.v1.Task"> & {
   attempts: number;
 
   /**
-   * Worker that holds the lease or ended the task. Not set in deliveries over a worker stream.
+   * Worker that holds the lease, or that ended the task. Not set in deliveries over a worker stream.
    *
    * @generated from field: optional string worker_id = 24;
    */
   workerId?: string | undefined;
 
   /**
-   * Token of the current lease: the fence for outcomes and heartbeats. A string in JSON. Set while CLAIMED.
+   * Token of the current lease: the fence for outcomes and heartbeats. Encoded as a string in JSON. Set while CLAIMED.
    *
    * @generated from field: optional uint64 lease_token = 25;
    */
   leaseToken?: bigint | undefined;
 
   /**
-   * End of the current lease unless it is extended. Set while CLAIMED.
+   * Time at which the current lease ends unless it is extended. Set while CLAIMED.
    *
    * @generated from field: google.protobuf.Timestamp lease_until = 26;
    */
   leaseUntil?: Timestamp | undefined;
 
   /**
-   * Last error: of the failure, the last nack, the last expired lease, or the move to the dead-letter queue. Not set in
-   * deliveries over a worker stream.
+   * Error of the latest failure, nack, expired lease or move to the dead-letter queue. Not set in deliveries over a
+   * worker stream.
    *
    * @generated from field: optional string error = 27;
    */
@@ -220,15 +223,16 @@ export type Task = Message<"codeq.v1.Task"> & {
   finishedAt?: Timestamp | undefined;
 
   /**
-   * Latest progress that the worker reported: one JSON value. An ended task keeps that of its last delivery. Not set in
-   * deliveries.
+   * Latest progress that a worker reported, as one JSON value. An ended task keeps the progress of its last delivery.
+   * Not set in deliveries.
    *
    * @generated from field: optional bytes progress = 30;
    */
   progress?: Uint8Array | undefined;
 
   /**
-   * True if an earlier request created this task, which is returned as it is now. Set only in replies to creates.
+   * True if an earlier request created this task. The task is then returned in its present state. Set only in replies
+   * to creates.
    *
    * @generated from field: optional bool duplicate = 31;
    */
@@ -242,7 +246,7 @@ export type Task = Message<"codeq.v1.Task"> & {
   expireAt?: Timestamp | undefined;
 
   /**
-   * Last ten deliveries that ended, oldest first, including those before a redrive. Set by GetTask only.
+   * The last ten ended deliveries, oldest first, including those before a redrive. Set by GetTask only.
    *
    * @generated from field: repeated codeq.v1.Attempt attempt_history = 33;
    */
@@ -284,14 +288,14 @@ export type Attempt = Message<"codeq.v1.Attempt"> & {
   endedAt?: Timestamp | undefined;
 
   /**
-   * The way it ended.
+   * The way in which the delivery ended.
    *
    * @generated from field: codeq.v1.AttemptEnd end = 4;
    */
   end: AttemptEnd;
 
   /**
-   * Error of a failure or reason of a nack, cut to 512 characters.
+   * Error of a failure or reason of a nack, truncated to 512 characters.
    *
    * @generated from field: optional string error = 5;
    */
@@ -326,14 +330,14 @@ export type TaskResult = Message<"codeq.v1.TaskResult"> & {
   status: TaskStatus;
 
   /**
-   * Result, byte for byte as the worker sent it. Not set if the worker sent none.
+   * Result, byte for byte as the worker sent it. Not set if the worker sent no result.
    *
    * @generated from field: optional bytes result = 3;
    */
   result?: Uint8Array | undefined;
 
   /**
-   * Error of a task that did not complete.
+   * Error of a task that was not completed.
    *
    * @generated from field: optional string error = 4;
    */
@@ -368,8 +372,8 @@ export const TaskResultSchema: GenMessage<TaskResult> = /*@__PURE__*/
  */
 export type NewArtifact = Message<"codeq.v1.NewArtifact"> & {
   /**
-   * Name, unique within the result: 1 to 128 characters without slash, backslash and control characters; not "." or
-   * "..".
+   * Name, unique within the result: 1 to 128 characters except slashes, backslashes and control characters, and not "."
+   * or "..".
    *
    * @generated from field: string name = 1;
    */
@@ -383,14 +387,14 @@ export type NewArtifact = Message<"codeq.v1.NewArtifact"> & {
   url: string;
 
   /**
-   * Content, base64 in JSON. By default at most 4 MiB, and 6 MiB for all artifacts of a result.
+   * Content, as base64 in JSON: by default at most 4 MiB, and 6 MiB for all artifacts of a result together.
    *
    * @generated from field: optional bytes content = 3 [json_name = "contentBase64"];
    */
   content?: Uint8Array | undefined;
 
   /**
-   * Media type of the content, such as image/png. Empty: application/octet-stream.
+   * Media type of the content, such as image/png. Empty means application/octet-stream.
    *
    * @generated from field: string content_type = 4;
    */
@@ -418,28 +422,28 @@ export type Artifact = Message<"codeq.v1.Artifact"> & {
   name: string;
 
   /**
-   * Location of the content. Set if the server does not store it.
+   * Location of the content. Set if the server does not store the content.
    *
    * @generated from field: optional string url = 2;
    */
   url?: string | undefined;
 
   /**
-   * Size of the content in bytes. Set if the server stores it.
+   * Size of the content in bytes. Set if the server stores the content.
    *
    * @generated from field: optional int64 size = 3;
    */
   size?: bigint | undefined;
 
   /**
-   * Media type of the content, if the worker gave one.
+   * Media type of the content, if the worker sent one.
    *
    * @generated from field: optional string content_type = 4;
    */
   contentType?: string | undefined;
 
   /**
-   * SHA-256 of the content in hexadecimal. Set if the server stores it.
+   * SHA-256 of the content in hexadecimal. Set if the server stores the content.
    *
    * @generated from field: optional string sha256 = 5;
    */
@@ -474,7 +478,7 @@ export type Outcome = Message<"codeq.v1.Outcome"> & {
   leaseToken: bigint;
 
   /**
-   * The way the delivery is settled.
+   * The way in which the delivery is settled.
    *
    * @generated from field: codeq.v1.OutcomeKind kind = 3;
    */
@@ -488,15 +492,16 @@ export type Outcome = Message<"codeq.v1.Outcome"> & {
   result?: Uint8Array | undefined;
 
   /**
-   * Error of a FAILED outcome (not blank), or reason of a NACK. Text beyond 4096 characters is cut and ends with an
-   * ellipsis.
+   * Error of a FAILED outcome (not blank), or reason of a NACK. Text longer than 4096 characters is truncated and ends
+   * with an ellipsis.
    *
    * @generated from field: string error = 5;
    */
   error: string;
 
   /**
-   * Delay of a NACK in seconds. 0: no delay; above 43200 (12 h): 12 h; absent: the backoff policy decides.
+   * Delay of a NACK in seconds. 0 means no delay, and more than 43200 (12 h) means 12 h. If absent, the backoff policy
+   * determines the delay.
    *
    * @generated from field: optional int32 delay_seconds = 6;
    */
@@ -511,7 +516,7 @@ export const OutcomeSchema: GenMessage<Outcome> = /*@__PURE__*/
   messageDesc(file_codeq_v1_task, 6);
 
 /**
- * TaskStatus is a task's state.
+ * TaskStatus is the state of a task.
  *
  * @generated from enum codeq.v1.TaskStatus
  */
@@ -524,14 +529,14 @@ export enum TaskStatus {
   UNSPECIFIED = 0,
 
   /**
-   * Waits in its queue and can be claimed.
+   * Waiting in its queue; can be claimed.
    *
    * @generated from enum value: TASK_STATUS_PENDING = 1;
    */
   PENDING = 1,
 
   /**
-   * Waits for its due time: created with a delay, or delayed by a nack.
+   * Waiting for its due time after it was created with a delay or delayed by a nack.
    *
    * @generated from enum value: TASK_STATUS_SCHEDULED = 2;
    */
@@ -545,14 +550,14 @@ export enum TaskStatus {
   CLAIMED = 3,
 
   /**
-   * Completed by a worker. The result is kept until its retention ends.
+   * Completed by a worker. The result is kept until the task's retention is over.
    *
    * @generated from enum value: TASK_STATUS_COMPLETED = 4;
    */
   COMPLETED = 4,
 
   /**
-   * Failed by a worker, or expired while it waited (error EXPIRED). Not retried.
+   * Failed by a worker, or expired while it was waiting (error EXPIRED). Not retried.
    *
    * @generated from enum value: TASK_STATUS_FAILED = 5;
    */
@@ -580,7 +585,7 @@ export const TaskStatusSchema: GenEnum<TaskStatus> = /*@__PURE__*/
   enumDesc(file_codeq_v1_task, 0);
 
 /**
- * AttemptEnd is the way a delivery ended.
+ * AttemptEnd is the way in which a delivery ended.
  *
  * @generated from enum codeq.v1.AttemptEnd
  */
@@ -628,7 +633,7 @@ export enum AttemptEnd {
   LEASE_EXPIRED = 5,
 
   /**
-   * The server took the task back unused, because the worker's stream closed or the caller was gone.
+   * The server took the task back unused because the worker's stream closed or the caller disconnected.
    *
    * @generated from enum value: ATTEMPT_END_RETURNED = 6;
    */
@@ -649,7 +654,7 @@ export const AttemptEndSchema: GenEnum<AttemptEnd> = /*@__PURE__*/
   enumDesc(file_codeq_v1_task, 1);
 
 /**
- * OutcomeKind is the way a worker settles a delivery.
+ * OutcomeKind is the way in which a worker settles a delivery.
  *
  * @generated from enum codeq.v1.OutcomeKind
  */
@@ -662,28 +667,29 @@ export enum OutcomeKind {
   UNSPECIFIED = 0,
 
   /**
-   * The work is done: the task becomes COMPLETED with `result`.
+   * The work is done. The task becomes COMPLETED with `result`.
    *
    * @generated from enum value: OUTCOME_KIND_COMPLETED = 1;
    */
   COMPLETED = 1,
 
   /**
-   * The work cannot be done: the task becomes FAILED with `error` and is not retried.
+   * The work cannot be done. The task becomes FAILED with `error` and is not retried.
    *
    * @generated from enum value: OUTCOME_KIND_FAILED = 2;
    */
   FAILED = 2,
 
   /**
-   * This delivery failed: the task is retried after `delay_seconds` or its backoff, or goes to the dead-letter queue.
+   * This delivery failed. The task is retried after `delay_seconds` or the delay of the backoff policy; after its last
+   * delivery it goes to the dead-letter queue.
    *
    * @generated from enum value: OUTCOME_KIND_NACK = 3;
    */
   NACK = 3,
 
   /**
-   * The worker returns the task unused: it keeps its place and its attempts.
+   * The worker returns the task unused. The task keeps its place and its attempts.
    *
    * @generated from enum value: OUTCOME_KIND_ABANDON = 4;
    */

@@ -70,23 +70,24 @@ export const CreateTaskResponseSchema: GenMessage<CreateTaskResponse> = /*@__PUR
  */
 export type BatchCreateTasksRequest = Message<"codeq.v1.BatchCreateTasksRequest"> & {
   /**
-   * Tasks to create, 1 to 1000, 8 MiB in total. Each is validated by itself.
+   * Tasks to create, 1 to 1000, with 8 MiB in total. Each task is validated on its own.
    *
    * @generated from field: repeated codeq.v1.TaskSpec tasks = 1;
    */
   tasks: TaskSpec[];
 
   /**
-   * Create all tasks or none.
+   * Whether to create either all tasks or none.
    *
    * @generated from field: bool atomic = 2;
    */
   atomic: boolean;
 
   /**
-   * Key of an atomic batch, like TaskSpec.idempotency_key for one task. Its tasks must then have neither a key nor an
-   * id of their own. A repeated batch returns the tasks of the first one, with TASK_NOT_FOUND for those removed after
-   * their retention. The key lives as long as any of its tasks is stored. Requires `atomic`.
+   * Idempotency key of an atomic batch; it works like TaskSpec.idempotency_key for a single task. The tasks of the
+   * batch must then have neither keys nor ids of their own. A repeated batch returns the tasks of the first one, with
+   * TASK_NOT_FOUND for tasks removed after their retention. The key lives as long as any task of the batch is stored.
+   * Requires `atomic`.
    *
    * @generated from field: optional string idempotency_key = 3;
    */
@@ -156,14 +157,14 @@ export const CreateTaskAnswerSchema: GenMessage<CreateTaskAnswer> = /*@__PURE__*
  */
 export type ClaimTaskRequest = Message<"codeq.v1.ClaimTaskRequest"> & {
   /**
-   * Commands to claim from, at most 256. Empty: all that the token allows.
+   * Commands to claim from, at most 256. Empty for all commands that the token allows.
    *
    * @generated from field: repeated string commands = 1;
    */
   commands: string[];
 
   /**
-   * Length of the lease in seconds, 1 to 43200. Absent: 60.
+   * Length of the lease in seconds, 1 to 43200. Default: 60.
    *
    * @generated from field: optional int32 lease_seconds = 2;
    */
@@ -191,7 +192,7 @@ export const ClaimTaskRequestSchema: GenMessage<ClaimTaskRequest> = /*@__PURE__*
  */
 export type ClaimTaskResponse = Message<"codeq.v1.ClaimTaskResponse"> & {
   /**
-   * Task with its lease; not set if there was none.
+   * Task with its lease. Not set if there was no task.
    *
    * @generated from field: codeq.v1.Task task = 1;
    */
@@ -212,14 +213,14 @@ export const ClaimTaskResponseSchema: GenMessage<ClaimTaskResponse> = /*@__PURE_
  */
 export type ClaimTasksRequest = Message<"codeq.v1.ClaimTasksRequest"> & {
   /**
-   * Commands to claim from, at most 256. Empty: all that the token allows.
+   * Commands to claim from, at most 256. Empty for all commands that the token allows.
    *
    * @generated from field: repeated string commands = 1;
    */
   commands: string[];
 
   /**
-   * Length of the leases in seconds, 1 to 43200. Absent: 60.
+   * Length of the leases in seconds, 1 to 43200. Default: 60.
    *
    * @generated from field: optional int32 lease_seconds = 2;
    */
@@ -233,7 +234,7 @@ export type ClaimTasksRequest = Message<"codeq.v1.ClaimTasksRequest"> & {
   waitSeconds: number;
 
   /**
-   * Maximum number of tasks, 1 to 100. Their payloads total less than 8 MiB, not counting the first.
+   * Maximum number of tasks, 1 to 100. The payloads of all tasks except the first total less than 8 MiB.
    *
    * @generated from field: int32 count = 4;
    */
@@ -254,7 +255,7 @@ export const ClaimTasksRequestSchema: GenMessage<ClaimTasksRequest> = /*@__PURE_
  */
 export type ClaimTasksResponse = Message<"codeq.v1.ClaimTasksResponse"> & {
   /**
-   * Tasks with their leases, in the order in which they were claimed; empty if there were none.
+   * Tasks with their leases, in the order in which they were claimed. Empty if there were no tasks.
    *
    * @generated from field: repeated codeq.v1.Task tasks = 1;
    */
@@ -282,14 +283,14 @@ export type HeartbeatTaskRequest = Message<"codeq.v1.HeartbeatTaskRequest"> & {
   taskId: string;
 
   /**
-   * Token of the lease. Absent: the caller's live lease on the task.
+   * Token of the lease. If absent, the call refers to the caller's live lease on the task.
    *
    * @generated from field: optional uint64 lease_token = 2;
    */
   leaseToken?: bigint | undefined;
 
   /**
-   * New length of the lease in seconds from now, 1 to 43200. Absent: its original length.
+   * New length of the lease in seconds from now, 1 to 43200. Default: the original length of the lease.
    *
    * @generated from field: optional int32 extend_seconds = 3;
    */
@@ -345,7 +346,7 @@ export type SubmitResultRequest = Message<"codeq.v1.SubmitResultRequest"> & {
   taskId: string;
 
   /**
-   * Token of the lease. Absent: the caller's live lease on the task.
+   * Token of the lease. If absent, the call refers to the caller's live lease on the task.
    *
    * @generated from field: optional uint64 lease_token = 2;
    */
@@ -366,7 +367,7 @@ export type SubmitResultRequest = Message<"codeq.v1.SubmitResultRequest"> & {
   result?: Uint8Array | undefined;
 
   /**
-   * Error of a FAILED task, not blank. Text beyond 4096 characters is cut and ends with an ellipsis.
+   * Error of a FAILED task, not blank. Text longer than 4096 characters is truncated and ends with an ellipsis.
    *
    * @generated from field: string error = 5;
    */
@@ -422,7 +423,7 @@ export const SubmitResultResponseSchema: GenMessage<SubmitResultResponse> = /*@_
  */
 export type BatchSubmitResultsRequest = Message<"codeq.v1.BatchSubmitResultsRequest"> & {
   /**
-   * Results, 1 to 1000, 8 MiB in total. Each is validated by itself.
+   * Results, 1 to 1000, with 8 MiB in total. Each result is validated on its own.
    *
    * @generated from field: repeated codeq.v1.SubmitResultRequest results = 1;
    */
@@ -506,21 +507,22 @@ export type NackTaskRequest = Message<"codeq.v1.NackTaskRequest"> & {
   taskId: string;
 
   /**
-   * Token of the lease. Absent: the caller's live lease on the task.
+   * Token of the lease. If absent, the call refers to the caller's live lease on the task.
    *
    * @generated from field: optional uint64 lease_token = 2;
    */
   leaseToken?: bigint | undefined;
 
   /**
-   * Delay in seconds. 0: no delay; above 43200 (12 h): 12 h; absent: the backoff policy decides.
+   * Delay in seconds. 0 means no delay, and more than 43200 (12 h) means 12 h. If absent, the backoff policy determines
+   * the delay.
    *
    * @generated from field: optional int32 delay_seconds = 3;
    */
   delaySeconds?: number | undefined;
 
   /**
-   * Reason, stored as the task's error. Text beyond 4096 characters is cut and ends with an ellipsis.
+   * Reason, stored as the task's error. Text longer than 4096 characters is truncated and ends with an ellipsis.
    *
    * @generated from field: string reason = 4;
    */
@@ -576,7 +578,7 @@ export type AbandonTaskRequest = Message<"codeq.v1.AbandonTaskRequest"> & {
   taskId: string;
 
   /**
-   * Token of the lease. Absent: the caller's live lease on the task.
+   * Token of the lease. If absent, the call refers to the caller's live lease on the task.
    *
    * @generated from field: optional uint64 lease_token = 2;
    */
@@ -597,7 +599,7 @@ export const AbandonTaskRequestSchema: GenMessage<AbandonTaskRequest> = /*@__PUR
  */
 export type AbandonTaskResponse = Message<"codeq.v1.AbandonTaskResponse"> & {
   /**
-   * PENDING; or DLQ if the task had been abandoned more than 100 times and this was its last delivery.
+   * PENDING, or DLQ if the task had been abandoned more than 100 times and this was its last delivery.
    *
    * @generated from field: codeq.v1.TaskStatus status = 1;
    */
@@ -632,7 +634,7 @@ export type ReportProgressRequest = Message<"codeq.v1.ReportProgressRequest"> & 
   taskId: string;
 
   /**
-   * Token of the lease. Absent: the caller's live lease on the task.
+   * Token of the lease. If absent, the call refers to the caller's live lease on the task.
    *
    * @generated from field: optional uint64 lease_token = 2;
    */
@@ -646,7 +648,7 @@ export type ReportProgressRequest = Message<"codeq.v1.ReportProgressRequest"> & 
   progress: Uint8Array;
 
   /**
-   * New length of the lease in seconds from now, 1 to 43200. Absent: the lease is not extended.
+   * New length of the lease in seconds from now, 1 to 43200. If absent, the lease is not extended.
    *
    * @generated from field: optional int32 extend_seconds = 4;
    */
@@ -702,7 +704,8 @@ export type CancelTaskRequest = Message<"codeq.v1.CancelTaskRequest"> & {
   taskId: string;
 
   /**
-   * Reason, stored as the task's error. Text beyond 4096 characters is cut and ends with an ellipsis. Empty: CANCELLED.
+   * Reason, stored as the task's error. Text longer than 4096 characters is truncated and ends with an ellipsis. If
+   * empty, the error is CANCELLED.
    *
    * @generated from field: string reason = 2;
    */
@@ -842,49 +845,49 @@ export const GetTaskResultResponseSchema: GenMessage<GetTaskResultResponse> = /*
  */
 export type ListTasksRequest = Message<"codeq.v1.ListTasksRequest"> & {
   /**
-   * Command to list. Empty: all.
+   * Command whose tasks to list. Empty for all commands.
    *
    * @generated from field: string command = 1;
    */
   command: string;
 
   /**
-   * Statuses to list. Empty: all.
+   * Statuses of the tasks to list. Empty for all statuses.
    *
    * @generated from field: repeated codeq.v1.TaskStatus status = 2;
    */
   status: TaskStatus[];
 
   /**
-   * Earliest time of acceptance, inclusive. Absent: no limit.
+   * Earliest time of acceptance, inclusive. No limit if absent.
    *
    * @generated from field: google.protobuf.Timestamp created_from = 3;
    */
   createdFrom?: Timestamp | undefined;
 
   /**
-   * Latest time of acceptance, exclusive. Absent: no limit.
+   * Latest time of acceptance, exclusive. No limit if absent.
    *
    * @generated from field: google.protobuf.Timestamp created_to = 4;
    */
   createdTo?: Timestamp | undefined;
 
   /**
-   * Maximum number of tasks, 1 to 500. 0: 100.
+   * Maximum number of tasks, 1 to 500. 0 means 100.
    *
    * @generated from field: int32 page_size = 5;
    */
   pageSize: number;
 
   /**
-   * next_page_token of the previous response to the same filters. Empty: the first page.
+   * next_page_token of the previous response with the same filters. Empty for the first page.
    *
    * @generated from field: string page_token = 6;
    */
   pageToken: string;
 
   /**
-   * Order: `oldest` (default) or `newest` first.
+   * Which tasks come first: `oldest` (default) or `newest`.
    *
    * @generated from field: string order_by = 7;
    */
@@ -912,7 +915,7 @@ export type ListTasksResponse = Message<"codeq.v1.ListTasksResponse"> & {
   tasks: Task[];
 
   /**
-   * Token of the next page; empty on the last one.
+   * Token of the next page. Empty on the last page.
    *
    * @generated from field: string next_page_token = 2;
    */
@@ -948,7 +951,7 @@ export const ExplainTaskRequestSchema: GenMessage<ExplainTaskRequest> = /*@__PUR
   messageDesc(file_codeq_v1_task_service, 30);
 
 /**
- * ExplainTaskResponse says what a task waits for.
+ * ExplainTaskResponse says what a task is waiting for.
  *
  * @generated from message codeq.v1.ExplainTaskResponse
  */
@@ -968,49 +971,49 @@ export type ExplainTaskResponse = Message<"codeq.v1.ExplainTaskResponse"> & {
   status: TaskStatus;
 
   /**
-   * The first thing that it waits for.
+   * The first thing that the task is waiting for.
    *
    * @generated from field: codeq.v1.WaitReason reason = 3;
    */
   reason: WaitReason;
 
   /**
-   * Whether its queue is paused.
+   * Whether the task's queue is paused.
    *
    * @generated from field: bool paused = 4;
    */
   paused: boolean;
 
   /**
-   * Approximate number of tasks of its queue that are delivered before it. Set while PENDING.
+   * Approximate number of tasks that the queue delivers before this one. Set while PENDING.
    *
    * @generated from field: optional int64 ahead = 5;
    */
   ahead?: bigint | undefined;
 
   /**
-   * Seconds until it is due. Set while SCHEDULED.
+   * Seconds until the task is due. Set while SCHEDULED.
    *
    * @generated from field: optional double delay_seconds = 6;
    */
   delaySeconds?: number | undefined;
 
   /**
-   * Worker that holds it. Set while CLAIMED.
+   * Worker that holds the task. Set while CLAIMED.
    *
    * @generated from field: optional string worker_id = 7;
    */
   workerId?: string | undefined;
 
   /**
-   * End of the lease unless it is extended. Set while CLAIMED.
+   * Time at which the lease ends unless it is extended. Set while CLAIMED.
    *
    * @generated from field: google.protobuf.Timestamp lease_until = 8;
    */
   leaseUntil?: Timestamp | undefined;
 
   /**
-   * Time at which it expires if it is still waiting. Set while it waits and can expire.
+   * Time at which the task expires if it is still waiting. Set while the task is waiting and can expire.
    *
    * @generated from field: google.protobuf.Timestamp expire_at = 9;
    */
@@ -1080,21 +1083,21 @@ export const RedriveTaskResponseSchema: GenMessage<RedriveTaskResponse> = /*@__P
  */
 export type CleanupTasksRequest = Message<"codeq.v1.CleanupTasksRequest"> & {
   /**
-   * Maximum number of tasks to remove, 1 to 10000. 0: 1000.
+   * Maximum number of tasks to remove, 1 to 10000. 0 means 1000.
    *
    * @generated from field: int32 limit = 1;
    */
   limit: number;
 
   /**
-   * Tasks that ended before this time are removed.
+   * Time before which a task must have ended to be removed.
    *
    * @generated from field: google.protobuf.Timestamp before = 2;
    */
   before?: Timestamp | undefined;
 
   /**
-   * next_page_token of the previous response. Empty: start from the beginning.
+   * next_page_token of the previous response. Empty to start from the beginning.
    *
    * @generated from field: string page_token = 3;
    */
@@ -1129,21 +1132,22 @@ export type CleanupTasksResponse = Message<"codeq.v1.CleanupTasksResponse"> & {
   deleted: number;
 
   /**
-   * Time from the request.
+   * The time given in the request.
    *
    * @generated from field: google.protobuf.Timestamp before = 2;
    */
   before?: Timestamp | undefined;
 
   /**
-   * Limit that was applied.
+   * The limit that was applied.
    *
    * @generated from field: int32 limit = 3;
    */
   limit: number;
 
   /**
-   * Where to continue, after the limit or 10000 ended tasks of all tenants; empty if nothing is left.
+   * Token for the next call. Set if the call stopped at its limit or after scanning 10000 ended tasks of all tenants;
+   * empty if nothing is left.
    *
    * @generated from field: string next_page_token = 4;
    */
@@ -1164,7 +1168,7 @@ export const CleanupTasksResponseSchema: GenMessage<CleanupTasksResponse> = /*@_
  */
 export type GetTaskArtifactRequest = Message<"codeq.v1.GetTaskArtifactRequest"> & {
   /**
-   * Task whose result has the artifact.
+   * Task to whose result the artifact is attached.
    *
    * @generated from field: string task_id = 1;
    */
@@ -1229,7 +1233,7 @@ export const GetTaskArtifactResponseSchema: GenMessage<GetTaskArtifactResponse> 
   messageDesc(file_codeq_v1_task_service, 37);
 
 /**
- * WaitReason is the first thing that a task waits for.
+ * WaitReason is the first thing that a task is waiting for.
  *
  * @generated from enum codeq.v1.WaitReason
  */
@@ -1242,49 +1246,50 @@ export enum WaitReason {
   UNSPECIFIED = 0,
 
   /**
-   * The tasks ahead of it, or a free worker.
+   * The task is waiting for the tasks ahead of it or for a free worker.
    *
    * @generated from enum value: WAIT_REASON_QUEUED = 1;
    */
   QUEUED = 1,
 
   /**
-   * Its queue to be resumed.
+   * The task is waiting for its paused queue to be resumed.
    *
    * @generated from enum value: WAIT_REASON_PAUSED = 2;
    */
   PAUSED = 2,
 
   /**
-   * Its due time.
+   * The task is waiting for its due time.
    *
    * @generated from enum value: WAIT_REASON_DELAYED = 3;
    */
   DELAYED = 3,
 
   /**
-   * A worker: none is waiting for its command or working on it.
+   * The task is waiting for a worker: no worker is waiting for tasks of its command or working on one.
    *
    * @generated from enum value: WAIT_REASON_NO_WORKER = 4;
    */
   NO_WORKER = 4,
 
   /**
-   * The worker that holds it.
+   * The task is waiting for the worker that holds it.
    *
    * @generated from enum value: WAIT_REASON_LEASED = 5;
    */
   LEASED = 5,
 
   /**
-   * Nothing: the task has ended.
+   * The task has ended and is waiting for nothing.
    *
    * @generated from enum value: WAIT_REASON_ENDED = 6;
    */
   ENDED = 6,
 
   /**
-   * The end of its queue's purge, which cancels the task if it was waiting when the purge was requested.
+   * The task is waiting for the end of a purge of its queue. The purge cancels the task if the task was already waiting
+   * when the purge was requested.
    *
    * @generated from enum value: WAIT_REASON_PURGING = 7;
    */
@@ -1298,8 +1303,8 @@ export const WaitReasonSchema: GenEnum<WaitReason> = /*@__PURE__*/
   enumDesc(file_codeq_v1_task_service, 0);
 
 /**
- * TaskService creates, claims and settles tasks call by call. Every successful reply means durable: fsynced before it
- * is sent.
+ * TaskService creates, claims and settles tasks by single calls. A successful reply is sent only after the change was
+ * fsynced.
  * Every RPC may also fail with UNAUTHENTICATED, MISSING_SCOPE, INVALID_TENANT, INVALID_FIELD, DRAINING and
  * OUTCOME_UNKNOWN; with NOT_ALLOWED for viewers, if it changes something; and with COMMAND_NOT_ALLOWED if it names a
  * command that the token does not allow. Tasks of such commands are TASK_NOT_FOUND.
@@ -1308,9 +1313,9 @@ export const WaitReasonSchema: GenEnum<WaitReason> = /*@__PURE__*/
  */
 export const TaskService: GenService<{
   /**
-   * CreateTask creates one task. With an idempotency key it is safe to retry: a repeated request returns the first
-   * task, marked as duplicate (HTTP 200). Without one, the task may exist after OUTCOME_UNKNOWN, and a retry may create
-   * a second one.
+   * CreateTask creates one task. With an idempotency key, the call is safe to retry: a repeated request returns the
+   * first task, marked as a duplicate (HTTP 200). Without a key, the task may exist after OUTCOME_UNKNOWN, and a retry
+   * may create a second one.
    * Errors: INVALID_FIELD, TOO_LARGE, TOO_MANY_QUEUES, STORAGE_FULL, IDEMPOTENCY_CONFLICT, TASK_ID_TAKEN.
    *
    * @generated from rpc codeq.v1.TaskService.CreateTask
@@ -1321,9 +1326,10 @@ export const TaskService: GenService<{
     output: typeof CreateTaskResponseSchema;
   },
   /**
-   * BatchCreateTasks creates up to 1000 tasks. Each succeeds or fails by itself; results are in order. With `atomic`,
-   * either all tasks are created or none, and the call fails with the first error.
-   * Errors: INVALID_FIELD if the list is empty or too long; per task, or for an atomic call as a whole, as CreateTask.
+   * BatchCreateTasks creates up to 1000 tasks. Each task succeeds or fails on its own, and the results are in the order
+   * of the request. With `atomic`, either all tasks are created or none, and the call fails with the first error.
+   * Errors: INVALID_FIELD (the list is empty or too long); the errors of CreateTask for each task, or for an atomic
+   * call as a whole.
    *
    * @generated from rpc codeq.v1.TaskService.BatchCreateTasks
    */
@@ -1334,7 +1340,7 @@ export const TaskService: GenService<{
   },
   /**
    * ClaimTask leases one task to the caller: highest priority first, then round robin over the commands, then first in,
-   * first out. If there is none it waits up to wait_seconds, then returns without a task (HTTP 204).
+   * first out. If there is no task, the call waits up to wait_seconds and then returns without one (HTTP 204).
    * Errors: COMMAND_NOT_ALLOWED.
    *
    * @generated from rpc codeq.v1.TaskService.ClaimTask
@@ -1345,7 +1351,7 @@ export const TaskService: GenService<{
     output: typeof ClaimTaskResponseSchema;
   },
   /**
-   * ClaimTasks leases up to count tasks at once. Otherwise like ClaimTask.
+   * ClaimTasks leases up to `count` tasks at once. Otherwise it works like ClaimTask.
    *
    * @generated from rpc codeq.v1.TaskService.ClaimTasks
    */
@@ -1366,8 +1372,8 @@ export const TaskService: GenService<{
     output: typeof HeartbeatTaskResponseSchema;
   },
   /**
-   * SubmitResult ends a leased task as COMPLETED or FAILED; result and state change in one write. Idempotent: repeating
-   * the outcome with the same token, or without one as the same subject, returns the stored record.
+   * SubmitResult ends a leased task as COMPLETED or FAILED. The result and the state change are one write. Idempotent:
+   * repeating the outcome with the same token, or without a token as the same subject, returns the stored record.
    * Errors: TASK_NOT_FOUND, TASK_NOT_CLAIMED, STALE_LEASE_TOKEN, NOT_LEASE_OWNER, INVALID_FIELD, TOO_LARGE; with
    * artifact contents also STORAGE_FULL, LIMIT_REACHED.
    *
@@ -1379,8 +1385,9 @@ export const TaskService: GenService<{
     output: typeof SubmitResultResponseSchema;
   },
   /**
-   * BatchSubmitResults ends up to 1000 leased tasks. Each succeeds or fails by itself; results are in order.
-   * Errors: per item as SubmitResult.
+   * BatchSubmitResults ends up to 1000 leased tasks. Each result succeeds or fails on its own, and the answers are in
+   * the order of the request.
+   * Errors: those of SubmitResult, for each item.
    *
    * @generated from rpc codeq.v1.TaskService.BatchSubmitResults
    */
@@ -1390,8 +1397,8 @@ export const TaskService: GenService<{
     output: typeof BatchSubmitResultsResponseSchema;
   },
   /**
-   * NackTask settles a delivery without ending its task, which is retried after delay_seconds or, if absent, after the
-   * delay of the backoff policy. After the last allowed delivery the task goes to the dead-letter queue.
+   * NackTask settles a delivery without ending its task. The task is retried after delay_seconds or, if that is absent,
+   * after the delay of the backoff policy. After its last allowed delivery, the task goes to the dead-letter queue.
    * Errors: TASK_NOT_FOUND, TASK_NOT_CLAIMED, STALE_LEASE_TOKEN, NOT_LEASE_OWNER.
    *
    * @generated from rpc codeq.v1.TaskService.NackTask
@@ -1402,7 +1409,8 @@ export const TaskService: GenService<{
     output: typeof NackTaskResponseSchema;
   },
   /**
-   * AbandonTask returns a task unused: it keeps its place and its attempts, up to 100 times in its life.
+   * AbandonTask returns a task unused. The task keeps its place; for the first 100 abandons, it also keeps its
+   * attempts.
    * Errors: TASK_NOT_FOUND, TASK_NOT_CLAIMED, STALE_LEASE_TOKEN, NOT_LEASE_OWNER.
    *
    * @generated from rpc codeq.v1.TaskService.AbandonTask
@@ -1424,8 +1432,9 @@ export const TaskService: GenService<{
     output: typeof ReportProgressResponseSchema;
   },
   /**
-   * CancelTask ends a task as CANCELLED, whether it is waiting or running. A worker that holds it over a stream is
-   * notified at once; its outcome is rejected. Idempotent: a task that is already CANCELLED is returned as it is.
+   * CancelTask ends a task as CANCELLED, whether it is waiting or running. A worker that holds the task over a stream
+   * is notified at once; a later outcome of its delivery is rejected. Idempotent: a task that is already CANCELLED is
+   * returned as it is.
    * Errors: TASK_NOT_FOUND, TASK_ENDED.
    *
    * @generated from rpc codeq.v1.TaskService.CancelTask
@@ -1447,11 +1456,11 @@ export const TaskService: GenService<{
     output: typeof GetTaskResponseSchema;
   },
   /**
-   * ListTasks returns tasks of the caller's tenant, queue by queue. Oldest first: the oldest queue first, each in order
-   * of priority and then of acceptance, with delayed tasks last. Newest first: the newest queue first, each with its
-   * latest task first.
+   * ListTasks returns tasks of the caller's tenant, queue by queue. With the order `oldest`, it starts with the oldest
+   * queue and lists the tasks of each queue by priority and then by acceptance, with delayed tasks last. With the order
+   * `newest`, it starts with the newest queue and lists the tasks of each queue from the latest to the first.
    * A page ends after page_size tasks, 2 MiB or 10000 rows scanned. It may be short or empty although more pages
-   * follow. Each task is shown as it is when its page is read.
+   * follow. Each task is shown in the state that it has when its page is read.
    * Errors: INVALID_FIELD, INVALID_PAGE_TOKEN.
    *
    * @generated from rpc codeq.v1.TaskService.ListTasks
@@ -1473,8 +1482,8 @@ export const TaskService: GenService<{
     output: typeof ExplainTaskResponseSchema;
   },
   /**
-   * RedriveTask queues a task that is DLQ, FAILED or CANCELLED again: at the tail of its queue, with no attempts
-   * counted. Lease tokens of its earlier deliveries stay invalid.
+   * RedriveTask moves a DLQ, FAILED or CANCELLED task back to the tail of its queue, with its attempts reset to 0.
+   * Lease tokens of earlier deliveries stay invalid.
    * Errors: NOT_ADMIN, TASK_NOT_FOUND, TASK_NOT_REDRIVABLE.
    *
    * @generated from rpc codeq.v1.TaskService.RedriveTask

@@ -29,22 +29,22 @@ export const file_codeq_v1_worker_service: GenFile = /*@__PURE__*/
  */
 export type WorkRequest = Message<"codeq.v1.WorkRequest"> & {
   /**
-   * Hello, in the first message only.
+   * Hello. Set in the first message only.
    *
    * @generated from field: codeq.v1.WorkerHello hello = 1;
    */
   hello?: WorkerHello | undefined;
 
   /**
-   * Number of further tasks that the server may push, 0 to 65536. Each push costs one credit; none is refunded. The
-   * total is capped at 65536.
+   * Number of additional tasks that the server may push, 0 to 65536. Each pushed task costs one credit, and credits are
+   * never refunded. The total is capped at 65536.
    *
    * @generated from field: int32 add_credits = 2;
    */
   addCredits: number;
 
   /**
-   * Number of further bytes of Task messages that the server may push. Bytes are counted from the first message that
+   * Number of additional bytes of Task messages that the server may push. Bytes are counted from the first message that
    * sets this field. The server pushes while the balance is positive, so the last task may overdraw it.
    *
    * @generated from field: int64 add_credit_bytes = 3;
@@ -66,32 +66,32 @@ export type WorkRequest = Message<"codeq.v1.WorkRequest"> & {
   heartbeats: Heartbeat[];
 
   /**
-   * Push no more tasks; outcomes and heartbeats are still accepted. It cannot be undone.
+   * Whether the server should stop pushing tasks. Outcomes and heartbeats are still accepted. A drain cannot be undone.
    *
    * @generated from field: bool drain = 6;
    */
   drain: boolean;
 
   /**
-   * Progress of leased tasks, at most 4096, applied before the outcomes of the same message. Rejected items appear in
-   * WorkResponse.lost.
+   * Progress of leased tasks, at most 4096 items, applied before the outcomes of the same message. Rejected items
+   * appear in WorkResponse.lost.
    *
    * @generated from field: repeated codeq.v1.Progress progress = 7;
    */
   progress: Progress[];
 
   /**
-   * Artifacts of COMPLETED and FAILED outcomes of this message. The size limit of a result's artifacts applies to all
-   * of the message together.
+   * Artifacts of COMPLETED and FAILED outcomes of this message. The size limit for the artifacts of a result applies to
+   * all artifacts of the message together.
    *
    * @generated from field: repeated codeq.v1.OutcomeArtifacts artifacts = 8;
    */
   artifacts: OutcomeArtifacts[];
 
   /**
-   * Fresh token of the same subject and tenant, without "Bearer"; empty: none. It replaces the stream's token before the
-   * rest of the message is processed. A rejected token ends the call; one that
-   * cannot be validated at the moment does not. Leases are not affected.
+   * Fresh token of the same subject and tenant, without "Bearer", or empty. It replaces the stream's token before the
+   * rest of the message is processed. A rejected token ends the call. If the server cannot validate the fresh token at
+   * the moment, the old token stays in force. Leases are not affected.
    *
    * @generated from field: string token = 9;
    */
@@ -112,7 +112,7 @@ export const WorkRequestSchema: GenMessage<WorkRequest> = /*@__PURE__*/
  */
 export type WorkResponse = Message<"codeq.v1.WorkResponse"> & {
   /**
-   * Welcome, in the first message only.
+   * Welcome. Set in the first message only.
    *
    * @generated from field: codeq.v1.WorkerWelcome welcome = 1;
    */
@@ -126,14 +126,15 @@ export type WorkResponse = Message<"codeq.v1.WorkResponse"> & {
   tasks: Task[];
 
   /**
-   * Number of outcomes settled and durable since the last response. Outcomes are settled in the order sent.
+   * Number of outcomes that have been settled and made durable since the last response. Outcomes are settled in the
+   * order in which they were sent.
    *
    * @generated from field: uint32 settled = 3;
    */
   settled: number;
 
   /**
-   * Errors of rejected outcomes among the settled ones.
+   * Errors of those settled outcomes that were rejected.
    *
    * @generated from field: repeated codeq.v1.OutcomeError outcome_errors = 4;
    */
@@ -161,8 +162,8 @@ export type WorkResponse = Message<"codeq.v1.WorkResponse"> & {
   cancelled: LostLease[];
 
   /**
-   * Announces that the server will end the stream. It pushes no more tasks but still accepts outcomes. If only the token
-   * is about to expire (UNAUTHENTICATED), it still pushes tasks.
+   * Announces that the server will end the stream. From then on the server still accepts outcomes but pushes no more
+   * tasks, unless the reason is UNAUTHENTICATED: while a token is about to expire, it still pushes tasks.
    *
    * @generated from field: codeq.v1.StreamNotice notice = 8;
    */
@@ -183,21 +184,21 @@ export const WorkResponseSchema: GenMessage<WorkResponse> = /*@__PURE__*/
  */
 export type WorkerHello = Message<"codeq.v1.WorkerHello"> & {
   /**
-   * Name of the worker within its subject; the worker id is then subject/name. Empty: the worker id is the subject.
+   * Name of the worker within its subject; the worker id is then subject/name. If empty, the worker id is the subject.
    *
    * @generated from field: string name = 1;
    */
   name: string;
 
   /**
-   * Commands to receive, at most 256. Empty: all that the token allows.
+   * Commands whose tasks the worker receives, at most 256. Empty for all commands that the token allows.
    *
    * @generated from field: repeated string commands = 2;
    */
   commands: string[];
 
   /**
-   * Length of the leases in seconds, 1 to 43200. Absent: 60.
+   * Length of the leases in seconds, 1 to 43200. Default: 60.
    *
    * @generated from field: optional int32 lease_seconds = 3;
    */
@@ -274,7 +275,7 @@ export type Heartbeat = Message<"codeq.v1.Heartbeat"> & {
   leaseToken: bigint;
 
   /**
-   * New length of the lease in seconds from now, 1 to 43200. 0: the length of the stream's leases.
+   * New length of the lease in seconds from now, 1 to 43200. 0 means the length of the stream's leases.
    *
    * @generated from field: int32 extend_seconds = 3;
    */
@@ -309,7 +310,7 @@ export type Progress = Message<"codeq.v1.Progress"> & {
   leaseToken: bigint;
 
   /**
-   * One JSON value of at most 64 KiB; absent means null.
+   * One JSON value of at most 64 KiB. Absent means null.
    *
    * @generated from field: bytes progress = 3;
    */
@@ -414,7 +415,7 @@ export type LostLease = Message<"codeq.v1.LostLease"> & {
   leaseToken: bigint;
 
   /**
-   * Reason why a heartbeat or progress report failed; TASK_ENDED for a cancelled task.
+   * Reason why a heartbeat or progress report failed. TASK_ENDED for a cancelled task.
    *
    * @generated from field: codeq.v1.ErrorReason reason = 3;
    */
@@ -435,7 +436,7 @@ export const LostLeaseSchema: GenMessage<LostLease> = /*@__PURE__*/
  */
 export type OutcomeError = Message<"codeq.v1.OutcomeError"> & {
   /**
-   * Number of the outcome, from 1 over the whole stream.
+   * Number of the outcome, counted from 1 over the whole stream.
    *
    * @generated from field: uint64 number = 1;
    */
@@ -456,7 +457,7 @@ export type OutcomeError = Message<"codeq.v1.OutcomeError"> & {
   reason: ErrorReason;
 
   /**
-   * Text for people; it may change.
+   * Human-readable text, which may change.
    *
    * @generated from field: string message = 4;
    */
@@ -471,22 +472,22 @@ export const OutcomeErrorSchema: GenMessage<OutcomeError> = /*@__PURE__*/
   messageDesc(file_codeq_v1_worker_service, 9);
 
 /**
- * WorkerService delivers tasks over a stream and takes their outcomes.
+ * WorkerService delivers tasks over a stream and accepts their outcomes.
  *
  * @generated from service codeq.v1.WorkerService
  */
 export const WorkerService: GenService<{
   /**
-   * Work pushes tasks, within the client's credits, and takes outcomes and heartbeats. The first message carries the
-   * hello and may carry the other fields.
-   * When the client half-closes, the server settles the outcomes it has received, returns the tasks without an outcome
-   * to their places, uncounted, and ends the call with OK. When the connection breaks, tasks not yet sent are returned
-   * at once; leases of sent tasks keep running, and their outcomes may arrive over any stream or call of the same
-   * subject.
+   * Work pushes tasks, within the client's credits, and accepts outcomes and heartbeats. The first message carries the
+   * hello and may also carry other fields.
+   * When the client half-closes, the server settles the outcomes it has received and returns tasks without an outcome
+   * to their places, without counting an attempt. Then it ends the call with OK. When the connection breaks, tasks that
+   * have not yet been sent are returned at once. The leases of sent tasks keep running, and their outcomes may arrive
+   * over any stream or call of the same subject.
    * Errors: BAD_HANDSHAKE, UNAUTHENTICATED, MISSING_SCOPE, INVALID_TENANT, COMMAND_NOT_ALLOWED, INVALID_FIELD,
    * TOO_LARGE, OUTCOME_UNKNOWN. Outcomes require the scopes of the corresponding unary calls.
-   * When its token expires, the call breaks with UNAUTHENTICATED. A notice comes beforehand, and a fresh `token`
-   * keeps the stream open.
+   * When its token expires, the call fails with UNAUTHENTICATED, which counts as a broken connection. The server sends
+   * a notice beforehand, and a fresh `token` keeps the stream open.
    *
    * @generated from rpc codeq.v1.WorkerService.Work
    */

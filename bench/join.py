@@ -52,7 +52,7 @@ AIM_SECONDS: Final = 1.0
 
 @dataclass(slots=True)
 class Creates:
-    """Outcomes of creates.
+    """Creates that were sent, and their outcomes.
 
     Attributes:
         sent: Creates sent.

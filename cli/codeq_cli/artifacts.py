@@ -25,7 +25,7 @@ app = typer.Typer(no_args_is_help=False, help="Download files attached to result
 
 @app.callback()
 def group() -> None:
-    """Keeps `get` a subcommand, although it is the only one."""
+    """Keeps `get` a subcommand, although it is the only command of the group."""
 
 
 @app.command()

@@ -52,7 +52,7 @@ def stats(options: ClientOptions, command: Command) -> None:
 @app.command()
 @client_command
 def pause(options: ClientOptions, command: Command) -> None:
-    """Pauses the deliveries of a queue, which need not exist yet; it still accepts tasks, and claimed tasks run on."""
+    """Pauses the deliveries of a queue, which need not exist yet; it still accepts tasks; claimed tasks continue."""
     _show(options, options.server().call("POST", f"/admin/queues/{names.command(command)}/pause", body="{}"))
 
 
@@ -73,7 +73,7 @@ def purge(
 ) -> None:
     """Ends every task now waiting in a queue, scheduled ones included, as CANCELLED.
 
-    The purge runs in the background while the queue shows purging; nothing is delivered meanwhile.
+    The purge runs in the background. While it runs, the queue shows purging and delivers nothing.
     """
     if not yes:
         raise usage_failure("--yes is required: a purge ends every task waiting in the queue")

@@ -21,7 +21,8 @@ app = typer.Typer(no_args_is_help=False)
 """Holds this module's commands for the table of commands."""
 
 BACKUP_SECONDS_MAX: Final = 30
-"""Extra time for a backup, on top of the usual reply time; then the server replies, and continues in the background."""
+"""Extra time for a backup, on top of the usual reply time; after it, the server replies and continues in the
+background."""
 
 ConfigOption = Annotated[
     str | None, typer.Option(metavar="FILE", help="Configuration file; default: $CODEQ_CONFIG_PATH, else none.")
@@ -49,10 +50,10 @@ VerifyOption = Annotated[
     bool, typer.Option("--verify", help="Check every row of the store first; serve only if it is consistent.")
 ]
 LogLevelOption = Annotated[
-    str | None, typer.Option(metavar="debug|info|warn|error", help="Lowest level logged; default info.")
+    str | None, typer.Option(metavar="debug|info|warn|error", help="Minimum log level; default info.")
 ]
 LogFormatOption = Annotated[
-    str | None, typer.Option(metavar="text|json", help="Default: text on a terminal, else json.")
+    str | None, typer.Option(metavar="text|json", help="Log format; default: text on a terminal, else json.")
 ]
 ReadyFileOption = Annotated[str | None, typer.Option(metavar="FILE", help="File to write once the process is ready.")]
 
@@ -95,7 +96,7 @@ def serve(
             "RAFT_ENABLED: needs the extension codeq_raft_core, which is not installed; get cargo from "
             "https://rustup.rs and run `make setup-raft`"
         )
-    # gRPC would warn at each start of a child process; ours do not use gRPC.
+    # gRPC would warn at each start of a child process, but this server's child processes do not use gRPC.
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
     from codeq_server.node.app import serve as run
 

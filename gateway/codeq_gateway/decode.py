@@ -15,7 +15,7 @@ from codeq_gateway import fields, refusals, surrogates
 from codeq_gateway.fields import Assign, BadValueError, Lists
 
 _FEW: Final = 4_096
-"""Below this many commas, the lists of a body are too short to need counting while they are decoded."""
+"""Number of commas in a body below which its lists are too short to need counting while they are decoded."""
 
 _TOO_MANY: Final = re.compile(
     "Expected `array` of at most length ([0-9]+)|Expected `array` of length <= ([0-9]+)(?: - at .*)?"

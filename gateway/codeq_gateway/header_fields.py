@@ -28,7 +28,7 @@ SINGLE: Final = frozenset(
         _FORWARD,
     }
 )
-"""Headers that a request may have at most once: given two, a proxy and this server might pick different ones."""
+"""Headers that a request may have at most once: of two values, a proxy and this server might pick different ones."""
 
 _YES_OR_NO: Final = {b"1": True, b"0": False}
 

@@ -27,7 +27,7 @@ from codeq_gateway.dispatch import LEADER_GRPC, Admission, Call, CallFailed
 from codeq_gateway.links import CONNECT_SECONDS, Link, LostError, Messages, NotSentError, failed
 
 RETRY_SECONDS: Final = 5.0
-"""How long a call is retried, within its own timeout: longer than an election takes."""
+"""How long a call is retried, within its own timeout; longer than an election takes."""
 
 PAUSE_SECONDS_MIN: Final = 0.05
 """Initial backoff before a retry; it doubles each time."""
@@ -237,7 +237,7 @@ class RemoteDispatcher:
         self._admitted[method, authorization] = asyncio.get_running_loop().time() + ADMITTED_SECONDS
 
     async def readiness(self) -> tuple[bool, Mapping[str, object]]:
-        """Returns readiness and details of the preferred server, or of another server that is ready if it is not."""
+        """Returns readiness and details of the preferred server, or if it is not ready, of another one that is."""
         link = self._choose()
         if link is None:
             return False, {"server": None, "reason": "no server can be reached"}

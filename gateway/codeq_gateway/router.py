@@ -15,7 +15,7 @@ VARIABLE: Final = "{}"
 """Template segment that matches any one non-empty segment of a path."""
 
 METHODS: Final = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"})
-"""Methods that the server knows; each path supports some of them."""
+"""Methods known to the server; each path supports some of them."""
 
 _OPTIONS: Final = "OPTIONS"
 

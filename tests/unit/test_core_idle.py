@@ -143,7 +143,7 @@ def test_opening_reports_a_queue_above_the_last_number(shard: DrivenShard) -> No
     tick = rows_pb2.TickRow.FromString(shard.store.get(keys.TICK) or b"")
     tick.last_queue = 0
     shard.store.write({keys.TICK: tick.SerializeToString()})
-    with pytest.raises(Exception, match="opened last"):
+    with pytest.raises(Exception, match="most recently opened"):
         shard.reopen()
 
 

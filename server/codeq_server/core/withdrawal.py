@@ -32,7 +32,7 @@ def cancel(shard: Shard, tenant: str, task_id: str, reason: str, now: Now) -> No
         tenant: Tenant of the producer.
         task_id: Task.
         reason: Stored as the task's error; empty: CANCELLED_ERROR.
-        now: Time of the cancel.
+        now: Time of the cancellation.
 
     Raises:
         Rejection: TASK_NOT_FOUND, TASK_ENDED.

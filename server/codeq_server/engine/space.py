@@ -1,4 +1,4 @@
-"""Watches the free space of the store: when it runs low new tasks are rejected, so that accepted ones can still end."""
+"""Watches the free space of the store. If it runs low, new tasks are rejected so that accepted tasks can still end."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ LOOK_SECONDS = 1.0
 
 
 class SpaceWatch:
-    """Checks the free space periodically, in a thread, so that a slow disk blocks nobody.
+    """Checks the free space periodically, in a thread, so that a slow disk does not block the event loop.
 
     Attributes:
         free_bytes: Free bytes at the last check; 0 if the disk could not be queried.

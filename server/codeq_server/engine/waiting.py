@@ -1,4 +1,4 @@
-"""Workers waiting for work, found by command without scanning the others."""
+"""Workers waiting for work, found by command without scanning the waiters for other commands."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Waiter(Protocol):
     """A worker that found nothing to claim."""
 
     def wake(self) -> None:
-        """Tries to claim at once; a waiter that still wants work waits again."""
+        """Tries to claim at once; if the worker still wants work afterwards, it waits again."""
         ...
 
     def drain(self, refusal: Rejection) -> None:
@@ -27,7 +27,7 @@ class WaitingRoom:
 
     def __init__(self) -> None:
         self._rooms: dict[tuple[str, str | None], OrderedDict[Waiter, int]] = {}
-        """Waiters with their turns. A plain dict would skip over all deleted entries to find its first one."""
+        """Waiters with their turns. A plain dict would have to skip all deleted entries to find its first entry."""
         self._keys: dict[Waiter, list[tuple[str, str | None]]] = {}
         self._turn = 0
 

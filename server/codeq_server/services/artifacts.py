@@ -66,7 +66,7 @@ class Artifacts:
         content = await self._read(keys.home_of(keys.place_key(lane.state_prefix, position)), kept)
         if content is None:
             if _named(look(), name).file != kept.file:
-                raise Rejection(Reason.ARTIFACT_NOT_FOUND, "the task was redriven meanwhile")
+                raise Rejection(Reason.ARTIFACT_NOT_FOUND, "the task was redriven in the meantime")
             raise Rejection(Reason.CORRUPT_DATA, f"the file of the artifact is missing or damaged: {kept.file.hex()}")
         return pb.GetTaskArtifactResponse(
             name=name, content_type=kept.content_type or DEFAULT_TYPE, content=content, sha256=kept.sha256.hex()
@@ -91,7 +91,7 @@ class Artifacts:
 
 
 class Uploads:
-    """Artifacts of results about to be decided; after uploads and decisions, however they end, await `settle`.
+    """Artifacts of results about to be decided. Await `settle` after the decisions, even if uploads or decisions fail.
 
     Args:
         artifacts: Store of the artifacts.
@@ -165,7 +165,7 @@ async def take_filed(uploads: Uploads, message: worker_pb.WorkRequest) -> Filed:
     """Stores the artifacts of a message's outcomes.
 
     Raises:
-        Rejection: INVALID_FIELD: the message has no outcome for a list of artifacts, or two lists for one outcome;
+        Rejection: INVALID_FIELD: a list of artifacts in the message has no outcome, or two lists have the same outcome;
             TOO_LARGE.
     """
     outcomes_of = {(each.task_id, each.lease_token) for each in message.outcomes}

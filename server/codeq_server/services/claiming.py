@@ -33,7 +33,7 @@ def claim_now(
 
 
 def return_unused(runner: ShardRunner, claim: Claim, task_ids: Iterable[TaskKey]) -> None:
-    """Gives back the unused deliveries of a claim that are still live, each to its place."""
+    """Gives back the unused deliveries of a claim that are still live; each task returns to its place."""
     shard = runner.shard
     try:
         now = runner.now()

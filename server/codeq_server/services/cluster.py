@@ -34,7 +34,7 @@ class MemberStatus:
         voter: Whether it votes.
         matched: Last entry known to be durable on it; None: unknown, because the reporting node is not the leader.
         active: Whether the leader heard from it recently; None: unknown for the same reason.
-        problem: Why this node has no connection to it; empty: connected, or no connection needed.
+        problem: Why this node has no connection to it; empty: it is connected, or needs no connection.
     """
 
     name: str

@@ -63,7 +63,7 @@ def batch_of(
             raise Rejection(rejection.reason, f"{path[:-1]}: {rejection.message}", violations) from None
         if spec.HasField("idempotency_key"):
             raise invalid_field(
-                f"{path}idempotency_key", "is only for single tasks; an atomic batch has one key for all"
+                f"{path}idempotency_key", "is only for single tasks; an atomic batch has one key for all its tasks"
             )
         if key and spec.HasField("task_id"):
             raise invalid_field(f"{path}task_id", "cannot be combined with the batch's idempotency key")

@@ -30,7 +30,7 @@ _TAGS: Final = {
     "delay_seconds": b"d",
     "expire_seconds": b"e",
 }
-"""Tags that stored digests contain; the tag of any other field is its number."""
+"""Tags used in stored digests; the tag of any other field is its number."""
 _MORE: Final = tuple(field for field in DESCRIBING if field.name not in {"command", "payload"})
 _DEFAULTS: Final = {field.name: None if field.message_type else field.default_value for field in _MORE}
 
@@ -55,8 +55,8 @@ def digest_of(specs: Iterable[task_pb2.TaskSpec]) -> bytes:
 def meaning_of(specs: Iterable[task_pb2.TaskSpec], max_attempts: int) -> bytes:
     """Returns the digest of a request's meaning: its payloads in canonical form, and its fields.
 
-    A field counts only if it differs from its default: omitting it and setting it to the default are the same, and
-    fields of later versions do not change the digest of requests without them.
+    A field counts only if it differs from its default. Omitting a field is therefore the same as setting it to the
+    default, and fields of later versions do not change the digest of requests without them.
 
     Args:
         specs: Tasks of the request; their payloads are valid JSON.

@@ -13,7 +13,7 @@ from codeq_server.engine.space import SpaceWatch
 from .serving import Serving
 
 QUEUES_MAX: Final = 1000
-"""Maximum number of queues with series of their own, the lowest-numbered first, because clients choose the names."""
+"""Maximum number of queues with series of their own, lowest numbers first; limited because clients choose the names."""
 
 _TOTALS: Final = {
     "created": ("codeq_tasks_created", "Tasks accepted"),

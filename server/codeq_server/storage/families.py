@@ -1,4 +1,4 @@
-"""The column families of the store's RocksDB: the log, and the sets of rows, one of which is current.
+"""The column families of the store's RocksDB: the log, and sets of rows, one of which is current.
 
 The rows of a shard are in the family "default" until an imported set, the family "rows-N", replaces them. The row
 ROWS_POINTER of the log names the current set. Keys of the log are in the family "log", which only members of a group
@@ -49,8 +49,8 @@ class Families:
         self._path = path
         self._options = options
         try:
-            # Each family is named with its settings: otherwise an existing one opens with the settings it recorded
-            # itself, and those lack the filters.
+            # Each family is named with its settings. Otherwise an existing family would open with the settings recorded
+            # in it, which lack the filters.
             names = Rdict.list_cf(str(path)) if (path / "CURRENT").is_file() else [DEFAULT]
             settings = {name: make_log_options() if name == LOG else options for name in names}
             self.db = Rdict(str(path), options, settings, access or AccessType.read_write())
@@ -141,7 +141,7 @@ class Families:
         self._rows_handle, self.rows, self.current = handle, self._sets[name], name
 
     def drop(self, name: str) -> None:
-        """Removes a set that is neither current nor "default"; its last user closes its handle."""
+        """Removes a set that is neither current nor "default"; the handle is closed by its last user."""
         self.db.drop_column_family(name)
         del self._sets[name]
 

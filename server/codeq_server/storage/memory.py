@@ -84,7 +84,7 @@ class _SortedKeys:
 
 
 class MemoryStore:
-    """A `Store` that forgets everything when the process ends."""
+    """A `Store` whose rows are lost when the process ends."""
 
     row_sets = None
 

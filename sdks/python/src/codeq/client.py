@@ -1,6 +1,6 @@
 """Clients for single calls: create, read, claim and end tasks; inspect queues and the server.
 
-For many tasks use a Producer and a Worker: per task, their streams cost a fraction of a call.
+For many tasks use a Producer and a Worker: per task, their streams cost a fraction of what a call costs.
 """
 
 from __future__ import annotations
@@ -156,7 +156,7 @@ class Client:
     def heartbeat(
         self, task: Task | str, *, lease_token: int | None = None, extend_seconds: int | None = None
     ) -> datetime:
-        """Extends a lease to now + extend_seconds (None: its length) and returns its new end. Raises LeaseLost.
+        """Extends a lease to extend_seconds from now (None: its length) and returns its new end. Raises LeaseLost.
 
         Args:
             task: The claimed task, or its id.
@@ -220,7 +220,7 @@ class Client:
         return self._call(calls.queue(command))
 
     def pause_queue(self, command: str) -> Queue:
-        """Pauses a queue: it accepts tasks and delivers none; leased tasks run on. Creates the queue if needed."""
+        """Pauses a queue: it accepts tasks but delivers none; leased tasks continue. Creates the queue if needed."""
         return self._call(calls.pause_queue(command))
 
     def resume_queue(self, command: str) -> Queue:
@@ -230,7 +230,7 @@ class Client:
     def purge_queue(self, command: str) -> Queue:
         """Ends every task now waiting in a queue, scheduled ones included, as CANCELLED with the error PURGED.
 
-        The purge runs in the background while the queue's `purging` is set; nothing is delivered meanwhile.
+        The purge runs in the background. While it runs, the queue's `purging` is set and the queue delivers nothing.
 
         Raises:
             QueueNotFound: No such queue.
@@ -248,12 +248,12 @@ class Client:
         return self._call(calls.redrive(task_id))
 
     def redrive_queue(self, command: str, wanted: RedriveFilter | None = None, page_token: str = "") -> Redriven:
-        """Requeues ended tasks of a queue; repeat with next_page_token while there is one.
+        """Requeues ended tasks of a queue; repeat the call with next_page_token until it is empty.
 
         Args:
             command: The queue.
             wanted: Which tasks, and how; None: the dead letters.
-            page_token: next_page_token of the previous call; empty: start.
+            page_token: next_page_token of the previous call; empty: the first call.
         """
         return self._call(calls.redrive_queue(command, wanted, page_token))
 

@@ -46,7 +46,7 @@ class Redriven:
         matched: Tasks that matched the filter.
         redriven: Tasks requeued.
         in_background: Whether the redrive continues in the background.
-        next_page_token: Token for the next call; empty: nothing is left.
+        next_page_token: Token for the next call; empty: no tasks are left.
     """
 
     matched: int

@@ -81,7 +81,7 @@ def context_of(tls: Tls) -> ssl.SSLContext | None:
 
 
 def aside(function: Callable[[], _Value]) -> Future[_Value]:
-    """Runs a function that may block on a daemon thread of its own, and returns its future.
+    """Runs a function that may block, on a daemon thread of its own, and returns its future.
 
     During interpreter shutdown, when no thread can start, the function runs on the calling thread.
     """

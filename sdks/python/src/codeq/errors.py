@@ -8,7 +8,7 @@ CodeqError                      reason, message, violations, retryable, retry_af
 │   ├── Unauthenticated         UNAUTHENTICATED
 │   ├── PermissionDenied
 │   │   ├── MissingScope        MISSING_SCOPE
-│   │   ├── WrongTokenKind      WRONG_TOKEN_KIND: a producer's token for a worker's call, or the other way round
+│   │   ├── WrongTokenKind      WRONG_TOKEN_KIND: a producer's token for a worker's call, or vice versa
 │   │   ├── NotAdmin            NOT_ADMIN
 │   │   ├── InvalidTenant       INVALID_TENANT
 │   │   └── CommandNotAllowed   COMMAND_NOT_ALLOWED
@@ -21,7 +21,7 @@ CodeqError                      reason, message, violations, retryable, retry_af
 │   │   ├── TaskNotClaimed      TASK_NOT_CLAIMED
 │   │   ├── StaleLeaseToken     STALE_LEASE_TOKEN
 │   │   └── NotLeaseOwner       NOT_LEASE_OWNER
-│   ├── TaskEnded               TASK_ENDED: too late to cancel the task
+│   ├── TaskEnded               TASK_ENDED: it is too late to cancel the task
 │   ├── IdempotencyConflict     IDEMPOTENCY_CONFLICT: the key was used for another request
 │   ├── TaskIdTaken             TASK_ID_TAKEN
 │   ├── LimitReached            LIMIT_REACHED
@@ -174,7 +174,7 @@ class MissingScope(PermissionDenied):
 
 
 class WrongTokenKind(PermissionDenied):
-    """The token is a producer's but the call needs a worker's, or the other way round."""
+    """The token is a producer's but the call needs a worker's, or vice versa."""
 
     default_reason = "WRONG_TOKEN_KIND"
 
@@ -252,7 +252,7 @@ class NotLeaseOwner(LeaseLost):
 
 
 class TaskEnded(Rejected):
-    """The task has already ended, and not by a cancel."""
+    """The task has already ended, other than by a cancellation."""
 
     default_reason = "TASK_ENDED"
 

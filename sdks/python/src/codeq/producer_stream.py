@@ -1,8 +1,8 @@
-"""The producer's stream: collects creates while a frame is being written, respects the server's window, reconnects.
+"""The producer's stream: it collects creates while a frame is being written, respects the server's window, and reconnects.
 
-All of it runs on one event loop. A create is in one of three states: in `_pending` (in no frame yet, safe to send on
-any stream), in a frame of `_unacked` (sent; if the stream breaks, its outcome is unknown), or answered. The stream
-sends nothing twice.
+All of it runs on one event loop. A create is in one of three states. In `_pending` it is in no frame yet, and safe to
+send on any stream. In a frame of `_unacked` it was sent; if the stream breaks, its outcome is unknown. Otherwise it is
+answered. The stream sends nothing twice.
 """
 
 from __future__ import annotations

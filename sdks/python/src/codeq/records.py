@@ -40,7 +40,7 @@ class TaskStatus(StrEnum):
 
     @classmethod
     def from_number(cls, number: int) -> TaskStatus:
-        """Returns the status for a number on the wire; UNSPECIFIED for one that only a newer server knows."""
+        """Returns the status for a number on the wire; UNSPECIFIED for a number that only a newer server knows."""
         return _STATUS_BY_NUMBER.get(number, cls.UNSPECIFIED)
 
 
@@ -174,7 +174,7 @@ class Task:
         self._lost_event: threading.Event | None = None
         # Owned by the worker's transport: bytes counted against its window, and loop time of the next renewal. The
         # bytes are those of the whole message, not only of its payload, so that the window never gets back less than
-        # it lent.
+        # was taken from it.
         self.window_bytes = window_bytes
         self.renew_at = 0.0
         self.reporter: Callable[[Task, bytes], None] | None = None
@@ -251,7 +251,7 @@ class Task:
 
     @property
     def run_at(self) -> datetime | None:
-        """Time from which a SCHEDULED task is deliverable."""
+        """Time from which a SCHEDULED task can be delivered."""
         return to_datetime(self._message.run_at) if self._message.HasField("run_at") else None
 
     @property
@@ -312,12 +312,12 @@ class Task:
 
     @property
     def lost(self) -> threading.Event:
-        """Set when a Worker learns that the lease is lost: stop working, the outcome will be rejected."""
+        """Set when a Worker learns that the lease is lost. Stop working on the task: the outcome will be rejected."""
         if self._lost_event is None:
             with _lost_guard:
                 if self._lost_event is None:
                     self._lost_event = threading.Event()
-            if self._is_lost:  # lost between the two reads
+            if self._is_lost:  # lost between the two checks
                 self._lost_event.set()
         return self._lost_event
 
@@ -395,7 +395,7 @@ class Returned:
 
     Attributes:
         status: PENDING, SCHEDULED or DLQ.
-        delay_seconds: Seconds until the task is deliverable again.
+        delay_seconds: Seconds until the task can be delivered again.
     """
 
     status: TaskStatus

@@ -2,8 +2,8 @@
 
 A node is invited by name: at the founding of the cluster, or by an operator. Once it identifies itself with a raft id
 that belongs to no cluster yet, it becomes a learner; once it has caught up, it becomes a voter, and the member that it
-replaces leaves in the same change. A disk that lost its content has another raft id: it is never mistaken for the voter
-it used to be.
+replaces is removed in the same change. A disk that lost its content has another raft id, so it is never mistaken for
+the voter it used to be.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class Membership:
         return Change(uninvited=[invitation.name], removed=removed), voters
 
     def _admit(self, invitation: raft_rows_pb2.Invitation, peer: Hello, conf: ConfState) -> tuple[Change, Voters]:
-        """Returns the step that makes a node a learner; a learner of the same name that lost its disk leaves."""
+        """Returns the step that makes a node a learner; it removes a learner of the same name that lost its disk."""
         put = raft_rows_pb2.Member(raft_id=peer.raft_id, name=peer.name, address=invitation.address)
         voters: Voters = [("learner", peer.raft_id)]
         stale = [

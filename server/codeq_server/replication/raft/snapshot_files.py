@@ -1,8 +1,8 @@
 """Files of an incoming snapshot: their location, the parts still missing, and their integrity.
 
-The files are in INCOMING/SNAPSHOT, where SNAPSHOT consists of the group's number and a digest of the manifest. So files
-found when a transfer restarts belong to the same snapshot. A file gets its name once its digest is
-verified; until then it is called ".part".
+The files are in INCOMING/SNAPSHOT, where SNAPSHOT consists of the group's number and a digest of the manifest. Files
+found when a transfer restarts therefore belong to the same snapshot. A file gets its name once its digest is verified;
+until then it is called ".part".
 """
 
 from __future__ import annotations
@@ -181,7 +181,7 @@ class IncomingFiles:
         sync_directory(self.folder)
 
     def _resume(self) -> None:
-        """Resumes a partial file, if it can be the beginning of the next one."""
+        """Resumes a partial file, if it can be the beginning of the next file."""
         part = self.folder / _PART
         with suppress(FileNotFoundError), part.open("rb") as begun:
             size = os.fstat(begun.fileno()).st_size

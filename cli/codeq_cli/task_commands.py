@@ -61,8 +61,7 @@ def create(
         str, typer.Option(metavar="JSON|@FILE|-", help="Payload, one JSON value, sent byte for byte; - reads stdin.")
     ],
     priority: Annotated[
-        int | None, typer.Option(parser=usage.whole(0, 9), metavar="0-9", help="Priority, 0 to 9, highest first; default
-        0.")
+        int | None, typer.Option(parser=usage.whole(0, 9), metavar="0-9", help="Priority, highest first; default 0.")
     ] = None,
     delay: Annotated[
         int | None,
@@ -71,8 +70,9 @@ def create(
     run_at: Annotated[str | None, typer.Option(metavar="RFC3339", help="Do not deliver before this time.")] = None,
     expire: Annotated[
         int | None,
-        typer.Option(parser=usage.duration(1, YEARS_10), metavar=DURATION, help="End the task as FAILED if it waits
-        longer than this."),
+        typer.Option(
+            parser=usage.duration(1, YEARS_10), metavar=DURATION, help="End as FAILED if it waits longer than this."
+        ),
     ] = None,
     max_attempts: Annotated[
         int | None,
@@ -149,7 +149,7 @@ def list_(
     others = {"createdFrom": created_from, "createdTo": created_to, "pageToken": page_token}
     query |= {name: text for name, text in others.items() if text is not None}
     tasks = pages(options.server(), "/tasks", query, "tasks", most)
-    render.show_page("tasks", tasks, COLUMNS, options.format, also="--all to show all of them")
+    render.show_page("tasks", tasks, COLUMNS, options.format, also="--all for all tasks")
 
 
 @app.command()
@@ -205,8 +205,9 @@ def heartbeat(
     extend: Annotated[
         int | None,
         typer.Option(
-            parser=usage.duration(1, HOURS_12), metavar=DURATION, help="New length of the lease, counted from now;
-            default: its original length."
+            parser=usage.duration(1, HOURS_12),
+            metavar=DURATION,
+            help="New length of the lease, counted from now; default: its original length.",
         ),
     ] = None,
     lease_token: LeaseToken = None,
@@ -288,8 +289,10 @@ def abandon(options: ClientOptions, task_id: Id, lease_token: LeaseToken = None)
 def progress(
     options: ClientOptions,
     task_id: Id,
-    value: Annotated[str, typer.Argument(metavar="JSON|@FILE|-", help="Progress, one JSON value, sent byte for byte; -
-    reads stdin.")], extend: Annotated[
+    value: Annotated[
+        str, typer.Argument(metavar="JSON|@FILE|-", help="Progress, one JSON value, sent byte for byte; - reads stdin.")
+    ],
+    extend: Annotated[
         int | None,
         typer.Option(
             parser=usage.duration(1, HOURS_12),

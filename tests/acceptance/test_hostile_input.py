@@ -1,4 +1,4 @@
-"""Hostile and careless input on each interface: the error names the field, and the server carries on."""
+"""Hostile and careless input on each interface: the error names the field, and the server keeps serving."""
 
 from __future__ import annotations
 

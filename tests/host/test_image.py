@@ -79,7 +79,7 @@ def test_image_settings_match_the_documentation(images: Images) -> None:
     assert settings["Labels"]["org.opencontainers.image.title"] == "codeq"
 
 
-def test_container_keeps_a_completed_task_over_a_restart_and_a_kill(container: Container) -> None:
+def test_container_keeps_a_completed_task_across_a_restart_and_a_kill(container: Container) -> None:
     need("curl", "jq")
     container.start()
     assert container.server().uids().real == USER_ID

@@ -1,4 +1,4 @@
-"""Making snapshots: what remains after a failure or a cancellation."""
+"""Snapshots: what is left when making one fails or is cancelled."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The fields of a TaskSpec: which ones the server reads, and what it does with the others."""
+"""The fields of a TaskSpec: which fields the server reads, and how it handles the others."""
 
 from __future__ import annotations
 

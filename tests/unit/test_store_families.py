@@ -140,7 +140,7 @@ def test_switch_rows_frees_the_space_of_the_old_rows(tmp_path: Path) -> None:
     large: dict[bytes, bytes | None] = {number(n): os.urandom(10_000) for n in range(300)}
     store.write(large)
     store.checkpoint(tmp_path / "flushed")
-    for turn in range(2):  # from "default", which cannot be dropped, and from another set
+    for turn in range(2):  # switched from "default", which cannot be dropped, and from another set
         assert table_bytes(path) > 2_900_000
         store.switch_rows(store.import_rows([]), {})
         store.reclaim()

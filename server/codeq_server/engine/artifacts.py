@@ -157,7 +157,7 @@ class ArtifactKeeper:
             await self._remove(part)
         self._removing = None
 
-    # -- leftover files ------------------------------------------------------------------------------------------
+    # -- leftover files ------------------------------------------------------------------------------------------------
 
     async def _remove_left(self, runner: ShardRunner) -> None:
         """Walks over all files once, and removes those that no row refers to."""

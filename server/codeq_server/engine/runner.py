@@ -319,8 +319,9 @@ class ShardRunner:
         if waiters is None:
             waiters = self._confirming[confirmation] = []
             confirmation.add_done_callback(self._on_confirmed)
-        future = self.loop.create_future()  # a separate future: its waiter may be cancelled, which cancels the future
-        too waiters.append((future, self._flights[-1].lsn if self._flights else 0)) return future
+        future = self.loop.create_future()  # a separate one: its waiter may be cancelled, and the future with it
+        waiters.append((future, self._flights[-1].lsn if self._flights else 0))
+        return future
 
     def _on_confirmed(self, confirmation: asyncio.Future[None]) -> None:
         problem = _problem_of(confirmation)

@@ -83,8 +83,7 @@ class TokenlessServer:
                 async with scope:
                     await _serve(inner, context, self._requests(inner, context, scope))
             except TimeoutError:
-                await context.abort(grpc.StatusCode.UNAVAILABLE, "the unauthenticated call has reached its maximum
-                duration")
+                await context.abort(grpc.StatusCode.UNAVAILABLE, "the call has reached its maximum duration")
             except DecodeError as error:
                 text = f"malformed request message: {error}"
                 _LOG.debug("call_refused method=%s: %s", method, text[:_SHOWN_CHARS])

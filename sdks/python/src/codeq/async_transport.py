@@ -177,7 +177,7 @@ class _Connection(asyncio.Protocol):
             self.abort()
             raise errors.NotSent(f"{self._target.authority} accepts the connection but sends nothing") from None
         except ConnectionError as error:
-            raise errors.NotSent(f"{self._target.authority} accepts the connection, but fails: {error}") from None
+            raise errors.NotSent(f"{self._target.authority} accepts the connection, but: {error}") from None
 
     async def call(self, method: str, metadata: Metadata, seconds: float | None) -> AsyncCall:
         """Starts a call; waits while the connection is at the server's stream limit."""

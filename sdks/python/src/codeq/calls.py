@@ -157,7 +157,7 @@ def tasks(
 
 
 def claim(commands: Sequence[str], count: int, lease_seconds: int | None, wait: float) -> Call[list[Task]]:
-    """Leases up to `count` tasks. A retry leases other tasks; tasks in a lost answer return when their leases expire."""
+    """Leases up to `count` tasks. A retry leases other ones; tasks in a lost answer return when their leases expire."""
     seconds = outcomes.whole_seconds(wait, "wait") or 0
     return Call(
         _task("ClaimTasks"),
@@ -418,7 +418,7 @@ _Request = TypeVar("_Request", bound=Message)
 
 
 def _filled(kind: type[_Request], **fields: object) -> _Request:
-    """Returns a request with these fields; None leaves a field absent. A value of the wrong type raises InvalidField."""
+    """Returns a request with these fields; None leaves one absent. A value of the wrong type raises InvalidField."""
     request = kind()
     for field, value in fields.items():
         if value is None:

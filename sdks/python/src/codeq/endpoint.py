@@ -129,7 +129,7 @@ class Endpoint:
             self.servers.learn(cluster.addresses(cluster_service_pb2.GetTopologyResponse.FromString(reply)))
 
     def _ask(self) -> Future[str | None]:
-        """Calls the token function, unless it is already running, so that a function that hangs costs only one thread."""
+        """Calls the token function unless it is already running, so that a function that hangs costs one thread."""
         if self._asked is None or self._asked.done():
             function = cast("Callable[[], object]", self._token)
             self._asked = aside(lambda: _told(function))

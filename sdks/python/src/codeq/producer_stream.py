@@ -1,4 +1,4 @@
-"""The producer's stream: it collects creates while a frame is being written, respects the server's window, and reconnects.
+"""The producer's stream: collects creates while a frame is being written, respects the server's window, and reconnects.
 
 All of it runs on one event loop. A create is in one of three states. In `_pending` it is in no frame yet, and safe to
 send on any stream. In a frame of `_unacked` it was sent; if the stream breaks, its outcome is unknown. Otherwise it is

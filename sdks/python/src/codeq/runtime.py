@@ -37,7 +37,7 @@ def loop() -> asyncio.AbstractEventLoop:
 
 
 def may_wait() -> bool:
-    """Returns whether this thread may wait for the shared thread: not if it is that thread, or during interpreter shutdown."""
+    """Returns whether this thread may wait for the shared one: not on that thread, or during interpreter shutdown."""
     return not sys.is_finalizing() and threading.current_thread() is not _thread
 
 

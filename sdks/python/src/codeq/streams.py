@@ -118,7 +118,7 @@ class Reconnects:
         return delay
 
     def tell(self, error: errors.CodeqError, address: str, delay: float, now: float) -> None:
-        """Logs that a stream ended and when the next attempt follows; logs an unchanged error only every REPEAT_SECONDS.
+        """Logs that a stream ended and when the next attempt follows; an unchanged error only every REPEAT_SECONDS.
 
         Args:
             error: Why the stream ended.
@@ -306,7 +306,7 @@ _FINAL: Final = errors.Unauthenticated | errors.PermissionDenied | errors.Invali
 
 
 def is_final(error: errors.CodeqError) -> bool:
-    """Returns whether reconnecting is pointless, because the token or request was rejected or the server lacks the call."""
+    """Returns whether reconnecting is pointless: the token or request was rejected, or the server lacks the call."""
     return isinstance(error, _FINAL)
 
 

@@ -127,7 +127,7 @@ class HandlerExecutor:
             self._queue.put(_END)
 
     def _has_thread(self) -> bool:
-        """Makes sure that a thread exists for the next task: idle, new, or busy if at the limit. Returns False if there is none."""
+        """Ensures that the next task has a thread (idle, new, or busy at the limit); returns False if it has none."""
         if self._idle.acquire(blocking=False) or len(self._threads) >= self._threads_max:
             return True
         thread = threading.Thread(target=self._work, name=f"codeq-handler-{len(self._threads)}", daemon=True)
@@ -173,7 +173,7 @@ class HandlerExecutor:
         running.add_done_callback(functools.partial(self._end_coroutine, task, finish))
 
     async def _await(self, handler: Handler, task: Task) -> Outcome:
-        """Runs an async handler to its outcome. Propagates only a cancellation, because SystemExit would end the loop."""
+        """Runs an async handler to its outcome. Propagates only cancellation: SystemExit would end the loop."""
         try:
             return outcomes.of_return_value(await cast("Awaitable[object]", handler(task)))
         except asyncio.CancelledError:

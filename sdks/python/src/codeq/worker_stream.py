@@ -161,7 +161,7 @@ class WorkerStream:
             self._inbox.put(done)
 
     def stop(self, drain_seconds: float, cause: str = "") -> None:
-        """Stops taking tasks, and ends `run` once the running tasks have ended, but at the latest after the given seconds.
+        """Stops taking tasks, and ends `run` once the running tasks have ended, at the latest after the given seconds.
 
         Args:
             drain_seconds: Time for running tasks to finish.

@@ -123,7 +123,7 @@ class GroupKeys:
             start = page[-1][0] + b"\0"
         if stored.applied.index < stored.base[0] or stored.applied.index > stored.last_index:
             raise StoreDamaged(
-                f"the log covers entries {stored.base[0] + 1} to {stored.last_index}, but entry {stored.applied.index} is "
+                f"the log has entries {stored.base[0] + 1} to {stored.last_index}, but entry {stored.applied.index} is "
                 "applied; remove the node from the cluster and add it again"
             )
         # Applied entries prove a commit that the stored hard state may not include yet.

@@ -188,7 +188,7 @@ def test_import_of_an_invalid_file_fails_and_leaves_nothing_behind(tmp_path: Pat
     files = exported(tmp_path / "source", {b"a": b"1"})
     (tmp_path / "bad.sst").write_bytes(b"nothing of the kind" * 100)
     store = RocksStore(tmp_path / "s", fsync=True, log=True)
-    with pytest.raises(StoreFailed, match="importing rows"):
+    with pytest.raises(StoreFailed, match="import rows"):
         store.import_rows([*files, tmp_path / "bad.sst"])
     store.close()
     assert Rdict.list_cf(str(tmp_path / "s")) == ["default", "log"]

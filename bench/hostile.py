@@ -4,8 +4,8 @@
     bench/hostile.py --seconds 5 --callers 2
 
 The attackers are one process pinned to one core: large bodies and batches, gRPC calls and streams, malformed messages,
-endless heads, random bytes, silent connections. During the attack a tenant creates one task at a time. Prints one JSON
-line: p50, p99 and maximum of its creates in milliseconds, alone and under attack, how often each kind of input was
+endless heads, random bytes, silent connections. A tenant creates one task at a time during the attack. Prints one JSON
+line with p50, p99 and maximum of its creates in milliseconds, alone and under attack, how often each kind of input was
 sent, and how many warnings and errors the server has logged. --save appends it to bench/results/hostile.jsonl. Exit
 code 1: the p99 under attack, or the number of log lines, exceeds its target.
 """

@@ -40,7 +40,7 @@ class Attempt:
         kind: Kind of task; see DOES.
         due: Unix time before which the task must not be delivered.
         task_id: Acknowledged id; "": none yet.
-        cancelled: State of the task's cancel: "" (not sent), "sent" or "acknowledged".
+        cancelled: State of the task's cancellation: "" (not sent), "sent" or "acknowledged".
     """
 
     number: int

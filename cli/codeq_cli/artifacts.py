@@ -33,7 +33,7 @@ def group() -> None:
 def get(
     options: ClientOptions,
     task_id: Annotated[str, typer.Argument(metavar="ID", help="Id of the task.")],
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the artifact, as the result shows it.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the artifact, as shown in the result.")],
     file: Annotated[Path | None, typer.Option(metavar="FILE", help="File to write; default: stdout.")] = None,
 ) -> None:
     """Fetches an artifact that the server stores."""

@@ -50,7 +50,7 @@ app = typer.Typer(
     no_args_is_help=False, help="Show and change the members of a cluster; changes need an administrator's token."
 )
 
-Id = Annotated[str, typer.Argument(metavar="ID", help="Name of the member, its RAFT_SELF_ID.")]
+Id = Annotated[str, typer.Argument(metavar="ID", help="Name of the member: its RAFT_SELF_ID.")]
 
 
 @app.command()

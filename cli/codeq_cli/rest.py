@@ -19,7 +19,7 @@ REPLY_SECONDS_MAX: Final = 30.0
 """Longest gap between two reads of the reply, on top of the wait that the request asks for."""
 
 REDIRECTS_MAX: Final = 3
-"""Maximum redirects to a leader that a node names; needing more means that the nodes disagree about the leader."""
+"""Maximum redirects to a leader that a node names; if more are needed, the nodes disagree about the leader."""
 
 Query = Mapping[str, str | int | list[str]]
 """Query parameters."""

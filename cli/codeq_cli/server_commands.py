@@ -28,7 +28,7 @@ ConfigOption = Annotated[
     str | None, typer.Option(metavar="FILE", help="Configuration file; default: $CODEQ_CONFIG_PATH, else none.")
 ]
 DevOption = Annotated[
-    bool, typer.Option("--dev", help="Serve loopback only, with the token dev-token if none is configured.")
+    bool, typer.Option("--dev", help="Serve only on loopback, with the token dev-token if no token is configured.")
 ]
 
 
@@ -143,7 +143,7 @@ def gateway(
     *,
     config: ConfigOption = None,
     dev: Annotated[
-        bool, typer.Option("--dev", help="Serve loopback only; the server is 127.0.0.1:9092 if none is configured.")
+        bool, typer.Option("--dev", help="Serve only on loopback; the server defaults to 127.0.0.1:9092.")
     ] = False,
     server_addrs: Annotated[
         str | None,

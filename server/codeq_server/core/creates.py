@@ -33,7 +33,7 @@ def check_storage(shard: Shard) -> None:
 def create_in(
     shard: Shard, queue: Queue, payload: bytes, priority: int, now: Now, task: NewTask | None = None
 ) -> tuple[str, bytes]:
-    """Accepts a task into its queue and returns its id and its task bytes; the caller checks that the store has room.
+    """Accepts a task into its queue, and returns its id and its task bytes. The caller checks that the store has room.
 
     Args:
         shard: Shard that accepts the task.

@@ -29,7 +29,7 @@ class Name(NamedTuple):
 
 
 TaskKey = str | Name
-"""A shard's key for a task: the id the server assigned, or the tenant with the task's own id."""
+"""A shard's key for a task: the id that the server assigned, or the tenant together with the task's own id."""
 
 
 def id_of(key: TaskKey) -> str:

@@ -1,8 +1,8 @@
 """Tasks whose id the server does not assign: the producer chose it, or it derives from an idempotency key.
 
-Decisions run one at a time and see rows that are decided but not yet written, so the check and the creation are one
-step: of any number of identical requests with one key, exactly one creates the task. The row that maps the id to the
-task is written and removed together with the task's other rows.
+Decisions run one at a time and see rows that are decided but not yet written, so the check and the creation are a
+single step. Of any number of identical requests with one key, exactly one creates the task. The row that maps the id to
+the task is written and removed together with the task's other rows.
 """
 
 from __future__ import annotations

@@ -92,7 +92,7 @@ class TimeIndex:
         self._bound(line)
 
     def remove(self, queue: Queue, time_ms: int, lane: int, position: int) -> None:
-        """Removes a task before its time."""
+        """Removes a task before it is due."""
         line = queue.timeline(self.table)
         key = keys.time_key(self.table, queue.number, time_ms, lane, position)
         self._rows.batch.rows[key] = None

@@ -110,7 +110,7 @@ class ShardRunner:
         if not keeps_time:
             self._due.stop()  # a shard that is only read leaves due work alone
         self.refusal: Rejection | None = None
-        """Rejection with which the runner has ended; None: it has not ended."""
+        """Rejection with which the runner has ended; None: the runner has not ended."""
         self._refuse: Callable[[], Rejection] | None = None
         """Set once the runner has stopped deciding; returns the rejection for every caller."""
         self._closed = False

@@ -119,7 +119,7 @@ class Cluster(Protocol):
         """Transfers leadership to another voter; returns when it leads.
 
         Args:
-            name: Name of the voter; None: the one whose log is most up to date.
+            name: Name of the voter; None: the voter whose log is most up to date.
 
         Raises:
             Rejection: MEMBER_NOT_FOUND, MEMBER_NOT_READY, MEMBERSHIP_CHANGE_IN_PROGRESS, NOT_LEADER.

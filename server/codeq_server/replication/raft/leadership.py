@@ -35,7 +35,7 @@ class Leadership:
 
     Attributes:
         leader: Raft id of the leader; 0: unknown.
-        elections: Leaders that became known, counted once per term.
+        elections: Number of leaders that became known, at most one per term.
         pending: Waiters for proposals and reads.
     """
 

@@ -87,7 +87,7 @@ def build_load() -> Path:
 
 
 class Subject:
-    """The measured servers: the one under load, and its followers if it leads a cluster.
+    """The measured servers: the server under load, and its followers if it leads a cluster.
 
     Args:
         server: The server under load.
@@ -112,7 +112,7 @@ class Subject:
                 yield cls(server, None)
 
     def read(self) -> dict[str, Reading]:
-        """Returns the resources that each node has used so far, the one under load first."""
+        """Returns the resources that each node has used so far, beginning with the node under load."""
         self.check_leader()
         return {name: node.read() for name, node in self._leader_first()}
 

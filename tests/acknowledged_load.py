@@ -1,4 +1,4 @@
-"""Load over streams, with a ledger of what the server acknowledged."""
+"""Load over streams, with a ledger of the server's acknowledgements."""
 
 from __future__ import annotations
 

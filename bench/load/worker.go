@@ -72,7 +72,7 @@ func (w *worker) receive(
 			for _, task := range response.Tasks {
 				age, ours := ageOf(task.Payload, now)
 				if !ours {
-					return fmt.Errorf("the payload of task %s differs from the one sent: %q", task.Id, task.Payload)
+					return fmt.Errorf("the payload of task %s differs from the payload sent: %q", task.Id, task.Payload)
 				}
 				w.meter.delivery.add(age, 1)
 			}

@@ -50,10 +50,10 @@ def get(
 
 
 def fields(given: Sequence[str]) -> dict[str, str]:
-    """Returns the request field for artifacts given as NAME=FILE or NAME=URL; no field if none are given.
+    """Returns the request field for artifacts given as NAME=FILE or NAME=URL; without artifacts, returns no field.
 
     Raises:
-        Failure: An artifact is malformed, too large, or its file cannot be read.
+        Failure: An artifact is malformed or too large, or its file cannot be read.
     """
     if not given:
         return {}

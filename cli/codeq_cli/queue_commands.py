@@ -71,7 +71,7 @@ def purge(
     *,
     yes: Annotated[bool, typer.Option("--yes", help="Required: a purge cannot be undone.")] = False,
 ) -> None:
-    """Ends every task now waiting in a queue, scheduled ones included, as CANCELLED.
+    """Ends every task now waiting in a queue, including scheduled tasks, as CANCELLED.
 
     The purge runs in the background. While it runs, the queue shows purging and delivers nothing.
     """

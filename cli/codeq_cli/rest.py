@@ -82,7 +82,7 @@ class Server:
     def _send(self, request: _Request) -> _Reply:
         """Returns the reply of the first endpoint that serves the request.
 
-        Tries the next endpoint only if this one certainly did not process the request, or the request is a GET.
+        Tries the next endpoint only if this endpoint certainly did not process the request, or if the request is a GET.
         """
         try:
             content = None if request.body is None else request.body.encode()

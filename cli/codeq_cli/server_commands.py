@@ -195,7 +195,7 @@ def load_settings(config: str | None, flags: Mapping[str, object], *, dev: bool)
     """Returns the settings of a server.
 
     Args:
-        config: Configuration file; None: the one that the environment names, if any.
+        config: Configuration file; None: the file that the environment names, if any.
         flags: Flags by setting name; None: not given.
         dev: Whether --dev is given.
 
@@ -218,7 +218,7 @@ def load_gateway_settings(config: str | None, flags: Mapping[str, object], *, de
     """Returns the settings of a standalone gateway.
 
     Args:
-        config: Configuration file; None: the one that the environment names, if any.
+        config: Configuration file; None: the file that the environment names, if any.
         flags: Flags by setting name; None: not given.
         dev: Whether --dev is given.
 
@@ -244,7 +244,7 @@ def refuse_silence(settings: Settings) -> None:
 
 
 def refuse_foreign_module() -> None:
-    """Checks that the module `codeq` is the SDK, and not the one of the unrelated distribution with this name.
+    """Checks that the module `codeq` is the SDK, and not the module of the unrelated distribution with this name.
 
     Raises:
         Failure: The module belongs to the other distribution, which was installed over the SDK.

@@ -35,7 +35,7 @@ class Connections(Generic[_Connection]):
     """Tracks the open connections.
 
     A connection is a stranger until one of its calls has presented an accepted token. At the limit, a new connection
-    evicts the stranger that has been silent the longest; if there is none, the new one is closed.
+    evicts the stranger that has been silent the longest; if there is none, the new connection is closed.
 
     Args:
         connections_max: Limit on open connections.

@@ -71,7 +71,7 @@ def of_message(descriptor: Descriptor) -> dict[bytes, FieldDescriptor]:
 def refuse_others(
     known: Mapping[bytes, FieldDescriptor], taken: Collection[bytes], headers: Mapping[bytes, bytes]
 ) -> None:
-    """Rejects headers that carry a field of other operations, but not of this one.
+    """Rejects headers that carry a field of other operations but not of this operation.
 
     Args:
         known: Header fields of all operations.

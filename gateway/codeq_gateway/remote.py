@@ -53,7 +53,7 @@ _ELSEWHERE: Final = frozenset({error_pb2.ERROR_REASON_DRAINING, error_pb2.ERROR_
 
 
 class Links:
-    """Links to servers by address: the configured ones, and those named by other servers.
+    """Links to servers by address: the configured servers, and servers named by other servers.
 
     Args:
         pool: Holds the messages of call streams.
@@ -91,7 +91,7 @@ class Links:
         return [each for each in self._links.values() if each.is_up]
 
     def after(self, link: Link | None) -> Link | None:
-        """Returns the next link that is up, in order of creation; None: none is up."""
+        """Returns the next link that is up, in order of creation; None: no link is up."""
         links = list(self._links.values())
         first = links.index(link) + 1 if link in links else 0
         return next((each for each in links[first:] + links[:first] if each.is_up), None)
@@ -196,7 +196,7 @@ class RemoteDispatcher:
             except LostError:
                 if not call.repeatable or loop.time() + pause >= give_up:
                     raise _unknown() from None
-            # The first retry goes to another server at once; later ones wait, so that servers can elect a leader.
+            # The first retry goes to another server at once; later retries wait, so that servers can elect a leader.
             if tries > 1 or self._choose() in {None, link}:
                 await self._links.change(pause)
 

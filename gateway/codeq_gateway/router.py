@@ -89,7 +89,7 @@ class Router(Generic[T]):
     def find(self, method: str, raw_path: bytes) -> tuple[T, list[str]]:
         """Returns the target and the values of the path's variables, percent-decoded.
 
-        If several templates match the path, the one with the earliest literals that supports the method wins.
+        If several templates that support the method match the path, the template with the earliest literals wins.
 
         Args:
             method: HTTP method.

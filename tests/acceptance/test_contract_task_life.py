@@ -170,7 +170,7 @@ def test_lease_is_rearmed_at_its_longest_extension_after_a_kill(tmp_path: Path) 
             task = shown(server, {"id": task_id})
             assert task["status"] == "CLAIMED"
             assert time_of(task["leaseUntil"]) - begin >= timedelta(seconds=seconds - 0.01)
-        # Tokens keep growing, and the old ones are still valid.
+        # Tokens keep growing, and the old tokens are still valid.
         created(server, "armed")
         assert int(claimed(server, "armed")["leaseToken"]) > max(map(int, tokens))
         answer = said(server, plain, "result", leaseToken=tokens[0], status="COMPLETED")

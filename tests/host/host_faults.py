@@ -266,7 +266,7 @@ class SyncError(Preloaded):
 
 
 class DiskHangs(Preloaded):
-    """The leader's fsync hangs for a while: another node leads meanwhile."""
+    """The leader's fsync hangs for a while, during which another node must lead."""
 
     name = "disk-hangs"
 

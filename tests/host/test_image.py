@@ -24,7 +24,7 @@ ENVIRONMENT, ONE_TASK, STATUS = ((HERE / name).read_text() for name in ("documen
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Images]:
-    """Images, including the one of this checkout."""
+    """Images, including the image of this checkout."""
     need_root()
     need("buildah", "debootstrap", "tar")
     directory = tmp_path_factory.mktemp("images")

@@ -1,4 +1,4 @@
-"""A rule of HTTP with a test case: what a client sends and how the server reacts."""
+"""A rule of HTTP with a test case: a client's bytes and the server's reaction."""
 
 from __future__ import annotations
 

@@ -434,7 +434,7 @@ class RocksShardMachine(ShardMachine):
 
 
 def nth(tasks: Iterable[Key], choice: int) -> Key:
-    """Returns one of the tasks, those with the highest ids first."""
+    """Returns the task at this index, modulo their number, in descending order of ids."""
     ordered = sorted(tasks, key=id_of, reverse=True)
     return ordered[choice % len(ordered)]
 

@@ -401,7 +401,7 @@ class CoreBesideModel(NamedWork, Expiries, RuleBasedStateMachine):
 
     @rule(down_ms=st.sampled_from([0, 0, 1, 10_000]))
     def crash(self, down_ms: int) -> None:
-        """Unwritten batches are lost; written ones are recovered, with leases rearmed at full length."""
+        """Unwritten batches are lost; written batches are recovered, with leases rearmed at full length."""
         self.in_flight.clear()
         self.unsettled.clear()
         self.wall, self.mono = self.wall + down_ms, 77

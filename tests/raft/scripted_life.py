@@ -16,7 +16,7 @@ from raft_cluster import ELECTION_TICKS, Cluster, Member
 
 
 class Recorded(Cluster):
-    """A group that records what it does."""
+    """A group that records its actions."""
 
     lines: list[str]
 

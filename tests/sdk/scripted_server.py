@@ -95,7 +95,7 @@ Script = Callable[[Any], Awaitable[None]]
 
 
 class ScriptedServer:
-    """Runs one script for each stream, in the order in which they are opened; further streams get the last one.
+    """Runs one script for each stream, in the order in which they are opened; further streams get the last script.
 
     Attributes:
         address: Where it listens.

@@ -1,4 +1,4 @@
-"""An operator of a cluster: adds and removes machines, and replaces those that lost their disks."""
+"""An operator of a cluster, who adds and removes machines, and replaces machines that lost their disks."""
 
 from __future__ import annotations
 

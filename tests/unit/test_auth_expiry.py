@@ -1,4 +1,4 @@
-"""Expiring tokens and slow validators: what is cached, for how long, and how strangers are limited."""
+"""Expiring tokens and slow validators: which validations are cached, for how long, and how strangers are limited."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ RESULT_OF_ARTIFACTS = task_service_pb2.SubmitResultRequest(task_id="x").Serializ
 
 
 def nested(content: bytes) -> bytes:
-    """Returns a message that contains this one as field 1."""
+    """Returns a message that contains this message as field 1."""
     return b"\x0a" + varint(len(content)) + content
 
 

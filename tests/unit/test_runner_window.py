@@ -25,7 +25,7 @@ async def reason_of(waiting: Awaitable[None] | None) -> Reason:
 
 
 async def sent(runner: HeldRunner) -> asyncio.Future[None]:
-    """Sends a batch; returns the future that waits for it."""
+    """Sends a batch; returns a future that resolves when it is durable."""
     count = len(runner.log.batches)
     runner.create()
     reply = runner.durable()

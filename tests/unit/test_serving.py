@@ -1,4 +1,4 @@
-"""Successive leaderships on one store: the old one decides nothing more, and all of its callers are answered."""
+"""Successive leaderships on one store: the old leadership decides nothing more, and all its callers are answered."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ def killed_copy(store: RocksStore, path: Path) -> Path:
 
 
 def fill(path: Path) -> tuple[RocksStore, Path]:
-    """Writes ROWS synced one-row batches, then two unsynced ones; returns the store and its killed copy."""
+    """Writes ROWS synced batches of one row, then two unsynced batches; returns the store and its killed copy."""
     store = RocksStore(path, fsync=True)
     for lsn in range(1, ROWS + 1):
         store.write({number(lsn): b"row %d" % lsn})

@@ -31,7 +31,7 @@ class Delivered(NamedTuple):
     Attributes:
         task_id: Key of the task.
         raw: Task bytes.
-        attempts: Deliveries so far, this one included.
+        attempts: Deliveries so far, including this one.
     """
 
     task_id: TaskKey

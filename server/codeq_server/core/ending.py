@@ -23,7 +23,7 @@ _DLQ: Final = Status.DLQ
 
 
 def end_task(shard: Shard, home: Lane, position: int, task_id: TaskKey, status: Status, row: bytes, now: Now) -> None:
-    """Ends a task: writes and lists its end, counts it, and notifies callers that wait for it.
+    """Ends a task: writes and lists its end, counts it, and notifies callers waiting for it.
 
     The task has left its place or is leaving its claim; either way its queue is already marked as changed.
 

@@ -1,6 +1,6 @@
 """Removes unused queues from memory and the store, some time after their last task was removed.
 
-A queue's number is never reused, so nothing that refers to an old task can match a new one.
+A queue's number is never reused, so a reference to an old task never matches a new task.
 """
 
 from __future__ import annotations

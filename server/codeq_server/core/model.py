@@ -71,7 +71,7 @@ class Lane:
     """One priority of a queue: places in the order of acceptance.
 
     The window covers the places (mark, loaded]. Places in (loaded, tail] are read from rows before the window runs dry.
-    `ready` is the exact number of the lane's pending tasks, in the window or not, returned ones included.
+    `ready` is the exact number of the lane's pending tasks, in the window or not, including returned tasks.
     """
 
     __slots__ = (
@@ -110,7 +110,7 @@ class Lane:
         """Positions, in the window or of returned tasks, at which nothing waits any more; never the first position of
         either."""
         self.page = FIRST_PAGE
-        """Number of places to read next; depends on the size of those read before."""
+        """Number of places to read next; depends on the size of the places already read."""
         self.served = 0
         """Number of the turn in which a claim last took a task from the lane."""
         self.task_prefix = keys.lane_prefix(keys.TASKS, queue.number, index)
@@ -174,7 +174,7 @@ class Purge:
         self.following: dict[bytes, bytes | None] = {keys.RETURNED: b"", keys.DUE: b""}
         """Next key to read in each table it scans; empty: start at the beginning, None: done."""
         self.page = FIRST_PAGE
-        """Number of places to read next; depends on the size of those read before."""
+        """Number of places to read next; depends on the size of the places already read."""
 
     def row(self) -> rows_pb2.PurgeState:
         """Returns the part of the purge that the queue's row stores."""
@@ -255,7 +255,7 @@ class Queue:
 
     @property
     def expiring(self) -> int:
-        """Number of tasks in the expiry index: those whose expiry time has not come, whatever their status."""
+        """Number of tasks in the expiry index: tasks whose expiry time has not come, whatever their status."""
         line = self.timelines.get(keys.EXPIRY)
         return line.count if line is not None else 0
 
@@ -337,7 +337,7 @@ class Claim:
         self.lease_ms = lease_ms
         self.claimed_ms = claimed_ms
         self.until = until
-        """End of the leases on the monotonic clock, except for extended ones."""
+        """End of the leases on the monotonic clock, except for extended leases."""
         self.extended: dict[TaskKey, tuple[int, int]] = {}
         """Each lease extended by heartbeats: its end on the monotonic clock and longest extension in milliseconds."""
         self.task_ids: list[TaskKey] = []

@@ -53,8 +53,8 @@ def redrive_task(shard: Shard, tenant: str, task_id: str, now: Now) -> None:
 def redrive(shard: Shard, home: Lane, position: int, state: rows_pb2.StateRow, now: Now) -> None:
     """Puts an ended task at the tail of its queue as if it were new; `state` is its state row.
 
-    The task keeps its delivery history, and the token that ended it, so that this token and earlier ones stay rejected.
-    Lists of ended tasks still contain the task, but its state row shows the sweep that it has been redriven.
+    The task keeps its delivery history, and the token that ended it, so that this token and earlier tokens stay
+    rejected. Lists of ended tasks still contain the task, but its state row shows the sweep that it has been redriven.
 
     Raises:
         CorruptRows: The task has no home.

@@ -30,7 +30,7 @@ TOKEN_COUNTER_BITS: Final = 34
 ENDED_ROW_MAX = 1024
 """Maximum number of tasks listed in one ended row, the unit of work of the retention sweep."""
 OVER_CLAIMS_MAX: Final = 1024
-"""Entries of ended claims, beyond the number of live ones, at which lists of claims are pruned."""
+"""Number of entries of ended claims, beyond the number of live claims, at which lists of claims are pruned."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +47,7 @@ class ShardSettings:
         window_bytes_max: Memory for the heads of all queues together.
         queues_max: Queues of the shard, of all tenants.
         queues_per_tenant_max: Queues of one tenant.
-        queue_idle_ms: How long a queue is kept without any task, ended ones included.
+        queue_idle_ms: How long a queue is kept without any task, whether ended or not.
     """
 
     max_attempts: int = 5

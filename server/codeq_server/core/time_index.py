@@ -45,8 +45,8 @@ class Rows(Protocol):
 class TimeIndex:
     """One table, with the heads of its queues in memory.
 
-    A queue's head holds every entry up to `Timeline.loaded`, and beyond that at least those not yet written. It may
-    hold entries whose rows are deleted, which are listed in `Timeline.gone`.
+    A queue's head holds every entry up to `Timeline.loaded`, and beyond that at least the entries not yet written. It
+    may hold entries whose rows are deleted, which are listed in `Timeline.gone`.
 
     Attributes:
         alarms: When the first entry of each queue is due; a queue not read since startup counts as due.
@@ -201,7 +201,7 @@ class TimeIndex:
             self._heads.pop(line, None)
 
     def _cut(self, line: Timeline, keep: int) -> None:
-        """Forgets the entries of a queue after the first `keep`, except those not yet written."""
+        """Forgets the entries of a queue after the first `keep`, except entries not yet written."""
         self._replace(line, line.heap)
         entries = line.heap
         if len(entries) > keep:

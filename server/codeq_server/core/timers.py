@@ -32,7 +32,7 @@ TURN_COST: Final = 8
 
 
 def run_due(shard: Shard, now: Now) -> bool:
-    """Processes one slice of everything that is due; returns whether more is due already."""
+    """Processes one slice of everything that is due; returns whether more is already due."""
     more = False
     for source in SOURCES:
         more |= source.work(shard, now)
@@ -152,9 +152,9 @@ class Timed(NamedTuple):
     """A source of work that falls due.
 
     Attributes:
-        alarm: Returns the source's alarm on a shard, which stays valid as long as the shard.
+        alarm: Returns the source's alarm on a shard; the alarm stays valid as long as the shard exists.
         clock: Clock of the alarm: _WALL or _MONO.
-        work: Processes a bounded slice of what is due; returns whether more is due already.
+        work: Processes a bounded slice of the due work; returns whether more is already due.
         done: Returns the number of tasks that the source has processed so far; 0 if it processes none.
     """
 

@@ -25,7 +25,7 @@ CANCELLED_ERROR: Final = "CANCELLED"
 
 
 def cancel(shard: Shard, tenant: str, task_id: str, reason: str, now: Now) -> None:
-    """Cancels a task that has not ended; one that is already CANCELLED stays as it is.
+    """Cancels a task that has not ended; a task that is already CANCELLED stays as it is.
 
     Args:
         shard: Shard that owns the task.

@@ -95,7 +95,7 @@ class ArtifactKeeper:
         await self.run(lambda: self._files.write(home, contents))
 
     async def decided(self, files: Sequence[File]) -> None:
-        """Removes those of the written files that no row refers to; continues if the caller is cancelled."""
+        """Removes the written files that no row refers to; continues if the caller is cancelled."""
         await asyncio.shield(self._loop.create_task(self._settle(files)))
 
     async def read(self, home: bytes, file: bytes, size: int) -> bytes:
@@ -160,7 +160,7 @@ class ArtifactKeeper:
     # -- leftover files ------------------------------------------------------------------------------------------------
 
     async def _remove_left(self, runner: ShardRunner) -> None:
-        """Walks over all files once, and removes those that no row refers to."""
+        """Walks over all files once, and removes files that no row refers to."""
         walk = self._files.walk()
         try:
             while files := await self.run(lambda: list(islice(walk, SLICE))):

@@ -58,7 +58,7 @@ class DueWork:
         self._loop = asyncio.get_running_loop()
         self._watch = timers.Watch(shard)
         self._timer_at = Now(NEVER, NEVER)
-        """Time at which the timer fires; its wall time is the one expected when the timer was set."""
+        """Time at which the timer fires; the wall time is an estimate made when the timer was set."""
         self._waits = False
         """Whether due work is waiting for its turn; no timer is needed until then."""
         self._held = False

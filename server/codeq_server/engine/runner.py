@@ -343,7 +343,7 @@ class ShardRunner:
     # -- life ------------------------------------------------------------------------------------------------------
 
     async def close(self) -> None:
-        """Commits what is decided, unless the runner has ended, then releases the log; later decisions are rejected."""
+        """Commits all decisions, unless the runner has ended, and releases the log; later decisions are rejected."""
         self._closed = True
         self._due.stop()
         while self._refuse is None and (future := self._written()) is not None:
@@ -364,7 +364,7 @@ class ShardRunner:
             self._on_fatal(problem)
 
     def _give_up(self, refuse: Callable[[], Rejection]) -> None:
-        """Stops deciding, and fails everyone who waits to decide or for a decision to become durable."""
+        """Stops deciding, and fails every caller waiting to decide or waiting for a decision to become durable."""
         self._refuse = refuse
         self.on_files_gone = None
         self._due.stop()

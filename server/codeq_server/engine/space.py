@@ -26,7 +26,7 @@ class SpaceWatch:
 
         Args:
             free_bytes: Returns how many bytes can still be stored; may raise a StoreError.
-            reserve_bytes: Bytes to keep free for work in progress; 0: the store is never full.
+            reserve_bytes: Bytes to keep free for work in progress; 0: the store never counts as full.
             on_change: Called on the event loop with `full` and `free_bytes` when `full` has changed.
         """
         self._ask = free_bytes

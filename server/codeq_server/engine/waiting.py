@@ -18,7 +18,7 @@ class Waiter(Protocol):
         ...
 
     def drain(self, refusal: Rejection) -> None:
-        """Stops waiting: the server hands out no more work, and the rejection says why."""
+        """Stops waiting, because the server hands out no more work; the rejection says why."""
         ...
 
 
@@ -55,7 +55,7 @@ class WaitingRoom:
 
     @property
     def turn(self) -> int:
-        """Turn of the latest waiter; a waiter that waits again gets a later one."""
+        """Turn of the latest waiter; a waiter that waits again gets a later turn."""
         return self._turn
 
     def wake(self, queue: Queue, last: int) -> bool:
@@ -83,7 +83,7 @@ class WaitingRoom:
         return first
 
     def drain(self, refusal: Rejection) -> None:
-        """Ends every wait: no more work will come, and the rejection says why."""
+        """Ends every wait with a rejection that says why no more work will come."""
         for waiter in list(self._keys):
             self.leave(waiter)
             waiter.drain(refusal)

@@ -18,7 +18,7 @@ Claimed = tuple[Claim, list[Delivered]]
 def claim_now(
     runner: ShardRunner, caller: Caller, commands: Sequence[str] | None, count: int, bytes_max: int, lease_ms: int
 ) -> Claimed | None:
-    """Claims what is available now; returns None if there is nothing. Not durable yet.
+    """Claims tasks that are available now; returns None if there are none. The claim is not durable yet.
 
     Raises:
         Rejection: OUTCOME_UNKNOWN.

@@ -38,7 +38,7 @@ class ShardCollector(Collector):
 
     Args:
         serving: Returns the current `Serving`; None: this node does not serve the shard, so its metrics are absent.
-            Counters start at 0 with each new one.
+            Counters start at 0 with each new `Serving`.
         space: Watches the store's disk space.
     """
 

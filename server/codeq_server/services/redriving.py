@@ -143,7 +143,7 @@ class _Step:
             await asyncio.sleep(0)
 
     async def named(self, task_ids: Sequence[str]) -> None:
-        """Redrives a slice of tasks by id; skips those that do not exist or belong to another queue."""
+        """Redrives a slice of tasks by id; skips tasks that do not exist or belong to another queue."""
         await self._runner.room(self._queue.tenant, len(task_ids))
         for task_id in task_ids:
             try:

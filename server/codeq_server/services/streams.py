@@ -151,4 +151,4 @@ class StreamRegistry:
         try:
             await notify(notice)
         except (asyncio.InvalidStateError, RuntimeError):
-            return  # the stream has ended meanwhile
+            return  # the stream has ended in the meantime

@@ -1,7 +1,7 @@
 """Unauthenticated calls, health and reflection, within limits of their own.
 
 Anyone who can reach the port can make them, so they must never use up what authenticated calls need. When the limit is
-reached, the oldest call is evicted: a health check gets through, however many calls others hold open.
+reached, the oldest call is evicted. A health check therefore gets through, however many calls others hold open.
 """
 
 from __future__ import annotations

@@ -77,7 +77,7 @@ def sync_file(path: Path) -> None:
 
 
 def make_directory(path: Path) -> None:
-    """Creates a directory and its missing parents, durably: a lost store would look like a new one.
+    """Creates a directory and its missing parents, durably, because a lost store would look like a new one.
 
     Raises:
         OSError: A directory cannot be created.
@@ -145,7 +145,7 @@ class DurableMark:
         self._open()
 
     def _open(self) -> None:
-        # The next record to write is the one without the last LSN.
+        # The next record to write is the record without the last LSN.
         self._slot = 1 - max(_records(self._path.read_bytes()))[1]
         self._file = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
 

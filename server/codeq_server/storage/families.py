@@ -146,7 +146,7 @@ class Families:
         del self._sets[name]
 
     def flush(self) -> None:
-        """Flushes memory to files; other threads can run meanwhile."""
+        """Flushes memory to files; other threads can run during the flush."""
         for family in self.each():
             try:
                 family.flush()

@@ -45,7 +45,7 @@ class RocksStore(RocksRows):
         fsync: Whether `sync` waits for the disk.
         log: Whether the store will have rows of a log. A store with a log can also be opened without it.
         files_max: Maximum number of database files open at a time.
-        options: Settings of the database, for tests that need small ones.
+        options: Settings of the database, for tests that need small limits.
 
     Raises:
         StoreLocked: Another process has the store open.

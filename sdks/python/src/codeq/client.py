@@ -228,7 +228,7 @@ class Client:
         return self._call(calls.resume_queue(command))
 
     def purge_queue(self, command: str) -> Queue:
-        """Ends every task now waiting in a queue, scheduled ones included, as CANCELLED with the error PURGED.
+        """Ends every task now waiting in a queue, including scheduled tasks, as CANCELLED with the error PURGED.
 
         The purge runs in the background. While it runs, the queue's `purging` is set and the queue delivers nothing.
 

@@ -421,7 +421,7 @@ def from_reason(number: int, message: str) -> CodeqError:
     """Returns the error of a rejected item of a batch or frame.
 
     Args:
-        number: Number of the codeq.v1.ErrorReason; one that this SDK does not know becomes a Rejected.
+        number: Number of the codeq.v1.ErrorReason; a number that this SDK does not know becomes a Rejected.
         message: Human-readable text.
     """
     row = reasons.BY_NUMBER.get(number)

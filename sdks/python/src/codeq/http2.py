@@ -65,7 +65,7 @@ class StreamReset(NamedTuple):
 
 
 class GoingAway(NamedTuple):
-    """The server accepts no further streams, and has not processed those above the last one."""
+    """The server accepts no further streams, and has not processed streams with numbers above the last one."""
 
     last_stream: int
     code: int

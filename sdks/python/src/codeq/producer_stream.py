@@ -66,12 +66,12 @@ class ProducerStream:
         self._wake.set()
 
     def refuse(self) -> None:
-        """Stops accepting jobs; later ones fail with Closed."""
+        """Stops accepting jobs; later jobs fail with Closed."""
         self._is_closing = True
         self._wake.set()
 
     async def close(self) -> None:
-        """Stops accepting jobs, waits for the accepted ones (bounded by their deadlines), and ends the stream."""
+        """Stops accepting jobs, waits for the accepted jobs (bounded by their deadlines), and ends the stream."""
         self.refuse()
         unacked = (part.job for frame in self._unacked for part in frame.parts)
         last = max((job.deadline for job in (*self._pending, *unacked) if not job.done), default=self._loop.time())

@@ -112,7 +112,7 @@ class NewTask:
         """Writes the task into a message; the server checks ranges.
 
         Raises:
-            InvalidField: A field has a value of the wrong type, or one that cannot be encoded.
+            InvalidField: A field has a value of the wrong type, or a value that cannot be encoded.
             TooLarge: The payload exceeds payloads.VALUE_BYTES_MAX.
         """
         field = "payload"
@@ -282,8 +282,8 @@ class Task:
     def progress(self, value: object) -> Awaitable[None]:
         """Reports progress through the Worker: any JSON-serialisable value of at most 64 KiB.
 
-        Returns at once; of several values in quick succession only the last is sent. Thread-safe. Awaiting the return
-        value is optional.
+        Returns at once. Of several values in quick succession, only the last one is sent. Thread-safe. Awaiting the
+        return value is optional.
 
         Raises:
             InvalidField, TooLarge: The value is not JSON, or exceeds 64 KiB.
@@ -374,7 +374,7 @@ class TaskResult:
 
     @property
     def artifacts(self) -> list[Artifact]:
-        """Files of the result; Client.artifact reads those that the server stores."""
+        """Files of the result; Client.artifact reads the files that the server stores."""
         return [Artifact.from_message(each) for each in self._message.artifacts]
 
     @property

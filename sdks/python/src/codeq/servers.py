@@ -24,7 +24,7 @@ class Servers:
     """The members of a cluster. Calls go to the leader; the other members name it, or the client searches for it."""
 
     def __init__(self, addresses: Sequence[str]) -> None:
-        """Starts with the given addresses; the first one is tried first.
+        """Starts with the given addresses; the first address is tried first.
 
         Raises:
             ValueError: No address is given.
@@ -47,7 +47,7 @@ class Servers:
 
     @property
     def known(self) -> tuple[str, ...]:
-        """Every known server, the configured ones first."""
+        """Every known server, beginning with the configured servers."""
         return tuple(self._known)
 
     @property

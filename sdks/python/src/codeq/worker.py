@@ -22,7 +22,7 @@ CONCURRENCY: Final = 16
 """Default concurrency: number of tasks that run at once."""
 
 LEASE_SECONDS: Final = 60
-"""Default length of leases, which are renewed for as long as a task runs."""
+"""Default length of leases, which are renewed as long as a task is running."""
 
 DRAIN_SECONDS: Final = 30.0
 """Default time for running tasks to finish once the worker is stopped."""
@@ -188,7 +188,8 @@ class AsyncWorker(_Worker):
 
         Args:
             handler: Handler of commands without a decorated handler.
-            commands: Commands to take besides the decorated ones; none, with a handler: all that the token allows.
+            commands: Commands to take in addition to the decorated commands; none, with a handler: all that the token
+                allows.
             handle_signals: Whether SIGTERM and SIGINT drain this worker, together with all others of the process; they
                 need a worker in the main thread. False leaves signals alone: call `stop`.
 
@@ -204,7 +205,7 @@ class AsyncWorker(_Worker):
 
 
 class Worker(_Worker):
-    """A worker for programs without an event loop; `run` blocks. Sync handlers run in threads, async ones on a loop."""
+    """A worker for programs without an event loop. `run` blocks; it runs sync handlers in threads, async handlers on a loop."""
 
     def run(self, handler: Handler | None = None, *, commands: Sequence[str] = (), handle_signals: bool = True) -> None:
         """Works until another thread calls `stop`, or SIGTERM or SIGINT arrives; see AsyncWorker.run."""

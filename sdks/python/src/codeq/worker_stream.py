@@ -133,7 +133,7 @@ class WorkerStream:
         self._running = 0
         self._running_bytes = 0
         self._held: dict[str, Task] = {}  # in the order of renew_at
-        # Outcomes: those to send, then those sent on the stream, in order of their numbers.
+        # Outcomes: first the outcomes to send, then the outcomes sent on the stream, in order of their numbers.
         self._unsent: deque[Report] = deque()
         self._unsettled: deque[Report] = deque()
         self._undecided: list[Report] = []  # outcomes of which the server could not tell whether they took effect
@@ -446,7 +446,7 @@ class WorkerStream:
         self._renew(itertools.takewhile(lambda task: task.renew_at <= soon, self._held.values()))
 
     def _renew(self, tasks: Iterable[Task]) -> None:
-        """Queues the renewal of leases, and sets the timer for the next ones."""
+        """Queues the renewal of leases, and sets the timer for the next renewal."""
         renew_at = self._loop.time() + self._renewal_seconds
         for task in list(tasks):
             task.renew_at = renew_at

@@ -254,7 +254,7 @@ class Member:
         return self.group.leadership.transfer(to or others[0])
 
     def stop(self) -> None:
-        """Stops taking part: the others elect a leader if this one led."""
+        """Stops taking part in the group; the others elect a leader if this member led."""
         if self.group is not None:
             self.group.stop()
 

@@ -104,7 +104,7 @@ class Membership:
 
     def _caught_up(self, raft_id: int) -> bool:
         last = self._group.status.last_index
-        # An empty disk has not caught up, however short the log is.
+        # A node with an empty disk has not caught up, however short the log is.
         return any(
             p.id == raft_id and self._group.leadership.hears(p.id) and 0 < p.matched >= last - CAUGHT_UP_ENTRIES
             for p in self._group.node.progress()

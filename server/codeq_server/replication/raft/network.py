@@ -52,7 +52,7 @@ class Network(Protocol):
         """Sends a snapshot: its message, and the files listed in manifest.json in the folder.
 
         The folder must stay unchanged until `Handler.snapshot_sent` is called. Another snapshot of the group for the
-        same node replaces one that has not arrived yet; then only the later snapshot is reported.
+        same node replaces a snapshot that has not arrived yet. Then only the later snapshot is reported.
         """
         ...
 

@@ -113,7 +113,7 @@ class IncomingFiles:
         return self.file == len(self._files)
 
     def begin(self) -> None:
-        """Finds files that are already there, and removes those of other snapshots of the group.
+        """Finds files that are already there, and removes files of other snapshots of the group.
 
         Raises:
             Refused: The manifest is malformed, or the disk lacks space.
@@ -138,7 +138,7 @@ class IncomingFiles:
         """Appends a part.
 
         Raises:
-            Refused: The part is not the next one, or its file does not match the manifest and was removed.
+            Refused: The part is not the next part, or its file does not match the manifest and was removed.
             OSError: The part cannot be written.
         """
         if (file, offset) != (self.file, self.offset):

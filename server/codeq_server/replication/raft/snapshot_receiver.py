@@ -210,7 +210,7 @@ class SnapshotReceiver:
             self._release(group, transfer)
 
     def _release(self, group: int, transfer: _Transfer) -> None:
-        """Admits the next snapshot of the group; unless one arrives, the files of this one are removed later."""
+        """Admits the next snapshot of the group. If none arrives, the files of this snapshot are removed later."""
         del self._transfers[group]
         transfer.ended.set()
         self._removals[group] = asyncio.get_running_loop().call_later(KEEP_SECONDS, self._remove, group)

@@ -72,7 +72,7 @@ class SnapshotSender:
         self._logged = Seldom(LOG_SECONDS)
 
     def send(self, to: int, group: int, message: bytes, folder: Path) -> None:
-        """Queues a snapshot behind those waiting for the same node; see `Network.send_snapshot`."""
+        """Queues a snapshot behind other snapshots for the same node; see `Network.send_snapshot`."""
         group_running, task = self._running.get(to, (None, None))
         if task is not None and group_running == group:
             task.cancel()

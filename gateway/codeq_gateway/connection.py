@@ -139,7 +139,7 @@ class Connection(asyncio.Protocol):
         self._advance()
 
     def data_received(self, data: bytes) -> None:
-        """Parses bytes of requests, or drops bytes that follow the last request."""
+        """Parses bytes of requests, or drops those that follow the last one."""
         if self._ignores_input:
             if self._is_broken:
                 self._discard(len(data))

@@ -350,7 +350,7 @@ def _limits(rules: Any) -> Json:
 
 
 def _is_told(field: FieldDescriptor, number: int) -> bool:
-    """Returns whether an enum value appears in JSON; the unspecified value appears only for error reasons."""
+    """Returns whether an enum value appears in JSON; the unspecified one does only for error reasons."""
     return number != 0 or fields.enum_of(field).full_name == error_pb2.ErrorReason.DESCRIPTOR.full_name
 
 

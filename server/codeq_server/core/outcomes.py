@@ -228,7 +228,7 @@ def _lane_and_max(shard: Shard, delivery: Delivery) -> tuple[Lane, int]:
 def _try_again(
     shard: Shard, delivery: Delivery, task_id: TaskKey, state: rows_pb2.StateRow, delay_ms: int, now: Now
 ) -> Verdict:
-    """Moves a task that has not ended with its delivery: to its lane's tail, the due index or the dead letters."""
+    """Moves a task that its delivery did not end: to its lane's tail, the due index or the dead letters."""
     home = delivery.home
     lane, max_attempts = _lane_and_max(shard, delivery)
     if state.attempts >= max_attempts:

@@ -154,7 +154,7 @@ def _pointed(shard: Shard, lane: Lane, position: int, value: bytes, now: Now) ->
 
 
 def _scheduled(shard: Shard, purge: Purge, most: int, now: Now) -> int:
-    """Ends tasks that were scheduled before the purge; the timers end those that become due while the purge runs."""
+    """Ends tasks that were scheduled before the purge; the timers end those that become due during the purge."""
     rows = _next_rows(shard, purge, keys.DUE, most)
     for key, value in rows:
         _, due_ms, home_lane, position = keys.split_time_key(key)

@@ -69,7 +69,7 @@ def end_cancelled(
 
 
 def withdraw(shard: Shard, home: Lane, position: int, state: rows_pb2.StateRow) -> None:
-    """Removes a waiting task from its place and from the counters; the caller puts its state row.
+    """Removes a waiting task from its place and from the counters; the caller writes its state row.
 
     Args:
         shard: Shard that owns the task.

@@ -1,4 +1,4 @@
-"""Serves one shard while this node leads it: a new object for each leadership."""
+"""Serves one shard while this node leads it; each leadership has a new object."""
 
 from __future__ import annotations
 

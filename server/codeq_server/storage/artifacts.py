@@ -182,7 +182,7 @@ class ArtifactFiles:
                     yield head + bytes.fromhex(match[1]), bytes.fromhex(match[2])
 
     def copy_to(self, target: Path) -> int:
-        """Copies every complete file to a new folder, durably; returns their number. No file may be removed during this.
+        """Copies every complete file to a new folder, durably; returns their number. No file may be removed in between.
 
         Files are linked where the file system allows it, otherwise copied; linking is safe because a named file never
         changes.

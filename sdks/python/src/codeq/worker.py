@@ -205,7 +205,7 @@ class AsyncWorker(_Worker):
 
 
 class Worker(_Worker):
-    """A worker for programs without an event loop. `run` blocks; it runs sync handlers in threads, async handlers on a loop."""
+    """A worker for programs without an event loop; `run` blocks. Sync handlers run in threads, async ones on a loop."""
 
     def run(self, handler: Handler | None = None, *, commands: Sequence[str] = (), handle_signals: bool = True) -> None:
         """Works until another thread calls `stop`, or SIGTERM or SIGINT arrives; see AsyncWorker.run."""

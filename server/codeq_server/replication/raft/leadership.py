@@ -24,7 +24,7 @@ _NOT_PROPOSED: Final = 1 << 62
 
 
 class Leadership:
-    """Who leads, as one member sees it, and the proposals and reads of this member while it leads.
+    """The leader as one member sees it, and the proposals and reads of this member while it leads.
 
     Args:
         raft_id: Raft id of this member.

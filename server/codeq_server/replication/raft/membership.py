@@ -28,7 +28,7 @@ Voters = list[Step]
 
 
 class Membership:
-    """Admits invited nodes while this node leads."""
+    """Admits invited nodes while this node is the leader."""
 
     def __init__(self, group: Group) -> None:
         self._group = group

@@ -78,7 +78,7 @@ class Made:
 
 
 class Host(Protocol):
-    """Serves the shard while this member leads."""
+    """Serves the shard while this member is the leader."""
 
     def lead(self, term: int) -> None:
         """Starts to serve: this member leads in the term, and the rows contain everything decided so far."""

@@ -266,7 +266,7 @@ def line_of(load: dict[str, object], before: Reading, after: Reading) -> dict[st
 
 
 def describe_commit() -> str:
-    """Returns the abbreviated commit of the checkout, marked if files differ from it."""
+    """Returns the abbreviated commit of the checkout, with a mark if files differ from the commit."""
     command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude=*"]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 

@@ -77,7 +77,9 @@ def create(
     max_attempts: Annotated[
         int | None,
         typer.Option(
-            parser=usage.whole(1, 1000), metavar="N", help="Deliveries before the dead-letter queue; default 5."
+            parser=usage.whole(1, 1000),
+            metavar="N",
+            help="Deliveries before the task goes to the dead-letter queue; default 5.",
         ),
     ] = None,
     idempotency_key: Annotated[
@@ -127,8 +129,12 @@ def list_(
     status: Annotated[
         str | None, typer.Option(metavar="A,B", help="Only tasks in these statuses, such as PENDING,CLAIMED.")
     ] = None,
-    created_from: Annotated[str | None, typer.Option(metavar="RFC3339", help="Accepted at or after this time.")] = None,
-    created_to: Annotated[str | None, typer.Option(metavar="RFC3339", help="Accepted before this time.")] = None,
+    created_from: Annotated[
+        str | None, typer.Option(metavar="RFC3339", help="Only tasks accepted at or after this time.")
+    ] = None,
+    created_to: Annotated[
+        str | None, typer.Option(metavar="RFC3339", help="Only tasks accepted before this time.")
+    ] = None,
     order: Annotated[Order, typer.Option(help="Sort order.")] = Order.NEWEST,
     limit: Annotated[
         int, typer.Option(parser=usage.whole(1, 100_000), metavar="N", help="Maximum number of tasks to show.")

@@ -140,7 +140,7 @@ class RemoteDispatcher:
     """Executes the gateway's calls on the leader of several servers.
 
     Args:
-        addresses: gRPC listeners of the servers, host:port each; the first reachable one is tried first.
+        addresses: gRPC listeners of the servers, host:port each; the first reachable server is tried first.
         pool: Holds the messages of call streams.
         services: Services of the calls.
         secret: Shared secret that servers require of gateways.
@@ -161,7 +161,7 @@ class RemoteDispatcher:
         self._admitted: dict[tuple[str, str], float] = {}
         """Calls that a server recently authorized, by method and token, each with its expiry."""
         self._tokenless_until = 0.0
-        """Until when unauthenticated calls are rejected without asking a server."""
+        """Time until which unauthenticated calls are rejected without asking a server."""
         self._preferred: Link | None = self._links.to(addresses[0])
 
     @property

@@ -78,7 +78,7 @@ def watch(channel: grpc.aio.Channel) -> Any:
 
 
 async def watching(channel: grpc.aio.Channel, count: int) -> list[Any]:
-    """Returns open health watches."""
+    """Opens health watches and returns them."""
     calls = [watch(channel) for _ in range(count)]
     for call in calls:
         await call.write(b"")

@@ -12,9 +12,9 @@ from typing import Final, Generic, Protocol, TypeVar
 NEVER: Final = 1 << 62
 """A time that never comes."""
 MOVES_MAX = 256
-"""Sources that become due in one step; the rest follow in the next."""
+"""Maximum number of sources that become due in one step; the rest follow in the next step."""
 STALE_MAX: Final = 64
-"""Stale alarms kept beyond the number of valid ones before the heap is rebuilt."""
+"""Number of stale alarms, beyond the number of valid alarms, at which the heap is rebuilt."""
 
 _DUE: Final = -1
 

@@ -82,7 +82,7 @@ def claim(
         caller: Worker that takes the tasks.
         commands: Commands to take; None: all of the tenant.
         count: Tasks wanted; at most CLAIM_MAX are given.
-        bytes_max: Task bytes after which no further task is given; the first task is given whatever its size.
+        bytes_max: Task bytes after which no further task is given; the first task is given regardless of its size.
         lease_ms: Length of the leases.
         now: Time of the claim.
 

@@ -41,7 +41,7 @@ def create_in(
         payload: JSON; validated.
         priority: 0 to 9.
         now: Time of acceptance.
-        task: The whole task; None: everything but payload and priority has its default.
+        task: The whole task; None: everything except payload and priority has its default.
     """
     due_ms = expire_ms = 0
     name, kept = "", b""

@@ -10,7 +10,7 @@ from .shard import Shard
 
 
 def find_live(shard: Shard, tenant: str, task_id: str) -> tuple[TaskKey, Delivery | None]:
-    """Returns the key and the live delivery of a task; without a delivery the key has no meaning."""
+    """Returns the key and the live delivery of a task; without a live delivery, the key has no meaning."""
     delivery = shard.deliveries.get(task_id)
     if delivery is not None:
         return task_id, delivery

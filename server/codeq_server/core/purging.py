@@ -1,7 +1,8 @@
 """Purge: ends every task waiting in a queue at one moment, slice by slice, while the queue delivers nothing.
 
-The rows alone show which tasks are meant: places up to the lanes' tails at that moment, and state rows unchanged since.
-To continue after a restart, a purge needs only its request, which the queue's row stores; see docs/adr/0012.
+The rows alone show which tasks a purge ends: tasks at places up to the lanes' tails at that moment, and tasks whose
+state rows are unchanged since. To continue after a restart, a purge needs only its request, which the queue's row
+stores; see docs/adr/0012.
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ def redrive_task(shard: Shard, tenant: str, task_id: str, now: Now) -> None:
     home, position = find_home(shard, tenant, task_id)
     state = shard.state(home, position)
     if state is None or not state.ended_lsn or state.status not in REDRIVABLE:
-        raise Rejection(Reason.TASK_NOT_REDRIVABLE, "only a task that is DLQ, FAILED or CANCELLED is redriven")
+        raise Rejection(Reason.TASK_NOT_REDRIVABLE, "only a task that is DLQ, FAILED or CANCELLED can be redriven")
     redrive(shard, home, position, state, now)
 
 

@@ -121,7 +121,7 @@ class Shard:
         self.windows_bytes = 0
         self.loaded_lanes: dict[Lane, None] = {}
         self.effects: Effects | None = None
-        """Effects of decisions since the caller last took them; None: there are none."""
+        """Effects of decisions since the caller last took them; None: there are no effects."""
         self.storage_full = False
         """Whether new tasks are rejected because the disk is nearly full; the caller maintains it."""
         self.watched: set[TaskKey] = set()
@@ -219,7 +219,7 @@ class Shard:
         return effects
 
     def take_effects(self) -> Effects | None:
-        """Hands over the effects of the decisions so far; None: there are none."""
+        """Hands over the effects of the decisions so far; None: there are no effects."""
         effects, self.effects = self.effects, None
         return effects
 

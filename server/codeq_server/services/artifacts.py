@@ -178,7 +178,7 @@ async def take_filed(uploads: Uploads, message: worker_pb.WorkRequest) -> Filed:
         size += sum(len(each.content) for each in item.artifacts)
         if size > RESULT_BYTES_MAX:
             raise Rejection(
-                Reason.TOO_LARGE, f"artifacts: {size} bytes in one message, the limit is {RESULT_BYTES_MAX}"
+                Reason.TOO_LARGE, f"artifacts: {size} bytes in one message; the limit is {RESULT_BYTES_MAX}"
             )
         try:
             check_message(item)
@@ -219,7 +219,7 @@ def _checked(artifacts: Artifacts, new: Sequence[task_pb2.NewArtifact], path: st
                 raise invalid_field(f"{field}.content", "cannot be stored: the server has no folder for artifacts")
             for bytes_max, what in ((artifacts.content_bytes_max, len(each.content)), (RESULT_BYTES_MAX, size)):
                 if what > bytes_max:
-                    text = f"{field}.content: {what} bytes, the limit is {bytes_max}"
+                    text = f"{field}.content: {what} bytes; the limit is {bytes_max}"
                     raise Rejection(Reason.TOO_LARGE, text, ((f"{field}.content", "too large"),))
     return artifacts.keeper if has_content else None
 

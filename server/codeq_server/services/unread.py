@@ -1,4 +1,4 @@
-"""Limits on the bytes of gRPC replies that clients do not read.
+"""Limits on the bytes of gRPC replies that clients have not read.
 
 A client that opens no flow-control window leaves its replies in the server's memory. These limits, per connection and
 in total, bound the bytes that its next calls may add; clients that read their replies are not affected.

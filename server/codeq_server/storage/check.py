@@ -18,7 +18,7 @@ from .reading import open_stored
 from .store import LOG_PREFIX, WRITTEN
 
 PAGE_ROWS: Final = 1024
-"""Rows of an open store per read."""
+"""Number of rows read at a time from an open store."""
 DIFFERENCES_MAX: Final = 1000
 """Maximum number of differences that `check_store` returns; further differences are only counted."""
 

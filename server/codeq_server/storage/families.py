@@ -134,7 +134,7 @@ class Families:
         self._sets[name].ingest_external_file([str(file)], options)
 
     def use(self, name: str) -> None:
-        """Makes a set the current one for all reads and writes from now on."""
+        """Makes a set current for all reads and writes from now on."""
         if name not in self._sets:
             raise StoreDamaged(f"the store {self._path} is damaged, restore a backup: its rows {name} are missing")
         handle = self.db.get_column_family_handle(name)

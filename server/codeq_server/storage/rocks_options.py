@@ -1,4 +1,4 @@
-"""Settings of RocksDB: bounded memory and files, and deleted rows soon gone from disk."""
+"""Settings of RocksDB, which bound memory and open files, and soon free the space of deleted rows."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ INFO_LOG_BYTES_MAX: Final = 4 << 20
 
 
 def make_options(write_buffer_bytes: int = WRITE_BUFFER_BYTES, files_max: int = OPEN_FILES_MAX) -> Options:
-    """Returns the database settings: bounded memory and open files, and deleted rows soon gone from disk."""
+    """Returns the database settings, which bound memory and open files, and soon free the space of deleted rows."""
     options = Options(raw_mode=True)
     options.create_if_missing(True)  # noqa: FBT003
     # Point in time: a torn or zero-filled end of the log is normal after a power cut. The file DURABLE tells it from

@@ -294,7 +294,7 @@ class Task:
         if isinstance(value, bytes):
             payloads.check_json(data, "progress")
         if len(data) > PROGRESS_BYTES_MAX:
-            raise TooLarge(f"progress: {len(data)} bytes, the limit is {PROGRESS_BYTES_MAX}")
+            raise TooLarge(f"progress has {len(data)} bytes; the limit is {PROGRESS_BYTES_MAX}")
         if self.reporter is None:
             raise RuntimeError("the task was not delivered by a Worker")
         self.reporter(self, data)

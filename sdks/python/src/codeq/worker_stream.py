@@ -206,7 +206,7 @@ class WorkerStream:
             for task in list(self._held.values()):
                 self._lose(task)
             if self._unsent:
-                log.warning("worker ends with %d outcomes that the server may not have received", len(self._unsent))
+                log.warning("the worker ends with %d outcomes that the server may not have received", len(self._unsent))
 
     def _is_over(self) -> bool:
         """Returns whether the worker is stopped and has nothing left to report, or its time is up."""

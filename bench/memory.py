@@ -26,7 +26,7 @@ FLAT_MAX: Final = 1.05
 
 
 def measure(seconds: float) -> list[float]:
-    """Loads a server in stages; returns its resident memory in MB after each stage.
+    """Loads a server in stages; returns the server's resident memory in MB after each stage.
 
     Raises:
         BenchError: The load failed.

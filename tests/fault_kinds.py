@@ -177,7 +177,7 @@ class KillAll(Fault):
 
 
 class KillTwoOfFive(Fault):
-    """The leader of five nodes and another one are killed at the same moment."""
+    """The leader of five nodes and another node are killed at the same moment."""
 
     name = "kill-2-of-5"
 

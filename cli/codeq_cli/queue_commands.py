@@ -52,7 +52,7 @@ def stats(options: ClientOptions, command: Command) -> None:
 @app.command()
 @client_command
 def pause(options: ClientOptions, command: Command) -> None:
-    """Pauses the deliveries of a queue, which need not exist yet; it still accepts tasks; claimed tasks continue."""
+    """Pauses the deliveries of a queue, which need not exist yet. It still accepts tasks; claimed tasks continue."""
     _show(options, options.server().call("POST", f"/admin/queues/{names.command(command)}/pause", body="{}"))
 
 

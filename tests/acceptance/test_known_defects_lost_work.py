@@ -1,4 +1,4 @@
-"""Accepted work is delivered despite waits, crashes and idle time, and ended tasks are retained as long as promised."""
+"""Accepted work is delivered despite waits, crashes and idle time, and ended tasks are kept as long as promised."""
 
 from __future__ import annotations
 

@@ -87,7 +87,7 @@ class ControlBesideModel(CoreBesideModel):
         super().expire(now, more=more)
 
     def run_due(self, slices: int = 10_000) -> None:
-        """Runs the timers; purges end exactly the tasks that were waiting when they were requested."""
+        """Runs the timers; a purge ends exactly the tasks that were waiting when it was requested."""
         super().run_due(slices)
         for tenant, command in sorted(self.model.purging):
             if self.shard.by_name[tenant, command].purge is None:

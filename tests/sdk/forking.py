@@ -1,4 +1,4 @@
-"""A process with clients in a given state that forks children, then carries on, closes its clients or exits.
+"""A process with clients in a given state. It forks children, and then continues, closes its clients or exits.
 
 Usage: forking.py DIRECTORY PRODUCER_ADDRESS WORKER_ADDRESS TOKEN STATE WAY THEN CHILDREN
 

@@ -68,7 +68,7 @@ class Entry(NamedTuple):
 
 
 class Lane:
-    """One priority of a queue: places in the order of acceptance.
+    """The tasks of one priority of a queue, in places in the order of acceptance.
 
     The window covers the places (mark, loaded]. Places in (loaded, tail] are read from rows before the window runs dry.
     `ready` is the exact number of the lane's pending tasks, in the window or not, including returned tasks.
@@ -150,7 +150,7 @@ class Timeline:
         self.heap: list[bytes] = []
         """Entries in memory: keys followed by values."""
         self.loaded: bytes | None = None
-        """Key up to which every entry is in memory; None: all are."""
+        """Key up to which every entry is in memory; None: all entries are."""
         self.gone: set[bytes] = set()
         """Keys of deleted rows whose entries may still be in memory."""
         self.page = FIRST_PAGE

@@ -1,4 +1,4 @@
-"""Time-driven work: leases expire, scheduled tasks fall due, ended tasks are removed after their retention.
+"""Time-driven work: expires leases, enqueues scheduled tasks when due, removes ended tasks after their retention.
 
 `SOURCES` lists everything that falls due. Each source processes a bounded slice, and is called again at once while more
 work is due; otherwise `next_wake` says when.

@@ -23,7 +23,7 @@ from codeq_server.engine.runner import ShardRunner
 from .validation import check_message
 
 RESULT_BYTES_MAX: Final = 6 << 20
-"""Maximum bytes of all artifacts of a result; as base64 they fit into one request body."""
+"""Maximum bytes of all artifacts of a result; encoded as base64, they fit into one request body."""
 DEFAULT_TYPE: Final = "application/octet-stream"
 FILE_BYTES: Final = 16
 

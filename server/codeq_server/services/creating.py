@@ -47,7 +47,7 @@ def task_of(shard: Shard, tenant: str, spec: task_pb2.TaskSpec, now: Now, path: 
 def batch_of(
     shard: Shard, tenant: str, specs: Iterable[task_pb2.TaskSpec], key: str, now: Now
 ) -> tuple[list[NewTask], Naming | None]:
-    """Returns the tasks of an atomic batch, and the naming derived from its key; None if the key is "".
+    """Returns the tasks of an atomic batch, and the naming derived from its key (None if the key is "").
 
     Raises:
         Rejection: INVALID_FIELD or TOO_LARGE, naming the field of the first malformed task.

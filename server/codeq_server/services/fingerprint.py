@@ -79,7 +79,7 @@ def meaning_of(specs: Iterable[task_pb2.TaskSpec], max_attempts: int) -> bytes:
 
 
 def canonical_json(text: bytes) -> bytes | None:
-    """Returns the canonical form of a JSON text; None: the text has none, and is compared as is.
+    """Returns the canonical form of a JSON text; None: the text has no canonical form, and is compared as is.
 
     White space, the order of keys and the escaping of strings do not matter; numbers are compared by their text; of
     duplicate keys in an object the last one counts. Returns None for texts with more than CANONICAL_VALUES_MAX values,

@@ -31,7 +31,7 @@ class EndedRows:
         self._listed: dict[int, int] = {}
         """By home: the first end met, as `_entry`."""
         self._more: dict[int, list[int]] = {}
-        """By home: further ends of tasks that are listed with several."""
+        """By home: further ends of tasks that are listed with several ends."""
 
     def row(self, lsn: int, homes: Sequence[int], *, dead: bool, completed: bool) -> Iterator[int]:
         """Processes a row; yields the homes already listed with this end."""

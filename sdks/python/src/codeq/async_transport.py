@@ -13,7 +13,7 @@ from codeq.dialing import Target
 from codeq.rpc import Metadata
 
 KEEPALIVE_SECONDS: Final = 15.0
-"""Silence of a server during a call after which the client pings it."""
+"""Time without data from a server, during a call, after which the client pings the server."""
 
 KEEPALIVE_ANSWER_SECONDS: Final = 5.0
 """Timeout of the ping's answer, so that a server that vanished silently is noticed within 20 s."""

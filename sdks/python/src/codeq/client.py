@@ -73,7 +73,7 @@ class Client:
         Raises:
             Rejected: The server rejected the task.
             Unavailable, DeadlineExceeded, OutcomeUnknown: The task may exist; retry with an idempotency key. In a
-                cluster the client does so itself, within its timeout, and adds a key if there is none.
+                cluster the client retries by itself, within its timeout, and adds a key if the task has none.
         """
         task = NewTask(command, payload, priority, delay, run_at, max_attempts, idempotency_key, task_id, expire)
         return self._call(calls.create(task, with_key=self._endpoint.servers.are_many))

@@ -62,7 +62,7 @@ class Redriven:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RedriveFilter:
-    """Selects ended tasks of a queue, and says how to redrive them; a task must match every field.
+    """Selects ended tasks of a queue, which must match every field, and says how to redrive them.
 
     Attributes:
         status: DLQ, FAILED or CANCELLED.

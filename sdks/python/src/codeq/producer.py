@@ -106,7 +106,8 @@ class AsyncProducer:
         Raises:
             Rejected: The server rejected the task (InvalidField, TooLarge, …) or the producer (Unauthenticated, …).
             OutcomeUnknown: The task was sent but the answer did not arrive, so the task may exist. A create is retried
-                only with a key; a producer that knows several servers of a cluster adds one, unless the task has an id.
+                only with a key. A producer that knows several servers of a cluster adds a key, unless the task has an
+                id.
             DeadlineExceeded: The task was not sent within the timeout.
             Closed: The producer is closed.
             ValueError, TypeError: timeout_seconds is out of range or not a number.

@@ -92,7 +92,7 @@ class NewTask:
         delay: Time from acceptance to the first delivery, rounded up to whole seconds.
         run_at: Time of the earliest delivery, with a time zone, to the millisecond. Cannot be combined with delay.
         max_attempts: Deliveries after which the task goes to the dead-letter queue; None: the server's default.
-        idempotency_key: Key that makes the create idempotent: repeated creates make one task; printable ASCII.
+        idempotency_key: Key, in printable ASCII, that makes the create idempotent: repeated creates make one task.
         task_id: Id of the task, unique within the tenant; None: the server assigns one. Cannot be combined with a key.
         expire: Time from acceptance after which the task, if still waiting, ends as FAILED with the error EXPIRED;
             rounded up to whole seconds. None: it never expires.

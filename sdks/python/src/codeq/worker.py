@@ -121,8 +121,8 @@ class _Worker:
     def stop(self, drain_seconds: float | None = None) -> None:
         """Stops taking tasks, and makes `run` return once the running tasks have ended. Thread-safe.
 
-        Tasks that do not end within the time (None: the worker's drain_seconds) go back to the server. If called before
-        `run`, the next `run` returns at once.
+        Tasks that do not end within drain_seconds (None: the worker's own drain_seconds) go back to the server. If
+        called before `run`, the next `run` returns at once.
 
         Raises:
             ValueError, TypeError: drain_seconds is out of range or not a number.

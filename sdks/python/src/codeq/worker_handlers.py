@@ -134,7 +134,7 @@ class HandlerExecutor:
         try:
             thread.start()
         except RuntimeError as error:
-            log.error("cannot start another handler thread, %d are running: %s", len(self._threads), error)
+            log.error("cannot start another handler thread while %d are running: %s", len(self._threads), error)
             return bool(self._threads)
         self._threads.append(thread)
         return True

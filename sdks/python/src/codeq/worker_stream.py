@@ -85,7 +85,7 @@ class WorkerStats:
         streams: Streams opened.
         received: Tasks delivered.
         settled: Outcomes that the server accepted.
-        refused: Outcomes that the server rejected, such as late ones with a stale token.
+        refused: Outcomes that the server rejected, such as late outcomes with a stale token.
         lost: Leases lost while their task was running.
     """
 

@@ -1,4 +1,4 @@
-"""The only writer of a process: writes logs, votes and rows of all groups in rounds, each with one batch and one sync.
+"""The only writer of a process. Writes logs, votes and rows of all groups in rounds, each with one batch and one sync.
 
 Work that arrives during a round goes into the next one. A round is written, then synced. Applied rows count once they
 are written, because the log that decided them is durable on a majority. Logs and votes count once they are synced.

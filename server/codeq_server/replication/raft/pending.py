@@ -83,7 +83,7 @@ class Pending:
         ask(context)
 
     def answered(self, index: int, context: bytes) -> None:
-        """Handles an answer: this member led when the question was asked, and `index` was decided then."""
+        """Handles an answer: when the question was asked, this member led and `index` was decided."""
         future = self._reads.pop(context, None)
         if future is not None:
             self._answered.append((index, future))

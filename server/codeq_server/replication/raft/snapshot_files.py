@@ -162,7 +162,7 @@ class IncomingFiles:
             os.fsync(out.fileno())
         if self._digest.hexdigest() != expected.sha256:
             part.unlink()
-            raise Refused(grpc.StatusCode.DATA_LOSS, f"{expected.name} has a different SHA-256 than the manifest says")
+            raise Refused(grpc.StatusCode.DATA_LOSS, f"{expected.name} does not have the SHA-256 in the manifest")
         part.rename(self.folder / expected.name)
         self.file += 1
         self.offset = 0

@@ -3,8 +3,8 @@
     bench/compare.py --runs 5 --ours '.venv/bin/python bench/run.py single' --reference './their-benchmark'
 
 The number is the value of --key if the last line of the output is a JSON object that has it, else the last number in
-the output. Alternating the runs exposes both commands to the same noise: on a shared machine the ratio is steadier than
-either figure.
+the output. Alternating the runs exposes both commands to the same noise, so on a shared machine the ratio is steadier
+than either figure.
 """
 
 from __future__ import annotations

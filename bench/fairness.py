@@ -5,7 +5,7 @@
 
 The quiet tenant creates, claims and completes one task at a time, first alone and then during the flood. Prints one
 JSON line: p50, p99 and maximum of its calls in milliseconds, alone and during the flood, and the flood's throughput.
-The load generator runs at a low priority (nice), so that callers wait for the server and not for the generator.
+The load generator runs at low priority (nice), so that callers wait for the server and not for the generator.
 --save appends the line to bench/results/fairness.jsonl. Exit code 1: a p99 during the flood exceeds the target.
 """
 
@@ -30,7 +30,7 @@ from run import BUILD, RESULTS, build_load, describe_commit, describe_machine
 FLOODING: Final = "flood"
 """Tenant of the flood, and its token."""
 BACKLOG: Final = 1 << 30
-"""Backlog at which the flood would pause; never reached."""
+"""Backlog at which the flood would pause; it is never reached."""
 WARMUP_SECONDS: Final = 3.0
 FLOOD_SECONDS_MAX: Final = 3600
 GENTLE: Final = 10

@@ -4,7 +4,7 @@
     bench/herd.py --tasks 100000 --leases 10000
 
 The quiet tenant creates, claims and completes one task at a time: alone, while the tasks of another tenant fall due,
-and while that tenant's leases expire; they all expire at once because startup rearms every lease. Prints one JSON line:
+and while that tenant's leases expire, all at once because startup rearms every lease. Prints one JSON line:
 p50, p99 and maximum of the quiet tenant's calls in milliseconds, and how many tasks returned per second. --save appends
 it to bench/results/herd.jsonl. Exit code 1: a p99 during a herd, or a rate, misses its target.
 """

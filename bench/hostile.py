@@ -4,10 +4,10 @@
     bench/hostile.py --seconds 5 --callers 2
 
 The attackers are one process pinned to one core: large bodies and batches, gRPC calls and streams, malformed messages,
-endless heads, random bytes, silent connections. Meanwhile a tenant creates one task at a time. Prints one JSON line:
-p50, p99 and maximum of its creates in milliseconds, alone and under attack, how often each kind of input was sent, and
-how many warnings and errors the server has logged. --save appends it to bench/results/hostile.jsonl. Exit code 1: the
-p99 under attack, or the number of log lines, exceeds its target.
+endless heads, random bytes, silent connections. A tenant creates one task at a time during the attack. Prints one JSON
+line with p50, p99 and maximum of its creates in milliseconds, alone and under attack, how often each kind of input was
+sent, and how many warnings and errors the server has logged. --save appends it to bench/results/hostile.jsonl. Exit
+code 1: the p99 under attack, or the number of log lines, exceeds its target.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ ITEMS: Final = b'{"tasks":[' + b",".join([b'{"command":"A"}'] * 500_000) + b"]}"
 PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"
 FORGED: Final = "x\n2026-01-01T00:00:00.000Z [error] forged"
 EXCHANGE: Final = b"\x0a\x2e\x08\x01\x12\x2a" + FORGED.encode()
-"""A call whose name looks like a log line."""
+"""Name of a call that looks like a log line."""
 
 Attack = Callable[[], Awaitable[None]]
 

@@ -3,7 +3,7 @@
     bench/idle.py                                5000 workers for each kind, a minute each
     bench/idle.py --ways streams --waiters 1000 --seconds 10
 
-Kinds of waiting: `rest` and `grpc`, repeated long polls of 30 s, and `streams`, open worker streams with credits.
+Kinds of waiting: `rest` and `grpc` are repeated long polls of 30 s; `streams` are open worker streams with credits.
 Prints one JSON line: for each kind the server's CPU time in percent of one core, and for polls its microseconds per
 renewal. --save appends it to bench/results/idle.jsonl. Exit code 1: one kind of waiting costs more than its target.
 """

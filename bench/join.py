@@ -52,7 +52,7 @@ AIM_SECONDS: Final = 1.0
 
 @dataclass(slots=True)
 class Creates:
-    """Outcomes of creates.
+    """Creates that were sent, and their outcomes.
 
     Attributes:
         sent: Creates sent.
@@ -101,7 +101,7 @@ async def fill(address: str, tasks: int) -> None:
 
 
 async def produce(channel: grpc.aio.Channel, rate: float, creates: Creates) -> None:
-    """Sends creates at a steady rate until cancelled; never catches up on more than one second."""
+    """Sends creates at a steady rate until cancelled; if late, catches up on at most one second."""
     stub: Any = TaskServiceStub(channel)
     spec = task_pb2.TaskSpec(command=COMMAND, payload=b'{"n":1}')
     calls: deque[asyncio.Task[None]] = deque()

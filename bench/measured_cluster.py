@@ -65,7 +65,7 @@ class MeasuredCluster:
         self._stack.close()
 
     def leader(self) -> str:
-        """Returns the name of the node that considers itself the leader; empty: none does."""
+        """Returns the name of the node that considers itself the leader; empty: no node does."""
         return next((name for name in self.nodes if self._group(name).get("isLeader")), "")
 
     def _group(self, name: str) -> dict[str, object]:

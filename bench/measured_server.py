@@ -75,7 +75,7 @@ def certificate(directory: Path) -> dict[str, str]:
 
 @contextmanager
 def gateway_of(server: MeasuredServer, directory: Path) -> Iterator[str]:
-    """Yields the HTTP address of a standalone gateway, which reaches a server over a call stream.
+    """Yields the HTTP address of a standalone gateway that reaches a server over a call stream.
 
     Raises:
         BenchError: The gateway was not ready in time.
@@ -167,7 +167,7 @@ class MeasuredServer:
             self._process.wait()
 
     def kill(self) -> None:
-        """Kills the server, like a crash; its store remains."""
+        """Kills the server, as a crash would; its store remains."""
         assert self._process is not None
         self._process.kill()
         self._process.wait()
@@ -214,7 +214,7 @@ class MeasuredServer:
         for path in self.store.rglob("*"):
             try:
                 total += path.stat().st_size if path.is_file() else 0
-            except FileNotFoundError:  # removed by a compaction meanwhile
+            except FileNotFoundError:  # removed by a compaction in the meantime
                 continue
         return total / 1e6
 

@@ -2,7 +2,7 @@
 
     make compile && .venv/bin/python bench/memory.py --seconds 3600
 
-Compiled code counts references by itself, so a leak in it shows only here. Prints one JSON line; fails if the last
+Compiled code counts references itself, so only this check shows its leaks. Prints one JSON line; fails if the last
 third of the run used more than FLAT_MAX of the middle third's memory.
 """
 
@@ -26,7 +26,7 @@ FLAT_MAX: Final = 1.05
 
 
 def measure(seconds: float) -> list[float]:
-    """Loads a server in stages; returns its resident memory in MB after each stage.
+    """Loads a server in stages; returns the server's resident memory in MB after each stage.
 
     Raises:
         BenchError: The load failed.

@@ -90,7 +90,7 @@ def build_load() -> Path:
 
 
 class Subject:
-    """The measured servers: the one under load, and its followers if it leads a cluster.
+    """The measured servers: the server under load, and its followers if it leads a cluster.
 
     Args:
         server: The server under load.
@@ -116,7 +116,7 @@ class Subject:
                 yield cls(server, None)
 
     def read(self) -> dict[str, Reading]:
-        """Returns the resources that each node has used so far, the one under load first."""
+        """Returns the resources that each node has used so far, beginning with the node under load."""
         self.check_leader()
         return {name: node.read() for name, node in self._leader_first()}
 
@@ -274,7 +274,7 @@ def line_of(load: dict[str, object], before: Reading, after: Reading) -> dict[st
 
 
 def describe_commit() -> str:
-    """Returns the abbreviated commit of the checkout, marked if files differ from it."""
+    """Returns the abbreviated commit of the checkout, with a mark if files differ from the commit."""
     command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude=*"]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 

@@ -1,4 +1,4 @@
-"""Load over streams, with a ledger of what the server acknowledged."""
+"""Load over streams, with a ledger of the server's acknowledgements."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ AUTH = (("authorization", f"Bearer {DEV_TOKEN}"),)
 
 
 class Ledger:
-    """What the server acknowledged to clients, and so must hold."""
+    """Changes that the server acknowledged to clients, and so must not lose."""
 
     def __init__(self, payload_chars: int = 0) -> None:
         self.fill = "x" * payload_chars
@@ -40,7 +40,7 @@ class Ledger:
 async def produce(address: str, ledger: Ledger) -> None:
     """Creates one task after another with the SDK; creates with an unknown outcome are ignored.
 
-    A broken stream gets a new producer, because a producer backs off longer each time while a server keeps dying.
+    A new producer replaces one whose stream broke, because a producer backs off longer each time its server dies.
     """
 
     async def caller(producer: codeq.AsyncProducer) -> None:
@@ -86,7 +86,7 @@ async def work(address: str, ledger: Ledger) -> None:
                         sent += [task.id for task in message.tasks]
                         await stream.write(pb.WorkRequest(outcomes=outcomes, add_credits=len(outcomes)))
         except grpc.aio.AioRpcError:
-            await asyncio.sleep(0.02)  # the server is down: try again
+            await asyncio.sleep(0.02)  # the server is down; try again
 
 
 async def load(server: ServerProcess, ledger: Ledger) -> None:

@@ -14,7 +14,7 @@ from codeq.v1 import cluster_service_pb2_grpc, queue_service_pb2_grpc, task_serv
 from google.rpc import error_details_pb2, status_pb2
 
 ATTEMPT_SECONDS: Final = 1.5
-"""Time that one node has to answer; a paused or isolated node never does."""
+"""Time that one node has to answer; a paused or isolated node never answers."""
 PAUSE_SECONDS: Final = 0.03
 CHANNEL_OPTIONS: Final = (
     ("grpc.initial_reconnect_backoff_ms", 50),
@@ -31,14 +31,14 @@ _ELSEWHERE: Final = frozenset(
 
 
 class OutcomeUnknown(Exception):  # noqa: N818 - as the product names it
-    """The call may or may not have been carried out."""
+    """The call may or may not have been executed."""
 
 
 class Refused(Exception):  # noqa: N818 - what it is
     """A leader rejected the call.
 
     Attributes:
-        reason: Name of the reason, or of the gRPC code if there is none.
+        reason: Name of the reason, or of the gRPC code if there is no reason.
     """
 
     def __init__(self, reason: str, message: str) -> None:
@@ -96,7 +96,7 @@ class Follower:
                 await node.channel.close()
 
     def node(self) -> Node:
-        """Returns the leader if known, else each node in turn."""
+        """Returns the leader if it is known, else each node in turn."""
         if self.leader in self._nodes:
             return self._nodes[self.leader]
         self._next += 1
@@ -132,7 +132,7 @@ class Follower:
             attempt_seconds: Time for each attempt.
 
         Raises:
-            OutcomeUnknown: It is not known whether the call was carried out, and it may not be sent again.
+            OutcomeUnknown: It is unknown whether the call was executed, and the call may not be sent again.
             Refused: The leader rejected the call.
             TimeoutError: No leader answered in time.
         """

@@ -1,4 +1,4 @@
-"""The ledger of a cluster's clients: what was acknowledged to them, and what must hold because of it."""
+"""The ledger of a cluster's clients: the answers that they got, and the promises that follow from these answers."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Attempt:
         kind: Kind of task; see DOES.
         due: Unix time before which the task must not be delivered.
         task_id: Acknowledged id; "": none yet.
-        cancelled: State of the task's cancel: "" (not sent), "sent" or "acknowledged".
+        cancelled: State of the task's cancellation: "" (not sent), "sent" or "acknowledged".
     """
 
     number: int
@@ -82,7 +82,7 @@ class End:
 
 @dataclass(slots=True)
 class Moments:
-    """Monotonic times of acknowledgments, each with its node."""
+    """Monotonic times of acknowledgments, each with the node that sent it."""
 
     at: list[tuple[float, str]] = field(default_factory=list)
 
@@ -193,7 +193,7 @@ class Ledger:
             self.problem(f"I3: {task_id} ended with the tokens {known.token} and {end.token}")
 
     def judge_leases(self) -> None:
-        """Checks I3 and I4: by the servers' clocks a task's leases never overlap, and none follows the task's end."""
+        """Checks I3 and I4: by the servers' clocks, a task's leases never overlap, and none begins after its end."""
         for task_id, deliveries in self.deliveries.items():
             last = max(each.token for each in deliveries)
             if (end := self.ends.get(task_id)) is not None and last > end.token:

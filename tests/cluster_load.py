@@ -1,4 +1,4 @@
-"""Load of every kind on a cluster through failures, with a ledger of what was acknowledged."""
+"""Load of every kind on a cluster during failures, with a ledger of everything acknowledged."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class Load:
                 raise problem
 
     async def stop_creating(self) -> None:
-        """Lets producers finish; workers carry on."""
+        """Lets producers finish; workers continue."""
         self._stop.set()
         await asyncio.gather(*self._producing)
 
@@ -166,7 +166,7 @@ class Load:
     # -- workers -----------------------------------------------------------------------------------------------------
 
     async def _work(self, follower: Follower) -> None:
-        """Works over one stream after another."""
+        """Works over a stream, and opens another one whenever it ends."""
         while True:
             node = follower.node()
             stream = _Stream(self, node.address)
@@ -276,7 +276,7 @@ class Load:
             self.ledger.problem(f"I1: what a worker said of {task_id} was refused: {refused}")
 
     async def _trespass(self) -> None:
-        """Claims the same commands as another tenant, which must get nothing."""
+        """Claims the same commands for another tenant, which must get nothing."""
         request = pb.ClaimTasksRequest(commands=COMMANDS, lease_seconds=LEASE_SECONDS, wait_seconds=1, count=5)
         while True:
             with suppress(OutcomeUnknown):
@@ -295,12 +295,12 @@ class Load:
 
     def _finished(self, task: asyncio.Task[None]) -> None:
         if task.cancelled() or task.exception() is None:
-            self._late.discard(task)  # a failed one stays, for `check`
+            self._late.discard(task)  # a failed task stays, so that `check` finds it
 
     # -- the end -----------------------------------------------------------------------------------------------------
 
     async def left(self) -> int:
-        """Returns how many tasks wait or are leased."""
+        """Returns how many tasks are waiting or leased."""
         total = 0
         for command in COMMANDS:
             request = queue_service_pb2.GetQueueRequest(command=command)

@@ -77,7 +77,7 @@ class NodeProcess(ServerProcess):
 
     @property
     def is_ready(self) -> bool:
-        """Whether the process listens."""
+        """Whether the process is listening."""
         return self.is_running and self.ready_path.exists()
 
     def configure(self, **env: str) -> None:
@@ -97,13 +97,13 @@ class NodeProcess(ServerProcess):
         self.signal(signal.SIGCONT)
 
     def close(self) -> None:
-        """Ends the process if it runs and releases the ports."""
+        """Ends the process if it is running, and releases the ports."""
         super().close()
         self._raft.close()
 
 
 Place = Callable[[str], Mapping[str, object]]
-"""Returns further arguments of NodeProcess for the node with a name."""
+"""Returns the further arguments of NodeProcess for a node, given its name."""
 
 
 class ClusterProcess:
@@ -169,7 +169,7 @@ class ClusterProcess:
         return node
 
     def start(self) -> Self:
-        """Starts every node that does not run, and returns when all listen."""
+        """Starts every node that is not running, and returns when all are listening."""
         for node in self.nodes.values():
             if not node.is_running:
                 node.spawn()
@@ -189,7 +189,7 @@ class ClusterProcess:
             names: Names of the members; None: all nodes.
 
         Raises:
-            AssertionError: That did not happen in time.
+            AssertionError: The leader did not report them in time.
         """
         wanted = set(self.nodes) if names is None else names
         deadline = time.monotonic() + VOTE_SECONDS_MAX
@@ -210,10 +210,10 @@ class ClusterProcess:
             await asyncio.sleep(POLL_SECONDS)
 
     def kill(self) -> None:
-        """Kills every node at once, as a power cut would, except that the disks keep unsynced writes."""
+        """Kills every node at once, like a power cut, except that the disks keep unsynced writes."""
         running = [node for node in self.nodes.values() if node.is_running]
         for node in running:
-            node.pause()  # so that no node runs on without the others
+            node.pause()  # so that no node continues without the others
         for node in running:
             node.kill()
 
@@ -244,10 +244,10 @@ class ClusterProcess:
 
 
 def wait_ready(node: NodeProcess) -> None:
-    """Waits until a spawned node listens.
+    """Waits until a spawned node is listening.
 
     Raises:
-        RuntimeError: It ended, or does not listen in time.
+        RuntimeError: The node ended, or was not listening in time.
     """
     deadline = time.monotonic() + START_SECONDS_MAX
     while not node.is_ready:

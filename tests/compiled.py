@@ -1,7 +1,7 @@
-"""Tests the compiled build in a copy of the checkout whose hot modules are extensions; the checkout stays as it is.
+"""Tests the compiled build in a copy of the checkout whose hot modules are extensions; the checkout stays unchanged.
 
-`compiled-quick` turns off the C compiler's optimisations, which takes a quarter of the time; the C code is the same.
-Build results stay under `build`, so that only packages whose C code changed are compiled again.
+`compiled-quick` turns off the C compiler's optimisations, so that building takes a quarter of the time; the C code is
+the same. Build results stay under `build`, so that only packages whose C code changed are compiled again.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[ServerProcess]:
-    """A server with a fresh store, started with --dev. A test that leaves the server running also tests a stop."""
+    """A server with a fresh store, started with --dev. A test that leaves it running also tests that it stops."""
     with ServerProcess(tmp_path / "server") as started:
         yield started
         print(started.log)

@@ -104,7 +104,7 @@ async def play(fault: Fault, directory: Path, seed: int, rounds: int) -> tuple[V
 
 
 class KillRandom(Fault):
-    """A random node is killed, whatever the others are doing; it restarts at once or a moment later."""
+    """A random node is killed, whatever the other nodes are doing; it restarts at once or a moment later."""
 
     name = "kill-random"
     rounds = 300
@@ -177,7 +177,7 @@ class KillAll(Fault):
 
 
 class KillTwoOfFive(Fault):
-    """The leader of five nodes and another one are killed at the same moment."""
+    """The leader of five nodes and another node are killed at the same moment."""
 
     name = "kill-2-of-5"
 
@@ -240,7 +240,7 @@ class Partition(Fault):
     """Some nodes cannot hear each other for a few seconds; clients reach all of them throughout."""
 
     elsewhere = False
-    """Whether a node other than the leader must serve meanwhile."""
+    """Whether a node other than the leader must serve during the partition."""
 
     def cluster(self, directory: Path) -> ClusterProcess:
         cluster = ClusterProcess(directory)
@@ -297,7 +297,7 @@ class SplitOne(Partition):
 
 
 class LoseOneWay(Partition):
-    """Messages from one node to another, or to all others, are lost; the sender still hears them."""
+    """Messages from one node to another, or to all others, are lost; messages in the other direction arrive."""
 
     name = "lose-one-way"
 
@@ -308,7 +308,7 @@ class LoseOneWay(Partition):
 
 
 class Bridge(Partition):
-    """Two nodes do not reach each other; a third one reaches both."""
+    """Two nodes do not reach each other, but a third one reaches both."""
 
     name = "bridge"
 
@@ -371,7 +371,7 @@ class Chaos(Partition):
 
     async def _transfer(self, run: Run, name: str) -> None:
         request = cluster_pb.TransferLeadershipRequest(id=name)
-        with suppress(Refused, TimeoutError, OutcomeUnknown):  # it may be down, or cut off
+        with suppress(Refused, TimeoutError, OutcomeUnknown):  # the node may be down, or cut off
             await run.load.client.call("cluster", "TransferLeadership", request, again=False, seconds=1)
 
 

@@ -43,7 +43,7 @@ class Verdict:
         ended: Tasks whose end was acknowledged.
         missing: Acknowledged tasks that are gone, or whose state contradicts an acknowledgment.
         doubled: Tasks that exist or ended twice.
-        problems: Every broken promise, in words.
+        problems: A description of every broken promise.
         counts: Other counts.
     """
 
@@ -90,7 +90,7 @@ class Run:
         """Waits for a condition.
 
         Raises:
-            AssertionError: It did not hold in time; the message ends with the nodes' logs.
+            AssertionError: The condition did not hold in time; the message ends with the nodes' logs.
         """
         deadline = time.monotonic() + seconds
         while not condition():
@@ -113,10 +113,10 @@ class Run:
         return names[self.load.client.leader]
 
     async def well(self, *, spared: NodeProcess | None = None) -> None:
-        """Starts nodes that are down; returns once all members vote, the leader knows them, and work continues.
+        """Starts nodes that are down; returns once all members vote, the leader knows them, and the cluster serves.
 
         Args:
-            spared: Node that is not started, because the fault may have ended it.
+            spared: Node that is not restarted, because the fault may have ended it for good.
         """
         if spared is None:
             await self.cluster.start_all()
@@ -167,7 +167,7 @@ class Run:
                 return found
 
     def _missing(self, found: dict[str, tuple[int, str]]) -> list[str]:
-        """Returns acknowledged tasks that are missing, or not in the state they must have."""
+        """Returns acknowledged tasks that are missing or in a wrong state."""
         gone = [task_id for task_id in self.ledger.by_id if task_id not in found]
         gone += [task_id for task_id in self.ledger.ends if task_id not in found]
         for task_id in gone:
@@ -176,7 +176,7 @@ class Run:
         return sorted({*gone, *(task_id for task_id, good in judged if not good)})
 
     def _twice(self, found: dict[str, tuple[int, str]]) -> set[str]:
-        """Returns tasks from a create that has already made another task."""
+        """Returns tasks that come from a create that has already made another task."""
         first: dict[int, str] = {}
         twice = set()
         for task_id, (number, _) in found.items():

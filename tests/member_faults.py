@@ -19,7 +19,8 @@ from fault_run import POLL_SECONDS, Run
 from server_process import LOG_TAIL_CHARS
 
 LAG_TASKS = 4000
-"""Number of tasks of Lagging.fill that make the log longer than the part kept for an absent member."""
+"""Number of tasks, of Lagging.fill characters each, that make the log longer than the part kept for an absent
+member."""
 CHANGE_SECONDS = 20.0
 """Time allowed for the leader to make a membership change."""
 FOR_NOW = frozenset({"MEMBER_NOT_READY", "MEMBERSHIP_CHANGE_IN_PROGRESS"})
@@ -152,7 +153,7 @@ class StopAnyTime(Fault):
 
 
 class Damage(Fault):
-    """The log of a node is damaged while it is down; then the leader may be killed, so that the node may lead."""
+    """The log of a node is damaged while the node is down; then the leader may be killed, so that the node may lead."""
 
     async def strike(self, run: Run) -> None:
         await run.well()
@@ -176,7 +177,7 @@ class Damage(Fault):
         self.note_gap(run, struck)
 
     refused = 0
-    """Number of times that the node detected the damage."""
+    """Number of runs in which the node detected the damage."""
 
     @abstractmethod
     def damage(self, log: Path) -> None:
@@ -235,17 +236,17 @@ def wipe(node: NodeProcess) -> None:
 
 
 async def take_in(run: Run, node: NodeProcess, *, replace: bool) -> None:
-    """Asks the leader to add a node, until it does."""
+    """Asks the leader to add a node until the node is added."""
     request = cluster_pb.AddMemberRequest(id=node.name, raft_addr=node.raft_addr, replace=replace)
     await ask(run, "AddMember", request)
     run.members.add(node.name)
 
 
 async def ask(run: Run, method: str, request: Any) -> None:
-    """Asks the leader for a membership change, until it is made.
+    """Asks the leader for a membership change until the change is made.
 
     Raises:
-        Refused: It is rejected permanently.
+        Refused: The change is rejected permanently.
     """
     deadline = time.monotonic() + AGAIN_SECONDS_MAX
     while True:
@@ -266,13 +267,13 @@ def ended_in_order(node: NodeProcess) -> None:
     """Asks a node to stop, and waits until it has.
 
     Raises:
-        AssertionError: It ended with an error, or logged one.
-        TimeoutExpired: It did not end.
+        AssertionError: The node ended with an error, or logged one.
+        TimeoutExpired: The node did not end.
     """
     if node.is_running:
         node.signal(signal.SIGTERM)
     code = node.wait()
-    # Killed by the signal: Python had not installed its handler yet, or got the signal twice.
+    # Killed by the signal: Python had not yet installed its handler, or received the signal twice.
     assert code in (0, -signal.SIGTERM, 128 + signal.SIGTERM), f"{node.name}: code {code}\n{node.log[-LOG_TAIL_CHARS:]}"
     assert "Traceback" not in node.log, node.log[-LOG_TAIL_CHARS:]
 

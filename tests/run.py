@@ -2,10 +2,10 @@
 
 At the end it lists the ten slowest tests of all pytest runs.
 
-A step is a target of the Makefile, with two exceptions. "test-python" is one pytest run per suite, a folder of `tests`;
-the suites that search for broken promises run in parallel. "check" is a set of quick checks that run in parallel in
-less than a minute. The acceptance suite runs twice: with server and gateway in one process, then with a standalone
-gateway. `tests/host` is not included: it needs root and has its own command.
+A step is a target of the Makefile, with two exceptions. "test-python" is one pytest run for each suite, which is a
+folder of `tests`; the suites that search for broken promises run in parallel. "check" is a set of quick checks, which
+run in parallel and take less than a minute. The acceptance suite runs twice: with server and gateway in one process,
+then with a standalone gateway. `tests/host` is not included: it needs root and has its own command.
 """
 
 from __future__ import annotations

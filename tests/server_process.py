@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Self
 
 START_SECONDS_MAX = 45.0
-"""A server that is not ready by then has failed. Generous: many may start at once on a busy machine."""
+"""A server that is not ready by then has failed. The time is generous, because many may start at once on a busy
+machine."""
 
 STOP_SECONDS_MAX = 30.0
 POLL_SECONDS = 0.02
@@ -76,7 +77,7 @@ class ServerProcess:
         self.ready_path = directory / "ready.json"
         self.env = {name: os.environ[name] for name in _PASSED_ON if name in os.environ} | dict(env or {})
         self._flags = [*(["--dev"] if dev else []), *flags]
-        # Bound but never listening: nobody else gets these ports, even while the server is down.
+        # Bound but never listening, so that no other process gets these ports, even while the server is down.
         self._ports = [reserved_port() for _ in range(3)]
         self._process: subprocess.Popen[bytes] | None = None
         self._apart = apart
@@ -230,12 +231,12 @@ class ServerProcess:
         self._process.send_signal(number)
 
     def restart(self) -> Self:
-        """Starts the server again on the same ports and store; kills it first if it runs."""
+        """Starts the server again on the same ports and store; kills it first if it is running."""
         self.kill()
         return self.start()
 
     def close(self) -> None:
-        """Ends the process if it runs and releases the ports."""
+        """Ends the process if it is running, and releases the ports."""
         self.kill()
         for port in self._ports:
             port.close()
@@ -288,7 +289,7 @@ class ServerProcess:
 
 
 def reserved_port() -> socket.socket:
-    """Returns a bound socket that never listens: it reserves the port for a server."""
+    """Returns a bound socket that never listens, which reserves the port for a server."""
     port = socket.socket()
     port.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     port.bind((LOOPBACK, 0))

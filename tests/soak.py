@@ -1,8 +1,8 @@
-"""Searches for broken promises over a long time: simulated nodes and clusters, random work and calls, and forks.
+"""Searches for broken promises for a long time: in simulated nodes and clusters, random work on the core, and forks.
 
 `--memory 1` also loads a server of the checkout's build, interpreted or compiled, for an hour and watches its memory.
 
-Each search resumes where it stopped, as long as the commit is the same: build/soak.json stores its progress. A part
+Each search resumes where it stopped if the commit is still the same; build/soak.json stores the progress. A part
 that breaks a promise prints how to run it again, and the search continues.
 """
 

@@ -50,7 +50,7 @@ class Strangers:
             await asyncio.gather(*(self._greet(stranger) for stranger in self._sockets))
 
     async def _greet(self, stranger: socket.socket) -> None:
-        with suppress(OSError, TimeoutError):  # it was rejected, or nobody reads all of it
+        with suppress(OSError, TimeoutError):  # the connection was rejected, or nobody reads the whole greeting
             async with asyncio.timeout(GREETING_SECONDS):
                 await asyncio.get_running_loop().sock_sendall(stranger, self._greeting)
 
@@ -77,7 +77,7 @@ def _is_open(stranger: socket.socket) -> bool:
 
 @contextmanager
 def strangers(ports: Sequence[int], count: int, greeting: bytes) -> Iterator[Strangers]:
-    """Yields strangers that leave at the end, and raises the open file limit of this process as needed."""
+    """Yields strangers that leave at the end; raises this process's limit on open files as needed."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     crowd = Strangers(ports, count, greeting)

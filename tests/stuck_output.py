@@ -1,4 +1,4 @@
-"""Kinds of stdout and stderr that nobody reads."""
+"""Outputs of several kinds that nobody reads, for stdout and stderr."""
 
 from __future__ import annotations
 

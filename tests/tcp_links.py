@@ -2,9 +2,9 @@
 
     tests/tcp_links.py node-1 node-2 127.0.0.1:7001 node-2 node-1 127.0.0.1:7002 ...
 
-For each source, target and address of the target it listens on a port of its own; it prints the ports as one line of
-JSON, in the same order. Each line of input is JSON: {"lost": [[from, to], ...], "delay": seconds}. Data sent in a lost
-direction waits, as it does in a real network until TCP retransmits it.
+Each argument triple names a source, a target and the target's address. For each, the process listens on a separate
+port; it prints the ports in the same order, as one line of JSON. Each line of input is JSON: {"lost": [[from, to],
+...], "delay": seconds}. Data sent in a lost direction waits, as it does in a real network until TCP retransmits it.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class _Network:
                 task.cancel()
             await asyncio.gather(there, back, return_exceptions=True)
         except OSError:
-            pass  # the target is down: the source learns it from the end of its connection
+            pass  # the target is down, so the source's connection is closed
         finally:
             for end in ends:
                 end.transport.abort()

@@ -4,9 +4,10 @@
     tests/torture.py kill-leader --rounds 20    one fault, fewer rounds
     tests/torture.py --list
 
-A repeated run resumes where it stopped, as long as the product is the same: build/torture.json stores the progress.
-Each run of several rounds starts with a new cluster and ends with a verdict on it. Once all rounds of a fault are over,
-a JSON line is appended to bench/results/torture.jsonl. Exit code 1: a promise was broken; the run's folder is kept.
+A repeated run resumes where the last one stopped if the product is unchanged; build/torture.json stores the progress.
+Each run has several rounds, starts with a new cluster and ends with a verdict on that cluster. Once all rounds of a
+fault are over, a JSON line is appended to bench/results/torture.jsonl. Exit code 1: a promise was broken; the run's
+folder is kept.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ func newGate(limit int) *gate {
 	return g
 }
 
-// enter waits for room for n tasks; false: the gate is closed, create no more.
+// enter waits for room for n tasks; it returns false if the gate is closed and no more tasks may be created.
 func (g *gate) enter(n int) bool {
 	g.mutex.Lock()
 	defer g.mutex.Unlock()

@@ -24,7 +24,7 @@ func appendPayload(buffer []byte, n int64, sent time.Time) []byte {
 	return append(buffer, '}')
 }
 
-// ageOf returns how long ago the payload's create was sent, and whether the payload is one of ours.
+// ageOf returns how long ago the payload's create was sent, and whether this program made the payload.
 func ageOf(payload []byte, now time.Time) (time.Duration, bool) {
 	at := bytes.Index(payload, payloadTimeBytes)
 	if at < 0 || payload[len(payload)-1] != '}' {

@@ -22,7 +22,7 @@ type producer struct {
 	ended   chan struct{}  // closed when nothing more is received
 }
 
-// sentFrame is a frame that waits for its ack.
+// sentFrame is a frame waiting for its ack.
 type sentFrame struct {
 	tasks int
 	sent  time.Time
@@ -53,7 +53,7 @@ func (p *producer) run(ctx context.Context, connection *grpc.ClientConn) error {
 	if err == nil {
 		err = stream.CloseSend()
 	}
-	if end := <-received; end != nil { // The stream's own error says more than that of a send.
+	if end := <-received; end != nil { // The stream's own error says more than the error of a send.
 		return end
 	}
 	p.meter.framesUnanswered.Add(int64(len(p.pending)))
@@ -130,7 +130,7 @@ func (p *producer) sendFrames(stream grpc.BidiStreamingClient[codeqv1.ProduceReq
 	return nil
 }
 
-// sendCalls runs the single-task callers: all creates that wait when the stream has room become one frame.
+// sendCalls runs the single-task callers: all creates waiting when the stream has room become one frame.
 func (p *producer) sendCalls(stream grpc.BidiStreamingClient[codeqv1.ProduceRequest, codeqv1.ProduceResponse]) error {
 	calls := make(chan *call, p.lone)
 	var callers sync.WaitGroup
@@ -162,7 +162,7 @@ func (p *producer) sendCalls(stream grpc.BidiStreamingClient[codeqv1.ProduceRequ
 	return nil
 }
 
-// expect records a frame about to be sent, once the window has room for it; false: the stream has ended.
+// expect records a frame about to be sent, once the window has room for it; it returns false if the stream has ended.
 func (p *producer) expect(frame sentFrame) bool {
 	select {
 	case p.pending <- frame:

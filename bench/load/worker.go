@@ -40,7 +40,7 @@ func (w *worker) run(ctx context.Context, connection *grpc.ClientConn) error {
 	if err == nil {
 		err = stream.CloseSend()
 	}
-	if end := <-received; end != nil { // The stream's own error says more than that of a send.
+	if end := <-received; end != nil { // The stream's own error says more than the error of a send.
 		return end
 	}
 	w.meter.outcomesUnanswered.Add(sent - settled)
@@ -72,7 +72,7 @@ func (w *worker) receive(
 			for _, task := range response.Tasks {
 				age, ours := ageOf(task.Payload, now)
 				if !ours {
-					return fmt.Errorf("the payload of task %s differs from the one sent: %q", task.Id, task.Payload)
+					return fmt.Errorf("the payload of task %s differs from the payload sent: %q", task.Id, task.Payload)
 				}
 				w.meter.delivery.add(age, 1)
 			}
@@ -116,7 +116,7 @@ func (w *worker) send(
 	}
 }
 
-// completions completes the tasks and grants the server as many credits again.
+// completions returns the message that completes the tasks and grants the server as many credits again.
 func completions(tasks []*codeqv1.Task) *codeqv1.WorkRequest {
 	backing := make([]codeqv1.Outcome, len(tasks))
 	outcomes := make([]*codeqv1.Outcome, len(tasks))

@@ -25,7 +25,7 @@ app = typer.Typer(no_args_is_help=False, help="Download files attached to result
 
 @app.callback()
 def group() -> None:
-    """Keeps `get` a subcommand, although it is the only one."""
+    """Keeps `get` a subcommand, although it is the only command of the group."""
 
 
 @app.command()
@@ -33,7 +33,7 @@ def group() -> None:
 def get(
     options: ClientOptions,
     task_id: Annotated[str, typer.Argument(metavar="ID", help="Id of the task.")],
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the artifact, as the result shows it.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the artifact, as shown in the result.")],
     file: Annotated[Path | None, typer.Option(metavar="FILE", help="File to write; default: stdout.")] = None,
 ) -> None:
     """Fetches an artifact that the server stores."""
@@ -50,10 +50,10 @@ def get(
 
 
 def fields(given: Sequence[str]) -> dict[str, str]:
-    """Returns the request field for artifacts given as NAME=FILE or NAME=URL; no field if none are given.
+    """Returns the request field for artifacts given as NAME=FILE or NAME=URL; without artifacts, returns no field.
 
     Raises:
-        Failure: An artifact is malformed, too large, or its file cannot be read.
+        Failure: An artifact is malformed or too large, or its file cannot be read.
     """
     if not given:
         return {}

@@ -17,7 +17,7 @@ from codeq_cli.failures import ExitCode, Failure
 from codeq_cli.rest import members_of
 
 CHANGE_SECONDS_MAX: Final = 30
-"""Extra time for a change of members or leader, on top of the usual reply time."""
+"""Extra time for a change of members or of the leader, on top of the usual reply time."""
 
 GROUP_COLUMNS: Final = (
     "shardIdx",
@@ -50,13 +50,13 @@ app = typer.Typer(
     no_args_is_help=False, help="Show and change the members of a cluster; changes need an administrator's token."
 )
 
-Id = Annotated[str, typer.Argument(metavar="ID", help="Name of the member, its RAFT_SELF_ID.")]
+Id = Annotated[str, typer.Argument(metavar="ID", help="Name of the member: its RAFT_SELF_ID.")]
 
 
 @app.command()
 @client_command
 def status(options: ClientOptions) -> None:
-    """Shows the groups and their members as the queried node sees them; only the leader knows how far each lags."""
+    """Shows the groups and their members as the queried node sees them; only the leader knows how far others lag."""
     _show(options, options.server().call("GET", "/raft/status"))
 
 
@@ -91,7 +91,7 @@ def remove(options: ClientOptions, id_: Id) -> None:
 def transfer(
     options: ClientOptions,
     id_: Annotated[
-        str | None, typer.Argument(metavar="[ID]", help="New leader; default: the voter with the most of the log.")
+        str | None, typer.Argument(metavar="[ID]", help="New leader; default: the voter whose log is most up to date.")
     ] = None,
 ) -> None:
     """Transfers leadership to another voter."""
@@ -146,7 +146,7 @@ def leave(
     force: Annotated[
         bool,
         typer.Option(
-            "--force", help="Leave even with other voters, when those are gone for good: data only they have is lost."
+            "--force", help="Convert despite other voters, if they are lost for good; data that only they have is lost."
         ),
     ] = False,
 ) -> None:

@@ -70,12 +70,18 @@ def redrive(
     options: ClientOptions,
     command: Command,
     *,
-    status: Annotated[str, typer.Option(help="DLQ, FAILED or CANCELLED.")] = "DLQ",
-    error: Annotated[str | None, typer.Option(metavar="TEXT", help="Only tasks whose error contains this.")] = None,
-    ended_from: Annotated[str | None, typer.Option(metavar="RFC3339", help="Ended at or after this time.")] = None,
-    ended_to: Annotated[str | None, typer.Option(metavar="RFC3339", help="Ended before this time.")] = None,
-    task_ids: Annotated[str | None, typer.Option("--ids", metavar="A,B", help="Only these tasks.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Count only, change nothing.")] = False,
+    status: Annotated[str, typer.Option(help="Status of the tasks: DLQ, FAILED or CANCELLED.")] = "DLQ",
+    error: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="Only tasks whose error contains this text.")
+    ] = None,
+    ended_from: Annotated[
+        str | None, typer.Option(metavar="RFC3339", help="Only tasks that ended at or after this time.")
+    ] = None,
+    ended_to: Annotated[
+        str | None, typer.Option(metavar="RFC3339", help="Only tasks that ended before this time.")
+    ] = None,
+    task_ids: Annotated[str | None, typer.Option("--ids", metavar="A,B", help="Only the tasks with these ids.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count the tasks; change nothing.")] = False,
     limit: Annotated[
         int | None,
         typer.Option(parser=usage.whole(1, 10_000), metavar="N", help="Maximum number of tasks; default 1000."),
@@ -89,7 +95,7 @@ def redrive(
 ) -> None:
     """Requeues ended tasks at the tail of their queue, with zero attempts.
 
-    A long queue takes several calls: repeat the command with the nextPageToken until none is shown.
+    Redriving a long queue takes several calls: repeat the command with the nextPageToken until none is shown.
     """
     if rate is not None and (dry_run or limit is not None):
         raise usage_failure("--rate cannot be combined with --dry-run or --limit")

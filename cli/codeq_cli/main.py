@@ -10,7 +10,7 @@ import sys
 def _open_standard_files() -> None:
     """Opens /dev/null in place of stdin, stdout or stderr if the caller has closed it.
 
-    Otherwise the next file or socket would get its number, and receive the command's output.
+    Otherwise the next file or socket would get the closed file's number and receive the command's output.
     """
     while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(number, True)
@@ -26,13 +26,13 @@ def main() -> int:
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         # Ctrl-C kills the process at any moment, without a traceback. Servers install their own handler, to drain.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-    # Only now, because imports take most of a command's time.
+    # Imported only now, because imports take most of a command's time.
     from codeq_cli.commands import run
 
     try:
         code = run(sys.argv[1:])
         sys.stdout.flush()
-    except (BrokenPipeError, SystemExit):  # Typer turns the former into the latter
+    except (BrokenPipeError, SystemExit):  # Typer turns the former exception into the latter
         # The reader has closed the pipe. Without this, the interpreter would complain when it flushes on exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

@@ -23,7 +23,7 @@ ENVIRONMENT: Final = {
     "token": "CODEQ_TOKEN",
     "worker-token": "CODEQ_WORKER_TOKEN",
 }
-"""Environment variable of each setting. An empty one counts as not set."""
+"""Environment variable of each setting. An empty variable counts as not set."""
 
 KEYS: Final = tuple(ENVIRONMENT)
 """Settings of a profile. Worker calls use `worker-token`, or `token` if it is not set."""

@@ -53,7 +53,7 @@ def stats(options: ClientOptions, command: Command, tenant: TenantOption = None)
 @app.command()
 @client_command
 def pause(options: ClientOptions, command: Command, tenant: TenantOption = None) -> None:
-    """Pauses the deliveries of a queue, which need not exist yet; it still accepts tasks, and claimed tasks run on."""
+    """Pauses the deliveries of a queue, which need not exist yet. It still accepts tasks; claimed tasks continue."""
     _post(options, command, "pause", tenant)
 
 
@@ -73,9 +73,9 @@ def purge(
     yes: Annotated[bool, typer.Option("--yes", help="Required: a purge cannot be undone.")] = False,
     tenant: TenantOption = None,
 ) -> None:
-    """Ends every task now waiting in a queue, scheduled ones included, as CANCELLED.
+    """Ends every task now waiting in a queue, including scheduled tasks, as CANCELLED.
 
-    The purge runs in the background while the queue shows purging; nothing is delivered meanwhile.
+    The purge runs in the background. While it runs, the queue shows purging and delivers nothing.
     """
     if not yes:
         raise usage_failure("--yes is required: a purge ends every task waiting in the queue")

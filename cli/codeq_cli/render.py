@@ -45,7 +45,7 @@ def show_object(text: str, output: Format, *, table_field: str | None = None) ->
     Args:
         text: The object.
         output: Format.
-        table_field: Field whose object a table shows instead of the whole.
+        table_field: Field whose object a table shows instead of the whole object.
 
     Raises:
         Failure: The object is nested too deeply for YAML.
@@ -79,7 +79,7 @@ def show_page(name: str, items: Items, columns: Sequence[str], output: Format, *
         items: The objects.
         columns: Columns of a table.
         output: Format.
-        also: Another option of the command that shows more, for the hint.
+        also: Another option with which the command shows more, for the hint.
 
     Raises:
         Failure: The objects are nested too deeply for YAML.
@@ -96,7 +96,7 @@ def show_page(name: str, items: Items, columns: Sequence[str], output: Format, *
 
 
 def show_failure(failure: Failure, *, as_json: bool) -> None:
-    """Prints a failure on stderr: as JSON the server's error body or one like it, otherwise one readable line."""
+    """Prints a failure on stderr: as JSON, in the form of the server's error body; otherwise as one readable line."""
     if as_json:
         body = failure.body or json_text.join(
             {"error": json_text.quote(failure.text), "reason": json_text.quote(failure.reason)}

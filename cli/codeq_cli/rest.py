@@ -20,7 +20,7 @@ REPLY_SECONDS_MAX: Final = 30.0
 """Longest gap between two reads of the reply, on top of the wait that the request asks for."""
 
 REDIRECTS_MAX: Final = 3
-"""Maximum redirects to a leader that a node names; needing more means that the nodes disagree about the leader."""
+"""Maximum redirects to a leader that a node names; if more are needed, the nodes disagree about the leader."""
 
 Query = Mapping[str, str | int | list[str]]
 """Query parameters."""
@@ -105,7 +105,7 @@ class Server:
     def _send(self, request: _Request) -> _Reply:
         """Returns the reply of the first endpoint that serves the request.
 
-        Tries the next endpoint only if this one certainly did not process the request, or the request is a GET.
+        Tries the next endpoint only if this endpoint certainly did not process the request, or if the request is a GET.
         """
         try:
             content = None if request.body is None else request.body.encode()

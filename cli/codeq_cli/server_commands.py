@@ -21,13 +21,14 @@ app = typer.Typer(no_args_is_help=False)
 """Holds this module's commands for the table of commands."""
 
 BACKUP_SECONDS_MAX: Final = 30
-"""Extra time for a backup, on top of the usual reply time; then the server replies, and continues in the background."""
+"""Extra time for a backup, on top of the usual reply time; after it, the server replies and continues in the
+background."""
 
 ConfigOption = Annotated[
     str | None, typer.Option(metavar="FILE", help="Configuration file; default: $CODEQ_CONFIG_PATH, else none.")
 ]
 DevOption = Annotated[
-    bool, typer.Option("--dev", help="Serve loopback only, with the token dev-token if none is configured.")
+    bool, typer.Option("--dev", help="Serve only on loopback, with the token dev-token if no token is configured.")
 ]
 
 
@@ -49,10 +50,10 @@ VerifyOption = Annotated[
     bool, typer.Option("--verify", help="Check every row of the store first; serve only if it is consistent.")
 ]
 LogLevelOption = Annotated[
-    str | None, typer.Option(metavar="debug|info|warn|error", help="Lowest level logged; default info.")
+    str | None, typer.Option(metavar="debug|info|warn|error", help="Minimum log level; default info.")
 ]
 LogFormatOption = Annotated[
-    str | None, typer.Option(metavar="text|json", help="Default: text on a terminal, else json.")
+    str | None, typer.Option(metavar="text|json", help="Log format; default: text on a terminal, else json.")
 ]
 ReadyFileOption = Annotated[str | None, typer.Option(metavar="FILE", help="File to write once the process is ready.")]
 
@@ -95,7 +96,7 @@ def serve(
             "RAFT_ENABLED: needs the extension codeq_raft_core, which is not installed; get cargo from "
             "https://rustup.rs and run `make setup-raft`"
         )
-    # gRPC would warn at each start of a child process; ours do not use gRPC.
+    # gRPC would warn at each start of a child process, but this server's child processes do not use gRPC.
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
     _silence_grpc()
     from codeq_server.node.app import serve as run
@@ -144,7 +145,7 @@ def gateway(
     *,
     config: ConfigOption = None,
     dev: Annotated[
-        bool, typer.Option("--dev", help="Serve loopback only; the server is 127.0.0.1:9092 if none is configured.")
+        bool, typer.Option("--dev", help="Serve only on loopback; the server defaults to 127.0.0.1:9092.")
     ] = False,
     server_addrs: Annotated[
         str | None,
@@ -202,7 +203,7 @@ def load_settings(config: str | None, flags: Mapping[str, object], *, dev: bool)
     """Returns the settings of a server.
 
     Args:
-        config: Configuration file; None: the one that the environment names, if any.
+        config: Configuration file; None: the file that the environment names, if any.
         flags: Flags by setting name; None: not given.
         dev: Whether --dev is given.
 
@@ -225,7 +226,7 @@ def load_gateway_settings(config: str | None, flags: Mapping[str, object], *, de
     """Returns the settings of a standalone gateway.
 
     Args:
-        config: Configuration file; None: the one that the environment names, if any.
+        config: Configuration file; None: the file that the environment names, if any.
         flags: Flags by setting name; None: not given.
         dev: Whether --dev is given.
 
@@ -251,7 +252,7 @@ def refuse_silence(settings: Settings) -> None:
 
 
 def refuse_foreign_module() -> None:
-    """Checks that the module `codeq` is the SDK, and not the one of the unrelated distribution with this name.
+    """Checks that the module `codeq` is the SDK, and not the module of the unrelated distribution with this name.
 
     Raises:
         Failure: The module belongs to the other distribution, which was installed over the SDK.

@@ -21,12 +21,12 @@ ArtifactsOption = Annotated[
     typer.Option(metavar="DIR", help="Folder of artifacts (LOCAL_ARTIFACTS_DIR); default: next to the store."),
 ]
 
-app = typer.Typer(no_args_is_help=False, help="Check, back up and restore a store while no server runs on it.")
+app = typer.Typer(no_args_is_help=False, help="Check, back up and restore a store while no server is running on it.")
 
 
 @app.callback()
 def group() -> None:
-    """Makes the files that these commands write private, like a server's."""
+    """Makes the files that these commands write private, like the files of a server."""
     from codeq_server.node.private_files import write_privately
 
     write_privately()

@@ -32,7 +32,7 @@ DURATION: Final = "DURATION"
 """Placeholder in the help for a value such as 90s, 5m or 1h30m; a bare number is seconds."""
 
 HOURS_12: Final = 12 * 3600
-"""Maximum lease length and nack delay, in seconds."""
+"""Maximum lease length, and maximum nack delay, in seconds."""
 
 YEARS_10: Final = 3650 * 86400
 """Maximum delay and expiry, in seconds."""
@@ -61,7 +61,7 @@ def create(
         str, typer.Option(metavar="JSON|@FILE|-", help="Payload, one JSON value, sent byte for byte; - reads stdin.")
     ],
     priority: Annotated[
-        int | None, typer.Option(parser=usage.whole(0, 9), metavar="0-9", help="Priority, 9 first; default 0.")
+        int | None, typer.Option(parser=usage.whole(0, 9), metavar="0-9", help="Priority, highest first; default 0.")
     ] = None,
     delay: Annotated[
         int | None,
@@ -70,12 +70,16 @@ def create(
     run_at: Annotated[str | None, typer.Option(metavar="RFC3339", help="Do not deliver before this time.")] = None,
     expire: Annotated[
         int | None,
-        typer.Option(parser=usage.duration(1, YEARS_10), metavar=DURATION, help="End as FAILED if it waits longer."),
+        typer.Option(
+            parser=usage.duration(1, YEARS_10), metavar=DURATION, help="End as FAILED if it waits longer than this."
+        ),
     ] = None,
     max_attempts: Annotated[
         int | None,
         typer.Option(
-            parser=usage.whole(1, 1000), metavar="N", help="Deliveries before the dead-letter queue; default 5."
+            parser=usage.whole(1, 1000),
+            metavar="N",
+            help="Deliveries before the task goes to the dead-letter queue; default 5.",
         ),
     ] = None,
     idempotency_key: Annotated[
@@ -83,7 +87,7 @@ def create(
         typer.Option(metavar="KEY", help="Create the task only once: repeating the command shows the first task."),
     ] = None,
     task_id: Annotated[
-        str | None, typer.Option(metavar="ID", help="Id of the task; default: the server assigns one.")
+        str | None, typer.Option(metavar="ID", help="Id of the task; default: assigned by the server.")
     ] = None,
 ) -> None:
     """Creates a task and shows it."""
@@ -125,8 +129,12 @@ def list_(
     status: Annotated[
         str | None, typer.Option(metavar="A,B", help="Only tasks in these statuses, such as PENDING,CLAIMED.")
     ] = None,
-    created_from: Annotated[str | None, typer.Option(metavar="RFC3339", help="Accepted at or after this time.")] = None,
-    created_to: Annotated[str | None, typer.Option(metavar="RFC3339", help="Accepted before this time.")] = None,
+    created_from: Annotated[
+        str | None, typer.Option(metavar="RFC3339", help="Only tasks accepted at or after this time.")
+    ] = None,
+    created_to: Annotated[
+        str | None, typer.Option(metavar="RFC3339", help="Only tasks accepted before this time.")
+    ] = None,
     order: Annotated[Order, typer.Option(help="Sort order.")] = Order.NEWEST,
     limit: Annotated[
         int, typer.Option(parser=usage.whole(1, 100_000), metavar="N", help="Maximum number of tasks to show.")
@@ -147,7 +155,7 @@ def list_(
     others = {"createdFrom": created_from, "createdTo": created_to, "pageToken": page_token}
     query |= {name: text for name, text in others.items() if text is not None}
     tasks = pages(options.server(), "/tasks", query, "tasks", most)
-    render.show_page("tasks", tasks, COLUMNS, options.format, also="--all for all of them")
+    render.show_page("tasks", tasks, COLUMNS, options.format, also="--all for all tasks")
 
 
 @app.command()
@@ -203,12 +211,14 @@ def heartbeat(
     extend: Annotated[
         int | None,
         typer.Option(
-            parser=usage.duration(1, HOURS_12), metavar=DURATION, help="Counted from now; default: the lease's length."
+            parser=usage.duration(1, HOURS_12),
+            metavar=DURATION,
+            help="New length of the lease, counted from now; default: its original length.",
         ),
     ] = None,
     lease_token: LeaseToken = None,
 ) -> None:
-    """Extends the lease of a task, never shortens it."""
+    """Extends the lease of a task; never shortens it."""
     fields = _lease_fields(lease_token)
     _add_numbers(fields, extendSeconds=extend)
     _post(options, task_id, "heartbeat", fields)
@@ -285,7 +295,9 @@ def abandon(options: ClientOptions, task_id: Id, lease_token: LeaseToken = None)
 def progress(
     options: ClientOptions,
     task_id: Id,
-    value: Annotated[str, typer.Argument(metavar="JSON|@FILE|-", help="Progress, sent byte for byte; - reads stdin.")],
+    value: Annotated[
+        str, typer.Argument(metavar="JSON|@FILE|-", help="Progress, one JSON value, sent byte for byte; - reads stdin.")
+    ],
     extend: Annotated[
         int | None,
         typer.Option(
@@ -342,7 +354,7 @@ def cleanup(
 ) -> None:
     """Deletes ended tasks before their retention expires; needs an administrator's token.
 
-    Many tasks take several calls: repeat the command with the nextPageToken until none is shown.
+    Deleting many tasks takes several calls: repeat the command with the nextPageToken until none is shown.
     """
     fields = {"before": json_text.quote(before)}
     _add_numbers(fields, limit=limit)

@@ -1,4 +1,4 @@
-"""HTTP exchanges with the standard library: importing another client would take longer than a call."""
+"""HTTP exchanges with the standard library, because importing another client would take longer than a call."""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ def port_offset() -> int:
 
 
 def keep_port_offset() -> None:
-    """Stores the port offset of the cluster, for nodes that are restarted by hand."""
+    """Stores the port offset of the cluster for nodes that are restarted by hand."""
     DATA.mkdir(exist_ok=True)
     OFFSET_FILE.write_text(f"{os.environ.get('PORT_OFFSET') or 0}\n")
 
@@ -124,7 +124,7 @@ def locked(file: IO[str]) -> bool:
 
 
 def run(name: str) -> NoReturn:
-    """Replaces this process with the node, which holds the lock on its pid file as long as it runs."""
+    """Replaces this process with the node, which holds the lock on its pid file as long as it is running."""
     (DATA / name).mkdir(parents=True, exist_ok=True)
     file = pid_file(name).open("a+")
     deadline = time.monotonic() + LOCK_SECONDS_MAX  # another process may hold the lock briefly to check the node
@@ -141,7 +141,7 @@ def run(name: str) -> NoReturn:
 
 
 def start(name: str) -> subprocess.Popen[bytes]:
-    """Starts a node in its own session, out of reach of Ctrl-C, so that it gets one stop signal and not two."""
+    """Starts a node in its own session, out of reach of Ctrl-C, so that it gets only one stop signal."""
     (DATA / name).mkdir(parents=True, exist_ok=True)
     with (DATA / name / "log").open("ab") as log:
         return subprocess.Popen([sys.executable, __file__, name], stdout=log, stderr=log, start_new_session=True)
@@ -249,7 +249,7 @@ def main(arguments: list[str]) -> int:
             time.sleep(POLL_SECONDS)
             for name in [name for name, process in nodes.items() if process.poll() is not None]:
                 print(f"{name} ended with code {nodes.pop(name).returncode}", flush=True)
-        while any(map(running, NAMES)):  # some were restarted by hand
+        while any(map(running, NAMES)):  # some nodes were restarted by hand
             time.sleep(POLL_SECONDS)
     except KeyboardInterrupt:
         pass

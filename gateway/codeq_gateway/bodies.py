@@ -1,8 +1,8 @@
 """Request bodies: checks of their headers, and limits on the bytes in flight in the process.
 
-Two limits keep large requests from exhausting memory and from making the log of a cluster fall behind: one on the bytes
-held across all front ends, one on the bytes being processed. Decoding, deciding and storing a request takes a multiple
-of its size in memory, so large requests take turns, first come, first served.
+Two limits keep large requests from exhausting memory and from making the log of a cluster fall behind: one limits the
+bytes held across all front ends, the other the bytes being processed. Decoding, deciding and storing a request takes a
+multiple of its size in memory, so large requests take turns, first come, first served.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ WORKED_BYTES_MAX: Final = 32 * 1024 * 1024
 """Limit on the bytes of large requests being processed, from decoding to reply; further requests wait."""
 
 LARGE_BYTES: Final = 256 * 1024
-"""Size from which a request counts as large; smaller ones are not counted, only bounded by the number of calls."""
+"""Size from which a request counts as large; smaller requests are not counted, but bounded by the number of calls."""
 
 _JSON_TYPES: Final = re.compile(rb'\s*application/json\s*(;\s*(charset="?utf-8"?\s*)?)*', re.IGNORECASE)
 
@@ -87,7 +87,7 @@ class InFlight:
             self._end(size)
 
     def _end(self, size: int) -> None:
-        """Ends the turn of a request and admits waiting ones that now fit."""
+        """Ends the turn of a request and admits waiting requests that now fit."""
         self._worked -= size
         while self._line:
             turn, wanted = self._line[0]

@@ -1,4 +1,4 @@
-"""The open connections of a gateway: their limit, which one is evicted for a newcomer, and the turns of strangers."""
+"""The open connections of a gateway: their limit, evictions for new connections, and the turns of strangers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ CONNECTIONS_MAX: Final = 8_192
 """Default limit on open connections."""
 
 UNREAD_BYTES_MAX: Final = 32 * 1024 * 1024
-"""Limit on the bytes of strangers' unfinished heads in total; beyond it, the oldest of these connections is closed."""
+"""Limit on the total bytes of strangers' unfinished heads; beyond it, the oldest of these connections is closed."""
 
 TURNS_AT_ONCE: Final = 4
 """Strangers' connections that continue at each turn."""
@@ -35,7 +35,7 @@ class Connections(Generic[_Connection]):
     """Tracks the open connections.
 
     A connection is a stranger until one of its calls has presented an accepted token. At the limit, a new connection
-    evicts the stranger that has been silent the longest; if there is none, the new one is closed.
+    evicts the stranger that has been silent the longest; if there is none, the new connection is closed.
 
     Args:
         connections_max: Limit on open connections.
@@ -50,7 +50,7 @@ class Connections(Generic[_Connection]):
         """Bytes of unfinished heads, by stranger; the oldest first."""
         self._unread_bytes = 0
         self._waiting: dict[_Connection, Callable[[], None]] = {}
-        """Callback of each connection that waits for its turn, first come, first served."""
+        """Callback of each connection waiting for its turn, first come, first served."""
         self._turns: asyncio.TimerHandle | None = None
 
     def __len__(self) -> int:
@@ -93,15 +93,15 @@ class Connections(Generic[_Connection]):
     def wait_turn(self, connection: _Connection, resume: Callable[[], None]) -> None:
         """Calls `resume` when it is the turn of a connection whose request was rejected.
 
-        A rejected request costs its sender nothing, and the next input follows at once: another request, or the rest of
-        the body, which is read so that the sender sees the reply. Without turns, these senders would take all of the
-        event loop's time.
+        A rejected request costs its sender nothing, and the next input follows at once. It is another request, or the
+        rest of the body, which is read so that the sender sees the reply. Without turns, such senders would take all of
+        the event loop's time.
         """
         self._waiting[connection] = resume
         self._await_turns()
 
     def leave_queue(self, connection: _Connection) -> None:
-        """Removes a connection from those that wait for their turn."""
+        """Removes a connection from those waiting for their turn."""
         self._waiting.pop(connection, None)
 
     def _take_turns(self) -> None:

@@ -15,7 +15,7 @@ from codeq_gateway import fields, refusals, surrogates
 from codeq_gateway.fields import Assign, BadValueError, Lists
 
 _FEW: Final = 4_096
-"""Below this many commas, the lists of a body are too short to need counting while they are decoded."""
+"""Number of commas in a body below which its lists are too short to need counting while they are decoded."""
 
 _TOO_MANY: Final = re.compile(
     "Expected `array` of at most length ([0-9]+)|Expected `array` of length <= ([0-9]+)(?: - at .*)?"
@@ -25,14 +25,14 @@ _TOO_MANY: Final = re.compile(
 _Parse = Callable[[bytes], Any]
 
 Decode = Callable[[bytes, Message], None]
-"""Fills a message from a JSON body; raises CallFailed that says what is wrong."""
+"""Fills a message from a JSON body; raises a CallFailed that says what is wrong."""
 
 
 def compile_decoder(descriptor: Descriptor, without: Collection[str] = ()) -> Decode:
     """Returns the decoder of JSON bodies that hold one message.
 
-    A body has camelCase names and no unknown ones. An empty body is an empty object, and null means absent. Embedded
-    JSON is copied byte for byte.
+    A body has camelCase names, and unknown names are rejected. An empty body is an empty object, and null means absent.
+    Embedded JSON is copied byte for byte.
 
     Args:
         descriptor: Message of the body.

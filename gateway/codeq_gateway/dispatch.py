@@ -49,7 +49,7 @@ class Call(NamedTuple):
 
 
 class CallFailed(Exception):  # noqa: N818 - the call failed; this carries its status
-    """A call that was rejected or failed.
+    """The error of a call that was rejected or failed.
 
     Attributes:
         reason: Number of the codeq.v1.ErrorReason.
@@ -106,7 +106,7 @@ class Dispatcher(Protocol):
     async def call(self, call: Call) -> Message:
         """Returns the response message.
 
-        Cancelling the awaiting task means that the client is gone: a waiting claim then takes no task.
+        Cancelling the awaiting task means that the client is gone. A claim that is still waiting then takes no task.
 
         Raises:
             CallFailed: The call was rejected or failed.

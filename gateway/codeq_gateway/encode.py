@@ -29,8 +29,9 @@ def compile_encoder(descriptor: Descriptor) -> Encode:
     """Returns the encoder of a message: one line of JSON, including the final line feed.
 
     Fields without presence are always written; fields with presence, and lists with the option `omit_empty`, only when
-    set. Signed 64-bit integers become numbers, unsigned ones strings, enums their short names, times UTC with three
-    decimals. Embedded JSON is written byte for byte; an empty field without presence becomes null.
+    set. Signed 64-bit integers become numbers, unsigned 64-bit integers become strings, enums become their short names,
+    and times are in UTC with three decimals. Embedded JSON is written byte for byte; an empty field without presence
+    becomes null.
 
     Raises:
         TypeError: A field's type has no JSON form.

@@ -63,9 +63,9 @@ class Exchange:
         started: When the head was complete, on the clock of `time.perf_counter`.
         keep_alive: Whether the connection may stay open after the reply.
         expects_continue: Whether the client waits for 100 Continue before it sends the body.
-        route: Template of the route; empty: the bytes were not a request, and it is not counted.
-        admission: Checks whether the caller may make the call; None: already known.
-        operation: RPC of the request; None: none.
+        route: Template of the route; empty: the bytes were not a request, and the exchange is not counted.
+        admission: Checks whether the caller may make the call; None: this is already known.
+        operation: RPC of the request; None: the request has no RPC.
         page: Renders the requested page; None: no page, or the reply is set already.
         path_values: Values of the path's variables.
         body_bytes_max: Largest body in bytes.
@@ -74,8 +74,8 @@ class Exchange:
         refused_items: Items of the body's list that could not be decoded.
         is_complete: Whether the body is complete.
         deadline: Time at which the call is cancelled, on the clock of `started`.
-        end: Why the call was cancelled; None: it was not.
-        reply: The reply; None: none yet, or the client has disconnected.
+        end: Why the call was cancelled; None: it was not cancelled.
+        reply: The reply; None: there is no reply yet, or the client has disconnected.
         fields: Headers added to every reply.
     """
 

@@ -116,8 +116,8 @@ def rules_of(field: FieldDescriptor) -> Any:
 class Lists:
     """Counts the lists of a body by type while it is decoded.
 
-    JSON allows duplicate keys, of which the last one wins. So a list could be repeated any number of times, each with
-    the maximum number of items, and all of them would be decoded.
+    JSON allows duplicate keys, and the last one wins. A body could therefore repeat a list any number of times, each
+    with the maximum number of items, and all of them would be decoded.
     """
 
     def __init__(self) -> None:
@@ -221,8 +221,8 @@ def scalar(field: FieldDescriptor) -> Scalar:
     if kind in _INT64:
         return Scalar(Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)] | float, _whole, is_text=False)
     if kind in _UINT64:
-        # A string, because many clients lose digits of large JSON numbers; an exact integer is accepted, too.
-        # Without the annotation mypy takes the variable for an alias, which compiled code does not assign.
+        # A string, because many clients lose digits of large JSON numbers; an exact integer is accepted as well.
+        # Without the annotation mypy takes the variable for a type alias, and compiled code does not assign aliases.
         unsigned: Any = Annotated[int, msgspec.Meta(ge=0)] | Annotated[str, msgspec.Meta(pattern="^[0-9]{1,20}$")]
         return Scalar(unsigned, int, is_text=True)  # the message rejects values above 64 bits
     if kind in _FLOAT:

@@ -28,7 +28,7 @@ SINGLE: Final = frozenset(
         _FORWARD,
     }
 )
-"""Headers that a request may have at most once: given two, a proxy and this server might pick different ones."""
+"""Headers that a request may have at most once: of two values, a proxy and this server might pick different ones."""
 
 _YES_OR_NO: Final = {b"1": True, b"0": False}
 
@@ -71,7 +71,7 @@ def of_message(descriptor: Descriptor) -> dict[bytes, FieldDescriptor]:
 def refuse_others(
     known: Mapping[bytes, FieldDescriptor], taken: Collection[bytes], headers: Mapping[bytes, bytes]
 ) -> None:
-    """Rejects headers that carry a field of other operations, but not of this one.
+    """Rejects headers that carry a field of other operations but not of this operation.
 
     Args:
         known: Header fields of all operations.

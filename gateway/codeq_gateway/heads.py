@@ -1,4 +1,4 @@
-"""Parses the heads of HTTP/1.1 requests by RFC 9110 and RFC 9112, strictly wherever these leave a choice.
+"""Parses the heads of HTTP/1.1 requests by RFC 9110 and RFC 9112, strictly wherever the RFCs leave a choice.
 
 Heads that another parser might read differently are rejected: a proxy in front of this server must never disagree with
 it about where a request ends or which host it is for.
@@ -26,7 +26,7 @@ ASTERISK: Final = b"*"
 """Path of a request about the server as a whole."""
 
 _CACHED_MAX: Final = 512
-"""Maximum parsed blocks of header lines in the cache."""
+"""Maximum number of parsed blocks of header lines in the cache."""
 
 _CACHED_BYTES_MAX: Final = 1_024
 """Maximum bytes of a block of header lines that is cached."""

@@ -1,7 +1,8 @@
 """Batches: a malformed item of a list fails that item only, not the whole call.
 
-The body of a batch is decoded as a whole. Only if that fails are its items decoded one by one: an item that cannot be
-decoded is sent to the service as an empty one, which the service rejects; the reply shows the decoding error instead.
+The body of a batch is decoded as a whole. Only if that fails are its items decoded one by one. An item that cannot be
+decoded is sent to the service as an empty item, which the service rejects; the reply then shows the decoding error
+instead.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from codeq_gateway.decode import compile_apart, compile_decoder
 from codeq_gateway.dispatch import CallFailed
 
 ALL_OR_NONE: Final = "atomic"
-"""Field of a batch that makes one malformed item fail the whole call."""
+"""Field of a batch; if it is set, one malformed item fails the whole call."""
 
 _ERROR: Final = "error"
 _TASK_ID: Final = "task_id"

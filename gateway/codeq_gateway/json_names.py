@@ -50,7 +50,7 @@ class JsonNames:
 
 
 def words_of(messages: Iterable[Descriptor]) -> dict[str, str]:
-    """Returns the JSON names of the fields of these messages and those nested in them, by protobuf name."""
+    """Returns the JSON names of the fields of these messages and of messages nested in them, by protobuf name."""
     seen: dict[str, Descriptor] = {}
     found = [within for message in messages for within in _reachable(message, seen)]
     return {field.name: field.json_name for message in found for field in message.fields}
@@ -72,7 +72,7 @@ def _path(descriptor: Descriptor | None, path: str) -> str:
 
 
 def _reachable(message: Descriptor, seen: dict[str, Descriptor]) -> Iterator[Descriptor]:
-    """Yields a message and those nested in it, each once."""
+    """Yields a message and the messages nested in it, each once."""
     if message.full_name not in seen:
         seen[message.full_name] = message
         yield message

@@ -49,7 +49,7 @@ REASONS: Final = "codeq.v1.ErrorReason"
 """Full name of the enum that holds the error table."""
 
 SECRET_KEY: Final = "codeq-gateway-secret"  # noqa: S105
-"""Metadata key of the gateways' shared secret."""
+"""Metadata key of the secret that gateways share with servers."""
 
 _LOG: Final = logging.getLogger("codeq.gateway")
 _SERVICE: Final = "/codeq_internal.v1.CallService/"

@@ -1,4 +1,4 @@
-"""The gateway's own rejections, and the JSON body of every failed call."""
+"""The rejections made by the gateway itself, and the JSON body of every failed call."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ from codeq_gateway.links import (
 )
 
 RETRY_SECONDS: Final = 5.0
-"""How long a call is retried, within its own timeout: longer than an election takes."""
+"""How long a call is retried, within its own timeout; longer than an election takes."""
 
 PAUSE_SECONDS_MIN: Final = 0.05
 """Initial backoff before a retry; it doubles each time."""
@@ -62,7 +62,7 @@ _ELSEWHERE: Final = frozenset({error_pb2.ERROR_REASON_DRAINING, error_pb2.ERROR_
 
 
 class Links:
-    """Links to servers by address: the configured ones, and those named by other servers.
+    """Links to servers by address: the configured servers, and servers named by other servers.
 
     Args:
         pool: Holds the messages of call streams.
@@ -109,7 +109,7 @@ class Links:
         return [each for each in self._links.values() if each.is_up]
 
     def after(self, link: Link | None) -> Link | None:
-        """Returns the next link that is up, in order of creation; None: none is up."""
+        """Returns the next link that is up, in order of creation; None: no link is up."""
         links = list(self._links.values())
         first = links.index(link) + 1 if link in links else 0
         return next((each for each in links[first:] + links[:first] if each.is_up), None)
@@ -158,7 +158,7 @@ class RemoteDispatcher:
     """Executes the gateway's calls on the leader of several servers.
 
     Args:
-        addresses: gRPC listeners of the servers, host:port each; the first reachable one is tried first.
+        addresses: gRPC listeners of the servers, host:port each; the first reachable server is tried first.
         pool: Holds the messages of call streams.
         services: Services of the calls.
         secret: Shared secret that servers require of gateways.
@@ -181,7 +181,7 @@ class RemoteDispatcher:
         self._admitted: dict[tuple[str, str], float] = {}
         """Calls that a server recently authorized, by method and token, each with its expiry."""
         self._tokenless_until = 0.0
-        """Until when unauthenticated calls are rejected without asking a server."""
+        """Time until which unauthenticated calls are rejected without asking a server."""
         self._preferred: Link | None = self._links.to(addresses[0])
 
     @property
@@ -216,7 +216,7 @@ class RemoteDispatcher:
             except LostError:
                 if not call.repeatable or loop.time() + pause >= give_up:
                     raise _unknown() from None
-            # The first retry goes to another server at once; later ones wait, so that servers can elect a leader.
+            # The first retry goes to another server at once; later retries wait, so that servers can elect a leader.
             if tries > 1 or self._choose() in {None, link}:
                 await self._links.change(pause)
 
@@ -257,7 +257,7 @@ class RemoteDispatcher:
         self._admitted[method, authorization] = asyncio.get_running_loop().time() + ADMITTED_SECONDS
 
     async def readiness(self) -> tuple[bool, Mapping[str, object]]:
-        """Returns readiness and details of the preferred server, or of another server that is ready if it is not."""
+        """Returns readiness and details of the preferred server, or if it is not ready, of another one that is."""
         link = self._choose()
         if link is None:
             return False, {"server": None, "reason": "no server can be reached"}

@@ -17,13 +17,14 @@ from codeq_gateway.dispatch import CallFailed
 from codeq_gateway.heads import CHUNKED, Head, check_trailers, read_head
 
 HEAD_BYTES_MAX: Final = 64 * 1024
-"""Largest head of a request, or trailers of its body, in bytes."""
+"""Largest head of a request, and largest trailers of a body, in bytes."""
 
 CHUNK_LINE_BYTES_MAX: Final = 4_096
 """Largest chunk header in bytes, extensions included."""
 
 CHUNK_FRAMING_BYTES_MAX: Final = 64 * 1024
-"""How far a body's chunk framing may exceed its content: many tiny chunks cost more than they carry."""
+"""Maximum bytes by which a body's chunk framing may exceed its content, because many tiny chunks cost more than they
+carry."""
 
 _CHUNK_LINE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})(?:[\t ]*;[\t -~\x80-\xff]*)?")
 _NEVER_IN_LINES: Final = re.compile(rb"[^\t\r\n -~\x80-\xff]|\r(?=[^\n])|(?<!\r)\n")
@@ -97,7 +98,7 @@ class RequestParser:
         return len(self._data) - self._at
 
     def pause(self) -> None:
-        """Stops after the part being reported until `resume`; bytes that arrive meanwhile are buffered."""
+        """Stops after the part being reported until `resume`; bytes that arrive in between are buffered."""
         self._is_paused = True
 
     def resume(self) -> None:

@@ -15,7 +15,7 @@ VARIABLE: Final = "{}"
 """Template segment that matches any one non-empty segment of a path."""
 
 METHODS: Final = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"})
-"""Methods that the server knows; each path supports some of them."""
+"""Methods known to the server; each path supports some of them."""
 
 _OPTIONS: Final = "OPTIONS"
 
@@ -89,7 +89,7 @@ class Router(Generic[T]):
     def find(self, method: str, raw_path: bytes) -> tuple[T, list[str]]:
         """Returns the target and the values of the path's variables, percent-decoded.
 
-        If several templates match the path, the one with the earliest literals that supports the method wins.
+        If several templates that support the method match the path, the template with the earliest literals wins.
 
         Args:
             method: HTTP method.

@@ -30,10 +30,10 @@ BATCH_BODY_BYTES_MAX: Final = 8 * 1024 * 1024 + _ROOM
 """Largest body in bytes if it carries a list of messages."""
 
 CALL_SECONDS = 30.0
-"""Timeout of a call, on top of the time it asks to wait."""
+"""Timeout of a call, on top of the time that it asks to wait."""
 
 _WAIT_FIELD: Final = "wait_seconds"
-"""Field by which a request asks to wait; the service checks its bounds."""
+"""Field in which a request asks to wait; the service checks its bounds."""
 
 _IDEMPOTENCY_KEY: Final = b"idempotency-key"
 """Header of the field that makes repeated requests idempotent."""

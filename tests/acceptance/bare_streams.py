@@ -1,4 +1,4 @@
-"""The two streams as seen by a bare client, for tests that send messages an SDK never would."""
+"""The two streams as seen by a bare client, for tests that send messages that an SDK would never send."""
 
 from __future__ import annotations
 

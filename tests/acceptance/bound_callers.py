@@ -20,7 +20,7 @@ from server_process import ServerProcess
 
 SECONDS_MAX = 120
 SLACK_SECONDS = 15
-"""Delay after which a busy machine may notice a timeout."""
+"""Extra time that a busy machine may need to notice a timeout."""
 OWN_CONNECTION = (("grpc.use_local_subchannel_pool", 1), ("grpc.max_receive_message_length", -1))
 WATCH = "/grpc.health.v1.Health/Watch"
 
@@ -78,7 +78,7 @@ def watch(channel: grpc.aio.Channel) -> Any:
 
 
 async def watching(channel: grpc.aio.Channel, count: int) -> list[Any]:
-    """Returns open health watches."""
+    """Opens health watches and returns them."""
     calls = [watch(channel) for _ in range(count)]
     for call in calls:
         await call.write(b"")

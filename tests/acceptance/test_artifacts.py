@@ -395,7 +395,7 @@ def test_server_killed_under_load_keeps_acknowledged_artifacts_and_leaks_no_file
         finally:
             stop.set()
             threads.shutdown()
-        server.restart()  # the load has ended: nobody needs the remaining files
+        server.restart()  # the load has ended, so nobody needs the remaining files
         with codeq.Client(server.producer_addr, token=DEV_TOKEN) as client:
             for task_id, content in acknowledged.items():
                 assert client.artifact(task_id, "a").content == content
@@ -405,7 +405,7 @@ def test_server_killed_under_load_keeps_acknowledged_artifacts_and_leaks_no_file
 
 
 async def test_client_that_disconnects_during_an_artifact_write_leaves_no_file(tmp_path: Path) -> None:
-    """The file is removed if the caller is gone before its result is stored, and stays otherwise."""
+    """The file is removed if the caller is gone before its result is stored; otherwise it stays."""
     with ServerProcess(tmp_path / "server") as server, codeq.Client(server.producer_addr, token=DEV_TOKEN) as client:
         tasks = [claimed(client, "art-left") for _ in range(8)]
         for number, task in enumerate(tasks):

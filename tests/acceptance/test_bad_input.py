@@ -253,7 +253,7 @@ async def test_stream_without_a_hello_or_with_two_is_rejected_as_a_bad_handshake
 
 
 async def test_silently_broken_stream_returns_undelivered_tasks(running: ServerProcess) -> None:
-    """A client that never reads and then vanishes must not keep undelivered tasks."""
+    """A client that never reads and then vanishes must not hold tasks that it did not receive."""
     reader, writer = await asyncio.open_connection(*running.worker_addr.split(":"))
     writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
     await writer.drain()

@@ -1,4 +1,4 @@
-"""The table of limits in docs/operations.md: the server accepts up to each limit and handles more as documented."""
+"""The table of limits in docs/operations.md: each limit is accepted, and excess is handled as documented."""
 
 from __future__ import annotations
 
@@ -358,7 +358,7 @@ async def refused_body(path: Path, bound: int) -> None:
 
 
 async def ends_stream(path: Path, fits: Message, is_too_large: Message) -> None:
-    """Sends each message on a stream of its own: the first is accepted, the second ends its stream."""
+    """Sends two messages, each on a stream of its own: the first is accepted, and the second ends its stream."""
     open_stream = producing if isinstance(fits, producer_pb.ProduceRequest) else working
     with ServerProcess(path) as server:
         async with open_stream(server) as stream:

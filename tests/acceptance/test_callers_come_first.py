@@ -110,7 +110,7 @@ async def test_gateway_calls_require_the_gateway_secret(server: ServerProcess, n
 async def code_of(server: ServerProcess, name: str, *messages: bytes, metadata: Any = ()) -> grpc.StatusCode:
     """Sends messages unchanged and returns how the call ended.
 
-    grpc.aio reports INTERNAL for a call that ends while it writes; such a call is repeated.
+    grpc.aio reports INTERNAL for a call that ends during a write; such a call is repeated.
     """
     async with grpc.aio.insecure_channel(server.producer_addr) as channel, asyncio.timeout(SECONDS_MAX):
         code = grpc.StatusCode.INTERNAL
@@ -129,7 +129,7 @@ async def _code(call: Any) -> grpc.StatusCode:
 
 
 async def test_malformed_call_logs_no_traceback(server: ServerProcess) -> None:
-    """Makes one exchange of each kind that once logged a traceback, a forged line or a line of megabytes."""
+    """Makes one exchange of each kind that used to log a traceback, a forged line or a line of megabytes."""
     before = len(server.log)
     invalid, unknown = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.UNIMPLEMENTED
     for method, message, code in (

@@ -22,7 +22,7 @@ from two_workers import FIRST, SECOND, claimed, created, environment, said, show
 
 JSON = {"Content-Type": "application/json"}
 ODD = '{"n":1.10, "big":12345678901234567890123, "e":1e400,\t"s":"\\u00e9\\ud83d\\ude00 é"}'
-"""JSON that stays unchanged only if nothing parses and reprints it."""
+"""JSON that would change if it were parsed and printed again."""
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +139,7 @@ async def test_every_interface_rejects_payloads_and_results_that_are_not_json(
     claimed(server, "leased")
     async with grpc.aio.insecure_channel(server.producer_addr) as channel:
         stub = TaskServiceStub(channel)
-        if value:  # nothing is null over gRPC
+        if value:  # an empty result is null over gRPC
             spec = task_pb2.TaskSpec(command="no", payload=value)
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await stub.CreateTask(task_service_pb2.CreateTaskRequest(spec=spec), metadata=bearer(SECOND))

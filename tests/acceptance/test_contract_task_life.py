@@ -170,7 +170,7 @@ def test_lease_is_rearmed_at_its_longest_extension_after_a_kill(tmp_path: Path) 
             task = shown(server, {"id": task_id})
             assert task["status"] == "CLAIMED"
             assert time_of(task["leaseUntil"]) - begin >= timedelta(seconds=seconds - 0.01)
-        # Tokens keep growing, and the old ones are still valid.
+        # Tokens keep growing, and the old tokens are still valid.
         created(server, "armed")
         assert int(claimed(server, "armed")["leaseToken"]) > max(map(int, tokens))
         answer = said(server, plain, "result", leaseToken=tokens[0], status="COMPLETED")
@@ -209,7 +209,7 @@ def test_stale_token_gets_409_and_changes_nothing(server: ServerProcess, what: s
     before = shown(server, task)
     body = {"result": {"status": "COMPLETED"}, "progress": {"progress": 1}}.get(what, {})
     refused(said(server, task, what, leaseToken=stale, **body), 409, "STALE_LEASE_TOKEN")
-    # Two clocks give the end of a lease, which may differ by a millisecond.
+    # The end of a lease comes from two clocks, which may differ by a millisecond.
     assert {**shown(server, task), "leaseUntil": ""} == {**before, "leaseUntil": ""}
 
 
@@ -301,7 +301,7 @@ def test_delayed_task_wakes_waiting_callers_and_is_never_early(server: ServerPro
         assert timedelta(0) <= datetime.now(UTC) - due < timedelta(seconds=10)
 
 
-def test_delay_has_no_upper_bound_and_a_time_in_the_past_means_at_once(server: ServerProcess) -> None:
+def test_delay_has_no_upper_bound_and_a_past_time_means_immediate_delivery(server: ServerProcess) -> None:
     assert created(server, "horizon", runAt="9999-12-31T23:59:59Z")["runAt"] == "9999-12-31T23:59:59.000Z"
     assert created(server, "horizon", runAt="1999-01-01T00:00:00Z")["status"] == "PENDING"
     assert created(server, "horizon", delaySeconds=0)["status"] == "PENDING"

@@ -151,7 +151,7 @@ def test_failed_tasks_and_single_tasks_can_be_redriven(server: ServerProcess, cl
     assert len(client.claim(["FAILING"], count=5)) == 3
 
 
-def test_cleanup_removes_ended_tasks_before_a_time(tmp_path: Path) -> None:
+def test_cleanup_removes_tasks_that_ended_before_a_time(tmp_path: Path) -> None:
     with ServerProcess(tmp_path) as server, codeq.Client(server.producer_addr, token=DEV_TOKEN) as client:
         ids = [client.create("OLD", number).id for number in range(4)]
         for task in client.claim(["OLD"], count=3):

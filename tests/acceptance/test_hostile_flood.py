@@ -59,7 +59,7 @@ def calls(where: str, method: str, message: bytes) -> Callable[[], None]:
 
 
 def bytes_to(where: tuple[str, int], content: bytes) -> Callable[[], None]:
-    """Returns a function that sends bytes that belong to no protocol."""
+    """Returns a function that sends bytes of no known protocol."""
 
     def send() -> None:
         with closing(socket.create_connection(where, 10)) as connection:

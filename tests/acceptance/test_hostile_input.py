@@ -1,4 +1,4 @@
-"""Hostile and careless input on each interface: the error names the field, and the server carries on."""
+"""Hostile and careless input on each interface: the error names the field, and the server keeps serving."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def post(server: ServerProcess, path: str, content: str) -> httpx.Response:
 
 
 def claimed(server: ServerProcess, command: str) -> dict[str, Any]:
-    """Returns a new task that is leased."""
+    """Creates and claims a task, and returns it."""
     call(server, "POST", "/tasks", json={"command": command, "payload": 1})
     task: dict[str, Any] = call(server, "POST", "/tasks/claim", json={"commands": [command]}).json()
     return task

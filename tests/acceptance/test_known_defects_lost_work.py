@@ -1,4 +1,4 @@
-"""Accepted work is delivered despite waits, crashes and idle time, and ended tasks are retained as long as promised."""
+"""Accepted work is delivered despite waits, crashes and idle time, and ended tasks are kept as long as promised."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from server_process import DEV_TOKEN, ServerProcess
 from test_bad_input import call, queue_of, refused
 
 IDLE_SECONDS = 33
-"""Idle time longer than the half minute after which some servers forget a waiting worker."""
+"""Idle time that exceeds the half minute after which some servers forget a waiting worker."""
 
 BACKLOG = 120_000
-"""Number of tasks above the 100,000 that some servers keep per queue and priority."""
+"""Number of tasks, more than the 100,000 that some servers keep per queue and priority."""
 
 LEASES = 5_000
 SECONDS_MAX = 30
@@ -108,7 +108,7 @@ async def test_every_task_returns_when_thousands_of_leases_expire_together_after
         restarted = time.monotonic()
         counters = queue_of(server, "leased")
         assert (counters["claimed"], counters["ready"]) == (LEASES, 0)
-        until(lambda: queue_of(server, "leased")["ready"] == LEASES, 3 + 10)  # while nobody requests work
+        until(lambda: queue_of(server, "leased")["ready"] == LEASES, 3 + 10)  # while no worker requests work
         assert time.monotonic() - restarted > 2
         async with working(server, "leased") as stream:
             again = await take(stream, LEASES)
@@ -151,7 +151,7 @@ async def test_every_interface_can_complete_a_task_without_a_result(server: Serv
     for task_id in ids:
         record = call(server, "GET", f"/tasks/{task_id}/result").json()["result"]
         assert record["status"] == "COMPLETED"
-        assert "result" not in record  # none is not null
+        assert "result" not in record  # no result is not the result null
 
 
 @pytest.mark.parametrize("end", ["nack", "expiry"])

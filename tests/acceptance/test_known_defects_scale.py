@@ -97,7 +97,7 @@ async def test_idle_waiters_cost_next_to_nothing(tmp_path: Path) -> None:
             await asyncio.gather(*polls, return_exceptions=True)
 
 
-async def test_counters_of_a_deep_queue_cost_no_more_than_those_of_an_empty_one(tmp_path: Path) -> None:
+async def test_counters_cost_the_same_for_a_deep_queue_as_for_an_empty_one(tmp_path: Path) -> None:
     with ServerProcess(tmp_path) as server:
         await create_many(server, "flat", 1)
         await create_many(server, "deep", 60_000)

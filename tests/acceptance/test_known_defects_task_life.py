@@ -103,7 +103,7 @@ def raced(calls: list[Callable[[], httpx.Response]]) -> list[httpx.Response]:
         return list(pool.map(run, calls))
 
 
-def test_one_of_several_concurrent_outcomes_for_a_delivery_wins(running: ServerProcess) -> None:
+def test_only_one_of_several_concurrent_outcomes_for_a_delivery_wins(running: ServerProcess) -> None:
     chance = random.Random(5)
     for number in range(ROUNDS):
         made = create(running, "raced")

@@ -24,7 +24,7 @@ HEADERS: Final = {"Authorization": f"Bearer {DEV_TOKEN}", "Content-Type": "appli
 SPEC: Final = b'{"command":"BIG","payload":"' + b"x" * 1_000_000 + b'"}'
 BATCH: Final = b'{"tasks":[' + b",".join([SPEC] * 8) + b"]}"
 MEMORY_MAX: Final = 768 << 20
-"""Resident bytes of a server while sixty large batches, 480 MB in total, arrive at once."""
+"""Maximum resident bytes of a server while sixty large batches, 480 MB in total, arrive at once."""
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ async def test_concurrent_large_batches_stay_within_bounded_memory(server: Serve
 async def test_frame_of_nacks_with_large_progress_does_not_end_leadership(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """2,150 tasks with 64 KiB of progress each: one batch of them would exceed the message limit of members."""
+    """With 2,150 tasks of 64 KiB of progress each, a single batch would exceed the message limit between members."""
     monkeypatch.setattr(bare_streams, "SECONDS_MAX", 170)
     with lone_member(tmp_path) as member:
         assert post(member, "/tasks", {"command": "FIRST", "payload": 1}).status_code == 202

@@ -24,7 +24,7 @@ RSS_MB_MAX = 512
 OWN_CONNECTION = (("grpc.use_local_subchannel_pool", 1),)
 HEAD = b"POST /v1/codeq/tasks HTTP/1.1\r\nHost: 127.0.0.1\r\n"
 SECONDS = 2
-"""Duration of a mix once everyone has connected."""
+"""Duration of a mix once all clients have connected."""
 
 pytestmark = pytest.mark.timeout(300)
 

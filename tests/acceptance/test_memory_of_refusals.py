@@ -108,7 +108,7 @@ def test_rest_calls_without_a_token_do_not_grow_memory(served: ServerProcess, to
 
 
 def test_rejected_rest_calls_do_not_grow_memory(served: ServerProcess) -> None:
-    """The token is valid but the task is not: it has an unknown field beside its payload."""
+    """The token is valid, but the task is not: it has an unknown field beside its payload."""
     body = b'{"nonsense":1,' + MEGABYTE[1:]
     with posting(served, "/tasks", body, 400, DEV_TOKEN) as post:
         stays_small(served, post, CALLS, gateway=True)
@@ -167,7 +167,7 @@ async def _worker(server: ServerProcess) -> AsyncIterator[tuple[Any, Any]]:
 
 @pytest.mark.parametrize("opened", [_producer, _worker])
 def test_rejected_frames_do_not_grow_memory(server: ServerProcess, opened: Any) -> None:
-    """A second hello ends the stream, with 8 MB in the same frame."""
+    """A second hello, with 8 MB in the same frame, ends the stream."""
 
     async def send() -> None:
         async with opened(server) as (stream, frame):

@@ -1,4 +1,4 @@
-"""Purge of a queue, against a real server: waiting tasks end, later ones stay, a killed server resumes it."""
+"""Purge of a queue, on a real server: waiting tasks end, later ones stay, and a killed server resumes the purge."""
 
 from __future__ import annotations
 

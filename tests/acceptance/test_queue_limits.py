@@ -1,4 +1,4 @@
-"""Limits on a tenant's queues, and the removal of unused ones, on a real server."""
+"""Limits on a tenant's queues, and the removal of unused queues, on a real server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The metrics of a cluster node: their values, and that the operator's guide documents each."""
+"""The metrics of a cluster node: they have the right values, and the operator's guide documents each."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ async def create_by_rest(client: httpx.AsyncClient, command: str) -> None:
 
 
 async def create_by_grpc(address: str, command: str) -> None:
-    """Creates a task over a new connection, reopened as long as it is rejected."""
+    """Creates a task over a new connection, which is opened again as long as it is rejected."""
     request = CreateTaskRequest(spec=task_pb2.TaskSpec(command=command, payload=b"1"))
     async with grpc.aio.insecure_channel(address, options=OWN_CONNECTION) as channel:
         while True:
@@ -58,7 +58,7 @@ async def create_by_grpc(address: str, command: str) -> None:
 
 
 async def create_by_new_rest(server: ServerProcess, command: str) -> None:
-    """Creates a task over a new connection, reopened as long as it is rejected."""
+    """Creates a task over a new connection, which is opened again as long as it is rejected."""
     while True:
         async with client_of(server) as client:
             with suppress(httpx.TransportError):

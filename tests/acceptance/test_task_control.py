@@ -132,7 +132,7 @@ def test_cancel_is_pushed_to_the_worker_that_holds_the_task(
 # -- POST /admin/queues/{command}/pause, /resume: admin --------------------------------------------------------------
 
 
-def test_pause_stops_claims_and_resume_wakes_a_waiting_one(server: ServerProcess, client: codeq.Client) -> None:
+def test_pause_stops_claims_and_resume_wakes_a_waiting_claim(server: ServerProcess, client: codeq.Client) -> None:
     client.create("paused-poll", 1)
     status, queue = rest(server, "POST", "/admin/queues/paused-poll/pause", {})
     assert (status, queue["paused"], queue["ready"]) == (200, True, 1)
@@ -203,7 +203,7 @@ def test_pausing_an_unknown_queue_creates_it_until_it_is_resumed(tmp_path: Path)
         assert rest(server, "POST", "/admin/queues/ahead/pause", {})[0] == 200
         status, body = rest(server, "POST", "/admin/queues/one-too-many/pause", {})
         assert (status, body["reason"]) == (429, "TOO_MANY_QUEUES")
-        client.resume_queue("ahead-grpc")  # it has no task, so it is removed; the paused one stays
+        client.resume_queue("ahead-grpc")  # it has no tasks, so it is removed; the paused queue stays
         deadline = time.monotonic() + SECONDS_MAX
         while [each.command for each in client.queues()[0]] != ["ahead"]:
             assert time.monotonic() < deadline
@@ -254,7 +254,7 @@ def test_latest_deliveries_are_reported_on_every_interface_and_survive_a_kill(tm
         assert [each.attempt_history for each in listed] == [[]]
 
 
-# -- POST /tasks/{id}/progress: JSON <= 64 KiB, visible on the task; also extends the lease if asked ------------------
+# -- POST /tasks/{id}/progress: JSON <= 64 KiB, visible on the task; extends the lease on request ---------------------
 
 
 def test_rest_progress_is_stored_byte_for_byte_and_extends_the_lease_on_request(

@@ -61,7 +61,7 @@ class LocalCluster:
     """The nodes of `make cluster`, in their own folder and on their own ports."""
 
     def __init__(self, folder: Path, stack: ExitStack) -> None:
-        """Copies the scripts that run them, with other ports."""
+        """Copies the scripts that run the nodes, with other ports."""
         self.folder = folder
         shutil.copytree(LOCAL, folder, ignore=shutil.ignore_patterns("data", "__pycache__"))
         self.ports: dict[str, str] = {}
@@ -70,7 +70,7 @@ class LocalCluster:
             text = path.read_text()
             for port in PORTS.findall(text):
                 if port not in self.ports:
-                    # Bound but never listening: nobody else gets the port while a node is down.
+                    # Bound but never listening, so that no other process gets the port while a node is down.
                     held = stack.enter_context(socket.socket())
                     held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                     held.bind((LOOPBACK, 0))
@@ -92,7 +92,7 @@ class LocalCluster:
         return subprocess.CompletedProcess(command, process.returncode, out, err)
 
     def status(self, port: str) -> dict[str, object]:
-        """Returns the group as reported by the node with this README port; empty: it has none yet."""
+        """Returns the group as reported by the node with this README port; empty: the node has no group yet."""
         url = f"http://{LOOPBACK}:{self.ports[port]}/v1/codeq/raft/status"
         try:
             groups = httpx.get(url, headers={"Authorization": f"Bearer {DEV_TOKEN}"}).json()["groups"]
@@ -129,7 +129,7 @@ def local_cluster(tmp_path: Path) -> Iterator[LocalCluster]:
 
 
 def alive(pid: int) -> bool:
-    """Returns whether a process runs; one that has ended but was not waited for does not."""
+    """Returns whether a process is running; a process that has ended but was not waited for is not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
@@ -137,7 +137,7 @@ def alive(pid: int) -> bool:
 
 
 @pytest.mark.timeout(300)
-def test_readme_three_nodes_lose_nothing_with_their_leader(local_cluster: LocalCluster) -> None:
+def test_readme_cluster_loses_nothing_when_its_leader_is_killed(local_cluster: LocalCluster) -> None:
     script = local_cluster.moved(block("In another terminal:", "sh"))
     script = script.replace("$PWD/.venv/bin", str(Path(sys.executable).parent))
     script = script.replace("deploy/local-cluster", str(local_cluster.folder)).replace(

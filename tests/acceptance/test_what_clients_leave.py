@@ -63,7 +63,7 @@ async def test_unread_replies_are_bounded(server: ServerProcess) -> None:
                 head = [(":method", "POST"), (":scheme", "http"), (":path", LIST), (":authority", "localhost")]
                 told = [("content-type", "application/grpc"), ("te", "trailers"), ("authorization", AUTHORIZATION)]
                 connection.sendall(header_frame(number, head + told) + data.serialize())
-            # Once a call on another connection is answered, the server has seen all of them.
+            # Once a call on another connection is answered, the server has seen all earlier ones.
             listed = await stub.ListTasks(
                 task_service_pb2.ListTasksRequest(command="SLOW", page_size=10), metadata=auth(), timeout=30
             )
@@ -82,7 +82,7 @@ async def test_compressed_grpc_calls_are_rejected(server: ServerProcess) -> None
         assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
-def test_body_in_tiny_chunks_uses_only_its_size_in_memory(server: ServerProcess) -> None:
+def test_body_in_tiny_chunks_takes_no_more_memory_than_its_size(server: ServerProcess) -> None:
     before = rss(server)
     port = int(server.http_url.rpartition(":")[2])
     head = f"POST /v1/codeq/tasks/batch HTTP/1.1\r\nHost: localhost\r\nAuthorization: {AUTHORIZATION}\r\n"

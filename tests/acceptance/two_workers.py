@@ -50,12 +50,12 @@ def claimed(server: ServerProcess, *commands: str, token: str = FIRST, **fields:
 
 
 def said(server: ServerProcess, task: dict[str, Any], what: str, token: str = FIRST, **body: Any) -> httpx.Response:
-    """Makes a worker's call: heartbeat, result, nack, abandon; without the lease token unless `body` has it."""
+    """Makes a worker's call (heartbeat, result, nack or abandon); without the lease token unless `body` contains it."""
     return call(server, "POST", f"/tasks/{task['id']}/{what}", token, json=body)
 
 
 def shown(server: ServerProcess, task: dict[str, Any]) -> dict[str, Any]:
-    """Returns a task as it is now."""
+    """Returns the current state of a task."""
     answer = call(server, "GET", f"/tasks/{task['id']}", SECOND)
     assert answer.status_code == 200, answer.text
     now: dict[str, Any] = answer.json()

@@ -150,7 +150,7 @@ def test_growth_exceeds_the_limit_only_if_the_store_grows_steadily() -> None:
         ("1\n2e3\n", 2000.0),
     ],
 )
-def test_number_of_output_is_the_value_of_the_key_or_the_last_number(output: str, number: float) -> None:
+def test_output_number_is_the_value_of_the_key_or_the_last_number(output: str, number: float) -> None:
     assert compare.number_of(output, "cycles_per_s") == number
 
 

@@ -23,7 +23,7 @@ class Request:
 
 @dataclass
 class RecordingServer:
-    """Answers each request with the next of `replies`, (status, body), and records it.
+    """Records each request, and answers it with the next of `replies`: (status, body).
 
     A reply with status 307 redirects to `location`.
     """

@@ -40,7 +40,7 @@ def test_task_list_stops_at_its_limit_and_says_how_to_continue(client: Run, reco
     done = client("task", "list", "--limit", "2", "-o", "table")
     assert done.stdout.decode().splitlines()[0].split()[:3] == ["ID", "COMMAND", "STATUS"]
     assert [line.split()[0] for line in done.stdout.decode().splitlines()[1:]] == ["t0", "t1"]
-    assert done.stderr == b"more tasks: --page-token more, or --all for all of them\n"
+    assert done.stderr == b"more tasks: --page-token more, or --all for all tasks\n"
     assert recorder.request.path == "/v1/codeq/tasks?pageSize=2&orderBy=newest"
 
 

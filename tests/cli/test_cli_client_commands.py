@@ -266,7 +266,7 @@ def test_refused_connection_exits_with_code_4(run: Run) -> None:
     assert done.stderr.endswith(b" (CONNECTION_FAILED)\n")
 
 
-def test_option_after_the_command_overrides_one_before_it(run: Run, recorder: RecordingServer) -> None:
+def test_option_after_the_command_overrides_the_same_option_before_it(run: Run, recorder: RecordingServer) -> None:
     recorder.reply(b'{"id":"t1"}')
     before = ["-o", "yaml", "--endpoint", "http://127.0.0.1:1", "--token", "front"]
     behind = ["-o", "table", "--endpoint", recorder.endpoint, "--token", "behind"]

@@ -1,4 +1,4 @@
-"""codeq store check on stores that no server has open, and on one that is."""
+"""codeq store check on stores that are not open, and on a store that a server has open."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ def test_generated_python_client_completes_a_task(server: ServerProcess, documen
 
 
 def test_generated_typescript_client_completes_a_task(server: ServerProcess, document: Path, tmp_path: Path) -> None:
-    # Keeps fields with a default optional; otherwise the generator makes callers send them.
+    # Keeps fields with a default optional; otherwise the generator would make callers send them.
     generate = [NODE / ".bin" / "openapi-typescript", document, "-o", "generated.ts", "--default-non-nullable=false"]
     run(tmp_path, *generate)
     for name in ("one_task.ts", "tsconfig.json", "package.json"):

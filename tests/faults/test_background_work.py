@@ -25,7 +25,7 @@ WAIT_SECONDS_MAX = 60.0
 
 @asynccontextmanager
 async def cluster(directory: Path, **env: str) -> AsyncIterator[tuple[ClusterProcess, Follower]]:
-    """Runs a cluster of which every member votes, and a client that follows its leader."""
+    """Runs a cluster in which every member votes, and a client that follows its leader."""
     with ClusterProcess(directory, env=env) as processes:
         async with Follower(list(processes.addresses("grpc_addr").values()), TOKEN) as client:
             await processes.all_vote(client)

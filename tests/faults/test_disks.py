@@ -1,4 +1,4 @@
-"""The disk of one node fails, is damaged or lost under load: the cluster carries on, and nothing is lost."""
+"""The disk of one node fails, is damaged or is lost under load: the cluster keeps serving, and nothing is lost."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ class Cluster:
 
 @pytest.fixture
 async def cluster(tmp_path: Path) -> AsyncIterator[Cluster]:
-    """A cluster of which every member votes."""
+    """A cluster in which every member votes."""
     with ClusterProcess(tmp_path) as processes:
         async with Follower(list(processes.addresses("grpc_addr").values()), TOKEN) as client:
             await processes.all_vote(client)
@@ -81,7 +81,7 @@ async def test_failover_delivers_queued_delayed_and_scheduled_tasks(cluster: Clu
     assert time.time_ns() >= at.run_at.ToNanoseconds() - 1_000_000
 
 
-async def test_lease_survives_a_failover_for_its_holder_only(cluster: Cluster) -> None:
+async def test_only_the_holder_keeps_a_lease_after_a_failover(cluster: Cluster) -> None:
     await cluster.create("held")
     ((task_id, task),) = (await cluster.claimed("held", 1)).items()
     cluster.kill_leader()

@@ -1,4 +1,4 @@
-"""Nodes that are killed while founding a cluster found exactly one."""
+"""Nodes that are killed while founding a cluster found exactly one cluster."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ KILLS = 6
 @pytest.mark.timeout(200)
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("founders", ["one", "all"])
-async def test_nodes_killed_while_founding_a_cluster_found_exactly_one(
+async def test_nodes_killed_while_founding_a_cluster_found_exactly_one_cluster(
     tmp_path: Path, seed: int, founders: str
 ) -> None:
     chance = random.Random(seed)

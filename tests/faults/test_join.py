@@ -1,4 +1,4 @@
-"""An empty fourth node joins a cluster with many tasks under load; bench has the long form."""
+"""An empty fourth node joins a cluster with many tasks under load; bench/join.py is the long form."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Misplaced volumes, removed members and invalid membership changes: what nodes do and log."""
+"""Misplaced volumes, removed members and invalid membership changes: how nodes react and what they log."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from member_faults import wipe
 pytestmark = pytest.mark.timeout(400)
 
 LINES_MAX = 4
-"""Lines of one kind that a node may log during a test about one problem with one node."""
+"""Maximum lines of one kind that a node may log during a test about a single problem with a single node."""
 
 
 class Client(Follower):
@@ -60,7 +60,7 @@ async def served(cluster: ClusterProcess) -> AsyncIterator[Client]:
 
 
 def command(node: NodeProcess, *args: str) -> subprocess.CompletedProcess[str]:
-    """Runs `codeq cluster …` at a node, once."""
+    """Runs `codeq cluster …` against a node, once."""
     environment = os.environ | {"CODEQ_ENDPOINT": node.http_url, "CODEQ_TOKEN": TOKEN}
     line = [sys.executable, "-m", "codeq_cli.main", "cluster", *args]
     return subprocess.run(line, env=environment, capture_output=True, text=True, check=False, timeout=120)
@@ -74,7 +74,7 @@ def problems(node: NodeProcess) -> str:
 
 
 async def until_said(cluster: ClusterProcess, node: NodeProcess, *words: str, event: str) -> None:
-    """Waits until a line of a node's log has an event and all words; there must be few such lines."""
+    """Waits until a line of a node's log contains an event and all words; there must be few such lines."""
     async with asyncio.timeout(60):
         while True:
             lines = [line for line in node.log.splitlines() if event in line and all(word in line for word in words)]

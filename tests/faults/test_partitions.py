@@ -44,7 +44,7 @@ async def test_partitions_under_load_lose_and_duplicate_nothing(tmp_path: Path) 
 
 
 async def test_isolated_leader_answers_no_reads_and_delivers_nothing(tmp_path: Path) -> None:
-    """The isolated leader's answer could be stale: here the next leader completes the task meanwhile."""
+    """The isolated leader's answers could be stale, because the next leader completes the task in the meantime."""
     fault = IsolateLeader(1)
     with fault.stack, fault.cluster(tmp_path) as cluster:
         addresses = cluster.addresses("grpc_addr")

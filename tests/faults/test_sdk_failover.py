@@ -24,7 +24,7 @@ class Users:
 
     Attributes:
         created: Acknowledged ids by number.
-        done: How often the handler got each number.
+        done: How often the handler received each number.
     """
 
     def __init__(self) -> None:

@@ -1,7 +1,7 @@
-"""Nodes stopped at any moment of startup, founding, a snapshot or a stop shut down cleanly.
+"""A node stopped at any moment of its startup, the founding, a snapshot or a stop shuts down cleanly.
 
-Every moment is STEP_SECONDS after the one before; CODEQ_STOPS sets how many of each kind are tried (`make torture`
-tries the fault `stop-any-time` at random moments).
+Moments are STEP_SECONDS apart; CODEQ_STOPS sets how many of each kind are tried. `make torture` tries the fault
+`stop-any-time` at random moments.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def moments() -> Iterator[float]:
 
 
 async def stop_after(node: NodeProcess, seconds: float) -> None:
-    """Lets a started node run for a moment, stops it, and judges how it ended."""
+    """Lets a started node run for a short time, stops it, and checks how it ended."""
     await asyncio.sleep(seconds)  # the moment is under test
     await asyncio.to_thread(ended_in_order, node)
 
@@ -52,7 +52,7 @@ async def create(client: Follower, count: int = 1) -> None:
 
 
 async def take_in(client: Follower, node: NodeProcess) -> None:
-    """Has an emptied node added, as soon as the previous change is complete."""
+    """Adds an emptied node as soon as the previous change is complete."""
     request = cluster_pb.AddMemberRequest(id=node.name, raft_addr=node.raft_addr, replace=True)
     async with asyncio.timeout(120):
         while True:

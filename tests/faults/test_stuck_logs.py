@@ -1,4 +1,4 @@
-"""Nobody reads the nodes' logs while the leader changes: the old leader follows, and work continues."""
+"""Nobody reads the nodes' logs while the leader changes: the old leader becomes a follower, and work continues."""
 
 from __future__ import annotations
 

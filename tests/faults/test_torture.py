@@ -1,4 +1,4 @@
-"""The long form of the fault suite resumes where it stopped, and reports its result."""
+"""The long form of the fault suite resumes where it stopped, and reports its results."""
 
 from __future__ import annotations
 

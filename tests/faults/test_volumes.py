@@ -1,4 +1,4 @@
-"""Copies of all nodes' volumes from one moment make the cluster again, with everything acknowledged by then."""
+"""Copies of all nodes' volumes, taken at one moment, restore the cluster with everything acknowledged until then."""
 
 from __future__ import annotations
 

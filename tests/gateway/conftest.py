@@ -1,4 +1,4 @@
-"""Resources of the gateway's tests."""
+"""Fixtures of the gateway's tests."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from served_gateway import Served, serving
 
 @pytest.fixture(params=["inside", "apart"])
 async def served(request: pytest.FixtureRequest) -> AsyncIterator[Served]:
-    """A running gateway, with its dispatcher in the process and behind a call stream."""
+    """A running gateway, once with its dispatcher in the process and once behind a call stream."""
     async with serving(apart=request.param == "apart") as running:
         yield running
 

@@ -33,7 +33,7 @@ SECRET = "secret of the gateways"
 
 
 class _Calls:
-    """Calls of a server that a dispatcher answers."""
+    """Calls of a server, answered by a dispatcher."""
 
     def __init__(self, answers: Dispatcher) -> None:
         self._answers = answers
@@ -108,11 +108,11 @@ class StreamServer:
         await self._server.stop(0)
 
     async def stop(self) -> None:
-        """Ends at once, like a server that crashed."""
+        """Ends at once, as if the server had crashed."""
         await self._server.stop(0)
 
     async def drain(self) -> None:
-        """Stops gracefully: open calls are answered first."""
+        """Stops gracefully, after open calls are answered."""
         self.streams.end()
         await self._server.stop(10)
 

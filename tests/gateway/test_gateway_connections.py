@@ -71,7 +71,7 @@ async def test_body_announced_as_too_large_is_rejected_before_it_is_sent(served:
     )
     status, body = await _answer(reader)
     assert (status, json.loads(body)["reason"]) == (413, "TOO_LARGE")
-    assert await asyncio.wait_for(reader.read(), 10) == b""  # the server cannot know whether the body will follow
+    assert await asyncio.wait_for(reader.read(), 10) == b""  # the server cannot know whether the body will still arrive
     assert served.double.calls == []
     writer.close()
 

@@ -1,4 +1,4 @@
-"""Replies to HTTP clients while another server leads, and stale reads."""
+"""Replies to HTTP clients while another server is the leader, and stale reads."""
 
 from __future__ import annotations
 

@@ -88,7 +88,9 @@ async def test_second_request_on_a_connection_waits_for_the_first(served: Served
     writer.close()
 
 
-async def test_connection_is_not_read_while_requests_wait(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_connection_is_not_read_while_requests_are_waiting(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
     served.double.hold = True
     _, writer = await asyncio.open_connection("127.0.0.1", served.port)
     writer.write(CLAIM + HEALTH)
@@ -338,7 +340,7 @@ async def test_client_that_reads_slowly_gets_every_reply(served: Served) -> None
     writer.close()
 
 
-async def test_rejection_of_a_body_reaches_a_client_that_then_closes(served: Served) -> None:
+async def test_rejection_of_a_body_reaches_a_client_that_closes_afterwards(served: Served) -> None:
     size = routes.BODY_BYTES_MAX + 1
     head = CREATE_HEAD + b"Connection: close\r\nContent-Length: %d\r\n\r\n" % size
     reader, writer = await asyncio.open_connection("127.0.0.1", served.port)

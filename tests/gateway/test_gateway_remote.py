@@ -1,4 +1,4 @@
-"""A standalone gateway and its servers: one that disconnects, one that leads, one that is unreachable."""
+"""A standalone gateway and servers that disconnect, lead, or cannot be reached."""
 
 from __future__ import annotations
 
@@ -230,7 +230,7 @@ async def test_draining_server_answers_open_calls_and_new_ones_go_elsewhere() ->
 
 
 async def test_every_call_is_answered_while_streams_open_and_close() -> None:
-    """Each stream ends during calls; no call waits for a reply that cannot arrive."""
+    """Streams end during calls; no call may wait for a reply that cannot arrive."""
     doubles = [TaskDouble(), TaskDouble()]
     async with (
         StreamServer(doubles[0]) as one,
@@ -255,7 +255,7 @@ async def test_every_call_is_answered_while_streams_open_and_close() -> None:
 
 
 async def test_ended_stream_accepts_no_call(server: tuple[TaskDouble, StreamServer]) -> None:
-    """A call made in the same turn of the loop as the end of its stream would never be answered."""
+    """A call made in the same turn of the loop in which its stream ends would never be answered."""
     _, started = server
     async with remote(started.address) as (_, dispatcher):
         await dispatcher.call(creating())
@@ -321,7 +321,7 @@ async def test_large_requests_and_replies_are_carried(server: tuple[TaskDouble, 
     assert all(len(answer.results) == 8 and answer.results[7].task.payload == payload for answer in answers)
 
 
-async def test_forwarder_makes_one_hop(server: tuple[TaskDouble, StreamServer]) -> None:
+async def test_forwarder_forwards_a_call_only_once(server: tuple[TaskDouble, StreamServer]) -> None:
     double, started = server
     double.failure = not_leading({LEADER_GRPC: started.address})
     forwarder = Forwarder(descriptor_pool.Default(), SERVICES, SECRET)

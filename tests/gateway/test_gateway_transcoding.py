@@ -32,7 +32,7 @@ def _field(name: str, number: int, kind: Field.Type.ValueType, type_name: str = 
 
 
 def _file(fields: Sequence[Field], rules: Sequence[http_pb2.HttpRule] = ()) -> FileDescriptor:
-    """Returns a file with a message Every of these fields, and a service with a method for each rule."""
+    """Returns a file with a message `Every`, which has these fields, and a service with a method for each rule."""
     file = descriptor_pb2.FileDescriptorProto(name=f"test{next(_FILES)}.proto", package="test", syntax="proto3")
     file.dependency.append("google/protobuf/timestamp.proto")
     colour = file.enum_type.add(name="BrightColour")

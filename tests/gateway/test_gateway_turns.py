@@ -1,4 +1,4 @@
-"""Strangers wait their turn after a rejection: in order, one request at a time, holding no memory, delaying nobody."""
+"""Strangers wait their turn after a rejection: in order, one request at a time, using no memory and delaying nobody."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""Stores left by a server of some version: how they are made, and what later servers must find in them.
+"""Stores left by a server of some version: how they are made, and the content that later servers must find in them.
 
     python tests/golden/golden_store.py NAME
 
 makes `single-NAME.tar.gz` and `member-NAME.tar.gz` beside this file with the server of this checkout; NAME is the tag
-of a release, or the format of the store. They are made once and never changed.
+of a release, or the format of the store. The files are made once and never changed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""This server opens and drains the stores of earlier ones, and finds everything in them."""
+"""This server opens and drains the stores of earlier versions, and finds everything in them."""
 
 from __future__ import annotations
 

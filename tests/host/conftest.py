@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).resolve().parent
-# Walks and clients are with the HTTP tests, the documented environment is with the acceptance tests.
+# Walks and clients are in the HTTP tests, and the documented environment is in the acceptance tests.
 sys.path += [str(HERE.parent / name) for name in ("http", "acceptance")]
 
 

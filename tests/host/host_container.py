@@ -127,7 +127,7 @@ class Container:
         return self._images.buildah("run", *self._options, self._name, "--", *command)
 
     def close(self) -> None:
-        """Kills the server if it runs, and removes the container."""
+        """Kills the server if it is running, and removes the container."""
         if self._process is not None:
             for process in psutil.Process(self._process.pid).children(recursive=True):
                 process.kill()

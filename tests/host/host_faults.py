@@ -68,7 +68,7 @@ class Namespaces:
         return ["ip", "netns", "exec", self._space(name)]
 
     def drop(self, rules: dict[str, list[str]]) -> None:
-        """Sets what each node drops on input, as nft matches per node."""
+        """Sets the packets that each node drops on input, given as nft matches by node."""
         for name in self.hosts:
             self._in(name, "nft", "flush", "ruleset")
             if rules.get(name):
@@ -145,7 +145,7 @@ class NetLoseOneWay(InNamespaces, LoseOneWay):
 
 
 class NetBridge(InNamespaces, Bridge):
-    """Two nodes do not reach each other; a third one reaches both (namespaces)."""
+    """Two nodes do not reach each other, but a third one reaches both (namespaces)."""
 
     name = "net-bridge"
 
@@ -237,7 +237,7 @@ class Preloaded(Fault):
 
 
 class SyncError(Preloaded):
-    """fsync fails on one node, the leader in every other round: that node ends, and sends nothing more."""
+    """fsync fails on one node, which is the leader in every other round: that node ends, and sends nothing more."""
 
     name = "fsync-error"
 
@@ -266,7 +266,7 @@ class SyncError(Preloaded):
 
 
 class DiskHangs(Preloaded):
-    """The leader's fsync hangs for a while: another node leads meanwhile."""
+    """The leader's fsync hangs for a while, during which another node must lead."""
 
     name = "disk-hangs"
 
@@ -293,7 +293,7 @@ class DiskHangs(Preloaded):
 
 
 class DiskFull(Fault):
-    """The disk of one node fills up under its store, the leader's in every other round: that node ends."""
+    """The disk of one node, the leader's in every other round, fills up: that node ends."""
 
     name = "disk-full"
     needs_root = True
@@ -355,14 +355,14 @@ class ClockJump(Preloaded):
 
     def shift(self, name: str, seconds: int) -> None:
         """Sets a node's clock ahead by this many seconds; the node may be running."""
-        # In place: the node reads this very file.
+        # Written in place, because the node has this very file open.
         file = os.open(self.folder / f"{name}-clock", os.O_WRONLY | os.O_CREAT)
         os.write(file, struct.pack("q", seconds))
         os.close(file)
 
 
 async def ended(run: Run, node: NodeProcess) -> None:
-    """Waits for a node to end by itself, as it must after its disk failed."""
+    """Waits for a node to end by itself, as it must after its disk has failed."""
     await run.until(lambda: not node.is_running, f"the end of {node.name}", END_SECONDS_MAX)
     assert node.wait() == 1, f"{node.name} ended with {node.wait()}\n{node.log[-3000:]}"
 

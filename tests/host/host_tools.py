@@ -1,4 +1,4 @@
-"""System tools: a missing one fails the test, with the name of its package."""
+"""System tools; if a tool is missing, the test fails with the name of the tool's package."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def run(*command: str | Path, cwd: Path | None = None, env: Mapping[str, str] | 
     """Runs a command and returns its stdout.
 
     Raises:
-        AssertionError: It failed; the message ends with its output.
+        AssertionError: The command failed; the message ends with its output.
     """
     done = subprocess.run(command, cwd=cwd, env=env, check=False, capture_output=True, text=True)
     output = (done.stdout + done.stderr)[-OUTPUT_TAIL_CHARS:]

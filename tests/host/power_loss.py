@@ -20,7 +20,7 @@ def build(directory: Path) -> Path:
 
 
 class Disk:
-    """A directory that processes use through the library.
+    """A directory that processes access through the library.
 
     Attributes:
         root: The directory.

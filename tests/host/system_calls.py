@@ -33,7 +33,7 @@ class Moment:
     """The beginning or the end of a system call.
 
     Attributes:
-        thread: Thread that called.
+        thread: Thread that made the call.
         name: Name of the call.
         text: Arguments known at this moment, with the paths of files; data are truncated.
         result: Return value of the call; None at its beginning.
@@ -61,7 +61,7 @@ class Moment:
 
 
 def parse(trace: str) -> list[Moment]:
-    """Returns the moments of a trace in order; a call has a beginning and, unless the trace stopped first, an end."""
+    """Returns the moments of a trace in order. A call has a beginning and, unless the trace stopped first, an end."""
     moments = []
     begun: dict[int, str] = {}
     for line in trace.splitlines():
@@ -102,7 +102,7 @@ class Watch:
         self._strace = subprocess.Popen(
             [*command, "-p", str(self._process_id)], stderr=subprocess.PIPE, text=True, bufsize=1
         )
-        # It reports on stderr that it is attached, and would block on a full pipe.
+        # strace reports on stderr that it is attached, and would block on a full pipe.
         attached = threading.Event()
         complaints: list[str] = []
 

@@ -52,8 +52,8 @@ async def test_fault_under_load_loses_and_duplicates_nothing(tmp_path: Path, kin
     assert_clean(verdict, cluster)
 
 
-async def test_power_loss_without_sync_loses_what_was_acknowledged(tmp_path: Path) -> None:
-    """Proves that the power loss test can fail. A cluster that does not recover has lost everything, too."""
+async def test_power_loss_without_sync_loses_acknowledged_tasks(tmp_path: Path) -> None:
+    """Proves that the power loss test can fail. A cluster that does not recover has also lost everything."""
     need("gcc")
     try:
         verdict, _ = await play(PowerLossWithoutSync(1), tmp_path, 1, 1)

@@ -24,7 +24,7 @@ ENVIRONMENT, ONE_TASK, STATUS = ((HERE / name).read_text() for name in ("documen
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Images]:
-    """Images, including the one of this checkout."""
+    """Images, including the image of this checkout."""
     need_root()
     need("buildah", "debootstrap", "tar")
     directory = tmp_path_factory.mktemp("images")
@@ -79,7 +79,7 @@ def test_image_settings_match_the_documentation(images: Images) -> None:
     assert settings["Labels"]["org.opencontainers.image.title"] == "codeq"
 
 
-def test_container_keeps_a_completed_task_over_a_restart_and_a_kill(container: Container) -> None:
+def test_container_keeps_a_completed_task_across_a_restart_and_a_kill(container: Container) -> None:
     need("curl", "jq")
     container.start()
     assert container.server().uids().real == USER_ID

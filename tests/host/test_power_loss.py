@@ -1,4 +1,4 @@
-"""The power fails under load: unsynced data is dropped, and everything acknowledged is there."""
+"""The power fails under load: unsynced data is lost, but everything acknowledged is there."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ pytestmark = [pytest.mark.host, pytest.mark.timeout(600)]
 ROUNDS = 6
 CREATED_IN_ROUND = 300
 PAYLOAD_CHARS = 30_000
-"""Payload size at which some rounds fill a buffer of the store, so that it flushes and rotates its log under load."""
+"""Payload size at which some rounds fill a buffer of the store, so that the store flushes and rotates its log under
+load."""
 
 
 async def busy_until_killed(server: ServerProcess, ledger: Ledger, seconds: float) -> None:
@@ -54,7 +55,7 @@ async def test_power_loss_under_load_keeps_everything_acknowledged(tmp_path: Pat
     assert ledger.completed_twice == set()
 
 
-async def test_power_loss_under_load_without_fsync_loses_what_was_acknowledged(tmp_path: Path) -> None:
+async def test_power_loss_under_load_without_fsync_loses_acknowledged_tasks(tmp_path: Path) -> None:
     """Proves that the power loss test can fail: the same load and disk without syncs."""
     ledger = Ledger()
     disk = Disk(tmp_path / "0", build(tmp_path))

@@ -1,4 +1,4 @@
-"""A create is answered only after its write-ahead log is synced, as the system calls show."""
+"""A create is answered only after the write-ahead log is synced, as the system calls show."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LOG_SUFFIX = ".log>"
 
 
 def create_one_after_the_other(url: str, count: int) -> None:
-    """Creates tasks over one connection, each after the previous one is answered."""
+    """Creates tasks over one connection, each after the previous create is answered."""
     connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=30)
     headers = {"Authorization": f"Bearer {DEV_TOKEN}", "Content-Type": "application/json"}
     for number in range(count):
@@ -33,9 +33,10 @@ def create_one_after_the_other(url: str, count: int) -> None:
 
 
 def judge(moments: list[Moment]) -> tuple[int, int]:
-    """Returns the number of replies, and of those that came before a sync of the log that began after the request.
+    """Returns the number of replies, and the number of replies sent too early.
 
-    The log must have been written between the request and the beginning of the sync as well.
+    Before a reply, a sync of the log must have ended that began after the request and after a write of the log, which
+    itself followed the request.
     """
     replies = early = 0
     written = synced = False

@@ -1,4 +1,4 @@
-"""A rule of HTTP with a test case: what a client sends and how the server reacts."""
+"""A rule of HTTP with a test case: a client's bytes and the server's reaction."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Rule:
         name: Summary of the rule.
         sent: Bytes that the client sends.
         statuses: Statuses of the replies.
-        closes: Whether the connection then ends, so that later requests are not served.
+        closes: Whether the connection ends after the replies, so that later requests are not served.
         shows: Headers of the last reply; None: the header is absent.
     """
 

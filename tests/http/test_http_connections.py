@@ -59,7 +59,7 @@ def test_body_is_sent_after_100_continue(server: ServerProcess, lines: list[byte
 
 
 def test_server_stops_reading_a_pipeline_whose_replies_are_not_read(server: ServerProcess) -> None:
-    """The server stops reading: the client can send no more than the sockets' buffers hold."""
+    """Once the server stops reading, the client can send no more than the sockets' buffers hold."""
     many = request(b"GET", b"/openapi.json") * 1_000
     with connect(server.http_url) as connection:
         connection.setblocking(False)
@@ -86,7 +86,7 @@ def test_head_returns_the_headers_of_get(server: ServerProcess, path: str) -> No
 
 
 def test_reply_to_a_malformed_request_reaches_a_client_that_keeps_sending(server: ServerProcess) -> None:
-    """If the server simply closed the connection, the kernel would drop its reply while bytes are unread."""
+    """If the server simply closed the connection while bytes are unread, the kernel would drop its reply."""
     for _ in range(20):
         with connect(server.http_url) as connection:
             connection.sendall(b"GET / HTTP/1.1\r\nHost: a b\r\n\r\n" + b"x" * 500_000)

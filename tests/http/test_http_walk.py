@@ -1,4 +1,4 @@
-"""Every route answers requests with an Upgrade header as it answers others."""
+"""Every route answers requests with an Upgrade header as it answers all others."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ UPGRADES = {
 
 
 def sender(url: str, lines: bytes = b"", *, chunked: bool = False) -> Send:
-    """Returns a function that sends requests with further header lines, each on a new connection."""
+    """Returns a function that sends each request with further header lines, on a new connection."""
 
     def send(method: str, path: str, body: bytes | None) -> tuple[int, bytes]:
         head = f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer dev-token\r\n".encode()

@@ -130,7 +130,7 @@ async def connected(folder: Path, *nodes: Node, **further: Any) -> AsyncIterator
 async def raw_call(
     port: int, method: str, secret: str | None = SECRET, credentials: grpc.ChannelCredentials | None = None
 ) -> AsyncIterator[Any]:
-    """Calls a method of the transport as no node would."""
+    """Calls a method of the transport in a way that no node would."""
     address = f"127.0.0.1:{port}"
     options = [("grpc.max_send_message_length", -1), ("grpc.enable_http_proxy", 0)]
     if credentials is None:
@@ -164,7 +164,7 @@ class RawCall:
 async def refusal_of(call: Any, *frames: Any) -> tuple[grpc.StatusCode, str]:
     """Sends frames and returns how the call ends.
 
-    grpc.aio reports INTERNAL for a call that ends while it writes; such a call is repeated.
+    grpc.aio reports INTERNAL for a call that ends during a write; such a call is repeated.
     """
     while True:
         with suppress(asyncio.InvalidStateError, grpc.aio.AioRpcError):

@@ -62,7 +62,7 @@ def test_gateway_reports_a_lost_server_and_reconnects(apart: ServerProcess) -> N
 
 
 def test_keyed_create_survives_a_server_restart(apart: ServerProcess) -> None:
-    """A create sent while no server runs is answered as soon as one does; its key makes one task of all attempts."""
+    """A create sent while no server is running is answered once one is; its key makes one task of all attempts."""
     os.kill(apart.pid, signal.SIGKILL)
     wait_for(lambda: not ready(apart))
 

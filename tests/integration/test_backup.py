@@ -44,7 +44,7 @@ def run(*args: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_restored_store_never_reuses_ids_or_tokens(tmp_path: Path) -> None:
-    """The server restarts faster than the clock alone would raise its epoch."""
+    """The server restarts so fast that the clock alone would not raise its epoch."""
     store, saved = tmp_path / "store", tmp_path / "backups" / "one"
     with ServerProcess(tmp_path / "first", store=store) as server:
         kept = create(server, 1)

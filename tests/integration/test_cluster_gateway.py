@@ -30,7 +30,7 @@ class Cluster:
     gateway_url: str
 
     def leader(self) -> str:
-        """Returns the name of the node that leads; waits for one."""
+        """Waits until a node leads, and returns its name."""
         found: list[str] = []
 
         def is_found() -> bool:

@@ -33,7 +33,7 @@ def log_of(store: Path) -> Path:
 
 @pytest.mark.parametrize("tail", [b"\x07torn record", bytes(4000)], ids=["torn", "zeros"])
 async def test_store_with_a_torn_log_opens_with_everything_acknowledged(tmp_path: Path, tail: bytes) -> None:
-    """A power cut during an unacknowledged write leaves a torn log."""
+    """A power cut during a write that is not yet acknowledged leaves a torn log."""
     ledger = Ledger()
     with ServerProcess(tmp_path / "server") as server:
         await create_some(server, ledger)

@@ -17,7 +17,7 @@ LIVE = 200
 BATCH = 100
 PAYLOAD_BYTES = 2_000
 SLACK_BYTES = 2_000_000
-"""Size allowed for logs and file lists that an empty store does not have."""
+"""Size allowed for the logs and file lists that an empty store does not have."""
 
 
 def size_of(store: Path) -> int:

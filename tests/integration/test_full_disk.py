@@ -1,4 +1,4 @@
-"""A disk below its reserve: new tasks are rejected, and everything else carries on."""
+"""The disk has less free space than the reserve: new tasks are rejected, and everything else continues."""
 
 from __future__ import annotations
 

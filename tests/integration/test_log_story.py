@@ -1,4 +1,4 @@
-"""The log of tasks and calls: the life of a task in a bounded number of lines, without its contents."""
+"""The log of tasks and calls: the life of a task takes a bounded number of lines, which do not show its contents."""
 
 from __future__ import annotations
 

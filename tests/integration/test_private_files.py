@@ -14,7 +14,7 @@ from cluster_process import ClusterProcess
 from server_process import DEV_TOKEN, ServerProcess
 
 OPEN = ("sh", "-c", 'umask 022; exec "$@"', "sh")
-"""Prefix of a process that by default makes its files readable by everybody."""
+"""Command prefix of a process whose files are by default readable by everybody."""
 
 
 def readable(*tops: Path) -> list[str]:
@@ -29,7 +29,7 @@ def readable(*tops: Path) -> list[str]:
 
 
 def open_up(top: Path) -> None:
-    """Grants everybody full access, as an older version or an operator may have done."""
+    """Grants everybody full access, as an older version or an operator might have done."""
     for path in (top, *top.rglob("*")):
         path.chmod(0o755 if path.is_dir() else 0o644)
 
@@ -44,7 +44,7 @@ def end_with_file(server: ServerProcess) -> None:
 def test_store_artifacts_backups_and_ready_file_are_private(tmp_path: Path) -> None:
     backups = tmp_path / "backups"
     backups.mkdir()
-    backups.chmod(0o755)  # the operator's: it keeps its mode, and the files in it are private
+    backups.chmod(0o755)  # the operator's folder: it keeps its mode, but the files in it are private
     server = ServerProcess(tmp_path / "server", env={"BACKUP_DIR": str(backups)}, prefix=OPEN, apart=False)
     artifacts = server.store.parent / "artifacts"
     server.store.mkdir()

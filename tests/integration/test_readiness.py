@@ -35,7 +35,7 @@ def cluster(tmp_path: Path) -> Iterator[ClusterProcess]:
 
 
 def get(node: NodeProcess, path: str) -> httpx.Response | None:
-    """Returns an answer; None: the node does not listen."""
+    """Returns an answer; None: the node is not listening."""
     try:
         return httpx.get(node.http_url + path, headers=HEADERS, timeout=WAIT_SECONDS)
     except httpx.TransportError:
@@ -43,7 +43,7 @@ def get(node: NodeProcess, path: str) -> httpx.Response | None:
 
 
 def readiness(node: NodeProcess) -> tuple[int, dict[str, Any]]:
-    """Returns the status and body of /readyz; 0: the node does not listen."""
+    """Returns the status and body of /readyz; 0: the node is not listening."""
     answer = get(node, "/readyz")
     return (0, {}) if answer is None else (answer.status_code, answer.json())
 

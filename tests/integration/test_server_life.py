@@ -206,7 +206,7 @@ list(stub.Work(sent(), metadata=(("authorization", sys.argv[2]),)))
 
 @pytest.mark.timeout(120)
 def test_stream_of_a_silent_peer_is_closed(server: ServerProcess) -> None:
-    """Goal: half-open streams are closed. Method: a suspended process answers no ping."""
+    """Half-open streams are closed: a suspended client process answers no ping."""
 
     def streams_open() -> int:
         shown = httpx.get(f"{server.http_url}/metrics").text
@@ -262,7 +262,7 @@ def test_acknowledged_task_survives_a_kill_and_a_restart(server: ServerProcess, 
     assert reply.json()["status"] == "PENDING"
 
 
-def test_memory_provider_loses_its_tasks_with_the_process(tmp_path: Path) -> None:
+def test_memory_provider_loses_its_tasks_when_the_process_ends(tmp_path: Path) -> None:
     headers = {"Authorization": AUTHORIZATION}
     with ServerProcess(tmp_path, env={"PERSISTENCE_PROVIDER": "memory"}) as server:
         with httpx.Client(base_url=server.http_url, headers=headers) as client:
@@ -274,7 +274,7 @@ def test_memory_provider_loses_its_tasks_with_the_process(tmp_path: Path) -> Non
 def test_failed_commit_leaves_the_outcome_unknown_and_ends_the_process(
     server: ServerProcess, client: httpx.Client
 ) -> None:
-    """Goal: nothing is acknowledged that was not written. Method: the store's files cannot grow any further."""
+    """Nothing is acknowledged unless it was written. A file size limit keeps the store's files from growing."""
     acknowledged = [create(client)["id"]]
     resource.prlimit(server.pid, resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
     for _ in range(20):
@@ -315,7 +315,7 @@ def test_shutdown_answers_a_waiting_claim_and_ends_within_the_grace_period(
 
 
 def test_shutdown_notifies_a_worker_stream_and_accepts_its_outcome(server: ServerProcess, client: httpx.Client) -> None:
-    """Goal: a worker can still complete a task while the server stops. Method: the restarted server has its result."""
+    """A worker can still complete a task while the server is stopping: the restarted server has the result."""
     task = create(client)
     requests: list[worker_pb.WorkRequest] = [
         worker_pb.WorkRequest(hello=worker_pb.WorkerHello(commands=["PRINT"]), add_credits=1)

@@ -33,7 +33,7 @@ async def test_sigkill_under_load_loses_nothing_acknowledged(tmp_path: Path) -> 
         for _ in range(ROUNDS):
             ledger.progress.clear()
             await asyncio.wait_for(ledger.progress.wait(), 30)
-            await asyncio.sleep(chance.uniform(0, 0.4))  # the kill hits any moment of the load
+            await asyncio.sleep(chance.uniform(0, 0.4))  # the kill may come at any moment of the load
             server.kill()
             await asyncio.to_thread(check, server.store)
             await asyncio.to_thread(server.start)

@@ -54,7 +54,7 @@ async def worker(server: ServerProcess, command: str, **more: Any) -> AsyncItera
 
 
 async def take(stream: Any, count: int) -> list[task_pb2.Task]:
-    """Reads deliveries until there are `count`."""
+    """Reads deliveries until it has `count` of them."""
     tasks: list[task_pb2.Task] = []
     while len(tasks) < count:
         tasks += (await stream.read()).tasks
@@ -83,8 +83,8 @@ async def until(server: ServerProcess, command: str, **wanted: int) -> None:
             await asyncio.sleep(0.02)
 
 
-async def test_large_credit_grant_delivers_as_many_tasks_in_order(server: ServerProcess) -> None:
-    """More tasks than one response holds: the server continues without another message from the client."""
+async def test_large_credit_grant_delivers_that_many_tasks_in_order(server: ServerProcess) -> None:
+    """The tasks exceed one response; the server continues without another message from the client."""
     ids = await create(server, "MANY", [b"%d" % n for n in range(7000)])
     async with worker(server, "MANY", add_credits=6500) as stream:
         assert [task.id for task in await take(stream, 6500)] == ids[:6500]
@@ -188,7 +188,7 @@ async def test_heartbeats_extend_leases_and_report_lost_ones(server: ServerProce
 
 
 async def test_slow_reader_does_not_grow_the_servers_memory(server: ServerProcess) -> None:
-    """A worker with ample credits reads nothing: tasks that it does not read stay in the store."""
+    """A worker with ample credits reads nothing; tasks that it has not read stay in the store."""
     payload = b'"%s"' % (b"x" * 100_000)
     await create(server, "SLOW", [payload] * 500)
     process = psutil.Process(server.pid)

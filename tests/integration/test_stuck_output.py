@@ -1,4 +1,4 @@
-"""A server whose stdout and stderr nobody reads serves, stops and fails as usual."""
+"""A server serves, stops and fails as usual even if nobody reads its stdout and stderr."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ HEADERS = {"Authorization": f"Bearer {DEV_TOKEN}"}
 CREATES = 20
 FILE_BYTES_MAX = 1 << 20
 SEEN_SECONDS_MAX = 20.0
-"""Time within which a server must notice a condition by itself; it takes one or two seconds."""
+"""Time within which a server must notice a condition by itself; usually it takes one or two seconds."""
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -91,7 +91,7 @@ def test_second_signal_ends_the_server_with_stuck_output_at_once(tmp_path: Path,
 
 def test_server_accepts_tasks_again_after_the_disk_was_full(tmp_path: Path, output: StuckOutput) -> None:
     disk = os.statvfs(tmp_path)
-    spare = 512 << 20  # others use the disk, too
+    spare = 512 << 20  # other processes use the disk as well
     reserve = disk.f_bavail * disk.f_frsize - spare
     with started(tmp_path, output, env={"DISK_RESERVE_BYTES": str(reserve)}) as server:
         assert create(server) == [202]

@@ -1,4 +1,4 @@
-"""The wheels run where they are installed, outside the checkout and without the tools that built them.
+"""The wheels work where they are installed, outside the checkout and without the tools that built them.
 
 The wheels use the dependencies of the test environment, so that nothing is downloaded.
 """
@@ -49,7 +49,7 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     variables = {"CODEQ_COMPILE": str(int(is_compiled())), "CODEQ_PUBLISHED": "1"}
     options = ["--quiet", "--no-cache-dir", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder)]
     command = [sys.executable, "-m", "pip", "wheel", *options, str(ROOT), str(ROOT / "sdks/python")]
-    with (ROOT / "build" / ".wheels.lock").open("w") as lock:  # both use folders of the checkout
+    with (ROOT / "build" / ".wheels.lock").open("w") as lock:  # both builds use folders of the checkout
         fcntl.flock(lock, fcntl.LOCK_EX)
         subprocess.run(command, cwd=ROOT, env=os.environ | variables, check=True)
     built = [*folder.glob("*.whl"), *(ROOT / "build/raft_core_wheel").glob("*.whl")]

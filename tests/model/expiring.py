@@ -1,7 +1,7 @@
 """Expiry of tasks in the core and in the reference model.
 
-A task may be running at its expiry time: whether it still runs when the timers reach it, or has just lost its lease, is
-up to the core. Everything else follows from the model.
+A task may be running at its expiry time. Whether it is still running when the timers reach it, or has just lost its
+lease, is up to the core. Everything else follows from the model.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A store whose n-th change fails, and that tracks which rows would survive a power cut."""
+"""A store whose n-th change fails. It also tracks which rows would survive a power cut."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class FailingStore:
         Args:
             inner: The store.
             fail_at: Number of the change that fails, counted from 1.
-            late: Whether the failing change takes effect nevertheless; else it does nothing.
+            late: Whether the failing change takes effect nevertheless; otherwise it does nothing.
         """
         self._inner = inner
         self._left = fail_at

@@ -1,4 +1,4 @@
-"""The homes of the random lives' tasks, to check that nothing is left there once the tasks are removed."""
+"""The homes of tasks in random lives, to check that nothing is left there once the tasks are removed."""
 
 from __future__ import annotations
 

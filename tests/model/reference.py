@@ -100,7 +100,7 @@ class Model:
     def settle(self, by: Worker, task_id: str, token: int | None, words: Words, delay: int, wall: int) -> object:
         task = self.find(by[0], task_id)
         same = words if words[0] in {"COMPLETED", "FAILED"} else (words[0], None, "")
-        last = token or (0 if task.lease else task.said[0])  # without a token: the last lease, if there is no other
+        last = token or (0 if task.lease else task.said[0])  # without a token: the last lease, if there is no live one
         if last and task.said[:3] == (last, by[2], same):
             return task.said[3]
         return self._end(task, self._held(task, by, token), words, same, delay, wall)
@@ -159,7 +159,7 @@ class Model:
         return lease.until
 
     def move(self, tasks: list[Task], wall: int, words: Words = ("EXPIRED", None, "LEASE_EXPIRED")) -> None:
-        for task in tasks:  # the server expires leases, and queues due tasks, in this order
+        for task in tasks:  # the order in which the server expires leases and queues due tasks
             self._end(task, task.lease, words, words, 0, wall) if task.lease else self._wait(task, 0)
 
     def seal(self, wall: int) -> None:

@@ -23,7 +23,7 @@ def search(machine: type[RuleBasedStateMachine], examples_least: int, steps: int
     """Runs random lives of at most `steps` steps: at least `examples_least`, and as many as fit into the time.
 
     Raises:
-        AssertionError: A life broke an invariant. Any other exception of a life is raised as is.
+        AssertionError: A life broke an invariant. Any other exception in a life is raised as is.
     """
     end = time.monotonic() + seconds
     least = ROUNDS or -(-examples_least // ROUND_EXAMPLES)

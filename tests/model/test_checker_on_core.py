@@ -82,7 +82,7 @@ class ShardMachine(RuleBasedStateMachine):
         self.created: dict[TaskKey, int] = {}
         self.ended: dict[TaskKey, int] = {}
         self.redriven: list[tuple[int, TaskKey, int]] = []
-        """Batch of each redrive, and batch of the task end that it reverted."""
+        """Batch of each redrive, and batch in which the redriven task had ended."""
         self.deliveries: list[tuple[TaskKey, Caller, int]] = []
         self.number = 0
         self.written = 0
@@ -210,7 +210,7 @@ class ShardMachine(RuleBasedStateMachine):
     @precondition(lambda self: any(isinstance(task, Name) for task in self.created))
     @rule(choice=st.integers(0, 60), digest=st.sampled_from([b"", b"d" * 16, b"o" * 16]))
     def create_again(self, choice: int, digest: bytes) -> None:
-        """As long as a task has rows, no other task can be created with its id."""
+        """While a task has rows, no other task can be created with its id."""
         task = nth([task for task in self.created if isinstance(task, Name)], choice)
         now = self.now
         try:
@@ -415,7 +415,7 @@ class ShardMachine(RuleBasedStateMachine):
 
 
 class RocksShardMachine(ShardMachine):
-    """The same with a store on disk, where an opening reads files."""
+    """The same with a store on disk, which is opened by reading files."""
 
     def make_store(self) -> Store:
         if hasattr(self, "store"):
@@ -434,7 +434,7 @@ class RocksShardMachine(ShardMachine):
 
 
 def nth(tasks: Iterable[Key], choice: int) -> Key:
-    """Returns one of the tasks, those with the highest ids first."""
+    """Returns the task at this index, modulo their number, in descending order of ids."""
     ordered = sorted(tasks, key=id_of, reverse=True)
     return ordered[choice % len(ordered)]
 

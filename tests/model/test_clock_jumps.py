@@ -117,7 +117,7 @@ def test_lease_neither_expires_early_nor_freezes_when_the_clock_jumps(jumps: lis
 def test_delay_and_expiry_are_never_early_when_the_clock_jumps(
     jumps: list[Jump], *, nacked: bool, expires: bool
 ) -> None:
-    """They fall due by the shard's wall clock, which follows jumps forward and runs slowly after jumps back."""
+    """Tasks fall due by the shard's wall clock, which follows jumps forward and runs slowly after jumps back."""
     of = Jumping()
     if expires:
         task_id = of.create(expire=1500)
@@ -135,7 +135,7 @@ def test_delay_and_expiry_are_never_early_when_the_clock_jumps(
 
 @pytest.mark.parametrize("by_ms", [-HOUR_MS, HOUR_MS])
 def test_delay_follows_the_clock_after_a_jump(by_ms: int) -> None:
-    """After a jump back by an hour a delay ends by the time the clock has caught up; after a jump forward, at once."""
+    """A delay ends at once after a jump forward, and after a jump back by the time the clock has caught up."""
     of = Jumping()
     task_id = of.create(delay=1000)
     of.wall += by_ms
@@ -150,7 +150,7 @@ def test_delay_follows_the_clock_after_a_jump(by_ms: int) -> None:
 
 @pytest.mark.parametrize("restart", [False, True])
 def test_delay_at_most_doubles_while_the_clock_is_behind(*, restart: bool) -> None:
-    """This happens after a leader whose clock was an hour ahead, or when a single node's clock is corrected."""
+    """A clock is behind after a leader whose clock was an hour ahead, or after a single node's clock was corrected."""
     of = Jumping()
     of.wall += HOUR_MS
     of.create()

@@ -25,7 +25,7 @@ class PurgedModel(Model):
     purging: set[tuple[str, str]] = field(default_factory=set)
     """Tenants and commands of queues."""
     doomed: set[tuple[str, str]] = field(default_factory=set)
-    """Tenants and ids of tasks that waited when a purge was requested and have not ended yet."""
+    """Tenants and ids of tasks that were waiting when a purge was requested and have not ended yet."""
 
     def purge(self, tenant: str, command: str) -> None:
         waiting = [t for t in self.tasks.values() if t.status in {"PENDING", "SCHEDULED"}]
@@ -87,7 +87,7 @@ class ControlBesideModel(CoreBesideModel):
         super().expire(now, more=more)
 
     def run_due(self, slices: int = 10_000) -> None:
-        """Runs the timers; purges end exactly the tasks that waited at their request."""
+        """Runs the timers; a purge ends exactly the tasks that were waiting when it was requested."""
         super().run_due(slices)
         for tenant, command in sorted(self.model.purging):
             if self.shard.by_name[tenant, command].purge is None:

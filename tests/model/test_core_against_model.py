@@ -210,7 +210,7 @@ class CoreBesideModel(NamedWork, Expiries, RuleBasedStateMachine):
         self, caller: Caller, task_id: str, token: int | None, words: Words, delay: int | None, now: Now
     ) -> tuple[str, int]:
         kind, result, error = words
-        # A worker's stream tries this first, and falls back to `settle`.
+        # A worker's stream tries `complete` first, and falls back to `settle`.
         usual = kind == "COMPLETED" and token is not None and result is not None
         if usual and outcomes.complete(self.shard, caller, task_id, token or 0, result, now):
             return kind, 0
@@ -284,7 +284,7 @@ class CoreBesideModel(NamedWork, Expiries, RuleBasedStateMachine):
 
     @rule(tenant=st.sampled_from(TENANTS), command=st.sampled_from(COMMANDS), resumed=st.booleans())
     def pause(self, tenant: str, command: str, resumed: bool) -> None:
-        """Resumes every queue, or pauses one, which need not exist."""
+        """Resumes every queue, or pauses a queue, which need not exist."""
         if resumed:
             for queue in self.shard.queues.values():
                 self.shard.resume(queue)
@@ -321,7 +321,7 @@ class CoreBesideModel(NamedWork, Expiries, RuleBasedStateMachine):
 
     @rule(ms=st.sampled_from([-20_000, -1, 1000]))
     def set_clock(self, ms: int) -> None:
-        """The wall clock is set."""
+        """Sets the wall clock."""
         self.wall += ms
 
     @rule()
@@ -364,7 +364,7 @@ class CoreBesideModel(NamedWork, Expiries, RuleBasedStateMachine):
         return self.place(task) > 0
 
     def place(self, task: Task) -> int:
-        """Returns the place at which a task waits in its lane; 0: none."""
+        """Returns the place at which a task is waiting in its lane; 0: it is not waiting."""
         state = self.shard.state(*lookup.find_home(self.shard, task.tenant, task.task_id))
         return state.place_at if state is not None and state.place == rows_pb2.PLACE_KIND_QUEUED else 0
 
@@ -401,7 +401,7 @@ class CoreBesideModel(NamedWork, Expiries, RuleBasedStateMachine):
 
     @rule(down_ms=st.sampled_from([0, 0, 1, 10_000]))
     def crash(self, down_ms: int) -> None:
-        """Unwritten batches are lost; written ones are recovered, with leases rearmed at full length."""
+        """Unwritten batches are lost; written batches are recovered, with leases rearmed at full length."""
         self.in_flight.clear()
         self.unsettled.clear()
         self.wall, self.mono = self.wall + down_ms, 77

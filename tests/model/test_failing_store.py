@@ -1,4 +1,4 @@
-"""Whichever store change fails, clients never see lost data, and everything that they saw exists afterwards."""
+"""Whichever change of the store fails, clients see no data that is lost: everything they saw exists afterwards."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def opened_shard(store: DurableRows, unix_seconds: int) -> tuple[ShardRunner, li
 
 
 class Client:
-    """Creates, claims and settles; records the answers, and those that came too early."""
+    """Creates, claims and settles; records the answers, and which of them came too early."""
 
     def __init__(self, name: str, runner: ShardRunner, store: FailingStore, heard: Heard) -> None:
         self.runner, self.store, self.heard = runner, store, heard
@@ -150,7 +150,7 @@ class Client:
                     self.heard.ended[task_id] = view.status
 
     async def told(self) -> None:
-        """Waits like every reply; afterwards everything decided so far must be durable."""
+        """Waits as every reply does; afterwards everything decided so far must be durable."""
         shard = self.runner.shard
         last = shard.batch.lsn if shard.batch else shard.batch.lsn - 1
         self.runner.changed()

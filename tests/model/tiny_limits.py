@@ -1,4 +1,4 @@
-"""Limits of the core, lowered so far that random work of about fifty steps reaches them."""
+"""Limits of the core, lowered so that random work of about fifty steps reaches them."""
 
 from __future__ import annotations
 

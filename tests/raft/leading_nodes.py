@@ -88,10 +88,10 @@ class LeadingCluster(Cluster):
         return node
 
     async def create(self, *, beside: MemberNode) -> None:
-        """Has a task accepted, durably, by whichever node leads."""
+        """Creates a task, durably, on whichever node leads."""
         while True:
             node = await self.serving(beside=beside)
-            with suppress(Rejection):  # it has just lost the leadership
+            with suppress(Rejection):  # the node has just lost the leadership
                 await node.create()
                 return
             await asyncio.sleep(TICK_SECONDS)

@@ -82,7 +82,7 @@ class Port:
         target = self._target(to)
         try:
             if target is not None:
-                # Installing moves files away, and several followers may be getting the same ones.
+                # An installation moves files away, and several followers may be receiving the same ones.
                 incoming = target.folder.parent / f"{target.name}-incoming-{next(self._net.numbers)}"
                 await asyncio.to_thread(shutil.copytree, folder, incoming)
                 await target.member.install(group, message, incoming)

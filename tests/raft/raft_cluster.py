@@ -1,6 +1,6 @@
 """Groups of RaftNodes in one process.
 
-Disks can be slow or lost, the network can be cut, and no two members may see a committed entry differently.
+Disks can be slow or lost, and the network can be cut. No two members may see different entries at a committed index.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from codeq_raft_core import RaftNode, Ready, Status, conf_state, read_conf_state
 ELECTION_TICKS = 10
 HEARTBEAT_TICKS = 1
 STEPS_MAX = 20_000
-"""Maximum number of messages delivered in a row; more of them mean that a group never settles."""
+"""Maximum number of messages delivered in a row; with more than that, a group never settles."""
 
 
 @dataclass(slots=True)
@@ -110,7 +110,7 @@ class Member:
         return busy
 
     def flush(self, count: int = STEPS_MAX) -> bool:
-        """Makes at most `count` waiting items durable; returns whether there were any."""
+        """Makes at most `count` waiting items durable; returns whether any were waiting."""
         busy = bool(self.waiting)
         while self.up and self.waiting and count > 0:
             count -= 1

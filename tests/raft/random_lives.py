@@ -1,10 +1,10 @@
-"""Random lives of a group: messages late, lost, duplicated and out of order, slow disks, crashes, changes of members.
+"""Random lives of a group: late, lost, duplicated and reordered messages, slow disks, crashes, changes of members.
 
     python tests/raft/random_lives.py 7 1
 
-runs the life of seed 7. Checked throughout: no two members see a committed entry differently, no term has two leaders,
-no read misses an entry committed before its request, no message of a correct peer is rejected, and no panic ends the
-process. At the end the network heals and the group has to accept a proposal everywhere.
+runs the life of seed 7. The life is checked throughout: no two members see different entries at a committed index, no
+term has two leaders, no read misses an entry committed before its request, no message of a correct peer is rejected,
+and no panic ends the process. At the end the network heals and the group has to accept a proposal everywhere.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from raft_cluster import ELECTION_TICKS, Cluster, Limits, Member
 
 ACTIONS = 4000
 MAIL_MAX = 200
-"""Maximum number of messages in flight; above it some are lost."""
+"""Maximum number of messages in flight; beyond it, some are lost."""
 
 
 class Life:
@@ -138,7 +138,7 @@ class Life:
                 assert index >= self.reads[context], "a read has missed what was committed before it"
 
     def heal(self) -> None:
-        """Repairs everything; the group has to accept a proposal and bring it to all its members."""
+        """Repairs everything; the group has to accept a proposal and replicate it to all its members."""
         self.group.heal()
         self.group.offers = True
         for member in self.group.members.values():

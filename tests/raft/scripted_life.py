@@ -3,8 +3,8 @@
     python tests/raft/scripted_life.py > tests/raft/scripted_life.txt
 
 renews the transcript that `test_raft_core_determinism.py` expects. The transcript changes only for a
-reason, such as a version of the crate that sends other messages, or a change to the extension. Read the difference
-before you commit it.
+reason, such as a version of the crate that sends other messages, or a change to the extension. Review the diff before
+you commit it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from raft_cluster import ELECTION_TICKS, Cluster, Member
 
 
 class Recorded(Cluster):
-    """A group that records what it does."""
+    """A group that records its actions."""
 
     lines: list[str]
 

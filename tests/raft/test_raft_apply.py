@@ -1,4 +1,4 @@
-"""Only entries decided in their own term, on top of the previous batch, change rows."""
+"""Only entries that were decided in their own term, on top of the previous batch, change rows."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from members_net import Cluster
 
 @pytest.mark.parametrize("behind", [1, -1])
 async def test_batch_decided_in_another_term_changes_nothing(tmp_path: Path, behind: int) -> None:
-    """This happens to a leader that loses and regains the leadership while one of its batches is in flight."""
+    """A leader that loses and regains the leadership may have such a batch in flight."""
     async with Cluster(tmp_path) as cluster:
         await cluster.voters(3)
         leader = await cluster.leader()

@@ -1,4 +1,4 @@
-"""A single node's store becomes the first member of a cluster, and a member's store a single node's again."""
+"""The store of a single node becomes that of a cluster's first member, and the other way round."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_single_node_store_cannot_start_as_a_member(tmp_path: Path) -> None:
     store.close()
 
 
-async def test_last_voter_leaves_with_all_its_log_applied(tmp_path: Path) -> None:
+async def test_last_voter_leaves_the_cluster_with_its_whole_log_applied(tmp_path: Path) -> None:
     single_node(tmp_path / "a")
     found_from_store(tmp_path / "a", "a", "a:7000", os.urandom)
     cluster = Cluster(tmp_path)
@@ -70,7 +70,7 @@ async def test_last_voter_leaves_with_all_its_log_applied(tmp_path: Path) -> Non
     found_from_store(tmp_path / "a", "a", "a:7000", os.urandom)  # and back again
 
 
-async def test_member_with_other_voters_leaves_only_if_forced(tmp_path: Path) -> None:
+async def test_member_leaves_a_cluster_with_other_voters_only_if_forced(tmp_path: Path) -> None:
     async with Cluster(tmp_path) as cluster:
         await cluster.voters(3)
         leader = await cluster.leader()

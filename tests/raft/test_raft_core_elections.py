@@ -1,4 +1,4 @@
-"""Elections: who may lead, when, and what protects a leader from disturbance."""
+"""Elections: which node may lead and when, and how a leader is protected from disturbance."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""No bytes from the network end the process: neither random ones, random messages, nor any known to panic the crate."""
+"""No bytes from the network end the process: random bytes, random messages, or bytes known to make the crate panic."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from raft_victim import SELF, STATES, Script, Victim
 from raft_wire import FORWARDS, LOCAL, TYPES, ConfState, Entry, Message, Snapshot, message
 
 EXAMPLES = int(os.environ.get("CODEQ_RAFT_FUZZ_EXAMPLES", "400"))
-"""Number of examples per search; more of them find rarer states."""
+"""Number of examples per search; more examples find rarer states."""
 SEARCH = settings(
     max_examples=EXAMPLES, deadline=None, database=None, suppress_health_check=list(HealthCheck), print_blob=True
 )

@@ -1,4 +1,4 @@
-"""What is durable and when: restarts, slow disks, and states from which a node refuses to start."""
+"""Durability: restarts, slow disks, and states from which a node refuses to start."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def test_leader_replicates_and_commits_before_its_own_disk_has_synced() -> None:
     cluster.post(1, ready.messages)
     cluster.settle()
     assert leader.status.commit == 2
-    assert leader.rows == []  # committed by the others, applied only when durable here
+    assert leader.rows == []  # committed by the other members, but applied only once it is durable here
     leader.node.on_persisted(ready.number)
     leader.waiting.clear()
     cluster.settle()

@@ -1,4 +1,4 @@
-"""Snapshots: who is offered one, what is sent, and how a follower installs it."""
+"""Snapshots: which followers are offered a snapshot, what is sent, and how a follower installs it."""
 
 from __future__ import annotations
 

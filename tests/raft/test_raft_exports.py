@@ -1,4 +1,4 @@
-"""Making snapshots: what remains after a failure or a cancellation."""
+"""Snapshots: what is left when making one fails or is cancelled."""
 
 from __future__ import annotations
 
@@ -91,10 +91,10 @@ async def test_failed_export_leaves_no_files(tmp_path: Path, monkeypatch: pytest
     store.write({b"t": b"x"})
     maker = SnapshotMaker(store, GroupKeys(GROUP), tmp_path / "snapshots")
     monkeypatch.setattr("sys.executable", "/bin/false")
-    with pytest.raises(StoreError, match="making a snapshot failed"):
+    with pytest.raises(StoreError, match="could not make a snapshot"):
         await maker.make()
     monkeypatch.setattr("sys.executable", str(tmp_path / "missing"))
-    with pytest.raises(StoreError, match="making a snapshot failed"):
+    with pytest.raises(StoreError, match="could not make a snapshot"):
         await maker.make()
     assert list((tmp_path / "snapshots").iterdir()) == []
     store.close()

@@ -1,4 +1,4 @@
-"""Who founds a cluster, whose cluster a node joins, and who gives up its own for another."""
+"""Which node founds a cluster, which cluster a node joins, and which node gives up its own cluster for another."""
 
 from __future__ import annotations
 
@@ -63,14 +63,14 @@ class cluster_of_started:  # noqa: N801 - reads as a function
         await self._cluster.__aexit__(*exit_)
 
 
-async def test_only_permitted_founder_founds_even_if_other_names_come_first(tmp_path: Path) -> None:
+async def test_only_the_permitted_founder_founds_even_if_other_names_come_first(tmp_path: Path) -> None:
     cluster = Cluster(tmp_path)
     cluster.nodes["a"].bootstrap, cluster.nodes["c"].bootstrap = False, True
     async with cluster:
         await cluster.voters(3)
 
 
-async def test_founder_called_by_another_cluster_still_founds(tmp_path: Path) -> None:
+async def test_founder_called_by_another_cluster_still_founds_its_own(tmp_path: Path) -> None:
     cluster = Cluster(tmp_path)
     a = cluster.nodes["a"].start()
     for name in "abz":
@@ -80,7 +80,7 @@ async def test_founder_called_by_another_cluster_still_founds(tmp_path: Path) ->
         assert clusters(*cluster.nodes.values()) != {b"another cluster."}
 
 
-async def test_founder_founds_no_cluster_if_another_founder_has_one(tmp_path: Path) -> None:
+async def test_founder_founds_no_cluster_if_another_founder_has_a_cluster(tmp_path: Path) -> None:
     cluster = Cluster(tmp_path)
     a = cluster.nodes["a"].start()
     a.member.met(Hello("b", 99, b"another cluster."), "b:7000")
@@ -121,7 +121,7 @@ async def test_impostor_with_the_name_of_an_invited_node_is_not_added(tmp_path: 
         assert newcomer.member.group is not None
 
 
-async def test_lone_founder_gives_up_its_cluster_for_the_one_that_adds_it(tmp_path: Path) -> None:
+async def test_lone_founder_gives_up_its_cluster_for_the_cluster_that_adds_it(tmp_path: Path) -> None:
     cluster = Cluster(tmp_path, "ac")
     b = lone(cluster, "b").start()
     await cluster.until(lambda: b.member.group is not None)
@@ -171,7 +171,7 @@ async def test_learner_follows_its_founder_into_the_other_cluster(
 ) -> None:
     cluster = Cluster(tmp_path, "bc")
     with monkeypatch.context() as patch:
-        # No learner becomes a voter: had c become one, something would have been decided in b's cluster.
+        # No learner becomes a voter: had c become a voter, something would have been decided in b's cluster.
         patch.setattr(membership, "CAUGHT_UP_ENTRIES", -1000)
         b, c = cluster.nodes["b"].start(), cluster.nodes["c"].start()
         await cluster.until(lambda: b.member.hello().unsettled and c.member.hello().unsettled)

@@ -1,4 +1,4 @@
-"""Snapshots that arrive twice, too late or incomplete, while writes are on their way to the disk."""
+"""Snapshots that arrive twice, late or incomplete while writes are on their way to the disk."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ async def test_snapshot_received_twice_is_installed_once(tmp_path: Path) -> None
             group.install(message, files), group.install(message, files), return_exceptions=True
         )
         assert [type(result) for result in results] == [type(None), SnapshotNotWanted]
-        await group.install(message, files)  # already installed: reported as such, and nothing is done
+        await group.install(message, files)  # already installed: it is reported as installed, and nothing is done
         await behind.caught_up(leader, follower)
 
 
@@ -131,7 +131,7 @@ async def test_snapshot_that_cannot_be_imported_leaves_the_member_unchanged(tmp_
         group, files = behind.group(follower), behind.files()
         bad = tmp_path / "bad.sst"
         bad.write_bytes(b"no rows")
-        with pytest.raises(Exception, match="importing rows"):
+        with pytest.raises(Exception, match="import rows"):
             await group.install(behind.messages[0][0], [bad])
         assert follower.problems == []
         await group.install(behind.messages[0][0], files)

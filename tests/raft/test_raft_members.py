@@ -211,7 +211,7 @@ async def test_snapshot_files_are_removed_once_nobody_needs_them(
 ) -> None:
     monkeypatch.setattr(outgoing, "KEPT_TICKS", 20)
     async with Cluster(tmp_path) as cluster:
-        await cluster.voters(3)  # each of the two that joined got a snapshot
+        await cluster.voters(3)  # both nodes that joined received a snapshot
         leader = await cluster.leader()
         folder = tmp_path / f"{leader.name}-snapshots"
         await cluster.until(lambda: not list(folder.iterdir()))
@@ -247,7 +247,7 @@ async def test_complete_snapshot_on_disk_is_offered_for_installation(tmp_path: P
         snapshot.metadata.index, snapshot.metadata.term = made.index, made.term
         snapshot.metadata.conf_state.ParseFromString(made.conf_state)
         ids = {"to": follower.member.row.raft_id, "from_": leader.member.row.raft_id}
-        # The report was lost: the leader sends the snapshot again.
+        # The report was lost, so the leader sends the snapshot again.
         await follower.member.install(
             GROUP, message("MsgSnapshot", term=made.term, snapshot=snapshot, **ids), made.folder
         )

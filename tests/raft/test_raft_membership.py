@@ -32,7 +32,7 @@ async def change(cluster: Cluster, what: Change, *steps: Step) -> MemberNode:
         assert membership is not None
         try:
             await membership.propose(what, list(steps))
-        except Rejection:  # the leadership changed, as it may at any time on a busy machine
+        except Rejection:  # the leadership has changed, which may happen at any time on a busy machine
             await asyncio.sleep(TICK_SECONDS)
         else:
             return leader
@@ -90,7 +90,7 @@ async def test_replaced_disk_has_no_vote_when_it_returns(tmp_path: Path) -> None
         assert leader.term
 
 
-async def test_change_lost_with_its_leader_is_made_by_the_next_one(tmp_path: Path) -> None:
+async def test_change_lost_with_its_leader_is_made_by_the_next_leader(tmp_path: Path) -> None:
     async with Cluster(tmp_path) as cluster:
         leader, _ = await founded(cluster)
         newcomer = cluster.node("d").start()
@@ -135,7 +135,7 @@ async def test_learner_with_a_lost_disk_is_replaced_when_it_rejoins(tmp_path: Pa
         leader, _ = await founded(cluster)
         newcomer = cluster.node("d").start()
         first = newcomer.member.row.raft_id
-        cluster.net.nodes.pop(first)  # met by nobody from now on
+        cluster.net.nodes.pop(first)  # no node meets it from now on
         put = raft_rows_pb2.Member(raft_id=first, name="d", address="d:7000")
         leader = await change(cluster, invitation(newcomer))
         leader = await change(cluster, Change(put=[put]), ("learner", first))

@@ -66,7 +66,7 @@ async def test_voter_is_not_removed_if_too_few_would_remain(tmp_path: Path) -> N
         cluster.net.heal()
 
 
-async def test_removing_a_node_that_is_not_a_member_is_rejected(tmp_path: Path) -> None:
+async def test_removal_of_a_node_that_is_not_a_member_is_rejected(tmp_path: Path) -> None:
     async with Cluster(tmp_path) as cluster:
         await cluster.voters(3)
         with pytest.raises(Rejection) as refused:
@@ -160,7 +160,7 @@ async def test_returning_member_learns_of_its_removal_from_the_leader(tmp_path: 
             leader.member.met(other.member.hello(), "")
 
 
-async def test_member_restored_from_an_old_copy_learns_so_from_the_leader(tmp_path: Path) -> None:
+async def test_leader_informs_a_member_that_was_restored_from_an_old_copy(tmp_path: Path) -> None:
     async with Cluster(tmp_path) as cluster:
         await cluster.voters(3)
         leader = await cluster.leader()

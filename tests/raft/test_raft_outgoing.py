@@ -1,4 +1,4 @@
-"""Outgoing snapshots: which files are sent, how much log is kept meanwhile, and when files are removed."""
+"""Outgoing snapshots: which files are sent, how much log is kept during a transfer, and when files are removed."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Lagging:
         return next(sent for _, to, kind, sent in self.cluster.seen if to == FOLLOWER and kind == "MsgSnapshot")
 
     def write(self) -> None:
-        """Has another entry applied."""
+        """Proposes another entry, and waits until it is applied."""
         self.leader.node.propose(b"more")
         self.cluster.settle()
 

@@ -12,7 +12,7 @@ WAIT = "waitSeconds"
 
 @schemathesis.hook
 def before_call(context: Any, case: Any, kwargs: Any) -> None:
-    """Replaces valid waits by 0; waits that must be rejected stay."""
+    """Replaces valid waits by 0; invalid waits, which must be rejected, stay."""
     longest = 60 if case.path.endswith("/result") else 30
     for part in (case.body, case.query):
         value = part.get(WAIT) if hasattr(part, "get") else None

@@ -12,7 +12,7 @@ from server_process import DEV_TOKEN, ServerProcess
 
 HERE = Path(__file__).parent
 SECONDS = 30
-"""Time of each search: a minute in all."""
+"""Time of each search; all searches take a minute."""
 SECONDS_MAX = 300
 
 

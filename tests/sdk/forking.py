@@ -1,8 +1,9 @@
-"""A process with clients in a given state that forks children, then carries on, closes its clients or exits.
+"""A process with clients in a given state. It forks children, and then continues, closes its clients or exits.
 
 Usage: forking.py DIRECTORY PRODUCER_ADDRESS WORKER_ADDRESS TOKEN STATE WAY THEN CHILDREN
 
-Each child leaves child-N.json in the directory, the parent parent.json; children begin once the file "go" exists.
+Each child leaves child-N.json in the directory, and the parent leaves parent.json. Children begin once the file "go"
+exists.
 """
 
 from __future__ import annotations
@@ -93,7 +94,7 @@ class Parent:
                 self._run(self._create_on)
 
     def create(self) -> None:
-        """Has both clients create a task."""
+        """Creates a task with both clients."""
         for client in (self.producer, self.client):
             begin = time.monotonic()
             try:
@@ -146,7 +147,7 @@ def start(way: str, place: Place, number: int, parent: Parent) -> Callable[[], o
             status = 0
         finally:
             os._exit(status)
-    if way == "os.fork, exit":  # the child's interpreter shuts down, with everything that it inherited
+    if way == "os.fork, exit":  # the child's interpreter shuts down, with everything that the child inherited
         if pid := os.fork():
             return lambda: os.waitpid(pid, 0)
         child(place, number, objects)

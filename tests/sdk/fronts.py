@@ -33,8 +33,8 @@ class Front(grpc.GenericRpcHandler):
         leads: Whether it forwards.
         leader: The leader that it names when it rejects; empty: none.
         members: The topology that it reports.
-        kills_itself: Whether it dies instead of returning the real server's next answer to a unary call.
-        calls: Methods called on it, including rejected calls.
+        kills_itself: Whether the node dies instead of returning the real server's next answer to a unary call.
+        calls: Methods called on the node, including rejected calls.
     """
 
     def __init__(self, backend: str) -> None:
@@ -170,7 +170,7 @@ def _metadata(context: Any) -> tuple[tuple[str, str], ...]:
 async def _up(context: Any, call: Any) -> None:
     while (message := await context.read()) is not grpc.aio.EOF:
         await call.write(message)
-    # Reading also ends when the call breaks; the write is then cancelled, and no task is given back.
+    # A read also ends when the call breaks. In that case the write is cancelled, and no task is given back.
     await context.write(b"")
     await call.done_writing()
 

@@ -1,4 +1,4 @@
-"""A server that follows a script: it breaks, stalls and rejects on demand, unlike a real one."""
+"""A server that follows a script. Unlike a real server, it breaks, stalls and rejects on demand."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Conversation(Generic[_Request]):
     async def read_break(self, nothing: Any) -> None:
         """Reads until the client breaks the call, which ends the script; fails the test if it half-closes.
 
-        Reading ends in the same way for both, but a break cancels the write of the empty response `nothing`.
+        A read ends the same way in both cases, but a break cancels the write of the empty response `nothing`.
         """
         await self.read_end()
         await self.write(nothing)
@@ -74,7 +74,7 @@ class Conversation(Generic[_Request]):
         async with asyncio.timeout(READ_SECONDS_MAX):
             await done.wait()
 
-    async def abort(self, reason: str, message: str = "as the script says", **about: str) -> None:
+    async def abort(self, reason: str, message: str = "as the script requires", **about: str) -> None:
         """Ends the call with a reason of the error table and its metadata."""
         row = reasons.BY_NAME[reason]
         detail = any_pb2.Any()
@@ -95,7 +95,7 @@ Script = Callable[[Any], Awaitable[None]]
 
 
 class ScriptedServer:
-    """Runs one script for each stream, in the order in which they are opened; further streams get the last one.
+    """Runs one script for each stream, in the order in which they are opened; further streams get the last script.
 
     Attributes:
         address: Where it listens.
@@ -134,7 +134,7 @@ class ScriptedServer:
         try:
             await script(Conversation(context))
         except grpc.aio.AbortError:
-            raise  # as the script says
+            raise  # as the script requires
         except Exception as error:
             self.failures.append(error)
             raise

@@ -192,7 +192,9 @@ def test_worker_with_small_windows_gets_each_task_of_many_threads_once(shared_se
 
 
 @pytest.mark.parametrize("is_async", [False, True])
-def test_lease_is_renewed_for_a_task_three_times_its_length(shared_server: ServerProcess, is_async: bool) -> None:
+def test_lease_is_renewed_for_a_task_that_takes_three_lease_lengths(
+    shared_server: ServerProcess, is_async: bool
+) -> None:
     command = f"sdk-long-{is_async}"
 
     def handle(task: codeq.Task) -> object:
@@ -245,7 +247,7 @@ def test_late_outcome_of_a_worker_that_lost_its_lease_is_rejected_and_counted(sh
     with codeq.Client(shared_server.producer_addr, token=DEV_TOKEN) as client:
 
         def handle(task: codeq.Task) -> str:
-            client.nack(task, delay=3600)  # behind the worker's back
+            client.nack(task, delay=3600)  # without the worker's knowledge
             return "late"
 
         worker = codeq.Worker(shared_server.worker_addr, token=DEV_TOKEN)
@@ -322,7 +324,7 @@ async def test_producer_and_worker_survive_a_server_crash(server: ServerProcess)
     assert worker.stats.streams >= 3
 
 
-async def test_task_running_over_a_server_restart_ends_once(server: ServerProcess) -> None:
+async def test_task_that_runs_across_a_server_restart_ends_once(server: ServerProcess) -> None:
     runs = 0
     started, may_end = asyncio.Event(), asyncio.Event()
 

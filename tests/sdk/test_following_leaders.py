@@ -1,4 +1,4 @@
-"""Clients, producers and workers of a cluster whose leaders change and die, unnoticed by their users."""
+"""Clients, producers and workers of a cluster whose leaders change and die; their users notice nothing."""
 
 from __future__ import annotations
 
@@ -54,7 +54,9 @@ async def test_sync_client_follows_leaders_too(shared_server: ServerProcess) -> 
             assert (await asyncio.to_thread(client.queue, "follow-sync")).ready == 2
 
 
-async def test_client_given_one_address_learns_the_others_and_survives_its_loss(shared_server: ServerProcess) -> None:
+async def test_client_given_one_address_learns_the_others_and_survives_the_loss_of_the_first(
+    shared_server: ServerProcess,
+) -> None:
     async with fronts(shared_server) as nodes, client_of(nodes[0].address) as client:
         await client.create("follow-learned")
         await eventually(lambda: client._endpoint.servers.are_many)
@@ -122,7 +124,7 @@ async def test_call_without_a_leader_waits_for_an_election_until_its_deadline(
             node.leads, node.leader = False, ""
         async with client_of(*addresses, timeout_seconds=0.7) as hasty:
             started = time.monotonic()
-            with pytest.raises((codeq.NotLeader, codeq.DeadlineExceeded)):  # the last answer, or none in time
+            with pytest.raises((codeq.NotLeader, codeq.DeadlineExceeded)):  # the last answer, or no answer in time
                 await hasty.create("follow-election")
             assert time.monotonic() - started < 5
         async with client_of(*addresses) as client:

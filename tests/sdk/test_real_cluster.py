@@ -1,4 +1,4 @@
-"""The SDK on a cluster of real nodes: leaders are killed, stopped and asked to hand over; the program sees no error."""
+"""The SDK on a cluster of real nodes: leaders are killed, stopped or asked to hand over; the program sees no error."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ async def load(addresses: list[str], command: str) -> AsyncIterator[tuple[set[st
     async def work(task: codeq.Task) -> None:
         worked[task.id] += 1
 
-    # Tasks that a dead leader had sent in vain return when their leases expire.
+    # Tasks that a dead leader sent in vain return when their leases expire.
     worker = codeq.AsyncWorker(addresses, token=TOKEN, concurrency=64, lease_seconds=10)
     async with codeq.AsyncProducer(addresses[:1], token=TOKEN) as producer, running(worker, work, command):
         await producer.create(f"{command}-first")  # first contact: the client learns the other members

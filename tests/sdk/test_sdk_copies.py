@@ -88,7 +88,7 @@ def test_records_survive_pickle_and_copy() -> None:
 
 
 class NoZone(tzinfo):
-    """A zone without an offset: a time with it is naive, too."""
+    """A time zone without an offset; times with this zone count as naive."""
 
     def utcoffset(self, _: datetime | None) -> None:
         return None

@@ -15,7 +15,7 @@ from server_process import DEV_TOKEN, ServerProcess
 
 TIMEOUT_SECONDS = 5.0
 PROCESS_SECONDS_MAX = 45.0
-"""Time for Python to start on a busy machine and for all calls of a program to end."""
+"""Time for Python to start on a busy machine, and for all calls of a program to end."""
 
 PROGRAM = """
 import atexit, logging, os, signal, sys, threading, time

@@ -1,6 +1,6 @@
-"""Forks: clients created in a child work, inherited ones raise one error, and the parent is unaffected.
+"""Forks: clients created in a child work, inherited clients raise one error, and the parent is unaffected.
 
-With CODEQ_FORK_CHILDREN=60 in the environment of the tests each cell has that many children.
+With CODEQ_FORK_CHILDREN=60 in the environment of the tests, each combination has that many children.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def test_clients_created_in_a_child_do_not_affect_the_parent(
 
 @pytest.mark.parametrize("then", THENS)
 @pytest.mark.parametrize("way", FORKS)
-def test_objects_inherited_over_a_fork_raise_one_error_at_once(
+def test_objects_inherited_across_a_fork_raise_one_error_at_once(
     way: str, then: str, shared_server: ServerProcess, tmp_path: Path
 ) -> None:
     for told in run(tmp_path, shared_server, "inherited", way, then):

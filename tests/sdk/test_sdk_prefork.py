@@ -1,4 +1,4 @@
-"""The SDK README's recipes for forking servers, run as printed by those servers."""
+"""The SDK README's recipes for forking servers, run as printed under those servers."""
 
 from __future__ import annotations
 

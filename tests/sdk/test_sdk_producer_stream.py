@@ -60,7 +60,7 @@ async def test_creates_made_while_a_frame_is_in_flight_share_the_next_frame() ->
         calls = [asyncio.create_task(producer.create("X", 0))]
         await asyncio.wait_for(received.wait(), 10)
         calls += [asyncio.create_task(producer.create("X", n)) for n in range(1, 32)]
-        await asyncio.sleep(0)  # one turn: all have called
+        await asyncio.sleep(0)  # one turn, so that all have called
         all_called.set()
         assert await asyncio.gather(*calls) == [str(n) for n in range(32)]
     assert frames == [1, 31]
@@ -211,7 +211,7 @@ async def test_create_without_an_answer_ends_at_its_deadline_with_an_unknown_out
 
     async with ScriptedServer(silent) as server, codeq.AsyncProducer(server.address) as producer:
         later = asyncio.create_task(producer.create("X", timeout_seconds=0.6))
-        await asyncio.sleep(0)  # one turn: it has called
+        await asyncio.sleep(0)  # one turn, so that it has called
         with pytest.raises(codeq.OutcomeUnknown):
             await producer.create("X", timeout_seconds=0.3)
         assert not later.done()

@@ -69,7 +69,7 @@ def test_learned_members_never_replace_the_configured_addresses() -> None:
     assert servers.known == ("a:1", "b:1", "c:1", "d:1")
     servers.left("a:1", "c:1")
     servers.learn(["e:1"])
-    assert servers.known == ("a:1", "b:1", "e:1", "c:1")  # the current one stays, too
+    assert servers.known == ("a:1", "b:1", "e:1", "c:1")  # the current server stays, too
     servers.learn(f"m{number}:1" for number in range(1000))
     assert len(servers.known) <= KNOWN_MAX
 
@@ -96,7 +96,7 @@ def following(servers: Servers, *, repeatable: bool, timeout: float = 30.0) -> F
 
 @pytest.mark.parametrize("repeatable", [True, False])
 @pytest.mark.parametrize("error", [not_leader(), not_leader("b:1"), errors.Draining("d"), NotSent("n")])
-def test_call_without_effect_is_retried_on_another_server(error: errors.CodeqError, repeatable: bool) -> None:
+def test_call_that_had_no_effect_is_retried_on_another_server(error: errors.CodeqError, repeatable: bool) -> None:
     call = following(Servers(["a:1", "b:1"]), repeatable=repeatable)
     assert call.delay_after(error, 1.0) is not None
     call.timeout(1.0)

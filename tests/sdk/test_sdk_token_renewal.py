@@ -1,4 +1,4 @@
-"""Streams whose token ends: a fresh one is sent on the stream; without one, the stream is left and nothing is lost."""
+"""Streams whose token expires: a fresh token is sent; without one, the client leaves the stream. Nothing is lost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a worker does for handlers and operators: order, context, time limits, log messages."""
+"""The care that a worker takes of handlers and operators: order, context, time limits, log messages."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ async def test_late_lease_renewals_are_logged_with_advice(caplog: pytest.LogCapt
         await answer(stream)
 
     def hold_the_lock(task: codeq.Task) -> None:
-        # No other thread runs meanwhile, as with C code that holds the interpreter lock.
+        # No other thread runs during this call, as with C code that holds the interpreter lock.
         former = sys.getswitchinterval()
         sys.setswitchinterval(60)
         end = time.monotonic() + 1.5

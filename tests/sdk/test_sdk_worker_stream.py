@@ -203,7 +203,7 @@ async def test_lost_lease_cancels_the_handler_without_an_outcome(kind: str) -> N
         await welcome_worker(stream)
         await stream.write(delivery("a", "b"))
         await asyncio.wait_for(started.wait(), 10)
-        other = pb.LostLease(task_id="b", lease_token=6)  # an older lease of the same task: not ours
+        other = pb.LostLease(task_id="b", lease_token=6)  # an older lease of the same task, not the worker's own
         mine = pb.LostLease(task_id="a", lease_token=7, reason=STALE)
         await stream.write(pb.WorkResponse(**{kind: [other, mine]}))
         async for request in stream:

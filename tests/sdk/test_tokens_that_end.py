@@ -1,4 +1,4 @@
-"""A server and the SDK with tokens that expire after two seconds: work continues while they are renewed."""
+"""A server and the SDK with tokens that expire after two seconds: work continues while the tokens are renewed."""
 
 from __future__ import annotations
 

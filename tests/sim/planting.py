@@ -11,7 +11,7 @@ from types import FunctionType
 
 @contextmanager
 def planted(function: FunctionType, right: str, wrong: str) -> Iterator[None]:
-    """Replaces `right` by `wrong` in a function's source, wherever the function is imported, within the block."""
+    """Replaces `right` with `wrong` in a function's source, wherever the function is imported, within the block."""
     assert isinstance(function, FunctionType), "a compiled function is fixed: `make clean-compiled` leaves the sources"
     source = textwrap.dedent(inspect.getsource(function))
     assert source.count(right) == 1, f"{function.__qualname__} has {source.count(right)} times: {right}"

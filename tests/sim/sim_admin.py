@@ -23,7 +23,7 @@ async def redrive_task(world: World, holder: str) -> None:
     if not own:
         return
     known = world.chance.choice(ended or own)
-    known.redrives += 2  # the call may be doubled
+    known.redrives += 2  # the call may be duplicated
     request = task_service_pb2.RedriveTaskRequest(task_id=known.task_id)
     try:
         await world.node.call(holder, "TaskService/RedriveTask", request)
@@ -33,7 +33,7 @@ async def redrive_task(world: World, holder: str) -> None:
 
 
 async def redrive_queue(world: World, holder: str, command: str) -> None:
-    """Redrives tasks of a queue: at once page by page, or in the background."""
+    """Redrives tasks of a queue, either at once, page by page, or in the background."""
     chance, audit, tenant = world.chance, world.audit, tenant_of(holder)
     status = chance.choice((task_pb2.TASK_STATUS_DLQ, task_pb2.TASK_STATUS_FAILED, task_pb2.TASK_STATUS_CANCELLED))
     request = queue_service_pb2.RedriveTasksRequest(command=command, status=status)
@@ -95,7 +95,7 @@ async def purge(world: World, holder: str, command: str) -> None:
 
 
 async def cleanup(world: World, holder: str) -> None:
-    """Deletes tasks that ended before some other task did."""
+    """Deletes tasks that ended before some other task ended."""
     audit, tenant = world.audit, tenant_of(holder)
     ends = [task.end for task in audit.tasks.values() if task.asked.tenant == tenant and task.end is not None]
     if not ends:

@@ -1,6 +1,6 @@
 """The judge of a run: checks every batch as it becomes durable, and every answer as it leaves the server.
 
-It knows the requests, the answers and the durable rows, but nothing of the server's memory.
+It knows the requests, the answers and the durable rows, but not the server's memory.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Audit:
 
     Args:
         mono_ms: Returns the time on the monotonic clock.
-        checked: Whether inconsistent rows break a promise.
+        checked: Whether inconsistent rows count as a broken promise.
         window: Maximum number of batches in flight.
     """
 
@@ -99,7 +99,7 @@ class Audit:
         self.violations: list[str] = []
         self.counts: dict[str, int] = {}
         self.sends: Counter[bytes] = Counter()
-        """How often a task was requested, as far as a server may have processed the request; by payload."""
+        """How often a task was requested in requests that a server may have processed; by payload."""
         self.made: Counter[bytes] = Counter()
         """How often a task was created; by payload."""
         self.redrives: dict[tuple[str, str], int] = {}
@@ -114,7 +114,8 @@ class Audit:
         self._mono_ms = mono_ms
         self._checked = checked
         self._times = [0] * (window + 2)
-        """Times at which recent batches became durable: a claim is decided after all but the last `window` of them."""
+        """Times at which recent batches became durable; a claim is decided after all of them except the last `window`
+        batches."""
         self.serial = 0
         """Grows with every answer to a client, and with every end that becomes durable."""
         self.by_home: dict[bytes, Known] = {}
@@ -133,7 +134,7 @@ class Audit:
 
     @contextmanager
     def resuming(self, tenant: str, command: str) -> Iterator[None]:
-        """Marks a resume of a queue in flight: one batch may resume it, deliver from it, and pause it again."""
+        """Notes that a resume of a queue is in flight: one batch may resume it, deliver from it, and pause it again."""
         self._resuming[tenant, command] += 1
         try:
             yield
@@ -209,7 +210,7 @@ class Audit:
             self.demand(last is None or last.removed, f"two tasks have the id {task_id}")
             known = Known(task_id, asked, unix_ms(raw.created_at), last)
             known.born = self.batches
-            known.redrives = last.redrives if last else 0  # they may have been in flight
+            known.redrives = last.redrives if last else 0  # their calls may have been in flight
             self.tasks[asked.tenant, task_id] = self.by_home[key] = known
             made[raw.payload] += 1
             self.made[raw.payload] += 1
@@ -227,7 +228,8 @@ class Audit:
             fitting += [known] * (known.created_ms == unix_ms(task.created_at))
             known = known.before
         self.demand(fitting, f"{task.id} is {told} but not durable, or not this tenant's")
-        # Time stands still in a shard whose clock is set back: a task may end, be deleted and be created again in it.
+        # Time stands still in a shard whose clock is set back. During that time a task may end, be deleted and be
+        # created again.
         known = next((each for each in fitting if task.status in {end.status for end in each.ends}), fitting[0])
         asked = self.asked[task.payload]
         self.demand(asked is known.asked, f"{task.id} is {told} with the payload of another")
@@ -238,7 +240,7 @@ class Audit:
         return known
 
     def _under(self, tenant: str, task_id: str, token: int) -> Known:
-        """Returns the task with this id that a lease was for."""
+        """Returns the task with this id to which a lease belonged."""
         last = known = self.tasks[tenant, task_id]
         while token not in known.slots and (known.end is None or known.end.ended_token != token):
             if known.before is None:
@@ -336,11 +338,11 @@ class Audit:
         self.demand(max(task.slots, default=0) <= state.ended_token, f"{task.task_id} expired while it ran")
 
     def _revive(self, task: Known) -> None:
-        """Judges the redrive of a task that had ended, perhaps in the same batch."""
+        """Judges the redrive of a task that had ended, possibly in the same batch."""
         status = task.end.status if task.end else Status.FAILED
         asked = task.revived < task.redrives + self.redrives.get((task.asked.tenant, task.asked.command), 0)
         self.demand(asked and status in REDRIVABLE, f"{task.task_id} had ended and did something else")
-        if task.end is None:  # a client was told its end, which is in no batch
+        if task.end is None:  # a client was notified of the task's end, which is in no batch
             task.ends += [rows_pb2.StateRow(status=int(ended)) for ended in REDRIVABLE]
         task.revived += 1
         task.end = task.told = None
@@ -383,9 +385,9 @@ class Audit:
     # -- answers -------------------------------------------------------------------------------------------------
 
     def leaves(self, tenant: str, message: Any, since: int = -1) -> None:
-        """Judges an answer to a tenant when it leaves: its contents must be durable and the tenant's own.
+        """Judges an answer to a tenant when it leaves: its contents must be durable and belong to the tenant.
 
-        It must also reflect everything known at the time of the request, at the serial number `since`.
+        The answer must also reflect everything known at the time of the request, whose serial number is `since`.
         """
         since = self.serial if since < 0 else since
         for task in sim_messages.deliveries(message):
@@ -453,7 +455,7 @@ class Audit:
             slot.until = max(slot.until, until_ms)
 
     def accepted(self, tenant: str, task_id: str, token: int, status: int, result: bytes) -> None:
-        """Records that a worker's end of a task was accepted."""
+        """Records that an outcome with which a worker ended a task was accepted."""
         self.count("accepted")
         known = self._under(tenant, task_id, token)
         if known.revived and (known.end is None or known.end.ended_token != token):
@@ -483,7 +485,7 @@ class Audit:
             known.told, known.told_at = told, self._next()
 
     def finish(self) -> None:
-        """Judges the end of a run, after all faults are over and clients had time to finish."""
+        """Judges the end of a run, after all faults are over and clients have had time to finish."""
         lost = self.acked - self.tasks.keys()
         self.demand(not lost, f"acknowledged and lost: {sorted(lost)}")
         often = [payload for payload, made in self.made.items() if made > self.sends[payload]]

@@ -56,7 +56,7 @@ def _whole(world: World, tenant: str, names: list[TaskName] | list[None], key: s
 
 
 async def produce_by_calls(world: World, holder: str) -> None:
-    """Runs a producer that reads the tasks it created, and repeats calls, whether lost or not."""
+    """Runs a producer that reads the tasks that it created, and repeats calls, lost or not."""
     tenant = tenant_of(holder)
     node, chance = world.node, world.chance
     wishes: list[Wish] = []
@@ -79,7 +79,7 @@ async def produce_by_calls(world: World, holder: str) -> None:
 
 
 async def _ask(world: World, holder: str, made: Wish) -> str:
-    """Makes a call, and repeats it while its outcome is unknown; returns the id of one of its tasks, or ""."""
+    """Makes a call, and repeats it while its outcome is unknown; returns the id of one of the created tasks, or ""."""
     for _ in range(_LIVES):
         try:
             answer = await world.node.call(holder, made.method, made.request, doubled=0.2)

@@ -1,4 +1,4 @@
-"""Clients: producers and workers, on streams and by single calls, that are slow, stubborn, forgetful and may die."""
+"""Clients: producers and workers, with streams and single calls. They are slow, stubborn and forgetful, and may die."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class World:
     def __init__(self, node: Node, audit: Audit, chance: random.Random) -> None:
         self.node, self.audit, self.chance = node, audit, chance
         self.asking = True
-        """Whether producers create and workers misbehave; later they only finish the remaining tasks."""
+        """Whether producers create tasks and workers misbehave; afterwards workers only finish the remaining tasks."""
         self.number = 0
         self.paused: set[tuple[str, str]] = set()
         """Holder and command of queues that were paused and may not be resumed yet."""
@@ -182,7 +182,7 @@ async def _administer(world: World, holder: str) -> None:
 
 
 async def _look(world: World, holder: str, known: Known) -> None:
-    """Reads a task: only its own tenant finds it, and always does while the task has not ended."""
+    """Reads a task. Only its own tenant may find it, and must always find it until the task has ended."""
     tenant, audit = tenant_of(holder), world.audit
     own, removed = known.asked.tenant == tenant, known.removed
     request = task_service_pb2.GetTaskRequest(task_id=known.task_id)
@@ -206,7 +206,7 @@ async def _pause_for_a_while(world: World, holder: str) -> None:
     try:
         await world.node.call(holder, "QueueService/PauseQueue", pause, doubled=0)
     finally:
-        world.paused.add((holder, command))  # it may have been resumed while the call was in flight
+        world.paused.add((holder, command))  # the queue may have been resumed while the call was in flight
     world.audit.count("paused")
     await world.pause(0.5)
     await resume(world, holder, command)
@@ -403,7 +403,7 @@ async def work_by_calls(world: World, holder: str) -> None:
 
 
 async def _say_by_call(world: World, holder: str, said: task_pb2.Outcome) -> None:
-    """Sends an outcome, and repeats it while it is unknown whether it took effect."""
+    """Sends an outcome, and repeats it as long as it is unknown whether it took effect."""
     method: Any = "TaskService/SubmitResult"
     request: Any = task_service_pb2.SubmitResultRequest(task_id=said.task_id, lease_token=said.lease_token)
     if said.kind == task_pb2.OUTCOME_KIND_NACK:

@@ -87,7 +87,7 @@ class Disk:
         return name
 
     def drop_set(self, name: str) -> None:
-        """Drops a set of rows, which must not be one that a power cut could make current again."""
+        """Drops a set of rows. A power cut must not be able to make this set current again."""
         for image in (self.written, self.durable):
             if image.current == name or name not in image.sets:
                 raise StoreFailed(f"the rows {name} are in use or do not exist")
@@ -95,7 +95,7 @@ class Disk:
             del image.sets[name]
 
     def cut_power(self) -> None:
-        """Loses a tail of the unsynced writes."""
+        """Loses some of the last unsynced writes."""
         self._keep(self._chance.randint(0, len(self._unsynced)))
         self._unsynced = []
         self.written = self.durable.copy()
@@ -112,7 +112,7 @@ class DiskStore:
 
     def __init__(self, disk: Disk) -> None:
         self._disk = disk
-        # A killed process left these; its last writes could still be lost, so they are synced first.
+        # A killed process left these writes, which could still be lost, so they are synced first.
         if others := [name for name in disk.written.sets if name != disk.written.current]:
             disk.sync()
             for name in others:

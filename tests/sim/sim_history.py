@@ -11,7 +11,7 @@ from codeq_server.core.history import DELIVERIES_KEPT, deliveries
 def judge(audit: Any, task: Any, before: rows_pb2.StateRow | None, state: rows_pb2.StateRow) -> None:
     """Judges a task's history after one or more deliveries ended in a batch: entries are only appended."""
     if state.ended_token == (before.ended_token if before is not None else 0):
-        return  # it ended while waiting
+        return  # the task ended while it was waiting
     earlier, told = deliveries(before), deliveries(state)
     kept = {new: min(len(earlier), DELIVERIES_KEPT - new) for new in range(1, DELIVERIES_KEPT + 1)}
     goes_on = any(told[:old] == earlier[len(earlier) - old :] and len(told) == old + new for new, old in kept.items())

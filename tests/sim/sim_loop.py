@@ -1,7 +1,7 @@
 """A simulated event loop: time advances only when nothing else can run, and processes on it can be killed.
 
 Everything runs on one thread in an order determined by the seed alone. Executor calls run on a thread of their own,
-which stops at every disk call until the loop resumes it: only one of the two threads runs at any time.
+which stops at every disk call until the loop resumes it. Only one of the two threads runs at any time.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Killed(BaseException):
 
 
 class Process:
-    """A unit that is killed as a whole: its callbacks never run again, its threads stop where they are."""
+    """A unit that is killed as a whole: its callbacks never run again, and its threads stop where they are."""
 
     def __init__(self, loop: SimLoop) -> None:
         self.alive = True
@@ -58,7 +58,7 @@ class Process:
         return self._loop.create_task(coroutine, context=self.context.copy())
 
     def freeze(self) -> None:
-        """Suspends the process, like a long pause of its machine: it resumes where it was, unaware of the pause."""
+        """Suspends the process, like a long pause of its machine; it continues later, unaware of the pause."""
         if self.alive and self.held is None:
             self.held = []
             self._loop.hold(self, self.held)
@@ -166,7 +166,7 @@ class SimLoop(asyncio.base_events.BaseEventLoop):
         self.over = False
         self.calls_left = CALLS_MAX
         self.in_one_piece: Callable[[Callable[..., Any], Any], bool] = lambda *_: False
-        """Returns whether an executor call can run inline, because nothing has to interleave with it."""
+        """Returns whether an executor call can run inline because nothing needs to interleave with it."""
         self._chance = chance
         self._selector = _Silence(self)
         self.set_exception_handler(lambda _, problem: self.problems.append(problem))

@@ -13,10 +13,10 @@ class Asked:
     """A task that a producer requested; its payload is unique in the run.
 
     Attributes:
-        name: The source of its id, unique within the tenant as long as the task has rows: the idempotency key, with the
-            index of the task in a batch, or the id that the producer chose. None: neither.
+        name: The source of the task's id, unique within the tenant while the task has rows: the idempotency key, with
+            the index of the task in a batch, or the id that the producer chose. None: the server assigns the id.
         expire_ms: How long the task may wait; 0: without limit.
-        group: Payloads of all tasks of its atomic batch; empty: the task is in none.
+        group: Payloads of all tasks of the atomic batch; empty: the task is in no atomic batch.
     """
 
     tenant: str

@@ -76,7 +76,7 @@ class Server:
 
 
 class Node:
-    """The machine: its disk, its clocks, and its server while one runs."""
+    """The machine: its disk, its clocks, and its server, if one is running."""
 
     def __init__(self, loop: SimLoop, chance: random.Random, audit: Audit, settings: ShardSettings) -> None:
         self.loop, self.chance, self.audit, self.settings = loop, chance, audit, settings
@@ -257,7 +257,7 @@ def _give(future: asyncio.Future[Any], message: Any) -> None:
         return
     if isinstance(message, BaseException):
         future.set_exception(message)
-        future.exception()  # mark as retrieved, as the caller may be gone
+        future.exception()  # mark the exception as retrieved, because the caller may be gone
     else:
         future.set_result(message)
 
@@ -359,7 +359,7 @@ class Stream:
         self._down.send(Lost())
 
     def break_off(self) -> None:
-        """Ends the client: the server reads END, and its call is cancelled, at once or shortly after."""
+        """Ends the client: the server reads END, and the call is cancelled at once or shortly after."""
         if self._broken or self._task is None or self._task.done():
             return
         self._broken = True

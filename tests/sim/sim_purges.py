@@ -1,4 +1,4 @@
-"""Judges purges: no purge ends a task that came later or leaves a task that waited."""
+"""Judges purges: a purge must end every task that was waiting, and no task that came later."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Purge:
 
 
 def judge_queue_rows(audit: Audit, rows: Sequence[tuple[bytes, bytes | None]]) -> None:
-    """Judges finished purges: no task that waited at the request has survived."""
+    """Judges finished purges: no task that was waiting at the time of the request may survive."""
     for key, value in rows:
         before = rows_pb2.QueueRow.FromString(audit.rows.get(key) or b"")
         if not before.HasField("purge") or rows_pb2.QueueRow.FromString(value or b"").HasField("purge"):

@@ -146,7 +146,7 @@ class Simulation:
             case "stop":
                 await node.stop()
             case "step":
-                # The server dies at the await that is reached after this many callbacks.
+                # The server dies at the await that it reaches after this many callbacks.
                 await self._crash_at(chance.randint(1, 40), power=chance.random() < 0.5)
             case kind:
                 node.crash(power=kind == "power")

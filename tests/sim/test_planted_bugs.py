@@ -1,6 +1,6 @@
-"""The simulator finds bugs: each of these, planted into the product one at a time, breaks a promise soon.
+"""The simulator finds bugs: each of these bugs, planted one at a time, soon breaks a promise.
 
-A bug may be planted in several ways; each of them is found. `docs/evidence.md` names the bug for each promise.
+A bug may be planted in several ways, each of which is found. `docs/evidence.md` names the bug for each promise.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ pytestmark = pytest.mark.interpreted
 SEEDS_MAX = 60
 """Seeds within which a bug must be found; most are found by the first few."""
 SECONDS_MAX = 180
-"""Seconds that as many seeds may take on a busy machine."""
+"""Seconds that this many seeds may take on a busy machine."""
 SEALED = "return SealedBatch(batch.lsn, batch.lsn - 1, self.epoch, now.wall_ms, rows)"
 LATE_NAMES = (
     "late, self.late = getattr(self, 'late', {}), {k: v for k, v in rows.items() if k[:1] == b'i'}; "
@@ -46,7 +46,7 @@ LISTED = "shard.batch.ended.append((home.queue.number, keys.pack_home(home.index
 class Bug(NamedTuple):
     """Where to plant a bug (function, original expression, replacement), and a pattern of the expected violation.
 
-    With `unseen_by_checker`, inconsistent rows are ignored: clients alone must notice.
+    With `unseen_by_checker`, inconsistent rows are ignored, so that only clients can notice the bug.
     """
 
     places: list[tuple[Any, str, str]]

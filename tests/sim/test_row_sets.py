@@ -1,4 +1,4 @@
-"""The log and the sets of rows: the store on disk and the simulator's must behave alike, even when they die."""
+"""The log and the sets of rows: the stores on disk and of the simulator must behave alike, even if they are killed."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class Files:
     def sync(self) -> None:
         self._synced = {}
         for log in self.path.glob("*.log"):
-            with suppress(FileNotFoundError):  # being removed, as all of it is in files of rows
+            with suppress(FileNotFoundError):  # being removed, because all of it is in files of rows
                 self._synced[log.name] = log.stat().st_size
 
     def after(self, *, power: bool) -> Home:
@@ -87,7 +87,7 @@ class Files:
             number += 1
         copy.mkdir()
         for file in self.path.iterdir():
-            with suppress(FileNotFoundError):  # being removed, as its set was dropped
+            with suppress(FileNotFoundError):  # being removed, because its set was dropped
                 shutil.copyfile(file, copy / file.name)
         if power:
             for log in copy.glob("*.log"):
@@ -242,7 +242,7 @@ def test_repeated_switch_rows_keeps_the_last_set(home: Home, tmp_path: Path) -> 
     store.close()
 
 
-def test_switch_rows_to_an_empty_set_leaves_none(home: Home) -> None:
+def test_switch_rows_to_an_empty_set_leaves_no_rows(home: Home) -> None:
     store = home.open()
     store.write(OLD)
     store.switch_rows(store.import_rows([]), {MARK: b"1"})
@@ -259,7 +259,7 @@ def test_switch_rows_to_an_empty_set_leaves_none(home: Home) -> None:
 def test_switch_rows_interrupted_anywhere_leaves_the_old_or_the_new_set(
     home: Home, tmp_path: Path, *, first: bool
 ) -> None:
-    """Switches from the initial set of a store, and from one that was imported as files."""
+    """Switches from the initial set of a store, and from a set that was imported as files."""
     files = exported(home, tmp_path, NEW)
     store = home.open()
     if not first:
@@ -357,7 +357,7 @@ def test_import_rows_from_a_missing_file_fails_and_changes_nothing(home: Home, t
     store.close()
 
 
-def test_checkpoint_holds_everything_written_before(home: Home, tmp_path: Path) -> None:
+def test_checkpoint_contains_everything_written_before_it(home: Home, tmp_path: Path) -> None:
     files = exported(home, tmp_path, {**NEW, b"more": b"rows"})
     store = home.open()
     store.write(OLD)

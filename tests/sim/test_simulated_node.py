@@ -1,7 +1,7 @@
-"""Simulated lives of a node keep every promise, and are determined by their seeds alone.
+"""Simulated lives of a node keep every promise and depend only on their seeds.
 
-The search continues for CODEQ_SEARCH_SECONDS, and never ends before SEEDS_LEAST. A seed that breaks a promise is run
-again with `make sim SEED=…`; `make soak` runs thousands.
+The search continues for CODEQ_SEARCH_SECONDS, and never ends before SEEDS_LEAST. To run a seed that broke a promise
+again, use `make sim SEED=…`; `make soak` runs thousands of seeds.
 """
 
 from __future__ import annotations

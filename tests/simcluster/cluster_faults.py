@@ -120,7 +120,7 @@ class Faults:
                 machine.start()
 
     def repair(self) -> bool:
-        """Has a lost disk replaced; returns whether no disk is missing."""
+        """Asks the operator to replace a lost disk; returns whether no disk is missing."""
         leader = self._leader()
         if leader is not None:
             self.operator.replace(leader)
@@ -160,9 +160,9 @@ class Faults:
         process.steps = 0
 
     async def _outlive(self) -> None:
-        """Isolates a leader, with few ticks, while the others elect a new one, so that it notices the election late.
+        """Isolates a leader and slows down its ticks while the others elect another one, so that it notices that late.
 
-        The leader's clients leave first, so that it has no calls in flight: reads would wait for them.
+        The leader's clients leave first, so that it has no calls in flight, for which reads would wait.
         """
         leader = self._leader()
         if leader is not None:

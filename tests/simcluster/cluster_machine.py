@@ -1,4 +1,4 @@
-"""A machine of a cluster: its disk, its clocks, and, while its process runs, a group member that may serve."""
+"""A machine of a cluster: its disk, its clocks and, while its process is running, a group member that may serve."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ class Machine(Node):
     Attributes:
         tick_rate: Length of the machine's ticks, as a factor.
         shunned: Whether clients that follow leaders stay away.
-        starved: Further factor for the ticks while other work uses the CPU.
+        starved: Additional factor for the length of ticks while other work uses the CPU.
     """
 
     def __init__(
@@ -204,13 +204,13 @@ class Machine(Node):
             self.server.member.unreachable(raft_id)
 
     def shun(self) -> None:
-        """Makes its clients leave, and keeps others away."""
+        """Makes the machine's clients leave, and keeps others away."""
         self.shunned = True
         for stream in list(self.streams):
             stream.break_off()
 
     def empty(self) -> None:
-        """Replaces the disk by an empty one."""
+        """Replaces the disk with an empty one."""
         self.crash(power=True)
         self.audit.count("disk emptied")
         self.disk = WatchedDisk(self.net.chance, self.net.oracle, self.name)

@@ -1,4 +1,4 @@
-"""An operator of a cluster: adds and removes machines, and replaces those that lost their disks."""
+"""An operator of a cluster, who adds and removes machines, and replaces machines that lost their disks."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Operator:
         self._ask(leader, lambda cluster: cluster.add(name, f"{name}:7000", replace=False), "member added")
 
     def remove(self, leader: Machine, name: str) -> None:
-        """Removes a machine, which keeps running unaware of it."""
+        """Removes a machine, which keeps running without noticing its removal."""
         if len(voters_known_to(leader)) > 3 and self.lost is None:
             self._ask(leader, lambda cluster: cluster.remove(name), "member removed")
 
@@ -55,7 +55,7 @@ class Operator:
             machine.start()
 
     def replace(self, leader: Machine) -> None:
-        """Adds the machine with the new disk, and removes its former member."""
+        """Adds the machine with its new disk, and removes the machine's former member."""
         if self.lost is None:
             return
         raft_id, name = self.lost

@@ -112,7 +112,7 @@ class Port:
         # Messages in flight to a process that has died are lost with its connection.
         cut = (self._machine.name, target.name) in self._net.cuts
         if process is not None and process is target.process and target.disk.raft_id == to and not cut:
-            net = self._net  # a frozen process learns of it later
+            net = self._net  # a frozen process notices this later
             net.loop.call_soon(target.server.member.receive, *content, context=process.context)
 
     def send_snapshot(self, to: int, group: int, message: bytes, folder: Path) -> None:

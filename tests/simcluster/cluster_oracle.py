@@ -25,7 +25,8 @@ from sim_disk import Disk, Image
 Rows = Mapping[bytes, "bytes | None"]
 KEYS = GroupKeys(GROUP)
 CONFS = 3
-"""Configurations that a leader may be using: it may not have applied a two-step change that others have applied."""
+"""Number of configurations that a leader may be using, because others may have applied a two-step change before it
+has."""
 _ALL = 1 << 30
 _GRANT = TYPES.index("MsgRequestVoteResponse")
 _ACCEPT = TYPES.index("MsgAppendResponse")
@@ -171,7 +172,7 @@ class Oracle:
         return disk.durable.log.get(KEYS.entry(index)) == value or base_in(disk.durable)[0] >= index
 
     def started(self, disk: WatchedDisk) -> None:
-        """Handles the start of a member with its disk's content, which counts as durable from now on."""
+        """Handles the start of a member; the content of its disk counts as durable from now on."""
         same = disk.written.log.get(KEYS.hard_state) == disk.durable.log.get(KEYS.hard_state)
         stem = KEYS.entry(0)
         logs = [image.log.scan(stem, stem[:-8] + b"\xff" * 8, _ALL) for image in (disk.written, disk.durable)]
@@ -180,7 +181,7 @@ class Oracle:
     # -- messages ------------------------------------------------------------------------------------------------------
 
     def sent(self, disk: WatchedDisk, content: bytes) -> None:
-        """Judges a message when it leaves: its contents must be durable."""
+        """Judges a message when it leaves a machine: its contents must be durable."""
         message = read(content)
         durable = disk.durable
         if message.msg_type == _GRANT and not message.reject:
@@ -197,7 +198,7 @@ class Oracle:
             self.audit.demand(leader == message.from_, f"two members lead in term {message.term}")
 
     def serves(self, disk: WatchedDisk, term: int) -> None:
-        """Judges a machine that starts serving: no other serves in this term, and it has all decided entries."""
+        """Judges a machine that starts serving: no other serves in this term, and it has every decided entry."""
         self.audit.count("leadership")
         server = self._serving.setdefault(term, disk.raft_id)
         self.audit.demand(server == disk.raft_id, f"two members serve in term {term}")

@@ -1,4 +1,4 @@
-"""The simulator of clusters finds bugs: each of these, planted one at a time, breaks a promise within a few seeds."""
+"""The cluster simulator finds bugs: each of these bugs, planted one at a time, breaks a promise within a few seeds."""
 
 from __future__ import annotations
 

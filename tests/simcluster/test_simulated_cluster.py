@@ -1,7 +1,7 @@
-"""Simulated lives of clusters of 3 and 5 nodes keep every promise, and are determined by their seeds alone.
+"""Simulated lives of clusters of 3 and 5 nodes keep every promise and depend only on their seeds.
 
-The search continues for CODEQ_SEARCH_SECONDS, and never ends before SEEDS_LEAST. A seed that breaks a promise is run
-again with `make sim-cluster SEED=…`; `make soak` runs a thousand.
+The search continues for CODEQ_SEARCH_SECONDS, and never ends before SEEDS_LEAST. To run a seed that broke a promise
+again, use `make sim-cluster SEED=…`; `make soak` runs a thousand seeds.
 """
 
 from __future__ import annotations

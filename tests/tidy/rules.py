@@ -22,7 +22,7 @@ IMPURE_CALLS = frozenset({"datetime.now", "datetime.utcnow", "date.today", "uuid
 TABLES = frozenset(bytes((letter,)) for letter in b"deilmqrstuxz")
 """Prefixes of row keys."""
 
-# Written in pieces, so that no file names a registry's host, this one included.
+# Written in pieces, so that no file, including this one, names the host of a registry.
 _ORG, _COM, _IO = r"\." + "org", r"\." + "com", r"\." + "io"
 _HOSTS = re.compile(
     "|".join(

@@ -42,7 +42,7 @@ def inlined(tree: ast.Module) -> set[str]:
 
 
 def patched(tree: ast.Module) -> Iterator[str]:
-    """Yields the full names of module constants that a test sets: names that follow a module in a call or tuple.
+    """Yields the full names of module constants set by a test: names that follow a module in a call or tuple.
 
     If the name is in a variable, any string in the test counts as that name.
     """

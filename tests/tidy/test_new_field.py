@@ -18,7 +18,7 @@ PACKAGES = ("sdks/python/src", "gateway", "server", "cli")
 GENERATORS = ".venv", ".tools", "sdks/ts/node_modules"
 """Folders that `make setup-dev` installs and the copy shares."""
 FILES_MAX = 10
-"""Maximum number of hand-written files, besides tests and documents, that a new scalar field may change."""
+"""Maximum number of hand-written files, not counting tests and documents, that a new scalar field may change."""
 
 
 @pytest.fixture

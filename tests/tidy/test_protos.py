@@ -1,4 +1,4 @@
-"""The protos are complete: who may call each RPC, the codes of each error, and a comment on everything."""
+"""The protos are complete: they declare who may call each RPC and the codes of each error. Everything has a comment."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ START_MS = 1_700_000_000_000
 
 
 class DrivenShard:
-    """Drives one shard; every call happens at the times `wall` and `mono`, in milliseconds."""
+    """Drives one shard; every call is made at the times `wall` and `mono`, in milliseconds."""
 
     def __init__(self, **settings: Any) -> None:
         self.settings = ShardSettings(**{"backoff_policy": BackoffPolicy.FIXED, **settings})

@@ -26,7 +26,7 @@ class HeldLog:
         self.closed = 0
         self.free = False
         self.confirmation: asyncio.Future[None] | None = None
-        """The value that `confirm` returns; None: this node is the only one that decides."""
+        """The value that `confirm` returns; None: no other node can decide."""
         self._held: deque[tuple[SealedBatch, asyncio.Future[None]]] = deque()
 
     def append(self, batch: SealedBatch) -> asyncio.Future[None]:

@@ -24,7 +24,7 @@ class ScriptedValidator:
     Attributes:
         tokens: The accepted tokens; a test may change them at any time.
         asked: The tokens validated so far, in order.
-        begun: The tokens whose waiting validation has started.
+        begun: The tokens whose validation has started but is waiting.
         waits: Whether validations wait for `release`.
         trouble: The exception that every validation raises, or None.
     """

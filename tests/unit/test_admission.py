@@ -76,7 +76,7 @@ async def test_callers_that_enter_at_once_are_spread_over_event_loop_turns(gate:
     assert 0 < most <= TURN_COST // FRAME_COST + 1
 
 
-async def test_caller_behind_another_tenants_flood_waits_for_one_share_only(gate: Gate) -> None:
+async def test_caller_behind_another_tenants_flood_waits_for_only_one_share(gate: Gate) -> None:
     gate.full = True
     gate.call("flood", count=1000)
     await turns()
@@ -87,8 +87,8 @@ async def test_caller_behind_another_tenants_flood_waits_for_one_share_only(gate
     assert gate.order.index("quiet") <= QUANTUM // FRAME_COST + 1
 
 
-async def test_caller_that_enters_during_a_flood_waits_for_one_share_only(gate: Gate) -> None:
-    """The flood refills as it is served, as streams do."""
+async def test_caller_that_enters_during_a_flood_waits_for_only_one_share(gate: Gate) -> None:
+    """The flood is refilled as it is served, like the flood of a stream."""
     gate.call("flood", count=300)
     for _ in range(20):
         await turns(1)
@@ -114,7 +114,7 @@ async def test_tenants_with_large_and_small_frames_share_capacity_by_cost(gate: 
 
 
 async def test_cost_of_single_large_frames_is_paid_off_in_later_rounds(gate: Gate) -> None:
-    """A tenant with one entry in line at a time gets no more than a tenant with several."""
+    """A tenant with one entry in line at a time gets no more turns than a tenant with several."""
 
     async def one_by_one() -> None:
         for _ in range(20):
@@ -198,7 +198,7 @@ async def test_charge_counts_against_the_current_turn(gate: Gate) -> None:
 
 
 async def test_quiet_tenant_gets_room_before_one_that_floods_a_full_batch() -> None:
-    """A thousand frames of one tenant wait for the next batch; a single later call still gets into that batch."""
+    """A thousand frames of one tenant wait for the next batch, but a single later call still gets into it."""
     runner = HeldRunner()
     decided: list[str] = []
 

@@ -1,4 +1,4 @@
-"""Expiring tokens and slow validators: what is cached, for how long, and how strangers are limited."""
+"""Expiring tokens and slow validators: which validations are cached, for how long, and how strangers are limited."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_token_is_validated_once_until_it_expires_and_again_afterwards() -> None
     assert desk.known()
     assert desk.validator.asked == ["good"]
     desk.now += 0.1
-    desk.validator.tokens["good"] = token_of(expires_at=NOW + 600)  # its issuer has extended it
+    desk.validator.tokens["good"] = token_of(expires_at=NOW + 600)  # the issuer has extended the token
     renewed = desk.known()
     assert renewed is not None
     assert renewed.expires_at == NOW + 600

@@ -118,7 +118,7 @@ async def no_forward(address: str, _: Call) -> Message:
 
 
 async def test_body_is_read_only_after_the_callers_token_is_validated() -> None:
-    """For a token that is not cached, the gateway gets a validation to await before it reads the body."""
+    """If the token is not cached, the gateway gets a validation that it awaits before it reads the body."""
     validator = ScriptedValidator(good=token_of())
     calls = Calls(Authenticator(validator, validator), ShardTable(lambda: Rejection(Reason.NOT_LEADER, "elsewhere")))
     dispatcher = LocalDispatcher(calls, no_forward)

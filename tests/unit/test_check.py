@@ -1,4 +1,4 @@
-"""The offline checker: it reports nothing for consistent rows, and finds every single contradiction."""
+"""The offline checker reports nothing for consistent rows, and finds every contradiction."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ TICK = rows_pb2.TickRow(lsn=50, wall_ms=5000, oldest_lease=FIRST, sweep_mark=b"\
 
 
 def expiring_rows() -> Rows:
-    """Returns the rows of tasks 9 and 12, which expire if they wait too long, and of 2, which ran in time."""
+    """Returns the rows of tasks 9 and 12, which expire if they wait too long, and of task 2, which started in time."""
     return {
         place(b"t", LANE, 2): expiring_home(4),
         place(b"t", LANE, 9): expiring_home(6),
@@ -100,7 +100,7 @@ def consistent_rows() -> Rows:
             status=TaskStatus.TASK_STATUS_COMPLETED, ended_token=FIRST, attempts=1, ended_lsn=40, changed_ms=400
         ),
         keys.ended_key(2000, 40, 0): rows_pb2.EndedRow(lsn=40, queues=[QUEUE], homes=[4 << 48 | 1]).SerializeToString(),
-        # 2 is in its first delivery, beside one that was completed and another that is purged.
+        # 2 is in its first delivery; its claim also had a task that was completed and another that is purged.
         keys.lease_key(FIRST): rows_pb2.LeaseRow(
             worker="w", lease_ms=1000, queues=[QUEUE], homes=[4 << 48 | 2, 4 << 48 | 1, 5 << 48 | 1]
         ).SerializeToString(),
@@ -129,7 +129,7 @@ def consistent_rows() -> Rows:
         keys.lease_key(SECOND): rows_pb2.LeaseRow(
             worker="w", lease_ms=1000, queues=[QUEUE], homes=[4 << 48 | 7], places=[1 << 56 | 4 << 48 | 8], attempts=[1]
         ).SerializeToString(),
-        # Created with a delay: 1 still waits, 2 is due, 3 has failed.
+        # Created with a delay: 1 is still waiting, 2 is due, 3 has failed.
         due(900, 15, 1): keys.due_value(0, 0, has_state=False),
         place(b"s", 15, 2): state(status=pending, place=queued, place_lane=0, place_at=1),
         place(b"t", 0, 1): keys.pointer(15, 2, 0),
@@ -185,7 +185,7 @@ def test_check_of_unordered_rows_raises() -> None:
         list(check(sorted(consistent_rows().items(), reverse=True)))
 
 
-# Each mutation corrupts one row; its key is the one that must be reported.
+# Each mutation corrupts one row, whose key must be reported.
 Mutation = Callable[[Rows], None]
 
 

@@ -18,7 +18,7 @@ BATCH, MEMBER = names.keyed_id(TENANT, "batch"), names.keyed_id(TENANT, "batch",
 
 
 def consistent_rows() -> Rows:
-    """Returns a keyed task, one with an id from its producer, a keyed batch of two, and an unnamed task."""
+    """Returns rows of a keyed task, a task with an id from its producer, a keyed batch of two, and an unnamed task."""
     driven = DrivenShard()
     for naming in (Naming(KEYED, DIGEST), Naming(CHOSEN), None):
         names.create(driven.shard, TENANT, NewTask("a", b"1", 0, 0, 0, naming), driven.now)

@@ -1,4 +1,4 @@
-"""No setting is ignored silently: settings that are unusable or have no effect are reported."""
+"""No setting is silently ignored: settings that are unusable or have no effect are reported."""
 
 from __future__ import annotations
 

@@ -104,7 +104,7 @@ def test_alarms_that_are_repeatedly_made_earlier_do_not_pile_up() -> None:
 
 
 def test_busy_tenants_get_the_same_number_of_turns() -> None:
-    """A tenant with a hundred queues runs beside tenants with one queue each."""
+    """A tenant with a hundred queues competes with tenants that have one queue each."""
     of: Alarms[Source] = Alarms()
     for number in range(100):
         of.set(Source("many"), number)

@@ -52,7 +52,7 @@ def test_sweep_hands_over_the_files_of_removed_tasks(driven: DrivenShard) -> Non
     assert driven.keys(b"st") == []
 
 
-def test_repeated_outcome_is_recognized_whatever_the_name_of_its_file(driven: DrivenShard) -> None:
+def test_repeated_outcome_is_recognized_whatever_its_file_is_called(driven: DrivenShard) -> None:
     task_id = driven.create()
     driven.claim()
     token = driven.token(task_id)

@@ -99,7 +99,7 @@ def test_claim_of_more_tasks_than_commands_leaves_no_command_out(
 def test_single_task_claims_beside_other_workers_starve_no_command(
     shard: DrivenShard, commands: list[str] | None, others: int
 ) -> None:
-    """Even if other workers claim in step with a worker, its commands still take turns."""
+    """Even if other workers claim in step with a worker, that worker's commands still take turns."""
     for command in "ab" * 30:
         shard.create(command)
     for _ in range(100):

@@ -11,7 +11,7 @@ from driven_shard import TENANT, WORKER, DrivenShard
 
 
 def worked(way: str) -> DrivenShard:
-    """Returns a shard after deliveries of every kind ended by `complete` or `settle`; the last one stays open."""
+    """Returns a shard in which `complete` or `settle` ended deliveries of every kind; the last one stays open."""
     driven = DrivenShard()
     plain, delayed, nacked, abandoned, told, last = (driven.create(delay=delay) for delay in (0, 5, 0, 0, 0, 0))
     driven.pass_time(5)

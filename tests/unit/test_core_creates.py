@@ -92,7 +92,7 @@ def test_create_gives_every_task_a_different_id() -> None:
 
 
 def test_same_calls_at_the_same_times_write_the_same_bytes() -> None:
-    """The same calls at the same times produce the same rows: nothing else influences them."""
+    """Nothing but the calls and their times influences the rows."""
 
     def rows() -> list[tuple[bytes, bytes]]:
         shard = DrivenShard(retention_ms=500)

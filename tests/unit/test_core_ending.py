@@ -95,7 +95,7 @@ WAYS: dict[str, tuple[Callable[[DrivenShard], str], Status]] = {
 def test_task_end_of_any_kind_is_listed_counted_and_reported_once(
     end: Callable[[DrivenShard], str], status: Status
 ) -> None:
-    task_id = end(DrivenShard())  # it is deterministic: the next call creates a task with the same id
+    task_id = end(DrivenShard())  # ids are deterministic: the next call creates a task with the same id
     driven = DrivenShard()
     driven.shard.watched = {task_id}
     assert end(driven) == task_id

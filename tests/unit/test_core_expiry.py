@@ -1,4 +1,4 @@
-"""Task expiry: a task waits no longer than its producer allows."""
+"""Expiry: a task waits no longer than its producer allows."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ def expired(shard: DrivenShard, task_id: str) -> bool:
     return True
 
 
-# -- who expires -----------------------------------------------------------------------------------------------------
+# -- tasks that expire
+# -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("delay", [0, 300])
@@ -71,7 +72,8 @@ def test_expiry_in_the_middle_of_the_window_leaves_other_tasks_alone(shard: Driv
     assert shard.claim_ids(3) == [first, last]
 
 
-# -- who does not ----------------------------------------------------------------------------------------------------
+# -- tasks that do not expire
+# ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("outcome", ["nack", "lease runs out", "give back", "redrive"])
@@ -141,7 +143,7 @@ def test_expiry_may_be_late_but_never_early_when_the_wall_clock_is_set_back(shar
     assert expired(shard, task_id)
 
 
-# -- what comes with it ----------------------------------------------------------------------------------------------
+# -- effects of an expiry --------------------------------------------------------------------------------------------
 
 
 def test_expiry_notifies_callers_waiting_for_the_end(shard: DrivenShard) -> None:

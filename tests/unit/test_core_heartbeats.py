@@ -26,7 +26,7 @@ def test_shorter_heartbeat_after_a_longer_one_leaves_no_row_behind(
         driven.write()
         assert len(driven.keys(b"x")) == 1
     driven.pass_time(9 * LEASE_MS + 500)
-    driven.heartbeat(task_id, LEASE_MS)  # delays the expiry, and is no longer than the lease
+    driven.heartbeat(task_id, LEASE_MS)  # postpones the expiry, and is no longer than the lease
     if written:
         driven.write()
     driven.settle(task_id, outcome, delay=0)
@@ -51,7 +51,7 @@ def test_longest_extension_applies_after_a_restart_whatever_came_later(driven: D
     assert claim.until_of(second) - driven.mono == 3 * LEASE_MS
 
 
-def test_end_of_one_extended_delivery_keeps_its_siblings_extension(driven: DrivenShard) -> None:
+def test_end_of_one_extended_delivery_keeps_the_extension_of_its_sibling(driven: DrivenShard) -> None:
     first, second = driven.create(), driven.create()
     driven.claim(2, lease=LEASE_MS)
     driven.heartbeat(first, 10 * LEASE_MS)

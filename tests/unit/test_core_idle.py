@@ -143,7 +143,7 @@ def test_opening_reports_a_queue_above_the_last_number(shard: DrivenShard) -> No
     tick = rows_pb2.TickRow.FromString(shard.store.get(keys.TICK) or b"")
     tick.last_queue = 0
     shard.store.write({keys.TICK: tick.SerializeToString()})
-    with pytest.raises(Exception, match="opened last"):
+    with pytest.raises(Exception, match="most recently opened"):
         shard.reopen()
 
 
@@ -161,7 +161,7 @@ def test_claim_that_outlives_one_of_its_queues_survives_a_restart(shard: DrivenS
     assert (shard.status(long), list(shard.shard.deliveries)) == ("CLAIMED", [long])
 
 
-def test_list_of_an_earlier_task_end_may_outlive_the_queue() -> None:
+def test_list_of_ended_tasks_may_outlive_the_queue_of_its_tasks() -> None:
     shard = DrivenShard(retention_ms=RETENTION_MS, dlq_retention_ms=20 * IDLE_MS, queue_idle_ms=IDLE_MS)
     task_id = shard.create(attempts=1)
     shard.claim()

@@ -34,7 +34,7 @@ def test_id_is_a_version_8_uuid(ref: TaskRef) -> None:
 
 
 @given(REFS.filter(lambda ref: ref.lane < 16))
-def test_id_built_from_a_cached_lane_head_is_the_same(ref: TaskRef) -> None:
+def test_id_built_from_a_cached_lane_head_equals_the_full_id(ref: TaskRef) -> None:
     """A lane caches the head of its ids, across positions and epochs."""
     lane = Lane(Queue(ref.queue, "acme", "a"), ref.lane)
     lane.id_of(ref.position ^ 1 << 41, ref.epoch)

@@ -161,7 +161,7 @@ def test_named_task_goes_through_the_same_states_as_any_other(delay: int) -> Non
     assert tables(driven) == {b"m", b"q"}
 
 
-def test_dead_named_task_leaves_no_row_after_its_retention() -> None:
+def test_named_dead_letter_leaves_no_row_after_its_retention() -> None:
     driven = DrivenShard(dlq_retention_ms=RETENTION_MS)
     names.create(driven.shard, TENANT, task(Naming("dead"), attempts=1), driven.now)
     driven.claim()

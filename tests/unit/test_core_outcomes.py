@@ -93,7 +93,7 @@ def test_nack_of_the_last_attempt_keeps_its_reason(shard: DrivenShard) -> None:
     assert (shard.status(task_id), shard.view(task_id).error) == ("DLQ", "busy")
 
 
-def test_abandon_returns_the_attempt_up_to_a_hundred_times(shard: DrivenShard) -> None:
+def test_abandon_leaves_the_attempts_unchanged_up_to_a_hundred_times(shard: DrivenShard) -> None:
     task_id = shard.create(attempts=1)
     for _ in range(ABANDONS_MAX):
         assert [d.attempts for d in shard.claim(1)] == [1]
@@ -128,7 +128,7 @@ def test_delivery_returned_by_the_server_does_not_count_as_an_abandon(
     assert shard.view(task_id).attempts == 0
 
 
-# -- who, and with which token ---------------------------------------------------------------------------------------
+# -- callers and tokens ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("outcome", OUTCOMES)
@@ -175,7 +175,8 @@ def test_outcome_of_a_waiting_task_is_rejected(shard: DrivenShard) -> None:
     assert reason_of(shard, task_id, 5) is Reason.STALE_LEASE_TOKEN
 
 
-# -- said again ------------------------------------------------------------------------------------------------------
+# -- repeated outcomes
+# ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("reopened", [False, True])
@@ -193,7 +194,7 @@ def test_repeated_outcome_gets_the_same_verdict(shard: DrivenShard, outcome: Out
 
 
 def test_nack_repeated_after_its_delay_gets_the_same_verdict(shard: DrivenShard) -> None:
-    """The reply was lost; meanwhile the task became due, and another worker holds it."""
+    """The reply was lost; since then the task has become due, and another worker holds it."""
     task_id, token = claimed(shard)
     shard.settle(task_id, Outcome.NACK, token=token, delay=700)
     shard.pass_time(700)
@@ -260,7 +261,7 @@ def test_heartbeat_of_one_task_leaves_its_siblings_leases_unchanged(shard: Drive
 
 
 def test_heartbeats_longer_than_the_lease_cost_the_same_for_every_task(shard: DrivenShard) -> None:
-    """The claim's row is written once per batch, not once per task."""
+    """The claim's extension row is written once per batch, not once per task."""
     tasks = [shard.create() for _ in range(200)]
     shard.claim(200)
     shard.write()
@@ -359,7 +360,7 @@ def test_shortened_lease_row_lists_no_delivery_of_another_claim(shard: DrivenSha
 
 
 def test_lease_tokens_keep_growing_across_restarts_that_lost_a_batch(shard: DrivenShard) -> None:
-    """A worker may have seen the lost batch's token: neither that token nor the task's id may be reused."""
+    """A worker may have seen the lost batch's token, so neither that token nor the task's id may be reused."""
     kept = shard.create()
     shard.write()
     seen: list[int] = []
@@ -378,7 +379,7 @@ def test_lease_tokens_keep_growing_across_restarts_that_lost_a_batch(shard: Driv
 
 
 def test_restart_finds_each_task_in_exactly_one_place(shard: DrivenShard) -> None:
-    """Two lease rows list a task that was nacked and claimed again: only the later row counts."""
+    """Two lease rows list a task that was nacked and claimed again; only the later row counts."""
     first, slow = shard.create(), shard.create()
     shard.claim(2)
     shard.nack(first)

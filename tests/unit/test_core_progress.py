@@ -1,4 +1,4 @@
-"""Progress: kept across deliveries and restarts, and rejected from anyone who does not hold the lease."""
+"""Progress: kept across deliveries and restarts, and rejected from callers that do not hold the lease."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ def statuses(driven: DrivenShard, *task_ids: str) -> list[str]:
 
 
 def waiting_everywhere(driven: DrivenShard) -> list[str]:
-    """Returns waiting tasks: one never delivered, one nacked, one returned, one nacked with a delay, one delayed."""
+    """Returns five waiting tasks: never delivered, nacked, returned, nacked with a delay, and created with a delay."""
     nacked, returned, delayed, home = (driven.create() for _ in range(4))
     driven.claim(3)
     driven.nack(nacked)

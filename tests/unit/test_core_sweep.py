@@ -16,7 +16,7 @@ from driven_shard import TENANT, DrivenShard
 RETENTION_MS = 10_000
 TASKS = 1200
 READS_MOST = sweep.SWEEP_READS + 2 * sweep.SCAN_READS
-"""Maximum number of reads in one slice: its last run may exceed the budget."""
+"""Maximum number of reads in one slice; the last run of a slice may exceed the budget."""
 
 
 class CountedStore(MemoryStore):
@@ -46,7 +46,7 @@ class CountedShard(DrivenShard):
         named: bool = False,
         outcome: Outcome = Outcome.COMPLETED,
     ) -> list[str]:
-        """Creates and claims many tasks, and ends those that `order` selects, in its order and in one batch."""
+        """Creates and claims many tasks, and ends the tasks selected by `order`, in that order and in one batch."""
         for number in range(TASKS):
             naming = Naming(f"n{number}") if named else None
             names.create(self.shard, TENANT, NewTask("a", b"1", 0, 0, 0, naming), self.now)
@@ -61,7 +61,7 @@ class CountedShard(DrivenShard):
         return ended
 
     def list_as_before(self) -> None:
-        """Lists completed tasks as earlier servers did: in one list with all other ended tasks."""
+        """Lists completed tasks as earlier servers did, in one list with all other ended tasks."""
         for key in self.keys(b"r"):
             until, lsn, number = keys.split_ended_key(key)
             plain = keys.ended_key(until, lsn, number & ~keys.ENDED_COMPLETED)

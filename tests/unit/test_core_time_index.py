@@ -1,4 +1,4 @@
-"""The time index, compared with a plain list while its heads are trimmed all the time."""
+"""The time index, compared with a plain list while the heads of the index are constantly trimmed."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ STEPS = st.one_of(
 
 
 UNREAD_BETWEEN = [("put", 0, at) for at in (10, 20, 30)] + [("restart", 0, 0), ("take", 0, 0)]
-"""Only the first is in memory; the next one lies behind others that are not, so the head is trimmed."""
+"""Only the first entry is in memory. The next one comes after entries that are not, so the head is trimmed."""
 
 
 @settings(max_examples=400)

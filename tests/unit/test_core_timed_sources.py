@@ -56,7 +56,9 @@ KINDS: dict[str, tuple[Callable[[DrivenShard], int], int]] = {
 
 
 @pytest.mark.parametrize(("prepare", "tasks"), KINDS.values(), ids=KINDS.keys())
-def test_work_of_every_source_is_announced_done_and_counted(prepare: Callable[[DrivenShard], int], tasks: int) -> None:
+def test_work_of_every_source_is_announced_executed_and_counted(
+    prepare: Callable[[DrivenShard], int], tasks: int
+) -> None:
     driven = DrivenShard(retention_ms=5000, queue_idle_ms=7000)
     watch = timers.Watch(driven.shard)
     assert watch.is_quiet(_in(driven, 1 << 40))

@@ -19,7 +19,7 @@ def shard() -> DrivenShard:
 def test_maturing_continues_when_a_slice_ends_together_with_the_window(
     shard: DrivenShard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The number of due tasks is a multiple of slice and window: the rest must not wait for another timer."""
+    """The number of due tasks is a multiple of slice and window; the rest must not wait for another timer."""
     monkeypatch.setattr(timers, "SLICE", 2)
     monkeypatch.setattr(time_index, "HEAD_MAX", 4)
     herd = [shard.create(delay=1000) for _ in range(10)]
@@ -57,7 +57,7 @@ def test_maturing_queues_tasks_behind_those_already_waiting(shard: DrivenShard) 
 def test_maturing_beyond_the_window_keeps_the_order(
     shard: DrivenShard, monkeypatch: pytest.MonkeyPatch, *, written: bool
 ) -> None:
-    """The window is trimmed while tasks arrive in any order; trimmed entries are read again, written or not."""
+    """The window is trimmed while tasks arrive in any order; trimmed entries are read again, whether written or not."""
     monkeypatch.setattr(time_index, "HEAD_MAX", 8)
     monkeypatch.setattr(time_index, "PAGE", 3)
     tasks = {delay: shard.create(delay=delay) for delay in sorted(range(1, 60), key=lambda n: n * 37 % 61)}
@@ -128,7 +128,7 @@ def test_delayed_task_keeps_its_priority_when_it_matures_or_is_nacked(shard: Dri
 def test_maturing_many_tasks_does_not_delay_another_queue(
     shard: DrivenShard, monkeypatch: pytest.MonkeyPatch, others: tuple[str, str]
 ) -> None:
-    """This holds for queues of the same and of other tenants, even if their task was created last and is due last."""
+    """This holds for queues of the same tenant and of others, even for a task that was created last and is due last."""
     monkeypatch.setattr(timers, "SLICE", 40)
     monkeypatch.setattr(timers, "TURN", 10)
     for _ in range(1000):
@@ -248,7 +248,7 @@ def test_lease_is_unchanged_when_the_wall_clock_jumps(shard: DrivenShard) -> Non
     assert shard.status(task_id) == "PENDING"
 
 
-def test_lease_starts_over_in_full_after_a_restart(shard: DrivenShard) -> None:
+def test_lease_restarts_at_full_length_after_a_restart(shard: DrivenShard) -> None:
     task_id = shard.create()
     shard.claim(1, lease=1000)
     shard.pass_time(900)
@@ -326,7 +326,7 @@ def test_sweep_of_a_task_requeued_several_times_leaves_nothing(shard: DrivenShar
 
 
 def test_sweep_keeps_a_sibling_that_is_still_leased(shard: DrivenShard) -> None:
-    """The claim's lease row lists both tasks; the removed one must not reappear after a restart."""
+    """The claim's lease row lists both tasks; the removed task must not reappear after a restart."""
     ended, slow = shard.create(), shard.create()
     shard.claim(2, lease=3_600_000)
     shard.settle(ended)
@@ -359,7 +359,7 @@ def test_sweep_waits_until_the_batch_that_ended_the_task_is_written(shard: Drive
 
 
 def test_sweep_finds_an_earlier_list_even_if_a_later_one_is_written_first(shard: DrivenShard) -> None:
-    """A dead letter that stays for days is in the store; the list that is due next is still in flight."""
+    """A list with a dead letter, due in days, is in the store; the list that is due next is still in flight."""
     dead = shard.create(attempts=1)
     shard.claim(1)
     shard.nack(dead)
@@ -375,7 +375,7 @@ def test_sweep_finds_an_earlier_list_even_if_a_later_one_is_written_first(shard:
 
 
 def test_sweep_does_not_skip_a_list_in_flight(shard: DrivenShard) -> None:
-    """A list that is due earlier is written after one that is due later: the mark must not skip it."""
+    """A list that is due earlier is written after a list that is due later; the mark must not skip it."""
     dead = shard.create(attempts=1)
     shard.claim(1)
     shard.nack(dead)

@@ -20,7 +20,7 @@ GARBAGE = b"\xff\xff\xff"
 
 
 def worked_shard() -> tuple[DrivenShard, str]:
-    """Returns a shard with a task that waits after a nack, one that is claimed, and one that ended."""
+    """Returns a shard with a task that is waiting after a nack, a claimed task, and an ended task."""
     driven = DrivenShard()
     first, _, third = driven.create(), driven.create(), driven.create()
     driven.claim_ids(3)

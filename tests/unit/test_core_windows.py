@@ -1,4 +1,4 @@
-"""Windows count exactly the bytes they hold, even after tasks have left from the middle."""
+"""Windows count exactly the bytes that they hold, even after tasks in the middle have left."""
 
 from __future__ import annotations
 

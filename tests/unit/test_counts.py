@@ -17,7 +17,7 @@ RESULT_OF_ARTIFACTS = task_service_pb2.SubmitResultRequest(task_id="x").Serializ
 
 
 def nested(content: bytes) -> bytes:
-    """Returns a message that contains this one as field 1."""
+    """Returns a message that contains this message as field 1."""
     return b"\x0a" + varint(len(content)) + content
 
 
@@ -67,4 +67,4 @@ def test_item_rules_are_not_checked_if_there_are_too_many_items() -> None:
     with pytest.raises(Rejection) as refused:
         check_message(task_service_pb2.ClaimTaskRequest(commands=["!"] * 60_000))
     assert refused.value.violations == (("commands", "must have at most 256 items"),)
-    assert time.process_time() - began < 1  # applying the rules takes five
+    assert time.process_time() - began < 1  # applying the rules takes five seconds

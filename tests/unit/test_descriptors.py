@@ -1,4 +1,4 @@
-"""Open files are divided so that connections never take the store's share."""
+"""Open files are divided so that connections never take the share of the store."""
 
 from __future__ import annotations
 

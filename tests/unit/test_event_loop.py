@@ -1,4 +1,4 @@
-"""The server's event loop reads all wake-ups of grpc.aio at once: unread ones would delay every call."""
+"""The server's event loop reads all wake-ups of grpc.aio at once, because unread wake-ups would delay every call."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Streams and calls beside a flood: a quiet tenant's wait is counted in tasks of the flood, not in seconds."""
+"""Streams and calls beside a flood: a quiet tenant waits for a bounded number of the flood's tasks."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ async def test_lone_call_beside_a_flood_of_frames_waits_only_a_few_turns(runner:
 async def test_waiting_claim_beside_greedy_streams_is_woken_within_a_few_turns(
     runner: HeldRunner, calls: Calls
 ) -> None:
-    """A backlog of the flooding tenant goes out to all its streams at once."""
+    """A backlog of the flooding tenant is pushed to all its streams at once."""
     streams = [asyncio.create_task(worker(runner).run()) for _ in range(STREAMS)]
     await until(lambda: len(runner.waiting) == STREAMS)
     waiting = asyncio.create_task(

@@ -15,7 +15,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 MIB = 1 << 20
 DEFAULT_ATTEMPTS = 5
 SECONDS_MOST = 5.0
-"""Limit in seconds of processor time; far more than any payload takes."""
+"""Limit in seconds of processor time, far above the time that any payload takes."""
 
 SAME = [
     (b'{"a":1}', b' {\t"a" :\r\n1 } '),
@@ -85,7 +85,7 @@ def test_every_spec_field_affects_both_digests() -> None:
 
 
 def test_digest_of_a_request_as_sent_is_the_same_in_every_version() -> None:
-    """Stores and servers of earlier versions contain and read it."""
+    """Stores of earlier versions contain this digest, and servers of earlier versions read it."""
     spec = task_pb2.TaskSpec(
         command="A",
         payload=b'{"n": 1}',

@@ -1,4 +1,4 @@
-"""Objects that an exception would keep alive after it was handled."""
+"""Objects that a handled exception would keep alive."""
 
 from __future__ import annotations
 

@@ -180,7 +180,7 @@ async def test_newest_first_list_shows_each_existing_task_once_while_tasks_are_a
     assert [task.id for task in (*first.tasks, *rest.tasks)] == ids[::-1]
 
 
-async def test_newest_first_list_passes_many_retries_in_bounded_pages(
+async def test_newest_first_list_skips_many_retries_in_bounded_pages(
     runner: HeldRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(newest_first, "PAGE_ROWS_MAX", 50)

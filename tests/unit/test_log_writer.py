@@ -15,7 +15,7 @@ from codeq_server.log.writer import QUEUE_BYTES_MAX, LineWriter
 
 LINE = b"x" * 1023 + b"\n"
 WAIT_SECONDS = 20.0
-"""Maximum wait for the thread; it never takes that long."""
+"""Maximum wait for the thread, which is never reached."""
 
 
 def notice(count: int) -> bytes:
@@ -65,7 +65,7 @@ def pipe() -> Iterator[Pipe]:
 
 
 def overflow(lines: LineWriter, reader: int) -> int:
-    """Puts more lines than the queue holds, after some that fill the pipe; returns the number put."""
+    """Writes lines that fill the pipe, and then more lines than the queue holds; returns the number of lines."""
     stuck = fcntl.fcntl(reader, fcntl.F_GETPIPE_SZ) // len(LINE) + 1
     lines.put(LINE * stuck)
     size = array("i", [0])

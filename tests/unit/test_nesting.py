@@ -20,7 +20,7 @@ from google.protobuf.message import DecodeError
 STACK_BYTES = 512 << 10
 """Stack size of the thread that reads the input, a sixteenth of the usual size."""
 DEPTHS = [1, 100, 900, 1_100, 100_000, 500_000]
-"""Nesting levels below, at and far beyond the limits of the parsers; the last ones fill the largest payload."""
+"""Nesting levels below, at and far beyond the limits of the parsers; the last of them fills the largest payload."""
 
 
 def on_small_stack(function: Callable[[], Any]) -> Any:

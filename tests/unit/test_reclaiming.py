@@ -1,4 +1,4 @@
-"""The store is asked repeatedly to reclaim space, and never after `stop`."""
+"""The store is asked to reclaim space again and again, but never after `stop`."""
 
 from __future__ import annotations
 

@@ -147,7 +147,7 @@ async def test_failed_commit_rejects_every_waiter_with_outcome_unknown(runner: H
 
 
 async def test_failure_before_the_commit_keeps_a_partial_decision_out_of_the_log(runner: HeldRunner) -> None:
-    """The commit of an earlier decision is already scheduled: it would include the partial one."""
+    """The commit of an earlier decision is already scheduled, and would include the partial decision."""
     runner.create()
     runner.changed()
     reply = runner.durable()
@@ -192,7 +192,9 @@ async def test_timer_that_fails_poisons_the_runner(runner: HeldRunner) -> None:
     assert refusal_of_now(runner) is Reason.OUTCOME_UNKNOWN
 
 
-async def test_room_rejects_when_the_commit_fails(runner: HeldRunner, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_room_rejects_its_callers_when_the_commit_fails(
+    runner: HeldRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(runner_module, "BATCH_ROWS_MAX", 1)
     await runner.create_and_commit()
     runner.create()

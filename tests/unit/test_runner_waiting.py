@@ -1,4 +1,4 @@
-"""Workers that wait for work: they are woken in order of arrival, once each, at a constant cost."""
+"""Workers waiting for work: they are woken in order of arrival, once each, at a constant cost."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Named = list[str] | None
 
 
 class Worker:
-    """A waiter that claims one task each time it is woken, and waits again if configured to."""
+    """A waiter that claims one task each time it is woken, and waits again if configured to do so."""
 
     def __init__(self, runner: HeldRunner, commands: Named, *, again: bool = False, tenant: str = "acme") -> None:
         self.runner, self.commands, self.again, self.tenant = runner, commands, again, tenant
@@ -75,7 +75,7 @@ async def test_wake_finds_waiters_for_one_several_and_all_commands(runner: HeldR
 
 
 async def test_wake_serves_waiters_for_some_and_for_all_commands_in_order_of_arrival(runner: HeldRunner) -> None:
-    """A worker without named commands is not served after workers that name one and wait again at once."""
+    """A worker that names no commands is not served after workers that name a command and wait again at once."""
     named, every = Worker(runner, ["a"], again=True), Worker(runner, None, again=True)
     for _ in range(6):
         runner.create("a")

@@ -25,7 +25,7 @@ async def reason_of(waiting: Awaitable[None] | None) -> Reason:
 
 
 async def sent(runner: HeldRunner) -> asyncio.Future[None]:
-    """Sends a batch; returns the future that waits for it."""
+    """Sends a batch; returns a future that resolves when it is durable."""
     count = len(runner.log.batches)
     runner.create()
     reply = runner.durable()
@@ -35,7 +35,7 @@ async def sent(runner: HeldRunner) -> asyncio.Future[None]:
 
 
 def asked_for(runner: HeldRunner) -> list[Reason]:
-    """Returns the rejection of requests made now."""
+    """Returns the rejection that a request made now gets."""
     reasons = []
     for ask in (runner.now, runner.durable, lambda: runner.room("acme").send(None)):
         with pytest.raises(Rejection) as refused:
@@ -223,7 +223,7 @@ async def test_durable_with_an_unsent_batch_needs_no_confirmation() -> None:
 
 @pytest.mark.parametrize("confirmed_first", [True, False])
 async def test_durable_with_a_batch_in_flight_waits_for_batch_and_confirmation(*, confirmed_first: bool) -> None:
-    """The batch may commit on acks older than the state behind the reply, and another leader may have decided since."""
+    """The batch may commit on acks older than the state in the reply, and another leader may have decided since."""
     runner = HeldRunner(window=2)
     await sent(runner)
     confirmation = confirmation_of(runner)
@@ -239,7 +239,7 @@ async def test_durable_with_a_batch_in_flight_waits_for_batch_and_confirmation(*
     await reply
 
 
-async def test_rejected_confirmation_means_outcome_unknown_for_callers_beside_a_batch() -> None:
+async def test_rejected_confirmation_means_outcome_unknown_for_callers_with_a_batch_in_flight() -> None:
     runner = HeldRunner()
     idle = confirmation_of(runner)
     alone = runner.durable()
@@ -322,7 +322,7 @@ async def test_end_reports_no_success_for_a_batch_that_became_durable_in_the_sam
     assert await reason_of(reply) is Reason.OUTCOME_UNKNOWN
 
 
-async def test_end_rejects_callers_that_wait_only_for_a_confirmation() -> None:
+async def test_end_rejects_callers_waiting_only_for_a_confirmation() -> None:
     runner = HeldRunner()
     confirmation = confirmation_of(runner)
     alone = runner.durable()
@@ -334,7 +334,7 @@ async def test_end_rejects_callers_that_wait_only_for_a_confirmation() -> None:
     assert await reason_of(beside) is Reason.OUTCOME_UNKNOWN
 
 
-async def test_end_rejects_callers_that_wait_for_their_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_end_rejects_callers_waiting_for_their_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runner_module, "BATCH_ROWS_MAX", 1)
     runner = HeldRunner()
     await sent(runner)
@@ -346,7 +346,7 @@ async def test_end_rejects_callers_that_wait_for_their_turn(monkeypatch: pytest.
     assert await reason_of(waiting) is Reason.NOT_LEADER
 
 
-async def test_end_rejects_a_caller_that_waits_for_a_task_to_end() -> None:
+async def test_end_rejects_a_caller_waiting_for_a_task_to_end() -> None:
     runner = HeldRunner()
     watching = [runner.ends.watch("x"), runner.ends.watch("x")]
     runner.end(ELSEWHERE)

@@ -1,4 +1,4 @@
-"""Successive leaderships on one store: the old one decides nothing more, and all of its callers are answered."""
+"""Successive leaderships on one store: the old leadership decides nothing more, and all its callers are answered."""
 
 from __future__ import annotations
 
@@ -274,7 +274,7 @@ async def test_backup_is_rejected_when_another_server_leads(tmp_path: Path) -> N
     store.close()
 
 
-async def test_calls_about_the_node_succeed_whoever_serves_the_shard() -> None:
+async def test_calls_about_the_node_succeed_whichever_node_serves_the_shard() -> None:
     calls = Calls(Authenticator(TenantTokens(), TenantTokens()), ShardTable(ELSEWHERE.again))
     service = server_service(calls, None)
     calls.register("codeq.v1.ServerService", service)
@@ -337,7 +337,7 @@ async def test_stream_opened_after_the_leadership_ended_is_rejected(serving: Ser
         assert (refusal.reason, refusal.metadata) == (Reason.NOT_LEADER, LEADER)
 
 
-async def test_drain_tells_streams_where_to_continue(serving: Serving) -> None:
+async def test_drain_notifies_streams_of_the_next_leader(serving: Serving) -> None:
     streams = open_streams(serving)
     await until(lambda: len(serving.streams) == 2)
     serving.drain(1500, "two:9092")
@@ -353,7 +353,7 @@ async def test_drain_tells_streams_where_to_continue(serving: Serving) -> None:
     await asyncio.wait([stream for _, stream in streams])
 
 
-# -- what the fronts tell ----------------------------------------------------------------------------------------
+# -- what the front ends report ----------------------------------------------------------------------------------
 
 
 def test_rejection_carries_its_metadata_over_grpc_and_to_the_gateway() -> None:

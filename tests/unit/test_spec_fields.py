@@ -1,4 +1,4 @@
-"""The fields of a TaskSpec: which ones the server reads, and what it does with the others."""
+"""The fields of a TaskSpec: which fields the server reads, and how it handles the others."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 PLAIN = {"command", "payload", "priority"}
 READ = {"max_attempts", "run_at", "delay_seconds", "expire_seconds", "idempotency_key", "task_id"}
-"""Fields that services/creating.py reads, in addition to the plain ones."""
+"""Fields that services/creating.py reads, in addition to the plain fields."""
 SIZED = {FieldDescriptor.TYPE_DOUBLE, FieldDescriptor.TYPE_FLOAT, FieldDescriptor.TYPE_FIXED32}
 SIZED |= {FieldDescriptor.TYPE_FIXED64, FieldDescriptor.TYPE_SFIXED32, FieldDescriptor.TYPE_SFIXED64}
 

@@ -1,4 +1,4 @@
-"""Reads on a follower: they show its rows while these change."""
+"""Reads on a follower: they show the follower's rows while the rows change."""
 
 from __future__ import annotations
 

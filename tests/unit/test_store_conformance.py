@@ -1,4 +1,4 @@
-"""Behaviour that every store must show, checked against a plain dictionary."""
+"""Behaviour required of every store, checked against a plain dictionary."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ def test_second_close_does_nothing(store: Store) -> None:
 
 
 def test_scan_while_another_thread_writes_sees_only_whole_batches(store: Store) -> None:
-    """Each batch sets two rows to the same value: a scan that sees two values saw half a batch."""
+    """Each batch sets two rows to the same value, so a scan that sees two different values saw half a batch."""
     store.write({b"a": b"0", b"z": b"0"})
     failures: list[BaseException] = []
 

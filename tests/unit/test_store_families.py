@@ -140,7 +140,7 @@ def test_switch_rows_frees_the_space_of_the_old_rows(tmp_path: Path) -> None:
     large: dict[bytes, bytes | None] = {number(n): os.urandom(10_000) for n in range(300)}
     store.write(large)
     store.checkpoint(tmp_path / "flushed")
-    for turn in range(2):  # from "default", which cannot be dropped, and from another set
+    for turn in range(2):  # switched from "default", which cannot be dropped, and from another set
         assert table_bytes(path) > 2_900_000
         store.switch_rows(store.import_rows([]), {})
         store.reclaim()
@@ -188,7 +188,7 @@ def test_import_of_an_invalid_file_fails_and_leaves_nothing_behind(tmp_path: Pat
     files = exported(tmp_path / "source", {b"a": b"1"})
     (tmp_path / "bad.sst").write_bytes(b"nothing of the kind" * 100)
     store = RocksStore(tmp_path / "s", fsync=True, log=True)
-    with pytest.raises(StoreFailed, match="importing rows"):
+    with pytest.raises(StoreFailed, match="import rows"):
         store.import_rows([*files, tmp_path / "bad.sst"])
     store.close()
     assert Rdict.list_cf(str(tmp_path / "s")) == ["default", "log"]

@@ -1,4 +1,4 @@
-"""The store on disk: who may open it, what survives, and how damage is reported."""
+"""The store on disk: which process may open it, which rows survive, and how damage is reported."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def killed_copy(store: RocksStore, path: Path) -> Path:
 
 
 def fill(path: Path) -> tuple[RocksStore, Path]:
-    """Writes ROWS synced one-row batches, then two unsynced ones; returns the store and its killed copy."""
+    """Writes ROWS synced batches of one row, then two unsynced batches; returns the store and its killed copy."""
     store = RocksStore(path, fsync=True)
     for lsn in range(1, ROWS + 1):
         store.write({number(lsn): b"row %d" % lsn})
@@ -243,7 +243,7 @@ def test_opening_reports_a_side_file_without_a_valid_record_as_damage(tmp_path: 
 
 
 def test_rejected_write_to_a_stalled_database_is_retried_without_loss(tmp_path: Path) -> None:
-    """Tiny buffers keep RocksDB busy: it rejects writes instead of blocking while it holds the interpreter lock."""
+    """Tiny buffers keep RocksDB busy, so it rejects writes instead of blocking while it holds the interpreter lock."""
     options = make_options(write_buffer_bytes=64 << 10)
     options.set_max_write_buffer_number(2)
     options.set_level_zero_slowdown_writes_trigger(2)
@@ -316,7 +316,7 @@ def test_filters_answer_gets_of_absent_rows(tmp_path: Path) -> None:
 def table_bytes(path: Path) -> int:
     total = 0
     for file in path.glob("*.sst"):
-        with contextlib.suppress(FileNotFoundError):  # removed by a compaction while we look
+        with contextlib.suppress(FileNotFoundError):  # removed by a compaction during the walk
             total += file.stat().st_size
     return total
 

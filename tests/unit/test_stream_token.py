@@ -220,7 +220,7 @@ def test_fresh_token_that_cannot_be_validated_now_is_requested_again(kind: str) 
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_stream_ends_with_its_token_if_fresh_tokens_cannot_be_validated(kind: str) -> None:
+def test_stream_ends_when_its_token_expires_if_fresh_tokens_cannot_be_validated(kind: str) -> None:
     async def test() -> None:
         async with streaming(kind, first=expiring(), second=expiring(2 * LIFE)) as desk:
             desk.validator.trouble = OSError("no route to the issuer")

@@ -1,6 +1,6 @@
-"""Gives turns to many sources of timed work: by time until they are due, from then on tenant by tenant.
+"""Gives turns to many sources of timed work: in order of time until they are due, and then tenant by tenant.
 
-However much work one tenant has due, another tenant waits for at most one turn of each tenant before its own.
+However much work one tenant has due, another tenant waits for at most one turn of every other tenant.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from typing import Final, Generic, Protocol, TypeVar
 NEVER: Final = 1 << 62
 """A time that never comes."""
 MOVES_MAX = 256
-"""Sources that become due in one step; the rest follow in the next."""
+"""Maximum number of sources that become due in one step; the rest follow in the next step."""
 STALE_MAX: Final = 64
-"""Stale alarms kept beyond the number of valid ones before the heap is rebuilt."""
+"""Number of stale alarms, beyond the number of valid alarms, at which the heap is rebuilt."""
 
 _DUE: Final = -1
 
@@ -24,7 +24,7 @@ class Source(Protocol):
 
     @property
     def tenant(self) -> str:
-        """Tenant whose turn it takes."""
+        """Tenant in whose turns the source works."""
         ...
 
 
@@ -32,10 +32,10 @@ S = TypeVar("S", bound=Source)
 
 
 class Alarms(Generic[S]):
-    """The next time of each source. It may be early, as its owner finds out in the source's turn, but never late.
+    """The next time of each source. A time may be too early, as the source finds out in its turn, but never late.
 
     Attributes:
-        first_ms: The earliest time of all sources; 0 while something is due, NEVER without sources.
+        first_ms: The earliest time of any source; 0 while a source is due, NEVER if there are no sources.
     """
 
     __slots__ = ("_due", "_heap", "_pushed", "_times", "first_ms")
@@ -48,7 +48,7 @@ class Alarms(Generic[S]):
         """(time, number that makes it unique, source)."""
         self._pushed = 0
         self._due: OrderedDict[str, deque[S]] = OrderedDict()
-        """Due sources of each tenant; both tenants and sources in turn."""
+        """Due sources of each tenant. Tenants take turns, and so do the sources of a tenant."""
 
     def set(self, source: S, at_ms: int) -> None:
         """Brings a source's alarm forward to `at_ms`; does nothing if it is already that early."""
@@ -91,7 +91,7 @@ class Alarms(Generic[S]):
         return source
 
     def rest(self, source: S, at_ms: int | None, now_ms: int) -> None:
-        """Ends a turn; `at_ms` is the source's next time, None: never."""
+        """Ends a turn; `at_ms` is the source's next time, or None if it has no further work."""
         if at_ms is not None and at_ms <= now_ms:
             self._due.setdefault(source.tenant, deque()).append(source)
         else:

@@ -1,4 +1,4 @@
-"""Artifacts of results as state rows describe them. Their contents are in files, which the caller manages."""
+"""Artifacts of results, as described by state rows. Their contents are in files, which the caller manages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Batches of row changes: the one that decisions fill, and the form in which it is written."""
+"""Batches of row changes: the batch that decisions are filling, and the form in which a batch is written."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Batch:
         completed: (queue, home) of each task that completed.
         ended: (queue, home, whether it went to the dead-letter queue) of each task that ended otherwise.
         purges: Purges that begin once the batch is durable.
-        revived: Ended tasks that were redriven in the same batch, once for each end.
+        revived: Tasks that ended and were redriven in this batch; a task is listed once for each time that it ended.
         size: Bytes of the payloads, results and state rows in the batch.
         notable: Events for the log.
         kept_until: Earliest time at which a task that ended in the batch may be removed, in Unix milliseconds; set

@@ -31,7 +31,7 @@ class Delivered(NamedTuple):
     Attributes:
         task_id: Key of the task.
         raw: Task bytes.
-        attempts: Deliveries so far, this one included.
+        attempts: Deliveries so far, including this one.
     """
 
     task_id: TaskKey
@@ -82,12 +82,12 @@ def claim(
         caller: Worker that takes the tasks.
         commands: Commands to take; None: all of the tenant.
         count: Tasks wanted; at most CLAIM_MAX are given.
-        bytes_max: Task bytes after which no further task is given; the first task is given whatever its size.
+        bytes_max: Task bytes after which no further task is given; the first task is given regardless of its size.
         lease_ms: Length of the leases.
         now: Time of the claim.
 
     Returns:
-        The claim and its deliveries, or None when nothing waits.
+        The claim and its deliveries, or None if no task is waiting.
     """
     ready = shard.ready.get(caller.tenant)
     if ready is None:
@@ -112,7 +112,7 @@ def claim(
                 if bytes_max <= 0:
                     break
             if left == before:
-                raise CorruptRows(candidates[0].key, "counts ready tasks that no row holds")
+                raise CorruptRows(candidates[0].key, "counts ready tasks, but no row has one")
     return _lease(taking) if taking.slots else None
 
 
@@ -159,7 +159,7 @@ def _take(taking: _Taking, lane: Lane, count: int, bytes_max: int) -> tuple[int,
             shard.batch.rows[keys.place_key(lane.task_prefix, position)] = None
             bytes_max -= _follow(taking, lane, position, target)
             continue
-        # tuple.__new__ makes the same objects in a third of the time that calling their classes takes.
+        # tuple.__new__ makes the same objects in a third of the time needed to call their classes.
         delivery = _new(Delivery, (claim, lane, position, 0, 0))
         deliveries[task_id] = delivery
         claim.task_ids.append(task_id)
@@ -223,7 +223,7 @@ def _lease(taking: _Taking) -> tuple[Claim, list[Delivered]]:
 
 
 def lease_row(claim: Claim, slots: Sequence[Delivery], *, plain: bool = False) -> bytes:
-    """Returns the lease row of a claim with these deliveries; `plain`: all from home, none delivered before."""
+    """Returns the lease row of a claim; `plain`: every task was taken from its home, for its first delivery."""
     queues = [slot.home.queue.number for slot in slots]
     row = rows_pb2.LeaseRow(
         worker=claim.worker,

@@ -33,7 +33,7 @@ def check_storage(shard: Shard) -> None:
 def create_in(
     shard: Shard, queue: Queue, payload: bytes, priority: int, now: Now, task: NewTask | None = None
 ) -> tuple[str, bytes]:
-    """Accepts a task into its queue and returns its id and its task bytes; the caller checks that the store has room.
+    """Accepts a task into its queue, and returns its id and its task bytes. The caller checks that the store has room.
 
     Args:
         shard: Shard that accepts the task.
@@ -41,7 +41,7 @@ def create_in(
         payload: JSON; validated.
         priority: 0 to 9.
         now: Time of acceptance.
-        task: The whole task; None: everything but payload and priority has its default.
+        task: The whole task; None: everything except payload and priority has its default.
     """
     due_ms = expire_ms = 0
     name, kept = "", b""

@@ -1,4 +1,4 @@
-"""All queues of a shard: by tenant, and the unused ones."""
+"""The queues of a shard, by tenant, and its unused queues."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Tenant:
 
 
 class IdleQueues:
-    """Unused queues, which are removed some time after their last task.
+    """Unused queues, each of which is removed some time after its last task was removed.
 
     Attributes:
         first_ms: Monotonic milliseconds before which no queue is removed; NEVER if no queue is unused.

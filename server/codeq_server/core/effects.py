@@ -6,7 +6,7 @@ from .model import Holder, Queue, TaskKey
 
 
 class Effects:
-    """Effects of decisions, handed over once; the shard has no effects while nothing is to be done.
+    """Effects of decisions, handed over once. A shard without pending actions has no Effects object.
 
     Attributes:
         woken: Queues with new work.

@@ -15,7 +15,7 @@ from .model import Lane, TaskKey
 from .shard import Shard
 from .status import Status
 
-# Looking up an enum member by name costs as much as a call, and `end_task` runs once for each task.
+# Looking up an enum member by name costs as much as a function call, and `end_task` runs once for each task.
 _COMPLETED: Final = Status.COMPLETED
 _FAILED: Final = Status.FAILED
 _CANCELLED: Final = Status.CANCELLED
@@ -23,15 +23,15 @@ _DLQ: Final = Status.DLQ
 
 
 def end_task(shard: Shard, home: Lane, position: int, task_id: TaskKey, status: Status, row: bytes, now: Now) -> None:
-    """Ends a task: writes and lists its end, counts it, and notifies callers that wait for it.
+    """Ends a task: writes and lists its end, counts it, and notifies callers waiting for it.
 
-    The task has left its place or is leaving its claim; both mark its queue as changed.
+    The task has left its place or is leaving its claim; either way its queue is already marked as changed.
 
     Args:
         shard: Shard that owns the task.
         home: Lane of the task's home.
         position: Position of its home.
-        task_id: Key of the task; any value while no task is watched.
+        task_id: Key of the task; any value will do while no task is watched.
         status: COMPLETED, FAILED, DLQ or CANCELLED.
         row: State row of the task, made by `ended_row`; longer parts may be appended.
         now: Time of the end.

@@ -1,7 +1,7 @@
 """Rejections of the core: values of the domain, not faults.
 
 Rejection            a request that cannot be granted; it changed nothing
-CorruptRows          stored rows contradict each other: always raised, never skipped silently
+CorruptRows          stored rows contradict each other: always raised, never silently ignored
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _NONE: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 class Reason(Enum):
-    """Why a request was rejected; the names are those of codeq.v1.ErrorReason without the prefix, as a test checks."""
+    """Why a request was rejected; a test checks that the names are those of codeq.v1.ErrorReason without the prefix."""
 
     INTERNAL = 0
     INVALID_FIELD = 1
@@ -76,7 +76,7 @@ class Rejection(Exception):  # noqa: N818 - a rejection is a normal answer, not 
         violations: (field, description) of each malformed field.
         metadata: Further machine-readable details, by name.
         tenant: Tenant of the call; empty: unknown. For the log only, like `task_id`.
-        task_id: Task of the call; empty: none, or many.
+        task_id: Task of the call; empty: the call has no task, or many.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Expiry of waiting tasks: a task that still waits at the time its producer set ends as FAILED.
+"""Expiry of waiting tasks: a task still waiting at the time that its producer set ends as FAILED.
 
 A task that is running at that time keeps running and no longer expires. Neither does a task redriven after that time.
 """

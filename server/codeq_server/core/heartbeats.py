@@ -18,7 +18,7 @@ def heartbeat(
     extend_ms: int | None,
     now: Now,
 ) -> tuple[int, int]:
-    """Extends a lease to now + `extend_ms` (None: its length); never shortens it.
+    """Extends a lease to `extend_ms` from now (None: the claim's lease length); never shortens it.
 
     Returns:
         The lease token, and the end of the lease in Unix milliseconds.

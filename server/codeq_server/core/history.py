@@ -1,7 +1,7 @@
-"""The last deliveries of a task, kept in its state row: who held it, from when to when, and how each ended.
+"""The last deliveries of a task, kept in its state row: the worker, the start, and how and when each delivery ended.
 
-For a task completed by its first delivery, the history costs almost nothing: apart from the start, which takes one more
-number, the state row already describes that delivery.
+For a task completed by its first delivery, the history costs almost nothing: the state row already describes that
+delivery, except for its start, which takes one more number.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Checks who may act on a task's delivery: the one check behind outcomes, heartbeats, progress and uploads."""
+"""Checks who may act on a task's delivery. Outcomes, heartbeats, progress and uploads all go through this one check."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _MESSAGES: Final = {
 def objection(delivery: Delivery, caller: Caller, token: int | None) -> Reason | None:
     """Returns why a caller may not act on a live delivery; None: the caller holds it.
 
-    A token proves the lease to any worker of its subject; without one, only the worker itself holds it.
+    With the lease token, any worker of the same subject holds the lease; without it, only the worker that claimed it.
     """
     claim = delivery[0]
     if delivery[1].queue.tenant != caller.tenant:

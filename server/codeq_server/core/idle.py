@@ -1,6 +1,6 @@
-"""Unused queues: they are removed from memory and store some time after their last task was removed.
+"""Removes unused queues from memory and the store, some time after their last task was removed.
 
-A queue's number is never reused, so nothing that refers to an old task can match a new one.
+A queue's number is never reused, so a reference to an old task never matches a new task.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ SLICE = 256
 
 
 def retire(shard: Shard, now: Now) -> bool:
-    """Drops queues that have been unused for long enough; returns whether more may be due."""
+    """Drops queues that have been unused for long enough; returns whether more queues may be due."""
     idle = shard.directory.idle
     if idle.first_ms > now.mono_ms:
         return False

@@ -19,7 +19,7 @@ _FORM = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-8[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9
 
 
 class TaskRef(NamedTuple):
-    """The content of an id: the task's home place, and the epoch in which it was created."""
+    """The content of an id: the task's home place, and the epoch in which the task was created."""
 
     queue: int
     lane: int

@@ -157,7 +157,7 @@ def place_key(prefix: bytes, position: int) -> bytes:
 
 
 def returned_key(task_prefix: bytes, position: int) -> bytes:
-    """Returns the key in the index of returned tasks of a place in the lane of this prefix in table "t"."""
+    """Returns the key of a place in the index of returned tasks; `prefix` is its lane's prefix in table "t"."""
     return RETURNED + task_prefix[1:] + position.to_bytes(6, "big")
 
 
@@ -212,7 +212,7 @@ def time_key(table: bytes, queue: int, time_ms: int, lane: int, position: int) -
 
 
 def split_time_key(key: bytes) -> tuple[int, int, int, int]:
-    """Returns queue, time, and lane and position of the home; bytes after the key are ignored."""
+    """Returns queue and time, and the home's lane and position; bytes after the key are ignored."""
     _, queue, time_ms, lane, position = _TIME_KEY.unpack_from(key)
     return queue, time_ms, lane, int.from_bytes(position, "big")
 

@@ -9,7 +9,7 @@ from .alarms import Alarms
 
 
 class TenantEnds:
-    """The ends of one tenant's claims: a heap of (end on the monotonic clock, token)."""
+    """The lease ends of one tenant's claims: a heap of (end on the monotonic clock, token)."""
 
     __slots__ = ("heap", "tenant")
 
@@ -19,10 +19,10 @@ class TenantEnds:
 
 
 class LeaseEnds:
-    """The ends of all claims, including claims that have already ended; tenants take turns.
+    """The lease ends of all claims, including claims without live deliveries; tenants take turns.
 
     Attributes:
-        alarms: When each tenant's next claim ends.
+        alarms: When the leases of each tenant's next claim end.
         count: Claims listed.
     """
 

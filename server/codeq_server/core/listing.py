@@ -1,6 +1,7 @@
 """Reads many tasks in slices, each small enough for the event loop.
 
-Keys come from written rows, which hold everything already acknowledged; tasks are shown with their latest decisions.
+Keys come from written rows, which hold everything already acknowledged. The tasks themselves are read with the changes
+not yet written.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Finds a task by its id: its home, and its live delivery."""
+"""Finds the home and the live delivery of a task by its id."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .shard import Shard
 
 
 def find_live(shard: Shard, tenant: str, task_id: str) -> tuple[TaskKey, Delivery | None]:
-    """Returns the key and the live delivery of a task; without a delivery the key has no meaning."""
+    """Returns the key and the live delivery of a task; without a live delivery, the key has no meaning."""
     delivery = shard.deliveries.get(task_id)
     if delivery is not None:
         return task_id, delivery
@@ -35,7 +35,7 @@ def find_home(shard: Shard, tenant: str, task_id: str) -> tuple[Lane, int]:
             lane = queue.lanes[ref.lane]
             if lane is not None:
                 value = shard.get(keys.place_key(lane.task_prefix, ref.position))
-                # The epoch of a named task's home never matches: a named task has no id besides its own.
+                # The epoch of a named task's home never matches: a named task has only its own id.
                 if value is not None and keys.is_home_of_epoch(value, ref.epoch):
                     return lane, ref.position
     raise not_found(task_id)

@@ -1,7 +1,7 @@
 """A shard's data in memory: queues with their lanes, and claims with their live deliveries.
 
-Everything here is a cache over rows. Running and returned tasks, counters and queues are held in full, but of each lane
-only a window at its head.
+Everything here is a cache over rows. Running and returned tasks, counters and queues are in memory in full, but only
+the head of each lane is: its window.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from .rates import Rates
 WINDOW_ENTRY_BYTES: Final = 300
 """Memory of a window entry in addition to its task bytes; measured on CPython 3.11."""
 FIRST_PAGE = 16
-"""Number of places read first in a lane, while the size of its tasks is unknown; of rows read first in a timeline."""
+"""Number of places to read first in a lane, and of rows to read first in a timeline, while the size of tasks is
+unknown."""
 
 
 class Name(NamedTuple):
@@ -28,7 +29,7 @@ class Name(NamedTuple):
 
 
 TaskKey = str | Name
-"""A shard's key for a task: the id the server assigned, or the tenant with the task's own id."""
+"""A shard's key for a task: the id that the server assigned, or the tenant together with the task's own id."""
 
 
 def id_of(key: TaskKey) -> str:
@@ -67,10 +68,10 @@ class Entry(NamedTuple):
 
 
 class Lane:
-    """One priority of a queue: places in the order of acceptance.
+    """The tasks of one priority of a queue, in places in the order of acceptance.
 
     The window covers the places (mark, loaded]. Places in (loaded, tail] are read from rows before the window runs dry.
-    `ready` is the exact number of the lane's pending tasks, in the window or not, returned ones included.
+    `ready` is the exact number of the lane's pending tasks, in the window or not, including returned tasks.
     """
 
     __slots__ = (
@@ -103,13 +104,15 @@ class Lane:
         self.window: deque[Entry] = deque()
         self.window_bytes = 0
         self.returned: list[tuple[int, int, int, int]] = []
-        """Heap of (position, home lane, home position, attempts) of returned tasks, which are ahead of the mark."""
+        """Heap of (position, home lane, home position, attempts) of returned tasks, whose places are before the
+        mark."""
         self.gone: set[int] = set()
-        """Positions in the window or of returned tasks at which nothing waits any more; never the first of either."""
+        """Positions, in the window or of returned tasks, at which nothing waits any more; never the first position of
+        either."""
         self.page = FIRST_PAGE
-        """Number of places to read next; depends on the size of those read before."""
+        """Number of places to read next; depends on the size of the places already read."""
         self.served = 0
-        """Turn in which a claim last took a task from the lane."""
+        """Number of the turn in which a claim last took a task from the lane."""
         self.task_prefix = keys.lane_prefix(keys.TASKS, queue.number, index)
         self.state_prefix = keys.lane_prefix(keys.STATES, queue.number, index)
         self.heads: dict[int, bytes] = {}
@@ -147,13 +150,13 @@ class Timeline:
         self.heap: list[bytes] = []
         """Entries in memory: keys followed by values."""
         self.loaded: bytes | None = None
-        """Key up to which every entry is in memory; None: all are."""
+        """Key up to which every entry is in memory; None: all entries are."""
         self.gone: set[bytes] = set()
         """Keys of deleted rows whose entries may still be in memory."""
         self.page = FIRST_PAGE
         """Number of rows to read next."""
         self.cut_at = 0
-        """Number of entries in memory at which they are trimmed, if more than the usual limit."""
+        """Number of entries in memory at which they are trimmed, if it is above the usual limit."""
 
 
 class Purge:
@@ -171,7 +174,7 @@ class Purge:
         self.following: dict[bytes, bytes | None] = {keys.RETURNED: b"", keys.DUE: b""}
         """Next key to read in each table it scans; empty: start at the beginning, None: done."""
         self.page = FIRST_PAGE
-        """Number of places to read next; depends on the size of those read before."""
+        """Number of places to read next; depends on the size of the places already read."""
 
     def row(self) -> rows_pb2.PurgeState:
         """Returns the part of the purge that the queue's row stores."""
@@ -222,16 +225,16 @@ class Queue:
         self.purge: Purge | None = None
         """The purge in progress."""
         self.named = 0
-        """Tasks with a row that maps their id to their home."""
+        """Number of tasks with a row that maps their id to their home."""
         self.filed = 0
-        """Ended tasks with artifacts whose contents the server stores."""
+        """Number of ended tasks with artifacts whose contents the server stores."""
         self.rates = Rates()
         self.touched = False
         """Whether the current batch changed the queue."""
 
     @property
     def unused(self) -> bool:
-        """Whether only its name and totals are left: no task has rows, and it is neither paused nor being purged."""
+        """Whether only the queue's name and totals are left: it has no tasks, and is not paused or being purged."""
         return self.created_total == self.removed_total and not self.held
 
     @property
@@ -252,7 +255,7 @@ class Queue:
 
     @property
     def expiring(self) -> int:
-        """Number of tasks in the expiry index: those whose expiry time has not come, whatever their status."""
+        """Number of tasks in the expiry index: tasks whose expiry time has not come, whatever their status."""
         line = self.timelines.get(keys.EXPIRY)
         return line.count if line is not None else 0
 
@@ -302,7 +305,7 @@ class Holder(Protocol):
     """A connected worker that holds deliveries."""
 
     def cancelled(self, task_id: str, token: int) -> None:
-        """Called when a task was cancelled; the end is not durable yet."""
+        """Called when a task was cancelled; the cancellation is not durable yet."""
         ...
 
 
@@ -334,7 +337,7 @@ class Claim:
         self.lease_ms = lease_ms
         self.claimed_ms = claimed_ms
         self.until = until
-        """End of the leases on the monotonic clock, except for extended ones."""
+        """End of the leases on the monotonic clock, except for extended leases."""
         self.extended: dict[TaskKey, tuple[int, int]] = {}
         """Each lease extended by heartbeats: its end on the monotonic clock and longest extension in milliseconds."""
         self.task_ids: list[TaskKey] = []

@@ -1,8 +1,8 @@
 """Tasks whose id the server does not assign: the producer chose it, or it derives from an idempotency key.
 
-Decisions run one at a time and see rows that are decided but not yet written, so check and create are one step: of any
-number of equal creates with one key, exactly one makes the task. The row that maps the id to the task is written and
-removed together with the task's other rows.
+Decisions run one at a time and see rows that are decided but not yet written, so the check and the creation are a
+single step. Of any number of identical requests with one key, exactly one creates the task. The row that maps the id to
+the task is written and removed together with the task's other rows.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def task_key(tenant: str, task_id: str) -> TaskKey:
 
 
 def create(shard: Shard, tenant: str, task: NewTask, now: Now) -> Created | Duplicate:
-    """Accepts a task, or finds the one made by the same request.
+    """Accepts a task, or finds the task that the same request created earlier.
 
     Raises:
         Rejection: TOO_MANY_QUEUES, STORAGE_FULL, IDEMPOTENCY_CONFLICT, TASK_ID_TAKEN.
@@ -74,7 +74,7 @@ def create(shard: Shard, tenant: str, task: NewTask, now: Now) -> Created | Dupl
 def create_all(
     shard: Shard, tenant: str, tasks: Sequence[NewTask], batch: Naming | None, now: Now
 ) -> list[Created] | list[Duplicate | None]:
-    """Accepts all tasks or none, or finds those made by the same request.
+    """Accepts all tasks or none, or finds the tasks that the same request created earlier.
 
     Args:
         shard: Shard that accepts the tasks.

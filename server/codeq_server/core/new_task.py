@@ -23,7 +23,7 @@ class Naming:
     meaning: bytes = b""
 
     def made(self, row: rows_pb2.NameRow) -> bool:
-        """Returns whether a row records this request; rows of earlier servers have no meaning digest."""
+        """Returns whether a row records this request; rows written by earlier servers have no digest of the meaning."""
         return row.digest == self.digest or (bool(self.meaning) and row.meaning == self.meaning)
 
 

@@ -15,7 +15,7 @@ LEASE_EXPIRED: Final = "lease_expired"
 DEAD_LETTERED: Final = "task_dead_lettered"
 
 LISTED_MAX: Final = 100
-"""Events that a batch lists; further ones are only counted."""
+"""Maximum number of events that a batch lists; further events are only counted."""
 
 _CAUSES: Final = {0: "LEASE_EXPIRED", 3: "NACK", 4: "ABANDON"}
 """Causes of dead letters, by the outcome of the last delivery."""

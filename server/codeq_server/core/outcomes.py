@@ -1,4 +1,4 @@
-"""Ends of deliveries: complete, fail, nack, abandon and the expiry of leases."""
+"""How deliveries end: complete, fail, nack, abandon, or the expiry of the lease."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from .task_bytes import max_attempts_of, varint
 from .windows import append
 
 ABANDONS_MAX = 100
-"""Abandons of a task that leave its attempts unchanged; later ones count as deliveries."""
+"""Number of times that a task can be abandoned without changing its attempts; later abandons count as deliveries."""
 SHRINK_FROM = 16
 """Lease rows with fewer tasks than this are not rewritten when most of their deliveries have ended."""
 NACK_DELAY_MAX_MS: Final = 12 * 3_600_000
@@ -77,7 +77,7 @@ def settle(
         shard: Shard that owns the task.
         caller: The worker.
         task_id: Task.
-        token: Lease token; None: the caller's live lease of the task, or its last one while the task is not leased.
+        token: Lease token; None: the token of the caller's live lease, or of its last lease if the task is not leased.
         outcome: COMPLETED, FAILED, NACK or ABANDON.
         result: Result of a COMPLETED, or None.
         error: Error of a FAILED, reason of a NACK.
@@ -112,8 +112,8 @@ def complete(shard: Shard, caller: Caller, task_id: str, token: int, result: byt
     """Ends a delivery as COMPLETED for its holder: a fast path with the effect of `settle` for the usual case.
 
     Returns:
-        True: the delivery ended. False: the caller is not the holder or the task is named; nothing changed, `settle`
-        decides.
+        True: the delivery ended. False: the caller is not the holder, or the task is named. Nothing changed; call
+            `settle`.
     """
     delivery = shard.deliveries.get(task_id)
     if delivery is None or objection(delivery, caller, token) is not None:
@@ -228,7 +228,7 @@ def _lane_and_max(shard: Shard, delivery: Delivery) -> tuple[Lane, int]:
 def _try_again(
     shard: Shard, delivery: Delivery, task_id: TaskKey, state: rows_pb2.StateRow, delay_ms: int, now: Now
 ) -> Verdict:
-    """Moves a task that has not ended with its delivery: to its lane's tail, the due index or the dead letters."""
+    """Moves a task that its delivery did not end: to its lane's tail, the due index or the dead letters."""
     home = delivery.home
     lane, max_attempts = _lane_and_max(shard, delivery)
     if state.attempts >= max_attempts:
@@ -325,7 +325,7 @@ def _repeat(
     """Answers an outcome without a live lease: with the stored verdict if it is a repeat, else with a rejection."""
     home, position = find_home(shard, caller.tenant, task_id)
     state = shard.state(home, position)
-    # Without a token the outcome is for the last delivery, unless a new one is live by now.
+    # Without a token the outcome is for the last delivery, unless a new delivery is live by now.
     if state is not None and (delivery is None if token is None else state.ended_token == token):
         same = state.outcome == outcome and (state.subject or state.worker) == caller.subject
         if outcome is Outcome.COMPLETED:

@@ -1,7 +1,8 @@
-"""Purge: ends every task that waits in a queue at one moment, slice by slice, while the queue delivers nothing.
+"""Purge: ends every task waiting in a queue at one moment, slice by slice, while the queue delivers nothing.
 
-The rows alone show which tasks are meant: places up to the lanes' tails at that moment, and state rows unchanged since.
-After a restart a purge needs only its request to continue, which the queue's row stores; see docs/adr/0012.
+The rows alone show which tasks a purge ends: tasks at places up to the lanes' tails at that moment, and tasks whose
+state rows are unchanged since. To continue after a restart, a purge needs only its request, which the queue's row
+stores; see docs/adr/0012.
 """
 
 from __future__ import annotations
@@ -29,16 +30,17 @@ TURN = 128
 TURN_COST = 8
 """Minimum cost of a turn, in rows."""
 PAGE_BYTES: Final = 1 << 20
-"""Task bytes that a turn should read; estimated from the turn before."""
+"""Target for the task bytes read in a turn; estimated from the previous turn."""
 
 
 def purge(shard: Shard, queue: Queue, now: Now) -> None:
-    """Starts to end every task that waits in a queue; a purge in progress is extended to tasks that arrived since."""
+    """Starts to end every task waiting in a queue; extends a purge in progress to the tasks that have arrived since."""
     if not queue.ready and not queue.scheduled:
         return
     tails = {lane.index: lane.tail for lane in queue.lanes if lane is not None and lane.tail}
     queue.purge = Purge(queue, now.wall_ms, tails)
-    # Later decisions get a later time, so that the times of state rows separate before from after.
+    # Later decisions get a later time, so the time in a state row tells whether it was changed before or after the
+    # purge.
     shard.wall_ms = max(shard.wall_ms, now.wall_ms + 1)
     shard.hold(queue)
     shard.touch(queue)
@@ -55,7 +57,7 @@ def adopt(shard: Shard, queue: Queue, row: rows_pb2.PurgeState) -> None:
 
 
 def is_meant(purge: Purge, home: Lane, position: int, state: rows_pb2.StateRow | None) -> bool:
-    """Returns whether a purge ends a task that is in the due index or was given back; `state` is its state row."""
+    """Returns whether a purge ends a scheduled or returned task; `state` is the task's state row."""
     if state is None:
         return position <= purge.tails.get(home.index, 0)
     return state.changed_ms <= purge.at_ms
@@ -69,7 +71,7 @@ def end_purged(shard: Shard, home: Lane, position: int, state: rows_pb2.StateRow
 
 
 def work(shard: Shard, now: Now) -> bool:
-    """Processes one slice of the purges in progress, tenant by tenant; returns whether there is more."""
+    """Processes one slice of the purges in progress, tenant by tenant; returns whether there is more to do."""
     left, purges = SLICE, shard.purges
     while left > 0 and (purge := purges.turn(now.wall_ms)) is not None:
         done = _turn(shard, purge, min(left, TURN), now)
@@ -128,7 +130,7 @@ def _places(shard: Shard, purge: Purge, lane: Lane, most: int, now: Now) -> int:
         if value[:1] == keys.POINTER:
             _pointed(shard, lane, position, value, now)
             continue
-        # The task has no state row yet, so all tasks like it get the same one.
+        # The task has no state row yet, so all such tasks get the same one.
         task_id = lane.key_of(position, value) if shard.watched else ""
         end_task(shard, lane, position, task_id, Status.CANCELLED, row, now)
     purge.page = max(1, min(TURN, PAGE_BYTES * (last - lane.mark) // (size + 1)))
@@ -153,7 +155,7 @@ def _pointed(shard: Shard, lane: Lane, position: int, value: bytes, now: Now) ->
 
 
 def _scheduled(shard: Shard, purge: Purge, most: int, now: Now) -> int:
-    """Ends tasks that were scheduled before the purge; the timers end those that fall due meanwhile."""
+    """Ends tasks that were scheduled before the purge; the timers end those that become due during the purge."""
     rows = _next_rows(shard, purge, keys.DUE, most)
     for key, value in rows:
         _, due_ms, home_lane, position = keys.split_time_key(key)
@@ -172,7 +174,8 @@ def _scheduled(shard: Shard, purge: Purge, most: int, now: Now) -> int:
 def _next_rows(shard: Shard, purge: Purge, table: bytes, most: int) -> list[tuple[bytes, bytes]]:
     """Returns the queue's next rows of a table, in their current state.
 
-    All rows that existed when the purge began are written: it starts work only after its own batch is written.
+    All rows that existed when the purge began are written, because a purge starts work only after its own batch is
+    written.
     """
     start, end = keys.queue_rows(table, purge.queue.number)
     line = purge.queue.timelines.get(table)

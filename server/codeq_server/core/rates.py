@@ -6,9 +6,9 @@ from math import exp
 from typing import Final
 
 SPAN_MS: Final = 60_000
-"""Time constant of the decay: a task this old counts 1/e, about a third, of a new one."""
+"""Time constant of the decay: a task of this age counts 1/e, about a third, as much as a new task."""
 START_MS: Final = 1000
-"""Time over which the first tasks seen are assumed to have arrived."""
+"""Time during which the first tasks seen are assumed to have arrived."""
 
 
 class Rates:

@@ -23,7 +23,7 @@ from .windows import load
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskView:
-    """A task as it is now; times in Unix milliseconds, None where they do not apply.
+    """The current state of a task. Times are in Unix milliseconds, or None if they do not apply.
 
     Attributes:
         task_id: Id.
@@ -132,7 +132,7 @@ def view_at(shard: Shard, home: Lane, position: int, value: bytes, now: Now) -> 
             raise CorruptRows(key, "a home behind the mark has neither a state row nor a lease")
         return TaskView(task_id=task_id, tenant=tenant, raw=raw, status=Status.PENDING)
     ended = state.ended_lsn > 0
-    # A cancel or an expiry is not an action of the worker that held the task last.
+    # A cancellation or an expiry is not an action of the worker that last held the task.
     by_worker = state.status != Status.CANCELLED and (state.status != Status.FAILED or state.outcome == Outcome.FAILED)
     return TaskView(
         task_id=task_id,
@@ -213,7 +213,7 @@ def list_queues(
 
 
 def count_ahead(shard: Shard, tenant: str, task_id: str) -> int:
-    """Returns about how many tasks of its queue are delivered before a PENDING one; too many if places are empty.
+    """Estimates how many tasks of the queue will be delivered before a PENDING task; empty places raise the estimate.
 
     Raises:
         Rejection: TASK_NOT_FOUND.

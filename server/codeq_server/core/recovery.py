@@ -1,6 +1,6 @@
 """Opens a shard from its rows: the cost depends on running tasks and existing queues, not on waiting tasks.
 
-Windows are read at first use. Leases restart at full length, because the time without a server is unknown.
+Windows are read at first use. Leases restart at full length, because it is unknown how long no server was running.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def _all(rows: RowReader, start: bytes, end: bytes) -> list[tuple[bytes, bytes]]
 def _adopt_queue(shard: Shard, key: bytes, row: rows_pb2.QueueRow, now: Now) -> None:
     number = keys.queue_of(key)
     if number > shard.directory.last_queue:
-        raise CorruptRows(key, f"is above the number of the queue opened last, {shard.directory.last_queue}")
+        raise CorruptRows(key, f"is above the number of the most recently opened queue, {shard.directory.last_queue}")
     queue = Queue(number, row.tenant, row.command)
     for state in row.lanes:
         if state.lane > keys.PARKED_LANE:
@@ -139,7 +139,7 @@ def _adopt_claim(shard: Shard, key: bytes, row: rows_pb2.LeaseRow, now: Now) -> 
 
 
 def _note_earlier(claim: Claim, task_id: TaskKey, state: rows_pb2.StateRow) -> None:
-    """Notes what must be kept of a leased task's state row when the task ends."""
+    """Notes the parts of a leased task's state row that must be kept when the task ends."""
     claim.again.add(task_id)
     if state.HasField("progress"):
         claim.progressed.add(task_id)
@@ -153,7 +153,7 @@ def _aligned(key: bytes, values: Sequence[int], row: rows_pb2.LeaseRow) -> Seque
 
 
 def _home(shard: Shard, key: bytes, number: int, packed: int, place: int) -> tuple[Lane, int, bytes] | None:
-    """Returns lane, position and value of a home in a lease row; None: the home was removed, maybe with its queue."""
+    """Returns lane, position and value of a home in a lease row; None: the home was removed, perhaps with its queue."""
     index, position = keys.unpack_home(packed)
     value = shard.get(keys.place_key(keys.lane_prefix(keys.TASKS, number, index), position))
     if value is None:

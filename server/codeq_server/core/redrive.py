@@ -29,7 +29,7 @@ class Cleaned(NamedTuple):
     Attributes:
         removed: Tasks removed.
         looked: Tasks examined.
-        following: Index in the list at which the next slice begins; None: the slice reached the end.
+        following: Index in the list at which the next slice begins; None: the whole list was examined.
     """
 
     removed: int
@@ -46,15 +46,15 @@ def redrive_task(shard: Shard, tenant: str, task_id: str, now: Now) -> None:
     home, position = find_home(shard, tenant, task_id)
     state = shard.state(home, position)
     if state is None or not state.ended_lsn or state.status not in REDRIVABLE:
-        raise Rejection(Reason.TASK_NOT_REDRIVABLE, "only a task that is DLQ, FAILED or CANCELLED is redriven")
+        raise Rejection(Reason.TASK_NOT_REDRIVABLE, "only a task that is DLQ, FAILED or CANCELLED can be redriven")
     redrive(shard, home, position, state, now)
 
 
 def redrive(shard: Shard, home: Lane, position: int, state: rows_pb2.StateRow, now: Now) -> None:
     """Puts an ended task at the tail of its queue as if it were new; `state` is its state row.
 
-    The task keeps its delivery history, and the token that ended it, so that this token and earlier ones stay rejected.
-    Lists of ended tasks still name the task; from the state row the sweep sees that this end no longer holds.
+    The task keeps its delivery history, and the token that ended it, so that this token and earlier tokens stay
+    rejected. Lists of ended tasks still contain the task, but its state row shows the sweep that it has been redriven.
 
     Raises:
         CorruptRows: The task has no home.
@@ -90,7 +90,7 @@ def cleanup(shard: Shard, key: bytes, tenant: str, before_ms: int, start: int, l
     """Removes tasks that ended before a given time from one list of ended tasks; processes one slice of the list.
 
     Args:
-        shard: Shard that owns them.
+        shard: Shard that owns the tasks.
         key: Key of the list.
         tenant: Tenant whose tasks are removed.
         before_ms: Unix milliseconds.
@@ -111,7 +111,7 @@ def cleanup(shard: Shard, key: bytes, tenant: str, before_ms: int, start: int, l
         if len(gone) == limit:
             break
         lane_index, position = keys.unpack_home(home)
-        queue = shard.queues.get(number)  # None: all its tasks were removed, and so was the queue
+        queue = shard.queues.get(number)  # None: all tasks of the queue were removed, and then the queue itself
         of_tenant = queue is not None and queue.tenant == tenant
         state = shard.state(shard.lane_named(key, number, lane_index), position) if of_tenant else None
         matches = state is not None and state.ended_lsn == row.lsn and state.changed_ms < before_ms

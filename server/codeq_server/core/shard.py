@@ -1,7 +1,7 @@
 """The shard's memory, its batch, and the overlay through which rows not yet written are read.
 
 Life of a batch: decisions fill it, `seal` closes it and adds the rows it shares (queues, ended lists, tick), the caller
-writes it, `settled` forgets it. While one batch is being written the next one fills; reads see both.
+writes it, `settled` forgets it. While one batch is being written, the next one is being filled; reads see both.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ TOKEN_COUNTER_BITS: Final = 34
 ENDED_ROW_MAX = 1024
 """Maximum number of tasks listed in one ended row, the unit of work of the retention sweep."""
 OVER_CLAIMS_MAX: Final = 1024
-"""Entries of ended claims, beyond the number of live ones, at which lists of claims are pruned."""
+"""Number of entries of ended claims, beyond the number of live claims, at which lists of claims are pruned."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +47,7 @@ class ShardSettings:
         window_bytes_max: Memory for the heads of all queues together.
         queues_max: Queues of the shard, of all tenants.
         queues_per_tenant_max: Queues of one tenant.
-        queue_idle_ms: How long a queue is kept without any task, ended ones included.
+        queue_idle_ms: How long a queue is kept without any task, whether ended or not.
     """
 
     max_attempts: int = 5
@@ -99,7 +99,7 @@ class Shard:
         self.by_name: dict[tuple[str, str], Queue] = {}
         self.directory = Directory()
         self.ready: dict[str, list[OrderedDict[Queue, None]]] = {}
-        """Queues with tasks to deliver, by tenant and lane; the one served last is at the end."""
+        """Queues with tasks to deliver, by tenant and lane; the most recently served queue is last."""
         self.deliveries: dict[TaskKey, Delivery] = {}
         self.claims: dict[int, Claim] = {}
         self.claim_order: deque[int] = deque()
@@ -112,7 +112,8 @@ class Shard:
         self.purges: Alarms[Purge] = Alarms()
         """Purges in progress, in turn."""
         self.sweep_mark, self.swept = b"", (b"", 0, 0)
-        """The list of ended tasks swept last; the list being swept, with queue and home of the task examined last."""
+        """The last list of ended tasks that was swept, and the list being swept with queue and home of the last task
+        examined."""
         self.sweep_at: int | None = None
         """When the next ended list may be due, in Unix milliseconds."""
         self.sweep_blocked = False
@@ -120,7 +121,7 @@ class Shard:
         self.windows_bytes = 0
         self.loaded_lanes: dict[Lane, None] = {}
         self.effects: Effects | None = None
-        """Effects of decisions since the caller last took them; None: there are none."""
+        """Effects of decisions since the caller last took them; None: there are no effects."""
         self.storage_full = False
         """Whether new tasks are rejected because the disk is nearly full; the caller maintains it."""
         self.watched: set[TaskKey] = set()
@@ -140,8 +141,8 @@ class Shard:
     def at(self, wall_ms: int, mono_ms: int) -> Now:
         """Returns the time of a decision: the wall clock never runs backwards within a shard.
 
-        While it is behind an earlier reading of its own or of another leader's clock, time runs at half speed:
-        scheduled work is late, but a clock that was an hour ahead does not delay it by an hour.
+        While the wall clock is behind an earlier reading, of this clock or of another leader's, time runs at half
+        speed. Scheduled work is then late, but a clock that was an hour ahead does not delay it by an hour.
         """
         slow_ms = self._anchor_wall_ms + (mono_ms - self._anchor_mono_ms) // 2
         if wall_ms >= slow_ms:
@@ -203,7 +204,7 @@ class Shard:
         self.batch.size += len(row)  # it may hold progress or a result
 
     def touch(self, queue: Queue) -> None:
-        """Marks a queue as changed by the batch."""
+        """Marks a queue as changed in the current batch."""
         if not queue.touched:
             queue.touched = True
             self.batch.touched.append(queue)
@@ -218,7 +219,7 @@ class Shard:
         return effects
 
     def take_effects(self) -> Effects | None:
-        """Hands over the effects of the decisions so far; None: there are none."""
+        """Hands over the effects of the decisions so far; None: there are no effects."""
         effects, self.effects = self.effects, None
         return effects
 
@@ -302,7 +303,7 @@ class Shard:
         self.touch(queue)
 
     def hold(self, queue: Queue) -> None:
-        """Hides a queue that was paused, or is being purged, from claims."""
+        """Hides a queue from claims because it was paused or is being purged."""
         for queues in self.ready[queue.tenant]:
             queues.pop(queue, None)
 
@@ -313,7 +314,7 @@ class Shard:
                 self.became_ready(lane)
 
     def became_ready(self, lane: Lane) -> None:
-        """Registers a lane that got its first pending task, and wakes its queue; while it has tasks, no claim waits."""
+        """Registers a lane that got its first pending task, and wakes its queue so that no claim keeps waiting."""
         if lane.queue.held:
             return
         self.ready[lane.queue.tenant][lane.index][lane.queue] = None
@@ -388,7 +389,7 @@ class Shard:
         return row.SerializeToString()
 
     def _forget_over_claims(self) -> None:
-        """Keeps the lists of claims about as long as the number of live ones, even if one long lease comes first."""
+        """Limits the lists of claims to about the number of live claims, even if a long lease comes first."""
         claims = self.claims
         most = 2 * len(claims) + OVER_CLAIMS_MAX
         if len(self.claim_order) > most:
@@ -410,7 +411,7 @@ class Shard:
             self.sweep_at = batch.kept_until
 
     def _put_lists(self, batch: Batch, ended: list[tuple[int, int]], until: int, kind: int) -> None:
-        """Writes lists of tasks that ended, in the order of places: the sweep reads and deletes neighbours together."""
+        """Writes the lists of ended tasks in the order of places: the sweep reads and deletes neighbours together."""
         ended.sort()
         for number, first in enumerate(range(0, len(ended), ENDED_ROW_MAX)):
             part = ended[first : first + ENDED_ROW_MAX]

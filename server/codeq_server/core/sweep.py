@@ -1,8 +1,8 @@
 """The sweep removes ended tasks after their retention, list by list of the tasks that ended in a batch.
 
 It trusts rows, not lists: a state row must confirm that the listed end is the task's current one, as the task may have
-been redriven. A completed task is never redriven. So in a list of completed tasks one row stands for all: the sweep
-removes the tasks of a list in their order, so if the first one is still there, all of them are.
+been redriven. A completed task is never redriven. In a list of completed tasks it is therefore enough to check one row:
+the sweep removes the tasks of a list in order, so if the first task is still there, all of them are.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SCAN_READS = 8
 SCAN_MAX = 64
 """Maximum number of state rows read together: each may hold a large result."""
 REMOVED_PER_READ: Final = 8
-"""Tasks removed unread at the cost of reading one row."""
+"""Number of tasks that can be removed without reading them at the cost of reading one row."""
 LISTS_MAX = 8
 """Maximum number of lists of one slice."""
 
@@ -42,7 +42,8 @@ def sweep(shard: Shard, now: Now) -> bool:
     """Removes tasks whose retention has ended; returns whether more are due."""
     if shard.sweep_at is None or shard.sweep_blocked or shard.sweep_at > now.wall_ms:
         return False
-    # Lists of a batch in flight are due no earlier than its sealing; older ones are written, so the mark can pass them.
+    # Lists of a batch in flight are due no earlier than the batch was sealed. Older lists are written, so the mark can
+    # pass them.
     limit = min(now.wall_ms, *shard.in_flight_wall_ms) if shard.in_flight_wall_ms else now.wall_ms
     left, ends = SWEEP_READS, []
     for count, (key, value) in enumerate(shard.stored.scan(*keys.ended_after(shard.sweep_mark), LISTS_MAX + 1)):
@@ -83,7 +84,7 @@ def _all_completed(shard: Shard, key: bytes, ended: rows_pb2.EndedRow) -> bool:
 
 
 def _remove_all(shard: Shard, key: bytes, ended: rows_pb2.EndedRow) -> int:
-    """Removes every task of a list unread; returns the cost, in rows read one by one."""
+    """Removes every task of a list without reading any; returns the cost, in rows read one by one."""
     rows = shard.batch.rows
     for number, tasks in groupby(listed(key, ended.queues, ended.homes), _QUEUE):
         homes = [home for _, home in tasks]
@@ -98,10 +99,10 @@ def _remove_all(shard: Shard, key: bytes, ended: rows_pb2.EndedRow) -> int:
 
 
 def _sweep_list(shard: Shard, key: bytes, ended: rows_pb2.EndedRow, most: int) -> int:
-    """Removes the next tasks of a list; returns the cost. The list may not be finished if that is `most` or more.
+    """Removes the next tasks of a list; returns the cost. If the cost is `most` or more, tasks may be left in the list.
 
-    Progress is not stored: a removed task is no longer there to be removed again. A cleanup may shorten the list
-    meanwhile, so the position is stored as the last task examined.
+    Progress is not stored: a removed task is no longer there to be removed again. A cleanup may shorten the list in the
+    meantime, so the position is stored as the last task examined.
     """
     cost = 0
     list_key, *after = shard.swept
@@ -131,7 +132,7 @@ def _remove_run(shard: Shard, list_key: bytes, lsn: int, number: int, home: int,
     """Removes neighbours that ended in this batch; returns the cost, in rows read one by one."""
     queue = shard.queues.get(number)
     if queue is None:
-        return 1  # another list had its last task, and the queue was removed
+        return 1  # the queue's last task was in another list, and the queue was removed
     dead = bool(keys.split_ended_key(list_key)[2] & keys.ENDED_DEAD)
     index, first = keys.unpack_home(home)
     lane, last = shard.lane_named(list_key, number, index), keys.unpack_home(last_home)[1]
@@ -182,7 +183,7 @@ def _states(shard: Shard, lane: Lane, first: int, last: int) -> list[tuple[bytes
 
 
 def _pieces(key: bytes, ended: rows_pb2.EndedRow) -> Iterator[tuple[int, int, int]]:
-    """Yields the runs of a list, long ones in pieces that are read together."""
+    """Yields the runs of a list; a long run is split into pieces that are each read together."""
     for number, first, last in _runs(key, ended):
         for piece in range(first, last + 1, SCAN_MAX):
             yield number, piece, min(piece + SCAN_MAX - 1, last)

@@ -20,9 +20,9 @@ _MAX_ATTEMPTS_TAG: Final = b"\x20"
 _CREATED_AT: Final = 16
 _ID: Final = 20
 _ASSIGNED_ID: Final = b"\xa2\x01\x24"
-"""Tag of the id, and the length of one that the server assigned."""
+"""Tag of the id, and the length of an id that the server assigned."""
 _ASSIGNED_ID_BYTES: Final = 39
-"""Length of the whole field with an id that the server assigned."""
+"""Length of the whole field of an id that the server assigned."""
 _STATUS_TAG: Final = b"\xa8\x01"
 _ATTEMPTS_TAG: Final = b"\xb8\x01"
 _LEASE_TOKEN_TAG: Final = b"\xc8\x01"
@@ -85,7 +85,7 @@ def encode_task(head: bytes, payload: bytes, created: bytes, kept: bytes, expire
         payload: Payload.
         created: The result of `created_at`.
         kept: Serialised fields that only the producer and the worker read.
-        expire_ms: Unix milliseconds at which the task expires if it still waits; 0: never.
+        expire_ms: Unix milliseconds at which the task expires if it is still waiting; 0: never.
     """
     size = len(payload)
     raw = b"".join((head, _LENGTHS[size] if size < _SHORT else varint(size), payload, created, kept))
@@ -167,7 +167,7 @@ def splice(
         delivered: Key, task bytes and attempts of each delivery.
         token: Their lease token.
         until_ms: End of their leases in Unix milliseconds.
-        named: Whether there may be ids that the server did not assign.
+        named: Whether some ids may not have been assigned by the server.
     """
     tails: dict[int, bytes] = {}
     tag, add, size = varint(number << 3 | 2), pieces.extend, 0

@@ -1,7 +1,7 @@
 """A table of tasks ordered by queue, and within a queue by time.
 
-The head of each queue is in memory, the rest is read in pages. Queues with due entries take turns, tenant by tenant. A
-queue's mark says where its rows begin, so that reads never pass over rows deleted earlier.
+The head of each queue is in memory; the rest is read in pages. Queues with due entries take turns, tenant by tenant. A
+queue's mark says where its rows begin, so that reads do not have to skip rows deleted earlier.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ from .parsing import RowReader
 PAGE = 256
 """Maximum number of rows of a queue per read; the first page is smaller."""
 HEAD_MAX = 1024
-"""Maximum entries of a queue in memory; a longer head is trimmed to half of that, but entries not yet written stay."""
+"""Maximum entries of a queue in memory. A longer head is trimmed to half of that, but entries not yet written stay."""
 ENTRIES_MAX = 131_072
-"""Maximum entries of all queues in memory, about 60 bytes each; beyond it, heads not read lately are trimmed to one."""
+"""Maximum entries of all queues in memory, about 60 bytes each. Beyond it, the least recently read heads are trimmed to
+one entry."""
 
 _KEY: Final = keys.TIME_KEY_BYTES
 _AFTER: Final = b"\xff"
@@ -44,8 +45,8 @@ class Rows(Protocol):
 class TimeIndex:
     """One table, with the heads of its queues in memory.
 
-    A queue's head holds every entry up to `Timeline.loaded`, and beyond that at least those not yet written. It may
-    hold entries whose rows are deleted, which are listed in `Timeline.gone`.
+    A queue's head holds every entry up to `Timeline.loaded`, and beyond that at least the entries not yet written. It
+    may hold entries whose rows are deleted, which are listed in `Timeline.gone`.
 
     Attributes:
         alarms: When the first entry of each queue is due; a queue not read since startup counts as due.
@@ -60,7 +61,7 @@ class TimeIndex:
         self.entries = 0
         self._rows = rows
         self._heads: dict[Timeline, None] = {}
-        """Queues with more than one entry in memory, the most recently read last."""
+        """Queues with more than one entry in memory; the most recently read queue is last."""
         self._shrink_at = ENTRIES_MAX
 
     def adopt(self, queue: Queue, count: int, mark: bytes) -> None:
@@ -91,7 +92,7 @@ class TimeIndex:
         self._bound(line)
 
     def remove(self, queue: Queue, time_ms: int, lane: int, position: int) -> None:
-        """Removes a task before its time."""
+        """Removes a task before it is due."""
         line = queue.timeline(self.table)
         key = keys.time_key(self.table, queue.number, time_ms, lane, position)
         self._rows.batch.rows[key] = None
@@ -114,7 +115,7 @@ class TimeIndex:
 
         Returns:
             The queue, and entries of it in the order of their times: keys followed by values. The list is empty if the
-            queue's first entry turned out to be later. None: nothing is due.
+            queue's first entry turned out to be due later. None: nothing is due.
         """
         line = self.alarms.turn(now_ms)
         if line is None:
@@ -150,7 +151,7 @@ class TimeIndex:
                 return heap[0]
 
     def _pop(self, line: Timeline, entry: bytes) -> None:
-        """Removes the first entry of a head; the entry is there twice if it was read while already in memory."""
+        """Removes the first entry of a head. An entry that was read while already in memory is there twice."""
         heap = line.heap
         while heap and heap[0] == entry:
             heapq.heappop(heap)
@@ -164,7 +165,7 @@ class TimeIndex:
         found = self._rows.stored.scan(line.loaded, end, line.page)
         line.loaded = found[-1][0] + _AFTER if len(found) == line.page else None
         line.page = min(4 * line.page, PAGE)
-        # Rows with unwritten changes are skipped: added ones are already in memory, deleted ones are going.
+        # Rows with unwritten changes are skipped: added rows are already in memory, and deleted rows will soon be gone.
         for key, value in found:
             if not any(key in rows for rows in unwritten):
                 heapq.heappush(line.heap, key + value)
@@ -173,13 +174,13 @@ class TimeIndex:
         self._bound(line)
 
     def _bound(self, line: Timeline) -> None:
-        """Keeps a head that grew, and all heads together, within their limits."""
+        """Trims a head that has grown, and all heads together, to their limits."""
         size = len(line.heap)
         if size > 1 and line not in self._heads:
             self._heads[line] = None
         if size > max(HEAD_MAX, line.cut_at):
             self._cut(line, HEAD_MAX // 2)
-            # Entries not yet written cannot be trimmed; do not try again for each further entry.
+            # Entries not yet written cannot be trimmed; do not try again on every further entry.
             line.cut_at = 2 * len(line.heap)
         if self.entries > self._shrink_at:
             self._shrink(line)
@@ -188,7 +189,7 @@ class TimeIndex:
             )
 
     def _replace(self, line: Timeline, entries: Iterable[bytes]) -> None:
-        """Replaces the entries in memory with these, each once, except those whose rows are deleted."""
+        """Replaces the entries in memory with these, without duplicates and without entries whose rows are deleted."""
         gone = line.gone
         kept = sorted(entry for entry in set(entries) if entry[:_KEY] not in gone)
         gone.clear()
@@ -200,7 +201,7 @@ class TimeIndex:
             self._heads.pop(line, None)
 
     def _cut(self, line: Timeline, keep: int) -> None:
-        """Forgets the entries of a queue after the first `keep`, except those not yet written."""
+        """Forgets the entries of a queue after the first `keep`, except entries not yet written."""
         self._replace(line, line.heap)
         entries = line.heap
         if len(entries) > keep:
@@ -213,7 +214,7 @@ class TimeIndex:
             self._replace(line, [e for e in entries if e < loaded or any(e[:_KEY] in rows for rows in unwritten)])
 
     def _shrink(self, keep: Timeline) -> None:
-        """Trims heads, least recently read first, until the budget holds again; `keep` stays."""
+        """Trims heads, least recently read first, until all heads are within the limit; `keep` is not trimmed."""
         for line in list(self._heads):
             if self.entries <= ENTRIES_MAX * 3 // 4:
                 break

@@ -1,7 +1,7 @@
-"""Time-driven work: leases expire, scheduled tasks fall due, ended tasks are removed after their retention.
+"""Time-driven work: expires leases, enqueues scheduled tasks when due, removes ended tasks after their retention.
 
-`SOURCES` lists everything that falls due. Each source processes a bounded slice and is called again at once while there
-is more; otherwise `next_wake` says when.
+`SOURCES` lists everything that falls due. Each source processes a bounded slice, and is called again at once while more
+work is due; otherwise `next_wake` says when.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ SLICE = 512
 TURN = 32
 """Tasks processed for one tenant before the next tenant's turn."""
 TURN_COST: Final = 8
-"""Minimum cost of a turn, in tasks: a turn may read rows and find nothing due."""
+"""Minimum cost of a turn, in tasks, because a turn may read rows and find nothing due."""
 
 
 def run_due(shard: Shard, now: Now) -> bool:
-    """Processes one slice of everything that is due; returns whether more is due already."""
+    """Processes one slice of everything that is due; returns whether more is already due."""
     more = False
     for source in SOURCES:
         more |= source.work(shard, now)
@@ -40,19 +40,19 @@ def run_due(shard: Shard, now: Now) -> bool:
 
 
 def next_wake(shard: Shard, now: Now) -> int | None:
-    """Returns the milliseconds until something may fall due; None: nothing will."""
+    """Returns the milliseconds until something may become due; None: nothing will."""
     wait = min(source.alarm(shard).first_ms - now[source.clock] for source in SOURCES)
     return max(0, wait) if wait < NEVER // 2 else None
 
 
 def worked(shard: Shard) -> int:
-    """Returns the number of tasks processed so far by due work, including all that were cancelled by callers."""
+    """Returns the number of tasks processed by due work so far, including all tasks cancelled by callers."""
     totals = shard.totals
     return sum(source.done(totals) for source in SOURCES)
 
 
 def expire_leases(shard: Shard, now: Now) -> bool:
-    """Ends leases that expired, tenant by tenant; returns whether there are more."""
+    """Ends leases that expired, tenant by tenant; returns whether there are more to end."""
     left, lease_ends = SLICE, shard.lease_ends
     while left > 0 and (ends := lease_ends.turn(now.mono_ms)) is not None:
         turn = min(left, TURN)
@@ -65,7 +65,7 @@ def expire_leases(shard: Shard, now: Now) -> bool:
 
 
 def _expire(shard: Shard, token: int, now: Now) -> int:
-    """Ends the expired leases of a claim, and lists it again if other leases last longer; returns how many ended."""
+    """Ends a claim's expired leases and returns their number; lists the claim again if other leases last longer."""
     claim = shard.claims.get(token)
     if claim is None:
         return 0
@@ -86,7 +86,7 @@ def _expire(shard: Shard, token: int, now: Now) -> int:
 
 
 def mature(shard: Shard, now: Now) -> bool:
-    """Enqueues scheduled tasks that are due, tenant by tenant; returns whether there are more."""
+    """Enqueues scheduled tasks that are due, tenant by tenant; returns whether there are more to enqueue."""
     left = SLICE
     while left > 0 and (due := shard.due.take(now.wall_ms, min(left, TURN))) is not None:
         queue, entries = due
@@ -115,7 +115,7 @@ def _mature(shard: Shard, queue: Queue, entry: bytes, now: Now) -> None:
 
 
 def expire_tasks(shard: Shard, now: Now) -> bool:
-    """Ends tasks that waited too long, tenant by tenant; returns whether there are more."""
+    """Ends tasks that waited too long, tenant by tenant; returns whether there are more to end."""
     left = SLICE
     while left > 0 and (due := shard.expiry.take(now.wall_ms, min(left, TURN))) is not None:
         queue, entries = due
@@ -140,7 +140,7 @@ class _SweepAlarm:
 
 
 class Alarm(Protocol):
-    """Time at which a source of work may next be due: early, perhaps, but never late; NEVER: no work will fall due."""
+    """Time at which a source may next be due: possibly too early, but never late; NEVER: nothing will become due."""
 
     @property
     def first_ms(self) -> int:
@@ -152,9 +152,9 @@ class Timed(NamedTuple):
     """A source of work that falls due.
 
     Attributes:
-        alarm: Returns the source's alarm on a shard, which stays valid as long as the shard.
+        alarm: Returns the source's alarm on a shard; the alarm stays valid as long as the shard exists.
         clock: Clock of the alarm: _WALL or _MONO.
-        work: Processes a bounded slice of what is due; returns whether more is due already.
+        work: Processes a bounded slice of the due work; returns whether more is already due.
         done: Returns the number of tasks that the source has processed so far; 0 if it processes none.
     """
 

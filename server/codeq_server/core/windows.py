@@ -12,7 +12,7 @@ from .shard import Shard
 PAGE_MAX = 256
 """Maximum number of places read at once."""
 PAGE_BYTES_MAX = 4 << 20
-"""Memory that a page of places should take; estimated from the page before."""
+"""Target for the memory of a page of places; estimated from the previous page."""
 
 
 def append(shard: Shard, lane: Lane, entry: Entry) -> None:
@@ -73,7 +73,7 @@ def leave_lane(shard: Shard, lane: Lane, position: int) -> None:
 
 
 def emptied(shard: Shard, lane: Lane) -> None:
-    """Unregisters a lane that lost its last pending task: nothing waits up to its tail."""
+    """Unregisters a lane that lost its last pending task: nothing is waiting up to its tail."""
     shard.ready[lane.queue.tenant][lane.index].pop(lane.queue, None)
     shard.windows_bytes -= lane.window_bytes
     lane.window_bytes = 0
@@ -86,7 +86,7 @@ def emptied(shard: Shard, lane: Lane) -> None:
 
 
 def prune(shard: Shard, lane: Lane) -> None:
-    """Drops gone tasks from the heads of a lane: its first place and first returned task then hold waiting tasks."""
+    """Drops tasks that no longer wait, so that a lane's first place and its first returned task hold waiting tasks."""
     gone, window, size = lane.gone, lane.window, 0
     while gone and lane.returned and lane.returned[0][0] in gone:
         gone.remove(heapq.heappop(lane.returned)[0])
@@ -111,7 +111,7 @@ def forget(shard: Shard, lane: Lane) -> None:
 
 
 def forget_others(shard: Shard, keep: Lane) -> None:
-    """Empties windows, starting with those in memory longest, until the budget holds again; `keep` stays."""
+    """Empties windows, those longest in memory first, until all are within the limit; `keep` is not emptied."""
     for lane in list(shard.loaded_lanes):
         if shard.windows_bytes <= shard.settings.window_bytes_max:
             return

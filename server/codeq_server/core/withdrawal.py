@@ -25,14 +25,14 @@ CANCELLED_ERROR: Final = "CANCELLED"
 
 
 def cancel(shard: Shard, tenant: str, task_id: str, reason: str, now: Now) -> None:
-    """Cancels a task that has not ended; one that is already CANCELLED stays as it is.
+    """Cancels a task that has not ended; a task that is already CANCELLED stays as it is.
 
     Args:
         shard: Shard that owns the task.
         tenant: Tenant of the producer.
         task_id: Task.
         reason: Stored as the task's error; empty: CANCELLED_ERROR.
-        now: Time of the cancel.
+        now: Time of the cancellation.
 
     Raises:
         Rejection: TASK_NOT_FOUND, TASK_ENDED.
@@ -69,7 +69,7 @@ def end_cancelled(
 
 
 def withdraw(shard: Shard, home: Lane, position: int, state: rows_pb2.StateRow) -> None:
-    """Removes a waiting task from its place and from the counters; the caller puts its state row.
+    """Removes a waiting task from its place and from the counters; the caller writes its state row.
 
     Args:
         shard: Shard that owns the task.

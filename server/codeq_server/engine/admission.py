@@ -2,8 +2,8 @@
 
 Every decision passes through here. While the turn of the loop and the batch have room, it passes at once. Otherwise it
 queues behind its tenant's earlier entries, and tenants are served by deficit round robin: each tenant in turn spends
-its credit, and an entry that costs more than that is paid off in later rounds. So a tenant that floods the server
-delays only itself, and a tenant with a single call is served in the next round.
+its credit, and an entry that costs more than the credit is paid off in later rounds. A tenant that floods the server
+therefore delays only itself, and a tenant with a single call is served in the next round.
 
 The lines are bounded by the number of their users: each stream has one frame in line (`STREAMS_MAX`), each unary call
 one entry (`CALLS_MAX`, and for HTTP `CONNECTIONS_MAX`), each queue and each stream one piece of work.
@@ -19,14 +19,15 @@ from typing import Final
 from mypy_extensions import mypyc_attr
 
 TURN_COST: Final = 512
-"""Cost admitted per turn of the loop, in tasks: a few milliseconds, then sockets and timers get their turn."""
+"""Cost admitted per turn of the loop, in tasks. This takes a few milliseconds; then sockets and timers get their
+turn."""
 QUANTUM: Final = 128
 """Cost that a tenant may spend per round."""
 CALL_COST: Final = 16
 """Cost of a call or frame in addition to its tasks: reading and answering it takes longer than deciding it."""
 
 Work = Callable[[], int]
-"""Work for a tenant for which no caller waits; returns its cost."""
+"""Work for a tenant on which no caller waits; returns its cost."""
 
 
 class _Line:
@@ -54,7 +55,7 @@ class Admission:
         self._loop = loop
         self._is_full = is_full
         self._lines: OrderedDict[str, _Line] = OrderedDict()
-        """Tenants in line, the next to be served first; a tenant in debt stays until it has paid."""
+        """Tenants in line, in the order of service; a tenant in debt stays until it has paid."""
         self._spent = 0
         """Cost admitted in this turn."""
         self._scheduled = False
@@ -64,7 +65,7 @@ class Admission:
         return sum(len(line.entries) for line in self._lines.values())
 
     async def enter(self, tenant: str, cost: int) -> None:
-        """Waits until the tenant may decide something of this cost; the caller must decide before it awaits anything.
+        """Waits until the tenant may make a decision of this cost; the caller must decide before it awaits anything.
 
         Raises:
             BaseException: The exception made by the argument of `fail`.
@@ -86,7 +87,7 @@ class Admission:
         self._join(tenant, work, 0)
 
     def charge(self, tenant: str, cost: int) -> None:
-        """Charges a tenant for work in its turn beyond the cost that it entered with."""
+        """Charges a tenant for work in its turn beyond the cost passed to `enter`."""
         self._spend(cost)
         line = self._lines.get(tenant)
         if line is not None:

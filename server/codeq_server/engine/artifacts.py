@@ -22,7 +22,7 @@ from .runner import ShardRunner
 THREADS: Final = 4
 """Files written, read or removed concurrently."""
 PENDING_BYTES_MAX: Final = 64 << 20
-"""Bytes on their way to disk; further contents are rejected for the moment."""
+"""Maximum bytes on their way to disk; contents beyond it are rejected for the moment."""
 REMOVALS_MAX: Final = 100_000
 """Maximum number of files waiting to be removed; further files are left to the walk after the next start."""
 SLICE: Final = 128
@@ -41,7 +41,7 @@ class ArtifactKeeper:
 
     Args:
         files: The files; closed by `stop`.
-        on_trouble: Called with what failed and why, when files cannot be removed; the walk after the next start
+        on_trouble: Called with a description and the cause when files cannot be removed; the walk after the next start
             retries.
     """
 
@@ -58,7 +58,7 @@ class ArtifactKeeper:
         self._removing: asyncio.Task[None] | None = None
         self._walk: asyncio.Task[None] | None = None
         self._removals = asyncio.Lock()
-        """Held to remove files, or to keep all files in place."""
+        """Held while files are removed, or while all files must stay in place."""
 
     def follow(self, runner: ShardRunner | None) -> None:
         """Removes files that this runner's shard releases from now on, and searches for leftovers; None: neither."""
@@ -95,11 +95,11 @@ class ArtifactKeeper:
         await self.run(lambda: self._files.write(home, contents))
 
     async def decided(self, files: Sequence[File]) -> None:
-        """Removes those of the written files that no row refers to; continues if the caller is cancelled."""
+        """Removes the written files that no row refers to; continues if the caller is cancelled."""
         await asyncio.shield(self._loop.create_task(self._settle(files)))
 
     async def read(self, home: bytes, file: bytes, size: int) -> bytes:
-        """Returns the content of a file of `size` bytes; one byte more if the file is larger.
+        """Returns the content of a file of `size` bytes; returns one byte more if the file is larger.
 
         Raises:
             OSError: The file cannot be read.
@@ -107,7 +107,7 @@ class ArtifactKeeper:
         return await self.run(lambda: self._files.read(home, file, size))
 
     async def run(self, work: Callable[[], T]) -> T:
-        """Runs work in a thread to its end, even if the caller is cancelled; the caller continues only then."""
+        """Runs work in a thread to its end, even if the caller is cancelled; the caller continues only after that."""
         future = self._loop.run_in_executor(self._threads, work)
         try:
             return await asyncio.shield(future)
@@ -125,7 +125,7 @@ class ArtifactKeeper:
 
     @asynccontextmanager
     async def held(self) -> AsyncIterator[ArtifactFiles]:
-        """Lends the files out; none is removed meanwhile."""
+        """Lends out the files; none is removed until they are returned."""
         async with self._removals:
             yield self._files
 
@@ -157,16 +157,16 @@ class ArtifactKeeper:
             await self._remove(part)
         self._removing = None
 
-    # -- files that were left ------------------------------------------------------------------------------------------
+    # -- leftover files ------------------------------------------------------------------------------------------------
 
     async def _remove_left(self, runner: ShardRunner) -> None:
-        """Walks over all files once, and removes those that no row refers to."""
+        """Walks over all files once, and removes files that no row refers to."""
         walk = self._files.walk()
         try:
             while files := await self.run(lambda: list(islice(walk, SLICE))):
                 left = [each for each in files if each[1] not in self._undecided and not self._is_kept(*each)]
                 if left:
-                    # A removal that is decided but not yet durable may have deleted the row.
+                    # The decision that deleted the row may not be durable yet.
                     await runner.wait_durable()
                     await self._remove(left)
                 await asyncio.sleep(WALK_PAUSE_SECONDS)

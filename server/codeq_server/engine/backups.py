@@ -43,7 +43,7 @@ class Backups:
         return await asyncio.shield(self._making)
 
     async def stop(self) -> None:
-        """Waits for the backup in progress, for which the store must stay open."""
+        """Waits for the backup in progress, because the store must stay open for it."""
         if self._making is not None:
             await asyncio.gather(self._making, return_exceptions=True)
 

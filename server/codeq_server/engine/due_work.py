@@ -14,14 +14,15 @@ from codeq_server.core.shard import Shard
 from .admission import CALL_COST, Admission
 
 TIMER_ROWS_MAX = 10_000
-"""Row changes in the batch at which the timers wait for the next one; the rest is reserved for callers."""
+"""Row changes in the batch at which due work waits for the next batch; the remaining room is reserved for callers."""
 TIMER_BYTES_MAX = 8 << 20
-"""Bytes of payloads, results and progress in the batch at which the timers wait for the next one: tasks whose leases
-expire carry their progress along."""
+"""Bytes of payloads, results and progress in the batch at which due work waits for the next batch: a task whose lease
+expires carries its progress along."""
 TIMERS: Final = ""
 """Name under which due work stands in line, as if it were a tenant."""
 TIMER_MS_MAX = 1000
-"""Maximum timer wait while any work is pending: a wall clock that was set forward is noticed this late."""
+"""Maximum timer wait while any work is pending; it takes at most this long to notice that the wall clock was set
+forward."""
 
 
 class DueWork:
@@ -57,7 +58,7 @@ class DueWork:
         self._loop = asyncio.get_running_loop()
         self._watch = timers.Watch(shard)
         self._timer_at = Now(NEVER, NEVER)
-        """Time at which the timer fires; its wall time as of when the timer was set."""
+        """Time at which the timer fires; the wall time is an estimate made when the timer was set."""
         self._waits = False
         """Whether due work is waiting for its turn; no timer is needed until then."""
         self._held = False
@@ -66,7 +67,7 @@ class DueWork:
 
     def arm(self) -> None:
         """Sets the timer after a decision, if anything may fall due before it fires."""
-        # Usually the timer fires early enough, which shows without reading the clocks.
+        # Usually the timer fires early enough; checking that needs no reading of the clocks.
         if self._watch.is_quiet(self._timer_at) or self._waits or self._stopped:
             return
         now = self._now()
@@ -81,7 +82,7 @@ class DueWork:
             self.timer = self._loop.call_later(wait / 1000, self._on_timer)
 
     def resume(self) -> None:
-        """Queues due work again if it waited for a batch with more room, which has begun."""
+        """Queues due work again if it was waiting for a batch with more room; such a batch has begun."""
         if self._held:
             self._held = False
             self._admission.push(TIMERS, self.run)

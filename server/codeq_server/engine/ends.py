@@ -1,4 +1,4 @@
-"""Callers that wait for the end of a task."""
+"""Callers waiting for the end of a task."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from codeq_server.core.model import TaskKey
 
 
 class TaskEnds:
-    """The futures of callers that wait, by task.
+    """The futures of waiting callers, by task.
 
     Attributes:
         futures: Futures of each task that is waited for.

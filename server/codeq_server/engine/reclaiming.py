@@ -30,7 +30,7 @@ class Reclaiming:
         self._task = asyncio.get_running_loop().create_task(self._run(), name="reclaiming")
 
     async def stop(self) -> None:
-        """Stops asking; on return nothing uses the store any more."""
+        """Stops asking; returns once nothing uses the store any more."""
         self._stopping.set()
         if self._task is not None:
             await self._task

@@ -1,12 +1,12 @@
 """The runner of one shard: every decision on the shard goes through it, on one event loop.
 
 Life of a decision: a caller changes the shard through functions of the core, calls `changed`, and answers nothing
-before `durable` is done. As many batches are in flight as the log allows; the batch that fills meanwhile is committed
-next, so groups form by themselves, without a timer. A batch that fails, or a decision that breaks off halfway, poisons
+before `durable` is done. As many batches are in flight as the log allows. In the meantime the next batch fills, so
+group commits form by themselves, without a timer. A batch that fails, or a decision that breaks off halfway, poisons
 the runner: every caller gets OUTCOME_UNKNOWN and the process ends.
 
-A runner lives as long as its leadership. `end` announces that it is over: callers waiting for anything that may
-not be durable get OUTCOME_UNKNOWN, all others are rejected, and the runner decides nothing more.
+A runner lives as long as its leadership. When the leadership is over, `end` is called: callers waiting for anything
+that may not be durable get OUTCOME_UNKNOWN, all others are rejected, and the runner decides nothing more.
 """
 
 from __future__ import annotations
@@ -95,13 +95,14 @@ class ShardRunner:
         self._on_fatal = on_fatal
         self.loop = asyncio.get_running_loop()
         self._next: list[asyncio.Future[None]] = []
-        """Waiters of the filling batch."""
+        """Waiters of the batch being filled."""
         self._flights: deque[_Flight] = deque()
         self._confirming: dict[asyncio.Future[None], list[tuple[asyncio.Future[None], int]]] = {}
-        """Waiters of each confirmation in progress, each with the last batch then in flight; 0: none was."""
+        """Waiters of each confirmation in progress, each with the last batch then in flight; 0: no batch was in
+        flight."""
         self.admission = Admission(self.loop, self._full)
         self._busy = False
-        """Whether the filling batch will be committed: its commit is scheduled, or waits for another batch."""
+        """Whether the batch being filled will be committed: its commit is scheduled, or waiting for another batch."""
         self._waking: dict[Queue, int] = {}
         """Queues whose waiters are being woken one by one, each with the turn of the last waiter to wake."""
         self.ends = TaskEnds(shard.watched)
@@ -109,9 +110,9 @@ class ShardRunner:
         if not keeps_time:
             self._due.stop()  # a shard that is only read leaves due work alone
         self.refusal: Rejection | None = None
-        """Rejection with which the runner has ended; None: it has not ended."""
+        """Rejection with which the runner has ended; None: the runner has not ended."""
         self._refuse: Callable[[], Rejection] | None = None
-        """Set once the runner has stopped deciding; makes the rejection for every caller."""
+        """Set once the runner has stopped deciding; returns the rejection for every caller."""
         self._closed = False
 
     # -- deciding --------------------------------------------------------------------------------------------------
@@ -142,7 +143,7 @@ class ShardRunner:
             return
         if not self._busy and self.shard.batch:
             self._busy = True
-            # One turn later: callers answered together take more than one turn to decide together again.
+            # One turn later, because callers answered together take more than one turn to decide together again.
             self.loop.call_soon(self.loop.call_soon, self._start_commit)
         effects = self.shard.take_effects()
         if effects is not None:
@@ -150,7 +151,7 @@ class ShardRunner:
         self._due.arm()
 
     def _carry_out(self, effects: Effects) -> None:
-        """Notifies everyone affected by decisions, apart from their callers."""
+        """Notifies everyone affected by decisions, except the callers that made them."""
         for task_id in effects.ended:
             self.ends.tell(task_id)
         for holder, task_id, token in effects.cancelled:
@@ -161,11 +162,11 @@ class ShardRunner:
             self._dispatch(effects.woken)
 
     def durable(self) -> asyncio.Future[None] | None:
-        """Returns a future that resolves when all decisions so far are durable and confirmed; None: they are already.
+        """Returns a future that resolves when all decisions so far are durable and confirmed; None: they already are.
 
-        Confirmed means that nobody else had decided. A batch not yet sent proves that by getting through. A batch in
-        flight may still get through while another leader already decides: so anything read next to it, or with no
-        batch at all, must be confirmed.
+        Confirmed means that nobody else had decided anything. A batch not yet sent proves that once it is durable. A
+        batch in flight may still become durable although another leader is already deciding. Anything read while it is
+        in flight, or while no batch is, must therefore be confirmed.
 
         Raises:
             Rejection: OUTCOME_UNKNOWN after a failed commit, the rejection given to `end` after `end`.
@@ -179,7 +180,7 @@ class ShardRunner:
         return self._written()
 
     def _written(self) -> asyncio.Future[None] | None:
-        """Returns a future that resolves when everything decided so far is durable; None: it is already."""
+        """Returns a future that resolves when everything decided so far is durable; None: it already is."""
         if self.shard.batch:
             waiters = self._next
             if not self._busy:
@@ -234,7 +235,7 @@ class ShardRunner:
 
     @property
     def is_full(self) -> bool:
-        """Whether the filling batch has no room; callers that decide in slices then wait for `room`."""
+        """Whether the batch being filled has no room; callers that decide in slices then wait for `room`."""
         return self._full()
 
     def _full(self) -> bool:
@@ -313,12 +314,12 @@ class ShardRunner:
             self.on_notable(notable)
 
     def _confirmed(self, confirmation: asyncio.Future[None]) -> asyncio.Future[None]:
-        """Returns a future that resolves when this is confirmed and all batches in flight are durable."""
+        """Returns a future that resolves when the leadership is confirmed and all batches in flight are durable."""
         waiters = self._confirming.get(confirmation)
         if waiters is None:
             waiters = self._confirming[confirmation] = []
             confirmation.add_done_callback(self._on_confirmed)
-        future = self.loop.create_future()  # one of its own: its waiter may be cancelled, and the future with it
+        future = self.loop.create_future()  # a separate one: its waiter may be cancelled, and the future with it
         waiters.append((future, self._flights[-1].lsn if self._flights else 0))
         return future
 
@@ -342,7 +343,7 @@ class ShardRunner:
     # -- life ------------------------------------------------------------------------------------------------------
 
     async def close(self) -> None:
-        """Commits what is decided, unless the runner has ended, then releases the log; later decisions are rejected."""
+        """Commits all decisions, unless the runner has ended, and releases the log; later decisions are rejected."""
         self._closed = True
         self._due.stop()
         while self._refuse is None and (future := self._written()) is not None:
@@ -351,7 +352,7 @@ class ShardRunner:
         await self._log.close()
 
     def end(self, refusal: Rejection) -> None:
-        """Ends the runner because its leadership is over; later requests get this rejection."""
+        """Ends the runner because the leadership is over; later requests get this rejection."""
         if self._refuse is None:
             self.refusal = refusal
             self._give_up(refusal.again)
@@ -363,7 +364,7 @@ class ShardRunner:
             self._on_fatal(problem)
 
     def _give_up(self, refuse: Callable[[], Rejection]) -> None:
-        """Stops deciding, and fails everyone who waits to decide or for a decision to become durable."""
+        """Stops deciding, and fails every caller waiting to decide or waiting for a decision to become durable."""
         self._refuse = refuse
         self.on_files_gone = None
         self._due.stop()
@@ -377,7 +378,7 @@ class ShardRunner:
     # -- waking ------------------------------------------------------------------------------------------------------
 
     def _dispatch(self, woken: Iterable[Queue]) -> None:
-        """Schedules wake-ups of waiters for the queues that got work, in their tenants' turns."""
+        """Schedules wake-ups of waiters for queues that got work, in the turns of the queues' tenants."""
         for queue in woken:
             if not self.waiting.has_waiter(queue):
                 continue

@@ -1,4 +1,4 @@
-"""Watches the free space of the store: when it runs low new tasks are rejected, so that accepted ones can still end."""
+"""Watches the free space of the store. If it runs low, new tasks are rejected so that accepted tasks can still end."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ LOOK_SECONDS = 1.0
 
 
 class SpaceWatch:
-    """Checks the free space periodically, in a thread, so that a slow disk blocks nobody.
+    """Checks the free space periodically, in a thread, so that a slow disk does not block the event loop.
 
     Attributes:
         free_bytes: Free bytes at the last check; 0 if the disk could not be queried.
@@ -26,7 +26,7 @@ class SpaceWatch:
 
         Args:
             free_bytes: Returns how many bytes can still be stored; may raise a StoreError.
-            reserve_bytes: Bytes to keep free for work in progress; 0: the store is never full.
+            reserve_bytes: Bytes to keep free for work in progress; 0: the store never counts as full.
             on_change: Called on the event loop with `full` and `free_bytes` when `full` has changed.
         """
         self._ask = free_bytes

@@ -1,4 +1,4 @@
-"""Workers waiting for work, found by command without scanning the others."""
+"""Workers waiting for work, found by command without scanning the waiters for other commands."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ class Waiter(Protocol):
     """A worker that found nothing to claim."""
 
     def wake(self) -> None:
-        """Tries to claim at once; a waiter that still wants work waits again."""
+        """Tries to claim at once; if the worker still wants work afterwards, it waits again."""
         ...
 
     def drain(self, refusal: Rejection) -> None:
-        """Stops waiting: the server hands out no more work, and the rejection says why."""
+        """Stops waiting, because the server hands out no more work; the rejection says why."""
         ...
 
 
@@ -27,7 +27,7 @@ class WaitingRoom:
 
     def __init__(self) -> None:
         self._rooms: dict[tuple[str, str | None], OrderedDict[Waiter, int]] = {}
-        """Waiters with their turns. A plain dict would skip over all deleted entries to find its first one."""
+        """Waiters with their turns. A plain dict would have to skip all deleted entries to find its first entry."""
         self._keys: dict[Waiter, list[tuple[str, str | None]]] = {}
         self._turn = 0
 
@@ -55,7 +55,7 @@ class WaitingRoom:
 
     @property
     def turn(self) -> int:
-        """Turn of the latest waiter; a waiter that waits again gets a later one."""
+        """Turn of the latest waiter; a waiter that waits again gets a later turn."""
         return self._turn
 
     def wake(self, queue: Queue, last: int) -> bool:
@@ -83,7 +83,7 @@ class WaitingRoom:
         return first
 
     def drain(self, refusal: Rejection) -> None:
-        """Ends every wait: no more work will come, and the rejection says why."""
+        """Ends every wait with a rejection that says why no more work will come."""
         for waiter in list(self._keys):
             self.leave(waiter)
             waiter.drain(refusal)

@@ -11,8 +11,8 @@ from codeq_server.core.batch import SealedBatch
 class Log(Protocol):
     """Makes batches durable in the order of their numbers.
 
-    The log of a leadership ends with it: first `ShardRunner.end` is called, then the futures in flight are completed,
-    with any outcome.
+    The log of a leadership ends with the leadership: first `ShardRunner.end` is called, and then the futures in flight
+    are completed, with any outcome.
 
     Attributes:
         window: Maximum number of batches in flight.
@@ -25,7 +25,7 @@ class Log(Protocol):
 
         Called in the order of numbers, with at most `window` batches in flight; the futures are done in that order. Any
         exception means that the outcome of this batch and of all later ones is unknown: the shard is no longer served.
-        A Rejection also says that this is not a failure: another node serves the shard from now on.
+        A Rejection also means that nothing failed: another node serves the shard from now on.
         """
         ...
 

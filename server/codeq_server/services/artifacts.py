@@ -23,7 +23,7 @@ from codeq_server.engine.runner import ShardRunner
 from .validation import check_message
 
 RESULT_BYTES_MAX: Final = 6 << 20
-"""Maximum bytes of all artifacts of a result; as base64 they fit into one request body."""
+"""Maximum bytes of all artifacts of a result; encoded as base64, they fit into one request body."""
 DEFAULT_TYPE: Final = "application/octet-stream"
 FILE_BYTES: Final = 16
 
@@ -66,7 +66,7 @@ class Artifacts:
         content = await self._read(keys.home_of(keys.place_key(lane.state_prefix, position)), kept)
         if content is None:
             if _named(look(), name).file != kept.file:
-                raise Rejection(Reason.ARTIFACT_NOT_FOUND, "the task was redriven meanwhile")
+                raise Rejection(Reason.ARTIFACT_NOT_FOUND, "the task was redriven in the meantime")
             raise Rejection(Reason.CORRUPT_DATA, f"the file of the artifact is missing or damaged: {kept.file.hex()}")
         return pb.GetTaskArtifactResponse(
             name=name, content_type=kept.content_type or DEFAULT_TYPE, content=content, sha256=kept.sha256.hex()
@@ -91,7 +91,7 @@ class Artifacts:
 
 
 class Uploads:
-    """Artifacts of results about to be decided; after uploads and decisions, however they end, await `settle`.
+    """Artifacts of results about to be decided. Await `settle` after the decisions, even if uploads or decisions fail.
 
     Args:
         artifacts: Store of the artifacts.
@@ -165,7 +165,7 @@ async def take_filed(uploads: Uploads, message: worker_pb.WorkRequest) -> Filed:
     """Stores the artifacts of a message's outcomes.
 
     Raises:
-        Rejection: INVALID_FIELD: the message has no outcome for a list of artifacts, or two lists for one outcome;
+        Rejection: INVALID_FIELD: a list of artifacts in the message has no outcome, or two lists have the same outcome;
             TOO_LARGE.
     """
     outcomes_of = {(each.task_id, each.lease_token) for each in message.outcomes}
@@ -178,7 +178,7 @@ async def take_filed(uploads: Uploads, message: worker_pb.WorkRequest) -> Filed:
         size += sum(len(each.content) for each in item.artifacts)
         if size > RESULT_BYTES_MAX:
             raise Rejection(
-                Reason.TOO_LARGE, f"artifacts: {size} bytes in one message, the limit is {RESULT_BYTES_MAX}"
+                Reason.TOO_LARGE, f"artifacts: {size} bytes in one message; the limit is {RESULT_BYTES_MAX}"
             )
         try:
             check_message(item)
@@ -219,7 +219,7 @@ def _checked(artifacts: Artifacts, new: Sequence[task_pb2.NewArtifact], path: st
                 raise invalid_field(f"{field}.content", "cannot be stored: the server has no folder for artifacts")
             for bytes_max, what in ((artifacts.content_bytes_max, len(each.content)), (RESULT_BYTES_MAX, size)):
                 if what > bytes_max:
-                    text = f"{field}.content: {what} bytes, the limit is {bytes_max}"
+                    text = f"{field}.content: {what} bytes; the limit is {bytes_max}"
                     raise Rejection(Reason.TOO_LARGE, text, ((f"{field}.content", "too large"),))
     return artifacts.keeper if has_content else None
 

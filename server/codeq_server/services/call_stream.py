@@ -1,8 +1,8 @@
 """The internal call stream: many unary calls of standalone gateways on one gRPC stream.
 
-Each call is executed as if it had arrived on its own: authenticated by its own token, cancelled at its own deadline or
-when its caller leaves, and answered once everything it saw is durable. Replies that are ready in the same iteration of
-the event loop share a frame. Calls received this way are never forwarded to another server.
+Each call is executed as if it had arrived on its own. It is authenticated by its own token, cancelled at its own
+deadline or when its caller leaves, and answered once everything it saw is durable. Replies ready in the same iteration
+of the event loop share a frame. Calls received this way are never forwarded to another server.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ STREAMS_MAX: Final = 1000
 """Maximum number of open call streams."""
 
 CALLS_PER_STREAM_MAX: Final = 10_000
-"""Maximum calls in flight on a stream; further ones are rejected."""
+"""Maximum calls in flight on a stream; further calls are rejected."""
 
 FRAME_BYTES: Final = 1024 * 1024
 """Bytes of replies in a frame; a larger reply gets a frame of its own."""
@@ -65,7 +65,7 @@ LOOK_SECONDS: Final = 0.5
 """Interval between checks of deadlines: a fallback, since gateways normally cancel their calls themselves."""
 
 UNKNOWN_CALL: Final = "unknown"
-"""Access-log name of a call that the server does not know: the name sent could be any text."""
+"""Access-log name of a call that the server does not know, because the client could have sent any text as its name."""
 
 STALE: Final = "stale"
 """Value of a call's `consistency` that allows a stale read."""
@@ -93,7 +93,7 @@ class UnaryCalls(Protocol):
         ...
 
     async def authenticate(self, name: str, authorization: str) -> Any:
-        """Returns the caller of a call once its token is validated."""
+        """Validates the token of a call and returns its caller."""
         ...
 
     def carry_out(self, name: str, claims: Any, request: Any, authorization: str, *, stale: bool) -> Awaitable[Message]:
@@ -359,7 +359,7 @@ class _CallStream:
                 streams.access_log(name, code, time.perf_counter() - started, call.request_id, about)
 
     def _refuse(self, number: int, rejection: Rejection) -> str:
-        """Answers a call with a rejection; returns the name of its code."""
+        """Answers a call with a rejection; returns the name of the rejection's code."""
         self._reply(call_pb2.Reply(number=number, status=status_of(rejection).SerializeToString()))
         return reasons.BY_NUMBER[rejection.reason.value].grpc_name
 
@@ -371,7 +371,7 @@ class _CallStream:
         self._wake.set()
 
     async def _write(self) -> None:
-        """Sends replies; returns after the last one once the gateway has half-closed."""
+        """Sends replies; once the gateway has half-closed, returns after the last reply."""
         while True:
             await self._wake.wait()
             self._wake.clear()

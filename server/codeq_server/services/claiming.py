@@ -19,7 +19,7 @@ Claimed = tuple[Claim, list[Delivered]]
 def claim_now(
     runner: ShardRunner, caller: Caller, commands: Sequence[str] | None, count: int, bytes_max: int, lease_ms: int
 ) -> Claimed | None:
-    """Claims what is available now; returns None if there is nothing. Not durable yet.
+    """Claims tasks that are available now; returns None if there are none. The claim is not durable yet.
 
     Raises:
         Rejection: OUTCOME_UNKNOWN.
@@ -34,7 +34,7 @@ def claim_now(
 
 
 def return_unused(runner: ShardRunner, claim: Claim, task_ids: Iterable[TaskKey]) -> None:
-    """Gives back the unused deliveries of a claim that are still live, each to its place."""
+    """Gives back the unused deliveries of a claim that are still live; each task returns to its place."""
     shard = runner.shard
     try:
         now = runner.now()

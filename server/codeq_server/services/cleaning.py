@@ -35,7 +35,7 @@ async def clean(runner: ShardRunner, claims: Claims, request: pb.CleanupTasksReq
     of = ("cleanup", tenant, before_ms)
     walk = Walk(*keys.ended_after(runner.shard.sweep_mark))
     if request.page_token:
-        # Starts with the token's row again: some of its tasks may be left.
+        # Starts with the token's row again, because some of its tasks may be left.
         walk.start = max(walk.start, last_key(request.page_token, keys.KEY_BYTES[keys.ENDED], *of))
     deleted = examined = 0
     key, start = b"", None

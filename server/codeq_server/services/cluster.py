@@ -34,7 +34,7 @@ class MemberStatus:
         voter: Whether it votes.
         matched: Last entry known to be durable on it; None: unknown, because the reporting node is not the leader.
         active: Whether the leader heard from it recently; None: unknown for the same reason.
-        problem: Why this node has no connection to it; empty: connected, or no connection needed.
+        problem: Why this node has no connection to it; empty: it is connected, or needs no connection.
     """
 
     name: str
@@ -119,7 +119,7 @@ class Cluster(Protocol):
         """Transfers leadership to another voter; returns when it leads.
 
         Args:
-            name: Name of the voter; None: the one whose log is most up to date.
+            name: Name of the voter; None: the voter whose log is most up to date.
 
         Raises:
             Rejection: MEMBER_NOT_FOUND, MEMBER_NOT_READY, MEMBERSHIP_CHANGE_IN_PROGRESS, NOT_LEADER.

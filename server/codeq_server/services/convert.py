@@ -148,7 +148,7 @@ def fill_outcome(
     error: str,
     artifacts: Sequence[rows_pb2.ArtifactRow] = (),
 ) -> None:
-    """Fills an empty message with the record of an end just decided."""
+    """Fills an empty message with the record of a task's end that was just decided."""
     record.task_id = task_id
     record.status = status_number(verdict.status)
     set_time(record.completed_at, verdict.at_ms)

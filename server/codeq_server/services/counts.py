@@ -24,7 +24,7 @@ PARSED_BYTES_MAX: Final = 2 * PARSED_ITEMS_MAX
 """Size up to which a message cannot hold more items than that: an empty item takes two bytes."""
 
 FIELDS_MAX: Final = 1 << 17
-"""Maximum fields that counting visits; valid messages have at most a third of that."""
+"""Maximum number of fields visited while counting; valid messages have at most a third of that."""
 
 _WIDTHS: Final = {1: 8, 5: 4}
 """Size in bytes of fields of fixed-size wire types."""
@@ -34,12 +34,12 @@ _DELIMITED: Final = 2
 
 @dataclass(frozen=True, slots=True)
 class _Field:
-    """A repeated field with a limit, or a field whose messages contain one.
+    """A repeated field with a limit, or a field whose messages contain such a field.
 
     Attributes:
         name: Name of the field.
         items_max: Maximum number of items; None: unlimited.
-        inner: Such fields of the messages that the field holds, by number.
+        inner: Fields of this kind in the messages that the field holds, by number.
     """
 
     name: str
@@ -49,7 +49,7 @@ class _Field:
 
 @cache  # bounded by the number of messages
 def _fields(descriptor: Descriptor) -> Mapping[int, _Field]:
-    """Returns, by number, the limited repeated fields of a message and the fields that contain any."""
+    """Returns, by number, a message's limited repeated fields, and the fields whose messages contain such fields."""
     found = {}
     for field in descriptor.fields:
         inner = _fields(field.message_type) if field.message_type is not None else {}

@@ -47,7 +47,7 @@ def task_of(shard: Shard, tenant: str, spec: task_pb2.TaskSpec, now: Now, path: 
 def batch_of(
     shard: Shard, tenant: str, specs: Iterable[task_pb2.TaskSpec], key: str, now: Now
 ) -> tuple[list[NewTask], Naming | None]:
-    """Returns the tasks of an atomic batch, and the naming derived from its key; None if the key is "".
+    """Returns the tasks of an atomic batch, and the naming derived from its key (None if the key is "").
 
     Raises:
         Rejection: INVALID_FIELD or TOO_LARGE, naming the field of the first malformed task.
@@ -63,7 +63,7 @@ def batch_of(
             raise Rejection(rejection.reason, f"{path[:-1]}: {rejection.message}", violations) from None
         if spec.HasField("idempotency_key"):
             raise invalid_field(
-                f"{path}idempotency_key", "is only for single tasks; an atomic batch has one key for all"
+                f"{path}idempotency_key", "is only for single tasks; an atomic batch has one key for all its tasks"
             )
         if key and spec.HasField("task_id"):
             raise invalid_field(f"{path}task_id", "cannot be combined with the batch's idempotency key")

@@ -30,7 +30,7 @@ _TAGS: Final = {
     "delay_seconds": b"d",
     "expire_seconds": b"e",
 }
-"""Tags that stored digests contain; the tag of any other field is its number."""
+"""Tags used in stored digests; the tag of any other field is its number."""
 _MORE: Final = tuple(field for field in DESCRIBING if field.name not in {"command", "payload"})
 _DEFAULTS: Final = {field.name: None if field.message_type else field.default_value for field in _MORE}
 
@@ -55,8 +55,8 @@ def digest_of(specs: Iterable[task_pb2.TaskSpec]) -> bytes:
 def meaning_of(specs: Iterable[task_pb2.TaskSpec], max_attempts: int) -> bytes:
     """Returns the digest of a request's meaning: its payloads in canonical form, and its fields.
 
-    A field counts only if it differs from its default: omitting it and setting it to the default are the same, and
-    fields of later versions do not change the digest of requests without them.
+    A field counts only if it differs from its default. Omitting a field is therefore the same as setting it to the
+    default, and fields of later versions do not change the digest of requests without them.
 
     Args:
         specs: Tasks of the request; their payloads are valid JSON.
@@ -79,7 +79,7 @@ def meaning_of(specs: Iterable[task_pb2.TaskSpec], max_attempts: int) -> bytes:
 
 
 def canonical_json(text: bytes) -> bytes | None:
-    """Returns the canonical form of a JSON text; None: the text has none, and is compared as is.
+    """Returns the canonical form of a JSON text; None: the text has no canonical form, and is compared as is.
 
     White space, the order of keys and the escaping of strings do not matter; numbers are compared by their text; of
     duplicate keys in an object the last one counts. Returns None for texts with more than CANONICAL_VALUES_MAX values,

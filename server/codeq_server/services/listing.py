@@ -28,7 +28,7 @@ PAGE_ROWS_MAX = 10_000
 PAGE_BYTES_MAX = 2 << 20
 """Approximate maximum bytes of a page; its first task is always included, whatever its size."""
 SLICE_DEAD: Final = 128
-"""Dead letters examined in one step: each has a state row to read, and perhaps to change."""
+"""Dead letters examined in one step; each has a state row to read, and perhaps to change."""
 NEWEST: Final = "newest"
 """Value of `order_by` for newest first."""
 GROUPS_MAX: Final = 100

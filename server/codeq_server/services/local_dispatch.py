@@ -34,7 +34,7 @@ class LocalDispatcher:
         """Checks whether a caller may make a call; see `Dispatcher.admit`.
 
         Raises:
-            CallFailed: The caller may not.
+            CallFailed: The caller may not make the call.
         """
         try:
             claims = self._calls.known(method, authorization)

@@ -32,7 +32,7 @@ class Method:
     Attributes:
         name: Full name such as "/codeq.v1.TaskService/CreateTask".
         access: Callers that may use the method.
-        handler: Executes the method; None: the shard's current `Serving` does.
+        handler: Executes the method; None: the shard's current `Serving` executes it.
         reads: Whether the method only reads.
         parse: Parses a request from bytes.
         descriptor: Descriptor of the method.
@@ -59,7 +59,7 @@ class Method:
 
 
 def methods_of(service: ServiceDescriptor, handlers: Mapping[str, Handler]) -> Iterator[Method]:
-    """Yields the methods of a service; `handlers` execute, by full name, those that no shard does."""
+    """Yields the methods of a service; `handlers` execute those that belong to no shard, by full name."""
     for method in service.methods:
         name = f"/{service.full_name}/{method.name}"
         yield Method(

@@ -13,7 +13,7 @@ from codeq_server.engine.space import SpaceWatch
 from .serving import Serving
 
 QUEUES_MAX: Final = 1000
-"""Maximum number of queues with series of their own, the lowest-numbered first, because clients choose the names."""
+"""Maximum number of queues with series of their own, lowest numbers first; limited because clients choose the names."""
 
 _TOTALS: Final = {
     "created": ("codeq_tasks_created", "Tasks accepted"),
@@ -38,7 +38,7 @@ class ShardCollector(Collector):
 
     Args:
         serving: Returns the current `Serving`; None: this node does not serve the shard, so its metrics are absent.
-            Counters start at 0 with each new one.
+            Counters start at 0 with each new `Serving`.
         space: Watches the store's disk space.
     """
 

@@ -66,7 +66,7 @@ class _Tail:
         return None, examined
 
     def told(self) -> None:
-        """Marks the task returned last as listed or filtered out."""
+        """Marks the most recently returned task as listed or filtered out."""
         self.bound = self._head
 
 

@@ -40,7 +40,7 @@ class Outbox(Generic[Frame]):
         self._wake.set()
 
     async def run(self, send: Callable[[list[Frame]], Awaitable[None]]) -> None:
-        """Sends frames, those that are durable together in one call, until the last one is sent.
+        """Sends frames until the last one is sent; frames that become durable together are sent in one call.
 
         Raises:
             Rejection: OUTCOME_UNKNOWN.

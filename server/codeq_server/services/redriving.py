@@ -1,4 +1,4 @@
-"""Redrive of many tasks: in the call in bounded steps, or in the background at a limited rate."""
+"""Redrives many tasks: within the call, in bounded steps, or in the background at a limited rate."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ STEPS_PER_SECOND: Final = 10
 class Redriver:
     """Redrives tasks of queues.
 
-    Background redrives live in memory only: a server shutdown ends them, but tasks already redriven stay so.
+    Background redrives are kept only in memory: a server shutdown ends them, but tasks already redriven stay redriven.
     """
 
     def __init__(self, runner: ShardRunner) -> None:
@@ -41,7 +41,7 @@ class Redriver:
         self._background: dict[Queue, asyncio.Task[None]] = {}
 
     async def redrive(self, queue: Queue, request: pb.RedriveTasksRequest) -> pb.RedriveTasksResponse:
-        """Redrives the matching tasks of a queue, or starts to in the background.
+        """Redrives the matching tasks of a queue, or starts to do so in the background.
 
         Raises:
             Rejection: INVALID_PAGE_TOKEN, LIMIT_REACHED.
@@ -104,7 +104,7 @@ class Redriver:
                 at = max(at + (step.matched - before) / rate, loop.time())
                 await asyncio.sleep(at - loop.time())
         except Rejection:
-            return  # shutdown or corrupt rows; tasks already redriven stay so
+            return  # shutdown or corrupt rows; tasks already redriven stay redriven
 
 
 class _Step:
@@ -129,7 +129,7 @@ class _Step:
             self.walk, self._home, self.key_bytes = walk, _home_of_state, keys.KEY_BYTES[keys.STATES]
 
     async def work(self, matched_max: int, examined_max: int) -> None:
-        """Continues until the totals of matched or examined rows reach their limits, or to the end of the queue."""
+        """Continues until the number of matched or examined rows reaches its limit, or to the end of the queue."""
         walk = self.walk
         while not walk.done and self.matched < matched_max and walk.examined < examined_max:
             await self._runner.room(self._queue.tenant, SLICE_DEAD)
@@ -143,7 +143,7 @@ class _Step:
             await asyncio.sleep(0)
 
     async def named(self, task_ids: Sequence[str]) -> None:
-        """Redrives a slice of tasks by id; skips those that do not exist or belong to another queue."""
+        """Redrives a slice of tasks by id; skips tasks that do not exist or belong to another queue."""
         await self._runner.room(self._queue.tenant, len(task_ids))
         for task_id in task_ids:
             try:
@@ -190,7 +190,7 @@ def _home_of_state(key: bytes) -> tuple[int, int]:
 
 
 def _said(request: pb.RedriveTasksRequest) -> tuple[object, ...]:
-    """Returns the filters of a request, to which its page tokens are bound."""
+    """Returns the filters of a request; its page tokens are bound to them."""
     times = (request.ended_from.SerializeToString(), request.ended_to.SerializeToString())
     return (request.error_contains, *times)
 

@@ -29,7 +29,7 @@ def enable_reflection(server: grpc.aio.Server, services: Iterable[str]) -> None:
 
 
 class _Reflection(aio.ReflectionServicer):  # type: ignore[misc] # the package has no types
-    """Also resolves names of methods and fields, which the descriptor pool does not map to files."""
+    """Resolves names of methods and fields as well, which the descriptor pool does not map to files."""
 
     def _file_containing_symbol(self, request: Any, fully_qualified_name: str) -> Any:
         holder, _, member = fully_qualified_name.rpartition(".")

@@ -1,4 +1,4 @@
-"""Serves one shard while this node leads it: a new object for each leadership."""
+"""Serves one shard while this node leads it; each leadership has a new object."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class Serving:
         with the rejection a moment later.
 
         Args:
-            refusal: NOT_LEADER, with what is known about the next leader as metadata.
+            refusal: NOT_LEADER, with all known details of the next leader as metadata.
         """
         self.streams.end(refusal)
         self.runner.end(refusal)

@@ -52,9 +52,9 @@ class ShardTable:
         return self.current()
 
     async def route_stale(self, method: Method, request: Message) -> Serving:
-        """Returns the Serving for a call that allows a stale reply: on a follower, perhaps one over its own rows.
+        """Returns the Serving for a call that allows a stale reply; a follower's may read only the follower's own rows.
 
-        A call that waits goes to the leader, where the awaited event is visible first.
+        A call that waits for an event goes to the leader, where the event is visible first.
 
         Raises:
             Rejection: This node cannot answer the call.

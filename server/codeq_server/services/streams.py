@@ -1,4 +1,4 @@
-"""Shared by producer and worker streams: the handshake, notices, and the end with the server, leader or token."""
+"""Shared parts of producer and worker streams: the handshake, notices, and the ways in which a stream ends."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class StreamRegistry:
     async def serve(
         self, notify: Notify, token: StreamToken, work: Callable[[asyncio.TaskGroup], Awaitable[None]]
     ) -> None:
-        """Serves a stream, with a group for its tasks, as a member.
+        """Serves a stream as a member, with a group for its tasks.
 
         Raises:
             Rejection: Why the stream ends; see `member`.
@@ -77,7 +77,7 @@ class StreamRegistry:
 
     @asynccontextmanager
     async def member(self, notify: Notify, group: asyncio.TaskGroup, token: StreamToken) -> AsyncIterator[None]:
-        """Registers a stream while it is served, and ends it with its token.
+        """Registers a stream while it is served, and ends it when its token expires.
 
         Raises:
             Rejection: LIMIT_REACHED; DRAINING after `drain`; the rejection given to `end` after `end`.
@@ -151,4 +151,4 @@ class StreamRegistry:
         try:
             await notify(notice)
         except (asyncio.InvalidStateError, RuntimeError):
-            return  # the stream has ended meanwhile
+            return  # the stream has ended in the meantime

@@ -1,7 +1,7 @@
 """Unauthenticated calls, health and reflection, within limits of their own.
 
 Anyone who can reach the port can make them, so they must never use up what authenticated calls need. When the limit is
-reached, the oldest call is evicted: a health check gets through, however many calls others hold open.
+reached, the oldest call is evicted. A health check therefore gets through, however many calls others hold open.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ import grpc.aio
 from google.protobuf.message import DecodeError
 
 OPEN_MAX: Final = 256
-"""Maximum number of open unauthenticated calls; one more evicts the oldest."""
+"""Maximum number of open unauthenticated calls; a further call evicts the oldest."""
 
 OPEN_PER_CONNECTION_MAX: Final = 16
-"""Maximum open unauthenticated calls of one connection; further ones fail with RESOURCE_EXHAUSTED."""
+"""Maximum open unauthenticated calls of one connection; further calls fail with RESOURCE_EXHAUSTED."""
 
 READING_MAX: Final = 32
-"""Maximum unauthenticated calls waiting for a request; one more evicts the oldest. gRPC buffers a whole message before
-the server can inspect it."""
+"""Maximum unauthenticated calls waiting for a request; a further call evicts the oldest. gRPC buffers a whole message
+before the server can inspect it."""
 
 REQUEST_BYTES_MAX: Final = 4096
 """Maximum bytes of a request; a larger one fails with RESOURCE_EXHAUSTED."""
@@ -38,7 +38,7 @@ LIFETIME_SECONDS: Final = {
     "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo": 60.0,
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": 60.0,
 }
-"""Maximum duration of a call by unauthenticated method; then it ends with UNAVAILABLE, and clients call again."""
+"""Maximum duration of a call, by method. The call then ends with UNAVAILABLE, and clients call again."""
 
 _LOG: Final = logging.getLogger("codeq.tokenless")
 _SHOWN_CHARS: Final = 200
@@ -83,7 +83,7 @@ class TokenlessServer:
                 async with scope:
                     await _serve(inner, context, self._requests(inner, context, scope))
             except TimeoutError:
-                await context.abort(grpc.StatusCode.UNAVAILABLE, "an unauthenticated call may not last longer")
+                await context.abort(grpc.StatusCode.UNAVAILABLE, "the call has reached its maximum duration")
             except DecodeError as error:
                 text = f"malformed request message: {error}"
                 _LOG.debug("call_refused method=%s: %s", method, text[:_SHOWN_CHARS])

@@ -1,4 +1,4 @@
-"""Limits on the bytes of gRPC replies that clients do not read.
+"""Limits on the bytes of gRPC replies that clients have not read.
 
 A client that opens no flow-control window leaves its replies in the server's memory. These limits, per connection and
 in total, bound the bytes that its next calls may add; clients that read their replies are not affected.
@@ -12,17 +12,17 @@ from typing import Any, Final
 from codeq_server.core.errors import Reason, Rejection
 
 COUNTED_BYTES: Final = 16 * 1024
-"""Size from which a reply is counted; smaller ones are bounded by the number of calls."""
+"""Size from which a reply is counted; smaller replies are bounded by the number of calls."""
 
 CONNECTION_BYTES_MAX: Final = 16 * 1024 * 1024
-"""Unread bytes of a connection from which its calls are rejected."""
+"""Number of unread bytes of a connection from which its calls are rejected."""
 
 BYTES_MAX: Final = 64 * 1024 * 1024
-"""Unread bytes of all connections from which calls of connections with unread replies are rejected."""
+"""Number of unread bytes of all connections from which calls on connections with unread replies are rejected."""
 
 
 class UnreadReplies:
-    """Counts the bytes of replies until gRPC has sent them or their client has disconnected."""
+    """Counts the bytes of replies until gRPC has sent them or the client has disconnected."""
 
     def __init__(self) -> None:
         self._by_peer: Counter[str] = Counter()

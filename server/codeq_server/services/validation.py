@@ -31,7 +31,7 @@ _is_command = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}").fullmatch
 TEXT_CHARACTERS_MAX: Final = 4096
 """Maximum characters stored of an error or a reason."""
 _USUAL_COMMANDS_MAX: Final = 16
-"""Maximum commands of a claim for the fast path; longer lists are left to the rules."""
+"""Maximum commands of a claim on the fast path; longer lists are left to the rules."""
 
 
 def _is_usual_spec(spec: task_pb2.TaskSpec) -> bool:
@@ -72,8 +72,8 @@ _USUAL: Final[dict[type[Message], Callable[[Any], bool]]] = {
     pb.ClaimTaskRequest: _is_usual_claim,
     pb.SubmitResultRequest: _is_usual_result,
 }
-"""Fast checks that accept typical messages of the most frequent calls, at a fraction of the cost of the rules. They
-never accept more than the rules; everything else is left to the rules."""
+"""Fast checks that accept typical messages of the most frequent calls at a fraction of the cost of the rules. They
+never accept a message that the rules would reject; everything else is left to the rules."""
 
 
 def check_message(message: Message) -> None:

@@ -39,11 +39,12 @@ RESULT_BYTES_MAX: Final = 1 << 20
 ITEMS_MAX: Final = 4096
 """Maximum number of outcomes, of heartbeats and of progress reports in one message."""
 SLICE_OUTCOMES_MAX: Final = 64
-"""Outcomes decided before the size of the batch is checked: each may carry along its task's progress."""
+"""Outcomes decided between two checks of the batch's size; each may carry its task's progress along."""
 FRAMES_AHEAD: Final = 2
-"""Maximum number of responses waiting for the disk or the client; further answers go into one more response."""
+"""Maximum number of responses waiting for the disk or the client; all further answers are collected in one more
+response."""
 OPEN_CLAIMS_MIN: Final = 64
-"""Number of recorded claims of a stream at which finished ones are dropped."""
+"""Number of recorded claims of a stream at which finished claims are dropped."""
 FRAME_TASKS_MAX: Final = 512
 """Maximum tasks in one response; bounds how long encoding blocks the event loop."""
 FRAME_BYTES_MAX: Final = 1 << 20
@@ -62,7 +63,7 @@ _TASKS: Final = pb.WorkResponse.TASKS_FIELD_NUMBER
 
 @dataclass(slots=True)
 class _Frame:
-    """A response: the encoded tasks, their claims until they are sent, and everything else."""
+    """A response: the encoded tasks, the claims of those tasks until they are sent, and everything else."""
 
     tasks: bytes
     claims: list[tuple[Claim, list[Delivered]]]
@@ -153,7 +154,7 @@ class WorkerStream:
         try:
             self._pump()
         except Rejection:
-            return  # the runner no longer decides; the client learns this from its next frame
+            return  # the runner no longer decides; the client is notified in its next frame
 
     def _go_on(self) -> int:
         """Pushes available tasks in the tenant's turn; returns the cost."""
@@ -197,7 +198,7 @@ class WorkerStream:
         self.wake()
 
     async def _take_all(self) -> None:
-        """Processes the client's messages up to its half-close."""
+        """Processes the client's messages until the client half-closes."""
         await self._read()
         await self._confirm_half_close()
         await self._close()
@@ -367,10 +368,10 @@ class WorkerStream:
                 raise runner.fail(problem) from problem
 
     async def _confirm_half_close(self) -> None:
-        """Returns if the client has half-closed the stream, but not if the call broke.
+        """Returns if the client has half-closed the stream; is cancelled if the call broke.
 
-        Reading ends the same way for both; a write tells them apart, because it is cancelled when the call is broken.
-        Leases survive a broken call, but not a half-close.
+        Reading ends the same way in both cases. A write tells them apart, because it is cancelled if the call is
+        broken. Leases survive a broken call, but not a half-close.
         """
         self._draining = True
         await self._write(pb.WorkResponse().SerializeToString())
@@ -388,7 +389,7 @@ class WorkerStream:
     # -- out ---------------------------------------------------------------------------------------------------------
 
     def _pump(self) -> None:
-        """Puts pending answers and claimed tasks into frames, until enough frames are in flight."""
+        """Puts pending answers and claimed tasks into frames until enough frames are in flight."""
         while True:
             if len(self._outbox) >= FRAMES_AHEAD and not self._closing:
                 self._full = True
@@ -457,7 +458,8 @@ class WorkerStream:
         for frame in frames:
             # A closing stream has already given back its unsent deliveries.
             body = frame.rest if self._closing else frame.tasks + frame.rest
-            # From here on the client may have them, even if the write is interrupted: then their leases expire.
+            # From here on the client may have the tasks, even if the write is interrupted; in that case their leases
+            # expire.
             frame.claims = []
             if body:
                 await self._write(body)

@@ -1,8 +1,8 @@
 """Files with the contents of artifacts, in a folder of their own, separate from the rows that refer to them.
 
 A file is stored as ROOT/INSTALLATION/BUCKET/NAME. All parts are hexadecimal numbers: the store's installation id, the
-upper and the lower part of the task's home, and a random number. Nothing named by clients is part of a path. Each step
-of a path is opened without following links, so nothing outside is ever read or written through this folder.
+upper and the lower part of the task's home, and a random number. No part of a path is chosen by a client. Each
+component of a path is opened without following links, so nothing outside this folder is ever read or written.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from .errors import StoreLocked, StoreNotWritable
 BUCKET_BYTES: Final = 9
 """Bytes of a home that name its bucket: each holds the files of 65536 places."""
 TRIES: Final = 5
-"""Attempts to write into a bucket that is emptied, and therefore removed, meanwhile."""
+"""Maximum attempts to write into a bucket that is being emptied, and therefore removed, at the same time."""
 
 _NO_LINK: Final = frozenset({errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP})
 _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -41,7 +41,7 @@ class ArtifactFiles:
         installation: Id of the store's installation.
         fsync: Whether `write` waits for the disk.
         reserve_bytes: Free space below which nothing is written.
-        at_once: Whether to create a missing folder now; otherwise the first file creates it.
+        at_once: Whether to create a missing folder now; otherwise it is created with the first file.
 
     Raises:
         StoreLocked: Another process uses the folder for the same installation.
@@ -74,7 +74,7 @@ class ArtifactFiles:
                 with suppress(FileExistsError):
                     os.mkdir(self.path.name, 0o700, dir_fd=top)
                 folder = os.open(self.path.name, _FOLDER, dir_fd=top)
-                with suppress(PermissionError):  # another user's: its owner decides who may read it
+                with suppress(PermissionError):  # another user's folder: its owner decides who may read it
                     os.fchmod(folder, 0o700)
                 self._sync(top)
             finally:
@@ -144,7 +144,7 @@ class ArtifactFiles:
                 return stored.read(size + 1)
 
     def remove(self, gone: Sequence[tuple[bytes, bytes]]) -> None:
-        """Removes files, complete or not, by home and name; missing ones are not an error.
+        """Removes files, complete or not, by home and name; a missing file is not an error.
 
         Raises:
             OSError: A file cannot be removed.
@@ -159,7 +159,7 @@ class ArtifactFiles:
                     os.rmdir(_bucket(home), dir_fd=self._folder)
 
     def walk(self) -> Iterator[tuple[bytes, bytes]]:
-        """Yields home and name of every file, complete or not; skips foreign ones.
+        """Yields home and name of every file, complete or not; skips foreign files.
 
         Raises:
             OSError: A folder cannot be read.
@@ -171,7 +171,7 @@ class ArtifactFiles:
             try:
                 bucket = os.open(entry, _FOLDER, dir_fd=self._folder)
             except (FileNotFoundError, NotADirectoryError):
-                continue  # removed meanwhile, or a link that codeq did not create
+                continue  # removed in the meantime, or a link that codeq did not create
             try:
                 names = _names(bucket)
             finally:
@@ -182,9 +182,10 @@ class ArtifactFiles:
                     yield head + bytes.fromhex(match[1]), bytes.fromhex(match[2])
 
     def copy_to(self, target: Path) -> int:
-        """Copies every complete file to a new folder, durably; returns their number. No file may be removed meanwhile.
+        """Copies every complete file to a new folder, durably; returns their number. No file may be removed in between.
 
-        Files are linked where the file system allows it, otherwise copied: a file never changes once it has its name.
+        Files are linked where the file system allows it, otherwise copied; linking is safe because a named file never
+        changes.
 
         Raises:
             OSError: Copying failed.

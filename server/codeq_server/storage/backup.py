@@ -1,7 +1,7 @@
-"""Makes and restores backups: each is a folder that is a store as of one moment, with a folder of artifacts in it.
+"""Makes and restores backups. A backup is a store as of one moment, with a folder of artifacts in the store's folder.
 
 A backup appears under its name only when all of it is durable. Until then it is in `.NAME.partial`, which is removed on
-failure; if the process was killed, the next attempt removes it.
+failure. If the process was killed, the next attempt removes it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def back_up(row_sets: RowSets, target: Path, artifacts: ArtifactFiles | None) ->
     Args:
         row_sets: Sets of rows of the store.
         target: Folder to create.
-        artifacts: Artifacts of the store, none of which may be removed meanwhile; None: the store has none.
+        artifacts: Artifacts of the store, none of which may be removed during the backup; None: the store has none.
 
     Returns:
         The number of artifacts in it.
@@ -49,7 +49,7 @@ def back_up(row_sets: RowSets, target: Path, artifacts: ArtifactFiles | None) ->
     def fill(partial: Path) -> None:
         nonlocal count
         row_sets.checkpoint(partial)
-        # After the rows: a file written between the two has no row, and the restored store drops it.
+        # Copied after the rows: a file written in between has no row, and the restored store drops it.
         if artifacts is not None:
             count = artifacts.copy_to(partial / ARTIFACTS)
 
@@ -115,7 +115,7 @@ def restore(backup: Path, target: Path, unix_seconds: int, artifacts: Path) -> N
 def _become_another(path: Path, unix_seconds: int, installation: bytes) -> None:
     """Makes the store in a folder an installation of its own.
 
-    Its epoch is beyond all epochs used since the backup, so their ids and tokens are never issued again.
+    Its epoch is beyond all epochs used since the backup, so ids and tokens of those epochs are never issued again.
     """
     store = RocksStore(path, fsync=True)
     try:
@@ -147,4 +147,4 @@ def _make(target: Path, fill: Callable[[Path], None]) -> None:
         finally:
             drop_scratch(staging)
     except (OSError, shutil.Error) as error:
-        raise StoreFailed(f"writing {target} failed: {getattr(error, 'strerror', None) or error}") from error
+        raise StoreFailed(f"could not write {target}: {getattr(error, 'strerror', None) or error}") from error

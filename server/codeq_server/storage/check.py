@@ -18,9 +18,9 @@ from .reading import open_stored
 from .store import LOG_PREFIX, WRITTEN
 
 PAGE_ROWS: Final = 1024
-"""Rows of an open store per read."""
+"""Number of rows read at a time from an open store."""
 DIFFERENCES_MAX: Final = 1000
-"""Differences returned by `check_store`; further ones are only counted."""
+"""Maximum number of differences that `check_store` returns; further differences are only counted."""
 
 
 def check(rows: Iterable[tuple[bytes, bytes]], summary: Summary | None = None) -> Iterator[Difference]:
@@ -81,7 +81,8 @@ def check_store(path: Path) -> tuple[list[Difference], Summary]:
             if len(differences) < DIFFERENCES_MAX:
                 differences.append(difference)
         written = stored.get(WRITTEN)
-    # A store with a log records the number of a write as durable, a store without a log the number of a batch.
+    # A store with a log records the number of the last durable write, a store without a log that of the last durable
+    # batch.
     recovered, what = (summary.lsn, "batch") if written is None else (int.from_bytes(written, "big"), "write")
     if recovered < durable:
         unknown = f"durable rows are lost: {what} {durable} was durable"

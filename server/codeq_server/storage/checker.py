@@ -1,9 +1,9 @@
 """The rules of the offline checker.
 
-Each task has exactly one state according to its rows; every pointer, lease and index entry leads to a task in the state
-that the entry implies; counters equal recounts. One pass over the rows in key order is enough, because the rows that
+Each task has exactly one state according to its rows. Every pointer, lease and index entry leads to a task in the state
+that the entry implies. Counters equal recounts. One pass over the rows in key order is enough, because the rows that
 refer to a task ("d", "e", "i", "l", "r", "s") come before its home ("t"). A waiting task without a state row takes no
-memory, every other task a number or two.
+memory, and every other task takes a number or two.
 """
 
 from __future__ import annotations
@@ -50,10 +50,10 @@ class Checker:
         self._expiry_rows = TimeRows("expiry index")
         self._lease_rows = LeaseRows()
         self._moved: dict[int, int] = {}
-        """By home with a state row: the lane in which it should wait, or -1."""
+        """By home with a state row: the lane in which its task should be waiting, or -1."""
         self._place_rows = PlaceRows()
         self._dead: dict[int, int] = {}
-        """By home that should be in the dead-letter index: end time."""
+        """By home of a task that should be in the dead-letter index: the task's end time."""
         self._ended_rows = EndedRows()
         self._name_rows = NameRows()
         self._prefix = b""
@@ -147,7 +147,7 @@ class Checker:
         self._names.add(name)
         queue_number = keys.queue_of(key)
         if self._tick is not None and queue_number > self._tick.last_queue:
-            self._report(key, f"is above the number of the queue opened last, {self._tick.last_queue}")
+            self._report(key, f"is above the number of the most recently opened queue, {self._tick.last_queue}")
         self._queues[queue_number] = queue = CheckedQueue(row)
         self.summary.queues += 1
         self._report_all(key, self._due_rows.queue(queue_number, row.due_mark))
@@ -307,7 +307,7 @@ class Checker:
             if value[:1] == keys.HOME and position > lane.mark:
                 self._report(key, f"has a state row, yet lies above the lane's mark, {lane.mark}")
             if waits_in not in {-1, priority_lane}:
-                self._report(key, f"waits in lane {waits_in}, its priority's is {priority_lane}")
+                self._report(key, f"waits in lane {waits_in}, but its priority's lane is {priority_lane}")
         else:
             self._new_task(key, value, lane, position, slots)
 

@@ -31,7 +31,7 @@ class EndedRows:
         self._listed: dict[int, int] = {}
         """By home: the first end met, as `_entry`."""
         self._more: dict[int, list[int]] = {}
-        """By home: further ends of tasks with several."""
+        """By home: further ends of tasks that are listed with several ends."""
 
     def row(self, lsn: int, homes: Sequence[int], *, dead: bool, completed: bool) -> Iterator[int]:
         """Processes a row; yields the homes already listed with this end."""
@@ -45,7 +45,7 @@ class EndedRows:
                 self._more.setdefault(home, []).append(entry)
 
     def state(self, home: int, state: rows_pb2.StateRow) -> Iterator[str]:
-        """Processes a state row; yields problems: its end must be listed, other ends only from earlier lives."""
+        """Processes a state row; yields its problems: its end must be listed, other ends only from earlier lives."""
         listed, status = self._taken(home), state.status
         own = [_entry(state.ended_lsn, dead=status == TaskStatus.TASK_STATUS_DLQ, completed=False)]
         if status == TaskStatus.TASK_STATUS_COMPLETED:

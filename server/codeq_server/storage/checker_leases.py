@@ -38,7 +38,7 @@ class LeaseRows:
         """Deliveries by home."""
 
     def row(self, key: bytes, value: bytes) -> Iterator[str]:
-        """Processes a row; yields the problems of the row by itself."""
+        """Processes a row; yields the problems that the row shows by itself."""
         token = keys.token_of(key)
         self.tokens.add(token)
         row = rows_pb2.LeaseRow.FromString(value)

@@ -31,7 +31,7 @@ class NameRows:
         """By row of an atomic batch's key: number of tasks counted."""
 
     def row(self, key: bytes, value: bytes) -> Iterator[str]:
-        """Processes a row; yields the problems of the row by itself."""
+        """Processes a row; yields the problems that the row shows by itself."""
         row = rows_pb2.NameRow.FromString(value)
         if not keys.is_name_key(key):
             yield "malformed key"

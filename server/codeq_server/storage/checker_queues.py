@@ -35,7 +35,7 @@ class CheckedQueue:
         self.ended = {"completed": 0, "failed": 0}
 
     def malformed(self, tick: rows_pb2.TickRow | None) -> Iterator[str]:
-        """Yields the problems of the row by itself, as of the last batch."""
+        """Yields the problems that the row shows by itself, as of the last batch."""
         if len(self.lanes) != len(self.row.lanes):
             yield "a lane is listed twice"
         for lane in self.row.lanes:
@@ -48,7 +48,7 @@ class CheckedQueue:
 
     def _malformed_purge(self, tick: rows_pb2.TickRow | None) -> Iterator[str]:
         purge = self.row.purge
-        # A purge sets the shard's clock past its own time, so the last batch is later.
+        # A purge moves the shard's clock past the time of its request, so the last batch is later than that.
         if not purge.at_ms or (tick is not None and purge.at_ms >= tick.wall_ms):
             yield f"a purge was requested at {purge.at_ms}, which is not before the last batch"
         seen: set[int] = set()

@@ -21,7 +21,7 @@ class TimeRows:
         """First key of each queue, without the queue."""
 
     def row(self, key: bytes, value: bytes) -> Iterator[str]:
-        """Processes a row; yields the problems of the row by itself."""
+        """Processes a row; yields the problems that the row shows by itself."""
         queue, _, lane, position = keys.split_time_key(key)
         home = queue << 56 | keys.pack_home(lane, position)
         if home in self._rows:

@@ -2,7 +2,7 @@
 
 RocksDB opens a damaged write-ahead log by silently truncating it at the damage. The durable LSN is therefore also
 recorded here, so that the loss is noticed. The file holds two records of 20 bytes (magic, LSN, CRC-32) in separate
-sectors, written alternately: a torn write damages one of them at most.
+sectors, written alternately: a torn write damages at most one of them.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def sync_file(path: Path) -> None:
 
 
 def make_directory(path: Path) -> None:
-    """Creates a directory and its missing parents, durably: a lost store would look like a new one.
+    """Creates a directory and its missing parents, durably, because a lost store would look like a new one.
 
     Raises:
         OSError: A directory cannot be created.
@@ -91,7 +91,7 @@ def make_directory(path: Path) -> None:
 def tighten(directory: Path) -> None:
     """Denies other users access to a store's directory and its files.
 
-    A directory with other contents is left unchanged, and so are files of another owner, who decides who may read them.
+    A directory with other contents is left unchanged. So are files of another owner, who decides who may read them.
 
     Raises:
         OSError: The directory cannot be read.
@@ -145,7 +145,7 @@ class DurableMark:
         self._open()
 
     def _open(self) -> None:
-        # The next record to write is the one without the last LSN.
+        # The next record to write is the record without the last LSN.
         self._slot = 1 - max(_records(self._path.read_bytes()))[1]
         self._file = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
 
@@ -181,7 +181,7 @@ class DurableMark:
         self._next_write = time.monotonic() + NOTE_SECONDS
 
     def _create(self, lsn: int) -> None:
-        """Creates the file with both records, atomically, and at full size, so that a full disk does no harm later."""
+        """Creates the file with both records, atomically and at full size, so that it stays writable on a full disk."""
         draft = self._path.with_suffix(".new")
         with draft.open("wb") as file:
             file.write(_record(lsn).ljust(_SECTOR, b"\0") * 2)

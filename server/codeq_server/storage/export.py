@@ -2,9 +2,9 @@
 
     python -m codeq_server.storage.export CHECKPOINT FOLDER [KEY...]
 
-creates FOLDER with files of rows in key order, and then manifest.json: name, bytes and SHA-256 of each file, and the
-values of the named keys (hexadecimal, usually rows of the log) that exist. Everything is durable before the manifest
-appears. It runs in a process of its own, because it reads and writes every row.
+creates FOLDER with files of rows in key order, and then manifest.json. The manifest lists name, bytes and SHA-256 of
+each file, and the values of those named keys (hexadecimal, usually rows of the log) that exist. Everything is durable
+before the manifest appears. The export runs in a process of its own, because it reads and writes every row.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ MANIFEST: Final = "manifest.json"
 _ROW_BYTES: Final = 24
 """Maximum bytes that a row adds to a file beyond its key and value: numbers, filter, its share of the indexes."""
 _CONTENT_BYTES: Final = 56 << 20
-"""Bytes of rows at which a file is finished: the largest row is far smaller than the rest of FILE_BYTES_MAX."""
+"""Bytes of rows at which a file is finished; even the largest row fits into the rest of FILE_BYTES_MAX."""
 
 
 def export(checkpoint: Path, folder: Path, keys: Sequence[bytes]) -> None:
@@ -56,7 +56,7 @@ def export(checkpoint: Path, folder: Path, keys: Sequence[bytes]) -> None:
         sync_directory(folder)
         sync_directory(folder.parent)
     except OSError as error:
-        raise StoreFailed(f"writing {folder} failed: {reason_of(error)}") from error
+        raise StoreFailed(f"could not write {folder}: {reason_of(error)}") from error
 
 
 def _write_files(rows: Iterable[tuple[bytes, bytes]], folder: Path) -> list[dict[str, str | int]]:
@@ -82,7 +82,7 @@ def _write_files(rows: Iterable[tuple[bytes, bytes]], folder: Path) -> list[dict
     except (StoreError, OSError):
         raise
     except Exception as error:
-        raise StoreFailed(f"writing {path} failed: {reason_of(error)}") from error
+        raise StoreFailed(f"could not write {path}: {reason_of(error)}") from error
     return files
 
 

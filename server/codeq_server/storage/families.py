@@ -1,4 +1,4 @@
-"""The column families of the store's RocksDB: the log, and the sets of rows, one of which is current.
+"""The column families of the store's RocksDB: the log, and sets of rows, one of which is current.
 
 The rows of a shard are in the family "default" until an imported set, the family "rows-N", replaces them. The row
 ROWS_POINTER of the log names the current set. Keys of the log are in the family "log", which only members of a group
@@ -49,8 +49,8 @@ class Families:
         self._path = path
         self._options = options
         try:
-            # Each family is named with its settings: otherwise an existing one opens with the settings it recorded
-            # itself, and those lack the filters.
+            # Each family is named with its settings. Otherwise an existing family would open with the settings recorded
+            # in it, which lack the filters.
             names = Rdict.list_cf(str(path)) if (path / "CURRENT").is_file() else [DEFAULT]
             settings = {name: make_log_options() if name == LOG else options for name in names}
             self.db = Rdict(str(path), options, settings, access or AccessType.read_write())
@@ -134,19 +134,19 @@ class Families:
         self._sets[name].ingest_external_file([str(file)], options)
 
     def use(self, name: str) -> None:
-        """Makes a set the current one for all reads and writes from now on."""
+        """Makes a set current for all reads and writes from now on."""
         if name not in self._sets:
             raise StoreDamaged(f"the store {self._path} is damaged, restore a backup: its rows {name} are missing")
         handle = self.db.get_column_family_handle(name)
         self._rows_handle, self.rows, self.current = handle, self._sets[name], name
 
     def drop(self, name: str) -> None:
-        """Removes a set that is neither current nor "default"; its last user closes its handle."""
+        """Removes a set that is neither current nor "default"; the handle is closed by its last user."""
         self.db.drop_column_family(name)
         del self._sets[name]
 
     def flush(self) -> None:
-        """Flushes memory to files; other threads can run meanwhile."""
+        """Flushes memory to files; other threads can run during the flush."""
         for family in self.each():
             try:
                 family.flush()

@@ -1,4 +1,4 @@
-"""Identity of a store: format, shard, installation, and the epoch, which each opening raises.
+"""Identity of a store: format, shard, installation and epoch. Each opening of the store raises the epoch.
 
 The epoch follows the clock (Unix seconds / 8) as well as the stored epoch, so that a store restored from a backup jumps
 past every id and lease token issued since the backup was made.
@@ -23,7 +23,7 @@ SHARD: Final = 0
 """Index of the shard in a store."""
 CLUSTER_ID_BYTES: Final = 16
 EPOCH_SECONDS: Final = 8
-"""Seconds of the clock per epoch: 30 bits last until the year 2242."""
+"""Seconds of the clock per epoch; 30 bits of epochs last until the year 2242."""
 
 
 def next_identity(rows: RowReader, num_shards: int, unix_seconds: int, random16: bytes) -> rows_pb2.IdentityRow:
@@ -49,7 +49,7 @@ def next_identity(rows: RowReader, num_shards: int, unix_seconds: int, random16:
         )
     if stored.num_shards != num_shards or stored.shard != SHARD:
         raise StoreFormat(
-            f"the store is shard {stored.shard} of {stored.num_shards}, the configuration says shard {SHARD} of "
+            f"the store is shard {stored.shard} of {stored.num_shards}, but the configuration says shard {SHARD} of "
             f"{num_shards}; set numShards to {stored.num_shards}"
         )
     epoch = max(stored.epoch + 1, unix_seconds // EPOCH_SECONDS)
@@ -75,7 +75,7 @@ def load_identity(rows: RowReader) -> rows_pb2.IdentityRow | None:
         raise StoreDamaged("the store's identity is unreadable; restore a backup") from error
     if identity.format > keys.FORMAT:
         raise StoreFormat(
-            f"the store has format {identity.format}, this server knows formats up to {keys.FORMAT}; "
+            f"the store has format {identity.format}, but this server knows only formats up to {keys.FORMAT}; "
             "run the newer server that wrote it"
         )
     if identity.format == 0 or len(identity.cluster_id) != CLUSTER_ID_BYTES:

@@ -84,7 +84,7 @@ class _SortedKeys:
 
 
 class MemoryStore:
-    """A `Store` that forgets everything when the process ends."""
+    """A `Store` whose rows are lost when the process ends."""
 
     row_sets = None
 
@@ -140,7 +140,7 @@ class MemoryStore:
         """See `Durability.reset_durable`; the rows do not outlive the process."""
 
     def free_bytes(self) -> int:
-        """See `Space.free_bytes`; other limits bound memory, so this one never applies."""
+        """See `Space.free_bytes`; memory is bounded by other limits, so this limit never applies."""
         return 1 << 62
 
     def reclaim(self) -> None:

@@ -34,11 +34,12 @@ class Stored(RocksRows):
 
 @contextmanager
 def open_stored(path: Path, files_max: int = -1) -> Iterator[Stored]:
-    """Opens a store for reading. A server running on it may remove files that have yet to be opened.
+    """Opens a store for reading. A server running on the store may remove files that have yet to be opened.
 
     Args:
         path: The store.
-        files_max: Maximum files open at a time, if the server removes none meanwhile; -1: all files are opened at once.
+        files_max: Maximum files open at a time, for a store from which no running server removes files; -1: all files
+            are opened at once.
 
     Raises:
         StoreError: The store does not exist or cannot be read.
@@ -49,7 +50,7 @@ def open_stored(path: Path, files_max: int = -1) -> Iterator[Stored]:
         options = make_options()
         options.set_db_log_dir(logs)
         options.set_max_open_files(files_max)
-        # Write-ahead logs are read as well: rows not yet flushed are only there.
+        # Write-ahead logs are read as well, because rows not yet flushed are only there.
         families = Families(path, options, AccessType.read_only(False))  # noqa: FBT003
         try:
             yield Stored(path, families)

@@ -1,8 +1,8 @@
 """The store on disk: one RocksDB in its own directory.
 
-The binding holds the interpreter's lock during reads and writes, for microseconds per row, but not while it waits for
-the disk (`sync`), nor during RocksDB's background work. RocksDB rejects a write that would have to wait for background
-work (`no_slowdown`); the write is retried here, so that the event loop never stops.
+The binding holds the interpreter's lock during reads and writes, for microseconds per row. It does not hold the lock
+while it waits for the disk (`sync`) or during RocksDB's background work. RocksDB rejects a write that would have to
+wait for background work (`no_slowdown`); the write is retried here, so that the event loop never stops.
 """
 
 from __future__ import annotations
@@ -28,11 +28,13 @@ STALL_SECONDS_MAX: Final = 60.0
 STALL_PAUSE_SECONDS: Final = 0.001
 STALL_PAUSE_SECONDS_MAX: Final = 0.02
 RECLAIM_DELETES_MIN: Final = 64
-"""Deletes in memory from which `reclaim` flushes them."""
+"""Number of deletes in memory from which `reclaim` flushes them."""
 RECLAIM_KEYS_PER_DELETE: Final = 10
-"""Maximum rows per delete for which `reclaim` flushes deletes: fewer deletes are not worth rewriting the rows."""
+"""Maximum rows per delete for which `reclaim` flushes deletes; with fewer deletes, rewriting the rows is not worth
+it."""
 RECLAIM_BUSY_ROWS: Final = 50_000
-"""Row changes since the previous call from which `reclaim` leaves deletes to the buffer, which will soon be full."""
+"""Number of row changes since the previous call from which `reclaim` does not flush, because the buffer will soon be
+full."""
 
 
 class RocksStore(RocksRows):
@@ -43,7 +45,7 @@ class RocksStore(RocksRows):
         fsync: Whether `sync` waits for the disk.
         log: Whether the store will have rows of a log. A store with a log can also be opened without it.
         files_max: Maximum number of database files open at a time.
-        options: Settings of the database, for tests that need small ones.
+        options: Settings of the database, for tests that need small limits.
 
     Raises:
         StoreLocked: Another process has the store open.
@@ -127,7 +129,7 @@ class RocksStore(RocksRows):
         except Exception as error:
             if is_busy(error):
                 return False
-            raise StoreFailed(f"writing to the store {self._path} failed: {reason_of(error)}") from error
+            raise StoreFailed(f"could not write to the store {self._path}: {reason_of(error)}") from error
         return True
 
     def sync(self) -> None:
@@ -137,7 +139,7 @@ class RocksStore(RocksRows):
         try:
             self._families.db.flush_wal(True)  # noqa: FBT003
         except Exception as error:
-            raise StoreFailed(f"making writes of the store {self._path} durable failed: {reason_of(error)}") from error
+            raise StoreFailed(f"could not make writes to the store {self._path} durable: {reason_of(error)}") from error
 
     def note_durable(self, lsn: int) -> None:
         """See `Durability.note_durable`; does nothing when the store was opened without fsync."""
@@ -146,7 +148,7 @@ class RocksStore(RocksRows):
         try:
             self._durable.note(lsn)
         except OSError as error:
-            raise StoreFailed(f"writing to the store {self._path} failed: {reason_of(error)}") from error
+            raise StoreFailed(f"could not write to the store {self._path}: {reason_of(error)}") from error
 
     def check_recovered(self, lsn: int) -> None:
         """See `Durability.check_recovered`."""
@@ -162,7 +164,7 @@ class RocksStore(RocksRows):
         try:
             self._durable.reset(number)
         except OSError as error:
-            raise StoreFailed(f"writing to the store {self._path} failed: {reason_of(error)}") from error
+            raise StoreFailed(f"could not write to the store {self._path}: {reason_of(error)}") from error
 
     def import_rows(self, files: Iterable[Path]) -> str:
         """See `RowSets.import_rows`.
@@ -174,14 +176,14 @@ class RocksStore(RocksRows):
         try:
             name = self._families.create()
             for file in files:
-                # RocksDB would sync the file with the interpreter's lock held: sync it here, so that nothing is left to
-                # do.
+                # RocksDB would hold the interpreter's lock while it syncs the file. Sync it here, so that nothing is
+                # left to do.
                 sync_file(file)
                 self._families.ingest(name, file)
         except Exception as error:
             if name:
                 self.drop_rows(name)
-            raise StoreFailed(f"importing rows into the store {self._path} failed: {reason_of(error)}") from error
+            raise StoreFailed(f"could not import rows into the store {self._path}: {reason_of(error)}") from error
         return name
 
     def switch_rows(self, name: str, rows: Mapping[bytes, bytes | None]) -> None:
@@ -209,7 +211,7 @@ class RocksStore(RocksRows):
         except StoreError:
             raise
         except Exception as error:
-            raise StoreFailed(f"dropping rows of the store {self._path} failed: {reason_of(error)}") from error
+            raise StoreFailed(f"could not drop rows of the store {self._path}: {reason_of(error)}") from error
 
     def free_bytes(self) -> int:
         """See `Space.free_bytes`: the space the file system has left for this user."""
@@ -223,7 +225,7 @@ class RocksStore(RocksRows):
         """See `Space.reclaim`.
 
         RocksDB removes deleted rows when it merges files, and merges files full of deletes at once. But deletes stay in
-        memory until the buffer is full, and a few of them may have freed a store full of large rows.
+        memory until the buffer is full, and the space of many large rows may depend on a few deletes.
         """
         changes, self._changes = self._changes, 0
         families = self._families
@@ -239,16 +241,17 @@ class RocksStore(RocksRows):
         except Exception as error:
             if is_dropped(error):
                 return
-            raise StoreFailed(f"writing to the store {self._path} failed: {reason_of(error)}") from error
+            raise StoreFailed(f"could not write to the store {self._path}: {reason_of(error)}") from error
 
     def checkpoint(self, path: Path) -> None:
         """See `RowSets.checkpoint`: files are linked where the file system allows it, otherwise copied."""
         try:
-            # A flush lets other threads run, making a checkpoint does not: leave little to the latter.
+            # A flush lets other threads run, but making a checkpoint does not, so leave little to do for the
+            # checkpoint.
             self._families.flush()
             Checkpoint(self._families.db).create_checkpoint(str(path))
         except Exception as error:
-            raise StoreFailed(f"backing up the store {self._path} failed: {reason_of(error)}") from error
+            raise StoreFailed(f"could not back up the store {self._path}: {reason_of(error)}") from error
 
     def close(self) -> None:
         """See `DurableRows.close`."""
@@ -261,4 +264,4 @@ class RocksStore(RocksRows):
             finally:
                 self._durable.close()
         except Exception as error:
-            raise StoreFailed(f"closing the store {self._path} failed: {reason_of(error)}") from error
+            raise StoreFailed(f"could not close the store {self._path}: {reason_of(error)}") from error

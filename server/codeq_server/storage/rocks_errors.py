@@ -8,7 +8,7 @@ from .errors import StoreDamaged, StoreError, StoreFailed, StoreLocked, StoreNot
 
 
 def is_dropped(error: Exception) -> bool:
-    """Returns whether an operation failed because its family was dropped meanwhile."""
+    """Returns whether an operation failed because its family was dropped during the operation."""
     return "Column family dropped" in str(error)
 
 
@@ -34,4 +34,4 @@ def read_error(path: Path, error: BaseException) -> StoreError:
     text = reason_of(error)
     if "Corruption" in text:
         return StoreDamaged(f"the store {path} is damaged, restore a backup: {text}")
-    return StoreFailed(f"reading the store {path} failed: {text}")
+    return StoreFailed(f"could not read the store {path}: {text}")

@@ -1,4 +1,4 @@
-"""Settings of RocksDB: bounded memory and files, and deleted rows soon gone from disk."""
+"""Settings of RocksDB, which bound memory and open files, and soon free the space of deleted rows."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from rocksdict import BlockBasedOptions, Cache, DBCompressionType, DBRecoveryMod
 WRITE_BUFFER_BYTES: Final = 64 << 20
 WRITE_BUFFERS_MAX: Final = 3
 LOG_WRITE_BUFFER_BYTES: Final = 16 << 20
-"""Rows of the log are deleted soon; those deleted while still in this buffer are never written to a file."""
+"""Size of the log's buffer. Rows of the log are deleted soon, and rows deleted while still in this buffer are never
+written to a file."""
 DELETES_RATIO: Final = 0.7
-"""Deletes among the entries of a file of rows from which it is merged at once."""
+"""Share of deletes among the entries of a file of rows from which the file is merged at once."""
 BLOCK_CACHE_BYTES: Final = 32 << 20
 LOG_BLOCK_CACHE_BYTES: Final = 4 << 20
 OPEN_FILES_MAX: Final = 512
@@ -22,10 +23,11 @@ INFO_LOG_BYTES_MAX: Final = 4 << 20
 
 
 def make_options(write_buffer_bytes: int = WRITE_BUFFER_BYTES, files_max: int = OPEN_FILES_MAX) -> Options:
-    """Returns the database settings: bounded memory and open files, and deleted rows soon gone from disk."""
+    """Returns the database settings, which bound memory and open files, and soon free the space of deleted rows."""
     options = Options(raw_mode=True)
     options.create_if_missing(True)  # noqa: FBT003
-    # Point in time: a torn or zero-filled end of the log is normal after a power cut. DURABLE tells this from damage.
+    # Point in time: a torn or zero-filled end of the log is normal after a power cut. The file DURABLE tells it from
+    # damage.
     options.set_wal_recovery_mode(DBRecoveryMode.point_in_time())
     options.set_max_total_wal_size(WAL_BYTES_MAX)
     # Two full buffers may wait for their flush while the third fills.
@@ -40,8 +42,8 @@ def make_options(write_buffer_bytes: int = WRITE_BUFFER_BYTES, files_max: int = 
     # and consecutive deletes do not count. Otherwise each buffer would be merged as soon as it is flushed.
     options.set_level_compaction_dynamic_level_bytes(True)
     options.add_compact_on_deletion_collector_factory(0, 0, DELETES_RATIO)
-    # Merging eight buffers at a time rewrites each row half as often as four do: with four, ten million creates in a
-    # thousand queues end at 0.7 to 0.9 times the initial speed, with eight at 1.0 (bench/depth.py).
+    # Merging eight buffers at a time rewrites each row half as often as merging four. With four, ten million creates in
+    # a thousand queues end at 0.7 to 0.9 times the initial speed; with eight, at 1.0 (bench/depth.py).
     options.set_level_zero_file_num_compaction_trigger(8)
     options.set_max_bytes_for_level_base(8 * write_buffer_bytes)
     options.set_target_file_size_base(write_buffer_bytes)
@@ -52,7 +54,7 @@ def make_options(write_buffer_bytes: int = WRITE_BUFFER_BYTES, files_max: int = 
     table.set_bloom_filter(10, False)  # noqa: FBT003
     options.set_block_based_table_factory(table)
     options.set_max_open_files(files_max)
-    # Memtables and files are freed in the background, as reads run on the event loop.
+    # Memtables and files are freed in the background, because reads run on the event loop.
     options.set_avoid_unnecessary_blocking_io(True)
     options.set_max_manifest_file_size(MANIFEST_BYTES_MAX)
     options.set_keep_log_file_num(INFO_LOGS_MAX)
@@ -63,7 +65,7 @@ def make_options(write_buffer_bytes: int = WRITE_BUFFER_BYTES, files_max: int = 
 
 
 def make_log_options() -> Options:
-    """Returns the settings of the log: written once, read when the store opens, deleted after minutes."""
+    """Returns the settings of the log: rows are written once, read when the store opens, and deleted after minutes."""
     options = Options(raw_mode=True)
     options.set_write_buffer_size(LOG_WRITE_BUFFER_BYTES)
     options.set_max_write_buffer_number(WRITE_BUFFERS_MAX)

@@ -1,4 +1,4 @@
-"""Reads rows of a RocksDB: the part that a store in use and a store opened for reading have in common.
+"""Reads rows from RocksDB, for a store in use and for a store opened only for reading.
 
 The binding holds the interpreter's lock during a read, for microseconds per row.
 """

@@ -54,8 +54,7 @@ def every_row(family: Rdict) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _check_end(family: Rdict, start: bytes, bound: ReadOptions) -> None:
-    # The fast iterator stops at an unreadable block as it does at the end of the rows; find out which of the two it
-    # was.
+    # The fast iterator stops at an unreadable block just as at the end of the rows. Find out which it was.
     iterator = family.iter(bound)
     iterator.seek(start)
     iterator.status()

@@ -1,7 +1,7 @@
 """Folders for temporary files, which are worthless after a crash: the next use of a folder empties it.
 
-Only folders created here are emptied: they carry a mark, which is durable before anything else is written. Their
-names begin with a dot, which no name given by a client does.
+Only folders created here are emptied: they carry a mark, which is durable before anything else is written. Their names
+begin with a dot; no name given by a client does.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def take_scratch(folder: Path) -> None:
 
 
 def drop_scratch(folder: Path) -> None:
-    """Removes a marked folder; the mark goes last, so that a half-removed folder can be emptied later.
+    """Removes a marked folder; the mark is removed last, so that a half-removed folder can be emptied later.
 
     Raises:
         StoreNotWritable: The folder cannot be removed.

@@ -9,9 +9,9 @@ from typing import Final, Protocol
 from codeq_server.core.parsing import RowReader
 
 LOG_PREFIX: Final = b"\xf0"
-"""Keys from here on belong to the log of a group and to its member; the keys below it are rows of the shard."""
+"""Keys from this prefix on belong to the log of a group and to its member; keys below it are rows of the shard."""
 ROWS_POINTER: Final = LOG_PREFIX + b"rows"
-"""Row of the log with the name of the current set of rows; used by the store only."""
+"""Row of the log with the name of the current set of rows; used only by the store."""
 WRITTEN: Final = LOG_PREFIX + b"written"
 """Row of the log with the number of the last write, 8 bytes big-endian; missing in a store without a log."""
 LAST_KEY: Final = b"\xff" * 32
@@ -34,7 +34,7 @@ class Rows(RowReader, Protocol):
 
 
 class Durability(Protocol):
-    """Makes writes durable, and detects on the next opening that durable ones were lost. Used by the writer thread."""
+    """Makes writes durable, and detects on the next opening if durable writes were lost. Used by the writer thread."""
 
     def sync(self) -> None:
         """Makes everything written durable."""
@@ -53,17 +53,17 @@ class Durability(Protocol):
         ...
 
     def reset_durable(self, number: int) -> None:
-        """Replaces, durably, the number that `check_recovered` compares with: from now on other writes are counted."""
+        """Durably replaces the number that `check_recovered` compares with: from now on other writes are counted."""
         ...
 
 
 class RowSets(Protocol):
-    """Moves whole sets of rows: snapshots come in as files, checkpoints go out as folders. Stores on disk only."""
+    """Moves whole sets of rows: imports snapshots from files, writes checkpoints to folders. For stores on disk."""
 
     def import_rows(self, files: Iterable[Path]) -> str:
         """Imports files made by `export` as a new set of rows, durably, and returns its name; it is not yet current.
 
-        The files are moved if they are on the store's file system. May be called on any one thread.
+        The files are moved if they are on the store's file system. May be called on one thread at a time.
         """
         ...
 
@@ -75,11 +75,11 @@ class RowSets(Protocol):
         ...
 
     def drop_rows(self, name: str) -> None:
-        """Drops a set of rows that is not current, as the next opening would. May be called on any one thread."""
+        """Drops a set of rows that is not current, as the next opening would. May be called on one thread at a time."""
         ...
 
     def checkpoint(self, path: Path) -> None:
-        """Creates a folder that can be opened as a store, with everything written before; the folder must not exist.
+        """Creates a folder that can be opened as a store, with everything written so far; the folder must not exist.
 
         May be called on any thread while the store is in use.
         """
@@ -94,7 +94,7 @@ class Space(Protocol):
         ...
 
     def reclaim(self) -> None:
-        """Reclaims the space of deleted rows if they are many compared with the remaining ones; may take seconds."""
+        """Reclaims the space of deleted rows if there are many compared with the remaining rows; may take seconds."""
         ...
 
 

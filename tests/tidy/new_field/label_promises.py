@@ -1,4 +1,4 @@
-"""Checks of a copy of the product with `label.diff` applied: the field is stored, delivered, listed and compared."""
+"""Checks a copy of the product with `label.diff` applied: the field is stored, delivered, listed and compared."""
 
 from __future__ import annotations
 

@@ -87,7 +87,7 @@ def addresses(given: str | Iterable[str]) -> list[str]:
     """
     known = given.split(",") if isinstance(given, str) else list(given) if isinstance(given, Iterable) else [given]
     if not all(isinstance(each, str) for each in known):
-        raise TypeError(f"address must be a str such as localhost:9092, or several, not {given!r}")
+        raise TypeError(f"address must be a str such as localhost:9092, or several of them, not {given!r}")
     return [each.strip() for each in known if each.strip()]
 
 

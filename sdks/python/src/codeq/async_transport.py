@@ -13,17 +13,17 @@ from codeq.rpc import Metadata
 from codeq.tls import ContextSource
 
 KEEPALIVE_SECONDS: Final = 15.0
-"""Silence of a server during a call after which the client pings it."""
+"""Time without data from a server, during a call, after which the client pings the server."""
 
 KEEPALIVE_ANSWER_SECONDS: Final = 5.0
-"""Time to answer the ping: a server that vanished silently is noticed within 20 s instead of never."""
+"""Timeout of the ping's answer, so that a server that vanished silently is noticed within 20 s."""
 
 
 FAREWELL_SECONDS_MAX: Final = 1.0
 """Maximum wait until the last bytes of a connection are sent."""
 
 REFUSALS_MAX: Final = 10
-"""Attempts of a call that the server rejects unprocessed, as at its stream limit, before one last attempt."""
+"""Attempts of a call that the server rejects unprocessed, for example at its stream limit, before one last attempt."""
 
 REFUSAL_SECONDS: Final = 0.01
 """Wait after the first of these rejections; it doubles with each one."""
@@ -113,7 +113,7 @@ class AsyncCall:
             call.take_data(event.data, is_end=event.is_end)
             if call.unread < http2.WINDOW_BYTES:
                 self._connection.consumed(self._number, event.size)
-            else:  # nobody reads: withhold the window so that the server waits
+            else:  # nobody is reading: withhold the window so that the server waits
                 self._owed += event.size
         elif isinstance(event, http2.HeadersReceived):
             call.take_headers(event.headers, is_end=event.is_end)
@@ -175,7 +175,7 @@ class _Connection(asyncio.Protocol):
                 await self._greeting
         except TimeoutError:
             self.abort()
-            raise errors.NotSent(f"{self._target.authority} accepts the connection and sends nothing") from None
+            raise errors.NotSent(f"{self._target.authority} accepts the connection but sends nothing") from None
         except ConnectionError as error:
             raise errors.NotSent(f"{self._target.authority} accepts the connection, but: {error}") from None
 
@@ -239,7 +239,7 @@ class _Connection(asyncio.Protocol):
             self._transport.close()
 
     async def closed(self) -> None:
-        """Waits until everything written is sent and the socket closed, for at most FAREWELL_SECONDS_MAX."""
+        """Waits until everything written is sent and the socket is closed, for at most FAREWELL_SECONDS_MAX."""
         if self._transport is not None:
             await asyncio.wait((self._lost,), timeout=FAREWELL_SECONDS_MAX)
             self.abort()
@@ -328,7 +328,7 @@ class _Connection(asyncio.Protocol):
 
 
 class AsyncChannel:
-    """Calls to one server; connects on the first one, and reconnects when the connection is lost."""
+    """Calls to one server. Connects on the first call, and reconnects when the connection is lost."""
 
     def __init__(self, address: str, source: ContextSource | None) -> None:
         """Creates a channel on the running event loop.
@@ -363,7 +363,7 @@ class AsyncChannel:
                     call = await self.stream(method, metadata, seconds)
                     try:
                         return await _answer(call, request)
-                    except errors.NotSent:  # rejected unprocessed, most likely just before another call ended
+                    except errors.NotSent:  # rejected unprocessed, most likely shortly before another call ended
                         await asyncio.sleep(min(REFUSAL_SECONDS_MAX, REFUSAL_SECONDS * 2**attempt))
                 return await _answer(await self.stream(method, metadata, seconds), request)
         except TimeoutError:

@@ -24,7 +24,7 @@ class AttemptEnd(StrEnum):
 
     @classmethod
     def from_number(cls, number: int) -> AttemptEnd:
-        """Returns the end for a number on the wire; UNSPECIFIED for one that only a newer server knows."""
+        """Returns the end for a number on the wire; UNSPECIFIED for a number that only a newer server knows."""
         return _END_BY_NUMBER.get(number, cls.UNSPECIFIED)
 
 

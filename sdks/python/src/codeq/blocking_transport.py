@@ -36,7 +36,7 @@ class BlockingChannel:
         """
         self._address = address
         self._source = source
-        self._idle: deque[_Connection] = deque()  # its methods are atomic, so it needs no lock
+        self._idle: deque[_Connection] = deque()  # a deque's methods are atomic, so it needs no lock
         self._busy: set[_Connection] = set()
         self._is_closed = False
 
@@ -100,7 +100,7 @@ class BlockingChannel:
 
 
 class _Connection:
-    """A connection that carries one call after another."""
+    """A connection for one call at a time."""
 
     def __init__(self, sock: socket.socket, target: Target, scheme: str) -> None:
         self._socket = sock
@@ -114,7 +114,7 @@ class _Connection:
         return not self._is_going and not self._http2.is_used_up
 
     def is_alive(self) -> bool:
-        """Handles what arrived while idle (pings, a GOAWAY, the end), and returns whether the connection is usable."""
+        """Handles data received while idle (pings, a GOAWAY, a close), and returns whether the connection is usable."""
         try:
             self._socket.setblocking(False)  # noqa: FBT003 - socket's own
             while True:

@@ -48,7 +48,7 @@ class Call(Generic[_Value]):
         reply: Type of the reply.
         convert: Turns the reply into the caller's value.
         wait_seconds: Time that the server may wait before it answers.
-        repeatable: Whether the call may run twice: then it is retried when its answer is lost.
+        repeatable: Whether the call may run twice. If so, it is retried when its answer is lost.
     """
 
     method: str
@@ -83,8 +83,8 @@ def create_batch(
 ) -> Call[list[Task | CodeqError]]:
     """Creates up to 1000 tasks.
 
-    A task that cannot be encoded fails the call; one that the server rejects fails alone. With `with_keys`, tasks with
-    neither key nor id get a key as in `create`; an atomic batch gets one key for the whole.
+    A task that cannot be encoded fails the call; a task that the server rejects fails alone. With `with_keys`, each
+    task with neither key nor id gets a key, as in `create`; an atomic batch gets one key for the whole batch.
     """
     tasks = new_tasks(tasks)
     if atomic and with_keys and idempotency_key is None and all(task.task_id is None for task in tasks):
@@ -137,7 +137,7 @@ def tasks(
     page_token: str,
     order_by: OrderBy,
 ) -> Call[tuple[list[Task], str]]:
-    """Reads a page of tasks; the value is the page and the token of the next one."""
+    """Reads a page of tasks; the value is the page and the token of the next page."""
     return Call(
         _task("ListTasks"),
         _filled(
@@ -157,7 +157,7 @@ def tasks(
 
 
 def claim(commands: Sequence[str], count: int, lease_seconds: int | None, wait: float) -> Call[list[Task]]:
-    """Leases up to `count` tasks. A retry leases others; tasks in a lost answer return when their leases expire."""
+    """Leases up to `count` tasks. A retry leases other ones; tasks in a lost answer return when their leases expire."""
     seconds = outcomes.whole_seconds(wait, "wait") or 0
     return Call(
         _task("ClaimTasks"),
@@ -208,7 +208,7 @@ def submit(task: Task | str, lease_token: int | None, outcome: Completed | Faile
 
 
 def nack(task: Task | str, lease_token: int | None, verdict: Nack) -> Call[Returned]:
-    """Ends a delivery and has the task retried."""
+    """Nacks a delivery, so that the task is retried."""
     request = _filled(
         tasks_pb.NackTaskRequest,
         **_lease(task, lease_token),
@@ -260,7 +260,7 @@ def cancel(task: Task | str, reason: object) -> Call[Task]:
 
 
 def queues(page_size: int, page_token: str, tenant: str = "") -> Call[tuple[list[Queue], str]]:
-    """Reads a page of queues; the value is the page and the token of the next one."""
+    """Reads a page of queues; the value is the page and the token of the next page."""
     return Call(
         "/codeq.v1.QueueService/ListQueues",
         _filled(queues_pb.ListQueuesRequest, page_size=page_size, page_token=page_token, tenant=tenant),
@@ -304,7 +304,7 @@ def resume_queue(command: str, tenant: str = "") -> Call[Queue]:
 
 
 def purge_queue(command: str, tenant: str = "") -> Call[Queue]:
-    """Ends all tasks that wait in a queue."""
+    """Ends all tasks waiting in a queue."""
     return Call(
         "/codeq.v1.QueueService/PurgeQueue",
         _filled(queues_pb.PurgeQueueRequest, command=command, tenant=tenant),
@@ -422,7 +422,7 @@ _Request = TypeVar("_Request", bound=Message)
 
 
 def _filled(kind: type[_Request], **fields: object) -> _Request:
-    """Returns a request; a value of the wrong type raises InvalidField. None leaves a field absent."""
+    """Returns a request with these fields; None leaves one absent. A value of the wrong type raises InvalidField."""
     request = kind()
     for field, value in fields.items():
         if value is None:

@@ -1,6 +1,6 @@
 """Clients for single calls: create, read, claim and end tasks; inspect queues and the server.
 
-For many tasks use a Producer and a Worker: per task, their streams cost a fraction of a call.
+For many tasks use a Producer and a Worker: per task, their streams cost a fraction of what a call costs.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Client:
         Raises:
             Rejected: The server rejected the task.
             Unavailable, DeadlineExceeded, OutcomeUnknown: The task may exist; retry with an idempotency key. In a
-                cluster the client does so itself, within its timeout, and adds a key if there is none.
+                cluster the client retries by itself, within its timeout, and adds a key if the task has none.
         """
         task = NewTask(command, payload, priority, delay, run_at, max_attempts, idempotency_key, task_id, expire)
         return self._call(calls.create(task, with_key=self._endpoint.servers.are_many))
@@ -157,7 +157,7 @@ class Client:
     def heartbeat(
         self, task: Task | str, *, lease_token: int | None = None, extend_seconds: int | None = None
     ) -> datetime:
-        """Extends a lease to now + extend_seconds (None: its length) and returns its new end. Raises LeaseLost.
+        """Extends a lease to extend_seconds from now (None: its length) and returns its new end. Raises LeaseLost.
 
         Args:
             task: The claimed task, or its id.
@@ -221,7 +221,7 @@ class Client:
         return self._call(calls.queue(command, tenant))
 
     def pause_queue(self, command: str, *, tenant: str = "") -> Queue:
-        """Pauses a queue: it accepts tasks and delivers none; leased tasks run on. Creates the queue if needed."""
+        """Pauses a queue: it accepts tasks but delivers none; leased tasks continue. Creates the queue if needed."""
         return self._call(calls.pause_queue(command, tenant))
 
     def resume_queue(self, command: str, *, tenant: str = "") -> Queue:
@@ -229,9 +229,9 @@ class Client:
         return self._call(calls.resume_queue(command, tenant))
 
     def purge_queue(self, command: str, *, tenant: str = "") -> Queue:
-        """Ends every task now waiting in a queue, scheduled ones included, as CANCELLED with the error PURGED.
+        """Ends every task now waiting in a queue, including scheduled tasks, as CANCELLED with the error PURGED.
 
-        The purge runs in the background while the queue's `purging` is set; nothing is delivered meanwhile.
+        The purge runs in the background. While it runs, the queue's `purging` is set and the queue delivers nothing.
 
         Raises:
             QueueNotFound: No such queue.
@@ -251,12 +251,12 @@ class Client:
     def redrive_queue(
         self, command: str, wanted: RedriveFilter | None = None, page_token: str = "", *, tenant: str = ""
     ) -> Redriven:
-        """Requeues ended tasks of a queue; repeat with next_page_token while there is one.
+        """Requeues ended tasks of a queue; repeat the call with next_page_token until it is empty.
 
         Args:
             command: The queue.
             wanted: Which tasks, and how; None: the dead letters.
-            page_token: next_page_token of the previous call; empty: start.
+            page_token: next_page_token of the previous call; empty: the first call.
             tenant: Tenant of the queue; only operators name another one than the token's.
         """
         return self._call(calls.redrive_queue(command, wanted, page_token, tenant))

@@ -12,7 +12,7 @@ TOPOLOGY: Final = "/codeq.v1.ClusterService/GetTopology"
 """Full name of the method that returns the topology."""
 
 QUESTION: Final = pb.GetTopologyRequest().SerializeToString()
-"""Its request on the wire."""
+"""The request of that method, encoded."""
 
 TOPOLOGY_SECONDS_MAX: Final = 2.0
 """Timeout of a client's background refresh of the topology."""

@@ -46,7 +46,7 @@ class Redriven:
         matched: Tasks that matched the filter.
         redriven: Tasks requeued.
         in_background: Whether the redrive continues in the background.
-        next_page_token: Token for the next call; empty: nothing is left.
+        next_page_token: Token for the next call; empty: no tasks are left.
     """
 
     matched: int
@@ -62,7 +62,7 @@ class Redriven:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RedriveFilter:
-    """Selects ended tasks of a queue, and says how to redrive them; a task must match every field.
+    """Selects ended tasks of a queue, which must match every field, and says how to redrive them.
 
     Attributes:
         status: DLQ, FAILED or CANCELLED.

@@ -63,7 +63,7 @@ class Target:
 
 
 def aside(function: Callable[[], _Value]) -> Future[_Value]:
-    """Runs a function that may block on a daemon thread of its own, and returns its future.
+    """Runs a function that may block, on a daemon thread of its own, and returns its future.
 
     During interpreter shutdown, when no thread can start, the function runs on the calling thread.
     """

@@ -124,13 +124,13 @@ class Endpoint:
             raise Unavailable(f"no token: {text_of(error)}") from error
 
     async def refresh(self, channel: AsyncChannel, metadata: Metadata) -> None:
-        """Asks a server for the members of its cluster; keeps the known members if the server does not answer."""
+        """Asks a server for the members of its cluster. If the server does not answer, the known members stay."""
         with contextlib.suppress(CodeqError, DecodeError):
             reply = await channel.unary(cluster.TOPOLOGY, cluster.QUESTION, metadata, cluster.TOPOLOGY_SECONDS_MAX)
             self.servers.learn(cluster.addresses(cluster_service_pb2.GetTopologyResponse.FromString(reply)))
 
     def _ask(self) -> Future[str | None]:
-        """Calls the token function, unless a call is in flight: a function that hangs costs one thread."""
+        """Calls the token function unless it is already running, so that a function that hangs costs one thread."""
         if self._asked is None or self._asked.done():
             function = cast("Callable[[], object]", self._token)
             self._asked = aside(lambda: _told(function))
@@ -142,7 +142,8 @@ def _told(function: Callable[[], object]) -> str | None:
 
     Raises:
         Exception: The function raised this exception.
-        RuntimeError: The function raised something that would end its callers or their event loop, or returned no text.
+        RuntimeError: The function raised an exception that would end its callers or their event loop, or did not return
+            a str.
     """
     try:
         token = function()

@@ -8,7 +8,7 @@ CodeqError                      reason, message, violations, retryable, retry_af
 │   ├── Unauthenticated         UNAUTHENTICATED
 │   ├── PermissionDenied
 │   │   ├── MissingScope        MISSING_SCOPE
-│   │   ├── WrongTokenKind      WRONG_TOKEN_KIND: a producer's token for a worker's call, or the other way round
+│   │   ├── WrongTokenKind      WRONG_TOKEN_KIND: a producer's token for a worker's call, or vice versa
 │   │   ├── NotAdmin            NOT_ADMIN
 │   │   ├── NotOperator         NOT_OPERATOR: the call concerns the whole server, or another tenant
 │   │   ├── NotAllowed          NOT_ALLOWED: a viewer's token for a call that changes something, or returns content
@@ -23,7 +23,7 @@ CodeqError                      reason, message, violations, retryable, retry_af
 │   │   ├── TaskNotClaimed      TASK_NOT_CLAIMED
 │   │   ├── StaleLeaseToken     STALE_LEASE_TOKEN
 │   │   └── NotLeaseOwner       NOT_LEASE_OWNER
-│   ├── TaskEnded               TASK_ENDED: too late to cancel the task
+│   ├── TaskEnded               TASK_ENDED: it is too late to cancel the task
 │   ├── IdempotencyConflict     IDEMPOTENCY_CONFLICT: the key was used for another request
 │   ├── TaskIdTaken             TASK_ID_TAKEN
 │   ├── LimitReached            LIMIT_REACHED
@@ -176,7 +176,7 @@ class MissingScope(PermissionDenied):
 
 
 class WrongTokenKind(PermissionDenied):
-    """The token is a producer's but the call needs a worker's, or the other way round."""
+    """The token is a producer's but the call needs a worker's, or vice versa."""
 
     default_reason = "WRONG_TOKEN_KIND"
 
@@ -266,7 +266,7 @@ class NotLeaseOwner(LeaseLost):
 
 
 class TaskEnded(Rejected):
-    """The task has already ended, and not by a cancel."""
+    """The task has already ended, other than by a cancellation."""
 
     default_reason = "TASK_ENDED"
 
@@ -437,7 +437,7 @@ def from_reason(number: int, message: str) -> CodeqError:
     """Returns the error of a rejected item of a batch or frame.
 
     Args:
-        number: Number of the codeq.v1.ErrorReason; one that this SDK does not know becomes a Rejected.
+        number: Number of the codeq.v1.ErrorReason; a number that this SDK does not know becomes a Rejected.
         message: Human-readable text.
     """
     row = reasons.BY_NUMBER.get(number)

@@ -1,4 +1,4 @@
-"""How one call finds the leader: which failures it retries, and for how long. Pure; no I/O."""
+"""How one call finds the leader: the failures after which it is retried, and for how long. Pure; no I/O."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ ATTEMPT_SECONDS_MAX: Final = 5.0
 class Following:
     """The attempts of one call.
 
-    A server that does not lead, or is shutting down, rejects a call without changing anything: any call moves on to
-    another server. After a lost connection only a repeatable call does. With a single server outside a cluster nothing
-    is retried.
+    A server that does not lead, or is shutting down, rejects a call without changing anything, so the call moves on to
+    another server. After a lost connection, only a repeatable call does. With a single server outside a cluster,
+    nothing is retried.
     """
 
     def __init__(self, servers: Servers, *, repeatable: bool, now: float, timeout: float, wait: float) -> None:
@@ -36,7 +36,7 @@ class Following:
         self.address = servers.current
 
     def timeout(self, now: float) -> float:
-        """Starts an attempt at the current server, now in `address`; returns the seconds it may take."""
+        """Starts an attempt at the current server, which is then in `address`; returns the seconds that it may take."""
         self.address = self._servers.current
         left = max(0.0, self._deadline - now)
         return min(left, ATTEMPT_SECONDS_MAX + self._wait) if self._servers.are_many and self._repeatable else left

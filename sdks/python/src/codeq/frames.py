@@ -7,7 +7,7 @@ def let_go(problem: BaseException) -> None:
     """Drops the tracebacks of a handled exception and of its causes, contexts and grouped exceptions.
 
     A frame that still holds the exception in a variable, as task groups and waiters of futures do, forms a reference
-    cycle: it would live, along with its request, until the next garbage collection. Code that turns errors into
+    cycle. The frame and its request would then live until the next garbage collection. Code that turns errors into
     replies calls this once the reply is made.
     """
     rest: list[BaseException | None] = [problem]

@@ -1,7 +1,8 @@
 """The client side of one HTTP/2 connection, built on the package h2; calls are streams. Pure; no I/O.
 
-It adds two things to h2: data queues here for the server's windows, and a GOAWAY ends no stream in flight. h2 considers
-a connection closed at the first GOAWAY, but a server that shuts down gracefully still answers the calls it accepted.
+It adds two things to h2: it queues data until the server's windows have room, and a GOAWAY ends no stream in flight. h2
+considers a connection closed at the first GOAWAY, but a server that shuts down gracefully still answers the calls it
+accepted.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ class StreamReset(NamedTuple):
 
 
 class GoingAway(NamedTuple):
-    """The server accepts no further streams, and has not processed those above the last one."""
+    """The server accepts no further streams, and has not processed streams with numbers above the last one."""
 
     last_stream: int
     code: int
@@ -149,7 +150,7 @@ class Http2:
         self._pump(number, outgoing)
 
     def queued(self, number: int) -> int:
-        """Returns the bytes of a stream that wait for the windows."""
+        """Returns the number of a stream's bytes waiting for the windows."""
         outgoing = self._outgoing.get(number)
         return 0 if outgoing is None else outgoing.queued
 

@@ -1,4 +1,4 @@
-"""Tracks which process owns an object: one created before a fork belongs to the parent, and a child must not use it."""
+"""Tracks which process owns an object. An object from before a fork belongs to the parent, not to the child."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ def encode(value: object, field: str) -> bytes:
             text = f"not JSON: {text_of(error)}"
             raise InvalidField(f"{field} is {text}", violations=[FieldViolation(field, text)]) from None
     if len(data) > VALUE_BYTES_MAX:
-        text = f"{field} has {len(data)} bytes, the limit is {VALUE_BYTES_MAX}"
+        text = f"{field} has {len(data)} bytes; the limit is {VALUE_BYTES_MAX}"
         raise TooLarge(text, violations=[FieldViolation(field, text)])
     return data
 

@@ -1,4 +1,4 @@
-"""Producers: create tasks over one stream. Concurrent calls share frames, which makes many small creates cheap."""
+"""Producers: create tasks over one stream. Concurrent calls share frames, so many small creates are cheap."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ TIMEOUT_SECONDS: Final = 30.0
 
 
 GRACE_SECONDS: Final = 0.5
-"""Extra wait for the shared thread, which enforces a call's timeout itself."""
+"""Extra time to wait for the shared thread, which enforces a call's timeout itself."""
 
 
 class AsyncProducer:
@@ -106,8 +106,9 @@ class AsyncProducer:
 
         Raises:
             Rejected: The server rejected the task (InvalidField, TooLarge, …) or the producer (Unauthenticated, …).
-            OutcomeUnknown: The task was sent but the answer did not arrive: it may exist. A create is retried only with
-                a key; a producer that knows several servers of a cluster adds one, unless the task has an id.
+            OutcomeUnknown: The task was sent but the answer did not arrive, so the task may exist. A create is retried
+                only with a key. A producer that knows several servers of a cluster adds a key, unless the task has an
+                id.
             DeadlineExceeded: The task was not sent within the timeout.
             Closed: The producer is closed.
             ValueError, TypeError: timeout_seconds is out of range or not a number.
@@ -170,7 +171,7 @@ class Producer:
     """Creates tasks from any number of threads; their calls share frames.
 
     Use it with `with`, or call `close`. It connects on the first create, on a thread that all producers and workers of
-    the process share. Where it cannot wait for that thread (during interpreter shutdown, or on the thread itself), it
+    the process share. If it cannot wait for that thread (during interpreter shutdown, or on that very thread), it
     creates each task with a unary call. In a forked child, the parent's producer raises Forked.
     """
 
@@ -191,7 +192,7 @@ class Producer:
         self._guard = threading.RLock()  # guards the next two; reentrant, as a signal may interrupt its holder
         self._inbox: Inbox[Job] | None = None
         self._is_closed = False
-        self._stream: ProducerStream | None = None  # belongs to the shared thread
+        self._stream: ProducerStream | None = None  # owned by the shared thread
         self._caller = Caller(self._endpoint, timeout_seconds, self._owner)
 
     def create(
@@ -258,7 +259,7 @@ class Producer:
         if not runtime.may_wait():
             return None
         if self._inbox is None:
-            with self._guard, contextlib.suppress(RuntimeError):  # no more threads can be started
+            with self._guard, contextlib.suppress(RuntimeError):  # no thread can be started any more
                 if self._inbox is None:
                     self._inbox = Inbox(runtime.loop(), self._submit)
         return self._inbox

@@ -31,7 +31,7 @@ class Attempts:
         self.results: list[Result] = []
 
     def note(self, answers: Sequence[Result], *, may_repeat: bool) -> None:
-        """Records the answers of one attempt, and selects the tasks to retry: keyed ones whose outcome is unknown."""
+        """Records the answers of an attempt; selects the tasks to retry: those with a key and an unknown outcome."""
         again = []
         if not self.results:
             self.results = list(answers)

@@ -49,7 +49,7 @@ class Job:
             self._finish()
 
     def fail(self, untaken: Callable[[], errors.CodeqError], taken: Callable[[], errors.CodeqError]) -> None:
-        """Ends the job now; unsent items fail with `untaken`, sent but unanswered ones with `taken`."""
+        """Ends the job now; unsent items fail with `untaken`, and items sent but not answered fail with `taken`."""
         for index, result in enumerate(self._results):
             if result is None:
                 self._results[index] = untaken() if index >= self.taken else taken()

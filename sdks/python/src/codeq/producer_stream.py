@@ -1,8 +1,8 @@
-"""The producer's stream: collects creates while a frame is being written, respects the server's window, reconnects.
+"""The producer's stream: collects creates while a frame is being written, respects the server's window, and reconnects.
 
-All of it runs on one event loop. A create is in one of three states: in `_pending` (in no frame yet, safe to send on
-any stream), in a frame of `_unacked` (sent; if the stream breaks, its outcome is unknown), or answered. The stream
-sends nothing twice.
+All of it runs on one event loop. A create is in one of three states. In `_pending` it is in no frame yet, and safe to
+send on any stream. In a frame of `_unacked` it was sent; if the stream breaks, its outcome is unknown. Otherwise it is
+answered. The stream sends nothing twice.
 """
 
 from __future__ import annotations
@@ -66,12 +66,12 @@ class ProducerStream:
         self._wake.set()
 
     def refuse(self) -> None:
-        """Stops accepting jobs; later ones fail with Closed."""
+        """Stops accepting jobs; later jobs fail with Closed."""
         self._is_closing = True
         self._wake.set()
 
     async def close(self) -> None:
-        """Stops accepting jobs, waits for the accepted ones (bounded by their deadlines), and ends the stream."""
+        """Stops accepting jobs, waits for the accepted jobs (bounded by their deadlines), and ends the stream."""
         self.refuse()
         unacked = (part.job for frame in self._unacked for part in frame.parts)
         last = max((job.deadline for job in (*self._pending, *unacked) if not job.done), default=self._loop.time())

@@ -40,7 +40,7 @@ class TaskStatus(StrEnum):
 
     @classmethod
     def from_number(cls, number: int) -> TaskStatus:
-        """Returns the status for a number on the wire; UNSPECIFIED for one that only a newer server knows."""
+        """Returns the status for a number on the wire; UNSPECIFIED for a number that only a newer server knows."""
         return _STATUS_BY_NUMBER.get(number, cls.UNSPECIFIED)
 
 
@@ -92,7 +92,7 @@ class NewTask:
         delay: Time from acceptance to the first delivery, rounded up to whole seconds.
         run_at: Time of the earliest delivery, with a time zone, to the millisecond. Cannot be combined with delay.
         max_attempts: Deliveries after which the task goes to the dead-letter queue; None: the server's default.
-        idempotency_key: Key that makes the create idempotent: repeated creates make one task; printable ASCII.
+        idempotency_key: Key, in printable ASCII, that makes the create idempotent: repeated creates make one task.
         task_id: Id of the task, unique within the tenant; None: the server assigns one. Cannot be combined with a key.
         expire: Time from acceptance after which the task, if still waiting, ends as FAILED with the error EXPIRED;
             rounded up to whole seconds. None: it never expires.
@@ -112,7 +112,7 @@ class NewTask:
         """Writes the task into a message; the server checks ranges.
 
         Raises:
-            InvalidField: A field has a value of the wrong type, or one that cannot be encoded.
+            InvalidField: A field has a value of the wrong type, or a value that cannot be encoded.
             TooLarge: The payload exceeds payloads.VALUE_BYTES_MAX.
         """
         field = "payload"
@@ -174,7 +174,7 @@ class Task:
         self._lost_event: threading.Event | None = None
         # Owned by the worker's transport: bytes counted against its window, and loop time of the next renewal. The
         # bytes are those of the whole message, not only of its payload, so that the window never gets back less than
-        # it lent.
+        # was taken from it.
         self.window_bytes = window_bytes
         self.renew_at = 0.0
         self.reporter: Callable[[Task, bytes], None] | None = None
@@ -251,7 +251,7 @@ class Task:
 
     @property
     def run_at(self) -> datetime | None:
-        """Time from which a SCHEDULED task is deliverable."""
+        """Time from which a SCHEDULED task can be delivered."""
         return to_datetime(self._message.run_at) if self._message.HasField("run_at") else None
 
     @property
@@ -282,8 +282,8 @@ class Task:
     def progress(self, value: object) -> Awaitable[None]:
         """Reports progress through the Worker: any JSON-serialisable value of at most 64 KiB.
 
-        Returns at once; of several values in quick succession only the last is sent. Thread-safe. Awaiting the return
-        value is optional.
+        Returns at once. Of several values in quick succession, only the last one is sent. Thread-safe. Awaiting the
+        return value is optional.
 
         Raises:
             InvalidField, TooLarge: The value is not JSON, or exceeds 64 KiB.
@@ -294,7 +294,7 @@ class Task:
         if isinstance(value, bytes):
             payloads.check_json(data, "progress")
         if len(data) > PROGRESS_BYTES_MAX:
-            raise TooLarge(f"progress: {len(data)} bytes, the limit is {PROGRESS_BYTES_MAX}")
+            raise TooLarge(f"progress has {len(data)} bytes; the limit is {PROGRESS_BYTES_MAX}")
         if self.reporter is None:
             raise RuntimeError("the task was not delivered by a Worker")
         self.reporter(self, data)
@@ -312,12 +312,12 @@ class Task:
 
     @property
     def lost(self) -> threading.Event:
-        """Set when a Worker learns that the lease is lost: stop working, the outcome will be rejected."""
+        """Set when a Worker learns that the lease is lost. Stop working on the task: the outcome will be rejected."""
         if self._lost_event is None:
             with _lost_guard:
                 if self._lost_event is None:
                     self._lost_event = threading.Event()
-            if self._is_lost:  # lost between the two reads
+            if self._is_lost:  # lost between the two checks
                 self._lost_event.set()
         return self._lost_event
 
@@ -374,7 +374,7 @@ class TaskResult:
 
     @property
     def artifacts(self) -> list[Artifact]:
-        """Files of the result; Client.artifact reads those that the server stores."""
+        """Files of the result; Client.artifact reads the files that the server stores."""
         return [Artifact.from_message(each) for each in self._message.artifacts]
 
     @property
@@ -395,7 +395,7 @@ class Returned:
 
     Attributes:
         status: PENDING, SCHEDULED or DLQ.
-        delay_seconds: Seconds until the task is deliverable again.
+        delay_seconds: Seconds until the task can be delivered again.
     """
 
     status: TaskStatus

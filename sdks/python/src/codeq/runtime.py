@@ -16,7 +16,8 @@ _loop: asyncio.AbstractEventLoop | None = None
 _thread: threading.Thread | None = None
 
 _of_parents: Final[list[object]] = []
-"""Loops inherited by a fork. They are kept: closing one would change the parent's epoll set in the kernel."""
+"""Loops inherited through a fork. They are kept, because closing one would change the parent's epoll set in the
+kernel."""
 
 
 def loop() -> asyncio.AbstractEventLoop:
@@ -36,7 +37,7 @@ def loop() -> asyncio.AbstractEventLoop:
 
 
 def may_wait() -> bool:
-    """Returns whether this thread may wait for the shared one: not from itself, and not during interpreter shutdown."""
+    """Returns whether this thread may wait for the shared one: not on that thread, or during interpreter shutdown."""
     return not sys.is_finalizing() and threading.current_thread() is not _thread
 
 

@@ -24,7 +24,8 @@ class Queue:
         paused: Whether the queue accepts tasks but delivers none.
         created_rate: Tasks created per second, averaged over about a minute.
         completed_rate: Tasks completed per second, averaged over about a minute.
-        purging: Whether a purge is running: nothing is delivered, and the tasks that waited when it was requested end.
+        purging: Whether a purge is running: nothing is delivered, and the tasks that were waiting when it was requested
+            end.
         failed_total: Tasks that ended as FAILED since the queue was created, not counting redriven ones.
     """
 

@@ -1,4 +1,4 @@
-"""The servers that a client knows, and the one it currently uses. Thread-safe; no I/O."""
+"""The servers known to a client, and the one that it currently uses. Thread-safe; no I/O."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ REFRESH_SECONDS: Final = 60.0
 """Interval between refreshes of the cluster's members."""
 
 KNOWN_MAX: Final = 64
-"""Addresses kept; a cluster has far fewer members."""
+"""Maximum number of addresses kept; a cluster has far fewer members."""
 
 
 class Servers:
     """The members of a cluster. Calls go to the leader; the other members name it, or the client searches for it."""
 
     def __init__(self, addresses: Sequence[str]) -> None:
-        """Starts with the given addresses; the first one is tried first.
+        """Starts with the given addresses; the first address is tried first.
 
         Raises:
             ValueError: No address is given.
@@ -35,7 +35,7 @@ class Servers:
         self._given = tuple(dict.fromkeys(addresses))[:KNOWN_MAX]
         self._known = list(self._given)
         self._current = self._given[0]
-        self._asked = self._current  # the last one chosen in turn, not named as the leader
+        self._asked = self._current  # the last server chosen in turn, not because it was named as the leader
         self._followed: set[str] = set()  # named leaders tried since the last delay
         self._failures = 0
         self._refreshed_at: float | None = None
@@ -47,7 +47,7 @@ class Servers:
 
     @property
     def known(self) -> tuple[str, ...]:
-        """Every known server, the configured ones first."""
+        """Every known server, beginning with the configured servers."""
         return tuple(self._known)
 
     @property
@@ -70,7 +70,7 @@ class Servers:
             leader: The leader that it named; empty: none.
 
         Returns:
-            Seconds to wait before using the next server: 0 for a leader just named, unless it was tried already.
+            Seconds to wait before using the next server; 0 for a leader just named, unless it was already tried.
         """
         with self._guard:
             if leader and leader != address and leader not in self._followed:
@@ -87,7 +87,7 @@ class Servers:
         return max(DELAY_SECONDS_MIN, bound * (0.5 + random.random() / 2))
 
     def learn(self, members: Iterable[str]) -> None:
-        """Sets the members of the cluster; they replace those learned before, not the configured ones."""
+        """Sets the members of the cluster. They replace the members learned before, but not the configured servers."""
         with self._guard:
             self._known = list(self._given)
             for address in members:
@@ -107,7 +107,7 @@ class Servers:
             return due
 
     def _next(self, address: str) -> str:
-        """Returns the next server in turn; wrong hints about the leader in between never make it skip a server."""
+        """Returns the next server in turn; wrong hints about the leader never make the rotation skip a server."""
         others = [known for known in self._known if known != address]
         if not others:
             return address

@@ -1,7 +1,7 @@
 """SIGTERM and SIGINT for the workers of the process: the first signal drains all of them, the second one stops them.
 
-The handlers are set through Python's signal module, not on an event loop: a loop's own handlers still run beside them.
-The previous handlers are restored once the last worker in the main thread has ended.
+The handlers are set through Python's signal module, not on an event loop, so handlers set on a loop still run beside
+them. The previous handlers are restored once the last worker in the main thread has ended.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ _count = 0
 def stopping(stop: Stop) -> Iterator[None]:
     """Lets the signals stop a worker within the block.
 
-    Python runs and sets signal handlers in the main thread only: a worker on another thread is stopped only while
-    another worker runs in the main thread.
+    Python runs and sets signal handlers only in the main thread. A worker on another thread is therefore stopped only
+    while another worker is running in the main thread.
     """
     is_main = threading.current_thread() is threading.main_thread()
     _workers.append(stop)
@@ -66,7 +66,7 @@ def _restore() -> None:
     global _count  # noqa: PLW0603 - see above
     _count = 0
     for number, action in _former.items():
-        # A handler that the program set meanwhile stays; one not set from Python (None) cannot be restored.
+        # A handler that the program set in the meantime stays; a handler not set from Python (None) cannot be restored.
         if signal.getsignal(number) is _on_signal and action is not None:
             signal.signal(number, action)
     _former.clear()

@@ -29,7 +29,7 @@ QUICK_ATTEMPTS: Final = 40
 """Attempts in a row to find the leader of a cluster before backoff sets in: about 15 seconds."""
 
 STABLE_SECONDS: Final = 5.0
-"""A stream that lived this long counts as a success: the next reconnect starts from the shortest delay."""
+"""A stream that lived this long counts as a success; the next reconnect starts with the shortest delay."""
 
 REPEAT_SECONDS: Final = 30.0
 """Interval at which the log repeats an unchanged reason for being disconnected."""
@@ -63,7 +63,8 @@ class Inbox(Generic[_Item]):
             RuntimeError: The loop is closed.
         """
         self._items.append(item)
-        # A signal handler may interrupt a wake-up and put an item itself; it must not rely on the interrupted wake-up.
+        # A signal handler may interrupt a wake-up and put an item itself; that item must not rely on the interrupted
+        # wake-up.
         if not self._woken or self._waker == threading.get_ident():
             self._waker = threading.get_ident()
             self._woken = True
@@ -71,7 +72,7 @@ class Inbox(Generic[_Item]):
             self._waker = 0
 
     def _drain(self) -> None:
-        # Reset first: an item appended from now on wakes the loop again, one appended before is taken below.
+        # Reset first: an item appended from now on wakes the loop again, and an item appended earlier is taken below.
         self._woken = False
         items = self._items
         while items:
@@ -87,7 +88,7 @@ class Reconnects:
         Args:
             name: Owner of the streams, for the log.
             servers: The known servers.
-            backoff: Delays with a single server, and after QUICK_ATTEMPTS with several.
+            backoff: Delays with a single server, and with several servers after QUICK_ATTEMPTS.
         """
         self._name = name
         self._servers = servers
@@ -175,7 +176,8 @@ class TokenRenewal:
 
     Attributes:
         fresh: Token to send on the stream; empty: none.
-        is_late: Whether no fresh token came in time: the stream should be left before the server breaks it.
+        is_late: Whether no fresh token came in time, so that the client should leave the stream before the server ends
+            it.
     """
 
     def __init__(self, endpoint: Endpoint, metadata: Metadata, wake: Callable[[], None]) -> None:
@@ -225,7 +227,7 @@ class TokenRenewal:
             except (TimeoutError, errors.CodeqError) as error:
                 trouble = str(error) or "the token function did not return in time"
             await asyncio.sleep(min(ASKING_SECONDS_MAX, max(0.0, until - loop.time()) / 2))
-        log.warning("the token of a stream expires, and there is no fresh one: %s", trouble)
+        log.warning("the token of a stream is about to expire, and there is no fresh one: %s", trouble)
         self.is_late = True
         self._wake()
 

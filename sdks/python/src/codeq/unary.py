@@ -73,7 +73,7 @@ class Caller:
         if self._is_closed:
             raise _closed()
         channel = self._channels.get(following.address)
-        if channel is None:  # two threads may each make one; only one is kept
+        if channel is None:  # two threads may each make a channel; only one is kept
             channel = self._channels.setdefault(following.address, self._endpoint.channel(following.address))
         left = max(0.0, deadline - time.monotonic())
         reply = decoded(call, channel.unary(call.method, call.request.SerializeToString(), metadata, left))

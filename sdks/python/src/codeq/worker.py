@@ -1,4 +1,4 @@
-"""Workers: take tasks over one stream, run a handler for each, report the outcomes."""
+"""Workers take tasks over one stream, run a handler for each task, and report the outcomes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CONCURRENCY: Final = 16
 """Default concurrency: number of tasks that run at once."""
 
 LEASE_SECONDS: Final = 60
-"""Default length of leases, which are renewed for as long as a task runs."""
+"""Default length of leases, which are renewed as long as a task is running."""
 
 DRAIN_SECONDS: Final = 30.0
 """Default time for running tasks to finish once the worker is stopped."""
@@ -96,8 +96,9 @@ class _Worker:
     def task(self, *commands: str) -> Callable[[_AnyHandler], _AnyHandler]:
         """Returns a decorator that registers a function as the handler of these commands.
 
-        The function returns the result (None: no result), or a Completed, Failed, Nack or Abandon. It may raise the
-        last three; any other exception counts as a Nack with its text, retried after the server's backoff.
+        The function returns the result (None: no result), or a Completed, Failed, Nack or Abandon. It may also raise
+        the last three. Any other exception counts as a Nack with the exception's text; the task is retried after the
+        server's backoff.
 
         Raises:
             ValueError: No command is given, or a command already has a handler.
@@ -119,10 +120,10 @@ class _Worker:
         return register
 
     def stop(self, drain_seconds: float | None = None) -> None:
-        """Stops taking tasks and makes `run` return once the running ones have ended. Thread-safe.
+        """Stops taking tasks, and makes `run` return once the running tasks have ended. Thread-safe.
 
-        Tasks that do not end within the time (None: the worker's drain_seconds) go back to the server. If called before
-        `run`, the next `run` returns at once.
+        Tasks that do not end within drain_seconds (None: the worker's own drain_seconds) go back to the server. If
+        called before `run`, the next `run` returns at once.
 
         Raises:
             ValueError, TypeError: drain_seconds is out of range or not a number.
@@ -179,7 +180,7 @@ class _Worker:
 
 
 class AsyncWorker(_Worker):
-    """A worker inside a running event loop, which runs its async handlers; sync ones run in threads."""
+    """A worker inside a running event loop, which runs its async handlers. Sync handlers run in threads."""
 
     async def run(
         self, handler: Handler | None = None, *, commands: Sequence[str] = (), handle_signals: bool = True
@@ -188,7 +189,8 @@ class AsyncWorker(_Worker):
 
         Args:
             handler: Handler of commands without a decorated handler.
-            commands: Commands to take besides the decorated ones; none, with a handler: all that the token allows.
+            commands: Commands to take in addition to the decorated commands; none, with a handler: all that the token
+                allows.
             handle_signals: Whether SIGTERM and SIGINT drain this worker, together with all others of the process; they
                 need a worker in the main thread. False leaves signals alone: call `stop`.
 
@@ -216,7 +218,7 @@ class Worker(_Worker):
 
 
 def _close(loop: asyncio.AbstractEventLoop) -> None:
-    """Closes a loop. Handlers that swallow their cancellation are left behind, like those in threads."""
+    """Closes a loop. Handlers that swallow their cancellation are left behind, like handlers in threads."""
     if left := asyncio.all_tasks(loop):
         for task in left:
             task.cancel()

@@ -1,4 +1,4 @@
-"""Runs handlers: sync ones in threads of the worker, async ones on the user's event loop.
+"""Runs handlers: sync handlers in threads of the worker, async handlers on the user's event loop.
 
 Whatever a handler does, its task is reported exactly once: tasks are independent, and no exception of a handler reaches
 the thread or loop that runs it.
@@ -24,7 +24,7 @@ from codeq.records import Task
 from codeq.worker_reports import Finish, Report, report
 
 Handler = Callable[[Task], object]
-"""Processes a task; sync or async. Its return value or exception is the task's outcome."""
+"""Processes a task; sync or async. The return value or the exception is the task's outcome."""
 
 _END: Final = None
 
@@ -127,14 +127,14 @@ class HandlerExecutor:
             self._queue.put(_END)
 
     def _has_thread(self) -> bool:
-        """Ensures a thread for the next task (idle, new, or busy at the limit); returns False if there is none."""
+        """Ensures that the next task has a thread (idle, new, or busy at the limit); returns False if it has none."""
         if self._idle.acquire(blocking=False) or len(self._threads) >= self._threads_max:
             return True
         thread = threading.Thread(target=self._work, name=f"codeq-handler-{len(self._threads)}", daemon=True)
         try:
             thread.start()
         except RuntimeError as error:
-            log.error("cannot start another handler thread, %d are running: %s", len(self._threads), error)
+            log.error("cannot start another handler thread while %d are running: %s", len(self._threads), error)
             return bool(self._threads)
         self._threads.append(thread)
         return True
@@ -144,13 +144,13 @@ class HandlerExecutor:
             handler, task, finish = item
             done = self._context.copy().run(_run, handler, task)
             if os.getpid() != self._process:
-                return  # the handler forked and this is the child: its end is not the task's
+                return  # the handler forked and this is the child, whose end is not the end of the task
             self._idle.release()
             if isinstance(done, Report):
                 finish(done)
             else:  # a sync function returned an awaitable: it runs on the loop
                 self._call_on_users_loop(functools.partial(self._start_coroutine, _returning(done), task, finish))
-            del item, handler, task, finish, done  # keeps nothing alive while the thread waits
+            del item, handler, task, finish, done  # so that nothing is kept alive while the thread waits
 
     def _call_on_users_loop(self, function: Callable[[], None]) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed: the worker is about to be stopped
@@ -173,7 +173,7 @@ class HandlerExecutor:
         running.add_done_callback(functools.partial(self._end_coroutine, task, finish))
 
     async def _await(self, handler: Handler, task: Task) -> Outcome:
-        """Runs an async handler to its outcome. Propagates only its cancellation: SystemExit would end the loop."""
+        """Runs an async handler to its outcome. Propagates only cancellation: SystemExit would end the loop."""
         try:
             return outcomes.of_return_value(await cast("Awaitable[object]", handler(task)))
         except asyncio.CancelledError:
@@ -181,7 +181,7 @@ class HandlerExecutor:
         except BaseException as error:  # noqa: BLE001 - as in _run
             return _outcome_of(error, task)
         finally:
-            if os.getpid() != self._process:  # the handler forked and this is the child: the loop is the parent's
+            if os.getpid() != self._process:  # the handler forked and this is the child; the loop belongs to the parent
                 os._exit(os.EX_OK)
 
     def _cancel_coroutine(self, task: Task) -> None:

@@ -20,7 +20,7 @@ class Report:
     Attributes:
         task: The task.
         data: An encoded WorkRequest with its outcome; None: nothing to send.
-        is_replacement: Whether it replaces an outcome that the server rejected.
+        is_replacement: Whether the report replaces an outcome that the server rejected.
     """
 
     task: Task

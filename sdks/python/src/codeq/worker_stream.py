@@ -1,9 +1,9 @@
 """The worker's stream: receives deliveries within its credits, renews their leases, sends outcomes, reconnects.
 
-All of it runs on the event loop of the SDK's own thread, where no user code runs: a blocking handler cannot cost a
+All of it runs on the event loop of the SDK's own thread, where no user code runs, so a blocking handler cannot cost a
 lease. A delivery is *running* from its arrival to `finish` (it occupies one of `concurrency` places), and *held* while
-its lease needs renewal. An outcome is kept until the server has settled it: if the stream breaks, the next one sends it
-again, which its lease token makes idempotent.
+its lease needs renewal. An outcome is kept until the server has settled it. If the stream breaks, the outcome is sent
+again on the next stream; its lease token makes that idempotent.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ MESSAGE_ITEMS_MAX: Final = 4096
 """Maximum number of outcomes, and of heartbeats, per message."""
 
 MESSAGE_BYTES_MAX: Final = 2 * 1024 * 1024
-"""Maximum bytes of outcomes per message, unless the first is larger: with artifacts, slightly over 7 MiB."""
+"""Maximum bytes of outcomes per message, unless the first outcome is larger: with artifacts, it can be slightly over 7
+MiB."""
 
 UNSETTLED_MAX: Final = 4096
 """Maximum number of outcomes not yet settled by the server; at this limit the worker requests no new tasks."""
@@ -84,7 +85,7 @@ class WorkerStats:
         streams: Streams opened.
         received: Tasks delivered.
         settled: Outcomes that the server accepted.
-        refused: Outcomes that the server rejected, such as late ones with a stale token.
+        refused: Outcomes that the server rejected, such as late outcomes with a stale token.
         lost: Leases lost while their task was running.
     """
 
@@ -132,10 +133,10 @@ class WorkerStream:
         self._running = 0
         self._running_bytes = 0
         self._held: dict[str, Task] = {}  # in the order of renew_at
-        # Outcomes: those to send, then those sent on the stream, in order of their numbers.
+        # Outcomes: first the outcomes to send, then the outcomes sent on the stream, in order of their numbers.
         self._unsent: deque[Report] = deque()
         self._unsettled: deque[Report] = deque()
-        self._undecided: list[Report] = []  # the server could not tell whether they took effect
+        self._undecided: list[Report] = []  # outcomes of which the server could not tell whether they took effect
         # State of the stream.
         self._renewal_seconds = options.lease_seconds / RENEWALS_PER_LEASE
         self._renewal: asyncio.TimerHandle | None = None
@@ -160,7 +161,7 @@ class WorkerStream:
             self._inbox.put(done)
 
     def stop(self, drain_seconds: float, cause: str = "") -> None:
-        """Stops taking tasks and ends `run` once the running ones have ended, at the latest after the given seconds.
+        """Stops taking tasks, and ends `run` once the running tasks have ended, at the latest after the given seconds.
 
         Args:
             drain_seconds: Time for running tasks to finish.
@@ -205,7 +206,7 @@ class WorkerStream:
             for task in list(self._held.values()):
                 self._lose(task)
             if self._unsent:
-                log.warning("worker ends with %d outcomes that the server may not have received", len(self._unsent))
+                log.warning("the worker ends with %d outcomes that the server may not have received", len(self._unsent))
 
     def _is_over(self) -> bool:
         """Returns whether the worker is stopped and has nothing left to report, or its time is up."""
@@ -261,7 +262,7 @@ class WorkerStream:
             self._renewal_seconds = welcome.lease_seconds / RENEWALS_PER_LEASE
             self._credits_owed = max(0, min(options.concurrency, welcome.credits_max) - self._running)
             self._bytes_owed = max(0, options.window_bytes - self._running_bytes)
-            self._renew(self._held.values())  # leases of earlier streams may be lost or about to expire
+            self._renew(self._held.values())  # leases from earlier streams may be lost or about to expire
             with streams.TokenRenewal(self._endpoint, metadata, self._wake.set) as tokens:
                 self._take(first, tokens)
                 async with streams.learning(self._endpoint, channel, metadata):
@@ -283,7 +284,7 @@ class WorkerStream:
                 await asyncio.sleep(LEAVE_SECONDS_MAX)
                 raise errors.Unavailable("the server did not end the stream")
             elif self._is_leaving and not self._unsettled:
-                # Tasks are still running: a half-close would give them back, a broken stream keeps their leases.
+                # Tasks are still running. A half-close would give them back, but a broken stream keeps their leases.
                 raise errors.Draining("the stream is ending")
             else:
                 self._wake.clear()
@@ -296,7 +297,7 @@ class WorkerStream:
         return self._stop_at is not None and self._loop.time() >= self._stop_at
 
     def _next_message(self, token: str) -> bytes | None:
-        """Returns the next message with everything waiting, up to the message limits; None if nothing waits.
+        """Returns the next message, with everything waiting up to the message limits; None if nothing is waiting.
 
         Args:
             token: Fresh token to send along; empty: none.
@@ -401,7 +402,7 @@ class WorkerStream:
             if (error := refusals.get(index)) is None:
                 self._stats.settled += 1
             elif isinstance(errors.from_reason(error.reason, ""), _UNDECIDED):
-                # Sent again on the next stream; if it took effect before, its lease token makes that harmless.
+                # Sent again on the next stream; the lease token makes this harmless if the outcome took effect before.
                 self._undecided.append(done)
                 self._is_leaving = True
             else:
@@ -445,7 +446,7 @@ class WorkerStream:
         self._renew(itertools.takewhile(lambda task: task.renew_at <= soon, self._held.values()))
 
     def _renew(self, tasks: Iterable[Task]) -> None:
-        """Queues the renewal of leases, and sets the timer for the next ones."""
+        """Queues the renewal of leases, and sets the timer for the next renewal."""
         renew_at = self._loop.time() + self._renewal_seconds
         for task in list(tasks):
             task.renew_at = renew_at

@@ -1,4 +1,4 @@
-"""Applies committed entries: every member makes the same row changes of the same entries, in the same order."""
+"""Applies committed entries: every member makes the same row changes for the same entries, in the same order."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ class AppliedState:
             committed: Index, term, kind, data and context of each.
 
         Returns:
-            The row changes; their approximate bytes; and for each entry its index, its term and whether its rows were
-            applied.
+            The row changes, their approximate size in bytes, and for each entry its index, its term and whether its
+            rows were applied.
         """
         rows: Rows = {}
         done: list[tuple[int, int, bool]] = []
@@ -69,7 +69,7 @@ class AppliedState:
         return rows, size, done
 
     def replace(self, snapshot: Snapshot, rows: Rows) -> None:
-        """Replaces the state with a snapshot's, and adds the row changes other than the shard's rows."""
+        """Replaces the state with the state of a snapshot, and adds the row changes other than the shard's rows."""
         keys, data = self._keys, raft_rows_pb2.SnapshotData.FromString(snapshot.data)
         self.applied = Applied(snapshot.index, snapshot.term, data.lsn)
         self.conf_state, self.members = snapshot.conf_state, data.members

@@ -18,19 +18,20 @@ FRAME_BYTES_MAX: Final = 130 << 20
 """Maximum bytes of a gRPC message; a larger one ends its call. The largest Raft message, a shard's batch, fits."""
 
 CALLS_MAX: Final = 256
-"""Maximum number of concurrent calls from other nodes; further ones fail with RESOURCE_EXHAUSTED."""
+"""Maximum number of concurrent calls from other nodes; further calls fail with RESOURCE_EXHAUSTED."""
 
 CONNECTIONS_MAX: Final = 64
 """Default limit on connections from other nodes."""
 
 HANDSHAKE_SECONDS: Final = 5
-"""Time for a new connection to show that it speaks HTTP/2, certificates included."""
+"""Timeout for a new connection to complete the TLS handshake and show that it speaks HTTP/2."""
 
 IDLE_SECONDS: Final = 60
 """Maximum time that a connection may be without a call."""
 
 KEEPALIVE_MS: Final = 2_000
-"""Interval between pings of a connection, and timeout of the answer: a vanished peer is noticed after both."""
+"""Interval between pings of a connection, and timeout of the answer; a vanished peer is noticed after both have
+passed."""
 
 SECRET_KEY: Final = "codeq-cluster-secret-bin"  # noqa: S105
 """Metadata key that carries the cluster secret."""
@@ -74,8 +75,8 @@ class TlsFiles:
     """PEM files for mutual TLS. They are read at startup; see also `Credentials.renew`.
 
     Attributes:
-        certificate: Certificate of this node, with those between it and the authority. It must be valid for the host
-            under which other nodes list this one in their address books.
+        certificate: Certificate of this node, with the intermediate certificates up to the authority. It must be valid
+            for the host under which other nodes list this one in their address books.
         key: Key of the certificate.
         authority: Certificates of the authorities; anyone with a certificate from one of them may connect.
     """
@@ -90,13 +91,13 @@ class TransportSettings:
     """How nodes reach each other.
 
     Attributes:
-        host: Where to listen: name or IP address without brackets; empty: all interfaces.
+        host: Name or IP address to listen on, without brackets; empty: all interfaces.
         port: Port to listen on; 0: any free one.
-        incoming: Folder for the files of incoming snapshots. It belongs to the transport; created if missing.
+        incoming: Folder for the files of incoming snapshots, used only by the transport; created if missing.
         secret: Secret that every caller must present; empty: anyone may call.
         tls: Files for mutual TLS; None: connections are not encrypted, and the secret travels in the clear.
         reserve_bytes: Free space on the disk of `incoming` that snapshots must leave.
-        connections_max: Maximum number of open connections from other nodes; further ones are closed at once.
+        connections_max: Maximum number of open connections from other nodes; further connections are closed at once.
     """
 
     host: str
@@ -139,7 +140,7 @@ class Credentials:
             return True
         given = [value for key, value in metadata if key == SECRET_KEY]
         value = given[0] if len(given) == 1 else b""
-        # Digests have equal lengths, so the time of the comparison reveals nothing.
+        # Digests have equal lengths, so the time that the comparison takes reveals nothing.
         return hmac.compare_digest(_digest(value if isinstance(value, bytes) else value.encode()), self._secret)
 
     def open_channel(self, address: str) -> grpc.aio.Channel:
@@ -152,7 +153,7 @@ class Credentials:
         """Binds a server that has not been started to a port, and returns the port.
 
         Raises:
-            TransportError: The port is taken, or the host is not one of this machine.
+            TransportError: The port is taken, or the host is not an address of this machine.
         """
         shown = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         try:
@@ -198,7 +199,7 @@ def _read(tls: TlsFiles) -> tuple[bytes, bytes, bytes]:
             raise TransportError(f"cannot read {path}: {error.strerror}") from None
     check = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
-        # Never ask for a password: the empty one fails at once.
+        # Never ask for a password: the empty password fails at once.
         check.load_cert_chain(tls.certificate, tls.key, password="")
     except ssl.SSLError as error:
         reason = error.reason or error
@@ -212,7 +213,7 @@ def _read(tls: TlsFiles) -> tuple[bytes, bytes, bytes]:
 
 
 def _probe(host: str, port: int) -> None:
-    """Raises the OSError that prevents opening a port, which gRPC does not report."""
+    """Raises the OSError that prevents opening a port, because gRPC does not report it."""
     if host:
         family, *_, target = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         socket.create_server(target[:2], family=family).close()

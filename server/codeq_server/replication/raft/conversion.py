@@ -26,7 +26,7 @@ from .ports import Made, Ticks
 
 SETTLE_TICKS_MAX: Final = 3000
 SETTLE_SECONDS: Final = 0.01
-"""Time between two ticks while the log is applied: with SETTLE_TICKS_MAX, half a minute at most."""
+"""Time between two ticks while the log is applied; with SETTLE_TICKS_MAX, this takes at most half a minute."""
 
 
 def found_from_store(path: Path, name: str, address: str, random: Callable[[int], bytes]) -> None:
@@ -63,13 +63,13 @@ def found_from_store(path: Path, name: str, address: str, random: Callable[[int]
 def leave(path: Path, *, force: bool) -> None:
     """Turns the store of a member into the store of a single node.
 
-    The member must be the only voter left, so that nobody else decides; then its whole log is decided. A member that
-    was started for a cluster but never received anything from it has no log.
+    The member must be the only voter left, so that no other member decides; everything in its log then counts as
+    decided. A member that was started for a cluster but never received anything from it has no log.
 
     Args:
         path: Folder of the store.
         force: Whether to convert despite other voters: decisions that this member has not received are lost, and
-            everything in its log counts as decided. For when most voters are gone for good.
+            everything in its log counts as decided. Use it only when most voters are lost for good.
 
     Raises:
         StoreFormat: The store is not a member of a cluster, or other voters are left.
@@ -90,7 +90,7 @@ def leave(path: Path, *, force: bool) -> None:
         lsn = _last_batch(store)
         store.reset_durable(0)  # the count of writes has no meaning without the log
         delete_log(store, {ROWS_POINTER, log_rows.NODE})
-        store.write({log_rows.NODE: None})  # last: until then this is not a single node's store
+        store.write({log_rows.NODE: None})  # written last: until then this is not a single node's store
         store.sync()
         store.reset_durable(lsn)
     finally:
@@ -98,7 +98,7 @@ def leave(path: Path, *, force: bool) -> None:
 
 
 def _last_voter(store: DurableRows, *, force: bool) -> raft_rows_pb2.NodeRow | None:
-    """Returns the disk's identity; it is, or becomes, its cluster's only voter. None: the disk is in no cluster."""
+    """Returns the identity of a disk that is, or becomes, its cluster's only voter; None: the disk is in no cluster."""
     row = log_rows.load_node(store)
     if row is None:
         raise StoreFormat("the store is not a member of a cluster")
@@ -130,7 +130,7 @@ def _last_batch(rows: RowReader) -> int:
 
 
 class _Alone:
-    """Host and network of a member without peers."""
+    """The host and the network of a member without peers."""
 
     def lead(self, term: int) -> None:
         """Serves nothing."""
@@ -145,7 +145,7 @@ class _Alone:
         """Ignores the change."""
 
     def make_snapshot(self) -> Awaitable[Made]:
-        """Raises LookupError: no other member exists that could need one."""
+        """Raises LookupError, because no other member exists that could need a snapshot."""
         raise LookupError("no other member exists that could need a snapshot")
 
     def send(self, to: int, group: int, message: bytes) -> None:

@@ -15,7 +15,7 @@ class Directory:
         grpc: Configured addresses for clients over gRPC, by name.
 
     Attributes:
-        met: Latest identity reported by each node that was met.
+        met: Latest identity reported by each node that this node has met.
     """
 
     def __init__(self, http: Mapping[str, str], grpc: Mapping[str, str]) -> None:
@@ -33,5 +33,5 @@ class Directory:
         return self._grpc.get(name, "") or (peer.grpc if peer is not None else "")
 
     def keep(self, cluster_id: bytes) -> None:
-        """Forgets the nodes of other clusters than the given one."""
+        """Forgets the nodes of all clusters except the given one."""
         self.met = {name: peer for name, peer in self.met.items() if peer.cluster_id in (b"", cluster_id)}

@@ -1,7 +1,7 @@
-"""The only writer of a process: writes logs, votes and rows of all groups in rounds, each with one batch and one sync.
+"""The only writer of a process. Writes logs, votes and rows of all groups in rounds, each with one batch and one sync.
 
-Work that arrives during a round goes into the next one. A round is written, then synced: applied rows count once they
-are written, because the log that decided them is durable on a majority; logs and votes count once they are synced.
+Work that arrives during a round goes into the next one. A round is written, then synced. Applied rows count once they
+are written, because the log that decided them is durable on a majority. Logs and votes count once they are synced.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ from codeq_server.storage.store import WRITTEN, ReplaceableRows
 from . import log_rows
 
 ROUND_ROWS_MAX: Final = 16_000
-"""Row changes in a round before the rest waits for the next: writing them blocks the event loop for about 20 ms."""
+"""Row changes in a round, beyond which work waits for the next round; writing them blocks the event loop for about 20
+ms."""
 ROUND_BYTES_MAX: Final = 16 << 20
-"""Bytes in a round before the rest waits for the next."""
+"""Bytes in a round, beyond which work waits for the next round."""
 
 
 @dataclass(slots=True)
@@ -34,7 +35,7 @@ class Work:
         size: Approximate size in bytes.
         sync: Whether the work must be synced.
         written: Called on the event loop when the rows can be read.
-        synced: Called on the event loop at the end of the round; the work is durable then if any work in the round has
+        synced: Called on the event loop at the end of the round. The work is then durable if any work in the round has
             `sync`.
         rowset: Imported set of rows that becomes current together with this work.
     """
@@ -49,7 +50,7 @@ class Work:
 
 @dataclass(slots=True)
 class Syncs:
-    """Counts of syncs, for metrics; the seconds of a round run from its start to its sync."""
+    """Counts of syncs, for metrics; a round's seconds are counted from its start to the end of its sync."""
 
     count: int = 0
     seconds: float = 0.0
@@ -69,7 +70,7 @@ class Disk:
 
     Args:
         store: The store.
-        on_fatal: Called once when a write or a sync failed: nothing more is written, and the process must end.
+        on_fatal: Called once when a write or a sync has failed. Nothing more is written, and the process must end.
     """
 
     def __init__(self, store: ReplaceableRows, on_fatal: Callable[[BaseException], None]) -> None:

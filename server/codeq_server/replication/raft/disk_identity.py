@@ -52,7 +52,8 @@ def prepare(store: DurableRows, raft_id: int, name: str) -> raft_rows_pb2.NodeRo
         row = raft_rows_pb2.NodeRow(format=log_rows.FORMAT, raft_id=raft_id)
         store.write({log_rows.NODE: row.SerializeToString()})
     _check_name(row, GroupKeys(GROUP).load_members(store), name)
-    # A killed process may have left entries and votes that a power cut could lose: none counts before it is synced.
+    # A killed process may have left entries and votes that a power cut could lose. They count only once they are
+    # synced.
     store.sync()
     return row
 
@@ -81,7 +82,7 @@ def founder_rows(
         row: Identity of the disk.
         cluster_id: Id of the cluster.
         name: Name of the node.
-        peers: Addresses of the nodes that found it, by name, including this one.
+        peers: Addresses of the nodes that found the cluster, by name, including this node.
         lsn: Number of the last batch in the rows.
     """
     group = GroupKeys(GROUP)

@@ -1,6 +1,6 @@
 """Entries of the log: batches of rows, and changes of the table of members.
 
-The first byte is the version of the entry, the second its kind. An unknown version is never skipped but ends the
+The first byte is the version of the entry, the second its kind. An unknown version is never skipped: it ends the
 process, because otherwise a member would silently apply less than the others.
 """
 
@@ -18,8 +18,8 @@ VERSION: Final = 1
 BATCH: Final = 0
 MEMBERS: Final = 1
 ENTRY_BYTES_MAX: Final = 126 << 20
-"""Maximum bytes of an entry: a longer one would never reach the other members, nor would anything after it. A batch
-has 16 MiB plus the changes of its last call: thousands of returned tasks with 64 KiB of progress each."""
+"""Maximum bytes of an entry. A longer entry would never reach the other members, and neither would anything after it. A
+batch has 16 MiB plus the changes of its last call, which may return thousands of tasks with 64 KiB of progress each."""
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(tuple[int, int, int, int, int, dict[bytes, bytes | None]]).decode

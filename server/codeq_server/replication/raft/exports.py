@@ -24,7 +24,7 @@ from .threads import in_thread
 
 ERROR_CHARS_MAX: Final = 2000
 INHERITED: Final = ("PATH", "HOME", "LANG", "LC_", "LD_", "TZ", "TMPDIR", "PYTHON", "VIRTUAL_ENV")
-"""Prefixes of the environment variables that the snapshot process gets."""
+"""Prefixes of the environment variables passed to the snapshot process."""
 
 
 class SnapshotMaker:
@@ -33,8 +33,8 @@ class SnapshotMaker:
     Args:
         row_sets: Sets of rows of the store.
         group: Keys of the group.
-        folder: Where snapshots are kept; empty or missing at first, and on the disk of the store, so that files can
-            be linked.
+        folder: Folder in which snapshots are kept. It must be empty or missing at first, and on the disk of the store,
+            so that files can be linked.
 
     Attributes:
         made: Snapshots made so far.
@@ -84,7 +84,7 @@ class SnapshotMaker:
 
 
 async def _export(checkpoint: Path, files: Path, wanted: Sequence[str]) -> None:
-    """Exports a checkpoint in a separate process, which has ended on return."""
+    """Exports a checkpoint in a separate process; returns after the process has ended."""
     # -P: no modules are loaded from the folder in which the server was started.
     export = [sys.executable, "-P", "-m", "codeq_server.storage.export", str(checkpoint), str(files), *wanted]
     nothing = asyncio.subprocess.DEVNULL
@@ -93,7 +93,7 @@ async def _export(checkpoint: Path, files: Path, wanted: Sequence[str]) -> None:
             *export, stdin=nothing, stdout=nothing, stderr=asyncio.subprocess.PIPE, env=_environment()
         )
     except OSError as error:
-        raise StoreFailed(f"making a snapshot failed: {error.strerror}") from error
+        raise StoreFailed(f"could not make a snapshot: {error.strerror}") from error
     try:
         _, problem = await process.communicate()
     except BaseException:
@@ -102,7 +102,7 @@ async def _export(checkpoint: Path, files: Path, wanted: Sequence[str]) -> None:
         await process.wait()
         raise
     if process.returncode != 0:
-        raise StoreFailed(f"making a snapshot failed: {problem.decode(errors='replace')[-ERROR_CHARS_MAX:]}")
+        raise StoreFailed(f"could not make a snapshot: {problem.decode(errors='replace')[-ERROR_CHARS_MAX:]}")
 
 
 def _environment() -> dict[str, str]:
@@ -114,4 +114,4 @@ def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True)
     except OSError as error:
-        raise StoreFailed(f"making {folder} failed: {error.strerror}") from error
+        raise StoreFailed(f"could not create {folder}: {error.strerror}") from error

@@ -32,7 +32,8 @@ MESSAGE_BYTES_MAX: Final = 1 << 20
 MESSAGES_MAX: Final = 64
 """Maximum number of messages with entries in flight to one follower."""
 UNCOMMITTED_BYTES_MAX: Final = 128 << 20
-"""Maximum bytes of entries that a leader accepts before a majority has them: more than the batches of all windows."""
+"""Maximum bytes of entries that a leader accepts before a majority has them; this exceeds the batches of all
+windows."""
 COMMITTED_BYTES_MAX: Final = 8 << 20
 """Maximum bytes of entries applied together."""
 
@@ -109,7 +110,7 @@ class Group:
 
     @property
     def skipped(self) -> int:
-        """Batches in the log that were not applied because another leader's came first."""
+        """Batches in the log that were not applied because another leader's batches came first."""
         return self._state.skipped
 
     @property
@@ -149,13 +150,13 @@ class Group:
             self.node.report_unreachable(raft_id)
 
     def stop(self) -> None:
-        """Stops taking part; submitted work is still written."""
+        """Stops taking part in the group; submitted work is still written."""
         self._stopped = True
         self._installer.stop()
         self.leadership.stop()
 
     def abandon(self) -> dict[bytes, bytes | None]:
-        """Stops taking part; returns the row changes that make the disk forget the group."""
+        """Stops taking part in the group; returns the row changes that make the disk forget it."""
         self.stop()
         return self._keys.forgotten(self.log.base, self.log.last)
 
@@ -224,7 +225,8 @@ class Group:
         self._outstanding -= counted
         self.node.on_persisted(ready.number)
         if ready.snapshot is not None:
-            # Only once the core knows that it is persisted: it treats an index beyond its log as a fault.
+            # Only once the core knows that the snapshot is persisted, because it treats an index beyond its log as a
+            # fault.
             self.written = ready.snapshot.index
             self.node.on_applied(self.written)
             self._installer.persisted()

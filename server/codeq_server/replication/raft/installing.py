@@ -53,16 +53,16 @@ class Installer:
         self._stopped = False
 
     async def install(self, message: bytes, files: Sequence[Path]) -> None:
-        """Replaces the rows and the log with a snapshot; returns when it is durable.
+        """Replaces the rows and the log with a snapshot; returns when the snapshot is durable.
 
-        A snapshot no newer than the local state counts as installed; otherwise its leader would send it forever.
+        A snapshot no newer than the local state counts as installed; otherwise the leader would send it forever.
 
         Args:
             message: The Raft message that came with the snapshot.
             files: Files with the snapshot's rows, in key order.
 
         Raises:
-            SnapshotNotWanted: The message has no snapshot, is older than the term, or another snapshot is being
+            SnapshotNotWanted: The message has no snapshot or is older than the term, or another snapshot is being
                 installed.
             StoreError: The files cannot be imported.
         """

@@ -1,4 +1,4 @@
-"""Tracks who leads a group, proposes, confirms reads and hands over; also the log of one leadership."""
+"""Leadership of a group: tracks the leader, proposes, confirms reads and hands over. Also the log of one leadership."""
 
 from __future__ import annotations
 
@@ -17,24 +17,25 @@ from .pending import Pending
 from .ports import Listener, Step, Ticks
 
 WINDOW: Final = 4
-"""Batches of one leadership in flight: while one is being agreed on, the next ones fill and follow."""
+"""Maximum batches of one leadership in flight: while one batch is being agreed on, the next ones are filled and
+sent."""
 _NOT_PROPOSED: Final = 1 << 62
 """Stands for the index of a barrier not yet proposed."""
 
 
 class Leadership:
-    """Who leads, as one member sees it, and the proposals and reads of this member while it leads.
+    """The leader as one member sees it, and the proposals and reads of this member while it leads.
 
     Args:
         raft_id: Raft id of this member.
         node: The consensus core.
         listener: Notified of changes of leadership.
         ticks: How time is counted.
-        wake: Makes the group take the core's work.
+        wake: Makes the group process the core's work.
 
     Attributes:
         leader: Raft id of the leader; 0: unknown.
-        elections: Leaders that became known, counted once per term.
+        elections: Number of leaders that became known, at most one per term.
         pending: Waiters for proposals and reads.
     """
 
@@ -113,7 +114,7 @@ class Leadership:
         serving = self.serving_term
         self._leading_term = self._barrier = 0
         if serving:
-            self._listener.lost()  # before the waiters fail: the listener knows what to tell them
+            self._listener.lost()  # before the waiters fail, because the listener makes their exception
         self.pending.fail()
 
     # -- proposals and reads ---------------------------------------------------------------------------------------
@@ -154,14 +155,14 @@ class Leadership:
         return self.pending.proposed(index, term)
 
     def confirm(self, term: int) -> asyncio.Future[None]:
-        """Returns a future that is done once it is certain that nothing was decided elsewhere before this call.
+        """Returns a future that is done once it is certain that no other member had decided anything before this call.
 
         The future fails with `Listener.refusal` if this member does not lead in the term, or stops leading.
         """
         return self.pending.ask(bool(term) and self.serving_term == term, self._ask)
 
     def _ask(self, context: bytes) -> None:
-        with suppress(ProposalRefused):  # this member no longer leads: the callers are notified when that is detected
+        with suppress(ProposalRefused):  # this member no longer leads; the callers are notified when it finds out
             self._node.read_index(context)
         self._wake()
 
@@ -170,7 +171,7 @@ class Leadership:
     def renew(self, term: int) -> None:
         """Ends the leadership of a term, and starts it again in the same term if this member still leads.
 
-        `Listener.lost` is called now, `Listener.leading` once everything proposed before is applied.
+        `Listener.lost` is called now, and `Listener.leading` once everything proposed so far is applied.
         """
         if not term or self.serving_term != term:
             return
@@ -180,7 +181,7 @@ class Leadership:
         self._propose_barrier()
 
     def retry(self) -> None:
-        """Proposes the barrier of a renewed leadership if the core has not accepted it yet."""
+        """Proposes the barrier of a renewed leadership again if the core has not accepted it yet."""
         if self._barrier == _NOT_PROPOSED:
             self._propose_barrier()
 

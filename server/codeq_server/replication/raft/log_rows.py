@@ -35,7 +35,7 @@ _TWO = struct.Struct(">QQ")
 
 
 class HardState(NamedTuple):
-    """State that a member must not forget: its term, its vote in that term, and how far it knows the log is decided."""
+    """State that a member must not forget: its term, its vote in that term, and the last entry known as committed."""
 
     term: int = 0
     vote: int = 0
@@ -123,7 +123,7 @@ class GroupKeys:
             start = page[-1][0] + b"\0"
         if stored.applied.index < stored.base[0] or stored.applied.index > stored.last_index:
             raise StoreDamaged(
-                f"the log covers entries {stored.base[0] + 1} to {stored.last_index}, but {stored.applied.index} is "
+                f"the log has entries {stored.base[0] + 1} to {stored.last_index}, but entry {stored.applied.index} is "
                 "applied; remove the node from the cluster and add it again"
             )
         # Applied entries prove a commit that the stored hard state may not include yet.
@@ -174,5 +174,5 @@ def load_node(rows: RowReader) -> raft_rows_pb2.NodeRow | None:
         return None
     row = raft_rows_pb2.NodeRow.FromString(value)
     if row.format > FORMAT:
-        raise StoreFormat(f"the log has format {row.format}, this server knows formats up to {FORMAT}")
+        raise StoreFormat(f"the log has format {row.format}, but this server knows only formats up to {FORMAT}")
     return row

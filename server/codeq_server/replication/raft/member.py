@@ -1,8 +1,8 @@
 """A node in a cluster, or on its way into one.
 
-A new disk gets a random raft id and waits. It founds a cluster if it is configured to, and if most of the nodes named
-with it respond and are empty, too; or a leader admits it after an operator has added it. Nothing else makes it a
-member, so neither an emptied disk nor a forgotten setting can vote beside an existing cluster.
+A new disk gets a random raft id and waits. It founds a cluster if it is configured to, and if most of the founders
+respond and are empty, too. Otherwise a leader admits it after an operator has added it. Nothing else makes it a member,
+so neither an emptied disk nor a forgotten setting can lead to votes outside an existing cluster.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from .ports import Host, Ticks
 from .standing import gives_way, is_unsettled, why_not_found, why_unwelcome
 
 HANG_SECONDS: Final = 2.0
-"""Time that a disk may take for one round of writes before its member, if it leads, asks another member to lead."""
+"""Time that a round of writes may take before the member, if it is the leader, asks another member to lead."""
 RETRY_SECONDS: Final = 5.0
 """Time from a failed snapshot to the next attempt."""
 
@@ -47,7 +47,7 @@ class MemberSettings:
 
     Attributes:
         name: Name of the node.
-        peers: Addresses of the nodes that found the cluster, by name, including this one.
+        peers: Addresses of the nodes that found the cluster, by name, including this node.
         bootstrap: Whether the node founds the cluster.
         http: Base URLs under which clients reach nodes over HTTP, by name.
         grpc: Addresses under which clients reach nodes over gRPC, by name.
@@ -127,7 +127,7 @@ class Member:
                 raise Unwelcome(why)
         known = self.directory.met.get(peer.name)
         if not address and (known is None or known.raft_id != peer.raft_id):
-            return  # a caller can give any name: the node meant is the one that answers at the address
+            return  # a caller can give any name; only the node that answers at an address is the expected one
         self.directory.met[peer.name] = peer
         if self.membership is not None:
             self.membership.met(peer)
@@ -191,12 +191,12 @@ class Member:
     def members_changed(self) -> None:
         """See `Listener.members_changed`."""
         self._host.members_changed()
-        self._host.leader_changed()  # the leader's name may be known only now
+        self._host.leader_changed()  # only now may the leader's name be known
         if self.group is not None and self.group.leading_term and not self._serving_term:
             self._serve(self.group.leading_term)
 
     def snapshot_wanted(self) -> None:
-        """See `Listener.snapshot_wanted`: makes one at a time."""
+        """See `Listener.snapshot_wanted`; makes one snapshot at a time."""
         if self._making is None:
             self._making = self._loop.create_task(self._make_snapshot(), name="raft-snapshot")
 
@@ -222,7 +222,7 @@ class Member:
             self._found()
 
     def may_join(self, peer: Hello) -> bool:
-        """Returns whether a node can become a member: it has no cluster, this one, or one that it gives up for this."""
+        """Returns whether a node can become a member: its cluster is none or this one, or it gives up its own."""
         if peer.cluster_id in (b"", self.row.cluster_id):
             return True
         mine = self.hello()
@@ -247,14 +247,14 @@ class Member:
         return group is not None and bool(group.leading_term) and len(read_conf_state(group.conf_state).voters) > 1
 
     def hand_over(self, to: int = 0) -> bool:
-        """Asks a voter to lead, the most advanced one unless `to` names one; returns whether one was asked."""
+        """Asks a voter to lead: the voter `to`, or else the most advanced one. Returns whether a voter was asked."""
         others = self.others_active()
         if self.group is None or not others or (to and to not in others):
             return False
         return self.group.leadership.transfer(to or others[0])
 
     def stop(self) -> None:
-        """Stops taking part: the others elect a leader if this one led."""
+        """Stops taking part in the group; the others elect a leader if this member led."""
         if self.group is not None:
             self.group.stop()
 
@@ -262,12 +262,12 @@ class Member:
         """Stops taking part, writes all pending work to disk, and closes the store."""
         if self._making is not None:
             self._making.cancel()
-            await asyncio.wait([self._making])  # on return none of it uses the store
+            await asyncio.wait([self._making])  # after this, nothing uses the store
         self.stop()
         await self.disk.close()
 
     def _on_disk_failed(self, problem: BaseException) -> None:
-        # A leader that cannot write must not delay the election of another one while the process ends.
+        # A leader that cannot write must not delay the election of another leader while the process ends.
         self.stop()
         self._on_fatal(problem)
 
@@ -306,7 +306,7 @@ class Member:
             _log.info("raft_founding_waits reason=%s", hindrance)
 
     def _join(self, leader: Hello) -> None:
-        """Joins the cluster of a leader that made this disk a member, unless the disk has a cluster that stays."""
+        """Joins the cluster of a leader that made this disk a member, unless the disk must keep its own cluster."""
         mine, forgotten = self.hello(), dict[bytes, bytes | None]()
         if mine.cluster_id:
             if self.group is None or not mine.unsettled or not gives_way(mine, leader):
@@ -344,7 +344,7 @@ class Member:
         group = self.group
         assert group is not None
         try:
-            group.log.held = group.written  # the entries after the snapshot must be kept for it
+            group.log.held = group.written  # the entries after the snapshot must be kept for the follower
             group.offer(await self._host.make_snapshot())
         except StoreError as problem:
             # Nothing is damaged: the follower waits, and the disk may have room later.

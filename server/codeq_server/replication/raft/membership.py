@@ -2,8 +2,8 @@
 
 A node is invited by name: at the founding of the cluster, or by an operator. Once it identifies itself with a raft id
 that belongs to no cluster yet, it becomes a learner; once it has caught up, it becomes a voter, and the member that it
-replaces leaves in the same change. A disk that lost its content has another raft id: it is never mistaken for the voter
-it used to be.
+replaces is removed in the same change. A disk that lost its content has another raft id, so it is never mistaken for
+the voter it used to be.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Voters = list[Step]
 
 
 class Membership:
-    """Admits invited nodes while this node leads."""
+    """Admits invited nodes while this node is the leader."""
 
     def __init__(self, group: Group) -> None:
         self._group = group
@@ -91,7 +91,7 @@ class Membership:
         return Change(uninvited=[invitation.name], removed=removed), voters
 
     def _admit(self, invitation: raft_rows_pb2.Invitation, peer: Hello, conf: ConfState) -> tuple[Change, Voters]:
-        """Returns the step that makes a node a learner; a learner of the same name that lost its disk leaves."""
+        """Returns the step that makes a node a learner; it removes a learner of the same name that lost its disk."""
         put = raft_rows_pb2.Member(raft_id=peer.raft_id, name=peer.name, address=invitation.address)
         voters: Voters = [("learner", peer.raft_id)]
         stale = [
@@ -104,7 +104,7 @@ class Membership:
 
     def _caught_up(self, raft_id: int) -> bool:
         last = self._group.status.last_index
-        # An empty disk has not caught up, however short the log is.
+        # A node with an empty disk has not caught up, however short the log is.
         return any(
             p.id == raft_id and self._group.leadership.hears(p.id) and 0 < p.matched >= last - CAUGHT_UP_ENTRIES
             for p in self._group.node.progress()

@@ -9,7 +9,7 @@ from typing import Protocol
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """Identity of a node, and where clients reach it.
+    """Identity of a node, and the addresses at which clients reach it.
 
     Attributes:
         name: Name of the node, unique in a cluster.
@@ -18,8 +18,8 @@ class Hello:
         http: Base URL for clients over HTTP; empty: unknown.
         grpc: Address for clients over gRPC, as host:port; empty: unknown.
         founds: Whether the node may found a cluster.
-        unsettled: Whether nothing was ever decided in the node's cluster that could be lost: it may join another
-            cluster.
+        unsettled: Whether the node may join another cluster, because nothing that could be lost was ever decided in its
+            own.
         last_index: Last entry of the node's log at the time of this hello; None: not given.
     """
 
@@ -34,7 +34,7 @@ class Hello:
 
 
 class Unwelcome(Exception):  # noqa: N818 - who it is
-    """This node rejects another node; the text tells the operator of that node the reason and the remedy."""
+    """This node rejects another node; the text gives the reason and tells that node's operator what to do."""
 
 
 class Unanswered(Exception):  # noqa: N818 - what it was
@@ -52,7 +52,7 @@ class Network(Protocol):
         """Sends a snapshot: its message, and the files listed in manifest.json in the folder.
 
         The folder must stay unchanged until `Handler.snapshot_sent` is called. Another snapshot of the group for the
-        same node replaces one that has not arrived yet; then only the later snapshot is reported.
+        same node replaces a snapshot that has not arrived yet. Then only the later snapshot is reported.
         """
         ...
 
@@ -68,8 +68,8 @@ class Handler(Protocol):
         """Reports that a node has identified itself.
 
         Args:
-            peer: The node; its messages come after this call.
-            address: Where the peer answered; empty if the peer called: then its name is only a claim.
+            peer: The node; its messages are delivered after this call.
+            address: Address at which the peer answered; empty: the peer called, so its name is not verified.
 
         Raises:
             Unwelcome: This node rejects the peer.

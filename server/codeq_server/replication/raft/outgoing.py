@@ -1,4 +1,4 @@
-"""Snapshots for followers: offers the latest, tracks which members receive it, and removes its files."""
+"""Snapshots for followers: offers the latest one, tracks which members are receiving it, and removes its files."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ from .ports import Made
 from .stored_log import StoredLog
 
 KEPT_TICKS: Final = 600
-"""Ticks that a snapshot is kept while no member receives it: half a minute by default. Then its files are removed."""
+"""Ticks that a snapshot is kept while no member is receiving it: half a minute by default. Then its files are
+removed."""
 
 
 class Outgoing:
     """The snapshots that one member offers.
 
     Args:
-        node: The consensus core, which knows the members that need one.
+        node: The consensus core, which knows the members that need a snapshot.
         network: Sends the snapshots.
         group: Number of the group.
         raft_id: Raft id of this member.
-        log: Keeps the entries after the snapshot while a member receives it.
+        log: Keeps the entries after the snapshot while a member is receiving it.
     """
 
     def __init__(self, node: RaftNode, network: Network, group: int, raft_id: int, log: StoredLog) -> None:
@@ -33,7 +34,7 @@ class Outgoing:
         self._idle_ticks = 0
 
     def offer(self, made: Made) -> None:
-        """Offers a snapshot to all members that need one; earlier ones are removed once no member receives them."""
+        """Offers a snapshot to all members that need one; earlier ones are removed once no member is receiving them."""
         if self._offered is not None:
             self._older.append(self._offered)
         self._offered = made
@@ -73,7 +74,8 @@ class Outgoing:
             self._clean()
 
     def _made_of(self, message: bytes) -> Made | None:
-        # A newer one may have been offered since the core wrote the message: index and files must be of one snapshot.
+        # A newer snapshot may have been offered since the core wrote the message; index and files must be of one
+        # snapshot.
         snapshot = snapshot_of(message)
         offered = self._older if self._offered is None else [*self._older, self._offered]
         return next((made for made in offered if snapshot is not None and made.index == snapshot.index), None)

@@ -1,4 +1,4 @@
-"""Streams to other nodes: one for each in the address book, kept open, with a bounded buffer in front.
+"""Streams to other nodes: one for each node in the address book, kept open, with a bounded buffer in front.
 
 A node is found by its Raft id, which it sends when the stream opens; nothing is sent to an address before the node
 there has identified itself. Messages that cannot be buffered or sent are dropped: the consensus core sends them again.
@@ -47,7 +47,7 @@ CONNECT_SECONDS: Final = 2.0
 
 RETRY_SECONDS_MIN: Final = 0.05
 RETRY_SECONDS_MAX: Final = 0.5
-"""Bounds of the delay before a reconnect; it doubles each time. After a connection that lasted there is no delay."""
+"""Bounds of the delay before reconnecting; it doubles each time. After a connection that lasted, there is no delay."""
 
 HELD_SECONDS: Final = 1.0
 """A connection that lived longer than this counts as having lasted."""
@@ -125,13 +125,13 @@ class Peers:
         return "" if peer is None else peer.address
 
     def wake(self, name: str) -> None:
-        """Notes that a node called: it is up, and is called back soon if it is in the address book."""
+        """Notes that a node called, and so is up; calls it back soon if it is in the address book."""
         peer = self._peers.get(name)
         if peer is not None:
             peer.woken.set()
 
     def problem_of(self, name: str) -> str:
-        """Returns why no stream to a node in the address book is open; empty: one is open, or none was tried yet."""
+        """Returns why no stream to a node in the address book is open; empty: it is open, or none was tried yet."""
         peer = self._peers.get(name)
         return "" if peer is None else peer.problem
 
@@ -166,7 +166,7 @@ class Peers:
         )(metadata=self.credentials.metadata)
         mine = self.handler.hello()
         async with asyncio.timeout(CONNECT_SECONDS):
-            with suppress(asyncio.InvalidStateError):  # it has ended; reading says why
+            with suppress(asyncio.InvalidStateError):  # the stream has ended; a read says why
                 await call.write(raft_pb2.DeliverRequest(hello=write_hello(mine)))
             answer: Any = await call.read()
         if answer is grpc.aio.EOF:
@@ -215,7 +215,7 @@ class Peers:
             raise Refused(grpc.StatusCode.FAILED_PRECONDITION, f"the node there is called {hello.name!r}, not {name!r}")
 
     def log(self, peer: _Peer, why: str) -> None:
-        """Logs why there is no stream to a node, at most once in LOG_SECONDS."""
+        """Logs why there is no stream to a node, at most once every LOG_SECONDS."""
         if self._logged.allows((peer.name, why)):
             _LOG.warning("raft_peer_lost name=%s address=%s reason=%s", peer.name, peer.address, why)
 
@@ -337,7 +337,7 @@ class _Peer:
             try:
                 await call.write(frame)
             except asyncio.InvalidStateError:
-                return  # it has just ended
+                return  # the stream has just ended
             counters.frames_sent += 1
             counters.messages_sent += len(frame.messages)
             counters.bytes_sent += size

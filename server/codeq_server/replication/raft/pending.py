@@ -20,9 +20,9 @@ class Pending:
         self._proposals: dict[int, tuple[int, asyncio.Future[None]]] = {}
         """By index: the term of a proposal, and its waiter."""
         self._reads: dict[bytes, asyncio.Future[None]] = {}
-        """By context: the waiters for the answer whether this member still leads."""
+        """By context: the waiters for confirmation that this member still leads."""
         self._answered: deque[tuple[int, asyncio.Future[None]]] = deque()
-        """Entry that must be applied first, and the waiters."""
+        """Entry that must be applied first, and the waiters for it."""
         self._number = 0
         self._asking: asyncio.Future[None] | None = None
 
@@ -39,7 +39,7 @@ class Pending:
         return future
 
     def proposed(self, index: int, term: int) -> asyncio.Future[None]:
-        """Returns a future that is done when the entry at `index` is applied, if its term is `term`; else it fails."""
+        """Returns a future that is done when the entry at `index` is applied, or fails if its term is not `term`."""
         future: asyncio.Future[None] = self._loop.create_future()
         self._proposals[index] = (term, future)
         return future
@@ -83,13 +83,13 @@ class Pending:
         ask(context)
 
     def answered(self, index: int, context: bytes) -> None:
-        """Handles an answer: this member led when the question was asked, and `index` was decided then."""
+        """Handles an answer: when the question was asked, this member led and `index` was decided."""
         future = self._reads.pop(context, None)
         if future is not None:
             self._answered.append((index, future))
 
     def reached(self, index: int) -> None:
-        """Completes confirmed reads for which enough is applied."""
+        """Completes confirmed reads whose entries are applied."""
         while self._answered and self._answered[0][0] <= index:
             _, future = self._answered.popleft()
             if not future.done():

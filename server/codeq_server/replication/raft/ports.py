@@ -15,11 +15,11 @@ class Listener(Protocol):
     """Notified of changes of leadership."""
 
     def refusal(self) -> Exception:
-        """Returns the exception for callers that need this member to lead while it does not."""
+        """Returns the exception for callers that need this member to lead although it does not."""
         ...
 
     def leading(self, term: int) -> None:
-        """Reports that this member leads, and that the rows contain everything decided before."""
+        """Reports that this member leads, and that the rows contain everything decided so far."""
         ...
 
     def lost(self) -> None:
@@ -27,7 +27,7 @@ class Listener(Protocol):
         ...
 
     def leader_changed(self) -> None:
-        """Reports that the leader has changed, or is unknown now."""
+        """Reports that the leader has changed or is now unknown."""
         ...
 
     def members_changed(self) -> None:
@@ -35,7 +35,7 @@ class Listener(Protocol):
         ...
 
     def snapshot_wanted(self) -> None:
-        """Reports that a follower needs a snapshot; `Group.offer` gives it one."""
+        """Reports that a follower needs a snapshot, which `Group.offer` then offers."""
         ...
 
 
@@ -78,14 +78,14 @@ class Made:
 
 
 class Host(Protocol):
-    """Serves the shard while this member leads."""
+    """Serves the shard while this member is the leader."""
 
     def lead(self, term: int) -> None:
-        """Starts to serve: this member leads in the term, and the rows contain everything decided before."""
+        """Starts to serve: this member leads in the term, and the rows contain everything decided so far."""
         ...
 
     def follow(self) -> None:
-        """Stops serving: this member does not lead."""
+        """Stops serving: this member no longer leads."""
         ...
 
     def members_changed(self) -> None:
@@ -93,7 +93,7 @@ class Host(Protocol):
         ...
 
     def leader_changed(self) -> None:
-        """Reports that the leader has changed or is unknown now, or that more is known about it."""
+        """Reports that the leader has changed, is now unknown, or that more is known about it."""
         ...
 
     def make_snapshot(self) -> Awaitable[Made]:

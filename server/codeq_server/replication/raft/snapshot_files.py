@@ -1,8 +1,8 @@
 """Files of an incoming snapshot: their location, the parts still missing, and their integrity.
 
-The files are in INCOMING/SNAPSHOT, where SNAPSHOT consists of the group's number and a digest of the manifest. So files
-found when a transfer restarts belong to the same snapshot. A file gets its name once its digest is
-verified; until then it is called ".part".
+The files are in INCOMING/SNAPSHOT, where SNAPSHOT consists of the group's number and a digest of the manifest. Files
+found when a transfer restarts therefore belong to the same snapshot. A file gets its name once its digest is verified;
+until then it is called ".part".
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ class IncomingFiles:
         return self.file == len(self._files)
 
     def begin(self) -> None:
-        """Finds files that are already there, and removes those of other snapshots of the group.
+        """Finds files that are already there, and removes files of other snapshots of the group.
 
         Raises:
             Refused: The manifest is malformed, or the disk lacks space.
@@ -138,7 +138,7 @@ class IncomingFiles:
         """Appends a part.
 
         Raises:
-            Refused: The part is not the next one, or its file does not match the manifest and was removed.
+            Refused: The part is not the next part, or its file does not match the manifest and was removed.
             OSError: The part cannot be written.
         """
         if (file, offset) != (self.file, self.offset):
@@ -162,7 +162,7 @@ class IncomingFiles:
             os.fsync(out.fileno())
         if self._digest.hexdigest() != expected.sha256:
             part.unlink()
-            raise Refused(grpc.StatusCode.DATA_LOSS, f"{expected.name} has a different SHA-256 than the manifest says")
+            raise Refused(grpc.StatusCode.DATA_LOSS, f"{expected.name} does not have the SHA-256 in the manifest")
         part.rename(self.folder / expected.name)
         self.file += 1
         self.offset = 0
@@ -181,7 +181,7 @@ class IncomingFiles:
         sync_directory(self.folder)
 
     def _resume(self) -> None:
-        """Resumes a partial file, if it can be the beginning of the next one."""
+        """Resumes a partial file, if it can be the beginning of the next file."""
         part = self.folder / _PART
         with suppress(FileNotFoundError), part.open("rb") as begun:
             size = os.fstat(begun.fileno()).st_size

@@ -1,4 +1,4 @@
-"""Receives snapshots from other nodes and has them installed.
+"""Receives snapshots from other nodes and passes them on for installation.
 
 Received files are removed when the snapshot is installed or rejected, when another snapshot of the group arrives, and
 KEEP_SECONDS after an interruption.
@@ -110,7 +110,7 @@ class SnapshotReceiver:
         self._incoming.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     async def close(self) -> None:
-        """Waits a while for installations, then cancels them; called when no more calls are served."""
+        """Waits for installations for a limited time, then cancels them; called when no more calls are served."""
         for removal in self._removals.values():
             removal.cancel()
         if self._tasks:
@@ -140,7 +140,7 @@ class SnapshotReceiver:
         """Receives a snapshot and starts to install it.
 
         Returns:
-            A task that ends when the snapshot is installed, and fails with Refused if it was not.
+            A task that ends when the snapshot is installed, and fails with Refused if it cannot be installed.
 
         Raises:
             Refused: The snapshot is not wanted, is incomplete, or cannot be stored.
@@ -150,7 +150,7 @@ class SnapshotReceiver:
         peer = read_hello(offer.hello, mine)
         if message.to_id != mine.raft_id or message.from_id != peer.raft_id:
             raise Refused(
-                grpc.StatusCode.FAILED_PRECONDITION, "offer.message: it is for another node, or not from its sender"
+                grpc.StatusCode.FAILED_PRECONDITION, "offer.message: not for this node, or not from its sender"
             )
         if peer.cluster_id != mine.cluster_id:
             raise Refused(grpc.StatusCode.FAILED_PRECONDITION, "offer.hello: this node has not joined the cluster yet")
@@ -177,7 +177,7 @@ class SnapshotReceiver:
         return self._keep(self._install(group, message.content, files.folder, transfer))
 
     async def _fetch(self, files: IncomingFiles, context: Any, transfer: _Transfer) -> None:
-        """Receives the files; the parts that have arrived stay if that fails."""
+        """Receives the files; if this fails, the parts that have arrived stay."""
         await in_thread(files.begin)
         transfer.go_on(SNAPSHOT_PROGRESS_SECONDS)
         position = raft_pb2.SnapshotPosition(file=files.file, offset=files.offset)
@@ -198,19 +198,19 @@ class SnapshotReceiver:
         transfer.installing = True
 
     async def _install(self, group: int, message: bytes, folder: Path, transfer: _Transfer) -> None:
-        """Has a complete snapshot installed, and removes its remaining files."""
+        """Installs a complete snapshot through the handler, and removes its remaining files."""
         try:
             await self._handler.install(group, message, folder)
             self._counters.snapshots_received += 1
         except Exception as error:
-            # Any reason concerns the sender and is not an error of the transport.
+            # Whatever the reason, it concerns the sender and is not an error of the transport.
             raise Refused(grpc.StatusCode.FAILED_PRECONDITION, f"not installed: {error}") from error
         finally:
             await in_thread(remove_folders, self._incoming, group)
             self._release(group, transfer)
 
     def _release(self, group: int, transfer: _Transfer) -> None:
-        """Admits the next snapshot of the group; unless one arrives, the files of this one are removed later."""
+        """Admits the next snapshot of the group. If none arrives, the files of this snapshot are removed later."""
         del self._transfers[group]
         transfer.ended.set()
         self._removals[group] = asyncio.get_running_loop().call_later(KEEP_SECONDS, self._remove, group)
@@ -229,7 +229,7 @@ class SnapshotReceiver:
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled():
-            task.exception()  # marks it as retrieved: a caller that waits for the task still gets it
+            task.exception()  # marks the exception as retrieved; a caller that waits for the task still gets it
 
     def _refuse(self, context: Any, code: grpc.StatusCode, why: str) -> None:
         if self._logged.allows(code):

@@ -1,4 +1,4 @@
-"""Sends snapshots to other nodes: in parts, over separate connections, so that messages never wait behind them.
+"""Sends snapshots to other nodes in parts, over separate connections, so that messages never wait behind snapshots.
 
 An interrupted transfer resumes where it stopped when the same snapshot is sent again.
 """
@@ -72,7 +72,7 @@ class SnapshotSender:
         self._logged = Seldom(LOG_SECONDS)
 
     def send(self, to: int, group: int, message: bytes, folder: Path) -> None:
-        """Queues a snapshot behind those waiting for the same node; see `Network.send_snapshot`."""
+        """Queues a snapshot behind other snapshots for the same node; see `Network.send_snapshot`."""
         group_running, task = self._running.get(to, (None, None))
         if task is not None and group_running == group:
             task.cancel()
@@ -164,7 +164,7 @@ class SnapshotSender:
             offset = 0
         async with asyncio.timeout(INSTALL_SECONDS):
             if not (await _read(call)).installed:
-                raise Refused(grpc.StatusCode.INTERNAL, "installed: the snapshot is not")
+                raise Refused(grpc.StatusCode.INTERNAL, "installed: the snapshot was not installed")
 
     async def _send_file(self, call: Any, number: int, path: Path, listed: SnapshotFile, offset: int) -> None:
         """Sends a file, starting at an offset."""
@@ -180,7 +180,7 @@ class SnapshotSender:
 
 
 def _read_part(path: Path, offset: int, size: int) -> bytes:
-    """Returns a part of a file, shorter at the file's end."""
+    """Returns a part of a file; the last part may be shorter."""
     with path.open("rb", buffering=0) as file:
         file.seek(offset)
         return file.read(size)

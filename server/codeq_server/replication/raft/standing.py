@@ -27,13 +27,13 @@ def gives_way(peer: Hello, other: Hello) -> bool:
 
 
 def why_not_found(mine: str, peers: Mapping[str, str], met: Mapping[str, Hello]) -> str:
-    """Returns why a node does not found its cluster now; empty: nothing prevents it.
+    """Returns why a node does not found its cluster now; empty: it can.
 
-    If several nodes may found the cluster, all with the same peers, the one whose name comes first does.
+    If several nodes with the same peers may found the cluster, the node whose name comes first founds it.
 
     Args:
         mine: Name of the node.
-        peers: Addresses of the nodes that are to found the cluster, by name, including this one.
+        peers: Addresses of the nodes that are to found the cluster, by name, including this node.
         met: Nodes that answered, by name.
     """
     others = {name: met.get(name) for name in sorted(peers) if name != mine}

@@ -13,10 +13,11 @@ from .log_rows import GroupKeys, base_value
 LOG_BYTES: Final = 64 << 20
 """Log length at which the log is truncated, to half of this or more; a leader keeps the entries that a member lacks."""
 LOG_BYTES_MAX: Final = 256 << 20
-"""Length at which a leader removes even entries that a member lacks: it gets a snapshot. About 10 s at full load."""
+"""Length at which a leader removes even entries that a member lacks; that member then gets a snapshot. About 10 s at
+full load."""
 CUT_ENTRIES_MAX: Final = 8_000
-"""Maximum entries removed at once: deleting them blocks the event loop for about 10 ms. The rest follows with the next
-applied entries."""
+"""Maximum entries removed at once, because deleting them blocks the event loop for about 10 ms. The rest is removed
+with the next applied entries."""
 ENTRY_BYTES: Final = 256
 """Memory of an entry in addition to its content."""
 
@@ -42,7 +43,7 @@ class StoredLog:
         self._keys, self._disk = keys, disk
 
     def append(self, entries: Sequence[tuple[int, int, bytes]], rows: dict[bytes, bytes | None]) -> int:
-        """Adds the row changes of new entries, which replace all stored from the first index on; returns their size."""
+        """Adds the row changes of new entries, replacing stored ones from the first index on; returns their size."""
         keys, size = self._keys, 0
         for index, _, content in entries:
             rows[keys.entry(index)] = content
@@ -66,7 +67,7 @@ class StoredLog:
 
         Args:
             node: The consensus core.
-            written: Last entry whose rows are written: their order in the store's own log makes truncation safe.
+            written: Last entry whose rows are written; their order in the store's own log makes truncation safe.
             leading: Whether this member leads.
         """
         status = node.status

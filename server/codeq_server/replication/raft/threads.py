@@ -11,7 +11,7 @@ _T = TypeVar("_T")
 
 
 async def in_thread(function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
-    """Calls a function in a thread and returns after it has ended, even if cancelled meanwhile."""
+    """Calls a function in a thread and returns after it has ended, even if the caller is cancelled."""
     job = asyncio.ensure_future(asyncio.to_thread(function, *args, **kwargs))
     cancelled: asyncio.CancelledError | None = None
     while not job.done():
@@ -20,6 +20,6 @@ async def in_thread(function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwa
         except asyncio.CancelledError as error:
             cancelled = error
     if cancelled is not None:
-        job.exception()  # marks it as retrieved: the cancelled caller does not need it
+        job.exception()  # marks the exception as retrieved; the cancelled caller does not need it
         raise cancelled
     return job.result()

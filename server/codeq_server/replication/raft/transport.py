@@ -44,7 +44,7 @@ class Transport:
         settings: Where to listen and who may connect.
         peers: Addresses, host:port, of other nodes by name; this node itself may be among them.
         handler: Receives the messages.
-        on_admitted: Called with the peer of a connection, as gRPC names it, on which the secret was presented.
+        on_admitted: Called with the gRPC peer of a connection on which the secret was presented.
 
     Raises:
         TransportError: The certificates cannot be used.
@@ -90,7 +90,7 @@ class Transport:
         """Listens for other nodes and connects to them.
 
         Raises:
-            TransportError: The port is taken, the host is not one of this machine, or the folder cannot be used.
+            TransportError: The port is taken, the host is not an address of this machine, or the folder cannot be used.
         """
         try:
             await self._receiver.start()
@@ -102,7 +102,7 @@ class Transport:
             self._peers.add(name, address)
 
     async def stop(self) -> None:
-        """Ends all streams and transfers; waits a while only for a snapshot that is being installed."""
+        """Ends all streams and transfers; waits only for a snapshot that is being installed, and not for long."""
         await self._sender.close()
         await self._peers.close()
         await self._server.stop(None)
@@ -129,7 +129,7 @@ class Transport:
         return await self._peers.ask(name, address)
 
     def problem_of(self, name: str) -> str:
-        """Returns why no stream to a node in the address book is open; empty: one is open, or none was tried yet."""
+        """Returns why no stream to a node in the address book is open; empty: it is open, or none was tried yet."""
         return self._peers.problem_of(name)
 
     def peers(self) -> list[PeerState]:
@@ -165,7 +165,7 @@ class Transport:
                 _LOG.warning("raft_peer_refused from=%s reason=%s", context.peer(), refusal)
             refuse(context, refusal.code, str(refusal))
         except TimeoutError:
-            refuse(context, grpc.StatusCode.DEADLINE_EXCEEDED, "hello: did not arrive in time")
+            refuse(context, grpc.StatusCode.DEADLINE_EXCEEDED, "hello: not received in time")
 
     def _meet(self, frame: raft_pb2.DeliverRequest) -> Hello:
         """Returns the identity that the sender of a frame claims, after notifying the groups.
@@ -211,7 +211,7 @@ class _Gate(grpc.aio.ServerInterceptor):
 
 
 def _telling(on_admitted: Callable[[str], None], behaviour: Callable[[object, Any], Awaitable[None]]) -> Any:
-    """Returns a behaviour that first reports the peer of the call."""
+    """Returns a handler function that first reports the peer of the call."""
 
     async def telling(request: object, context: Any) -> None:
         on_admitted(context.peer())

@@ -1,4 +1,4 @@
-"""Checks that both sides of a connection make: hellos and limits of frames; and the counters."""
+"""Checks that both sides of a connection make of hellos and frame limits, and the counters."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ CLUSTER_ID_BYTES_MAX: Final = 64
 URL_CHARS_MAX: Final = 1024
 
 SNAPSHOT_ANSWER_SECONDS: Final = 30.0
-"""Time for the offer of a snapshot to arrive or be answered: the receiver reads the parts that it already has."""
+"""Timeout for the offer of a snapshot to arrive or be answered; the receiver first reads the parts that it already
+has."""
 
 SNAPSHOT_PROGRESS_SECONDS: Final = 30.0
 """Time for each part of a snapshot to be sent or to arrive."""
@@ -66,7 +67,7 @@ class Refused(Exception):  # noqa: N818
 
 
 def refuse(context: Any, code: grpc.StatusCode, why: str) -> None:
-    """Makes an RPC end with a rejection when its handler returns; gRPC's `abort` keeps calls alive in a cycle."""
+    """Makes an RPC end with a rejection when its handler returns; gRPC's own `abort` creates a reference cycle."""
     context.set_code(code)
     context.set_details(why)
 
@@ -80,7 +81,7 @@ class Seldom:
     """
 
     KEYS_MAX: Final = 1000
-    """Keys remembered; when there are more, all are forgotten."""
+    """Maximum keys remembered; beyond it, all keys are forgotten."""
 
     def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._seconds = seconds
@@ -160,7 +161,7 @@ def check_cluster(peer: Hello, mine: Hello) -> None:
 
 
 def meet(handler: Handler, peer: Hello, address: str) -> None:
-    """Tells the groups of a node about a peer that identified itself; see `Handler.met`.
+    """Notifies the groups of a node of a peer that identified itself; see `Handler.met`.
 
     Raises:
         Refused: This node rejects the peer.
@@ -172,7 +173,7 @@ def meet(handler: Handler, peer: Hello, address: str) -> None:
 
 
 def tell_failure(task: asyncio.Task[None]) -> None:
-    """Reports a failed task to the event loop at once, because nothing waits for it."""
+    """Reports the failure of a task to the event loop at once, because nobody waits for the task."""
     if not task.cancelled() and (error := task.exception()) is not None:
         loop = task.get_loop()
         loop.call_exception_handler({"message": f"{task.get_name()} failed", "exception": error, "task": task})

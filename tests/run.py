@@ -22,7 +22,8 @@ from xml.etree import ElementTree
 
 ROOT = Path(__file__).resolve().parent.parent
 PYTEST = [sys.executable, "-m", "pytest"]
-TWO_CORES = ["-n", "2", "--dist", "worksteal"]
+WORKERS = ["-n", "4", "--dist", "worksteal"]
+"""More workers than cores: most of a test is waiting for processes."""
 ACCEPTANCE = Path("tests/acceptance")
 APART = ["env", "SERVED_APART=1"]
 ONE_PROCESS = ["test_three_nodes.py", "test_bounds.py", "test_memory_of_mixes.py"]
@@ -49,21 +50,21 @@ def steps(names: list[str]) -> list[Step]:
     for name in names:
         if name == "check":
             short = [*SHORT_SEARCH, *PYTEST, "-n", "0", "tests/model", "-k", "beside"]
-            planned.append((name, [["make", "lint-changed"], [*PYTEST, *TWO_CORES, *QUICK], short]))
+            planned.append((name, [["make", "lint-changed"], [*PYTEST, "-n", "2", "--dist", "worksteal", *QUICK], short]))
         elif name == "test-python":
             alone = [suite for suite in suites() if suite not in SEARCHES]
-            planned += [(suite.as_posix(), [[*PYTEST, *TWO_CORES, suite.as_posix()]]) for suite in alone]
-            apart = [*APART, *PYTEST, *TWO_CORES, ACCEPTANCE.as_posix()]
+            planned += [(suite.as_posix(), [[*PYTEST, *WORKERS, suite.as_posix()]]) for suite in alone]
+            apart = [*APART, *PYTEST, *WORKERS, ACCEPTANCE.as_posix()]
             apart += [f"--ignore={ACCEPTANCE}/{module}" for module in ONE_PROCESS]
             planned.append((f"{ACCEPTANCE}, standalone gateway", [apart]))
             planned.append((" and ".join(map(str, SEARCHES)), [[*PYTEST, suite.as_posix()] for suite in SEARCHES]))
         elif name == "compiled":
-            planned += [(f"{suite}, compiled", [[*PYTEST, *TWO_CORES, suite]]) for suite in COMPILED]
+            planned += [(f"{suite}, compiled", [[*PYTEST, *WORKERS, suite]]) for suite in COMPILED]
             planned.append(("tests/model, compiled", [[*PYTEST, "tests/model"]]))
             planned.append(("tests/sim, compiled", [[*PYTEST, "tests/sim"]]))
         elif name == "compiled-quick":
-            planned.append((f"{' '.join(COMPILED_QUICK)}, compiled", [[*PYTEST, *TWO_CORES, *COMPILED_QUICK]]))
-            planned.append(("tests/model, compiled", [[*SHORT_SEARCH, *PYTEST, *TWO_CORES, "tests/model"]]))
+            planned.append((f"{' '.join(COMPILED_QUICK)}, compiled", [[*PYTEST, *WORKERS, *COMPILED_QUICK]]))
+            planned.append(("tests/model, compiled", [[*SHORT_SEARCH, *PYTEST, *WORKERS, "tests/model"]]))
             planned.append(("tests/sim, compiled", [[sys.executable, "tests/sim/sim_run.py", "--count", "20"]]))
         else:
             planned.append((name, [["make", name]]))

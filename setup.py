@@ -41,7 +41,7 @@ def folder(package: str) -> Path:
 def compiled() -> dict[str, list[str]]:
     """Returns the paths of the modules to compile, by the package that they belong to."""
     listed = TOOLS["codeq"]["compiled"]
-    return {
+    paths = {
         package: [
             str(path)
             for path in sorted(folder(package).glob("*.py"))
@@ -49,6 +49,10 @@ def compiled() -> dict[str, list[str]]:
         ]
         for package in listed["packages"]
     }
+    for module in listed["modules"]:
+        package, _, name = module.rpartition(".")
+        paths.setdefault(package, []).append(str(folder(package) / f"{name}.py"))
+    return paths
 
 
 def extensions() -> list[Extension]:

@@ -50,7 +50,8 @@ def steps(names: list[str]) -> list[Step]:
     for name in names:
         if name == "check":
             short = [*SHORT_SEARCH, *PYTEST, "-n", "0", "tests/model", "-k", "beside"]
-            planned.append((name, [["make", "lint-changed"], [*PYTEST, "-n", "2", "--dist", "worksteal", *QUICK], short]))
+            quick = [*PYTEST, "-n", "2", "--dist", "worksteal", *QUICK]
+            planned.append((name, [["make", "lint-changed"], quick, short]))
         elif name == "test-python":
             alone = [suite for suite in suites() if suite not in SEARCHES]
             planned += [(suite.as_posix(), [[*PYTEST, *WORKERS, suite.as_posix()]]) for suite in alone]

@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 TOOLS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]
 SOURCES: dict[str, str] = TOOLS["setuptools"]["package-dir"]
 PACKAGES: list[str] = TOOLS["codeq"]["compiled"]["packages"]
+SINGLE: list[str] = TOOLS["codeq"]["compiled"]["modules"]
 
 
 def _folder(package: str) -> Path:
@@ -23,8 +24,9 @@ def _folder(package: str) -> Path:
 
 
 def _modules() -> dict[str, ast.Module]:
-    """Returns the syntax trees of all modules of the compiled packages, by name."""
+    """Returns the syntax trees of all modules of the compiled packages, and of single compiled ones, by name."""
     paths = {f"{package}.{path.stem}": path for package in PACKAGES for path in sorted(_folder(package).glob("*.py"))}
+    paths |= {name: _folder(name).with_suffix(".py") for name in SINGLE}
     return {name: ast.parse(path.read_text()) for name, path in paths.items()}
 
 
@@ -134,7 +136,6 @@ BOUNDS = {
         | {"_break_off", "_advance", "_answer", "_answered"},
         "one: another object's method of the same name": {"discard", "hold"},
     },
-    "codeq_server.storage": {"one: a function of the same name": {"scan", "scan_back"}},
     "codeq_server.services": {
         TYPES: {"_fields", "_check", "_first_bytes", "_count", "_places", "_has_any", "remove_content"},
     },

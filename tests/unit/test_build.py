@@ -28,10 +28,10 @@ END_AT_ONCE = {
 
 
 def _modules() -> list[str]:
-    """Returns the names of all modules of the compiled packages."""
+    """Returns the names of all modules of the compiled packages, and of single compiled ones."""
     folders = {name: Path(importlib.import_module(name).__path__[0]) for name in LISTED["packages"]}
     paths = [(name, path) for name, folder in folders.items() for path in sorted(folder.glob("*.py"))]
-    return [f"{name}.{path.stem}" for name, path in paths if path.stem != "__init__"]
+    return [*(f"{name}.{path.stem}" for name, path in paths if path.stem != "__init__"), *LISTED["modules"]]
 
 
 @pytest.mark.parametrize("name", _modules())

@@ -20,6 +20,7 @@ from .rocks_errors import is_dropped, open_error, read_error
 from .rocks_options import make_log_options
 from .scanning import scan
 from .store import LAST_KEY, LOG_PREFIX, ROWS_POINTER
+from .write_batch import fill
 
 DEFAULT: Final = "default"
 LOG: Final = "log"
@@ -68,7 +69,7 @@ class Families:
                     self._sets[name] = self.db.get_column_family(name)
             self.rows = self._sets[DEFAULT]
             self.current = DEFAULT
-            pointer: bytes | None = self.log.get(ROWS_POINTER) if self.log is not None else None
+            pointer = self.log.get(ROWS_POINTER) if self.log is not None else None
             if pointer is not None:
                 self.use(pointer.decode(errors="replace"))
         except BaseException as error:
@@ -105,19 +106,8 @@ class Families:
         batch = WriteBatch(raw_mode=True)
         if self._rows_handle is not None:
             batch.set_default_column_family(self._rows_handle)
-        log = self._log_handle
-        for key, value in rows.items():
-            if key >= LOG_PREFIX:
-                if log is None:
-                    raise StoreFailed(f"the store {self._path} was opened without a log")
-                if value is None:
-                    batch.delete(key, log)
-                else:
-                    batch.put(key, value, log)
-            elif value is None:
-                del batch[key]
-            else:
-                batch[key] = value
+        if not fill(batch, rows, self._log_handle):
+            raise StoreFailed(f"the store {self._path} was opened without a log")
         return batch
 
     def create(self) -> str:

@@ -359,7 +359,7 @@ def _from_base64(text: str) -> bytes:
     return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
 
 
-def _whole(value: float) -> int:
+def _whole(value: Any) -> int:  # declared as a float, a large int would lose digits in compiled code
     """Returns a whole number as int: JSON may write 5 as 5.0. Raises ValueError."""
     if isinstance(value, int):
         return value

@@ -37,10 +37,14 @@ HttpHostOption = Annotated[
     str | None, typer.Option(metavar="HOST", help="Host on which REST listens; default: all interfaces.")
 ]
 WorkerStreamOption = Annotated[
-    str | None, typer.Option(metavar="HOST:PORT", help="gRPC listener for workers; '': none. Default :9091.")
+    str | None,
+    typer.Option(metavar="HOST:PORT", help="Address of the gRPC listener for workers; '' turns it off. Default :9091."),
 ]
 ProducerStreamOption = Annotated[
-    str | None, typer.Option(metavar="HOST:PORT", help="gRPC listener for producers; '': none. Default :9092.")
+    str | None,
+    typer.Option(
+        metavar="HOST:PORT", help="Address of the gRPC listener for producers; '' turns it off. Default :9092."
+    ),
 ]
 StoreOption = Annotated[str | None, typer.Option(metavar="PATH", help="Folder of the store; default ./data.")]
 NoFsyncOption = Annotated[

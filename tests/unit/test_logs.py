@@ -81,7 +81,7 @@ def written(tmp_path: Path) -> Iterator[Write]:
         each.close()
 
 
-def test_json_line_has_utc_time_level_event_and_values(written: Write) -> None:
+def test_json_line_has_the_values_of_an_event_with_its_level_and_utc_time(written: Write) -> None:
     log = written()
     structlog.get_logger().warning("store_opened", path="x\ny", bytes=3, fsync=True, since=None)
     [line] = log.events

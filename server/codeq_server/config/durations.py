@@ -18,7 +18,7 @@ class Duration(Form[float]):
         self._least, self._most = least, most
         bounds = f"{self.show(least)} to {self.show(most)}"
         self.expects = f"a duration from {bounds}, such as 60s or 5m, or a number of seconds"
-        self.values = f"duration from `{self.show(least)}` to `{self.show(most)}`, or seconds"
+        self.values = f"duration from `{self.show(least)}` to `{self.show(most)}`, or a number of seconds"
 
     def parse(self, value: object) -> float | None:
         """Returns the duration in seconds."""

@@ -23,7 +23,7 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// ProduceRequest is one frame.
+// ProduceRequest carries one frame, if it has tasks.
 type ProduceRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Hello. Set in the first message only.

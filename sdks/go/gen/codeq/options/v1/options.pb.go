@@ -236,11 +236,11 @@ func (x *RestReply) GetDownload() *Download {
 // Download names the fields of a response that is sent as a file over HTTP.
 type Download struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Field with the content, bytes.
+	// Name of the bytes field with the content.
 	ContentField string `protobuf:"bytes,1,opt,name=content_field,json=contentField,proto3" json:"content_field,omitempty"`
-	// Field with the media type of the content, a string of printable ASCII.
+	// Name of the string field with the media type of the content, in printable ASCII.
 	TypeField string `protobuf:"bytes,2,opt,name=type_field,json=typeField,proto3" json:"type_field,omitempty"`
-	// Field with the file name, a string.
+	// Name of the string field with the file name.
 	NameField     string `protobuf:"bytes,3,opt,name=name_field,json=nameField,proto3" json:"name_field,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -103,21 +103,21 @@ export const RestReplySchema: GenMessage<RestReply> = /*@__PURE__*/
  */
 export type Download = Message<"codeq.options.v1.Download"> & {
   /**
-   * Field with the content, bytes.
+   * Name of the bytes field with the content.
    *
    * @generated from field: string content_field = 1;
    */
   contentField: string;
 
   /**
-   * Field with the media type of the content, a string of printable ASCII.
+   * Name of the string field with the media type of the content, in printable ASCII.
    *
    * @generated from field: string type_field = 2;
    */
   typeField: string;
 
   /**
-   * Field with the file name, a string.
+   * Name of the string field with the file name.
    *
    * @generated from field: string name_field = 3;
    */

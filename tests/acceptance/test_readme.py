@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import httpx
+from authority import Authority, trusting
 from server_process import ServerProcess
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -71,8 +72,9 @@ def test_readme_python_worker_completes_the_producers_task(server: ServerProcess
 
 
 def test_operations_document_lists_exactly_the_exposed_metrics(tmp_path: Path) -> None:
-    with ServerProcess(tmp_path, apart=False) as server:
-        shown = httpx.get(f"{server.http_url}/metrics").text
+    files = Authority().files(tmp_path / "certificates")
+    with ServerProcess(tmp_path / "server", env=files.server_env, apart=False) as server:
+        shown = httpx.get(f"{server.http_url}/metrics", verify=trusting(files)).text
     families = set(re.findall(r"^# TYPE (codeq_\w+) ", shown, re.MULTILINE))
     documented = re.findall(r"^\| `(codeq_(?!raft_)\w+)` \|", (ROOT / "docs/operations.md").read_text(), re.MULTILINE)
     assert sorted(families) == sorted(documented)

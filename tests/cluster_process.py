@@ -18,7 +18,7 @@ from server_process import LOG_TAIL_CHARS, LOOPBACK, START_SECONDS_MAX, ServerPr
 
 TENANT: Final = "acme"
 TOKEN: Final = "cluster-producer"
-"""Token of TENANT: producer, worker and administrator."""
+"""Token of TENANT: producer, worker, administrator and operator."""
 STRANGER_TENANT: Final = "umbrella"
 STRANGER_TOKEN: Final = "cluster-stranger"
 """Token of a worker of STRANGER_TENANT, which must never see a task."""
@@ -29,14 +29,17 @@ LAG_MAX: Final = 1000
 """Entries that a member may lack and still count as caught up."""
 
 
-def _token(token: str, tenant: str) -> str:
+def _token(token: str, tenant: str, *scopes: str) -> str:
     raw = {"tenantId": tenant, "role": "ADMIN"}
-    return json.dumps({"token": token, "subject": f"of-{tenant}", "scopes": SCOPES, "eventTypes": ["*"], "raw": raw})
+    all_scopes = [*SCOPES, *scopes]
+    return json.dumps(
+        {"token": token, "subject": f"of-{tenant}", "scopes": all_scopes, "eventTypes": ["*"], "raw": raw}
+    )
 
 
 AUTHENTICATION: Final = {
     "PRODUCER_AUTH_PROVIDER": "static",
-    "PRODUCER_AUTH_CONFIG": _token(TOKEN, TENANT),
+    "PRODUCER_AUTH_CONFIG": _token(TOKEN, TENANT, "codeq:operator"),
     "WORKER_AUTH_PROVIDER": "static",
     "WORKER_AUTH_CONFIG": _token(STRANGER_TOKEN, STRANGER_TENANT),
     "ALLOW_PRODUCER_AS_WORKER": "true",

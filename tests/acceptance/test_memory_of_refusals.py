@@ -35,6 +35,9 @@ CALLS: Final = 400 * TIMES
 BATCHES: Final = 25 * TIMES
 """Rejected batches and frames of 8 MB."""
 
+ROUNDS: Final = 2
+"""Memory that calls leave behind grows in each round; the heap's peak on a busy machine is reached only once."""
+
 WARM_CALLS: Final = 10
 """Calls after which buffers, caches and pools have reached their final size."""
 
@@ -73,12 +76,15 @@ def stays_small(server: ServerProcess, call: Callable[[], None], count: int, *, 
     """Makes calls and checks that the memory they used is freed."""
     for _ in range(WARM_CALLS):
         call()
-    before = memory(server, gateway=gateway)
-    for _ in range(count):
-        call()
-    grown = memory(server, gateway=gateway) - before
-    print(f"{count} calls: {before / 1e6:.0f} MB, then {grown / 1e6:+.0f} MB")
-    assert grown < GROWTH_MAX
+    for _ in range(ROUNDS):
+        before = memory(server, gateway=gateway)
+        for _ in range(count):
+            call()
+        grown = memory(server, gateway=gateway) - before
+        print(f"{count} calls: {before / 1e6:.0f} MB, then {grown / 1e6:+.0f} MB")
+        if grown < GROWTH_MAX:
+            return
+    pytest.fail(f"the process grew by more than {GROWTH_MAX} bytes in each of {ROUNDS} rounds")
 
 
 @contextlib.contextmanager

@@ -140,7 +140,7 @@ clean-compiled: ## Remove the extensions that `make compile` put beside the sour
 
 .PHONY: wheels
 wheels: setup-compile setup-raft ## Build the wheels into dist: server with extensions (CODEQ_COMPILE=0: without), SDK, extension for Raft
-	@rm -rf dist && mkdir dist
+	@rm -rf dist sdks/python/build && mkdir dist
 	@CODEQ_COMPILE=$(or $(CODEQ_COMPILE),1) CODEQ_PUBLISHED=1 $(VENV)/bin/pip wheel --quiet --no-cache-dir --no-deps --no-build-isolation --wheel-dir dist $(PACKAGES)
 	@cp build/raft_core_wheel/*.whl dist && ls dist
 
@@ -274,5 +274,5 @@ bench-raft: setup-dev ## Measure three nodes of a Raft cluster on this machine, 
 
 .PHONY: clean
 clean: clean-compiled ## Remove the files of setup, tests and builds, but never the store in ./data
-	rm -rf $(VENV) $(TOOLS) .make.lock .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis $(addsuffix /node_modules,$(NODE_PACKAGES)) sdks/ts/dist build dist *.egg-info sdks/python/src/*.egg-info $(RAFT_CORE)/Cargo.lock
+	rm -rf $(VENV) $(TOOLS) .make.lock .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis $(addsuffix /node_modules,$(NODE_PACKAGES)) sdks/ts/dist build sdks/python/build dist *.egg-info sdks/python/src/*.egg-info $(RAFT_CORE)/Cargo.lock
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

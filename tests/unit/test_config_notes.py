@@ -25,6 +25,15 @@ def producer(**claims: object) -> dict[str, str]:
     return {"PRODUCER_AUTH_PROVIDER": "static", "PRODUCER_AUTH_CONFIG": json.dumps(token)}
 
 
+def issued(*audience: str) -> str:
+    """Returns the configuration of an identity provider."""
+    return json.dumps({"issuer": "https://id.example", "audience": [*audience]})
+
+
+IDENTITY = {"WORKER_AUTH_PROVIDER": "jwks", "WORKER_AUTH_CONFIG": issued("codeq", "codeq-worker")}
+"""Workers' tokens come from an identity provider."""
+
+
 @pytest.mark.parametrize(
     "environment",
     [
@@ -66,6 +75,12 @@ def test_effective_settings_cause_no_warnings(environment: dict[str, str]) -> No
         (worker(raw={"tenantId": "dev-tenant", "role": "ADMIN"}), "WORKER_AUTH_CONFIG", "administrators"),
         (worker(scopes=["codeq:claim", "codeq:clam"]), "WORKER_AUTH_CONFIG.scopes", "codeq:clam"),
         (producer(scopes=["codeq:claim"]), "PRODUCER_AUTH_CONFIG.scopes", "codeq:claim"),
+        (producer(raw={"tenantId": "dev-tenant", "role": "viewr"}), "PRODUCER_AUTH_CONFIG.raw", "role VIEWR"),
+        (
+            IDENTITY | {"PRODUCER_AUTH_PROVIDER": "jwks", "PRODUCER_AUTH_CONFIG": issued("codeq")},
+            "WORKER_AUTH_CONFIG",
+            "the audience codeq are those of the producers",
+        ),
         (producer(scopes=["codeq:admin"]), "PRODUCER_AUTH_CONFIG.scopes", "codeq:operator"),
         (producer(raw={"tenantId": "dev-tenant", "role": "ADMIN"}), "PRODUCER_AUTH_CONFIG.scopes", "codeq:operator"),
         (worker(raw={"tenantId": "dev-tenant", "roles": ["viewer"]}), "WORKER_AUTH_CONFIG", "gets no tasks"),

@@ -25,6 +25,9 @@ tenants themselves assign roles."""
 VIEWER_SCOPE: Final = "codeq:viewer"
 """Scope that makes the holder of a token a viewer, who only reads; the role VIEWER does the same."""
 
+DEFAULT_ROLE: Final = "USER"
+"""Role of a token whose claims name none."""
+
 VIEWER_ROLE: Final = "VIEWER"
 
 RIGHTS_SCOPES: Final = frozenset({ADMIN_SCOPE, OPERATOR_SCOPE, VIEWER_SCOPE})
@@ -156,7 +159,7 @@ def claims_of(token: Token) -> Claims:
     Raises:
         InvalidTenantError: No valid tenant can be derived from the token, and it is not an operator's.
     """
-    roles = _roles(token.raw)
+    roles = roles_of(token.raw)
     is_admin = ADMIN_ROLE in roles or ADMIN_SCOPE in token.scopes
     is_operator = OPERATOR_SCOPE in token.scopes
     return Claims(
@@ -164,7 +167,7 @@ def claims_of(token: Token) -> Claims:
         tenant_id=tenant_of(token.subject, token.raw, token.scopes),
         scopes=token.scopes,
         event_types=token.event_types,
-        role=roles[0] if roles else "USER",
+        role=roles[0] if roles else DEFAULT_ROLE,
         is_admin=is_admin,
         expires_at=token.expires_at,
         is_operator=is_operator,
@@ -172,7 +175,7 @@ def claims_of(token: Token) -> Claims:
     )
 
 
-def _roles(raw: Mapping[str, object]) -> list[str]:
+def roles_of(raw: Mapping[str, object]) -> list[str]:
     """Returns the roles of the claims `role`, a string, and `roles`, an array of strings; in capitals."""
     several = raw.get("roles")
     named = [raw.get("role"), *(several if isinstance(several, list | tuple) else ())]

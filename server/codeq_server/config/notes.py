@@ -8,16 +8,19 @@ from typing import Final
 from codeq_server.auth.claims import (
     ADMIN_ROLE,
     ADMIN_SCOPE,
+    DEFAULT_ROLE,
     OPERATOR_SCOPE,
     RIGHTS_SCOPES,
     VIEWER_ROLE,
     VIEWER_SCOPE,
     WORKER_SCOPES,
     claims_of,
+    roles_of,
 )
 from codeq_server.config import foreign, identity
 from codeq_server.config.declaration import settings_of
 from codeq_server.config.given import Note
+from codeq_server.config.jwks_settings import JwksAuthSettings
 from codeq_server.config.providers import AuthConfig
 from codeq_server.config.settings import AuthSettings, RaftSettings, Settings
 from codeq_server.config.sources import GivenSettings
@@ -89,6 +92,7 @@ def _raft(given: GivenSettings, wanted: RaftSettings | None, settings: Settings)
 def _tokens(given: GivenSettings, auth: AuthSettings) -> Iterator[Note]:
     yield from identity.unused(given, {"producer": auth.producer, "worker": auth.worker})
     yield from _together(_tenants(auth))
+    yield from _shared_audiences(auth)
     yield from _together(_of_workers(auth.worker))
     yield from _together(_of_producers(auth.producer, admins_operate=auth.admins_operate))
 
@@ -102,6 +106,23 @@ def _tenants(auth: AuthSettings) -> Iterator[tuple[str, str]]:
         tenant = claims_of(token.content).tenant_id
         if producers and tenant not in producers:
             yield key, f"its tenant is {tenant}, {theirs}: the worker never gets its tasks"
+
+
+def _shared_audiences(auth: AuthSettings) -> Iterator[Note]:
+    """Yields warnings about identity providers whose tokens are accepted for both roles."""
+    for worker in _identity_providers(auth.worker):
+        for producer in _identity_providers(auth.producer):
+            if producer.issuer == worker.issuer and (shared := sorted({*producer.audience} & {*worker.audience})):
+                text = (
+                    f"its issuer and the audience {shared[0]} are those of the producers: a worker's token may create "
+                    "and cancel tasks; use another audience"
+                )
+                yield Note(auth.worker.key, text)
+
+
+def _identity_providers(auth: AuthConfig) -> list[JwksAuthSettings]:
+    providers = auth.config if isinstance(auth.config, tuple) else (auth,)
+    return [each.config for each in providers if isinstance(each.config, JwksAuthSettings)]
 
 
 def _of_workers(auth: AuthConfig) -> Iterator[tuple[str, str]]:
@@ -123,6 +144,11 @@ def _of_producers(auth: AuthConfig, *, admins_operate: bool) -> Iterator[tuple[s
     for key, token in auth.tokens:
         if others := sorted(token.scopes - RIGHTS_SCOPES):
             yield f"{key}.scopes", f"without effect on a producer's token: {', '.join(others)}"
+        if unknown := sorted({*roles_of(token.raw)} - {ADMIN_ROLE, VIEWER_ROLE, DEFAULT_ROLE}):
+            yield (
+                f"{key}.raw",
+                f"without effect: role {', '.join(unknown)}; the roles are {ADMIN_ROLE} and {VIEWER_ROLE}",
+            )
         if admins_operate and claims_of(token.content).is_admin:
             text = f"from the next release on, changes of members and backups need the scope {OPERATOR_SCOPE}: add it"
             yield f"{key}.scopes", text

@@ -83,8 +83,12 @@ class _ProviderLog:
 
 
 def _log_validation(problem: Exception) -> None:
+    # Imported only here: a server without an identity provider runs without a library for its tokens.
+    from codeq_server.auth.jwks.store import KeysUnavailableError  # noqa: PLC0415
+
     _log.error(
         "token_validation_failed",
-        exc_info=problem,
+        error=problem,
+        exc_info=None if isinstance(problem, KeysUnavailableError) else problem,
         hint="calls with tokens that are not cached are rejected until tokens can be validated again",
     )

@@ -58,7 +58,7 @@ def main(steps: list[str]) -> int:
     """Runs steps of tests/run.py in the copy; returns 1 if one failed."""
     copy(build(quick="compiled-quick" in steps))
     path = os.pathsep.join(str(COPY / name) for name in PATHS)
-    environment = {**os.environ, "PYTHONPATH": path, "CODEQ_BUILD": "compiled"}
+    environment = {**os.environ, "PYTHONPATH": path, "TESTED_BUILD": "compiled"}
     return subprocess.run([sys.executable, "tests/run.py", *steps], cwd=COPY, env=environment, check=False).returncode
 
 

@@ -14,8 +14,8 @@ BUILD = "compiled" if is_compiled() else "interpreted"
 
 
 def pytest_report_header() -> str:
-    """Reports which build is tested. CODEQ_BUILD names the expected build; any other fails the run."""
-    meant = os.environ.get("CODEQ_BUILD", BUILD)
+    """Reports which build is tested. TESTED_BUILD names the expected build; any other fails the run."""
+    meant = os.environ.get("TESTED_BUILD", BUILD)
     if meant != BUILD:
         raise pytest.UsageError(f"the tests import the {BUILD} build, not the {meant} one")
     return f"codeq: {BUILD}"

@@ -53,7 +53,8 @@ class Revocations:
     """The streams and waiting calls that rely on tokens. They are bounded by the limits of streams and calls."""
 
     def __init__(self) -> None:
-        self._watches: dict[str, set[Watch]] = {}
+        self._watches: dict[str, dict[Watch, None]] = {}
+        """The watches of each token, in the order in which they began."""
 
     def __len__(self) -> int:
         """Returns the number of tokens that are relied on."""
@@ -62,14 +63,14 @@ class Revocations:
     def watch(self, token: str, then: Callable[[], None]) -> Watch:
         """Has `then` called whenever the token may no longer be accepted, or may allow something else."""
         watch = Watch(self, token, then)
-        self._watches.setdefault(token, set()).add(watch)
+        self._watches.setdefault(token, {})[watch] = None
         return watch
 
     def forget(self, watch: Watch) -> None:
         """Ends a watch."""
         watches = self._watches.get(watch.token)
         if watches is not None:
-            watches.discard(watch)
+            watches.pop(watch, None)
             if not watches:
                 del self._watches[watch.token]
 

@@ -192,7 +192,7 @@ sim-cluster: setup-dev ## Simulate the life of a cluster from a seed (SEED=7; CO
 .PHONY: model
 model: setup-dev ## Repeat a random workload on the core, as named by a test (SEED=7)
 	@CODEQ_MODEL_SEED=$(or $(SEED),0) CODEQ_MODEL_ROUNDS=1 CODEQ_SEARCH_SECONDS=0 \
-		$(VENV)/bin/python -m pytest -n 0 tests/model -k "random_work or beside"
+		$(VENV)/bin/python -m pytest -n 0 tests/model -k "random_work or reference_model"
 
 .PHONY: soak
 soak: setup-dev ## Search for hours: 10000 simulated nodes, 1000 clusters, 60000 workloads on the core, 200000 calls against a tenant, forks under the SDK (resumes where it stopped)

@@ -49,7 +49,7 @@ def steps(names: list[str]) -> list[Step]:
     planned: list[Step] = []
     for name in names:
         if name == "check":
-            short = [*SHORT_SEARCH, *PYTEST, "-n", "0", "tests/model", "-k", "beside"]
+            short = [*SHORT_SEARCH, *PYTEST, "-n", "0", "tests/model", "-k", "reference_model"]
             quick = [*PYTEST, "-n", "2", "--dist", "worksteal", *QUICK]
             planned.append((name, [["make", "lint-changed"], quick, short]))
         elif name == "test-python":

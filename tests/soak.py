@@ -49,7 +49,8 @@ class Search:
         if self.name == "memory":
             return ["bench/memory.py"], {}
         rounds = {"CODEQ_MODEL_SEED": str(self.done), "CODEQ_MODEL_ROUNDS": str(count), "CODEQ_SEARCH_SECONDS": "0"}
-        return ["-m", "pytest", "-q", "-n", "0", "--timeout", "0", "tests/model", "-k", "random_work or reference_model"], rounds
+        tests = ["tests/model", "-k", "random_work or reference_model"]
+        return ["-m", "pytest", "-q", "-n", "0", "--timeout", "0", *tests], rounds
 
 
 class Soak:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+
 import pytest
 from accepted_tasks import create
 from codeq.v1 import task_service_pb2 as pb
@@ -198,6 +200,16 @@ async def test_newest_first_list_skips_many_retries_in_bounded_pages(
     assert told == ids[::-1]
     assert sizes[:2] == [0, 0]
     assert max(sizes) <= 50
+
+
+@pytest.mark.parametrize("read", [list_tasks, list_newest])
+async def test_both_orders_leave_out_commands_that_the_caller_does_not_see(
+    read: Callable[..., Awaitable[pb.ListTasksResponse]], runner: HeldRunner
+) -> None:
+    seen = [*await add(runner, 2), *await add(runner, 1, "c")]
+    await add(runner, 2, "b")
+    page = await read(runner, "acme", pb.ListTasksRequest(), frozenset({"a", "c"}))
+    assert sorted(task.id for task in page.tasks) == sorted(seen)
 
 
 async def test_page_token_is_rejected_if_the_order_changes(runner: HeldRunner) -> None:

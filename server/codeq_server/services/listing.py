@@ -69,13 +69,12 @@ async def list_tasks(
     Raises:
         Rejection: INVALID_PAGE_TOKEN, CORRUPT_DATA.
     """
-    wanted = Filter(request)
-    commands = frozenset({request.command}) if request.command else seen
+    wanted = Filter(request, seen)
     of = ("tasks", tenant, request.command, *wanted.said)
     page, last, examined = Page(request.page_size or PAGE_DEFAULT), b"", 0
     if request.page_token:
         last = last_key(request.page_token, keys.KEY_BYTES[keys.TASKS], *of)
-    number = next_queue(runner.shard, tenant, commands, keys.queue_of(last) or 1)
+    number = next_queue(runner.shard, tenant, wanted.commands, keys.queue_of(last) or 1)
     while number is not None:
         start, end = keys.queue_rows(keys.TASKS, number)
         walk = Walk(max(start, last + b"\0"), end)
@@ -90,7 +89,7 @@ async def list_tasks(
                 await runner.wait_durable()
                 return pb.ListTasksResponse(tasks=page.tasks, next_page_token=page_token(last, *of))
             await asyncio.sleep(0)
-        number = next_queue(runner.shard, tenant, commands, number + 1)
+        number = next_queue(runner.shard, tenant, wanted.commands, number + 1)
     await runner.wait_durable()
     return pb.ListTasksResponse(tasks=page.tasks)
 
@@ -167,9 +166,19 @@ def _home_key(dead_key: bytes) -> bytes:
 
 
 class Filter:
-    """Filter of a list request."""
+    """Filter of a list request.
 
-    def __init__(self, request: pb.ListTasksRequest) -> None:
+    Args:
+        request: The request.
+        seen: Commands that a request for all of them shows; None: all.
+
+    Attributes:
+        commands: Commands whose queues are listed; None: all.
+        said: What the request says about tasks, by which page tokens of other requests are told apart.
+    """
+
+    def __init__(self, request: pb.ListTasksRequest, seen: frozenset[str] | None) -> None:
+        self.commands = frozenset({request.command}) if request.command else seen
         self._status = frozenset(request.status)
         self._from = unix_ms(request.created_from) if request.HasField("created_from") else None
         self._to = unix_ms(request.created_to) if request.HasField("created_to") else None

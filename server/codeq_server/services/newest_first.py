@@ -84,15 +84,14 @@ async def list_newest(
     Raises:
         Rejection: INVALID_PAGE_TOKEN, CORRUPT_DATA.
     """
-    wanted, shard = Filter(request), runner.shard
-    commands = frozenset({request.command}) if request.command else seen
+    wanted, shard = Filter(request, seen), runner.shard
     of = (NEWEST, tenant, request.command, *wanted.said)
     page, left, number, bounds = Page(request.page_size or PAGE_DEFAULT), PAGE_ROWS_MAX, keys.QUEUE_NUMBER_MAX, b""
     if request.page_token:
         content = last_key(request.page_token, _TOKEN_BYTES, *of)
         number, bounds = int.from_bytes(content[:4], "big"), content[4:]
     begun = number
-    next_number = previous_queue(shard, tenant, commands, number)
+    next_number = previous_queue(shard, tenant, wanted.commands, number)
     while next_number is not None:
         number = next_number
         tails = _tails(shard.queues[number], bounds if number == begun else b"")
@@ -100,7 +99,7 @@ async def list_newest(
         if page.full or left <= 0:
             await runner.wait_durable()
             return pb.ListTasksResponse(tasks=page.tasks, next_page_token=page_token(_position(number, tails), *of))
-        next_number = previous_queue(shard, tenant, commands, number - 1)
+        next_number = previous_queue(shard, tenant, wanted.commands, number - 1)
     await runner.wait_durable()
     return pb.ListTasksResponse(tasks=page.tasks)
 

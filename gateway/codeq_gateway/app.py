@@ -345,5 +345,6 @@ def _allow(methods: Iterable[str]) -> tuple[bytes, bytes]:
 
 
 def _defect(exchange: Exchange) -> Reply:
-    _LOG.exception("request %s failed: %s %s", exchange.request_id, exchange.method, exchange.route)
+    fields = {"request_id": exchange.request_id, "method": exchange.method, "route": exchange.route}
+    _LOG.exception("request_failed", extra={"fields": fields})
     return _failure(CallFailed(error_pb2.ERROR_REASON_UNSPECIFIED, "internal error"))

@@ -160,7 +160,7 @@ class Connection(asyncio.Protocol):
         except CallFailed as failed:
             self._break_off(failed)
         except Exception:  # noqa: BLE001 - a defect must not leave the connection without a reply
-            _LOG.exception("a request could not be parsed")
+            _LOG.exception("request_not_parsed")
             self._break_off(refusals.malformed("the request could not be parsed"))
         finally:
             self._is_parsing = False

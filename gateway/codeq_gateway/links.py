@@ -227,7 +227,8 @@ class Link:
             return True
         if not self._refused and await rpc.code() is grpc.StatusCode.UNAUTHENTICATED:
             self._refused = True
-            _LOG.error("gateway_refused server=%s: %s", self.address, await rpc.details())
+            fields = {"server": self.address, "error": await rpc.details()}
+            _LOG.error("gateway_refused", extra={"fields": fields})
         return False
 
     async def _use(self, stream: _Stream) -> None:

@@ -120,7 +120,7 @@ class Handshakes:
         self._unlogged += 1
         now = time.perf_counter()
         if now >= self._log_after:
-            _LOG.warning("tls_handshake_failed reason=%s failures=%d", reason, self._unlogged)
+            _LOG.warning("tls_handshake_failed", extra={"fields": {"reason": reason, "failures": self._unlogged}})
             self._log_after, self._unlogged = now + LOG_SECONDS, 0
 
     def expire(self, now: float) -> None:

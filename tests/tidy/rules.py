@@ -52,6 +52,8 @@ _SKIPS = re.compile(
         )
     )
 )
+_LOG_CALL = re.compile(r"_(?:log|LOG)\.(?:debug|info|warning|error|exception)")
+_EVENT = re.compile(r"[a-z]+(?:_[a-z]+)*")
 _LINK = re.compile(r"\]\((?!https?:|mailto:)([^)#\s]+)")
 
 
@@ -110,6 +112,17 @@ def impurities(source: str) -> list[str]:
             if called in IMPURE_CALLS or called.removeprefix("datetime.") in IMPURE_CALLS:
                 found.append(f"{called}()")
     return found
+
+
+def wordy_events(source: str) -> list[str]:
+    """Returns the texts that a Python module logs and that are not the name of an event: its values are fields."""
+    return [
+        text.value
+        for call in ast.walk(ast.parse(source))
+        if isinstance(call, ast.Call) and call.args and _LOG_CALL.fullmatch(ast.unparse(call.func))
+        for text in ast.walk(call.args[0])
+        if isinstance(text, ast.Constant) and not _EVENT.fullmatch(str(text.value))
+    ]
 
 
 def hand_made_keys(source: str) -> list[str]:

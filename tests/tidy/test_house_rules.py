@@ -74,6 +74,11 @@ def test_core_is_pure() -> None:
     assert _found(core, rules.impurities) == []
 
 
+def test_logged_events_have_fixed_names() -> None:
+    product = {path: text for path, text in _python().items() if path.startswith(("server/", "gateway/"))}
+    assert _found(product, rules.wordy_events) == []
+
+
 KEY_PACKAGES = ("core", "engine", "services", "node", "storage")
 """Server packages that handle rows; `replication` has its own rows, with keys in `log_rows.py`."""
 KEYS_ALONE = {

@@ -17,6 +17,13 @@ def test_project_names_are_not_registry_hosts() -> None:
     assert rules.registry_hosts("https://go.dev/doc/install https://nodejs.org/en/download python.org") == []
 
 
+def test_logged_text_that_is_no_name_is_reported() -> None:
+    bad = '_LOG.warning("lost name=%s", name)\n_log.exception("it failed")\n_log.info(f"got {count}")'
+    assert rules.wordy_events(bad) == ["lost name=%s", "it failed", "got "]
+    good = '_log.warning("late" if x else "lost_it", reason="a b")\nlog.error("a b")\n_log.info(event)'
+    assert rules.wordy_events(good) == []
+
+
 @pytest.mark.parametrize("path", ["/" + "root/x", "/" + "home/ann/x", "cd /" + "work/main"])
 def test_machine_path_is_reported_with_its_line(path: str) -> None:
     assert rules.machine_paths(path) == [f"1: {path}"]

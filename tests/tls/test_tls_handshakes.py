@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import socket
 import ssl
@@ -139,7 +140,8 @@ def test_failed_handshakes_are_counted_and_logged_once_a_minute(authority: Autho
         assert server.stop() == 0
         lines = [line for line in server.log.splitlines() if "handshake_failed" in line or "Handshake failed" in line]
         assert len(lines) == 1
-        assert "tls_handshake_failed reason=not_tls failures=1" in lines[0]
+        event = json.loads(lines[0])
+        assert (event["event"], event["reason"], event["failures"]) == ("tls_handshake_failed", "not_tls", 1)
         assert len(server.log.splitlines()) < FAILURES
 
 

@@ -133,6 +133,25 @@ def test_lines_from_libraries_have_the_same_form(written: Write) -> None:
     assert (line["level"], line["event"], line["logger"]) == ("error", "failed: disk", "some.library")
 
 
+def test_values_of_an_event_of_the_standard_library_are_fields(written: Write) -> None:
+    log = written()
+    fields = {"name": "node-2", "reason": 'lost "it"', "token": "hush", "failures": 3}
+    logging.getLogger("codeq.raft.transport").warning("raft_peer_lost", extra={"fields": fields})
+    logging.getLogger("some.library").warning("odd", extra={"fields": "text"})
+    line, odd = log.events
+    del line["time"]
+    assert line == {
+        "level": "warn",
+        "name": "node-2",
+        "reason": 'lost "it"',
+        "token": "***",
+        "failures": 3,
+        "event": "raft_peer_lost",
+        "logger": "codeq.raft.transport",
+    }
+    assert odd["event"] == "odd"
+
+
 @pytest.mark.parametrize("log_format", ["json", "text"])
 def test_traceback_does_not_show_local_variables(written: Write, log_format: str) -> None:
     log = written(log_format=log_format)

@@ -1,7 +1,8 @@
 """Logging: one line per event on stdout, as human-readable text or as JSON, with UTC times in milliseconds.
 
 Events are named by what happened, such as `server_started`, and carry keys and values: never a token, never a payload.
-Lines that libraries log with the standard library have the same format.
+Lines that libraries log with the standard library have the same format; layers that may not import this package log in
+this way, too, with an event's name as the message and its values as `extra={"fields": {...}}`.
 
 Logging never affects the process: it does not block, raise or delay its end, whatever the state of stdout and stderr.
 Lines that cannot be written are lost, counted, and reported in one line.
@@ -159,7 +160,10 @@ class _Handler(logging.Handler):
             event = record.getMessage()
         except Exception:  # noqa: BLE001 - arguments that do not match the format, or cannot be converted to text
             event = str(record.msg)
-        fields = {"event": event, "logger": record.name, "exc_info": record.exc_info}
+        # Modules that know nothing of this package pass their values as extra={"fields": {...}}.
+        given = getattr(record, "fields", None)
+        about = {"event": event, "logger": record.name, "exc_info": record.exc_info}
+        fields = {**given, **about} if isinstance(given, dict) else about
         self._logs.put(self._logs.line(record.levelname.lower(), fields))
 
 

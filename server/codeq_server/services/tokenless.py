@@ -86,7 +86,7 @@ class TokenlessServer:
                 await context.abort(grpc.StatusCode.UNAVAILABLE, "the call has reached its maximum duration")
             except DecodeError as error:
                 text = f"malformed request message: {error}"
-                _LOG.debug("call_refused method=%s: %s", method, text[:_SHOWN_CHARS])
+                _LOG.debug("call_refused", extra={"fields": {"method": method, "error": text[:_SHOWN_CHARS]}})
                 await context.abort(grpc.StatusCode.INVALID_ARGUMENT, text)
             except _TooLargeError as error:
                 await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))

@@ -303,7 +303,7 @@ class Member:
             self._become(self._random(CLUSTER_ID_BYTES), {}, founder=True)
         elif hindrance != self._hindrance:
             self._hindrance = hindrance
-            _log.info("raft_founding_waits reason=%s", hindrance)
+            _log.info("raft_founding_waits", extra={"fields": {"reason": hindrance}})
 
     def _join(self, leader: Hello) -> None:
         """Joins the cluster of a leader that made this disk a member, unless the disk must keep its own cluster."""
@@ -311,12 +311,9 @@ class Member:
         if mine.cluster_id:
             if self.group is None or not mine.unsettled or not gives_way(mine, leader):
                 return
-            _log.warning(
-                "raft_founder_steps_back cluster=%s joins=%s of=%s reason=nothing was decided in it",
-                mine.cluster_id.hex(),
-                leader.cluster_id.hex(),
-                leader.name,
-            )
+            clusters = {"cluster": mine.cluster_id.hex(), "joins": leader.cluster_id.hex(), "of": leader.name}
+            fields = {**clusters, "reason": "nothing was decided in it"}
+            _log.warning("raft_founder_steps_back", extra={"fields": fields})
             forgotten = self.group.abandon()
             self.group = self.membership = None
             self.row.cluster_id = b""
@@ -349,7 +346,7 @@ class Member:
         except StoreError as problem:
             # Nothing is damaged: the follower waits, and the disk may have room later.
             group.log.held = None
-            _log.warning("raft_snapshot_failed error=%s", problem)
+            _log.warning("raft_snapshot_failed", extra={"fields": {"error": problem}})
             await asyncio.sleep(RETRY_SECONDS)
         finally:
             self._making = None

@@ -217,7 +217,8 @@ class Peers:
     def log(self, peer: _Peer, why: str) -> None:
         """Logs why there is no stream to a node, at most once every LOG_SECONDS."""
         if self._logged.allows((peer.name, why)):
-            _LOG.warning("raft_peer_lost name=%s address=%s reason=%s", peer.name, peer.address, why)
+            fields = {"name": peer.name, "address": peer.address, "reason": why}
+            _LOG.warning("raft_peer_lost", extra={"fields": fields})
 
     async def close(self) -> None:
         """Ends all streams."""

@@ -233,5 +233,5 @@ class SnapshotReceiver:
 
     def _refuse(self, context: Any, code: grpc.StatusCode, why: str) -> None:
         if self._logged.allows(code):
-            _LOG.warning("raft_snapshot_refused from=%s reason=%s", context.peer(), why)
+            _LOG.warning("raft_snapshot_refused", extra={"fields": {"from": context.peer(), "reason": why}})
         refuse(context, code, why)

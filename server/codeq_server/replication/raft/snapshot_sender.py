@@ -122,7 +122,8 @@ class SnapshotSender:
             return True
         self._counters.snapshots_failed += 1
         if self._logged.allows((job.to, job.group, why)):
-            _LOG.warning("raft_snapshot_failed group=%d to=%016x address=%s reason=%s", job.group, job.to, address, why)
+            fields = {"group": job.group, "to": f"{job.to:016x}", "address": address, "reason": why}
+            _LOG.warning("raft_snapshot_failed", extra={"fields": fields})
         return False
 
     async def _connect(self, address: str, job: _Job) -> None:

@@ -162,7 +162,7 @@ class Transport:
                     peer = self._meet(frame)
         except Refused as refusal:
             if self._logged.allows(str(refusal)):
-                _LOG.warning("raft_peer_refused from=%s reason=%s", context.peer(), refusal)
+                _LOG.warning("raft_peer_refused", extra={"fields": {"from": context.peer(), "reason": refusal}})
             refuse(context, refusal.code, str(refusal))
         except TimeoutError:
             refuse(context, grpc.StatusCode.DEADLINE_EXCEEDED, "hello: not received in time")

@@ -29,6 +29,13 @@ TURN_SECONDS: Final = 0.005
 CONTROL_BYTES_MAX: Final = 16 * 1024
 """Answers to TLS control messages that a client may leave unread; beyond, its connection is closed."""
 
+THIN_BYTES_MAX: Final = 64 * 1024
+"""Bytes that a client may send beyond twice the content of its records; beyond, its connection is closed, because
+records with next to no content cost far more than they carry."""
+
+SLICE_BYTES: Final = 16 * 1024
+"""Bytes that are decrypted at once, before their content is counted."""
+
 LOG_SECONDS: Final = 60.0
 """Minimum interval between two lines about failed handshakes; each tells how many failed since the last one."""
 
@@ -179,6 +186,8 @@ class TlsLayer(asyncio.Protocol):
         self._is_writable = True
         self._unread_bytes = 0
         """Bytes of control messages written since the client last read."""
+        self._thin_bytes = 0
+        """Bytes received beyond twice their content."""
 
     # -- callbacks of the transport ------------------------------------------------------------------------------------
 
@@ -199,10 +208,11 @@ class TlsLayer(asyncio.Protocol):
             if self._is_open:
                 self._protocol.data_received(data)
             return
-        self._received.write(data)
         if self._is_open:
-            self._deliver()
-        elif self._has_begun or self._handshakes.may_shake(self):
+            self._deliver(data)
+            return
+        self._received.write(data)
+        if self._has_begun or self._handshakes.may_shake(self):
             self.shake()
         else:
             self._transport.pause_reading()
@@ -245,7 +255,7 @@ class TlsLayer(asyncio.Protocol):
         self._is_open = True
         self._handshakes.complete(self)
         self._flush()
-        self._deliver()
+        self._deliver(self._received.read())
 
     def _fail(self, error: Exception) -> None:
         """Ends a connection whose handshake failed; the client learns why, as far as TLS tells it."""
@@ -258,21 +268,23 @@ class TlsLayer(asyncio.Protocol):
         self._is_shut = True
         self._transport.close()
 
-    def _deliver(self) -> None:
-        """Passes on all bytes that can be decrypted."""
+    def _deliver(self, data: bytes) -> None:
+        """Decrypts bytes, and passes their content on; closes the connection if they have too little of it."""
         pieces: list[bytes] = []
         is_end = False
         try:
-            while self._received.pending or self._tls.pending() or not pieces:
-                piece = self._tls.read(_READ_BYTES)
-                if not piece:
-                    is_end = True
+            for at in range(0, len(data) or 1, SLICE_BYTES):
+                part = data[at : at + SLICE_BYTES]
+                self._received.write(part)
+                content, is_end = self._decrypt(pieces)
+                self._thin_bytes = max(0, self._thin_bytes + len(part) - 2 * content)
+                if is_end or self._thin_bytes > THIN_BYTES_MAX:
                     break
-                pieces.append(piece)
-        except ssl.SSLWantReadError:
-            pass
         except ssl.SSLError:
             self._flush()
+            self._transport.abort()
+            return
+        if self._thin_bytes > THIN_BYTES_MAX:
             self._transport.abort()
             return
         if self._sent.pending:
@@ -287,6 +299,25 @@ class TlsLayer(asyncio.Protocol):
             self._protocol.data_received(pieces[0] if len(pieces) == 1 else b"".join(pieces))
         if is_end and not self.eof_received():
             self.close()
+
+    def _decrypt(self, pieces: list[bytes]) -> tuple[int, bool]:
+        """Appends the content of the received records; returns its length, and whether the client has ended its side.
+
+        Raises:
+            ssl.SSLError: A record is malformed.
+        """
+        content, is_first = 0, True
+        try:
+            while is_first or self._received.pending or self._tls.pending():
+                is_first = False
+                piece = self._tls.read(_READ_BYTES)
+                if not piece:
+                    return content, True
+                content += len(piece)
+                pieces.append(piece)
+        except ssl.SSLWantReadError:
+            pass
+        return content, False
 
     def _flush(self) -> None:
         if self._sent.pending:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import ssl
 from collections.abc import AsyncIterator
@@ -120,6 +121,66 @@ async def test_request_that_comes_with_the_end_of_the_handshake_is_answered(file
         assert client.read(65_536).startswith(b"HTTP/1.1 200")
         assert client.read(65_536) == b""  # the server has announced its end
         writer.close()
+
+
+class Client:
+    """A client that decides what goes into a record."""
+
+    def __init__(self, files: Files) -> None:
+        self._received, self._sent = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = client_context(files).wrap_bio(self._received, self._sent, server_hostname="localhost")
+
+    async def connect(self, port: int) -> Client:
+        """Completes the handshake."""
+        self.reader, self.writer = await asyncio.open_connection("127.0.0.1", port)
+        while True:
+            try:
+                self._tls.do_handshake()
+            except ssl.SSLWantReadError:
+                self.writer.write(self._sent.read())
+                self._received.write(await asyncio.wait_for(self.reader.read(65_536), 10))
+            else:
+                return self
+
+    def records(self, *contents: bytes) -> bytes:
+        """Returns records with these contents, encrypted."""
+        for content in contents:
+            self._tls.write(content)
+        return self._sent.read()
+
+    async def read(self) -> bytes:
+        """Returns what the server sends until it ends the connection."""
+        content = b""
+        with contextlib.suppress(ConnectionResetError, ssl.SSLError):
+            self._received.write(await asyncio.wait_for(self.reader.read(), 20))
+            while piece := self._tls.read(1 << 20):
+                content += piece
+        return content
+
+
+@pytest.mark.parametrize("size", [1, 10])
+async def test_client_whose_records_have_next_to_no_content_is_cut_off(files: Files, size: int) -> None:
+    async with secured(files) as served:
+        client = await Client(files).connect(served.port)
+        head = client.records(OPEN_HEALTH[:-2] + b"X: ", *[b"x" * size] * (tls.THIN_BYTES_MAX // 10))
+        client.writer.write(head + client.records(HEALTH))
+        assert await client.read() == b""
+        client.writer.close()
+        assert await healthy(served, files)
+
+
+async def test_client_whose_small_records_alternate_with_larger_ones_is_served(files: Files) -> None:
+    count = tls.THIN_BYTES_MAX // 20
+    large = b"/healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nX: " + b"y" * 60
+    async with secured(files) as served:
+        client = await Client(files).connect(served.port)
+        reading = asyncio.ensure_future(client.read())
+        for _ in range(count):
+            client.writer.write(client.records(b"GET", b" ", large, b"\r\n\r\n"))
+            await client.writer.drain()
+        client.writer.write(client.records(*[HEALTH[at : at + 1] for at in range(len(HEALTH))]))
+        assert (await reading).count(b"HTTP/1.1 200") == count + 1
+        client.writer.close()
 
 
 async def test_connection_survives_a_change_of_the_context(files: Files) -> None:

@@ -74,6 +74,7 @@ class StreamServer:
     Args:
         answers: Answers the calls.
         port: Port; 0: any free one.
+        secret: Its secret.
 
     Attributes:
         address: Its gRPC listener.
@@ -82,7 +83,7 @@ class StreamServer:
         known: Peers of connections on which the secret was shown.
     """
 
-    def __init__(self, answers: Dispatcher, port: int = 0) -> None:
+    def __init__(self, answers: Dispatcher, port: int = 0, secret: str = SECRET) -> None:
         self.defects: list[BaseException] = []
         self.known: list[str] = []
         self._server = new_server(CONNECTIONS_MAX)
@@ -91,7 +92,7 @@ class StreamServer:
         self.streams = CallStreams(
             _Calls(answers),
             InFlight(),
-            SECRET,
+            secret,
             probes,
             self.known.append,
             None,

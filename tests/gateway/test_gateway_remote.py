@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -11,7 +12,7 @@ import pytest
 from codeq.v1 import error_pb2, task_service_pb2
 from codeq_gateway import refusals
 from codeq_gateway.dispatch import LEADER_GRPC, Call, CallFailed
-from codeq_gateway.links import Messages, NotSentError, failed, open_channel
+from codeq_gateway.links import SECRET_KEY, Messages, NotSentError, failed, open_channel
 from codeq_gateway.reflection import CALL_FILE, SchemaError, read_schema
 from codeq_gateway.remote import Forwarder, RemoteDispatcher
 from google.protobuf import descriptor_pb2, descriptor_pool
@@ -333,6 +334,16 @@ async def test_forwarder_forwards_a_call_only_once(server: tuple[TaskDouble, Str
         assert (await forwarder.call(started.address, creating())).task.command == "A"
     finally:
         await forwarder.close()
+
+
+async def test_server_without_a_secret_admits_no_gateway() -> None:
+    async with StreamServer(TaskDouble(), secret="") as bare, open_channel(bare.address) as channel:
+        ask: Any = channel.unary_unary("/codeq_internal.v1.CallService/GetReadiness")
+        for metadata in ((), ((SECRET_KEY, ""),)):
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await ask(b"", metadata=metadata)
+            assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED
+        assert bare.known == []
 
 
 def test_unknown_reason_from_a_newer_server_keeps_its_name_and_status() -> None:

@@ -6,9 +6,9 @@ This package opens no file but the configuration file and those of tokens, and b
 
 from __future__ import annotations
 
-from codeq_server.config.addresses import Address
+from codeq_server.config.addresses import Address, is_loopback
 from codeq_server.config.given import ConfigError, Note
-from codeq_server.config.load import check, describe, is_loopback, load, load_gateway
+from codeq_server.config.load import check, describe, load, load_gateway
 from codeq_server.config.raft import PAIR, refuse_pair
 from codeq_server.config.settings import (
     AuthSettings,

@@ -182,6 +182,16 @@ def _dialled(text: str) -> str | None:
     return f"{match['host']}:{int(match['port'])}"
 
 
+def is_loopback(host: str) -> bool:
+    """Returns whether a host can be reached only from this machine."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
 def _origin(text: str) -> str | None:
     """Returns an origin as browsers write it, without a path or a default port; None: the text is malformed."""
     origin = text.lower()

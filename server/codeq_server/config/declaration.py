@@ -63,9 +63,9 @@ class Setting:
         return self.own_flag or "--" + self.name.replace("_", "-")
 
     def show(self, value: Any) -> object:
-        """Returns a value as JSON, as an operator would write it; a secret is masked."""
+        """Returns a value as JSON, as an operator would write it; a secret is masked unless there is none."""
         if self.secret:
-            return MASK
+            return MASK if value else self.form.nothing
         return self.form.nothing if value is None else self.form.show(value)
 
 

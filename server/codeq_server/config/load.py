@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import ipaddress
-import secrets
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final
 
 from codeq_server.config import foreign, notes, raft, tls, tokens
-from codeq_server.config.addresses import Address
+from codeq_server.config.addresses import Address, is_loopback
 from codeq_server.config.declaration import settings_of, shown, variable
 from codeq_server.config.forms import NOT_SUPPORTED
 from codeq_server.config.settings import GatewaySettings, PersistenceSettings, ProcessSettings, RaftSettings, Settings
@@ -52,9 +50,8 @@ def load(path: str | None, env: Mapping[str, str], flags: Mapping[str, object], 
     settings = _bound(given, tokens.completed(given, settings))
     secret = settings.auth.producer.sole_secret
     completed = raft.completed(given, settings, secret)
-    if not secret:
-        # Servers of a cluster need a common one. One that is alone gets one that nobody knows: no gateway is admitted.
-        secret = secrets.token_hex() if completed is None else completed.cluster_secret
+    if not secret and completed is not None:
+        secret = completed.cluster_secret  # servers of a cluster need a common one
     settings = replace(
         settings,
         gateway_secret=_gateway_secret(settings.gateway_secret or secret),
@@ -169,8 +166,8 @@ def _persistence(settings: Settings) -> PersistenceSettings:
 
 
 def _gateway_secret(text: str) -> str:
-    """Returns the gateways' secret, derived from the configured one, or from the only producer token."""
-    return hashlib.sha256(_SECRET_SALT + text.encode()).hexdigest()
+    """Returns the gateways' secret, derived from the configured one, or from the only producer token; empty: none."""
+    return text and hashlib.sha256(_SECRET_SALT + text.encode()).hexdigest()
 
 
 def _bound(given: GivenSettings, settings: Settings) -> Settings:
@@ -193,13 +190,3 @@ def _loopback(given: GivenSettings, name: str, host: str) -> str:
     if host and not is_loopback(host):
         raise given.error(name, "with --dev only loopback addresses are allowed")
     return host or LOOPBACK
-
-
-def is_loopback(host: str) -> bool:
-    """Returns whether a host to listen on can be reached only from this machine."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

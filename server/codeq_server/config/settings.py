@@ -201,7 +201,8 @@ class ProcessSettings:
         _SECRET,
         "",
         "secret of gateways and servers that forward calls to a server; the same on all of them",
-        unset="derived from the producers' token, if there is only one",
+        unset="derived from the producers' token, if there is only one, or from `raft.clusterSecret`; without either, "
+        "servers admit no gateways",
         secret=True,
     )
     log_level: LogLevel = setting(Choice(get_args(LogLevel)), "info", "lowest level logged")

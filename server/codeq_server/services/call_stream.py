@@ -120,7 +120,7 @@ class CallStreams(Collector):
     Args:
         calls: Executes the calls.
         in_flight: Counts the bytes of large requests.
-        secret: Shared secret required of gateways.
+        secret: Shared secret required of gateways; empty: none is admitted.
         probes: Readiness and metrics for gateways.
         on_known: Called with the gRPC peer of a connection that presented the secret.
         access_log: Writes one line per call; None: no access log.
@@ -226,7 +226,7 @@ class CallStreams(Collector):
             Rejection: UNAUTHENTICATED.
         """
         given = text_of(dict(context.invocation_metadata()).get(SECRET_KEY, ""))
-        if not hmac.compare_digest(given.encode(), self._secret):
+        if not self._secret or not hmac.compare_digest(given.encode(), self._secret):
             raise Rejection(Reason.UNAUTHENTICATED, "the gateway secret is missing or wrong: see gatewaySecret")
         self._on_known(context.peer())
 

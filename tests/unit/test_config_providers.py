@@ -16,6 +16,7 @@ from codeq_server.config import ConfigError, Settings, check, load, load_gateway
 from codeq_server.config.given import Note
 from codeq_server.config.jwks_settings import JwksAuthSettings
 from codeq_server.config.notes import NOTES_MAX
+from codeq_server.config.providers import PROVIDERS
 from codeq_server.config.static_settings import TOKENS_MAX
 
 SHA = hashlib.sha256(b"secret").hexdigest()
@@ -237,7 +238,27 @@ def test_gateway_needs_a_secret_of_its_own_unless_there_is_one_token(config: obj
     assert load_gateway(None, producer(config) | SECRET, {}, dev=True).gateway_secret
     one, same = (load_gateway(None, producer(token()), {}, dev=True), loaded(producer(token())))
     assert one.gateway_secret == same.gateway_secret
-    assert loaded(producer(config)).gateway_secret != loaded(producer(config)).gateway_secret
+
+
+def test_relative_file_is_named_by_its_absolute_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert refusal(producer({"file": "gone.json"})).message.startswith(f"cannot read {tmp_path}/gone.json: ")
+
+
+def test_missing_provider_is_an_error_that_names_all_of_them() -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(None, {}, {}, dev=False)
+    assert caught.value.key == "PRODUCER_AUTH_PROVIDER"
+    assert "no provider of producer tokens" in caught.value.message
+    assert all(name in caught.value.message for name in PROVIDERS)
+
+
+def test_gateway_secret_that_nobody_has_is_shown_as_none() -> None:
+    many = producer([token()])
+    given = {"one": producer(token()), "many": many, "set": many | SECRET}
+    shown = {name: check(None, each, {}, dev=True)["gatewaySecret"] for name, each in given.items()}
+    assert shown == {"one": "***", "many": None, "set": "***"}
+    assert loaded(many).gateway_secret == ""
 
 
 def test_gateway_does_not_read_the_servers_file_of_tokens() -> None:

@@ -115,6 +115,7 @@ class StaticProvider(Provider[StaticAuth]):
         named = given.inner("file", path)
         if path is None:
             raise named.error("must be the path of a file with a list of tokens")
+        path = path.absolute()  # so do messages name it, wherever the process was started
         if not files:
             return StaticAuth((), file=path)
         try:

@@ -9,7 +9,7 @@ from codeq_server.auth.claims import OPERATOR_SCOPE, WILDCARD, WORKER_SCOPES
 from codeq_server.config import identity
 from codeq_server.config.declaration import variable
 from codeq_server.config.given import Given
-from codeq_server.config.providers import AuthConfig, read_config
+from codeq_server.config.providers import PROVIDERS, AuthConfig, read_config
 from codeq_server.config.settings import Settings
 from codeq_server.config.sources import GivenSettings
 from codeq_server.config.static_settings import StaticAuth, StaticAuthSettings
@@ -48,10 +48,11 @@ def completed(given: GivenSettings, settings: Settings) -> Settings:
         auth = _configured(given, settings, role, files=True)
         if auth is None:
             provider, config = variable(f"{role}_auth_provider"), variable(f"{role}_auth_config")
+            names = ", ".join(PROVIDERS)
             raise given.error(
                 f"{role}_auth_provider",
-                f'no {role} token is configured: set {provider}=static and {config}=\'{{"token":"...",...}}\', '
-                "or start with --dev",
+                f"no provider of {role} tokens is configured: set {provider} to {names}, and {config} to its "
+                f'configuration, such as \'{{"token":"...",...}}\' for static; or start with --dev',
             )
         found |= {f"{role}_auth_provider": auth.name, f"{role}_auth_config": auth}
     return replace(settings, **found)
@@ -75,7 +76,7 @@ def _configured(given: GivenSettings, settings: Settings, role: str, *, files: b
     if name is not None and content is not None:
         return read_config(name, content, role, files=files)
     if content is not None:
-        raise given.error(config, f"needs {variable(provider)}, such as static")
+        raise given.error(config, f"needs {variable(provider)}: {', '.join(PROVIDERS)}")
     if name in (None, identity.PROVIDER) and (found := identity.configured(given, role)) is not None:
         return found
     if name is not None:

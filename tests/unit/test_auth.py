@@ -180,6 +180,13 @@ def test_producer_acting_as_a_worker_has_all_scopes_and_commands() -> None:
         ({"role": "VIEWER"}, {"codeq:admin"}, True, False),
         ({"role": "ADMINISTRATOR", "roles": "ADMIN"}, set(), False, False),
         ({"role": ["ADMIN"], "roles": [["ADMIN"], 5, None, {"ADMIN": 1}]}, set(), False, False),
+        ({"role": ["Viewer"]}, set(), False, True),
+        ({"roles": "viewer"}, set(), False, True),
+        ({"roles": "GUEST viewer"}, set(), False, True),
+        ({"role": "guest,viewer"}, set(), False, True),
+        ({"roles": [["VIEWER"], 5], "role": {"VIEWER": 1}}, set(), False, False),
+        ({"role": "ADMIN USER", "roles": "ADMIN,VIEWER"}, set(), False, True),
+        ({"role": "v\u0131ewer", "roles": ["adm\u0131n", "VIEWER\u017f"]}, set(), False, False),
         ({"role": "OPERATOR", "roles": ["codeq:operator", "codeq:admin"]}, set(), False, False),
     ],
 )

@@ -272,6 +272,12 @@ async def test_event_types_are_a_list_or_one_text(desk: Desk, claims: dict[str, 
     assert token.event_types == expected
 
 
+@pytest.mark.parametrize("space", ["\t", "\n", "\r\n", "\u00a0", "\u2003", "\x1f"])
+async def test_only_spaces_separate_scopes(desk: Desk, space: str) -> None:
+    for scopes in (f"a{space}codeq:admin", f"codeq:admin{space}", ["a", f"a{space}codeq:admin"]):
+        assert desk.at_once(desk.token(scope=scopes)) is None
+
+
 @pytest.mark.parametrize("name", ["scope", "scp", "scopes", "eventTypes", "event_types"])
 @pytest.mark.parametrize("value", [7, True, {"a": 1}, ["a", 7], [["a"]], [None]])
 async def test_malformed_right_rejects_the_token(desk: Desk, name: str, value: object) -> None:
@@ -314,6 +320,19 @@ async def test_token_without_the_configured_tenant_claim_has_no_tenant(issuer: I
     assert token is not None
     with pytest.raises(InvalidTenantError):
         claims_of(token)
+
+
+async def test_operator_without_the_configured_tenant_claim_is_accepted_without_a_tenant(issuer: Issuer) -> None:
+    desk = Desk(issuer, tenant_claim="app.tenant")
+    for sub in ("The operator", "acme"):  # a subject is no substitute for the claim, not even of this form
+        token = await desk.validated(desk.token(sub=sub, scope="codeq:operator", tid="acme"))
+        assert token is not None
+        claims = claims_of(token)
+        assert (claims.is_operator, claims.tenant_id) == (True, "")
+    malformed = await desk.validated(desk.token(scope="codeq:operator", app={"tenant": 7}))
+    assert malformed is not None
+    with pytest.raises(InvalidTenantError):
+        claims_of(malformed)
 
 
 # -- malformed content ---------------------------------------------------------------------------------------------

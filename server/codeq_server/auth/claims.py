@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import string
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -46,7 +47,14 @@ NEVER: Final = math.inf
 _NO_TENANT: Final = ""
 """Tenant of operators whose token names none."""
 
+NO_TENANT_CLAIM: Final = object()
+"""Value of `tenantId` if the configured tenant claim is missing: neither another claim nor the subject stands for it."""
+
 _TENANT_CLAIMS: Final = ("tid", "tenantId", "tenant_id", "organizationId", "organization_id")
+_CAPITALS: Final = str.maketrans(string.ascii_lowercase, string.ascii_uppercase)
+"""Makes capitals of ASCII letters only: capitals of some other letters are ASCII, such as that of a dotless i."""
+_SEPARATORS: Final = re.compile(r"[\s,]+")
+
 TENANT: Final = re.compile(r"[a-z][a-z0-9-]{1,62}", re.ASCII)
 """Pattern of tenant names."""
 
@@ -171,7 +179,7 @@ def claims_of(token: Token) -> Claims:
         is_admin=is_admin,
         expires_at=token.expires_at,
         is_operator=is_operator,
-        is_viewer=not (is_admin or is_operator) and (VIEWER_ROLE in roles or VIEWER_SCOPE in token.scopes),
+        is_viewer=not (is_admin or is_operator) and (_is_viewer(token.raw) or VIEWER_SCOPE in token.scopes),
     )
 
 
@@ -179,21 +187,38 @@ def roles_of(raw: Mapping[str, object]) -> list[str]:
     """Returns the roles of the claims `role`, a string, and `roles`, an array of strings; in capitals."""
     several = raw.get("roles")
     named = [raw.get("role"), *(several if isinstance(several, list | tuple) else ())]
-    return [role for each in named if isinstance(each, str) and (role := each.strip().upper())]
+    return [role for each in named if isinstance(each, str) and (role := each.strip().translate(_CAPITALS))]
+
+
+def _is_viewer(raw: Mapping[str, object]) -> bool:
+    """Returns whether a claim names the viewer's role, in whatever form: a role that takes rights away counts anyhow.
+
+    A role that gives rights counts only as `roles_of` reads it.
+    """
+    for claim in ("role", "roles"):
+        value = raw.get(claim)
+        for text in value if isinstance(value, list | tuple) else (value,):
+            if isinstance(text, str) and VIEWER_ROLE in _SEPARATORS.split(text.translate(_CAPITALS)):
+                return True
+    return False
 
 
 def tenant_of(subject: str, raw: Mapping[str, object], scopes: frozenset[str] = frozenset()) -> str:
     """Returns the tenant named by the tenant claims, which must agree; without any of them, the subject.
 
-    An operator needs no tenant: its token may have no tenant claim and any subject, and then the tenant is empty.
+    An operator needs no tenant: its token may have no tenant claim and any subject, or lack the configured claim, and
+    then the tenant is empty.
 
     Raises:
         InvalidTenantError: A claim is not a string or is malformed, two claims differ, or no claim is given and the
             subject is malformed.
     """
+    is_operator = OPERATOR_SCOPE in scopes
+    if is_operator and raw.get("tenantId") is NO_TENANT_CLAIM:
+        return _NO_TENANT
     named = [_tenant(raw[claim]) for claim in _TENANT_CLAIMS if claim in raw]
     if not named:
-        if OPERATOR_SCOPE in scopes and TENANT.fullmatch(subject.strip()) is None:
+        if is_operator and TENANT.fullmatch(subject.strip()) is None:
             return _NO_TENANT
         return _tenant(subject)
     if any(tenant != named[0] for tenant in named):

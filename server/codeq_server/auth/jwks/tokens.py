@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from codeq_server.auth.claims import Token
+from codeq_server.auth.claims import NO_TENANT_CLAIM, Token
 from codeq_server.auth.jwks.config import JwksConfig
 from codeq_server.auth.jwks.keys import KID_CHARS_MAX
 
@@ -169,19 +169,30 @@ def _texts(claims: Mapping[str, object], name: str) -> frozenset[str]:
 
 
 def _words(claims: Mapping[str, object], name: str) -> frozenset[str]:
-    """Returns the words of a claim that is a text or a list of them."""
-    return frozenset(word for text in _texts(claims, name) for word in text.split())
+    """Returns the words of a claim that is a text or a list of them.
+
+    Only spaces separate words (RFC 6749, 3.3). Other white space is not taken as part of a word, either: a scope that
+    takes rights away must not get lost.
+    """
+    found: set[str] = set()
+    for text in _texts(claims, name):
+        words = [word for word in text.split(" ") if word]
+        if words != text.split():
+            raise RefusedError(f"`{name}` has white space other than spaces")
+        found.update(words)
+    return frozenset(found)
 
 
 def _with_tenant(claims: Mapping[str, object], path: str) -> Mapping[str, object]:
     """Returns the claims with the tenant of the configured claim, which then is the only one.
 
-    A token without that claim gets an impossible tenant: falling back on its subject could be another one's tenant.
+    A token without that claim has no tenant: falling back on its subject could be another one's tenant.
     """
     if not path:
         return claims
     others = {name: value for name, value in claims.items() if name not in _OTHER_TENANTS}
-    return others | {_TENANT: _at(claims, path)}
+    tenant = _at(claims, path)
+    return others | {_TENANT: NO_TENANT_CLAIM if tenant is None else tenant}
 
 
 def _at(claims: Mapping[str, object], path: str) -> object:

@@ -271,6 +271,12 @@ def test_importing_the_stubs_does_not_load_the_sdk_and_public_names_resolve() ->
     assert json.loads(out) == [[], [], False]
 
 
+def test_star_import_binds_all_public_names() -> None:
+    code = "from codeq import *\nimport codeq.public\nprint(set(codeq.public.__all__) - set(globals()))\n"
+    out = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60).stdout
+    assert out == "set()\n"
+
+
 @pytest.mark.parametrize("door", [codeq.Client, codeq.AsyncClient, codeq.Producer, codeq.AsyncProducer])
 def test_create_accepts_every_field_of_a_new_task(door: Any) -> None:
     taken = set(inspect.signature(door.create).parameters) - {"self", "timeout_seconds"}

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> object:
+    if name == "__all__":
+        return importlib.import_module("codeq.public").__all__
     if name[:1].isupper():  # public names are capitalised; Python also asks here for submodules, which are not
         public = importlib.import_module("codeq.public")
         if name in public.__all__:

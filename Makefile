@@ -138,10 +138,16 @@ compile: setup-compile ## Compile the hot modules in place; minutes the first ti
 clean-compiled: ## Remove the extensions that `make compile` put beside the sources
 	find server/codeq_server gateway/codeq_gateway -name '*.so' -delete
 
+WHEEL = CODEQ_COMPILE=$(or $(CODEQ_COMPILE),1) CODEQ_PUBLISHED=1 \
+	$(VENV)/bin/pip wheel --quiet --no-cache-dir --no-deps --no-build-isolation --wheel-dir dist
+
 .PHONY: wheels
 wheels: setup-compile setup-raft ## Build the wheels into dist: server with extensions (CODEQ_COMPILE=0: without), SDK, extension for Raft
-	@rm -rf dist sdks/python/build && mkdir dist
-	@CODEQ_COMPILE=$(or $(CODEQ_COMPILE),1) CODEQ_PUBLISHED=1 $(VENV)/bin/pip wheel --quiet --no-cache-dir --no-deps --no-build-isolation --wheel-dir dist $(PACKAGES)
+	@rm -rf dist && mkdir dist
+	@echo "Building the wheel of the SDK"
+	@$(WHEEL) ./sdks/python
+	@echo "Building the wheel of the server$(if $(filter 1,$(or $(CODEQ_COMPILE),1)),; its extensions take some minutes)"
+	@$(WHEEL) .
 	@cp build/raft_core_wheel/*.whl dist && ls dist
 
 # ----------------------------------------------------------------------------------------------------------- check

@@ -49,6 +49,9 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     variables = {"CODEQ_COMPILE": str(int(is_compiled())), "CODEQ_PUBLISHED": "1"}
     options = ["--quiet", "--no-cache-dir", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder)]
     command = [sys.executable, "-m", "pip", "wheel", *options, str(ROOT), str(ROOT / "sdks/python")]
+    stale = ROOT / "sdks/python/build/lib/codeq/removed.py"  # as a former `pip install` leaves it
+    stale.parent.mkdir(parents=True, exist_ok=True)
+    stale.touch()
     with (ROOT / "build" / ".wheels.lock").open("w") as lock:  # both builds use folders of the checkout
         fcntl.flock(lock, fcntl.LOCK_EX)
         subprocess.run(command, cwd=ROOT, env=os.environ | variables, check=True)

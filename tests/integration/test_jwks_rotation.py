@@ -12,6 +12,7 @@ from codeq.options.v1 import options_pb2
 from codeq_server.auth.authenticator import Authenticator
 from codeq_server.auth.jwks import store
 from codeq_server.auth.jwks.store import ABSENT_SECONDS, REFETCH_SECONDS, SOUGHT_KEYS_MAX, KeysUnavailableError
+from codeq_server.auth.revocation import Affects
 from codeq_server.core.errors import Reason, Rejection
 from jwks_issuer import LAG_SECONDS_MAX, NOW, Desk, Issuer, Lag, Signer, settled, until_asked
 
@@ -300,3 +301,45 @@ async def test_caller_that_goes_away_ends_no_fetch_that_others_wait_for(issuer: 
     issuer.held.set()
     assert await second is not None
     assert len(issuer.asked) == 1
+
+
+# -- the start, and the end of trouble -------------------------------------------------------------------------------
+
+
+async def nobody(_: Affects) -> None:
+    raise AssertionError("nothing is revoked")
+
+
+async def test_keys_fetched_at_the_start_validate_the_first_token_at_once(issuer: Issuer) -> None:
+    desk = Desk(issuer)
+    await desk.validator.warm_up(nobody)
+    assert desk.at_once(desk.token()) is not None
+    assert (len(issuer.asked), desk.events) == (1, [])
+
+
+async def test_first_token_waits_for_the_fetch_of_the_start(issuer: Issuer) -> None:
+    issuer.held.clear()
+    desk = Desk(issuer)
+    starting = asyncio.create_task(desk.validator.warm_up(nobody))
+    await until_asked(issuer)
+    validating = asyncio.create_task(desk.validated(desk.token()))
+    issuer.held.set()
+    assert await validating is not None
+    await starting
+    assert len(issuer.asked) == 1
+
+
+async def test_issuer_that_fails_at_the_start_is_reported_and_the_end_of_its_trouble_once(issuer: Issuer) -> None:
+    issuer.fail()
+    desk = Desk(issuer)
+    await desk.validator.warm_up(nobody)
+    assert [event for event, _ in desk.events] == ["keys_not_fetched"]
+    for expected in (["keys_not_fetched"] * 2, ["keys_not_fetched"] * 2 + ["keys_fetched"]):
+        desk.now += REFETCH_SECONDS
+        assert await is_refused(desk, desk.token()) is (expected[-1] == "keys_not_fetched")
+        assert [event for event, _ in desk.events] == expected
+        issuer.publish(Signer())
+    desk.now += 1000
+    assert await desk.validated(desk.token()) is not None
+    await settled(desk)
+    assert [event for event, _ in desk.events] == expected

@@ -25,9 +25,9 @@ def producer(**claims: object) -> dict[str, str]:
     return {"PRODUCER_AUTH_PROVIDER": "static", "PRODUCER_AUTH_CONFIG": json.dumps(token)}
 
 
-def issued(*audience: str) -> str:
+def issued(*audience: str, issuer: str = "https://id.example", **more: str) -> str:
     """Returns the configuration of an identity provider."""
-    return json.dumps({"issuer": "https://id.example", "audience": [*audience]})
+    return json.dumps({"issuer": issuer, "audience": [*audience], **more})
 
 
 IDENTITY = {"WORKER_AUTH_PROVIDER": "jwks", "WORKER_AUTH_CONFIG": issued("codeq", "codeq-worker")}
@@ -47,6 +47,8 @@ IDENTITY = {"WORKER_AUTH_PROVIDER": "jwks", "WORKER_AUTH_CONFIG": issued("codeq"
         {**RAFT, "RAFT_MUX_ENABLED": "true", "RAFT_COMMIT_MS": "0"},
         {"OTEL_SDK_DISABLED": "true", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4317"},
         {"OTEL_TRACES_EXPORTER": ""},
+        {"WORKER_AUTH_PROVIDER": "jwks", "WORKER_AUTH_CONFIG": issued("a", issuer="http://[::1]:8080")},
+        {"WORKER_AUTH_PROVIDER": "jwks", "WORKER_AUTH_CONFIG": issued("a", issuer="http://i", jwksUrl="https://i/k")},
         {**worker(raw={"tenantId": "other"}), "ALLOW_PRODUCER_AS_WORKER": "true"},
     ],
 )
@@ -80,6 +82,11 @@ def test_effective_settings_cause_no_warnings(environment: dict[str, str]) -> No
             IDENTITY | {"PRODUCER_AUTH_PROVIDER": "jwks", "PRODUCER_AUTH_CONFIG": issued("codeq")},
             "WORKER_AUTH_CONFIG",
             "the audience codeq are those of the producers",
+        ),
+        (
+            {"WORKER_AUTH_PROVIDER": "jwks", "WORKER_AUTH_CONFIG": issued("a", issuer="http://id.example/realm")},
+            "WORKER_AUTH_CONFIG",
+            "keys come from id.example over http://: anyone on the path can forge tokens",
         ),
         (producer(scopes=["codeq:admin"]), "PRODUCER_AUTH_CONFIG.scopes", "codeq:operator"),
         (producer(raw={"tenantId": "dev-tenant", "role": "ADMIN"}), "PRODUCER_AUTH_CONFIG.scopes", "codeq:operator"),

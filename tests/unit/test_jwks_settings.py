@@ -119,7 +119,7 @@ def test_settings_are_shown_as_an_operator_writes_them() -> None:
 
 
 def test_settings_make_a_validator(tmp_path: Path) -> None:
-    assert isinstance(jwks_validator(read(), KEY), JwksValidator)
+    assert isinstance(jwks_validator(read(), KEY).validator, JwksValidator)
 
 
 @pytest.mark.parametrize(

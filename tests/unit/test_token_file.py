@@ -69,6 +69,17 @@ def test_file_that_stays_as_it_was_is_nothing_new(desk: Desk) -> None:
     assert desk.look() is None
 
 
+def test_file_that_becomes_valid_again_is_reported_even_with_the_same_tokens(desk: Desk) -> None:
+    for content in (b"[", None):
+        if content is None:
+            desk.path.unlink()
+        else:
+            desk.path.write_bytes(content)
+        assert [isinstance(desk.look(), str), desk.look()] == [True, None]
+        desk.path.write_bytes(b'["old"]')
+        assert [desk.look(), desk.look()] == [["old"], None]
+
+
 def test_settled_file_is_not_read_again(desk: Desk) -> None:
     past = time.time() - 3600
     os.utime(desk.path, (past, past))

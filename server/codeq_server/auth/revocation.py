@@ -22,7 +22,8 @@ Revoke = Callable[[Affects], Awaitable[None]]
 """Has everything asked again that relies on the affected tokens."""
 
 Upkeep = Callable[[Revoke], Awaitable[None]]
-"""Keeps a validator current until it is cancelled, and announces tokens about which it has changed its mind."""
+"""Keeps a validator current until it is cancelled or nothing is left to do, and announces tokens about which it has
+changed its mind."""
 
 
 PASSING: Final = frozenset({Reason.SERVER_UNREACHABLE, Reason.LIMIT_REACHED})

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import SplitResult, urlsplit
 
-from codeq_server.auth.authenticator import Validator
 from codeq_server.auth.jwks.config import ALGORITHMS, JwksConfig
 from codeq_server.config.declaration import Group, required, setting
 from codeq_server.config.durations import Duration
 from codeq_server.config.forms import FilePath, Form, Listed, Text
 from codeq_server.config.given import ConfigError, Given
+from codeq_server.config.provider import Built
 
 AUDIENCES_MAX: Final = 16
 """Maximum number of configured audiences."""
@@ -98,7 +98,7 @@ class JwksAuthSettings:
         Text(0, 256),
         "",
         "claim with the tenant: its name, or a path into nested claims such as `app.tenant`. Tokens without it are "
-        "then rejected, and other claims do not count",
+        "then rejected, except operators', and other claims do not count",
         unset="`tid`, `tenantId`, `tenant_id`, `organizationId` or `organization_id`, else the subject",
     )
     ca_file: Path | None = setting(
@@ -163,8 +163,8 @@ def jwks_validator(
     *,
     clock: Callable[[], float] = time.time,
     report: Callable[[str, str], None] = lambda _event, _details: None,
-) -> Validator:
-    """Returns the validator that the settings describe.
+) -> Built:
+    """Returns the validator that the settings describe, and the fetch of its first keys.
 
     Args:
         settings: Settings that were read by `JWKS`.
@@ -179,10 +179,12 @@ def jwks_validator(
     from codeq_server.auth.jwks.validator import JwksValidator  # noqa: PLC0415
 
     try:
-        return JwksValidator(settings.config, clock=clock, report=report)
+        validator = JwksValidator(settings.config, clock=clock, report=report)
     except OSError as error:
+        path = Path(settings.ca_file or "").absolute()
         reason = "it holds no valid certificate" if isinstance(error, ssl.SSLError) else error.strerror
-        raise ConfigError(f"{key}.caFile", f"cannot read {settings.ca_file}: {reason}") from None
+        raise ConfigError(f"{key}.caFile", f"cannot read {path}: {reason}") from None
+    return Built(validator, (validator.warm_up,))
 
 
 def _url(text: str) -> SplitResult | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
+from urllib.parse import urlsplit
 
 from codeq_server.auth.claims import (
     ADMIN_ROLE,
@@ -18,6 +19,7 @@ from codeq_server.auth.claims import (
     roles_of,
 )
 from codeq_server.config import foreign, identity
+from codeq_server.config.addresses import is_loopback
 from codeq_server.config.declaration import settings_of
 from codeq_server.config.given import Note
 from codeq_server.config.jwks_settings import JwksAuthSettings
@@ -93,6 +95,7 @@ def _tokens(given: GivenSettings, auth: AuthSettings) -> Iterator[Note]:
     yield from identity.unused(given, {"producer": auth.producer, "worker": auth.worker})
     yield from _together(_tenants(auth))
     yield from _shared_audiences(auth)
+    yield from _plaintext_keys(auth)
     yield from _together(_of_workers(auth.worker))
     yield from _together(_of_producers(auth.producer, admins_operate=auth.admins_operate))
 
@@ -118,6 +121,16 @@ def _shared_audiences(auth: AuthSettings) -> Iterator[Note]:
                     "and cancel tasks; use another audience"
                 )
                 yield Note(auth.worker.key, text)
+
+
+def _plaintext_keys(auth: AuthSettings) -> Iterator[Note]:
+    """Yields warnings about identity providers whose keys come from other machines without TLS."""
+    for each in (auth.producer, auth.worker):
+        for provider in _identity_providers(each):
+            url = urlsplit(provider.jwks_url or provider.issuer)
+            if url.scheme == "http" and not is_loopback(url.hostname or ""):
+                text = f"keys come from {url.hostname} over http://: anyone on the path can forge tokens; use https://"
+                yield Note(each.key, text)
 
 
 def _identity_providers(auth: AuthConfig) -> list[JwksAuthSettings]:

@@ -86,8 +86,8 @@ class Provider(ABC, Generic[C]):
 class Builder(Protocol[S_contra]):
     """Builds a validator from settings."""
 
-    def __call__(self, settings: S_contra, key: str, *, report: Any) -> Validator:
-        """Returns the validator; `report` is called with an event and its details."""
+    def __call__(self, settings: S_contra, key: str, *, report: Any) -> Built:
+        """Returns the validator and what keeps it current; `report` is called with an event and its details."""
         ...
 
 
@@ -115,4 +115,4 @@ class GroupProvider(Provider[C]):
     def build(self, config: C, key: str, role: str, log: ProviderLog) -> Built:
         """Returns the validator; see `Provider.build`."""
         del role
-        return Built(self._builder(config, key, report=log.provider))
+        return self._builder(config, key, report=log.provider)

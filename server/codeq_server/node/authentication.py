@@ -9,6 +9,7 @@ from typing import Final
 import structlog
 
 from codeq_server.auth.authenticator import Authenticator
+from codeq_server.auth.jwks.config import KEYS_FETCHED
 from codeq_server.auth.revocation import Upkeep
 from codeq_server.config import AuthSettings
 
@@ -31,8 +32,7 @@ class Authentication:
         Raises:
             ConfigError: A file that a provider needs cannot be used.
         """
-        log = _ProviderLog()
-        producer, worker = auth.producer.build(log), auth.worker.build(log)
+        producer, worker = auth.producer.build(_ProviderLog("producer")), auth.worker.build(_ProviderLog("worker"))
         self.authenticator = Authenticator(
             producer.validator,
             worker.validator,
@@ -61,25 +61,32 @@ class Authentication:
                 _log.error(
                     "token_upkeep_failed", exc_info=problem, hint="changed tokens take effect later; report this"
                 )
+            else:
+                return
             await asyncio.sleep(RESTART_SECONDS)
 
 
 class _ProviderLog:
-    """Logs what happens to providers."""
+    """Logs what happens to the providers of a role."""
+
+    def __init__(self, role: str) -> None:
+        self._role = role
 
     def reloaded(self, path: Path, count: int, changed: int) -> None:
-        _log.info("token_file_read", path=str(path), tokens=count, changed=changed)
+        _log.info("token_file_read", role=self._role, path=str(path), tokens=count, changed=changed)
 
     def unusable(self, path: Path, problem: str) -> None:
         _log.error(
             "token_file_rejected",
+            role=self._role,
             path=str(path),
             error=problem,
             hint="the tokens read before remain valid; mend the file, and it is read again within seconds",
         )
 
     def provider(self, event: str, details: str) -> None:
-        _log.warning(event, details=details)
+        tell = _log.info if event == KEYS_FETCHED else _log.warning
+        tell(event, role=self._role, details=details)
 
 
 def _log_validation(problem: Exception) -> None:

@@ -96,7 +96,8 @@ class PemFiles(Generic[T]):
         """Takes over changed files if they are usable. It reads files, so a thread runs it.
 
         Returns:
-            None: nothing is new; an empty text: they changed; otherwise why they cannot be used, once per contents.
+            None: nothing is new; an empty text: they changed, or are as before after they could not be used; otherwise
+            why they cannot be used, once per contents.
         """
         state = [_identity(path) for path in self._paths]
         if self._suspect is not None and state == self._seen:
@@ -113,7 +114,8 @@ class PemFiles(Generic[T]):
             return None
         digest = _digest(contents)
         if digest == self._digest:
-            return None
+            was_reported, self._reported = bool(self._reported), b""
+            return "" if was_reported else None
         try:
             value = self._build(contents)
             if _read(self._paths) != contents:

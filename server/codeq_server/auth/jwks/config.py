@@ -10,6 +10,9 @@ ALGORITHMS: Final = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES25
 """Signature algorithms that may be allowed. All use a pair of keys: with a shared secret, as of HMAC, the public key
 would do to sign tokens."""
 
+KEYS_FETCHED: Final = "keys_fetched"
+"""Event: the keys were fetched again after `keys_not_fetched`. All other events of the provider tell of trouble."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JwksConfig:

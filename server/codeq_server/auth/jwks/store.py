@@ -7,6 +7,7 @@ import math
 from collections.abc import Awaitable, Callable
 from typing import Final
 
+from codeq_server.auth.jwks.config import KEYS_FETCHED
 from codeq_server.auth.jwks.keys import Key, KeySet
 from codeq_server.auth.jwks.tokens import Need
 
@@ -65,6 +66,12 @@ class KeyStore:
         self._fetching: asyncio.Task[None] | None = None
         self._sought: dict[Need, float] = {}
         """When each missing key was first needed, in that order: a fetch that began later tells that it is absent."""
+
+    async def warm_up(self) -> None:
+        """Fetches the keys before a token needs them; a failure is only reported."""
+        fetching = self._fetch(self._clock())
+        if fetching is not None:
+            await asyncio.wait([fetching])
 
     def find(self, need: Need) -> Key | Lookup | None:
         """Looks for the one key that fits.
@@ -155,5 +162,7 @@ class KeyStore:
             self._fetching = None
         if keys.ignored and (self._keys is None or keys.ignored != self._keys.ignored):
             self._report("keys_ignored", "; ".join(keys.ignored))
+        if self._failure:
+            self._report(KEYS_FETCHED, "its keys can be fetched again")
         self._keys, self._keys_as_of, self._failure = keys, now, ""
         self._sought = {need: since for need, since in self._sought.items() if not keys.fitting(*need)}

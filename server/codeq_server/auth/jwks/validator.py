@@ -22,6 +22,7 @@ from codeq_server.auth.jwks.tokens import (
     needed_key,
     parsed,
 )
+from codeq_server.auth.revocation import Revoke
 
 REPORT_SECONDS: Final = 10.0
 """Shortest time between two reports of rejected tokens."""
@@ -41,15 +42,15 @@ class JwksValidator:
         clock: Callable[[], float] = time.time,
         report: Callable[[str, str], None] = lambda _event, _details: None,
     ) -> None:
-        """Creates a validator; keys are fetched when the first token comes.
+        """Creates a validator; keys are fetched by `warm_up`, or when the first token comes.
 
         Args:
             config: Its configuration.
             clock: Returns the Unix time in seconds.
-            report: Called with an event and its details: `keys_not_fetched`, `keys_ignored`, or `token_rejected` at
-                most once in REPORT_SECONDS. Details name the issuer, and hold nothing of a token. Tokens of other
-                issuers or for others are reported only until the first one is accepted: then the configuration is
-                right, and they are meant for another validator.
+            report: Called with an event and its details: `keys_not_fetched`, KEYS_FETCHED, `keys_ignored`, or
+                `token_rejected` at most once in REPORT_SECONDS. Details name the issuer, and hold nothing of a token.
+                Tokens of other issuers or for others are reported only until the first one is accepted: then the
+                configuration is right, and they are meant for another validator.
 
         Raises:
             OSError: The file with CAs cannot be read, or holds none.
@@ -64,6 +65,11 @@ class JwksValidator:
             clock=clock,
             report=self._report,
         )
+
+    async def warm_up(self, revoke: Revoke) -> None:
+        """Fetches the keys, so that the first token need not wait for them."""
+        del revoke
+        await self._store.warm_up()
 
     def validate(self, token: str) -> Token | Validation | None:
         """Validates a token; see `Validator`. The issuer is asked only for tokens that would be accepted with a key.

@@ -48,7 +48,7 @@ _NO_TENANT: Final = ""
 """Tenant of operators whose token names none."""
 
 NO_TENANT_CLAIM: Final = object()
-"""Value of `tenantId` if the configured tenant claim is missing: neither another claim nor the subject stands for it."""
+"""Value of `tenantId` if the configured tenant claim is missing: no other claim and no subject stands for it."""
 
 _TENANT_CLAIMS: Final = ("tid", "tenantId", "tenant_id", "organizationId", "organization_id")
 _CAPITALS: Final = str.maketrans(string.ascii_lowercase, string.ascii_uppercase)

@@ -306,7 +306,7 @@ def _authorization(headers: Headers, transport: asyncio.BaseTransport) -> Author
     if header:
         return header.decode("latin-1")
     tls: ssl.SSLObject | None = transport.get_extra_info("ssl_object")
-    return b"" if tls is None else tls.getpeercert(binary_form=True) or b""
+    return "" if tls is None else tls.getpeercert(binary_form=True) or ""
 
 
 def _check_host(authority: bytes, allowed: frozenset[str]) -> None:

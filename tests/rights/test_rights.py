@@ -12,6 +12,7 @@ import pytest
 from authority import Authority
 from codeq.v1 import producer_service_pb2, task_pb2, worker_service_pb2
 from codeq.v1 import task_service_pb2 as pb
+from codeq_server.auth.access import METHODS
 from codeq_server.auth.claims import WORKER_SCOPES
 from codeq_server.config import ListenerTls
 from google.api import annotations_pb2
@@ -20,7 +21,6 @@ from google.protobuf.descriptor import MethodDescriptor
 from many_tenants import Answer, Certified, Server, fill, producer, reasons, refused, serving, worker
 
 MATRIX = runpy.run_path(str(Path(__file__).resolve().parents[2] / "docs/rights.py"))
-METHODS: list[MethodDescriptor] = list(MATRIX["methods"]())
 rights: Callable[[MethodDescriptor], dict[str, str]] = MATRIX["rights"]
 SECRET = "s3cret"
 NOBODY = ""

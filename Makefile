@@ -201,7 +201,7 @@ model: setup-dev ## Repeat a random workload on the core, as named by a test (SE
 		$(VENV)/bin/python -m pytest -n 0 tests/model -k "random_work or reference_model"
 
 .PHONY: soak
-soak: setup-dev ## Search for hours: 10000 simulated nodes, 1000 clusters, 60000 workloads on the core, 200000 calls against a tenant, forks under the SDK (resumes where it stopped)
+soak: setup-dev ## Search for hours: 10000 simulated nodes, 1000 clusters, 60000 workloads on the core, 200000 calls against a tenant, forks under the SDK, renewed tokens (resumes where it stopped)
 	@$(VENV)/bin/python tests/soak.py $(ARGS)
 
 .PHONY: torture

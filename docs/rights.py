@@ -7,20 +7,12 @@ says what the caller gets: `yes`, a condition, or the reason of the rejection.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
 from buf.validate import validate_pb2
 from codeq.options.v1 import options_pb2
-from codeq.v1 import (
-    cluster_service_pb2,
-    producer_service_pb2,
-    queue_service_pb2,
-    server_service_pb2,
-    task_service_pb2,
-    worker_service_pb2,
-)
+from codeq_server.auth.access import METHODS
 from google.api import annotations_pb2
 from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor
 
@@ -32,14 +24,6 @@ NAMED: Final = "with `tenant`"
 BOUND: Final = "its commands"
 """A producer bound to other commands gets nothing, but no error either."""
 
-_FILES: Final = (
-    task_service_pb2,
-    producer_service_pb2,
-    worker_service_pb2,
-    queue_service_pb2,
-    cluster_service_pb2,
-    server_service_pb2,
-)
 _MATRIX: Final = re.compile(r"(?P<begin><!-- rights -->\n\n).*?(?P<end>\n<!-- end -->)", re.DOTALL)
 _ANY, _WORKER, _PRODUCER = options_pb2.PRINCIPAL_ANY, options_pb2.PRINCIPAL_WORKER, options_pb2.PRINCIPAL_PRODUCER
 _ADMIN, _VIEWER = options_pb2.PRINCIPAL_ADMIN, options_pb2.PRINCIPAL_VIEWER
@@ -59,13 +43,6 @@ def fresh(text: str) -> str:
     return _MATRIX.sub(lambda match: match["begin"] + _table() + match["end"], text)
 
 
-def methods() -> Iterator[MethodDescriptor]:
-    """Yields every RPC."""
-    for file in _FILES:
-        for service in file.DESCRIPTOR.services_by_name.values():
-            yield from service.methods
-
-
 def rights(method: MethodDescriptor) -> dict[str, str]:
     """Returns what each kind of token gets from an RPC; "other commands": a producer that is bound to others."""
     options: Any = method.GetOptions().Extensions
@@ -83,7 +60,7 @@ def _cells(method: MethodDescriptor, access: options_pb2.Access) -> tuple[str, .
     cells: dict[int, tuple[str, ...]] = {
         _PRODUCER: (YES, kind, "NOT_ALLOWED", YES, "INVALID_TENANT"),
         _WORKER: (kind, f"`{access.scope}`" if access.scope else YES, kind, kind, kind),
-        _ANY: (YES, YES, seen, YES, operator),
+        _ANY: (YES, YES, seen, YES, named),
         _ADMIN: ("NOT_ADMIN", kind, "NOT_ADMIN", YES, named),
         _OPERATOR: ("NOT_OPERATOR", kind, "NOT_OPERATOR", "NOT_OPERATOR", YES),
         _VIEWER: ("NOT_ADMIN", kind, seen, YES, named),
@@ -120,7 +97,7 @@ def _has_content(message: Descriptor) -> bool:
 
 def _table() -> str:
     lines = [f"| call | REST | {' | '.join(ROLES)} | bound to other commands |", "|---" * (len(ROLES) + 3) + "|"]
-    for method in methods():
+    for method in METHODS:
         options: Any = method.GetOptions().Extensions
         rule = options[annotations_pb2.http]
         verb = rule.WhichOneof("pattern")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import ipaddress
 import ssl
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,11 @@ class Pair:
 
     certificate: bytes
     key: bytes
+
+    @property
+    def der(self) -> bytes:
+        """The certificate in DER."""
+        return ssl.PEM_cert_to_DER_cert(self.certificate.decode())
 
     @property
     def serial(self) -> int:
@@ -52,6 +58,10 @@ class Files:
         replace(self.key, pair.key)
 
 
+LOOPBACK = (x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1")))
+"""Alternative names of a server that listens on the loopback."""
+
+
 class Authority:
     """An authority with a key of its own."""
 
@@ -65,13 +75,34 @@ class Authority:
         builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
         self.pem = builder.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
 
-    def sign(self, name: str = "server", days: float = 30) -> Pair:
-        """Returns a certificate for localhost and the loopback address; `days` below 0: one that has expired."""
+    def sign(
+        self,
+        name: str | Sequence[str] = "server",
+        days: float = 30,
+        *,
+        names: Sequence[x509.GeneralName] = LOOPBACK,
+        units: Sequence[str] = (),
+        organization: str = "",
+    ) -> Pair:
+        """Returns a certificate.
+
+        Args:
+            name: Common name, or several.
+            days: Validity from now on; below 0: it has expired.
+            names: Alternative names; none: it lacks the extension.
+            units: Organizational units of the subject.
+            organization: Organization of the subject; empty: none.
+        """
         key = ec.generate_private_key(ec.SECP256R1())
-        builder = _begun(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]), self._name, key.public_key(), days)
-        names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+        subject = [
+            *(x509.NameAttribute(NameOID.COMMON_NAME, each) for each in ([name] if isinstance(name, str) else name)),
+            *(x509.NameAttribute(NameOID.ORGANIZATIONAL_UNIT_NAME, unit) for unit in units),
+            *([x509.NameAttribute(NameOID.ORGANIZATION_NAME, organization)] if organization else []),
+        ]
+        builder = _begun(x509.Name(subject), self._name, key.public_key(), days)
         usage = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
-        builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
+        if names:
+            builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
         builder = builder.add_extension(x509.ExtendedKeyUsage(usage), critical=False)
         issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
         builder = builder.add_extension(issuer, critical=False)
@@ -83,12 +114,12 @@ class Authority:
             ),
         )
 
-    def files(self, folder: Path, name: str = "server", days: float = 30) -> Files:
-        """Returns the files of a party with a new certificate."""
+    def files(self, folder: Path, name: str = "server", days: float = 30, pair: Pair | None = None) -> Files:
+        """Returns the files of a party with a new certificate, or with the given one."""
         folder.mkdir(parents=True, exist_ok=True)
         files = Files(folder / f"{name}.pem", folder / f"{name}.key", folder / "ca.pem")
         replace(files.ca, self.pem)
-        files.write(self.sign(name, days))
+        files.write(pair or self.sign(name, days))
         return files
 
 

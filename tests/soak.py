@@ -1,4 +1,4 @@
-"""Searches for broken promises for a long time: in simulated nodes and clusters, random work on the core, and forks.
+"""Searches for broken promises for a long time: in simulated lives, random work on the core, forks and renewed tokens.
 
 `--memory 1` also loads a server of the checkout's build, interpreted or compiled, for an hour and watches its memory.
 
@@ -25,6 +25,9 @@ STEPS = {"sim": SEEDS_OF_A_PART, "cluster": SEEDS_OF_A_PART}
 LINES_OF_A_PROBLEM = 60
 CHILDREN_OF_A_CELL = 60
 CALLS_OF_A_SEED = 20_000
+TOKEN_SECONDS = 20
+RENEWALS = 12
+"""Renewals of a token, each halfway through its life: two minutes on one stream."""
 
 
 class Search:
@@ -46,6 +49,10 @@ class Search:
         if self.name == "isolation":
             calls = {"CODEQ_ISOLATION_CALLS": str(CALLS_OF_A_SEED), "CODEQ_ISOLATION_SEED": str(self.done)}
             return ["-m", "pytest", "-q", "-n", "0", "tests/rights/test_isolation.py", "-k", "random_calls"], calls
+        if self.name == "tokens":
+            lives = {"CODEQ_TOKEN_SECONDS": str(TOKEN_SECONDS), "CODEQ_TOKEN_RENEWALS": str(RENEWALS)}
+            tests = ["tests/sdk/test_tokens_that_end.py", "-k", "renew"]
+            return ["-m", "pytest", "-q", "-n", "0", "--timeout", "600", *tests], lives
         if self.name == "memory":
             return ["bench/memory.py"], {}
         rounds = {"CODEQ_MODEL_SEED": str(self.done), "CODEQ_MODEL_ROUNDS": str(count), "CODEQ_SEARCH_SECONDS": "0"}
@@ -113,6 +120,7 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_argument("--forks", type=int, default=1, help="rounds of forks under the SDK, 60 children per cell")
     parser.add_argument("--isolation", type=int, default=10, help="rounds of 20,000 random calls against a tenant")
+    parser.add_argument("--tokens", type=int, default=1, help="rounds of streams with tokens of 20 s, 2 minutes each")
     parser.add_argument("--memory", type=int, default=0, help="hours of load under which memory stays flat")
     parser.add_argument("--state", type=Path, default=ROOT / "build/soak.json", help="progress of earlier runs")
     options = parser.parse_args(arguments)
@@ -122,6 +130,7 @@ def main(arguments: list[str]) -> int:
         "model": options.rounds,
         "forks": options.forks,
         "isolation": options.isolation,
+        "tokens": options.tokens,
         "memory": options.memory,
     }
     return Soak(options.state, ends).run()

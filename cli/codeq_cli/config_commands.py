@@ -15,6 +15,7 @@ from codeq_cli.failures import ExitCode, Failure
 from codeq_cli.server_commands import (
     ConfigOption,
     DevOption,
+    check_files,
     load_gateway_settings,
     load_settings,
     refuse_silence,
@@ -90,7 +91,7 @@ def check_(
     dev: DevOption = False,
     mode: Annotated[Mode, typer.Option(help="Command that will use the configuration.")] = Mode.SERVE,
 ) -> None:
-    """Checks a configuration (file and environment) and shows the effective settings, with secrets masked.
+    """Checks a configuration (file, environment and files of TLS) and shows the effective settings, secrets masked.
 
     Starts nothing.
     """
@@ -98,11 +99,13 @@ def check_(
 
     if mode is Mode.GATEWAY:
         gateway = load_gateway_settings(config, {}, dev=dev)
+        check_files(gateway)
         notes, shown = gateway.notes, describe(gateway)
     else:
         settings = load_settings(config, {}, dev=dev)
         if mode is Mode.SERVER:
             refuse_silence(settings)
+        check_files(settings, rest=mode is Mode.SERVE)
         notes, shown = settings.notes, describe(settings)
     for note in notes:
         print(f"warning: {note.key}: {note.message}", file=sys.stderr)

@@ -262,4 +262,7 @@ def _refusal(response: Response, by: str) -> Failure:
         if isinstance(body, dict) and isinstance(body.get("error"), str) and isinstance(body.get("reason"), str):
             return Failure(body["error"][:_TEXT_LENGTH_MAX] + by, body["reason"], ExitCode.REFUSED, text)
     status = f"{response.status} {response.phrase}".strip()
-    return Failure(f"the server answered {status}{by}", f"HTTP_{response.status}", ExitCode.REFUSED)
+    line = text.strip()
+    # A line of plain text, such as that of an HTTPS port to plain HTTP; pages and anything else say too much.
+    told = f": {line[:_TEXT_LENGTH_MAX]}" if line and line.isprintable() and line[0] not in "<{[" else ""
+    return Failure(f"the server answered {status}{by}{told}", f"HTTP_{response.status}", ExitCode.REFUSED)

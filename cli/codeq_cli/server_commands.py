@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final, NoReturn
 
 import typer
 
@@ -15,7 +15,7 @@ from codeq_cli.failures import configuration_failure
 from codeq_cli.rest import members_of
 
 if TYPE_CHECKING:
-    from codeq_server.config import GatewaySettings, Settings
+    from codeq_server.config import GatewaySettings, ProcessSettings, Settings
 
 app = typer.Typer(no_args_is_help=False)
 """Holds this module's commands for the table of commands."""
@@ -105,7 +105,7 @@ def serve(
     _silence_grpc()
     from codeq_server.node.app import serve as run
 
-    raise typer.Exit(run(settings, verify=verify))
+    _run(lambda: run(settings, verify=verify))
 
 
 @app.command()
@@ -141,7 +141,7 @@ def server(
     _silence_grpc()
     from codeq_server.node.app import serve as run
 
-    raise typer.Exit(run(settings, verify=verify, rest=False))
+    _run(lambda: run(settings, verify=verify, rest=False))
 
 
 @app.command()
@@ -182,7 +182,7 @@ def gateway(
     _silence_grpc()
     from codeq_server.node.gateway_app import serve_gateway
 
-    raise typer.Exit(serve_gateway(settings))
+    _run(lambda: serve_gateway(settings))
 
 
 @app.command()
@@ -196,6 +196,40 @@ def backup(
     reply = options.server().call("POST", "/admin/backup", body=body, wait_seconds=BACKUP_SECONDS_MAX)
     members_of(reply)
     render.show_object(reply or "", options.format)
+
+
+def _run(serve: Callable[[], int]) -> NoReturn:
+    """Serves and exits.
+
+    Raises:
+        Failure: The settings cannot be used: a file that they name, or with the store that they name.
+    """
+    from codeq_server.config import ConfigError
+
+    try:
+        code = serve()
+    except ConfigError as error:
+        raise configuration_failure(f"{error.key}: {error.message}") from None
+    raise typer.Exit(code)
+
+
+def check_files(settings: ProcessSettings, *, rest: bool = True) -> None:
+    """Checks the files of TLS that settings name.
+
+    Args:
+        settings: Settings of a process.
+        rest: Whether it serves REST.
+
+    Raises:
+        Failure: A file cannot be used; the message begins with its setting.
+    """
+    from codeq_server.config import ConfigError
+    from codeq_server.node import certificates
+
+    try:
+        certificates.check_files(settings, rest=rest)
+    except ConfigError as error:
+        raise configuration_failure(f"{error.key}: {error.message}") from None
 
 
 def _silence_grpc() -> None:

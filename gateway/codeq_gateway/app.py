@@ -7,6 +7,7 @@ import itertools
 import logging
 import os
 import re
+import ssl
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from codeq_gateway import header_fields, openapi, parameters, refusals
 from codeq_gateway.bodies import LARGE_BYTES, InFlight, check_head
 from codeq_gateway.cors import Cors
-from codeq_gateway.dispatch import STALE, Call, CallFailed, Dispatcher
+from codeq_gateway.dispatch import STALE, Authorization, Call, CallFailed, Dispatcher
 from codeq_gateway.exchange import End, Exchange, Headers, Reply
 from codeq_gateway.heads import ASTERISK, Head
 from codeq_gateway.json_names import JsonNames
@@ -102,6 +103,7 @@ class Gateway:
 
     Attributes:
         bodies: Counts the bytes of large requests.
+        metrics: Counts the requests.
 
     Raises:
         TypeError, ValueError: A rule or a type of the services is not supported.
@@ -121,7 +123,7 @@ class Gateway:
     ) -> None:
         self.bodies = InFlight() if bodies is None else bodies
         self._dispatcher = dispatcher
-        self._metrics = metrics
+        self.metrics = metrics
         self._access_log = access_log
         self._allowed_hosts = allowed_hosts
         self._cors = Cors(cors_origins) if cors_origins else None
@@ -141,8 +143,13 @@ class Gateway:
         for page in pages:
             self._router.add("GET", [page.template[1:]], page)
 
-    def open(self, head: Head) -> Exchange:
-        """Begins a request whose head is complete. If the head is rejected, the exchange already has its reply."""
+    def open(self, head: Head, transport: asyncio.BaseTransport) -> Exchange:
+        """Begins a request whose head is complete. If the head is rejected, the exchange already has its reply.
+
+        Args:
+            head: The head.
+            transport: The connection, whose certificate authenticates a request without an Authorization header.
+        """
         exchange = Exchange(head, self._request_id(head.headers))
         exchange.route = UNKNOWN_ROUTE
         if self._cors is not None:
@@ -160,7 +167,8 @@ class Gateway:
             else:
                 exchange.operation = target
                 exchange.body_bytes_max = target.body_bytes_max
-                exchange.admission = self._dispatcher.admit(target.call_name, _authorization(head.headers))
+                exchange.authorization = _authorization(head.headers, transport)
+                exchange.admission = self._dispatcher.admit(target.call_name, exchange.authorization)
             check_head(head.headers, exchange.body_bytes_max)
         except CallFailed as failed:
             exchange.reply = _failure(failed)
@@ -247,7 +255,7 @@ class Gateway:
         return Call(
             method=operation.call_name,
             request=request,
-            authorization=_authorization(headers),
+            authorization=exchange.authorization,
             request_id=exchange.request_id,
             timeout_seconds=operation.timeout_seconds(request),
             consistency=consistency,
@@ -268,7 +276,7 @@ class Gateway:
         status = CLIENT_CLOSED_STATUS if exchange.reply is None else exchange.reply.status
         seconds = now - exchange.started
         method = exchange.method if exchange.method in METHODS else _OTHER_METHOD
-        self._metrics.observe(method, exchange.route, status, seconds)
+        self.metrics.observe(method, exchange.route, status, seconds)
         if self._access_log is not None:
             self._access_log(method, exchange.route, status, seconds, exchange.request_id, _about(exchange))
 
@@ -293,8 +301,12 @@ def _about(exchange: Exchange) -> Mapping[str, str]:
     return {**about, "task_id": ids[0]} if ids else about
 
 
-def _authorization(headers: Headers) -> str:
-    return headers.get(b"authorization", b"").decode("latin-1")
+def _authorization(headers: Headers, transport: asyncio.BaseTransport) -> Authorization:
+    header = headers.get(b"authorization")
+    if header:
+        return header.decode("latin-1")
+    tls: ssl.SSLObject | None = transport.get_extra_info("ssl_object")
+    return "" if tls is None else tls.getpeercert(binary_form=True) or ""
 
 
 def _check_host(authority: bytes, allowed: frozenset[str]) -> None:

@@ -182,7 +182,7 @@ class Connection(asyncio.Protocol):
         if self._is_ending:
             self._ignore_input()
             return
-        exchange = self._gateway.open(head)
+        exchange = self._gateway.open(head, self._transport)
         self._incoming = exchange
         self._body_bytes = self._discarded_bytes = 0
         self._pipeline.append(exchange)

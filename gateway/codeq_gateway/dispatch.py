@@ -24,13 +24,18 @@ STALE: Final = "stale"
 """Consistency of a read that a follower may answer from its own, possibly stale, state."""
 
 
+Authorization = str | bytes
+"""What a caller shows: the value of its Authorization header; or without one, the certificate of its connection in DER,
+verified by the handshake. Empty: neither."""
+
+
 class Call(NamedTuple):
     """One unary call built from an HTTP request.
 
     Attributes:
         method: Full name such as "/codeq.v1.TaskService/CreateTask".
         request: Request message, parsed but not yet validated.
-        authorization: Value of the Authorization header; empty if there was none.
+        authorization: Authorization header or certificate.
         request_id: Id for logs and traces, echoed to the client.
         timeout_seconds: Time after which the caller no longer waits for the reply.
         consistency: STALE, or empty: the read must see everything acknowledged before it.
@@ -40,7 +45,7 @@ class Call(NamedTuple):
 
     method: str
     request: Message
-    authorization: str
+    authorization: Authorization
     request_id: str
     timeout_seconds: float
     consistency: str = ""
@@ -88,12 +93,12 @@ Admission = Callable[[], Awaitable[None]]
 class Dispatcher(Protocol):
     """Executes unary calls."""
 
-    def admit(self, method: str, authorization: str) -> Admission | None:
+    def admit(self, method: str, authorization: Authorization) -> Admission | None:
         """Checks, before the body is read, whether a caller may make a call.
 
         Args:
             method: Full name of the RPC.
-            authorization: Value of the Authorization header; empty if there was none.
+            authorization: Authorization header or certificate.
 
         Returns:
             None if the caller may make the call, as far as can be told locally; otherwise the check to await.

@@ -10,7 +10,7 @@ from http import HTTPStatus
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
-from codeq_gateway.dispatch import Admission
+from codeq_gateway.dispatch import Admission, Authorization
 from codeq_gateway.heads import Head
 from codeq_gateway.items import Refused
 from codeq_gateway.routes import Operation
@@ -64,6 +64,7 @@ class Exchange:
         keep_alive: Whether the connection may stay open after the reply.
         expects_continue: Whether the client waits for 100 Continue before it sends the body.
         route: Template of the route; empty: the bytes were not a request, and the exchange is not counted.
+        authorization: What the sender has shown to be authenticated.
         admission: Checks whether the caller may make the call; None: this is already known.
         operation: RPC of the request; None: the request has no RPC.
         page: Renders the requested page; None: no page, or the reply is set already.
@@ -81,6 +82,7 @@ class Exchange:
 
     __slots__ = (
         "admission",
+        "authorization",
         "body",
         "body_bytes_max",
         "deadline",
@@ -114,6 +116,7 @@ class Exchange:
         self.keep_alive = head.keep_alive
         self.expects_continue = head.expects_continue
         self.route = ""
+        self.authorization: Authorization = ""
         self.admission: Admission | None = None
         self.operation: Operation | None = None
         self.page: Callable[[], Awaitable[Reply]] | None = None

@@ -23,7 +23,7 @@ from google.protobuf import message_factory
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.rpc import error_details_pb2, status_pb2
 
-from codeq_gateway.dispatch import Call, CallFailed
+from codeq_gateway.dispatch import Authorization, Call, CallFailed
 from codeq_gateway.finishing import finish
 from codeq_gateway.reflection import CALL_FILE
 
@@ -53,6 +53,7 @@ SECRET_KEY: Final = "codeq-gateway-secret"  # noqa: S105
 
 _LOG: Final = logging.getLogger("codeq.gateway")
 _SERVICE: Final = "/codeq_internal.v1.CallService/"
+_CERTIFICATE: Final = "client_certificate"
 _OPTIONS: Final[tuple[tuple[str, int], ...]] = (
     ("grpc.max_receive_message_length", REPLY_BYTES_MAX),
     # Detects a server that vanished silently within 20 s; servers allow a ping every 10 s.
@@ -97,6 +98,14 @@ class Messages:
         self.readiness_response = class_of("GetReadinessResponse")
         self.metrics_request = class_of("GetMetricsRequest")
         self.metrics_response = class_of("GetMetricsResponse")
+        self._takes_certificates = _CERTIFICATE in named["Call"].fields_by_name
+
+    def set_caller(self, message: Any, authorization: Authorization) -> None:
+        """Sets what a call's sender has shown. To an older server, which knows no certificates, it has shown none."""
+        if isinstance(authorization, str):
+            message.authorization = authorization
+        elif self._takes_certificates:
+            message.client_certificate = authorization
 
 
 Credentials = Callable[[], grpc.ChannelCredentials | None]
@@ -282,15 +291,15 @@ class _Stream:
             self._frame_bytes = 0
         self._frame_bytes += len(content)
         number = next(self._numbers)
-        self._frames[-1].calls.add(
+        added = self._frames[-1].calls.add(
             number=number,
             method=call.method,
             request=content,
-            authorization=call.authorization,
             timeout_ms=max(1, int(call.timeout_seconds * 1000)),
             request_id=call.request_id,
             consistency=call.consistency,
         )
+        self._messages.set_caller(added, call.authorization)
         reply = self._replies[number] = asyncio.get_running_loop().create_future()
         self._wake.set()
         return number, reply

@@ -23,7 +23,7 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import Message
 from grpc_status import rpc_status
 
-from codeq_gateway.dispatch import LEADER_GRPC, Admission, Call, CallFailed
+from codeq_gateway.dispatch import LEADER_GRPC, Admission, Authorization, Call, CallFailed
 from codeq_gateway.links import (
     CONNECT_SECONDS,
     Credentials,
@@ -178,8 +178,8 @@ class RemoteDispatcher:
         self._retry_seconds = retry_seconds
         self._responses = Responses(services)
         self._links = Links(pool, secret, addresses, credentials)
-        self._admitted: dict[tuple[str, str], float] = {}
-        """Calls that a server recently authorized, by method and token, each with its expiry."""
+        self._admitted: dict[tuple[str, Authorization], float] = {}
+        """Calls that a server recently authorized, by method and token or certificate, each with its expiry."""
         self._tokenless_until = 0.0
         """Time until which unauthenticated calls are rejected without asking a server."""
         self._preferred: Link | None = self._links.to(addresses[0])
@@ -220,7 +220,7 @@ class RemoteDispatcher:
             if tries > 1 or self._choose() in {None, link}:
                 await self._links.change(pause)
 
-    def admit(self, method: str, authorization: str) -> Admission | None:
+    def admit(self, method: str, authorization: Authorization) -> Admission | None:
         """Checks whether a caller may make a call; see `Dispatcher.admit`.
 
         Raises:
@@ -233,7 +233,7 @@ class RemoteDispatcher:
             return None
         return partial(self._ask_admission, method, authorization)
 
-    async def _ask_admission(self, method: str, authorization: str) -> None:
+    async def _ask_admission(self, method: str, authorization: Authorization) -> None:
         """Asks any one of the servers whether a caller may make a call.
 
         Raises:
@@ -244,7 +244,8 @@ class RemoteDispatcher:
         link, messages = self._choose(), self._links.messages
         if link is None:
             raise _unreachable()
-        request = messages.authorize_request(method=method, authorization=authorization)
+        request = messages.authorize_request(method=method)
+        messages.set_caller(request, authorization)
         try:
             await link.ask("Authorize", request, messages.authorize_response, PROBE_SECONDS)
         except grpc.aio.AioRpcError as error:

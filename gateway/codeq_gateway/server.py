@@ -56,6 +56,8 @@ class GatewayServer:
         self.gateway = gateway
         self.handshakes = Handshakes()
         self._tls = tls
+        if tls is not None:
+            gateway.metrics.handshakes = self.handshakes
         self._host = host
         self._port = port
         self._connections: Connections[Connection] = Connections(connections_max)

@@ -339,6 +339,10 @@ class TlsLayer(asyncio.Protocol):
             return
         self._flush()
 
+    def get_extra_info(self, name: str, default: object = None) -> object:
+        """Returns the SSLObject as `ssl_object`; see `asyncio.BaseTransport.get_extra_info`."""
+        return self._tls if name == "ssl_object" else default
+
     def write_eof(self) -> None:
         """Ends this side of the connection; the client can go on sending."""
         self._shut()

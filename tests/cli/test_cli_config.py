@@ -10,6 +10,7 @@ from pathlib import Path
 import codeq
 import pytest
 import yaml
+from authority import Authority
 from recording_server import Run
 
 URL = "http://localhost:9999"
@@ -256,6 +257,21 @@ def test_startup_error_names_the_missing_address(run: Run, command: list[str]) -
     refused = run(*command, WORKER_STREAM_ADDR="", PRODUCER_STREAM_ADDR="")
     assert refused.returncode == 2
     assert refused.stderr.count(b"_ADDR") >= 1
+
+
+@pytest.mark.parametrize(
+    "command", [["config", "check"], ["config", "check", "--mode", "gateway"], ["serve"], ["gateway"]], ids=" ".join
+)
+def test_files_of_tls_are_read_by_the_check_and_at_the_start(run: Run, tmp_path: Path, command: list[str]) -> None:
+    files = Authority().files(tmp_path / "tls")
+    given = files.server_env | {"TLS_CLIENT_CA_FILE": str(tmp_path / "clients.pem"), "SERVER_ADDRS": "localhost:1"}
+    (tmp_path / "clients.pem").write_bytes(b"garbage")
+    refused = run(*command, "--dev", **given)
+    assert refused.returncode == 2
+    (line,) = refused.stderr.decode().splitlines()
+    assert line.startswith(f"error: TLS_CLIENT_CA_FILE: {tmp_path}/clients.pem contains no certificate")
+    assert line.endswith("(CONFIGURATION)")
+    assert "garbage" not in line
 
 
 def test_check_warns_about_settings_without_effect(run: Run) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -15,6 +15,7 @@ from urllib.parse import quote
 import grpc
 import grpc.aio
 import httpx
+from authority import Files, trusting
 from codeq_gateway.app import Gateway, Probes
 from codeq_gateway.bodies import InFlight
 from codeq_gateway.dispatch import Call
@@ -24,10 +25,12 @@ from codeq_gateway.routes import Operation, read_operations
 from codeq_gateway.server import GatewayServer
 from codeq_server.auth.authenticator import Authenticator
 from codeq_server.auth.claims import WORKER_SCOPES, Token
-from codeq_server.config import load
+from codeq_server.auth.mtls import Identities, Identity
+from codeq_server.config import Address, ListenerTls, load
 from codeq_server.core.errors import Reason
+from codeq_server.node.certificates import Certificates
 from codeq_server.node.descriptors import share
-from codeq_server.node.listeners import new_server
+from codeq_server.node.listeners import listen, new_server
 from codeq_server.node.local_host import LocalHost
 from codeq_server.services.calls import Calls
 from codeq_server.services.cluster import ClusterService
@@ -71,6 +74,14 @@ def worker(tenant: str, subject: str = "w", *, commands: Any = EVERY_COMMAND, sc
     return Token(subject, "", frozenset(scopes), frozenset(commands), {"tenantId": tenant})
 
 
+class Connections(NamedTuple):
+    """What a client has of its server; see `Server`."""
+
+    channel: grpc.aio.Channel
+    blocking: grpc.Channel
+    http: httpx.AsyncClient
+
+
 class Known:
     """Validates the tokens of one kind of caller: each token is a name."""
 
@@ -91,6 +102,7 @@ class Server:
         blocking: Another one, for threads.
         http: A client of its REST API.
         operations: REST operations by the name of their RPC.
+        connect: Returns the connections of a client that shows the certificate of some files.
     """
 
     calls: Calls
@@ -98,6 +110,14 @@ class Server:
     blocking: grpc.Channel
     http: httpx.AsyncClient
     operations: dict[str, Operation]
+    connect: Callable[[Files | None], AbstractAsyncContextManager[Connections]] | None = None
+
+    @asynccontextmanager
+    async def as_client(self, files: Files) -> AsyncIterator[Server]:
+        """Yields the server as a client reaches it that shows the certificate of some files."""
+        assert self.connect is not None
+        async with self.connect(files) as connections:
+            yield replace(self, **connections._asdict())
 
     async def grpc(self, name: str, request: Message, token: str) -> Answer:
         """Calls an RPC over gRPC; token "": none."""
@@ -213,8 +233,9 @@ async def serving(
     viewers_see_content: bool = False,
     producer_as_worker: bool = False,
     admins_operate: bool = False,
+    certified: Certified | None = None,
 ) -> AsyncIterator[Server]:
-    """Serves within the block; a token is a name in one of the mappings, or in both."""
+    """Serves within the block; a token is a name in one of the mappings, or in both; so is that of a certificate."""
     environment = {
         "PERSISTENCE_CONFIG": json.dumps({"path": str(folder / "store"), "fsyncOnCommit": False}),
         "BACKUP_DIR": str(folder / "backups"),
@@ -224,8 +245,15 @@ async def serving(
         settings = load(None, environment, {}, dev=True)
         host = LocalHost(settings, share(1024, http=100, grpc=100, grpc_ports=1, peers=0), _never, verify=False)
         authenticator = Authenticator(
-            Known(producers), Known(workers), producer_as_worker=producer_as_worker, admins_operate=admins_operate
+            Known(producers),
+            Known(workers),
+            producer_identify=None if certified is None else identities_of(producers).identify,
+            worker_identify=None if certified is None else identities_of(workers).identify,
+            producer_as_worker=producer_as_worker,
+            admins_operate=admins_operate,
         )
+        listener = None if certified is None else certified.listener
+        certificates = Certificates(listener, listener, None, "codeq")
         calls = Calls(authenticator, ShardTable(host.absence, host.stale), viewers_see_content=viewers_see_content)
         await host.start(calls.shards.present, lambda: None)
         stack.push_async_callback(host.close)
@@ -242,7 +270,7 @@ async def serving(
         calls.register("codeq.v1.ServerService", server_service)
         server = new_server(100)
         GrpcFront(calls, InFlight(), lambda _: None, None, _never).register(server)
-        port = server.add_insecure_port("127.0.0.1:0")
+        port = listen(server, Address("127.0.0.1", 0), certificates.grpc_credentials())
         await server.start()
         stack.push_async_callback(server.stop, None)
         stack.push_async_callback(host.drain, 0)
@@ -257,14 +285,55 @@ async def serving(
             ),
             "127.0.0.1",
             0,
+            tls=certificates.http,
         )
         http_port = await gateway.start()
         stack.push_async_callback(gateway.stop, 0)
-        channel = await stack.enter_async_context(grpc.aio.insecure_channel(f"127.0.0.1:{port}"))
-        http = await stack.enter_async_context(httpx.AsyncClient(base_url=f"http://127.0.0.1:{http_port}", timeout=20))
+
+        @asynccontextmanager
+        async def connect(files: Files | None) -> AsyncIterator[Connections]:
+            address, url = f"127.0.0.1:{port}", f"127.0.0.1:{http_port}"
+            if files is None:
+                channel, blocking = grpc.aio.insecure_channel(address), grpc.insecure_channel(address)
+                http = httpx.AsyncClient(base_url=f"http://{url}", timeout=20)
+            else:
+                credentials = grpc.ssl_channel_credentials(
+                    files.ca.read_bytes(), files.key.read_bytes(), files.certificate.read_bytes()
+                )
+                channel, blocking = (module.secure_channel(address, credentials) for module in (grpc.aio, grpc))
+                context = trusting(files, certificate=True)
+                http = httpx.AsyncClient(base_url=f"https://{url}", timeout=20, verify=context)
+            async with channel, http:
+                with blocking:
+                    yield Connections(channel, blocking, http)
+
         operations = {operation.call_name: operation for operation in read_operations(calls.services)}
-        blocking = stack.enter_context(grpc.insecure_channel(f"127.0.0.1:{port}"))
-        yield Server(calls, channel, blocking, http, operations)
+        first = None if certified is None else certified.stranger
+        connections = await stack.enter_async_context(connect(first))
+        yield Server(calls, *connections, operations, connect)
+
+
+class Certified(NamedTuple):
+    """TLS of a server that requires certificates.
+
+    Attributes:
+        listener: Its files.
+        stranger: Files of a client with no identity, for calls with tokens.
+    """
+
+    listener: ListenerTls
+    stranger: Files
+
+
+def identities_of(tokens: Mapping[str, Token]) -> Identities:
+    """Returns identities of certificates whose common names are names of tokens, with the claims of these tokens."""
+    found = []
+    for name, token in tokens.items():
+        raw: Any = token.raw
+        roles = frozenset([*raw.get("roles", []), *([raw["role"]] if "role" in raw else [])])
+        tenant = raw.get("tenantId", "")
+        found.append(Identity(name, token.subject, tenant, "", token.scopes, token.event_types, roles))
+    return Identities("cn", found)
 
 
 def basic(content: bytes) -> str:

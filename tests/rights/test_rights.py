@@ -9,16 +9,18 @@ from typing import Any
 
 import grpc.aio
 import pytest
+from authority import Authority
 from codeq.v1 import producer_service_pb2, task_pb2, worker_service_pb2
 from codeq.v1 import task_service_pb2 as pb
+from codeq_server.auth.access import METHODS
 from codeq_server.auth.claims import WORKER_SCOPES
+from codeq_server.config import ListenerTls
 from google.api import annotations_pb2
 from google.protobuf import message_factory, timestamp_pb2
 from google.protobuf.descriptor import MethodDescriptor
-from many_tenants import Answer, Server, fill, producer, reasons, refused, serving, worker
+from many_tenants import Answer, Certified, Server, fill, producer, reasons, refused, serving, worker
 
 MATRIX = runpy.run_path(str(Path(__file__).resolve().parents[2] / "docs/rights.py"))
-METHODS: list[MethodDescriptor] = list(MATRIX["methods"]())
 rights: Callable[[MethodDescriptor], dict[str, str]] = MATRIX["rights"]
 SECRET = "s3cret"
 NOBODY = ""
@@ -159,6 +161,43 @@ async def test_every_call_gives_a_caller_what_the_matrix_says(
         expected = rights(method)[role] if role else "UNAUTHENTICATED"
         wrong += await wrong_of(server, task_id, token, method, expected)
     assert wrong == []
+
+
+@pytest.fixture(scope="module")
+def authority() -> Authority:
+    return Authority()
+
+
+@pytest.mark.parametrize(
+    ("name", "role"),
+    [
+        ("producer", "producer"),
+        ("worker", "worker"),
+        ("viewer", "viewer"),
+        ("viewer among roles", "viewer"),
+        ("administrator", "administrator"),
+        ("administrator by scope", "administrator"),
+        ("operator", "operator"),
+        ("operator by role", "producer"),
+        ("administrator of other commands", "other commands"),
+        ("no such name", ""),
+    ],
+)
+async def test_every_call_gives_the_owner_of_a_certificate_what_the_matrix_says(
+    authority: Authority, tmp_path: Path, name: str, role: str
+) -> None:
+    own = authority.files(tmp_path / "server")
+    listener = ListenerTls("tls_cert_file", own.certificate, own.key, own.ca, requires_client=True)
+    stranger = authority.files(tmp_path / "stranger", "stranger")
+    shown = authority.files(tmp_path / "shown", "shown", pair=authority.sign(name))
+    async with serving(tmp_path, PRODUCERS, WORKERS, certified=Certified(listener, stranger)) as server:
+        task_id = await dead_letter(server)
+        wrong = []
+        async with server.as_client(shown) as caller:
+            for method in METHODS:
+                expected = rights(method)[role] if role else "UNAUTHENTICATED"
+                wrong += await wrong_of(caller, task_id, NOBODY, method, expected)
+        assert wrong == []
 
 
 async def test_producer_bound_to_other_commands_is_refused_every_call_about_this_one(

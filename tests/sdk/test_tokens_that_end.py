@@ -1,8 +1,12 @@
-"""A server and the SDK with tokens that expire after two seconds: work continues while the tokens are renewed."""
+"""A server and the SDK with tokens that expire after two seconds: work continues while the tokens are renewed.
+
+`make soak` sets CODEQ_TOKEN_SECONDS and CODEQ_TOKEN_RENEWALS, for tokens that live longer and are renewed more often.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import threading
 import time
@@ -13,6 +17,7 @@ import codeq
 import grpc
 import pytest
 from codeq.v1 import task_pb2, task_service_pb2
+from codeq.v1 import worker_service_pb2 as pb
 from codeq_gateway.bodies import InFlight
 from codeq_server.auth.authenticator import Authenticator, Validation
 from codeq_server.auth.claims import WORKER_SCOPES, Token
@@ -30,9 +35,11 @@ from codeq_server.storage.memory import MemoryStore
 from waiting import eventually
 from worker_runs import running
 
-LIFE_SECONDS = 2.0
-RENEWALS = 3
+LIFE_SECONDS = float(os.environ.get("CODEQ_TOKEN_SECONDS", "2"))
+RENEWALS = int(os.environ.get("CODEQ_TOKEN_RENEWALS", "3"))
 """How often each stream renews its token."""
+LEASE_SECONDS = 2
+LONG_SECONDS_MAX = 20 + LIFE_SECONDS * RENEWALS
 
 
 class Issuer:
@@ -96,7 +103,7 @@ async def test_worker_and_producer_renew_their_tokens_on_one_stream_each() -> No
         worker = codeq.AsyncWorker(address, token=issuer.token, concurrency=8)
         async with (
             codeq.AsyncProducer(address, token=issuer.token) as producer,
-            running(worker, lambda task: may_end.wait(20) if task.payload == "long" else None),
+            running(worker, lambda task: may_end.wait(LONG_SECONDS_MAX) if task.payload == "long" else None),
         ):
             await producer.create("X", "long")
             await eventually(lambda: worker.stats.received == 1)
@@ -108,6 +115,43 @@ async def test_worker_and_producer_renew_their_tokens_on_one_stream_each() -> No
             await eventually(lambda: worker.stats.settled == created)
         assert worker.stats == codeq.WorkerStats(streams=1, received=created, settled=created)
         assert issuer.validated < 100
+    assert problems == []
+
+
+async def test_worker_that_does_not_renew_its_token_gets_a_notice_and_its_task_returns_with_the_lease() -> None:
+    issuer, problems = Issuer(), list[BaseException]()
+    async with (
+        served(issuer, problems) as address,
+        codeq.AsyncClient(address, token=issuer.token) as client,
+        grpc.aio.insecure_channel(address) as channel,
+    ):
+        made = await client.create("X", 1)
+        work = channel.stream_stream(
+            "/codeq.v1.WorkerService/Work",
+            request_serializer=pb.WorkRequest.SerializeToString,
+            response_deserializer=pb.WorkResponse.FromString,
+        )
+        stream = work(metadata=(("authorization", f"Bearer {issuer.token()}"),))
+        began = time.monotonic()
+        await stream.write(pb.WorkRequest(hello=pb.WorkerHello(lease_seconds=LEASE_SECONDS), add_credits=1))
+        seen: list[pb.WorkResponse] = []
+
+        async def read() -> None:
+            while (response := await stream.read()) is not grpc.aio.EOF:
+                seen.append(response)
+
+        with pytest.raises(grpc.aio.AioRpcError, match="the token has expired") as caught:
+            await read()
+        assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
+        assert time.monotonic() - began > LIFE_SECONDS / 2
+        (task,) = [task for response in seen for task in response.tasks]
+        (notice,) = [response.notice for response in seen if response.HasField("notice")]
+        assert (task.id, task.attempts) == (made.id, 1)
+        assert 0 < notice.grace_ms <= LIFE_SECONDS * 500
+        again: list[codeq.Task] = []
+        while not again:
+            again = await client.claim(wait=1)
+        assert [(each.id, each.attempts) for each in again] == [(made.id, 2)]
     assert problems == []
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from codeq.reasons import BY_NUMBER, Reason
-from codeq.v1 import cluster_service_pb2, queue_service_pb2, server_service_pb2, task_service_pb2
+from codeq_server.auth.access import METHODS
 from google.api import annotations_pb2
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -19,14 +19,9 @@ fresh_rights = runpy.run_path(str(ROOT / "docs/rights.py"))["fresh"]
 
 
 def _routes() -> list[str]:
-    found = []
-    for file in (cluster_service_pb2, queue_service_pb2, server_service_pb2, task_service_pb2):
-        for service in file.DESCRIPTOR.services_by_name.values():
-            for method in service.methods:
-                rule = method.GetOptions().Extensions[annotations_pb2.http]
-                verb = rule.WhichOneof("pattern")
-                found.append(f"{verb.upper()} {getattr(rule, verb)}".replace("{task_id}", "{id}"))
-    return found
+    rules = [method.GetOptions().Extensions[annotations_pb2.http] for method in METHODS]
+    verbs = [(rule, rule.WhichOneof("pattern")) for rule in rules if rule.WhichOneof("pattern")]
+    return [f"{verb.upper()} {getattr(rule, verb)}".replace("{task_id}", "{id}") for rule, verb in verbs]
 
 
 @pytest.mark.parametrize("route", _routes())

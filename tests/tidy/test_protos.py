@@ -7,32 +7,14 @@ from pathlib import Path
 
 import pytest
 from codeq.options.v1 import options_pb2
-from codeq.v1 import (
-    cluster_service_pb2,
-    error_pb2,
-    producer_service_pb2,
-    queue_service_pb2,
-    server_service_pb2,
-    task_service_pb2,
-    worker_service_pb2,
-)
+from codeq.v1 import error_pb2
+from codeq_server.auth.access import METHODS
 from google.api import annotations_pb2
 from google.protobuf import descriptor_pb2
 from google.protobuf.descriptor import MethodDescriptor
 from grpc_tools import protoc
 
 ROOT = Path(__file__).resolve().parents[2]
-FILES = (
-    cluster_service_pb2,
-    producer_service_pb2,
-    queue_service_pb2,
-    server_service_pb2,
-    task_service_pb2,
-    worker_service_pb2,
-)
-METHODS: list[MethodDescriptor] = [
-    method for file in FILES for service in file.DESCRIPTOR.services_by_name.values() for method in service.methods
-]
 REASONS = list(error_pb2.ErrorReason.DESCRIPTOR.values)
 
 

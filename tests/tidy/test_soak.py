@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def soak(state: Path, seeds: int) -> list[str]:
     """Runs only the search, with this many seeds; returns its report lines, one per part."""
-    others = ["--clusters", "0", "--rounds", "0", "--forks", "0", "--isolation", "0"]
+    others = ["--clusters", "0", "--rounds", "0", "--forks", "0", "--isolation", "0", "--tokens", "0"]
     command = [sys.executable, "tests/soak.py", "--seeds", str(seeds), *others, "--state", str(state)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
 

@@ -47,6 +47,12 @@ def test_command_line_warns_each_time_that_it_checks_nothing(server: ServerProce
         assert done.stderr.startswith("warning: --insecure-skip-verify: the server's certificate is not checked")
 
 
+def test_command_line_tells_that_a_port_speaks_https_only(server: ServerProcess) -> None:
+    done = run(server, "queue", "list", CODEQ_ENDPOINT=server.http_url.replace("https", "http"))
+    assert done.returncode == 1
+    assert "400 Bad Request: this port speaks HTTPS only." in done.stderr
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

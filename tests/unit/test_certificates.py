@@ -94,6 +94,12 @@ def test_file_that_is_no_certificate_is_named_and_its_contents_are_not(
     assert "xxx" not in reason
 
 
+def test_report_names_the_setting_of_the_file_that_is_wrong(watched: PemFiles[Identity], files: Files) -> None:
+    replace(files.key, b"?")
+    assert looks(watched)[1] == f"{files.key} contains no private key in PEM"
+    assert watched.setting == "tls_key_file"
+
+
 def test_key_with_a_password_is_rejected_without_asking_for_one(watched: PemFiles[Identity], files: Files) -> None:
     replace(files.key, b"-----BEGIN ENCRYPTED PRIVATE KEY-----\nMIIB\n-----END ENCRYPTED PRIVATE KEY-----\n")
     assert looks(watched)[1] is not None

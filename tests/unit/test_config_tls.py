@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from authority import Authority
 from codeq_server.config import ClientTls, ConfigError, ListenerTls, Settings, load, load_gateway
-from codeq_server.node.certificates import Certificates
+from codeq_server.node.certificates import FILE_BYTES_MAX, Certificates, check_files
+from cryptography.hazmat.primitives import serialization
 
 TOKENS = {
     "PRODUCER_AUTH_PROVIDER": "static",
@@ -122,11 +124,71 @@ def test_files_of_one_listener_do_not_stop_a_gateway(paths: dict[str, str]) -> N
     assert load_gateway(None, {**TOKENS, **own}, {}, dev=False).http_tls is None
 
 
+FILES = {
+    "HTTP_TLS_CERT_FILE": "cert",
+    "HTTP_TLS_KEY_FILE": "key",
+    "GRPC_TLS_CERT_FILE": "cert",
+    "GRPC_TLS_KEY_FILE": "key",
+    "TLS_CLIENT_CA_FILE": "ca",
+    "SERVER_TLS_CA_FILE": "ca",
+    "SERVER_TLS_CERT_FILE": "cert",
+    "SERVER_TLS_KEY_FILE": "key",
+    "RAFT_TLS_CERT": "cert",
+    "RAFT_TLS_KEY": "key",
+    "RAFT_TLS_CA": "ca",
+}
+RAFT = {"RAFT_ENABLED": "true", "RAFT_SELF_ID": "a", "RAFT_BIND_ADDR": "127.0.0.1:7000"}
+
+
+@pytest.mark.parametrize("wrong", FILES)
+def test_file_that_cannot_be_used_is_reported_by_its_setting(tmp_path: Path, wrong: str) -> None:
+    authority, other = Authority(), Authority()
+    pair = authority.sign()
+    parts = {"cert": pair.certificate, "key": pair.key, "ca": authority.pem}
+    environment = RAFT | {name: str(tmp_path / name) for name in FILES}
+    for name, part in FILES.items():
+        (tmp_path / name).write_bytes(parts[part])
+    check_files(settings(environment))
+    private = serialization.load_pem_private_key(pair.key, None)
+    locked = serialization.BestAvailableEncryption(b"password")
+    form = serialization.PrivateFormat.PKCS8
+    contents: dict[bytes, str] = {
+        b"": "contains no ",
+        b"\0\xff": "contains no ",
+        b"-----BEGIN PRIVATE KEY-----\n": "contains no ",
+        b"x" * (FILE_BYTES_MAX + 1): "is larger than",
+    }
+    if FILES[wrong] == "key":
+        contents |= {
+            other.sign().key: "are not a certificate and its key: KEY_VALUES_MISMATCH",
+            private.private_bytes(serialization.Encoding.PEM, form, locked): "has a password, and must have none",
+            private.private_bytes(serialization.Encoding.DER, form, serialization.NoEncryption()): "no private key",
+        }
+    for content, words in contents.items():
+        (tmp_path / wrong).write_bytes(content)
+        with pytest.raises(ConfigError) as caught:
+            check_files(settings(environment))
+        assert caught.value.key == wrong
+        assert words in caught.value.message
+        assert "xxx" not in caught.value.message
+    (tmp_path / wrong).unlink()
+    (tmp_path / wrong).mkdir()
+    with pytest.raises(ConfigError) as caught:
+        check_files(settings(environment))
+    assert caught.value.key == wrong
+
+
+def test_files_of_listeners_that_a_process_does_not_have_are_not_read(paths: dict[str, str]) -> None:
+    check_files(settings(named(paths, HTTP_TLS_CERT_FILE="cert", HTTP_TLS_KEY_FILE="key")), rest=False)
+    own = named(paths, GRPC_TLS_CERT_FILE="cert", GRPC_TLS_KEY_FILE="key", SERVER_ADDRS="a:1")
+    check_files(load_gateway(None, {**TOKENS, **own}, {}, dev=False))
+
+
 @pytest.mark.parametrize(("listener", "key"), [("", "TLS_CERT_FILE"), ("HTTP_", "HTTP_TLS_CERT_FILE")])
 def test_files_that_cannot_be_used_stop_the_start_and_name_the_setting(
     paths: dict[str, str], listener: str, key: str
 ) -> None:
     given = settings(named(paths, **{f"{listener}TLS_CERT_FILE": "cert", f"{listener}TLS_KEY_FILE": "key"}))
-    with pytest.raises(ConfigError, match="are not a certificate and its key") as caught:
+    with pytest.raises(ConfigError, match="contains no certificate") as caught:
         Certificates(given.http_tls, given.grpc_tls, given.server_tls, "codeq")
     assert caught.value.key == key

@@ -15,7 +15,7 @@ class ExchangeRequest(_message.Message):
     def __init__(self, calls: _Optional[_Iterable[_Union[Call, _Mapping]]] = ..., cancelled: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Call(_message.Message):
-    __slots__ = ("number", "method", "request", "authorization", "timeout_ms", "request_id", "consistency")
+    __slots__ = ("number", "method", "request", "authorization", "timeout_ms", "request_id", "consistency", "origin", "client_certificate")
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     METHOD_FIELD_NUMBER: _ClassVar[int]
     REQUEST_FIELD_NUMBER: _ClassVar[int]
@@ -23,6 +23,8 @@ class Call(_message.Message):
     TIMEOUT_MS_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     CONSISTENCY_FIELD_NUMBER: _ClassVar[int]
+    ORIGIN_FIELD_NUMBER: _ClassVar[int]
+    CLIENT_CERTIFICATE_FIELD_NUMBER: _ClassVar[int]
     number: int
     method: str
     request: bytes
@@ -30,7 +32,9 @@ class Call(_message.Message):
     timeout_ms: int
     request_id: str
     consistency: str
-    def __init__(self, number: _Optional[int] = ..., method: _Optional[str] = ..., request: _Optional[bytes] = ..., authorization: _Optional[str] = ..., timeout_ms: _Optional[int] = ..., request_id: _Optional[str] = ..., consistency: _Optional[str] = ...) -> None: ...
+    origin: str
+    client_certificate: bytes
+    def __init__(self, number: _Optional[int] = ..., method: _Optional[str] = ..., request: _Optional[bytes] = ..., authorization: _Optional[str] = ..., timeout_ms: _Optional[int] = ..., request_id: _Optional[str] = ..., consistency: _Optional[str] = ..., origin: _Optional[str] = ..., client_certificate: _Optional[bytes] = ...) -> None: ...
 
 class ExchangeResponse(_message.Message):
     __slots__ = ("replies", "ending")
@@ -51,12 +55,16 @@ class Reply(_message.Message):
     def __init__(self, number: _Optional[int] = ..., response: _Optional[bytes] = ..., status: _Optional[bytes] = ...) -> None: ...
 
 class AuthorizeRequest(_message.Message):
-    __slots__ = ("method", "authorization")
+    __slots__ = ("method", "authorization", "origin", "client_certificate")
     METHOD_FIELD_NUMBER: _ClassVar[int]
     AUTHORIZATION_FIELD_NUMBER: _ClassVar[int]
+    ORIGIN_FIELD_NUMBER: _ClassVar[int]
+    CLIENT_CERTIFICATE_FIELD_NUMBER: _ClassVar[int]
     method: str
     authorization: str
-    def __init__(self, method: _Optional[str] = ..., authorization: _Optional[str] = ...) -> None: ...
+    origin: str
+    client_certificate: bytes
+    def __init__(self, method: _Optional[str] = ..., authorization: _Optional[str] = ..., origin: _Optional[str] = ..., client_certificate: _Optional[bytes] = ...) -> None: ...
 
 class AuthorizeResponse(_message.Message):
     __slots__ = ()

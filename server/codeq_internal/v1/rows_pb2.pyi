@@ -47,7 +47,7 @@ class TickRow(_message.Message):
     def __init__(self, lsn: _Optional[int] = ..., wall_ms: _Optional[int] = ..., oldest_lease: _Optional[int] = ..., sweep_mark: _Optional[bytes] = ..., last_queue: _Optional[int] = ...) -> None: ...
 
 class QueueRow(_message.Message):
-    __slots__ = ("tenant", "command", "lanes", "scheduled", "claimed", "dlq", "completed_total", "failed_total", "created_total", "paused", "named", "due_mark", "removed_total", "filed", "purge", "expiring", "expire_mark")
+    __slots__ = ("tenant", "command", "lanes", "scheduled", "claimed", "dlq", "completed_total", "failed_total", "created_total", "paused", "named", "due_mark", "removed_total", "filed", "purge", "expiring", "expire_mark", "stored_bytes", "delivered_total", "accepted_bytes_total")
     TENANT_FIELD_NUMBER: _ClassVar[int]
     COMMAND_FIELD_NUMBER: _ClassVar[int]
     LANES_FIELD_NUMBER: _ClassVar[int]
@@ -65,6 +65,9 @@ class QueueRow(_message.Message):
     PURGE_FIELD_NUMBER: _ClassVar[int]
     EXPIRING_FIELD_NUMBER: _ClassVar[int]
     EXPIRE_MARK_FIELD_NUMBER: _ClassVar[int]
+    STORED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    DELIVERED_TOTAL_FIELD_NUMBER: _ClassVar[int]
+    ACCEPTED_BYTES_TOTAL_FIELD_NUMBER: _ClassVar[int]
     tenant: str
     command: str
     lanes: _containers.RepeatedCompositeFieldContainer[LaneState]
@@ -82,7 +85,50 @@ class QueueRow(_message.Message):
     purge: PurgeState
     expiring: int
     expire_mark: bytes
-    def __init__(self, tenant: _Optional[str] = ..., command: _Optional[str] = ..., lanes: _Optional[_Iterable[_Union[LaneState, _Mapping]]] = ..., scheduled: _Optional[int] = ..., claimed: _Optional[int] = ..., dlq: _Optional[int] = ..., completed_total: _Optional[int] = ..., failed_total: _Optional[int] = ..., created_total: _Optional[int] = ..., paused: _Optional[bool] = ..., named: _Optional[int] = ..., due_mark: _Optional[bytes] = ..., removed_total: _Optional[int] = ..., filed: _Optional[int] = ..., purge: _Optional[_Union[PurgeState, _Mapping]] = ..., expiring: _Optional[int] = ..., expire_mark: _Optional[bytes] = ...) -> None: ...
+    stored_bytes: int
+    delivered_total: int
+    accepted_bytes_total: int
+    def __init__(self, tenant: _Optional[str] = ..., command: _Optional[str] = ..., lanes: _Optional[_Iterable[_Union[LaneState, _Mapping]]] = ..., scheduled: _Optional[int] = ..., claimed: _Optional[int] = ..., dlq: _Optional[int] = ..., completed_total: _Optional[int] = ..., failed_total: _Optional[int] = ..., created_total: _Optional[int] = ..., paused: _Optional[bool] = ..., named: _Optional[int] = ..., due_mark: _Optional[bytes] = ..., removed_total: _Optional[int] = ..., filed: _Optional[int] = ..., purge: _Optional[_Union[PurgeState, _Mapping]] = ..., expiring: _Optional[int] = ..., expire_mark: _Optional[bytes] = ..., stored_bytes: _Optional[int] = ..., delivered_total: _Optional[int] = ..., accepted_bytes_total: _Optional[int] = ...) -> None: ...
+
+class TenantRow(_message.Message):
+    __slots__ = ("limits", "created_total", "delivered_total", "completed_total", "failed_total", "accepted_bytes_total")
+    LIMITS_FIELD_NUMBER: _ClassVar[int]
+    CREATED_TOTAL_FIELD_NUMBER: _ClassVar[int]
+    DELIVERED_TOTAL_FIELD_NUMBER: _ClassVar[int]
+    COMPLETED_TOTAL_FIELD_NUMBER: _ClassVar[int]
+    FAILED_TOTAL_FIELD_NUMBER: _ClassVar[int]
+    ACCEPTED_BYTES_TOTAL_FIELD_NUMBER: _ClassVar[int]
+    limits: bytes
+    created_total: int
+    delivered_total: int
+    completed_total: int
+    failed_total: int
+    accepted_bytes_total: int
+    def __init__(self, limits: _Optional[bytes] = ..., created_total: _Optional[int] = ..., delivered_total: _Optional[int] = ..., completed_total: _Optional[int] = ..., failed_total: _Optional[int] = ..., accepted_bytes_total: _Optional[int] = ...) -> None: ...
+
+class AuditRow(_message.Message):
+    __slots__ = ("at_ms", "subject", "tenant", "call", "object", "before", "after", "outcome", "origin", "count")
+    AT_MS_FIELD_NUMBER: _ClassVar[int]
+    SUBJECT_FIELD_NUMBER: _ClassVar[int]
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    CALL_FIELD_NUMBER: _ClassVar[int]
+    OBJECT_FIELD_NUMBER: _ClassVar[int]
+    BEFORE_FIELD_NUMBER: _ClassVar[int]
+    AFTER_FIELD_NUMBER: _ClassVar[int]
+    OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    ORIGIN_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    at_ms: int
+    subject: str
+    tenant: str
+    call: str
+    object: str
+    before: str
+    after: str
+    outcome: str
+    origin: str
+    count: int
+    def __init__(self, at_ms: _Optional[int] = ..., subject: _Optional[str] = ..., tenant: _Optional[str] = ..., call: _Optional[str] = ..., object: _Optional[str] = ..., before: _Optional[str] = ..., after: _Optional[str] = ..., outcome: _Optional[str] = ..., origin: _Optional[str] = ..., count: _Optional[int] = ...) -> None: ...
 
 class PurgeState(_message.Message):
     __slots__ = ("at_ms", "tails")

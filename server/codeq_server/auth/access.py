@@ -4,20 +4,41 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, Final
 
 from codeq.options.v1 import options_pb2
-
-# Imported to register their methods in the descriptor pool.
 from codeq.v1 import (
-    cluster_service_pb2,  # noqa: F401
-    producer_service_pb2,  # noqa: F401
-    queue_service_pb2,  # noqa: F401
-    server_service_pb2,  # noqa: F401
-    task_service_pb2,  # noqa: F401
-    worker_service_pb2,  # noqa: F401
+    audit_service_pb2,
+    cluster_service_pb2,
+    producer_service_pb2,
+    queue_service_pb2,
+    server_service_pb2,
+    task_service_pb2,
+    tenant_service_pb2,
+    worker_service_pb2,
 )
 from google.protobuf import descriptor_pool
+from google.protobuf.descriptor import MethodDescriptor
+
+SERVICE_FILES: Final = (
+    task_service_pb2,
+    producer_service_pb2,
+    worker_service_pb2,
+    queue_service_pb2,
+    tenant_service_pb2,
+    audit_service_pb2,
+    cluster_service_pb2,
+    server_service_pb2,
+)
+"""The protos of all public services."""
+
+METHODS: Final[tuple[MethodDescriptor, ...]] = tuple(
+    method
+    for file in SERVICE_FILES
+    for service in file.DESCRIPTOR.services_by_name.values()
+    for method in service.methods
+)
+"""Every public RPC."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
-"""Authenticates and authorizes callers by the authorization header.
+"""Authenticates and authorizes callers by the authorization header, or by the certificate of their connection.
 
-A verdict is cached until its token expires, so only the first call with a token may have to wait. All calls with that
-token share one validation.
+A verdict is cached until its token or certificate expires, so only the first call with a token may have to wait. All
+calls with that token share one validation. A certificate is identified at once.
 """
 
 from __future__ import annotations
@@ -14,15 +14,18 @@ from typing import Final, Protocol
 from mypy_extensions import mypyc_attr
 
 from codeq_server.auth.claims import NEVER, Claims, Token
-from codeq_server.auth.revocation import Affects, Revocations
+from codeq_server.auth.revocation import Affects, Authorization, Revocations
 from codeq_server.auth.verdict import NOBODY, Verdict, expired, refusing, verdict_of
 from codeq_server.core.errors import Reason, Rejection
 
 CACHED_TOKENS_MAX: Final = 1024
-"""Maximum number of cached accepted tokens; at the limit, the token that was validated first is evicted."""
+"""Maximum number of cached accepted tokens and certificates; at the limit, the one validated first is evicted."""
 
 HEADER_CHARS_MAX: Final = 16 * 1024
 """Maximum characters of an authorization header; a longer one is rejected without being parsed."""
+
+CERTIFICATE_BYTES_MAX: Final = 16 * 1024
+"""Maximum bytes of a client's certificate; a longer one counts as none."""
 
 VALIDATIONS_MAX: Final = 256
 """Maximum validations in flight; at the limit, tokens that are not cached are rejected with LIMIT_REACHED."""
@@ -41,6 +44,13 @@ _BUSY: Final = refusing(
 _UNTOLD: Final = refusing(
     Rejection(Reason.SERVER_UNREACHABLE, "the token cannot be validated at the moment: try again")
 )
+
+_NO_IDENTITY: Final = refusing(
+    Rejection(Reason.UNAUTHENTICATED, "the client certificate is none of the configured identities")
+)
+
+Identify = Callable[[bytes], Token | None]
+"""Returns what a verified certificate, in DER, stands for, even if it has expired; None: nothing."""
 
 Validation = Callable[[], Awaitable[Token | None]]
 """Validates a token by waiting for something, such as a key; returns its content, or None if it is rejected."""
@@ -73,6 +83,8 @@ class Authenticator:
         producer: Validator,
         worker: Validator,
         *,
+        producer_identify: Identify | None = None,
+        worker_identify: Identify | None = None,
         producer_as_worker: bool = False,
         admins_operate: bool = False,
         clock: Callable[[], float] = time.time,
@@ -83,6 +95,8 @@ class Authenticator:
         Args:
             producer: Validates tokens of producers.
             worker: Validates tokens of workers.
+            producer_identify: Identifies certificates of producers; None: they stand for nobody.
+            worker_identify: Identifies certificates of workers; None: they stand for nobody.
             producer_as_worker: Whether a token valid only for producers may also do everything a worker may, for its
                 commands.
             admins_operate: Whether administrators may do everything that an operator may for the server.
@@ -91,6 +105,8 @@ class Authenticator:
         """
         self._producer = producer
         self._worker = worker
+        self._producer_identify = producer_identify
+        self._worker_identify = worker_identify
         self._producer_as_worker = producer_as_worker
         self._admins_operate = admins_operate
         self.clock = clock
@@ -99,16 +115,16 @@ class Authenticator:
         """Number of revocations so far: a validation that overlaps one may have seen the state before it."""
         self._on_trouble = on_trouble
         self._troubled_at = -TROUBLE_SECONDS
-        self._verdicts: dict[str, Verdict] = {}
-        """Verdicts on accepted tokens by header, in the order of their validation."""
+        self._verdicts: dict[Authorization, Verdict] = {}
+        """Verdicts on accepted tokens by header, and on certificates, in the order of their validation."""
         self._validations: dict[str, asyncio.Task[Verdict]] = {}
         """Validations in flight, by header."""
 
-    def known(self, authorization_header: str, principal: int, scope: str = "") -> Claims | None:
+    def known(self, authorization: Authorization, principal: int, scope: str = "") -> Claims | None:
         """Returns the caller, or None if the token's validation has to be awaited, with `authenticate`.
 
         Args:
-            authorization_header: Value as received, such as "Bearer t0k3n"; empty if there was none.
+            authorization: Header as received, such as "Bearer t0k3n", or certificate; empty if there was neither.
             principal: Number of the codeq.options.v1.Principal that the RPC requires.
             scope: Scope that the token must carry; empty: none.
 
@@ -116,16 +132,16 @@ class Authenticator:
             Rejection: UNAUTHENTICATED, WRONG_TOKEN_KIND, INVALID_TENANT, MISSING_SCOPE, NOT_ADMIN, NOT_OPERATOR or
                 NOT_ALLOWED; LIMIT_REACHED or SERVER_UNREACHABLE if the token cannot be validated at the moment.
         """
-        verdict = self._kept(authorization_header) or self._judge(authorization_header)
+        verdict = self._kept(authorization) or self._judge(authorization)
         return None if isinstance(verdict, asyncio.Task) else verdict.claims(principal, scope)
 
-    async def authenticate(self, authorization_header: str, principal: int, scope: str = "") -> Claims:
+    async def authenticate(self, authorization: Authorization, principal: int, scope: str = "") -> Claims:
         """Returns the caller, once its token is validated; see `known`.
 
         Raises:
             Rejection: The same as for `known`.
         """
-        verdict = self._kept(authorization_header) or self._judge(authorization_header)
+        verdict = self._kept(authorization) or self._judge(authorization)
         if isinstance(verdict, asyncio.Task):
             verdict = await asyncio.shield(verdict)  # others may be waiting for it
         return verdict.claims(principal, scope)
@@ -136,22 +152,25 @@ class Authenticator:
         The verdicts are forgotten at once. Streams and waiting calls are told in later turns of the event loop.
         """
         self._revoked += 1
-        for header in [header for header in self._verdicts if affects(header.removeprefix(_BEARER))]:
+        headers = [each for each in self._verdicts if isinstance(each, str)]
+        for header in [each for each in headers if affects(each.removeprefix(_BEARER))]:
             del self._verdicts[header]
         await self.revocations.announce(affects)
 
-    def _kept(self, header: str) -> Verdict | None:
-        """Returns the cached verdict on a header; drops it if its token has expired."""
-        verdict = self._verdicts.get(header)
+    def _kept(self, authorization: Authorization) -> Verdict | None:
+        """Returns the cached verdict on a header or certificate; drops it if that has expired."""
+        verdict = self._verdicts.get(authorization)
         if verdict is not None and verdict.expires_at != NEVER and verdict.expires_at <= self.clock():
-            del self._verdicts[header]
+            del self._verdicts[authorization]
             return None
         return verdict
 
-    def _judge(self, header: str) -> Verdict | asyncio.Task[Verdict]:
-        token = bearer(header)
+    def _judge(self, authorization: Authorization) -> Verdict | asyncio.Task[Verdict]:
+        token = bearer(authorization)
         if not token:
             return NOBODY
+        if isinstance(token, bytes):
+            return self._identified(token)
         header = _BEARER + token  # each token is cached once, however its header is written
         found = self._kept(header) or self._validations.get(header)
         if found is not None:
@@ -171,6 +190,17 @@ class Authenticator:
         self._validations[header] = validating
         validating.add_done_callback(lambda _: self._validations.pop(header))
         return validating
+
+    def _identified(self, certificate: bytes) -> Verdict:
+        """Returns the verdict on a certificate."""
+        as_producer, as_worker = self._producer_identify, self._worker_identify
+        if as_producer is None and as_worker is None:
+            return NOBODY
+        producer = None if as_producer is None else as_producer(certificate)
+        worker = None if as_worker is None else as_worker(certificate)
+        if producer is None and worker is None:
+            return _NO_IDENTITY
+        return self._decide(certificate, producer, worker)
 
     async def _validate(
         self, token: str, revoked: int, producer: Token | Validation | None, worker: Token | Validation | None
@@ -194,18 +224,20 @@ class Authenticator:
             return self._fail(RuntimeError("a validation was cancelled from within"))
         return self._decide(_BEARER + token, producer_token, worker_token)
 
-    def _decide(self, header: str, producer_token: Token | None, worker_token: Token | None) -> Verdict:
-        """Returns the verdict on a validated token, and caches it if the token is accepted."""
+    def _decide(
+        self, authorization: Authorization, producer_token: Token | None, worker_token: Token | None
+    ) -> Verdict:
+        """Returns the verdict on a validated token or certificate, and caches it if that is accepted."""
         accepted = [token for token in (producer_token, worker_token) if token is not None]
         if not accepted:  # rejected tokens must not evict accepted ones
             return verdict_of(None, None)
         now = self.clock()
         if not any(token.expires_at > now for token in accepted):
-            return refusing(expired(accepted[-1].expires_at))
+            return refusing(expired(accepted[-1].expires_at, authorization))
         producer_token, worker_token = _unexpired(producer_token, now), _unexpired(worker_token, now)
         if len(self._verdicts) >= CACHED_TOKENS_MAX:
             del self._verdicts[next(iter(self._verdicts))]
-        verdict = self._verdicts[header] = verdict_of(
+        verdict = self._verdicts[authorization] = verdict_of(
             producer_token,
             worker_token,
             producer_as_worker=self._producer_as_worker,
@@ -226,9 +258,11 @@ def _unexpired(token: Token | None, now: float) -> Token | None:
     return token if token is not None and token.expires_at > now else None
 
 
-def bearer(header: str) -> str:
-    """Returns the token in an authorization header; empty: there is none, or the header is too long."""
-    if len(header) > HEADER_CHARS_MAX:
+def bearer(authorization: Authorization) -> Authorization:
+    """Returns the token in an authorization header, or the certificate; empty: there is none, or it is too long."""
+    if isinstance(authorization, bytes):
+        return authorization if len(authorization) <= CERTIFICATE_BYTES_MAX else ""
+    if len(authorization) > HEADER_CHARS_MAX:
         return ""
-    scheme, _, token = header.strip().partition(" ")
+    scheme, _, token = authorization.strip().partition(" ")
     return token.strip() if scheme.lower() == "bearer" else ""

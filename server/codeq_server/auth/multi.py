@@ -1,4 +1,4 @@
-"""The `multi` provider: several providers in order; the first that accepts a token wins."""
+"""The `multi` provider: several providers in order; the first that accepts a token or a certificate wins."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Final
 
-from codeq_server.auth.authenticator import Validation, Validator
+from codeq_server.auth.authenticator import Identify, Validation, Validator
 from codeq_server.auth.claims import Token
 
 PROVIDER_SECONDS_MAX: Final = 2.0
@@ -48,6 +48,21 @@ class MultiValidator:
             return validator.validate(token)
         except Exception as problem:  # noqa: BLE001 - it concerns only this validator
             return problem
+
+
+def first_identity(identify: Sequence[Identify]) -> Identify | None:
+    """Returns what identifies certificates by the first of several that knows one; None: there are none."""
+    if not identify:
+        return None
+
+    def identified(certificate: bytes) -> Token | None:
+        for each in identify:
+            found = each(certificate)
+            if found is not None:
+                return found
+        return None
+
+    return identified
 
 
 async def _first(answers: Sequence[Token | Validation | Exception | None]) -> Token | None:

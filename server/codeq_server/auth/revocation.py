@@ -15,6 +15,10 @@ from codeq_server.core.errors import Reason, Rejection
 WATCHES_PER_TURN: Final = 64
 """Streams and calls that are told in one turn of the event loop: thousands may share the token that is revoked."""
 
+Authorization = str | bytes
+"""What a caller shows: the value of the authorization header; or without one, the certificate of its connection in DER,
+which the TLS handshake has verified. No client can send a header that equals a certificate: the types differ."""
+
 Affects = Callable[[str], bool]
 """Returns whether what a provider says about a token may have changed."""
 
@@ -36,11 +40,11 @@ def revoked() -> Rejection:
 
 
 class Watch:
-    """Someone who relies on a token until `end`."""
+    """Someone who relies on a token, or on a certificate, until `end`."""
 
     __slots__ = ("_revocations", "then", "token")
 
-    def __init__(self, revocations: Revocations, token: str, then: Callable[[], None]) -> None:
+    def __init__(self, revocations: Revocations, token: Authorization, then: Callable[[], None]) -> None:
         self._revocations = revocations
         self.token = token
         self.then = then
@@ -54,14 +58,14 @@ class Revocations:
     """The streams and waiting calls that rely on tokens. They are bounded by the limits of streams and calls."""
 
     def __init__(self) -> None:
-        self._watches: dict[str, dict[Watch, None]] = {}
+        self._watches: dict[Authorization, dict[Watch, None]] = {}
         """The watches of each token, in the order in which they began."""
 
     def __len__(self) -> int:
         """Returns the number of tokens that are relied on."""
         return len(self._watches)
 
-    def watch(self, token: str, then: Callable[[], None]) -> Watch:
+    def watch(self, token: Authorization, then: Callable[[], None]) -> Watch:
         """Has `then` called whenever the token may no longer be accepted, or may allow something else."""
         watch = Watch(self, token, then)
         self._watches.setdefault(token, {})[watch] = None
@@ -76,8 +80,16 @@ class Revocations:
                 del self._watches[watch.token]
 
     async def announce(self, affects: Affects) -> None:
-        """Calls everyone who relies on an affected token, a few in each turn of the event loop."""
-        affected = [watch for token, watches in self._watches.items() if affects(token) for watch in watches]
+        """Calls everyone who relies on an affected token, a few in each turn of the event loop.
+
+        Certificates are not revoked: they last until they expire.
+        """
+        affected = [
+            watch
+            for token, watches in self._watches.items()
+            if isinstance(token, str) and affects(token)
+            for watch in watches
+        ]
         for number, watch in enumerate(affected, 1):
             if watch in self._watches.get(watch.token, ()):
                 watch.then()

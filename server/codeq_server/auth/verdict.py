@@ -11,6 +11,7 @@ from typing import Final
 from codeq.options.v1 import options_pb2
 
 from codeq_server.auth.claims import NEVER, WORKER_SCOPES, Claims, InvalidTenantError, Token, claims_of
+from codeq_server.auth.revocation import Authorization
 from codeq_server.core.errors import Reason, Rejection
 
 EXPIRED_AT: Final = "expiredAt"
@@ -43,10 +44,12 @@ _NO_WORK: Final = (_NO_EVENT_TYPES, _NO_SCOPES, _NO_TENANT, _ONLY_VIEWS)
 otherwise each token of an issuer that serves both would see the tasks of all commands."""
 
 
-def expired(expires_at: float) -> Rejection:
-    """Returns the rejection of a token that expired at a Unix time, in seconds."""
+def expired(expires_at: float, authorization: Authorization = "") -> Rejection:
+    """Returns the rejection of a token, or of a certificate, that expired at a Unix time, in seconds."""
+    what = "client certificate" if isinstance(authorization, bytes) else "token"
     at = datetime.datetime.fromtimestamp(max(0.0, expires_at), datetime.UTC).isoformat(timespec="seconds")
-    return Rejection(Reason.UNAUTHENTICATED, "the token has expired", metadata={EXPIRED_AT: at.replace("+00:00", "Z")})
+    metadata = {EXPIRED_AT: at.replace("+00:00", "Z")}
+    return Rejection(Reason.UNAUTHENTICATED, f"the {what} has expired", metadata=metadata)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from codeq_server.config import foreign, notes, raft, tls, tokens
 from codeq_server.config.addresses import Address, is_loopback
 from codeq_server.config.declaration import settings_of, shown, variable
 from codeq_server.config.forms import NOT_SUPPORTED
+from codeq_server.config.providers import AuthConfig
 from codeq_server.config.settings import GatewaySettings, PersistenceSettings, ProcessSettings, RaftSettings, Settings
 from codeq_server.config.sources import GivenSettings, read
 
@@ -48,7 +49,9 @@ def load(path: str | None, env: Mapping[str, str], flags: Mapping[str, object], 
     _refuse_contradictions(given, settings)
     tls.check(given, settings)
     settings = _bound(given, tokens.completed(given, settings))
-    secret = settings.auth.producer.sole_secret
+    _refuse_unasked(given, settings)
+    # Gateways vouch for the certificates of their clients, so a producer must not be able to derive their secret.
+    secret = "" if settings.auth.takes_certificates else settings.auth.producer.sole_secret
     completed = raft.completed(given, settings, secret)
     if not secret and completed is not None:
         secret = completed.cluster_secret  # servers of a cluster need a common one
@@ -85,8 +88,8 @@ def load_gateway(path: str | None, env: Mapping[str, str], flags: Mapping[str, o
     if not secret:
         raise given.error(
             "gateway_secret",
-            f"is required: set the servers' secret, or their {variable('producer_auth_config')} if it is one token, "
-            "from which it is derived by default",
+            f"is required: set the servers' secret, or their {variable('producer_auth_config')} if it is one token and "
+            "no provider is mtls: then it is derived from that",
         )
     settings = replace(
         settings,
@@ -157,6 +160,24 @@ def _refuse_contradictions_with_raft(given: GivenSettings, settings: Settings) -
         raise given.error(
             "local_artifacts_dir", "has no effect with Raft: artifact contents are not stored in a cluster"
         )
+
+
+def _refuse_unasked(given: GivenSettings, settings: Settings) -> None:
+    """Rejects certificates as identities if no client is asked for one."""
+    over_http, over_grpc = settings.http_tls, settings.grpc_tls
+    if over_http is not None and over_http.asks_clients(over_grpc=False):
+        return
+    if over_grpc is not None and over_grpc.asks_clients(over_grpc=True):
+        return
+    for role in tokens.ROLES:
+        auth: AuthConfig = getattr(settings, f"{role}_auth_config")
+        if auth.takes_certificates:
+            files = f"{given.key('tls_cert_file')}, {given.key('tls_key_file')} and {given.key('tls_client_ca_file')}"
+            raise given.error(
+                f"{role}_auth_provider",
+                f"mtls needs a listener that asks clients for certificates: set {files}, and for gRPC also "
+                f"{given.key('tls_client_auth')} to require",
+            )
 
 
 def _persistence(settings: Settings) -> PersistenceSettings:

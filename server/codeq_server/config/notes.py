@@ -55,6 +55,7 @@ def of_server(
         *_without_effect(given, settings),
         *_raft(given, wanted, settings),
         *_tokens(given, settings.auth),
+        *_unasked(given, settings),
     ]
 
 
@@ -98,6 +99,19 @@ def _tokens(given: GivenSettings, auth: AuthSettings) -> Iterator[Note]:
     yield from _plaintext_keys(auth)
     yield from _together(_of_workers(auth.worker))
     yield from _together(_of_producers(auth.producer, admins_operate=auth.admins_operate))
+
+
+def _unasked(given: GivenSettings, settings: Settings) -> Iterator[Note]:
+    """Yields warnings about roles that have only certificates, and listeners that ask for none."""
+    over_http, over_grpc = settings.http_tls, settings.grpc_tls
+    silent = [
+        *(["HTTP"] if over_http is None or not over_http.asks_clients(over_grpc=False) else []),
+        *(["gRPC"] if over_grpc is None or not over_grpc.asks_clients(over_grpc=True) else []),
+    ]
+    for role, auth in (("producer", settings.auth.producer), ("worker", settings.auth.worker)):
+        if auth.is_mtls and silent:
+            text = f"{role}s cannot call over {' and '.join(silent)}, which asks clients for no certificates"
+            yield Note(given.key(f"{role}_auth_provider"), text)
 
 
 def _tenants(auth: AuthSettings) -> Iterator[tuple[str, str]]:

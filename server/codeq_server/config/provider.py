@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
-from codeq_server.auth.authenticator import Validator
+from codeq_server.auth.authenticator import Identify, Validator
 from codeq_server.auth.revocation import Upkeep
 from codeq_server.auth.static import StaticToken
 from codeq_server.auth.token_file import TokenFileLog
@@ -26,10 +26,17 @@ class ProviderLog(TokenFileLog, Protocol):
 
 
 class Built(NamedTuple):
-    """A validator, and what keeps it current: each to be run as a task while the validator is used."""
+    """What checks the callers of one role.
+
+    Attributes:
+        validator: Validates tokens.
+        upkeep: What keeps the validator current: each to be run as a task while the validator is used.
+        identify: Identifies certificates of clients; None: they stand for nobody.
+    """
 
     validator: Validator
     upkeep: tuple[Upkeep, ...] = ()
+    identify: Identify | None = None
 
 
 class Provider(ABC, Generic[C]):
@@ -37,9 +44,11 @@ class Provider(ABC, Generic[C]):
 
     Attributes:
         tables: The classes whose settings docs/configuration.md lists.
+        takes_certificates: Whether it identifies certificates of clients.
     """
 
     tables: tuple[type, ...] = ()
+    takes_certificates = False
 
     @abstractmethod
     def read(self, given: Given, role: str, *, files: bool) -> C:

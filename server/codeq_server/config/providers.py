@@ -9,15 +9,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from codeq_server.auth.multi import MultiValidator
+from codeq_server.auth.multi import MultiValidator, first_identity
 from codeq_server.auth.static import StaticToken
 from codeq_server.config.declaration import Group, required
 from codeq_server.config.forms import Form, Items
 from codeq_server.config.given import ConfigError, Given
 from codeq_server.config.jwks_settings import JWKS, jwks_validator
+from codeq_server.config.mtls_settings import MtlsProvider
 from codeq_server.config.provider import Built, GroupProvider, Provider, ProviderLog
 from codeq_server.config.static_settings import StaticAuth, StaticProvider
 
+MTLS: Final = "mtls"
 MULTI: Final = "multi"
 PROVIDERS_MIN: Final = 2
 PROVIDERS_MAX: Final = 16
@@ -86,6 +88,18 @@ class AuthConfig:
         return self.name == "static" or (self.name == MULTI and all(each.is_static for each in self.config))
 
     @property
+    def is_mtls(self) -> bool:
+        """Whether it accepts only certificates."""
+        return self.name == MTLS
+
+    @property
+    def takes_certificates(self) -> bool:
+        """Whether certificates of clients may be identities."""
+        if self.name == MULTI:
+            return any(each.takes_certificates for each in self.config)
+        return PROVIDERS[self.name].takes_certificates
+
+    @property
     def is_one_token(self) -> bool:
         """Whether it is one static token in the configuration itself."""
         return isinstance(self.config, StaticAuth) and self.config.is_one
@@ -145,7 +159,7 @@ class MultiAuthSettings:
 
     providers: tuple[InnerAuthSettings, ...] = required(
         Items(Group(InnerAuthSettings), PROVIDERS_MIN, PROVIDERS_MAX, "providers"),
-        "providers in order; the first that accepts a token wins",
+        "providers in order; the first that accepts a token or a certificate wins",
     )
 
 
@@ -168,7 +182,8 @@ class MultiProvider(Provider[tuple[AuthConfig, ...]]):
         del key, role
         built = [each.build(log) for each in config]
         upkeep = tuple(work for each in built for work in each.upkeep)
-        return Built(MultiValidator([each.validator for each in built]), upkeep)
+        identify = [each.identify for each in built if each.identify is not None]
+        return Built(MultiValidator([each.validator for each in built]), upkeep, first_identity(identify))
 
     def tokens(self, config: tuple[AuthConfig, ...], key: str) -> Iterator[tuple[str, StaticToken]]:
         """Yields the tokens of all its providers."""
@@ -180,6 +195,7 @@ class MultiProvider(Provider[tuple[AuthConfig, ...]]):
 PROVIDERS: Final[dict[str, Provider[Any]]] = {
     "static": StaticProvider(),
     "jwks": GroupProvider(JWKS, jwks_validator),
+    MTLS: MtlsProvider(),
     MULTI: MultiProvider(),
 }
 """The providers. One that reads one mapping is a `GroupProvider`."""

@@ -73,7 +73,8 @@ def completed(given: GivenSettings, settings: Settings, producer_secret: str) ->
     if not text:
         raise given.error(
             "raft.cluster_secret",
-            f"is required, since {given.key('producer_auth_config')} is not one token, from which it could be derived",
+            f"is required: it is derived only from a {given.key('producer_auth_config')} that is one token, and not if "
+            "a provider is mtls",
         )
     return replace(
         raft,

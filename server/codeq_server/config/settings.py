@@ -175,6 +175,11 @@ class AuthSettings:
     viewer_sees_payloads: bool
 
     @property
+    def takes_certificates(self) -> bool:
+        """Whether certificates of clients may be identities."""
+        return self.producer.takes_certificates or self.worker.takes_certificates
+
+    @property
     def admins_operate(self) -> bool:
         """Whether administrators may operate the server, too.
 

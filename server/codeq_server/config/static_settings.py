@@ -21,9 +21,10 @@ from codeq_server.config.provider import Built, Provider, ProviderLog
 TOKENS_MAX: Final = 10_000
 """Maximum number of tokens of one provider."""
 
-_COMMAND: Final = Text(
+COMMAND: Final = Text(
     1, 128, r"\*|[A-Za-z0-9][A-Za-z0-9._-]*", "a command of at most 128 letters, digits, `.`, `_` and `-`, or `*`"
 )
+"""Form of a command that a token is for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +52,7 @@ class StaticAuthSettings:
         "`codeq:operator`, `codeq:viewer`",
     )
     event_types: frozenset[str] = setting(
-        Texts(_COMMAND),
+        Texts(COMMAND),
         frozenset(),
         "commands a worker may claim, of which it needs at least one, or a producer is restricted to; `*` means all",
     )

@@ -21,11 +21,12 @@ class ListenerTls:
     """Files of a listener.
 
     Attributes:
-        name: Setting that names the certificate; it stands for all of them in messages.
+        name: Setting that names the certificate.
         certificate: PEM file with its certificate, and those between it and the CA.
         key: PEM file with the private key.
         client_ca: PEM file with the CAs of clients; None: clients present no certificates.
         requires_client: Whether a client without a certificate is rejected.
+        client_ca_name: Setting that names these CAs.
     """
 
     name: str
@@ -33,6 +34,16 @@ class ListenerTls:
     key: Path
     client_ca: Path | None
     requires_client: bool
+    client_ca_name: str = "tls_client_ca_file"
+
+    @property
+    def key_name(self) -> str:
+        """Setting that names the key."""
+        return self.name.replace("cert", "key")
+
+    def asks_clients(self, *, over_grpc: bool) -> bool:
+        """Returns whether it asks clients for certificates: gRPC does only if it requires them."""
+        return self.client_ca is not None and (self.requires_client or not over_grpc)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +72,11 @@ def tls_of(settings: Any, prefix: str) -> ListenerTls | None:
     certificate, key = getattr(settings, f"{source}tls_cert_file"), getattr(settings, f"{source}tls_key_file")
     if certificate is None or key is None:
         return None
-    client_ca = getattr(settings, f"{prefix}tls_client_ca_file") or settings.tls_client_ca_file
+    own = f"{prefix}tls_client_ca_file"
+    client_ca_name = own if getattr(settings, own) is not None else "tls_client_ca_file"
     auth = getattr(settings, f"{prefix}tls_client_auth") or settings.tls_client_auth
-    return ListenerTls(f"{source}tls_cert_file", certificate, key, client_ca, auth == "require")
+    client_ca = getattr(settings, client_ca_name)
+    return ListenerTls(f"{source}tls_cert_file", certificate, key, client_ca, auth == "require", client_ca_name)
 
 
 def client_tls_of(settings: ProcessSettings) -> ClientTls | None:

@@ -64,8 +64,10 @@ def producer_secret(given: GivenSettings, servers: Settings) -> str:
     Raises:
         ConfigError: The configuration of the producers' provider is unusable.
     """
-    auth = _configured(given, servers, "producer", files=False)
-    return "" if auth is None else auth.sole_secret
+    producer, worker = (_configured(given, servers, role, files=False) for role in ROLES)
+    if producer is None or producer.takes_certificates or (worker is not None and worker.takes_certificates):
+        return ""
+    return producer.sole_secret
 
 
 def _configured(given: GivenSettings, settings: Settings, role: str, *, files: bool) -> AuthConfig | None:

@@ -65,6 +65,8 @@ class Reason(Enum):
     TOO_MANY_QUEUES = 53
     NOT_OPERATOR = 54
     NOT_ALLOWED = 55
+    RATE_LIMITED = 56
+    QUOTA_EXCEEDED = 57
 
 
 class Rejection(Exception):  # noqa: N818 - a rejection is a normal answer, not an error of the server

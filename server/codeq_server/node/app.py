@@ -27,7 +27,7 @@ from google.protobuf import descriptor_pool
 from grpc_health.v1 import health, health_pb2_grpc
 from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector, generate_latest
 
-from codeq_server.config import Address, ConfigError, Settings
+from codeq_server.config import Address, Settings
 from codeq_server.core.errors import CorruptRows
 from codeq_server.log.setup import Logs, LostLines, configure_logging
 from codeq_server.node import summary
@@ -70,9 +70,6 @@ GARBAGE_THRESHOLDS: Final = (100_000, 20, 100)
 EXIT_FAILED: Final = 1
 """Exit code of a server that failed to start or to continue."""
 
-EXIT_CONFIGURATION: Final = 2
-"""Exit code of a server whose settings do not match its store."""
-
 _VERSION: Final = version("codeq-server")
 _log = structlog.get_logger()
 
@@ -86,8 +83,11 @@ def serve(settings: Settings, *, verify: bool = False, rest: bool = True) -> int
         verify: Whether to check every row of the store first, and to refuse to start on contradictions.
 
     Returns:
-        The exit code: 0 after a requested shutdown, otherwise EXIT_FAILED or EXIT_CONFIGURATION. The reason for a
-        failed start is printed on stderr.
+        The exit code: 0 after a requested shutdown, otherwise EXIT_FAILED. The reason for a failed start is printed on
+        stderr.
+
+    Raises:
+        ConfigError: Files that the settings name cannot be used, or the settings do not match the store.
     """
     logs = configure_logging(settings.log_level, settings.log_format)
     try:
@@ -95,9 +95,9 @@ def serve(settings: Settings, *, verify: bool = False, rest: bool = True) -> int
         files = _files(settings, rest=rest)
         with asyncio.Runner(loop_factory=ServerLoop) as runner:
             return runner.run(Node(settings, files, logs, verify=verify, rest=rest).run())
-    except (StoreError, CorruptRows, ListenError, ConfigError, TooFewFilesError, _ReadyFileError) as error:
+    except (StoreError, CorruptRows, ListenError, TooFewFilesError, _ReadyFileError) as error:
         print(f"codeq: {' '.join(str(error).split())}", file=sys.stderr)
-        return EXIT_CONFIGURATION if isinstance(error, ConfigError) else EXIT_FAILED
+        return EXIT_FAILED
 
 
 class _ReadyFileError(Exception):
@@ -286,7 +286,7 @@ class Node:
             bodies=self._in_flight,
         )
         address, files = self._settings.http, self._files
-        server = GatewayServer(
+        return GatewayServer(
             gateway,
             address.host,
             address.port,
@@ -294,9 +294,6 @@ class Node:
             backlog=files.backlog,
             tls=self._certificates.http,
         )
-        if self._certificates.http is not None:
-            http_metrics.handshakes = server.handshakes
-        return server
 
     async def _start_rest(self, stack: AsyncExitStack, gateway: GatewayServer) -> Address:
         """Opens the REST port; returns its address."""

@@ -36,6 +36,8 @@ class Authentication:
         self.authenticator = Authenticator(
             producer.validator,
             worker.validator,
+            producer_identify=producer.identify,
+            worker_identify=worker.identify,
             producer_as_worker=auth.allow_producer_as_worker,
             admins_operate=auth.admins_operate,
             on_trouble=_log_validation,

@@ -10,7 +10,7 @@ import asyncio
 import hashlib
 import ssl
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, Generic, NamedTuple, TypeVar, cast
@@ -18,10 +18,12 @@ from typing import Any, Final, Generic, NamedTuple, TypeVar, cast
 import grpc
 import structlog
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from codeq_server.config import ClientTls, ConfigError, ListenerTls
+from codeq_server.config import ClientTls, ConfigError, ListenerTls, ProcessSettings, RestSettings, Settings
 from codeq_server.config.declaration import variable
 
 LOOK_SECONDS = 1.0
@@ -42,7 +44,15 @@ T = TypeVar("T")
 
 
 class UnusableError(Exception):
-    """Files cannot be used; the text says which and why, and repeats none of their contents."""
+    """A file cannot be used; the text says which and why, and repeats nothing of its contents.
+
+    Attributes:
+        index: Number of the file in its set.
+    """
+
+    def __init__(self, index: int, text: str) -> None:
+        super().__init__(text)
+        self.index = index
 
 
 class Identity(NamedTuple):
@@ -63,33 +73,33 @@ class PemFiles(Generic[T]):
     """Files that belong together, and what is made of their contents.
 
     Args:
-        setting: Setting that names the first file.
-        paths: The files.
+        files: The files by the settings that name them.
         build: Makes a value of their contents; raises UnusableError. It may read the files itself.
 
     Raises:
         ConfigError: They cannot be used.
 
     Attributes:
-        setting: Setting that names the first file.
+        setting: Setting that names the first file, or the one that could not be used at the last change.
         value: Made of the last usable contents.
         reloads: Number of changes that took effect.
         rejections: Number of changes that could not be used.
     """
 
-    def __init__(self, setting: str, paths: Sequence[Path], build: Callable[[Sequence[bytes]], T]) -> None:
-        self.setting, self._paths, self._build = setting, paths, build
+    def __init__(self, files: Mapping[str, Path], build: Callable[[Sequence[bytes]], T]) -> None:
+        self._settings, self._paths, self._build = list(files), list(files.values()), build
+        self.setting = self._settings[0]
         self.reloads = self.rejections = 0
         self._seen: object = None
         """State of the files at the last look; None: look closer at the next one."""
-        self._suspect: tuple[bytes, str] | None = None
+        self._suspect: tuple[bytes, UnusableError] | None = None
         """Digest of contents that could not be used, and why; reported if they are still there at the next look."""
         self._reported = b""
         try:
-            contents = _read(paths)
+            contents = _read(self._paths)
             self.value = build(contents)
         except UnusableError as error:
-            raise ConfigError(variable(setting), str(error)) from None
+            raise ConfigError(variable(self._settings[error.index]), str(error)) from None
         self._digest = _digest(contents)
 
     def look(self) -> str | None:
@@ -102,15 +112,16 @@ class PemFiles(Generic[T]):
         state = [_identity(path) for path in self._paths]
         if self._suspect is not None and state == self._seen:
             (self._reported, reason), self._suspect = self._suspect, None
+            self.setting = self._settings[reason.index]
             self.rejections += 1
-            return reason
+            return str(reason)
         if state == self._seen:
             return None
         self._seen, self._suspect = state, None
         try:
             contents = _read(self._paths)
         except UnusableError as error:
-            self._suspected(str(error).encode(), str(error))
+            self._suspected(str(error).encode(), error)
             return None
         digest = _digest(contents)
         if digest == self._digest:
@@ -122,13 +133,14 @@ class PemFiles(Generic[T]):
                 self._seen = None  # they changed meanwhile
                 return None
         except UnusableError as error:
-            self._suspected(digest, str(error))
+            self._suspected(digest, error)
             return None
         self.value, self._digest, self._reported = value, digest, b""
+        self.setting = self._settings[0]
         self.reloads += 1
         return ""
 
-    def _suspected(self, digest: bytes, reason: str) -> None:
+    def _suspected(self, digest: bytes, reason: UnusableError) -> None:
         """Remembers contents that cannot be used: whoever replaces files one by one may not be done."""
         if digest != self._reported:
             self._suspect = (digest, reason)
@@ -140,23 +152,25 @@ def listener_files(tls: ListenerTls) -> PemFiles[Identity]:
     Raises:
         ConfigError: They cannot be used.
     """
-    paths = [tls.certificate, tls.key, *([tls.client_ca] if tls.client_ca is not None else [])]
+    files = {tls.name: tls.certificate, tls.key_name: tls.key}
+    if tls.client_ca is not None:
+        files[tls.client_ca_name] = tls.client_ca
 
     def build(contents: Sequence[bytes]) -> Identity:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.options |= ssl.OP_NO_RENEGOTIATION
         context.set_alpn_protocols(["http/1.1"])
-        _load_pair(context, tls.certificate, tls.key)
+        not_after = _load_pair(context, (tls.certificate, tls.key), contents)
         authorities = None
         if tls.client_ca is not None:
             authorities = contents[2]
-            _load_authorities(context, tls.client_ca, authorities)
+            _load_authorities(context, tls.client_ca, contents, 2)
             context.verify_mode = ssl.CERT_REQUIRED if tls.requires_client else ssl.CERT_OPTIONAL
         pair = grpc.ssl_server_certificate_configuration([(contents[1], contents[0])], authorities)
-        return Identity(context, pair, _not_after(tls.certificate, contents[0]))
+        return Identity(context, pair, not_after)
 
-    return PemFiles(tls.name, paths, build)
+    return PemFiles(files, build)
 
 
 def client_files(tls: ClientTls) -> PemFiles[grpc.ChannelCredentials]:
@@ -165,17 +179,20 @@ def client_files(tls: ClientTls) -> PemFiles[grpc.ChannelCredentials]:
     Raises:
         ConfigError: They cannot be used.
     """
-    pair = [tls.certificate, tls.key] if tls.certificate is not None and tls.key is not None else []
+    files = {tls.name: tls.ca}
+    pair = (tls.certificate, tls.key) if tls.certificate is not None and tls.key is not None else None
+    if pair is not None:
+        files |= zip(("server_tls_cert_file", "server_tls_key_file"), pair, strict=True)
 
     def build(contents: Sequence[bytes]) -> grpc.ChannelCredentials:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        _load_authorities(context, tls.ca, contents[0])
-        if not pair:
+        _load_authorities(context, tls.ca, contents, 0)
+        if pair is None:
             return grpc.ssl_channel_credentials(contents[0])
-        _load_pair(context, pair[0], pair[1])
+        _load_pair(context, pair, contents, 1)
         return grpc.ssl_channel_credentials(contents[0], contents[2], contents[1])
 
-    return PemFiles(tls.name, [tls.ca, *pair], build)
+    return PemFiles(files, build)
 
 
 def member_files(certificate: Path, key: Path, authority: Path) -> PemFiles[tuple[bytes, bytes, bytes]]:
@@ -187,11 +204,34 @@ def member_files(certificate: Path, key: Path, authority: Path) -> PemFiles[tupl
 
     def build(contents: Sequence[bytes]) -> tuple[bytes, bytes, bytes]:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        _load_pair(context, certificate, key)
-        _load_authorities(context, authority, contents[2])
+        _load_pair(context, (certificate, key), contents)
+        _load_authorities(context, authority, contents, 2)
         return contents[2], contents[1], contents[0]
 
-    return PemFiles("raft.tls_cert", [certificate, key, authority], build)
+    return PemFiles({"raft.tls_cert": certificate, "raft.tls_key": key, "raft.tls_ca": authority}, build)
+
+
+def check_files(settings: ProcessSettings, *, rest: bool = True) -> None:
+    """Reads the files of TLS of a process that is not started.
+
+    Args:
+        settings: Settings of the process.
+        rest: Whether it serves REST.
+
+    Raises:
+        ConfigError: They cannot be used.
+    """
+    if rest and isinstance(settings, RestSettings) and settings.http_tls is not None:
+        listener_files(settings.http_tls)
+    if settings.server_tls is not None:
+        client_files(settings.server_tls)
+    if not isinstance(settings, Settings):
+        return
+    if settings.grpc_tls is not None:
+        listener_files(settings.grpc_tls)
+    raft = settings.raft
+    if raft is not None and raft.tls_cert is not None and raft.tls_key is not None and raft.tls_ca is not None:
+        member_files(raft.tls_cert, raft.tls_key, raft.tls_ca)
 
 
 class Certificates(Collector):
@@ -342,14 +382,14 @@ def _identity(path: Path) -> object:
 
 def _read(paths: Sequence[Path]) -> list[bytes]:
     contents = []
-    for path in paths:
+    for index, path in enumerate(paths):
         try:
             with path.open("rb") as file:
                 content = file.read(FILE_BYTES_MAX + 1)
         except OSError as error:
-            raise UnusableError(f"cannot read {path}: {error.strerror}") from None
+            raise UnusableError(index, f"cannot read {path}: {error.strerror}") from None
         if len(content) > FILE_BYTES_MAX:
-            raise UnusableError(f"{path} is larger than {FILE_BYTES_MAX} bytes")
+            raise UnusableError(index, f"{path} is larger than {FILE_BYTES_MAX} bytes")
         contents.append(content)
     return contents
 
@@ -358,25 +398,32 @@ def _digest(contents: Sequence[bytes]) -> bytes:
     return b"".join(hashlib.sha256(content).digest() for content in contents)
 
 
-def _load_pair(context: ssl.SSLContext, certificate: Path, key: Path) -> None:
+def _load_pair(context: ssl.SSLContext, paths: tuple[Path, Path], contents: Sequence[bytes], first: int = 0) -> float:
+    """Loads a certificate and its key, which follow each other in the set, and returns when the certificate expires."""
+    certificate, key = paths
+    try:
+        not_after = x509.load_pem_x509_certificates(contents[first])[0].not_valid_after_utc.timestamp()
+    except ValueError:
+        raise UnusableError(first, f"{certificate} contains no certificate in PEM") from None
+    try:
+        serialization.load_pem_private_key(contents[first + 1], None)
+    except TypeError:
+        raise UnusableError(first + 1, f"{key} has a password, and must have none") from None
+    except (ValueError, UnsupportedAlgorithm):
+        raise UnusableError(first + 1, f"{key} contains no private key in PEM") from None
     try:
         # Never ask for a password: the empty one fails at once.
         context.load_cert_chain(certificate, key, password="")
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or "malformed"
-        raise UnusableError(f"{certificate} and {key} are not a certificate and its key: {reason}") from None
+        text = f"{certificate} and {key} are not a certificate and its key: {reason}"
+        raise UnusableError(first + 1, text) from None
+    return not_after
 
 
-def _load_authorities(context: ssl.SSLContext, path: Path, content: bytes) -> None:
+def _load_authorities(context: ssl.SSLContext, path: Path, contents: Sequence[bytes], index: int) -> None:
     try:
-        context.load_verify_locations(cadata=content.decode("ascii"))
+        context.load_verify_locations(cadata=contents[index].decode("ascii"))
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", None) or "it is not PEM"
-        raise UnusableError(f"{path} contains no certificate: {reason}") from None
-
-
-def _not_after(path: Path, content: bytes) -> float:
-    try:
-        return x509.load_pem_x509_certificates(content)[0].not_valid_after_utc.timestamp()
-    except ValueError:
-        raise UnusableError(f"{path} contains no certificate") from None
+        raise UnusableError(index, f"{path} contains no certificate: {reason}") from None

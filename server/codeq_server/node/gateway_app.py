@@ -24,7 +24,7 @@ from codeq_gateway.remote import RemoteDispatcher
 from codeq_gateway.server import GatewayServer
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 
-from codeq_server.config import Address, ConfigError, GatewaySettings
+from codeq_server.config import Address, GatewaySettings
 from codeq_server.log.setup import Logs, LostLines, configure_logging
 from codeq_server.node import summary
 from codeq_server.node.certificates import Certificates
@@ -45,9 +45,6 @@ LAST_WORDS_SECONDS: Final = 1.0
 EXIT_FAILED: Final = 1
 """Exit code of a gateway that failed to start."""
 
-EXIT_CONFIGURATION: Final = 2
-"""Exit code of a gateway whose files of TLS cannot be used."""
-
 _VERSION: Final = version("codeq-server")
 _log = structlog.get_logger()
 
@@ -60,8 +57,11 @@ def serve_gateway(settings: GatewaySettings) -> int:
     """Runs a gateway until SIGTERM or SIGINT; a second signal ends the process at once.
 
     Returns:
-        The exit code: 0 after a requested shutdown, otherwise EXIT_FAILED or EXIT_CONFIGURATION. The reason for a
-        failed start is printed on stderr.
+        The exit code: 0 after a requested shutdown, otherwise EXIT_FAILED. The reason for a failed start is printed on
+        stderr.
+
+    Raises:
+        ConfigError: Files that the settings name cannot be used.
     """
     logs = configure_logging(settings.log_level, settings.log_format)
     try:
@@ -69,9 +69,9 @@ def serve_gateway(settings: GatewaySettings) -> int:
         files = share(raise_limit(), http=settings.http_connections_max, grpc=0, grpc_ports=0, peers=0)
         with asyncio.Runner(loop_factory=ServerLoop) as runner:
             return runner.run(_Process(settings, files, logs).run())
-    except (StartError, ConfigError, TooFewFilesError) as error:
+    except (StartError, TooFewFilesError) as error:
         print(f"codeq: {' '.join(str(error).split())}", file=sys.stderr)
-        return EXIT_CONFIGURATION if isinstance(error, ConfigError) else EXIT_FAILED
+        return EXIT_FAILED
 
 
 class _Process:
@@ -186,7 +186,7 @@ class _Process:
 
     def _server(self, gateway: Gateway) -> GatewayServer:
         address, files = self._settings.http, self._files
-        server = GatewayServer(
+        return GatewayServer(
             gateway,
             address.host,
             address.port,
@@ -194,9 +194,6 @@ class _Process:
             backlog=files.backlog,
             tls=self._certificates.http,
         )
-        if self._certificates.http is not None:
-            self._http_metrics.handshakes = server.handshakes
-        return server
 
     def _announce(self, http: Address) -> None:
         """Announces that requests are served: in the ready file, the log and on the terminal."""

@@ -15,7 +15,7 @@ from prometheus_client.registry import Collector
 
 from codeq_server.config import PAIR, ConfigError, RaftSettings, Settings, refuse_pair
 from codeq_server.core.errors import Rejection
-from codeq_server.node.certificates import Certificates, member_files
+from codeq_server.node.certificates import Certificates, PemFiles, member_files
 from codeq_server.node.descriptors import Files
 from codeq_server.node.doorkeeper import Door
 from codeq_server.node.hosting import Present
@@ -73,10 +73,18 @@ class RaftHost:
         *,
         verify: bool,
     ) -> None:
+        """Prepares the host.
+
+        Raises:
+            ConfigError: The files of TLS between members cannot be used.
+        """
         self._settings, self._raft = settings, raft
         self._files, self._door, self._certificates = files, door, certificates
         self._on_fatal = on_fatal
         self._verify = verify
+        self._tls: PemFiles[tuple[bytes, bytes, bytes]] | None = None
+        if raft.tls_cert is not None and raft.tls_key is not None and raft.tls_ca is not None:
+            self._tls = member_files(raft.tls_cert, raft.tls_key, raft.tls_ca)
         self._tick_seconds = raft.election_ms / 1000 / TICKS_PER_ELECTION
         self._ticker: asyncio.TimerHandle | None = None
         self._leader = ""
@@ -140,9 +148,8 @@ class RaftHost:
             self.member.start(self.transport)
             await self.transport.start()
             self._door.ports.add(self.transport.port)
-            if raft.tls_cert is not None and raft.tls_key is not None and raft.tls_ca is not None:
-                files = member_files(raft.tls_cert, raft.tls_key, raft.tls_ca)
-                self._certificates.watch_member(files, self.transport.renew)
+            if self._tls is not None:
+                self._certificates.watch_member(self._tls, self.transport.renew)
         except BaseException as problem:
             await self.upkeep.stop()
             await self.member.close()

@@ -1,8 +1,9 @@
 """The internal call stream: many unary calls of standalone gateways on one gRPC stream.
 
-Each call is executed as if it had arrived on its own. It is authenticated by its own token, cancelled at its own
-deadline or when its caller leaves, and answered once everything it saw is durable. Replies ready in the same iteration
-of the event loop share a frame. Calls received this way are never forwarded to another server.
+Each call is executed as if it had arrived on its own. It is authenticated by its own token, or by the certificate that
+the gateway has verified, cancelled at its own deadline or when its caller leaves, and answered once everything it saw
+is durable. Replies ready in the same iteration of the event loop share a frame. Calls received this way are never
+forwarded to another server.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from google.protobuf.message import Message
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from codeq_server.auth.revocation import Authorization
 from codeq_server.core.errors import Reason, Rejection
 
 from .grpc_front import (
@@ -88,15 +90,17 @@ class UnaryCalls(Protocol):
         """Methods by full name."""
         ...
 
-    def known(self, name: str, authorization: str) -> Any:
+    def known(self, name: str, authorization: Authorization) -> Any:
         """Returns the caller of a call; None: the token has to be validated first."""
         ...
 
-    async def authenticate(self, name: str, authorization: str) -> Any:
+    async def authenticate(self, name: str, authorization: Authorization) -> Any:
         """Validates the token of a call and returns its caller."""
         ...
 
-    def carry_out(self, name: str, claims: Any, request: Any, authorization: str, *, stale: bool) -> Awaitable[Message]:
+    def carry_out(
+        self, name: str, claims: Any, request: Any, authorization: Authorization, *, stale: bool
+    ) -> Awaitable[Message]:
         """Returns the response of a call."""
         ...
 
@@ -233,7 +237,7 @@ class CallStreams(Collector):
     async def _authorize(self, request: call_pb2.AuthorizeRequest) -> call_pb2.AuthorizeResponse:
         if request.method not in self.calls.methods:
             raise Rejection(Reason.ROUTE_NOT_FOUND, "unknown method")
-        await self.calls.authenticate(request.method, request.authorization)
+        await self.calls.authenticate(request.method, request.authorization or request.client_certificate)
         return call_pb2.AuthorizeResponse()
 
     async def _get_readiness(self, _: call_pb2.GetReadinessRequest) -> call_pb2.GetReadinessResponse:
@@ -334,7 +338,7 @@ class _CallStream:
         try:
             if method is None:
                 raise Rejection(Reason.ROUTE_NOT_FOUND, "unknown method")  # noqa: TRY301
-            calls, authorization = streams.calls, call.authorization
+            calls, authorization = streams.calls, call.authorization or call.client_certificate
             claims = calls.known(name, authorization) or await calls.authenticate(name, authorization)
             stale, parse = call.consistency == STALE, method.parse
             if len(call.request) < LARGE_BYTES:

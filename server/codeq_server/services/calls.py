@@ -19,7 +19,7 @@ from google.protobuf.message import Message
 
 from codeq_server.auth.authenticator import Authenticator, bearer
 from codeq_server.auth.claims import NEVER, Claims
-from codeq_server.auth.revocation import PASSING, Watch, revoked
+from codeq_server.auth.revocation import PASSING, Authorization, Watch, revoked
 from codeq_server.auth.verdict import expired
 from codeq_server.core.errors import CorruptRows, Reason, Rejection, invalid_field
 from codeq_server.engine.runner import ShardRunner
@@ -73,7 +73,7 @@ class Calls:
         """
         await self.shards.current().runner.wait_durable()
 
-    async def call(self, name: str, request: Message, authorization: str, *, stale: bool = False) -> Message:
+    async def call(self, name: str, request: Message, authorization: Authorization, *, stale: bool = False) -> Message:
         """Returns the response of a call.
 
         Cancelling the awaiting task means that the caller is gone.
@@ -81,7 +81,7 @@ class Calls:
         Args:
             name: Full name of the method.
             request: Its request.
-            authorization: Value of the authorization header.
+            authorization: Value of the authorization header, or the certificate.
             stale: Whether a follower may answer a read from its own, possibly stale, state.
 
         Raises:
@@ -90,12 +90,12 @@ class Calls:
         claims = self.known(name, authorization) or await self.authenticate(name, authorization)
         return await self.carry_out(name, claims, request, authorization, stale=stale)
 
-    def known(self, name: str, authorization: str) -> Claims | None:
+    def known(self, name: str, authorization: Authorization) -> Claims | None:
         """Authenticates a call and returns the claims of its caller; see `Authenticator.known`.
 
         Args:
             name: Full name of the method.
-            authorization: Value of the authorization header.
+            authorization: Value of the authorization header, or the certificate.
 
         Returns:
             None: the token's validation has to be awaited, with `authenticate`.
@@ -106,7 +106,7 @@ class Calls:
         access = self.methods[name].access
         return self.authenticator.known(authorization, access.principal, access.scope)
 
-    async def authenticate(self, name: str, authorization: str) -> Claims:
+    async def authenticate(self, name: str, authorization: Authorization) -> Claims:
         """Returns the claims of a caller that is not `known`, once its token is validated.
 
         Raises:
@@ -116,7 +116,7 @@ class Calls:
         return await self.authenticator.authenticate(authorization, access.principal, access.scope)
 
     async def carry_out(
-        self, name: str, claims: Claims, request: Message, authorization: str, *, stale: bool = False
+        self, name: str, claims: Claims, request: Message, authorization: Authorization, *, stale: bool = False
     ) -> Message:
         """Returns the response of a call whose caller is authenticated; see `call`.
 
@@ -126,7 +126,7 @@ class Calls:
         """
         method = self.methods[name]
         try:
-            hides_content = self._hides_content(method, claims)
+            hides_content = self._hides_content(method, claims, authorization)
             if method.waits(request):
                 response = await self._carry_out_waiting(method, claims, request, authorization, stale=stale)
             else:
@@ -139,14 +139,14 @@ class Calls:
             remove_content(response)
         return response
 
-    def _hides_content(self, method: Method, claims: Claims) -> bool:
+    def _hides_content(self, method: Method, claims: Claims, authorization: Authorization) -> bool:
         """Returns whether the caller must not see the content of tasks.
 
         Raises:
             Rejection: The token has expired; or the call is for content alone, and the caller must not see it.
         """
         if claims.expires_at != NEVER and claims.expires_at <= self.authenticator.clock():
-            raise expired(claims.expires_at)
+            raise expired(claims.expires_at, authorization)
         if not claims.is_viewer or self._viewers_see_content:
             return False
         if method.access.content:
@@ -154,7 +154,7 @@ class Calls:
         return True
 
     async def _carry_out_waiting(
-        self, method: Method, claims: Claims, request: Message, authorization: str, *, stale: bool
+        self, method: Method, claims: Claims, request: Message, authorization: Authorization, *, stale: bool
     ) -> Message:
         """Carries out a call that waits, unless its token is revoked meanwhile.
 
@@ -181,7 +181,7 @@ class Calls:
             if watch is not None:
                 watch.end()
 
-    def _is_accepted(self, method: Method, claims: Claims, authorization: str) -> bool:
+    def _is_accepted(self, method: Method, claims: Claims, authorization: Authorization) -> bool:
         """Returns whether a token is still its holder's; one that cannot be validated at once counts as accepted."""
         try:
             now = self.known(method.name, authorization)

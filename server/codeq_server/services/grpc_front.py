@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -22,6 +23,7 @@ from grpc_status import rpc_status
 from codeq_server.auth.access import access_of
 from codeq_server.auth.authenticator import bearer
 from codeq_server.auth.claims import Claims
+from codeq_server.auth.revocation import Authorization
 from codeq_server.core.errors import Reason, Rejection
 
 from .calls import Calls
@@ -129,7 +131,7 @@ class GrpcFront:
         async def behaviour(_: Any, context: Any) -> Message | None:
             started = time.perf_counter()
             metadata = dict(context.invocation_metadata())
-            authorization = text_of(metadata.get("authorization", ""))
+            authorization = text_of(metadata.get("authorization", "")) or certificate_of(context)
             code, about = "OK", NOTHING_ELSE
             try:
                 claims = self._calls.known(method.name, authorization)
@@ -158,17 +160,19 @@ class GrpcFront:
     def _stream(self, name: str, serve: Callable[[Serving, StreamToken, Any], Awaitable[None]]) -> Any:
         access, authenticator = access_of(name), self._calls.authenticator
 
-        async def validate(token: str) -> Claims:
-            return await authenticator.authenticate(f"Bearer {token}", access.principal, access.scope)
+        async def validate(token: Authorization) -> Claims:
+            authorization = f"Bearer {token}" if isinstance(token, str) else token
+            return await authenticator.authenticate(authorization, access.principal, access.scope)
 
         async def behaviour(_: Any, context: Any) -> None:
             try:
                 if self._calls.draining:
                     raise Rejection(Reason.DRAINING, "the server is stopping")  # noqa: TRY301
                 header = text_of(dict(context.invocation_metadata()).get("authorization", ""))
-                claims = await authenticator.authenticate(header, access.principal, access.scope)
+                shown = header or certificate_of(context)
+                claims = await authenticator.authenticate(shown, access.principal, access.scope)
                 self._on_known(context.peer())
-                token = StreamToken(claims, validate, authenticator.clock, bearer(header), authenticator.revocations)
+                token = StreamToken(claims, validate, authenticator.clock, bearer(shown), authenticator.revocations)
                 await serve(self._calls.shards.current(), token, context)
             except asyncio.CancelledError as cancelled:
                 let_go(cancelled)
@@ -266,6 +270,12 @@ def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
 def serialize(message: Message) -> bytes:
     """Returns a message's bytes."""
     return message.SerializeToString()
+
+
+def certificate_of(context: Any) -> Authorization:
+    """Returns the certificate of a call's connection, in DER; empty: the client has shown none."""
+    shown = context.auth_context().get("x509_pem_cert")
+    return ssl.PEM_cert_to_DER_cert(shown[0].decode()) if shown else ""
 
 
 def text_of(value: str | bytes) -> str:

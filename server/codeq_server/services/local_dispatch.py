@@ -9,6 +9,7 @@ from codeq import reasons
 from codeq_gateway.dispatch import LEADER_GRPC, STALE, Admission, Call, CallFailed
 from google.protobuf.message import Message
 
+from codeq_server.auth.revocation import Authorization
 from codeq_server.core.errors import Rejection
 
 from .calls import Calls
@@ -30,7 +31,7 @@ class LocalDispatcher:
         self._calls = calls
         self._forward = forward
 
-    def admit(self, method: str, authorization: str) -> Admission | None:
+    def admit(self, method: str, authorization: Authorization) -> Admission | None:
         """Checks whether a caller may make a call; see `Dispatcher.admit`.
 
         Raises:
@@ -42,7 +43,7 @@ class LocalDispatcher:
             raise failed(rejection) from None
         return None if claims is not None else partial(self._admit, method, authorization)
 
-    async def _admit(self, method: str, authorization: str) -> None:
+    async def _admit(self, method: str, authorization: Authorization) -> None:
         try:
             await self._calls.authenticate(method, authorization)
         except Rejection as rejection:

@@ -1,5 +1,7 @@
 """The token of a stream: the stream ends with it, unless the client sends a fresh one in time.
 
+A stream that was opened by a certificate ends with that; a fresh token of the same subject prolongs it, too.
+
 A token also ends when its provider no longer accepts it; then there is no notice.
 """
 
@@ -14,7 +16,7 @@ from codeq.v1 import error_pb2
 from codeq.v1 import producer_service_pb2 as pb
 
 from codeq_server.auth.claims import NEVER, Claims
-from codeq_server.auth.revocation import PASSING, Revocations, Watch, revoked
+from codeq_server.auth.revocation import PASSING, Authorization, Revocations, Watch, revoked
 from codeq_server.auth.verdict import expired
 from codeq_server.core.errors import Reason, Rejection
 
@@ -37,18 +39,18 @@ class StreamToken:
 
     Args:
         claims: The claims of the token with which the stream was opened.
-        validate: Returns the claims of a token for the same RPC, or raises a Rejection.
+        validate: Returns the claims of a token or certificate for the same RPC, or raises a Rejection.
         clock: Returns the Unix time in seconds.
-        token: The token with which the stream was opened.
+        token: The token or certificate with which the stream was opened.
         revocations: Tells when a token may no longer be accepted; None: never.
     """
 
     def __init__(
         self,
         claims: Claims,
-        validate: Callable[[str], Awaitable[Claims]],
+        validate: Callable[[Authorization], Awaitable[Claims]],
         clock: Callable[[], float],
-        token: str = "",
+        token: Authorization = "",
         revocations: Revocations | None = None,
     ) -> None:
         self.claims = claims
@@ -113,9 +115,9 @@ class StreamToken:
                 continue
             tell(pb.StreamNotice(reason=error_pb2.ERROR_REASON_UNAUTHENTICATED, grace_ms=int(grace * 1000)))
             if await self._reaches(ends):
-                raise expired(ends)
+                raise expired(ends, self._token)
 
-    def _rely_on(self, token: str) -> None:
+    def _rely_on(self, token: Authorization) -> None:
         if self._watch is not None:
             self._watch.end()
         if self._revocations is not None:

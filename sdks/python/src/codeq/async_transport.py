@@ -228,6 +228,12 @@ class _Connection(asyncio.Protocol):
         if self._is_going and not self._calls:
             self.close()
 
+    def retire(self) -> None:
+        """Takes no further calls, and disconnects once the last one has ended."""
+        self._is_going = True
+        if not self._calls:
+            self.close()
+
     def close(self) -> None:
         """Disconnects once everything written so far is sent."""
         self._is_going = True
@@ -359,10 +365,16 @@ class AsyncChannel:
         """
         try:
             async with asyncio.timeout(seconds):
+                kept = self._connection
                 for attempt in range(REFUSALS_MAX):
                     call = await self.stream(method, metadata, seconds)
                     try:
                         return await _answer(call, request)
+                    except errors.Unauthenticated as error:
+                        if kept is None or not rpc.is_of_expired_certificate(error, metadata):
+                            raise
+                        kept.retire()  # the next connection shows the certificate that the files hold by now
+                        kept = None
                     except errors.NotSent:  # rejected unprocessed, most likely shortly before another call ended
                         await asyncio.sleep(min(REFUSAL_SECONDS_MAX, REFUSAL_SECONDS * 2**attempt))
                 return await _answer(await self.stream(method, metadata, seconds), request)

@@ -47,7 +47,15 @@ class BlockingChannel:
             CodeqError: The call failed.
         """
         deadline = time.monotonic() + seconds
-        connection = self._take() or self._dial(deadline)
+        if (kept := self._take()) is not None:
+            try:
+                return self._call(kept, method, request, metadata, deadline)
+            except errors.Unauthenticated as error:
+                if not rpc.is_of_expired_certificate(error, metadata):
+                    raise
+        return self._call(self._dial(deadline), method, request, metadata, deadline)
+
+    def _call(self, connection: _Connection, method: str, request: bytes, metadata: Metadata, deadline: float) -> bytes:
         self._busy.add(connection)
         if self._is_closed:
             connection.shut()

@@ -19,7 +19,7 @@ from codeq.errors import CodeqError, Unavailable
 from codeq.rpc import Metadata
 from codeq.servers import Servers
 from codeq.texts import text_of
-from codeq.tls import Tls, source_of
+from codeq.tls import Tls, shows_certificate, source_of
 from codeq.v1 import cluster_service_pb2
 
 PRODUCER_ADDRESS_VARIABLE: Final = "CODEQ_PRODUCER_ADDR"
@@ -76,8 +76,13 @@ class Endpoint:
 
     @property
     def token_is_renewable(self) -> bool:
-        """Whether the next call may carry a different token."""
-        return callable(self._token)
+        """Whether the next call may carry a different token, or the next connection show a different certificate."""
+        return callable(self._token) or self.is_certified
+
+    @property
+    def is_certified(self) -> bool:
+        """Whether calls carry no token, and connections show a certificate instead."""
+        return not self._token and shows_certificate(self._source)
 
     def channel(self, address: str) -> BlockingChannel:
         """Returns a new channel to a server, for blocking calls."""

@@ -38,6 +38,11 @@ _BY_RESET: Final = {8: _CANCELLED, 11: _RESOURCE_EXHAUSTED, 12: _PERMISSION_DENI
 """gRPC codes by the HTTP/2 error code of a reset stream; others are INTERNAL."""
 
 
+def is_of_expired_certificate(error: errors.Unauthenticated, metadata: Metadata) -> bool:
+    """Returns whether a call without a token was rejected because the certificate of its connection has expired."""
+    return "expiredAt" in error.metadata and "authorization" not in dict(metadata)
+
+
 def headers_of(method: str, authority: str, scheme: str, metadata: Metadata, seconds: float | None) -> Headers:
     """Returns the headers of a call.
 

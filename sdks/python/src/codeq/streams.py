@@ -203,7 +203,14 @@ class TokenRenewal:
             self._asking.cancel()
 
     def start(self, grace_seconds: float) -> None:
-        """Starts to ask for a fresh token, because the current one expires in `grace_seconds`."""
+        """Starts to ask for a fresh token, because the current one expires in `grace_seconds`.
+
+        A certificate is only renewed with the connection: the client leaves the stream at once.
+        """
+        if self._endpoint.is_certified:
+            self.is_late = True
+            self._wake()
+            return
         if self._asking is None or self._asking.done():
             self._asking = asyncio.create_task(self._ask(grace_seconds), name="codeq-token")
 

@@ -66,6 +66,11 @@ def source_of(tls: Tls) -> ContextSource | None:
     return lambda: context
 
 
+def shows_certificate(source: ContextSource | None) -> bool:
+    """Returns whether connections show a certificate of files, which may be renewed."""
+    return isinstance(source, _Reloaded) and source.files.certificate is not None
+
+
 def check_alpn(chosen: str | None) -> None:
     """Checks the protocol that a server has chosen.
 
@@ -80,7 +85,7 @@ class _Reloaded:
     """Makes a context of files, and a new one when they have changed."""
 
     def __init__(self, files: TlsFiles) -> None:
-        self._files = files
+        self.files = files
         self._paths = [path for path in (files.ca, files.certificate, files.key) if path is not None]
         self._seen = self._look()
         self._context = self._load()
@@ -104,7 +109,7 @@ class _Reloaded:
         return found
 
     def _load(self) -> ssl.SSLContext:
-        ca, certificate, key = self._files.ca, self._files.certificate, self._files.key
+        ca, certificate, key = self.files.ca, self.files.certificate, self.files.key
         try:
             context = ssl.create_default_context(cafile=ca)
         except OSError as error:

@@ -39,7 +39,7 @@ type ClusterServiceClient interface {
 	GetTopology(ctx context.Context, in *GetTopologyRequest, opts ...grpc.CallOption) (*GetTopologyResponse, error)
 	// AddMember adds a node. It returns when the node has become a learner; the leader makes the node a voter once it has
 	// caught up. Idempotent.
-	// Errors: NOT_ADMIN, NOT_CLUSTERED, NOT_LEADER, MEMBER_EXISTS (a member with this id has another address or disk; see
+	// Errors: NOT_OPERATOR, NOT_CLUSTERED, NOT_LEADER, MEMBER_EXISTS (a member with this id has another address or disk; see
 	// `replace`), MEMBERSHIP_CHANGE_IN_PROGRESS, MEMBER_NOT_READY (no node answers at the address, or it belongs to
 	// another cluster).
 	AddMember(ctx context.Context, in *AddMemberRequest, opts ...grpc.CallOption) (*AddMemberResponse, error)
@@ -49,7 +49,7 @@ type ClusterServiceClient interface {
 	// (too few other members are reachable to go on without it).
 	RemoveMember(ctx context.Context, in *RemoveMemberRequest, opts ...grpc.CallOption) (*RemoveMemberResponse, error)
 	// TransferLeadership makes another voter the leader. It returns when that voter has become the leader.
-	// Errors: NOT_ADMIN, NOT_CLUSTERED, NOT_LEADER, MEMBER_NOT_FOUND, MEMBER_NOT_READY (the member has no vote, or did
+	// Errors: NOT_OPERATOR, NOT_CLUSTERED, NOT_LEADER, MEMBER_NOT_FOUND, MEMBER_NOT_READY (the member has no vote, or did
 	// not take over in time), MEMBERSHIP_CHANGE_IN_PROGRESS.
 	TransferLeadership(ctx context.Context, in *TransferLeadershipRequest, opts ...grpc.CallOption) (*TransferLeadershipResponse, error)
 }
@@ -125,7 +125,7 @@ type ClusterServiceServer interface {
 	GetTopology(context.Context, *GetTopologyRequest) (*GetTopologyResponse, error)
 	// AddMember adds a node. It returns when the node has become a learner; the leader makes the node a voter once it has
 	// caught up. Idempotent.
-	// Errors: NOT_ADMIN, NOT_CLUSTERED, NOT_LEADER, MEMBER_EXISTS (a member with this id has another address or disk; see
+	// Errors: NOT_OPERATOR, NOT_CLUSTERED, NOT_LEADER, MEMBER_EXISTS (a member with this id has another address or disk; see
 	// `replace`), MEMBERSHIP_CHANGE_IN_PROGRESS, MEMBER_NOT_READY (no node answers at the address, or it belongs to
 	// another cluster).
 	AddMember(context.Context, *AddMemberRequest) (*AddMemberResponse, error)
@@ -135,7 +135,7 @@ type ClusterServiceServer interface {
 	// (too few other members are reachable to go on without it).
 	RemoveMember(context.Context, *RemoveMemberRequest) (*RemoveMemberResponse, error)
 	// TransferLeadership makes another voter the leader. It returns when that voter has become the leader.
-	// Errors: NOT_ADMIN, NOT_CLUSTERED, NOT_LEADER, MEMBER_NOT_FOUND, MEMBER_NOT_READY (the member has no vote, or did
+	// Errors: NOT_OPERATOR, NOT_CLUSTERED, NOT_LEADER, MEMBER_NOT_FOUND, MEMBER_NOT_READY (the member has no vote, or did
 	// not take over in time), MEMBERSHIP_CHANGE_IN_PROGRESS.
 	TransferLeadership(context.Context, *TransferLeadershipRequest) (*TransferLeadershipResponse, error)
 	mustEmbedUnimplementedClusterServiceServer()

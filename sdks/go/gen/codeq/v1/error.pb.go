@@ -134,6 +134,13 @@ const (
 	ErrorReason_ERROR_REASON_NOT_OPERATOR ErrorReason = 54
 	// The token is a viewer's, which changes nothing and sees no content of tasks.
 	ErrorReason_ERROR_REASON_NOT_ALLOWED ErrorReason = 55
+	// The token, or all tokens of its tenant together, have reached the rate limit of such calls. Nothing was changed.
+	// The metadata of google.rpc.ErrorInfo has `scope` (producer, worker or admin), `operation`, `subject` (token or
+	// tenant) and `retryAfterSeconds`; over HTTP, the error body has them, too.
+	ErrorReason_ERROR_REASON_RATE_LIMITED ErrorReason = 56
+	// The call would exceed a quota of the tenant. Nothing was changed. A retry helps only after the tenant uses less.
+	// The metadata of google.rpc.ErrorInfo has `quota`, the name of the limit, such as waitingTasksMax, and `limit`.
+	ErrorReason_ERROR_REASON_QUOTA_EXCEEDED ErrorReason = 57
 )
 
 // Enum value maps for ErrorReason.
@@ -187,6 +194,8 @@ var (
 		38: "ERROR_REASON_MEMBER_NOT_READY",
 		54: "ERROR_REASON_NOT_OPERATOR",
 		55: "ERROR_REASON_NOT_ALLOWED",
+		56: "ERROR_REASON_RATE_LIMITED",
+		57: "ERROR_REASON_QUOTA_EXCEEDED",
 	}
 	ErrorReason_value = map[string]int32{
 		"ERROR_REASON_UNSPECIFIED":                   0,
@@ -237,6 +246,8 @@ var (
 		"ERROR_REASON_MEMBER_NOT_READY":              38,
 		"ERROR_REASON_NOT_OPERATOR":                  54,
 		"ERROR_REASON_NOT_ALLOWED":                   55,
+		"ERROR_REASON_RATE_LIMITED":                  56,
+		"ERROR_REASON_QUOTA_EXCEEDED":                57,
 	}
 )
 
@@ -339,7 +350,7 @@ const file_codeq_v1_error_proto_rawDesc = "" +
 	"\tItemError\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\rR\x05index\x12-\n" +
 	"\x06reason\x18\x02 \x01(\x0e2\x15.codeq.v1.ErrorReasonR\x06reason\x12\x18\n" +
-	"\amessage\x18\x03 \x01(\tR\amessage*\xa3\x11\n" +
+	"\amessage\x18\x03 \x01(\tR\amessage*\xfd\x11\n" +
 	"\vErrorReason\x12'\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x1a\t\xa8\xb6\x18\r\xb0\xb6\x18\xf4\x03\x12)\n" +
 	"\x1aERROR_REASON_INVALID_FIELD\x10\x01\x1a\t\xa8\xb6\x18\x03\xb0\xb6\x18\x90\x03\x12(\n" +
@@ -390,7 +401,9 @@ const file_codeq_v1_error_proto_rawDesc = "" +
 	"\xb0\xb6\x18\x99\x03\xb8\xb6\x18\x01\x12,\n" +
 	"\x1dERROR_REASON_MEMBER_NOT_READY\x10&\x1a\t\xa8\xb6\x18\t\xb0\xb6\x18\x99\x03\x12(\n" +
 	"\x19ERROR_REASON_NOT_OPERATOR\x106\x1a\t\xa8\xb6\x18\a\xb0\xb6\x18\x93\x03\x12'\n" +
-	"\x18ERROR_REASON_NOT_ALLOWED\x107\x1a\t\xa8\xb6\x18\a\xb0\xb6\x18\x93\x03B>Z<github.com/osvaldoandrade/codeq/sdks/go/gen/codeq/v1;codeqv1b\x06proto3"
+	"\x18ERROR_REASON_NOT_ALLOWED\x107\x1a\t\xa8\xb6\x18\a\xb0\xb6\x18\x93\x03\x12,\n" +
+	"\x19ERROR_REASON_RATE_LIMITED\x108\x1a\r\xa8\xb6\x18\b\xb0\xb6\x18\xad\x03\xb8\xb6\x18\x01\x12*\n" +
+	"\x1bERROR_REASON_QUOTA_EXCEEDED\x109\x1a\t\xa8\xb6\x18\b\xb0\xb6\x18\xad\x03B>Z<github.com/osvaldoandrade/codeq/sdks/go/gen/codeq/v1;codeqv1b\x06proto3"
 
 var (
 	file_codeq_v1_error_proto_rawDescOnce sync.Once

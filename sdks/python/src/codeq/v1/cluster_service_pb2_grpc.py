@@ -84,7 +84,7 @@ class ClusterServiceServicer:
     def AddMember(self, request, context):
         """AddMember adds a node. It returns when the node has become a learner; the leader makes the node a voter once it has
         caught up. Idempotent.
-        Errors: NOT_ADMIN, NOT_CLUSTERED, NOT_LEADER, MEMBER_EXISTS (a member with this id has another address or disk; see
+        Errors: NOT_OPERATOR, NOT_CLUSTERED, NOT_LEADER, MEMBER_EXISTS (a member with this id has another address or disk; see
         `replace`), MEMBERSHIP_CHANGE_IN_PROGRESS, MEMBER_NOT_READY (no node answers at the address, or it belongs to
         another cluster).
         """
@@ -104,7 +104,7 @@ class ClusterServiceServicer:
 
     def TransferLeadership(self, request, context):
         """TransferLeadership makes another voter the leader. It returns when that voter has become the leader.
-        Errors: NOT_ADMIN, NOT_CLUSTERED, NOT_LEADER, MEMBER_NOT_FOUND, MEMBER_NOT_READY (the member has no vote, or did
+        Errors: NOT_OPERATOR, NOT_CLUSTERED, NOT_LEADER, MEMBER_NOT_FOUND, MEMBER_NOT_READY (the member has no vote, or did
         not take over in time), MEMBERSHIP_CHANGE_IN_PROGRESS.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

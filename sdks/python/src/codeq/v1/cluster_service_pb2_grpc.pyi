@@ -42,7 +42,7 @@ class ClusterServiceStub:
     AddMember: _grpc.UnaryUnaryMultiCallable[_cluster_service_pb2.AddMemberRequest, _cluster_service_pb2.AddMemberResponse]
     """AddMember adds a node. It returns when the node has become a learner; the leader makes the node a voter once it has
     caught up. Idempotent.
-    Errors: NOT_ADMIN, NOT_CLUSTERED, NOT_LEADER, MEMBER_EXISTS (a member with this id has another address or disk; see
+    Errors: NOT_OPERATOR, NOT_CLUSTERED, NOT_LEADER, MEMBER_EXISTS (a member with this id has another address or disk; see
     `replace`), MEMBERSHIP_CHANGE_IN_PROGRESS, MEMBER_NOT_READY (no node answers at the address, or it belongs to
     another cluster).
     """
@@ -54,7 +54,7 @@ class ClusterServiceStub:
     """
     TransferLeadership: _grpc.UnaryUnaryMultiCallable[_cluster_service_pb2.TransferLeadershipRequest, _cluster_service_pb2.TransferLeadershipResponse]
     """TransferLeadership makes another voter the leader. It returns when that voter has become the leader.
-    Errors: NOT_ADMIN, NOT_CLUSTERED, NOT_LEADER, MEMBER_NOT_FOUND, MEMBER_NOT_READY (the member has no vote, or did
+    Errors: NOT_OPERATOR, NOT_CLUSTERED, NOT_LEADER, MEMBER_NOT_FOUND, MEMBER_NOT_READY (the member has no vote, or did
     not take over in time), MEMBERSHIP_CHANGE_IN_PROGRESS.
     """
 
@@ -72,7 +72,7 @@ class ClusterServiceAsyncStub(ClusterServiceStub):
     AddMember: _aio.UnaryUnaryMultiCallable[_cluster_service_pb2.AddMemberRequest, _cluster_service_pb2.AddMemberResponse]  # type: ignore[assignment]
     """AddMember adds a node. It returns when the node has become a learner; the leader makes the node a voter once it has
     caught up. Idempotent.
-    Errors: NOT_ADMIN, NOT_CLUSTERED, NOT_LEADER, MEMBER_EXISTS (a member with this id has another address or disk; see
+    Errors: NOT_OPERATOR, NOT_CLUSTERED, NOT_LEADER, MEMBER_EXISTS (a member with this id has another address or disk; see
     `replace`), MEMBERSHIP_CHANGE_IN_PROGRESS, MEMBER_NOT_READY (no node answers at the address, or it belongs to
     another cluster).
     """
@@ -84,7 +84,7 @@ class ClusterServiceAsyncStub(ClusterServiceStub):
     """
     TransferLeadership: _aio.UnaryUnaryMultiCallable[_cluster_service_pb2.TransferLeadershipRequest, _cluster_service_pb2.TransferLeadershipResponse]  # type: ignore[assignment]
     """TransferLeadership makes another voter the leader. It returns when that voter has become the leader.
-    Errors: NOT_ADMIN, NOT_CLUSTERED, NOT_LEADER, MEMBER_NOT_FOUND, MEMBER_NOT_READY (the member has no vote, or did
+    Errors: NOT_OPERATOR, NOT_CLUSTERED, NOT_LEADER, MEMBER_NOT_FOUND, MEMBER_NOT_READY (the member has no vote, or did
     not take over in time), MEMBERSHIP_CHANGE_IN_PROGRESS.
     """
 
@@ -117,7 +117,7 @@ class ClusterServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_cluster_service_pb2.AddMemberResponse, _abc.Awaitable[_cluster_service_pb2.AddMemberResponse]]:
         """AddMember adds a node. It returns when the node has become a learner; the leader makes the node a voter once it has
         caught up. Idempotent.
-        Errors: NOT_ADMIN, NOT_CLUSTERED, NOT_LEADER, MEMBER_EXISTS (a member with this id has another address or disk; see
+        Errors: NOT_OPERATOR, NOT_CLUSTERED, NOT_LEADER, MEMBER_EXISTS (a member with this id has another address or disk; see
         `replace`), MEMBERSHIP_CHANGE_IN_PROGRESS, MEMBER_NOT_READY (no node answers at the address, or it belongs to
         another cluster).
         """
@@ -141,7 +141,7 @@ class ClusterServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_cluster_service_pb2.TransferLeadershipResponse, _abc.Awaitable[_cluster_service_pb2.TransferLeadershipResponse]]:
         """TransferLeadership makes another voter the leader. It returns when that voter has become the leader.
-        Errors: NOT_ADMIN, NOT_CLUSTERED, NOT_LEADER, MEMBER_NOT_FOUND, MEMBER_NOT_READY (the member has no vote, or did
+        Errors: NOT_OPERATOR, NOT_CLUSTERED, NOT_LEADER, MEMBER_NOT_FOUND, MEMBER_NOT_READY (the member has no vote, or did
         not take over in time), MEMBERSHIP_CHANGE_IN_PROGRESS.
         """
 

@@ -56,6 +56,8 @@ class ErrorReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ERROR_REASON_MEMBER_NOT_READY: _ClassVar[ErrorReason]
     ERROR_REASON_NOT_OPERATOR: _ClassVar[ErrorReason]
     ERROR_REASON_NOT_ALLOWED: _ClassVar[ErrorReason]
+    ERROR_REASON_RATE_LIMITED: _ClassVar[ErrorReason]
+    ERROR_REASON_QUOTA_EXCEEDED: _ClassVar[ErrorReason]
 ERROR_REASON_UNSPECIFIED: ErrorReason
 ERROR_REASON_INVALID_FIELD: ErrorReason
 ERROR_REASON_INVALID_BODY: ErrorReason
@@ -104,6 +106,8 @@ ERROR_REASON_MEMBERSHIP_CHANGE_IN_PROGRESS: ErrorReason
 ERROR_REASON_MEMBER_NOT_READY: ErrorReason
 ERROR_REASON_NOT_OPERATOR: ErrorReason
 ERROR_REASON_NOT_ALLOWED: ErrorReason
+ERROR_REASON_RATE_LIMITED: ErrorReason
+ERROR_REASON_QUOTA_EXCEEDED: ErrorReason
 
 class ItemError(_message.Message):
     __slots__ = ("index", "reason", "message")

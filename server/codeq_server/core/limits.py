@@ -1,0 +1,60 @@
+"""Limits of a tenant: rates of calls, and quotas on what it stores and uses."""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+
+class Rate(NamedTuple):
+    """A token bucket; it limits nothing unless both numbers are positive.
+
+    Attributes:
+        per_minute: Cost that flows back per minute.
+        burst: Cost that the bucket holds.
+    """
+
+    per_minute: int = 0
+    burst: int = 0
+
+    @property
+    def limits(self) -> bool:
+        """Whether the rate limits anything."""
+        return self.per_minute > 0 and self.burst > 0
+
+
+UNLIMITED: Final = Rate()
+
+
+class Limits(NamedTuple):
+    """The limits in force for a tenant; the fields are those of codeq.v1.TenantLimits. 0: not limited.
+
+    Attributes:
+        producer: Creates and cancels of all producers of the tenant together.
+        worker: Claims of all its workers together.
+        admin: Administrative calls of all its administrators and viewers together.
+        producer_token: As `producer`, for each token.
+        worker_token: As `worker`, for each token.
+        admin_token: As `admin`, for each token.
+        waiting_tasks_max: Tasks that wait.
+        stored_bytes_max: Bytes of payloads and results that are stored.
+        leases_max: Tasks that are leased.
+        queues_max: Queues.
+        streams_max: Open streams.
+        new_queues_per_minute: Queues that may be created per minute.
+    """
+
+    producer: Rate = UNLIMITED
+    worker: Rate = UNLIMITED
+    admin: Rate = UNLIMITED
+    producer_token: Rate = UNLIMITED
+    worker_token: Rate = UNLIMITED
+    admin_token: Rate = UNLIMITED
+    waiting_tasks_max: int = 0
+    stored_bytes_max: int = 0
+    leases_max: int = 0
+    queues_max: int = 0
+    streams_max: int = 0
+    new_queues_per_minute: int = 0
+
+
+NO_LIMITS: Final = Limits()

@@ -43,9 +43,7 @@ def tenant(text: str) -> str:
         Failure: The text is neither.
     """
     if not _TENANT.fullmatch(text):
-        raise usage_failure(
-            f"{text!r} is not a tenant; use 2 to 63 of a-z 0-9 -, starting with a letter, or _default"
-        )
+        raise usage_failure(f"{text!r} is not a tenant; use 2 to 63 of a-z 0-9 -, starting with a letter, or _default")
     return text
 
 

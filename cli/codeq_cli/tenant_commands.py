@@ -17,7 +17,16 @@ from codeq_cli.rest import members_of, pages
 PAGE_SIZE: Final = 500
 """Tenants per page; the server's maximum."""
 
-COLUMNS: Final = ("name", "waitingTasks", "leases", "storedBytes", "queues", "streams", "createdTotal", "quotaRefusedTotal")
+COLUMNS: Final = (
+    "name",
+    "waitingTasks",
+    "leases",
+    "storedBytes",
+    "queues",
+    "streams",
+    "createdTotal",
+    "quotaRefusedTotal",
+)
 """Columns of the table of tenants."""
 
 RATES: Final = ("producer", "worker", "admin", "producerToken", "workerToken", "adminToken")
@@ -42,7 +51,8 @@ _NUMBER: Final = re.compile(r"[0-9]{1,18}")
 app = typer.Typer(no_args_is_help=False, help="Show and limit tenants; needs an operator's token.")
 
 Name = Annotated[
-    str, typer.Argument(metavar="NAME", help="Name of the tenant; _default for all tenants without limits of their own.")
+    str,
+    typer.Argument(metavar="NAME", help="Name of the tenant; _default for all tenants without limits of their own."),
 ]
 
 

@@ -25,9 +25,9 @@ from expiring import Expiries, ExpiringTask, expiring
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from named_work import COMMANDS, TENANTS, NamedWork
+from of_tenants import OfTenants
 from reference import RETENTION_MS, Lease, Model, Refused, Task, Words
 from search import SEARCH_SECONDS, search
-from of_tenants import OfTenants
 from tiny_limits import CLAIM_MAX, make_limits_tiny
 
 BACKOFF_MS = 1000

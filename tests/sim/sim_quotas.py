@@ -46,7 +46,9 @@ def judge(audit: Audit, rows: Mapping[bytes, bytes | None], table: Mapping[bytes
                 numbers.add(keys.queue_of(key))
                 waiting += row.scheduled + sum(lane.ready for lane in row.lanes)
         back = sum(
-            value is not None and keys.queue_of(key) in numbers and rows_pb2.StateRow.FromString(value).status in WAITING
+            value is not None
+            and keys.queue_of(key) in numbers
+            and rows_pb2.StateRow.FromString(value).status in WAITING
             for key, value in table.get(keys.STATES, ())  # type: ignore[misc]
         )
         audit.demand(

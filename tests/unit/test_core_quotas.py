@@ -141,7 +141,11 @@ def test_stored_bytes_are_accepted_up_to_the_quota_and_results_count() -> None:
 
 def test_other_stored_fields_of_a_task_count_too() -> None:
     shard = limited(stored_bytes_max=10)
-    refused(lambda: names.create(shard.shard, TENANT, NewTask("a", b"1" * 4, kept=b"k" * 7), shard.now), "storedBytesMax", 10)
+    refused(
+        lambda: names.create(shard.shard, TENANT, NewTask("a", b"1" * 4, kept=b"k" * 7), shard.now),
+        "storedBytesMax",
+        10,
+    )
     names.create(shard.shard, TENANT, NewTask("a", b"1" * 4, kept=b"k" * 6), shard.now)
 
 

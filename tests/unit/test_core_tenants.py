@@ -214,5 +214,6 @@ def test_list_pages_over_tenants_in_memory_and_in_rows(shard: DrivenShard, monke
                 break
         assert found == expected, size
     monkeypatch.setattr(usage, "PAGE_QUEUES_MAX", 1)
-    assert usage.list_tenants(shard.shard, "", 9) == (["acme", "bolt", "core"], "core")
-    assert usage.list_tenants(shard.shard, "core", 9) == (["dawn", "ebb"], "")
+    assert usage.list_tenants(shard.shard, "", 9) == (["acme", "bolt"], "bolt")
+    assert usage.list_tenants(shard.shard, "bolt", 9) == (["core", "dawn"], "dawn")
+    assert usage.list_tenants(shard.shard, "dawn", 9) == (["ebb"], "")

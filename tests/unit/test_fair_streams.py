@@ -82,7 +82,9 @@ def producer(runner: HeldRunner) -> ProducerStream:
     """Returns a stream whose client sends full frames endlessly."""
     frame = producer_service_pb2.ProduceRequest(tasks=[task_pb2.TaskSpec(command="F", payload=b"1")] * FRAME_TASKS)
     hello = producer_service_pb2.ProduceRequest(hello=producer_service_pb2.ProducerHello())
-    return ProducerStream(runner, flood_token(), StreamRegistry(runner.shard.tenants), EndlessClient(hello, frame), InFlight())
+    return ProducerStream(
+        runner, flood_token(), StreamRegistry(runner.shard.tenants), EndlessClient(hello, frame), InFlight()
+    )
 
 
 def worker(runner: HeldRunner) -> WorkerStream:
@@ -90,7 +92,12 @@ def worker(runner: HeldRunner) -> WorkerStream:
     more = worker_service_pb2.WorkRequest(add_credits=FRAME_TASKS)
     hello = worker_service_pb2.WorkRequest(hello=worker_service_pb2.WorkerHello(), add_credits=FRAME_TASKS)
     return WorkerStream(
-        runner, flood_token(), StreamRegistry(runner.shard.tenants), 60, Artifacts(runner, None, 0), EndlessClient(hello, more)
+        runner,
+        flood_token(),
+        StreamRegistry(runner.shard.tenants),
+        60,
+        Artifacts(runner, None, 0),
+        EndlessClient(hello, more),
     )
 
 
@@ -137,7 +144,9 @@ async def test_large_frame_waits_for_its_turn_among_large_requests(runner: HeldR
     hello = producer_service_pb2.ProduceRequest(hello=producer_service_pb2.ProducerHello())
     client = EndlessClient(hello, frame)
     async with in_flight.turn(WORKED_BYTES_MAX):
-        stream = asyncio.create_task(ProducerStream(runner, flood_token(), StreamRegistry(runner.shard.tenants), client, in_flight).run())
+        stream = asyncio.create_task(
+            ProducerStream(runner, flood_token(), StreamRegistry(runner.shard.tenants), client, in_flight).run()
+        )
         await until(lambda: in_flight.held > LARGE_BYTES)
         await turns(10)
         assert runner.shard.totals.created == 0
@@ -151,7 +160,9 @@ async def test_frame_with_thousands_of_tasks_is_processed_in_parts(runner: HeldR
     frame = producer_service_pb2.ProduceRequest(tasks=[task_pb2.TaskSpec(command="F", payload=b"1")] * 4096)
     hello = producer_service_pb2.ProduceRequest(hello=producer_service_pb2.ProducerHello())
     stream = asyncio.create_task(
-        ProducerStream(runner, flood_token(), StreamRegistry(runner.shard.tenants), EndlessClient(hello, frame), InFlight()).run()
+        ProducerStream(
+            runner, flood_token(), StreamRegistry(runner.shard.tenants), EndlessClient(hello, frame), InFlight()
+        ).run()
     )
     most, before = 0, 0
     while before < 4096:

@@ -8,7 +8,6 @@ from typing import NamedTuple
 from codeq_internal.v1 import rows_pb2
 
 from . import keys
-from .errors import CorruptRows
 from .limits import overrides_of
 from .model import Queue
 from .parsing import parsed, unpacked
@@ -116,7 +115,7 @@ def list_tenants(shard: Shard, after: str, count: int) -> tuple[list[str], str]:
     Args:
         shard: The shard.
         after: The first tenant is the next one after this name.
-        count: Maximum number of tenants; fewer if they have more than PAGE_QUEUES_MAX queues.
+        count: Maximum number of tenants; the page also ends with the tenant that completes PAGE_QUEUES_MAX queues.
 
     Returns:
         The tenants, and the name after which the next page begins; empty: there are no more.
@@ -137,8 +136,8 @@ def list_tenants(shard: Shard, after: str, count: int) -> tuple[list[str], str]:
         there = tenants.get(name)
         if there is None and (name == DEFAULT or shard.get(keys.tenant_key(name)) is None):
             continue
-        queues += len(there.numbers) if there is not None else 0
-        if len(found) == count or (found and queues > PAGE_QUEUES_MAX):
+        if len(found) == count or queues >= PAGE_QUEUES_MAX:
             return found, found[-1]
         found.append(name)
+        queues += len(there.numbers) if there is not None else 0
     return found, last

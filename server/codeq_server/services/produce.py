@@ -137,9 +137,7 @@ class ProducerStream:
             self._runner.changed()
         self._outbox.put((ack, size))
 
-    def _create_all(
-        self, specs: Sequence[task_pb2.TaskSpec], first: int, ack: pb.FrameAck, *, tight: bool
-    ) -> None:
+    def _create_all(self, specs: Sequence[task_pb2.TaskSpec], first: int, ack: pb.FrameAck, *, tight: bool) -> None:
         """Creates a slice of a frame's tasks, the first at index `first`, and records the outcomes in the ack.
 
         Args:

@@ -66,9 +66,7 @@ class TenantClient:
         """Reads a tenant, or "_default", the limits of all tenants without limits of their own; for operators."""
         return self._call(tenant(name))
 
-    def update_tenant(
-        self, name: str, limits: TenantLimits | None = None, *, inherit: Collection[str] = ()
-    ) -> Tenant:
+    def update_tenant(self, name: str, limits: TenantLimits | None = None, *, inherit: Collection[str] = ()) -> Tenant:
         """Changes limits of a tenant, or of "_default"; for operators. It takes effect at once.
 
         Args:

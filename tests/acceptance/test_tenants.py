@@ -1,4 +1,4 @@
-"""Limits and usage of tenants over REST, the command line and the SDK: set at run time, exact, and kept over restarts."""
+"""Limits and usage of tenants over REST, the command line and the SDK: set at run time, exact, kept over restarts."""
 
 from __future__ import annotations
 
@@ -124,9 +124,9 @@ def test_streams_beyond_the_quota_end_at_once(server: ServerProcess) -> None:
     for producer in producers:
         producer.create("A", 1)
     assert rest(server, "GET", "/usage")["usage"]["streams"] == 2
-    with codeq.Producer(server.producer_addr, token=DEV_TOKEN, timeout_seconds=10) as third:
-        with pytest.raises(codeq.QuotaExceeded):
-            third.create("A", 1)
+    third = codeq.Producer(server.producer_addr, token=DEV_TOKEN, timeout_seconds=10)
+    with third, pytest.raises(codeq.QuotaExceeded):
+        third.create("A", 1)
     producers[0].close()
     with codeq.Producer(server.producer_addr, token=DEV_TOKEN) as fourth:
         fourth.create("A", 1)

@@ -96,7 +96,7 @@ async def purge(world: World, holder: str, command: str) -> None:
 
 async def limit(world: World, holder: str) -> None:
     """Sets the tenant's quota of waiting tasks, as an operator; 0: none."""
-    tenant, quota = tenant_of(holder), world.chance.choice((0, 0, 5, 12))
+    tenant, quota = tenant_of(holder), world.chance.choice((0, 5, 5, 12))
     world.audit.quotas.setdefault(tenant, []).append((world.audit.batches, quota))
     request = tenant_service_pb2.UpdateTenantRequest(name=tenant)
     request.limits.waiting_tasks_max = quota

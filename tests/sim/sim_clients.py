@@ -16,6 +16,8 @@ from sim_audit import Asked, Audit, Known
 from sim_node import END, LEASE_SECONDS, Lost, Node, Stream, retryable, tenant_of
 
 COMMANDS = ("a", "b")
+ACTS = ("redrive", "redrive", "redrive queue", "dead letters", "cleanup", "purge", "limit", "limit")
+"""What administrators do."""
 TASKS_MAX = 120
 """Tasks requested in a run."""
 NAMES = 8
@@ -171,7 +173,9 @@ async def look_around(world: World, holder: str) -> None:
 
 async def _administer(world: World, holder: str) -> None:
     command = world.chance.choice(COMMANDS)
-    match world.chance.choice(("redrive", "redrive", "redrive queue", "dead letters", "cleanup", "purge", "limit")):
+    match world.chance.choice(
+        ("redrive", "redrive", "redrive queue", "dead letters", "cleanup", "purge", "limit", "limit")
+    ):
         case "redrive":
             await sim_admin.redrive_task(world, holder)
         case "redrive queue":

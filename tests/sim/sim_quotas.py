@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from codeq.v1 import tenant_service_pb2
@@ -10,6 +10,9 @@ from codeq_internal.v1 import rows_pb2
 from codeq_server.core import keys
 from codeq_server.core.errors import Reason
 from codeq_server.core.status import Status
+
+Rows = Mapping[bytes, list[tuple[bytes, bytes | None]]]
+"""Changed rows by table."""
 
 if TYPE_CHECKING:
     from sim_audit import Audit
@@ -28,7 +31,7 @@ def refused(audit: Audit, tenant: str, reason: Reason) -> bool:
     return True
 
 
-def judge(audit: Audit, rows: Mapping[bytes, bytes | None], table: Mapping[bytes, Iterable[object]]) -> None:
+def judge(audit: Audit, rows: Mapping[bytes, bytes | None], table: Rows) -> None:
     """Judges a batch that creates tasks: when it created the last one, no more were waiting than the quota allowed.
 
     Since then, tasks may have come back to wait; each of them has a state row in the batch that says so.
@@ -45,12 +48,8 @@ def judge(audit: Audit, rows: Mapping[bytes, bytes | None], table: Mapping[bytes
             if row.tenant == tenant:
                 numbers.add(keys.queue_of(key))
                 waiting += row.scheduled + sum(lane.ready for lane in row.lanes)
-        back = sum(
-            value is not None
-            and keys.queue_of(key) in numbers
-            and rows_pb2.StateRow.FromString(value).status in WAITING
-            for key, value in table.get(keys.STATES, ())  # type: ignore[misc]
-        )
+        states = [value for key, value in table.get(keys.STATES, ()) if value and keys.queue_of(key) in numbers]
+        back = sum(rows_pb2.StateRow.FromString(value).status in WAITING for value in states)
         audit.demand(
             waiting <= max(quotas) + back, f"{waiting} tasks of {tenant} wait, of which {back} came back: {quotas}"
         )

@@ -12,6 +12,7 @@ from codeq_gateway.bodies import LARGE_BYTES, WORKED_BYTES_MAX, InFlight
 from codeq_server.auth.authenticator import Authenticator
 from codeq_server.auth.claims import WORKER_SCOPES, Claims, Token
 from codeq_server.core.errors import Reason, Rejection
+from codeq_server.core.tenants import Tenants
 from codeq_server.engine.admission import TURN_COST
 from codeq_server.services.artifacts import Artifacts
 from codeq_server.services.calls import Calls
@@ -82,9 +83,7 @@ def producer(runner: HeldRunner) -> ProducerStream:
     """Returns a stream whose client sends full frames endlessly."""
     frame = producer_service_pb2.ProduceRequest(tasks=[task_pb2.TaskSpec(command="F", payload=b"1")] * FRAME_TASKS)
     hello = producer_service_pb2.ProduceRequest(hello=producer_service_pb2.ProducerHello())
-    return ProducerStream(
-        runner, flood_token(), StreamRegistry(runner.shard.tenants), EndlessClient(hello, frame), InFlight()
-    )
+    return ProducerStream(runner, flood_token(), StreamRegistry(Tenants()), EndlessClient(hello, frame), InFlight())
 
 
 def worker(runner: HeldRunner) -> WorkerStream:
@@ -94,7 +93,7 @@ def worker(runner: HeldRunner) -> WorkerStream:
     return WorkerStream(
         runner,
         flood_token(),
-        StreamRegistry(runner.shard.tenants),
+        StreamRegistry(Tenants()),
         60,
         Artifacts(runner, None, 0),
         EndlessClient(hello, more),
@@ -145,7 +144,7 @@ async def test_large_frame_waits_for_its_turn_among_large_requests(runner: HeldR
     client = EndlessClient(hello, frame)
     async with in_flight.turn(WORKED_BYTES_MAX):
         stream = asyncio.create_task(
-            ProducerStream(runner, flood_token(), StreamRegistry(runner.shard.tenants), client, in_flight).run()
+            ProducerStream(runner, flood_token(), StreamRegistry(Tenants()), client, in_flight).run()
         )
         await until(lambda: in_flight.held > LARGE_BYTES)
         await turns(10)
@@ -160,9 +159,7 @@ async def test_frame_with_thousands_of_tasks_is_processed_in_parts(runner: HeldR
     frame = producer_service_pb2.ProduceRequest(tasks=[task_pb2.TaskSpec(command="F", payload=b"1")] * 4096)
     hello = producer_service_pb2.ProduceRequest(hello=producer_service_pb2.ProducerHello())
     stream = asyncio.create_task(
-        ProducerStream(
-            runner, flood_token(), StreamRegistry(runner.shard.tenants), EndlessClient(hello, frame), InFlight()
-        ).run()
+        ProducerStream(runner, flood_token(), StreamRegistry(Tenants()), EndlessClient(hello, frame), InFlight()).run()
     )
     most, before = 0, 0
     while before < 4096:

@@ -95,9 +95,6 @@ def claim(
     if ready is None:
         return None
     left = lease_room(shard, caller.tenant, min(count, CLAIM_MAX))
-    if not left:
-        shard.starved.add(caller.tenant)
-        return None
     taking = _Taking(shard, Claim(0, caller.worker, caller.subject, lease_ms, now.wall_ms, now.mono_ms + lease_ms))
     for index, queues in enumerate(ready):
         while queues and left and bytes_max > 0:

@@ -89,7 +89,8 @@ def create_all(
         The tasks just accepted; or, if the batch was accepted before, its tasks, with None for each removed since.
 
     Raises:
-        Rejection: TOO_MANY_QUEUES, QUOTA_EXCEEDED, STORAGE_FULL, IDEMPOTENCY_CONFLICT, TASK_ID_TAKEN. Nothing was changed.
+        Rejection: TOO_MANY_QUEUES, QUOTA_EXCEEDED, STORAGE_FULL, IDEMPOTENCY_CONFLICT, TASK_ID_TAKEN. Nothing was
+            changed.
     """
     if batch is not None:
         row = _row(shard, tenant, batch.task_id)

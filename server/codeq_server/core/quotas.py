@@ -53,9 +53,14 @@ def may_refuse(shard: Shard, tenant: str, tasks: int, size: int) -> bool:
 
 
 def lease_room(shard: Shard, tenant: str, wanted: int) -> int:
-    """Returns how many of the wanted tasks a tenant may lease now."""
+    """Returns how many of the wanted tasks a tenant may lease now; a tenant that gets none is starved from now on."""
     most = shard.tenants.limits_of(tenant).leases_max
-    return min(wanted, max(0, most - shard.used_by(tenant).leases)) if most else wanted
+    if not most:
+        return wanted
+    room = min(wanted, max(0, most - shard.used_by(tenant).leases))
+    if not room:
+        shard.starved.add(tenant)
+    return room
 
 
 def check_claim(shard: Shard, tenant: str) -> None:

@@ -108,7 +108,7 @@ class Shard:
         """Queues with tasks to deliver, by tenant and lane; the most recently served queue is last. None: no queue of
         the tenant ever had such tasks in the lane."""
         self.starved: set[str] = set()
-        """Tenants that got no task because they have as many leases as they may."""
+        """Tenants whose workers get no task because they have as many leases as they may."""
         self.deliveries: dict[TaskKey, Delivery] = {}
         self.claims: dict[int, Claim] = {}
         self.claim_order: deque[int] = deque()

@@ -25,6 +25,7 @@ from codeq_server.core.effects import Effects
 from codeq_server.core.errors import Reason, Rejection
 from codeq_server.core.model import Queue
 from codeq_server.core.notable import Notables
+from codeq_server.core.quotas import lease_room
 from codeq_server.core.shard import Shard
 from codeq_server.replication.log import Log
 
@@ -398,7 +399,8 @@ class ShardRunner:
     def _wake(self, queue: Queue) -> int:
         """Wakes one waiter of a queue and schedules the next one; returns the cost."""
         before = self.shard.totals.claimed
-        if queue.tenant in self.shard.starved or not self.waiting.wake(queue, self._waking[queue]):
+        may_lease = lease_room(self.shard, queue.tenant, 1)
+        if not may_lease or not self.waiting.wake(queue, self._waking[queue]):
             del self._waking[queue]
             return 0
         self.admission.push(queue.tenant, partial(self._wake, queue))
@@ -408,7 +410,7 @@ class ShardRunner:
         """Wakes one waiter of a tenant that may lease tasks again, and schedules the next one; returns the cost."""
         shard = self.shard
         before, last = shard.totals.claimed, self._feeding[tenant]
-        lanes = () if tenant in shard.starved else shard.ready.get(tenant, ())
+        lanes = shard.ready.get(tenant, ()) if lease_room(shard, tenant, 1) else ()
         for queues in lanes:
             for queue in queues or ():
                 if self.waiting.wake(queue, last):

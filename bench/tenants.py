@@ -24,7 +24,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import grpc
 from codeq.v1 import task_pb2, tenant_service_pb2
@@ -63,7 +63,7 @@ async def create_all(address: str, tokens: Path, count: int) -> None:
     """Creates a task of each tenant."""
     spec = task_pb2.TaskSpec(command="mail", payload=PAYLOAD)
     async with grpc.aio.insecure_channel(address) as channel:
-        stub = TaskServiceStub(channel)
+        stub: Any = TaskServiceStub(channel)
         for first in range(0, count, FILE_TOKENS - 1):
             tenants = range(first, min(count, first + FILE_TOKENS - 1))
             write_tokens(tokens, tenants)
@@ -77,7 +77,7 @@ async def create_all(address: str, tokens: Path, count: int) -> None:
             await asyncio.gather(*(create() for _ in range(IN_FLIGHT)))
 
 
-async def _accepted(stub: TaskServiceStub, token: str) -> None:
+async def _accepted(stub: Any, token: str) -> None:
     """Waits until the server has read the tokens."""
     deadline = time.monotonic() + ACCEPTED_SECONDS_MAX
     while True:

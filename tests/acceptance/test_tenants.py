@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 import sys
@@ -10,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import codeq
+import grpc
 import httpx
 import pytest
+from bare_streams import producing
 from server_process import DEV_TOKEN, ServerProcess
 from test_bad_input import call
 
@@ -124,9 +127,14 @@ def test_streams_beyond_the_quota_end_at_once(server: ServerProcess) -> None:
     for producer in producers:
         producer.create("A", 1)
     assert rest(server, "GET", "/usage")["usage"]["streams"] == 2
-    third = codeq.Producer(server.producer_addr, token=DEV_TOKEN, timeout_seconds=10)
-    with third, pytest.raises(codeq.QuotaExceeded):
-        third.create("A", 1)
+
+    async def open_third() -> None:
+        async with producing(server):
+            pass
+
+    with pytest.raises(grpc.aio.AioRpcError, match="streamsMax") as refused:
+        asyncio.run(open_third())
+    assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     producers[0].close()
     with codeq.Producer(server.producer_addr, token=DEV_TOKEN) as fourth:
         fourth.create("A", 1)

@@ -173,9 +173,7 @@ async def look_around(world: World, holder: str) -> None:
 
 async def _administer(world: World, holder: str) -> None:
     command = world.chance.choice(COMMANDS)
-    match world.chance.choice(
-        ("redrive", "redrive", "redrive queue", "dead letters", "cleanup", "purge", "limit", "limit")
-    ):
+    match world.chance.choice(ACTS):
         case "redrive":
             await sim_admin.redrive_task(world, holder)
         case "redrive queue":

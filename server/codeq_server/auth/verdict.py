@@ -136,7 +136,7 @@ def verdict_of(
 
 
 def _either(producer: _Outcome, worker: _Outcome) -> _Outcome:
-    """Returns the outcome of a token of both kinds for calls of anyone: the worker's, with the rights of an operator."""
+    """Returns the outcome of a token of both kinds for calls of anyone: the worker's, and an operator's rights."""
     if isinstance(producer, Claims) and isinstance(worker, Claims):
         return replace(worker, is_operator=producer.is_operator)
     return worker

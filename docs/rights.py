@@ -30,6 +30,8 @@ _ADMIN, _VIEWER = options_pb2.PRINCIPAL_ADMIN, options_pb2.PRINCIPAL_VIEWER
 _OPERATOR: Final = options_pb2.PRINCIPAL_OPERATOR
 _OF_NODE: Final = frozenset({"ClusterService", "ServerService"})
 """Services whose calls concern no tenant."""
+_OF_TENANT: Final = frozenset({"GetUsage"})
+"""Calls that concern a tenant as a whole, and no command."""
 
 
 def fresh(text: str) -> str:
@@ -72,7 +74,7 @@ def _bound(method: MethodDescriptor, access: options_pb2.Access, producer: str, 
     """Returns what a producer, or an administrator where only one may call, gets for another command than its own."""
     if producer != YES and (administrator != YES or access.principal == _OPERATOR):
         return producer
-    if method.containing_service.name in _OF_NODE:
+    if method.containing_service.name in _OF_NODE or method.name in _OF_TENANT:
         return YES
     fields = method.input_type.fields_by_name
     if "task_id" in fields:

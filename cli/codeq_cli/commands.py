@@ -45,12 +45,14 @@ _MODULES: Final = {
     "task": ("task_commands", _CLIENT_CODES),
     "queue": ("queue_commands", _CLIENT_CODES),
     "dlq": ("dlq_commands", _CLIENT_CODES),
+    "tenant": ("tenant_commands", _CLIENT_CODES),
+    "usage": ("usage_commands", _CLIENT_CODES),
     "cluster": ("cluster_commands", _CLIENT_CODES),
     "config": ("config_commands", _CONFIG_CODES),
     "store": ("store_commands", _STORE_CODES),
 }
 """Module of each command and the exit codes that its help shows, in the order of the help. The module's app is the
-command group, or (server_commands) contains it."""
+command group, or contains the command."""
 
 
 class _LazyGroup(TyperGroup):
@@ -64,7 +66,7 @@ class _LazyGroup(TyperGroup):
             return None
         module, exit_codes = _MODULES[cmd_name]
         group: Any = typer.main.get_group(import_module(f"codeq_cli.{module}").app)
-        command = group.commands.get(cmd_name) if module == "server_commands" else group
+        command = group.commands.get(cmd_name, group)
         command.name, command.epilog = cmd_name, exit_codes
         return command
 

@@ -8,6 +8,7 @@ from typing import Final
 from codeq_cli.failures import usage_failure
 
 _ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_TENANT: Final = re.compile(r"_default|[a-z][a-z0-9-]{1,62}")
 _COMMAND: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
@@ -32,6 +33,17 @@ def command(text: str) -> str:
         raise usage_failure(
             f"{text!r} is not a command; use 1 to 128 of A-Z a-z 0-9 . _ -, starting with a letter or digit"
         )
+    return text
+
+
+def tenant(text: str) -> str:
+    """Returns the text if it is a valid name of a tenant, or _default.
+
+    Raises:
+        Failure: The text is neither.
+    """
+    if not _TENANT.fullmatch(text):
+        raise usage_failure(f"{text!r} is not a tenant; use 2 to 63 of a-z 0-9 -, starting with a letter, or _default")
     return text
 
 

@@ -64,6 +64,7 @@ class Model:
     tasks: dict[tuple[str, str], Task] = field(default_factory=dict)  # by tenant and id
     places: int = 0
     paused: set[tuple[str, str]] = field(default_factory=set)
+    quotas: dict[str, int] = field(default_factory=dict)  # of waiting tasks, by tenant; "_default": of all others
 
     def create(self, tasks: list[Task], due: int, wall: int) -> list[Task | None]:
         """Accepts all tasks or none; returns them or, for a repeat, the remaining tasks of the first request."""
@@ -75,10 +76,19 @@ class Model:
                 return [self.tasks.get((tenant, task.task_id)) for task in tasks]
         if len({task.task_id for task in tasks}) < len(tasks):
             raise Refused("TASK_ID_TAKEN")
+        if self.room(tenant) < len(tasks):
+            raise Refused("QUOTA_EXCEEDED")
         for task in tasks:
             self.tasks[tenant, task.task_id] = task
             self._wait(task, due if due > wall else 0)
         return list(tasks)
+
+    def waits(self, tenant: str) -> int:
+        return sum(task.tenant == tenant and task.status in {"PENDING", "SCHEDULED"} for task in self.tasks.values())
+
+    def room(self, tenant: str) -> float:
+        most = self.quotas.get(tenant, self.quotas.get("_default", 0))
+        return most - self.waits(tenant) if most else float("inf")
 
     def _wait(self, task: Task, due: int) -> None:
         task.status, task.due = ("SCHEDULED", due) if due else ("PENDING", 0)

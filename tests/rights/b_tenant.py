@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from codeq.v1 import queue_service_pb2, task_pb2
+from codeq.v1 import queue_service_pb2, task_pb2, tenant_service_pb2
 from codeq.v1 import task_service_pb2 as pb
 from google.protobuf.message import Message
 from many_tenants import Server
@@ -20,6 +20,7 @@ LEASE_MS_ROUGHLY: Final = 100
 """The end of a lease is kept by another clock than it is shown by, so it is shown a little differently each time."""
 TASKS: Final = "/codeq.v1.TaskService/"
 QUEUES: Final = "/codeq.v1.QueueService/"
+TENANTS: Final = "/codeq.v1.TenantService/"
 
 
 class TenantB:
@@ -83,6 +84,9 @@ class TenantB:
             for name in ("oldest_age_seconds", "created_rate", "completed_rate"):
                 queue.ClearField(name)
             found.append(queue)
+        tenant = (await self._ask("GetUsage", tenant_service_pb2.GetUsageRequest())).tenant
+        tenant.ClearField("usage")  # others of the tenant may create tasks, too
+        found.append(tenant)
         return [str(each) for each in found]
 
     async def _create(self, command: str, **fields: Any) -> None:
@@ -94,7 +98,7 @@ class TenantB:
         return (await self._ask("ClaimTask", pb.ClaimTaskRequest(commands=[command], lease_seconds=LEASE_SECONDS))).task
 
     async def _ask(self, name: str, request: Message) -> Any:
-        service = QUEUES if "Queue" in name else TASKS
+        service = TENANTS if "Usage" in name else QUEUES if "Queue" in name else TASKS
         answer = await self._server.grpc(service + name, request, "B")
         assert answer.reason == "", answer
         return answer.message

@@ -40,7 +40,7 @@ class RandomCalls:
             "lease_token": lambda: self._pick([*b.leases, 1]),
             "page_token": lambda: self._pick(["", *b.page_tokens]),
             "idempotency_key": lambda: self._pick([KEY, f"key-{self._chance.random()}"]),
-            "name": lambda: self._pick([FILE, f"n-{self._chance.randrange(10**9)}"]),
+            "name": lambda: self._pick([FILE, "beta", f"n-{self._chance.randrange(10**9)}"]),
             "token": lambda: self._pick(["", "", *tokens]),
             "tenant": lambda: self._pick(["", "alpha", "beta"]),
             "wait_seconds": lambda: 0,

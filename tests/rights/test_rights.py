@@ -257,8 +257,11 @@ async def test_operator_acts_on_the_named_tenant_and_nobody_else_names_another(s
             for token in ("administrator", "administrator by scope", "operator by role", "viewer"):
                 own = rights(method)["administrator" if token.startswith("admin") else "viewer"]
                 answer = await ask(server, front, method, token, task_id, tenant="zebra")
-                may = token.startswith("admin") or (token == "viewer" and not own.isupper())
+                anyone = rights(method)["producer"] == MATRIX["YES"]
+                may = anyone or token.startswith("admin") or (token == "viewer" and not own.isupper())
                 assert answer.reason == ("NOT_OPERATOR" if may else "NOT_ADMIN"), (front, method.name, token)
+            worker = await ask(server, front, method, "worker with other scopes", task_id, tenant="zebra")
+            assert worker.reason in {"NOT_OPERATOR", "WRONG_TOKEN_KIND"}, (front, method.name)
     for front in FRONTS:
         queues = next(method for method in METHODS if method.name == "ListQueues")
         assert '"mine"' in (await ask(server, front, queues, "operator", task_id, tenant="acme")).seen

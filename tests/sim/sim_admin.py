@@ -1,10 +1,10 @@
-"""An administrator of the simulated node: redrives tasks, reads dead letters, deletes ended tasks."""
+"""An administrator of the simulated node: redrives tasks, reads dead letters, deletes ended tasks, sets quotas."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from codeq.v1 import queue_service_pb2, task_pb2, task_service_pb2
+from codeq.v1 import queue_service_pb2, task_pb2, task_service_pb2, tenant_service_pb2
 from codeq_server.core.errors import Reason, Rejection
 from sim_audit import REDRIVABLE
 from sim_node import tenant_of
@@ -92,6 +92,18 @@ async def purge(world: World, holder: str, command: str) -> None:
             raise
     asked.answered = world.audit.batches
     world.audit.count("purge")
+
+
+async def limit(world: World, holder: str) -> None:
+    """Sets the tenant's quota of waiting tasks, as an operator; 0: none."""
+    tenant, quota = tenant_of(holder), world.chance.choice((0, 5, 5, 12))
+    world.audit.quotas.setdefault(tenant, []).append((world.audit.batches, quota))
+    request = tenant_service_pb2.UpdateTenantRequest(name=tenant)
+    request.limits.waiting_tasks_max = quota
+    answer = await world.node.call(holder, "TenantService/UpdateTenant", request, doubled=0)
+    shown = answer.tenant.effective.waiting_tasks_max
+    world.audit.demand(shown == quota, f"a quota of {quota} was set, and {shown} is shown")
+    world.audit.count("quota set")
 
 
 async def cleanup(world: World, holder: str) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import sim_history
 import sim_messages
 import sim_purges
+import sim_quotas
 from codeq.v1 import producer_service_pb2, task_pb2
 from codeq_internal.v1 import rows_pb2
 from codeq_server.core import ids, keys
@@ -106,6 +107,8 @@ class Audit:
         """How often a redrive of all tasks of a queue was requested."""
         self.purges: dict[tuple[str, str], list[sim_purges.Purge]] = {}
         """Requested purges of each queue."""
+        self.quotas: dict[str, list[tuple[int, int]]] = {}
+        """Quotas requested for each tenant, each with the number of batches at that time."""
         self.cleaned: dict[str, int] = {}
         """Time before which ended tasks of a tenant may be deleted early."""
         self._resuming: Counter[tuple[str, str]] = Counter()
@@ -180,6 +183,7 @@ class Audit:
         for key, value in table.get(b"d", ()):
             if value is None and self.rows.get(key) is not None:
                 self._matured(key, tick.wall_ms)
+        sim_quotas.judge(self, rows, table)
         sim_purges.judge_queue_rows(self, table.get(b"q", ()))
         if table.get(b"l"):
             self.top_token = max(self.top_token, *(int.from_bytes(key[1:], "big") for key, _ in table[b"l"]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+import sim_quotas
 from codeq.v1 import task_pb2, task_service_pb2
 from codeq_server.core.errors import Reason, Rejection
 from sim_clients import TASKS_MAX, TaskName, World, cancel
@@ -97,6 +98,8 @@ async def _ask(world: World, holder: str, made: Wish) -> str:
 def _judge_refusal(world: World, tenant: str, made: Wish, reason: Reason) -> None:
     if not made.names:
         world.refused(tenant, made.specs[0], reason)
+        return
+    if sim_quotas.refused(world.audit, tenant, reason):
         return
     right = {Reason.IDEMPOTENCY_CONFLICT} if made.request.idempotency_key else {Reason.TASK_ID_TAKEN}
     world.audit.demand(reason in right, f"a batch is rejected: {reason}")

@@ -9,12 +9,15 @@ from collections.abc import Iterator
 from typing import Any
 
 import sim_admin
+import sim_quotas
 from codeq.v1 import producer_service_pb2, queue_service_pb2, task_pb2, task_service_pb2, worker_service_pb2
 from codeq_server.core.errors import Reason, Rejection
 from sim_audit import Asked, Audit, Known
 from sim_node import END, LEASE_SECONDS, Lost, Node, Stream, retryable, tenant_of
 
 COMMANDS = ("a", "b")
+ACTS = ("redrive", "redrive", "redrive queue", "dead letters", "cleanup", "purge", "limit", "limit")
+"""What administrators do."""
 TASKS_MAX = 120
 """Tasks requested in a run."""
 NAMES = 8
@@ -76,6 +79,8 @@ class World:
 
     def refused(self, tenant: str, spec: task_pb2.TaskSpec, reason: Reason) -> None:
         """Records that a task was rejected, for which there is only one valid reason."""
+        if sim_quotas.refused(self.audit, tenant, reason):
+            return
         name = self.audit.asked[spec.payload].name
         self.audit.demand(name and reason is TAKEN[name[0]], f"a task named {name} is rejected: {reason}")
         assert name is not None
@@ -168,7 +173,7 @@ async def look_around(world: World, holder: str) -> None:
 
 async def _administer(world: World, holder: str) -> None:
     command = world.chance.choice(COMMANDS)
-    match world.chance.choice(("redrive", "redrive", "redrive queue", "dead letters", "cleanup", "purge")):
+    match world.chance.choice(ACTS):
         case "redrive":
             await sim_admin.redrive_task(world, holder)
         case "redrive queue":
@@ -177,6 +182,8 @@ async def _administer(world: World, holder: str) -> None:
             await sim_admin.list_dead_letters(world, holder, command)
         case "purge":
             await sim_admin.purge(world, holder, command)
+        case "limit":
+            await sim_admin.limit(world, holder)
         case _:
             await sim_admin.cleanup(world, holder)
 

@@ -129,6 +129,15 @@ def test_authenticate_any_prefers_the_worker_if_both_have_the_same_token() -> No
     assert caller(authenticator, "Bearer same", PRODUCER).subject == "shop"
 
 
+def test_operator_is_made_by_the_scope_of_a_producers_token_only() -> None:
+    operating = frozenset({"codeq:operator"})
+    of_worker = make_authenticator(make_producer("same"), make_worker("same", scopes=WORKER_SCOPES | operating))
+    of_producer = make_authenticator(make_producer("same", scopes=operating), make_worker("same"))
+    assert [caller(each, "Bearer same", ANY).is_operator for each in (of_worker, of_producer)] == [False, True]
+    alone = make_authenticator(worker=make_worker(scopes=WORKER_SCOPES | operating))
+    assert not caller(alone, "Bearer w-token", ANY).is_operator
+
+
 def test_authenticate_any_accepts_either_token() -> None:
     authenticator = make_authenticator()
     assert caller(authenticator, "Bearer w-token", ANY).subject == "printer"

@@ -8,6 +8,7 @@ from codeq_internal.v1 import rows_pb2
 from codeq_server.core import claims, idle, keys, reads
 from codeq_server.core.errors import Reason, Rejection
 from codeq_server.core.ids import parse_id
+from codeq_server.core.limits import Limits
 from codeq_server.core.listing import next_queue
 from codeq_server.core.model import Caller
 from codeq_server.core.redrive import cleanup, redrive_task
@@ -201,7 +202,7 @@ def test_many_unused_queues_are_removed_in_slices(shard: DrivenShard, monkeypatc
 
 
 def test_queue_limit_applies_to_each_tenant_separately() -> None:
-    shard = DrivenShard(queues_per_tenant_max=2, retention_ms=RETENTION_MS, queue_idle_ms=IDLE_MS)
+    shard = DrivenShard(limits=Limits(queues_max=2), retention_ms=RETENTION_MS, queue_idle_ms=IDLE_MS)
     shard.create("a")
     live_and_die(shard, "b")
     with pytest.raises(Rejection, match="queuesPerTenantMax") as refused:

@@ -128,7 +128,7 @@ def verdict_of(
     return Verdict(
         producer=_acting(producer),
         worker=worker,
-        either=producer if worker_token is None or worker in _NO_WORK else worker,
+        either=producer if worker_token is None or worker in _NO_WORK else _either(producer, worker),
         admin=_where(producer, lambda claims: claims.is_admin or claims.is_operator, _NOT_ADMIN),
         operator=_where(
             producer, lambda claims: claims.is_operator or (admins_operate and claims.is_admin), _NOT_OPERATOR
@@ -136,6 +136,13 @@ def verdict_of(
         viewer=_where(producer, lambda claims: claims.is_admin or claims.is_operator or claims.is_viewer, _NOT_VIEWER),
         expires_at=ends,
     )
+
+
+def _either(producer: _Outcome, worker: _Outcome) -> _Outcome:
+    """Returns the outcome of a token of both kinds for calls of anyone: the worker's, and an operator's rights."""
+    if isinstance(producer, Claims) and isinstance(worker, Claims):
+        return replace(worker, is_operator=producer.is_operator)
+    return worker
 
 
 def _of_worker(token: Token, ends: float) -> Verdict:
@@ -198,4 +205,5 @@ def _worker_outcome(token: Token) -> _Outcome:
         return _NO_EVENT_TYPES
     if not token.scopes:
         return _NO_SCOPES
-    return outcome
+    # The scope of an operator counts on a producer's token only.
+    return replace(outcome, is_operator=False) if isinstance(outcome, Claims) else outcome

@@ -45,6 +45,7 @@ LOOPBACK_HOSTS: Final = frozenset({"localhost", "127.0.0.1", "[::1]"})
 _CONNECTIONS: Final = Whole(16, 30_000)
 _DURATION: Final = Whole(1, 10 * 365 * 86400, "seconds")
 _LEASE: Final = Whole(1, 43200, "seconds")
+_QUOTA: Final = Whole(0, 1 << 50)
 _MILLISECONDS: Final = Whole(0, 60_000, "milliseconds")
 _SECRET: Final = Text(16, 1024)
 _CLIENT_AUTH: Final = Choice(get_args(ClientAuth))
@@ -156,6 +157,17 @@ class RaftSettings:
         _MILLISECONDS, 0, "accepted without effect: followers learn of commits at once", ignored=True
     )
     topic_catalog_protocol: str = setting(Choice(["", "v1"]), "", "accepted without effect", ignored=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuotaSettings:
+    """Quotas of each tenant for which none is set at run time; 0: not limited."""
+
+    waiting_tasks_max: int = setting(_QUOTA, 0, "tasks that wait, PENDING or SCHEDULED")
+    stored_bytes_max: int = setting(_QUOTA, 0, "bytes of payloads and results of stored tasks, checked when creating")
+    leases_max: int = setting(_QUOTA, 0, "tasks that are leased")
+    streams_max: int = setting(_QUOTA, 0, "open streams")
+    new_queues_per_minute: int = setting(_QUOTA, 0, "queues created per minute")
 
 
 @dataclass(frozen=True, slots=True)
@@ -370,6 +382,12 @@ class Settings(RestSettings):
         Whole(1, 100_000),
         10_000,
         "queues per tenant; a task that would need one more is rejected with `TOO_MANY_QUEUES`",
+    )
+    quotas: QuotaSettings = setting(
+        Group(QuotaSettings, has_variables=True),
+        QuotaSettings(),
+        "what a tenant may store and use, unless [set at run time](operations.md#tenants); each key has a variable of "
+        "its own",
     )
     queue_idle_seconds: int = setting(
         _DURATION, 3600, "how long a queue without tasks, ended ones included, is kept; paused queues are always kept"

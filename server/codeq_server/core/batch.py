@@ -15,7 +15,9 @@ class Batch:
     Attributes:
         lsn: Number of the batch, one more than the previous batch's.
         rows: New value of each changed row; None deletes it.
-        touched: Queues whose rows are to be written.
+        touched: Queues whose rows are to be written, and which changed since their tenants' sums were brought up to
+            date.
+        counted: Further queues whose rows are to be written.
         extended: Claims whose extension rows are to be written.
         completed: (queue, home) of each task that completed.
         ended: (queue, home, whether it went to the dead-letter queue) of each task that ended otherwise.
@@ -30,6 +32,7 @@ class Batch:
     lsn: int
     rows: dict[bytes, bytes | None] = field(default_factory=dict)
     touched: list[Queue] = field(default_factory=list)
+    counted: dict[Queue, None] = field(default_factory=dict)
     extended: dict[Claim, None] = field(default_factory=dict)
     completed: list[tuple[int, int]] = field(default_factory=list)
     ended: list[tuple[int, int, bool]] = field(default_factory=list)
@@ -41,7 +44,7 @@ class Batch:
 
     def __bool__(self) -> bool:
         """Returns whether anything was decided."""
-        return bool(self.rows or self.touched or self.extended)
+        return bool(self.rows or self.touched or self.counted or self.extended)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+from collections import OrderedDict
 from collections.abc import Sequence
 from itertools import islice
 from typing import Final, NamedTuple
@@ -14,6 +15,7 @@ from .clock import Now
 from .errors import CorruptRows
 from .model import WINDOW_ENTRY_BYTES, Caller, Claim, Delivery, Lane, Queue, TaskKey
 from .parsing import UNREADABLE, unreadable
+from .quotas import lease_room
 from .shard import Shard
 from .windows import PAGE_MAX, emptied, load, prune
 
@@ -87,16 +89,16 @@ def claim(
         now: Time of the claim.
 
     Returns:
-        The claim and its deliveries, or None if no task is waiting.
+        The claim and its deliveries, or None if no task is waiting, or the tenant has as many leases as it may.
     """
     ready = shard.ready.get(caller.tenant)
     if ready is None:
         return None
-    left = min(count, CLAIM_MAX)
+    left = lease_room(shard, caller.tenant, min(count, CLAIM_MAX))
     taking = _Taking(shard, Claim(0, caller.worker, caller.subject, lease_ms, now.wall_ms, now.mono_ms + lease_ms))
     for index, queues in enumerate(ready):
         while queues and left and bytes_max > 0:
-            candidates = _candidates(shard, caller.tenant, commands, index, left)
+            candidates = _candidates(shard, caller.tenant, queues, commands, index, left)
             if not candidates:
                 break
             share = left // len(candidates)
@@ -116,9 +118,10 @@ def claim(
     return _lease(taking) if taking.slots else None
 
 
-def _candidates(shard: Shard, tenant: str, commands: Sequence[str] | None, index: int, most: int) -> list[Queue]:
-    """Returns at most `most` queues with pending tasks in the lane, starting with the longest unserved."""
-    queues = shard.ready[tenant][index]
+def _candidates(
+    shard: Shard, tenant: str, queues: OrderedDict[Queue, None], commands: Sequence[str] | None, index: int, most: int
+) -> list[Queue]:
+    """Returns at most `most` of the queues with pending tasks in the lane, starting with the longest unserved."""
     if commands is None:
         return list(islice(queues, most))
     by_name = shard.by_name
@@ -174,6 +177,7 @@ def _take(taking: _Taking, lane: Lane, count: int, bytes_max: int) -> tuple[int,
     lane.ready -= got
     queue = lane.queue
     queue.claimed += got
+    queue.delivered_total += got
     shard.touch(queue)
     if not lane.ready:
         emptied(shard, lane)

@@ -62,7 +62,9 @@ def create_in(
     if expire_ms:
         home = queue.lane(keys.PARKED_LANE) if due_ms > now.wall_ms else lane
         shard.expiry.put(queue, expire_ms, home.index, home.tail + 1, b"")
-    shard.batch.size += len(payload) + len(kept)
+    size = len(payload) + len(kept)
+    shard.batch.size += size
+    queue.accepted_bytes += size
     queue.created_total += 1
     shard.totals.created += 1
     if not queue.touched:

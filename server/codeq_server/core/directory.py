@@ -10,18 +10,22 @@ from .model import Queue
 
 
 class Tenant:
-    """The queues of a tenant, ordered by command and by number.
+    """The queues of a tenant, ordered by command and by number, and sums over them as of the last `count`.
 
     Attributes:
         commands: Commands, sorted.
         numbers: Numbers, sorted.
+        waiting: Tasks that wait.
+        leases: Tasks that are leased.
+        stored_bytes: Bytes of payloads and results of stored tasks.
     """
 
-    __slots__ = ("commands", "numbers")
+    __slots__ = ("commands", "leases", "numbers", "stored_bytes", "waiting")
 
     def __init__(self) -> None:
         self.commands: list[str] = []
         self.numbers: list[int] = []
+        self.waiting = self.leases = self.stored_bytes = 0
 
     def add(self, queue: Queue) -> None:
         """Adds a queue, which was opened after all others."""
@@ -29,9 +33,17 @@ class Tenant:
         self.numbers.append(queue.number)
 
     def remove(self, queue: Queue) -> None:
-        """Forgets a queue."""
+        """Forgets a queue, which is unused."""
         del self.commands[bisect_left(self.commands, queue.command)]
         del self.numbers[bisect_left(self.numbers, queue.number)]
+
+    def count(self, queue: Queue) -> None:
+        """Brings the sums up to date with a queue."""
+        waiting, leases, stored_bytes = queue.counted
+        queue.counted = (queue.ready + queue.scheduled, queue.claimed, queue.stored_bytes)
+        self.waiting += queue.counted[0] - waiting
+        self.leases += queue.counted[1] - leases
+        self.stored_bytes += queue.counted[2] - stored_bytes
 
 
 class IdleQueues:

@@ -11,14 +11,16 @@ class Effects:
     Attributes:
         woken: Queues with new work.
         ended: Watched tasks that ended.
+        fed: Tenants whose workers may lease tasks again.
         cancelled: Holder, id and lease token of tasks cancelled while a connected worker held them.
         gone_files: Home (as in keys) and name of files that no row refers to any more.
     """
 
-    __slots__ = ("cancelled", "ended", "gone_files", "woken")
+    __slots__ = ("cancelled", "ended", "fed", "gone_files", "woken")
 
     def __init__(self) -> None:
         self.woken: dict[Queue, None] = {}
         self.ended: list[TaskKey] = []
+        self.fed: dict[str, None] = {}
         self.cancelled: list[tuple[Holder, str, int]] = []
         self.gone_files: list[tuple[bytes, bytes]] = []

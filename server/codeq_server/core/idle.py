@@ -9,6 +9,7 @@ from .alarms import NEVER
 from .clock import Now
 from .model import Queue
 from .shard import Shard
+from .usage import fold
 
 SLICE = 256
 """Queues examined per call."""
@@ -31,16 +32,19 @@ def retire(shard: Shard, now: Now) -> bool:
 
 
 def _drop(shard: Shard, queue: Queue) -> None:
-    """Forgets a queue and deletes its row."""
+    """Forgets a queue and deletes its row; its totals go to its tenant's row."""
+    fold(shard, queue)
     directory, tenant = shard.directory, queue.tenant
     del shard.queues[queue.number], shard.by_name[tenant, queue.command]
     directory.tenants[tenant].remove(queue)
     if not directory.tenants[tenant].numbers:
         del directory.tenants[tenant], shard.ready[tenant]
+        shard.starved.discard(tenant)
     if shard.effects is not None:
         shard.effects.woken.pop(queue, None)
     shard.due.forget(queue)
     shard.expiry.forget(queue)
     if queue.touched:
         shard.batch.touched.remove(queue)
+    shard.batch.counted.pop(queue, None)
     shard.batch.rows[queue.key] = None

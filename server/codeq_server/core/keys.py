@@ -14,6 +14,7 @@
 | r      | end of retention ms u64, LSN u64, n u16  | EndedRow; see ENDED_DEAD, ENDED_COMPLETED    |
 | z      | queue u32, end ms u64, lane, position    | empty                                        |
 | i      | tenant length u8, tenant, task id        | NameRow                                      |
+| n      | tenant, or _default                      | TenantRow                                    |
 
 All numbers are big-endian, so that keys sort by time and by place. Values of "t" and "u":
 
@@ -58,6 +59,7 @@ RETURNED: Final = b"u"
 ENDED: Final = b"r"
 DEAD_LETTERS: Final = b"z"
 NAMES: Final = b"i"
+TENANTS: Final = b"n"
 
 QUEUE_NUMBER_MAX: Final = (1 << 32) - 1
 """Largest queue number; numbers are never reused."""
@@ -320,6 +322,20 @@ def name_beside(key: bytes, task_id: str) -> bytes:
 def is_name_key(key: bytes) -> bool:
     """Returns whether a key of table "i" holds a tenant and an id."""
     return len(key) > 2 + key[1]
+
+
+def tenant_key(name: str) -> bytes:
+    """Returns the key of a tenant's row."""
+    return TENANTS + name.encode()
+
+
+def tenant_of(key: bytes) -> str:
+    """Returns the name in the key of a tenant's row.
+
+    Raises:
+        ValueError: The key holds no name.
+    """
+    return key[1:].decode()
 
 
 def pointer(lane: int, position: int, attempts: int) -> bytes:

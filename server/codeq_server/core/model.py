@@ -186,10 +186,13 @@ class Queue:
     """The tasks of one command of one tenant, with exact counters."""
 
     __slots__ = (
+        "accepted_bytes",
         "claimed",
         "command",
         "completed_total",
+        "counted",
         "created_total",
+        "delivered_total",
         "dlq",
         "failed_total",
         "filed",
@@ -200,6 +203,7 @@ class Queue:
         "paused",
         "purge",
         "rates",
+        "removed_bytes",
         "removed_total",
         "tenant",
         "timelines",
@@ -220,6 +224,13 @@ class Queue:
         self.failed_total = 0
         self.created_total = 0
         self.removed_total = 0
+        self.delivered_total = 0
+        self.accepted_bytes = 0
+        """Bytes of payloads and results accepted."""
+        self.removed_bytes = 0
+        """Those of them that were removed; each task counts with the mean size of those stored at the time."""
+        self.counted = (0, 0, 0)
+        """Waiting tasks, leases and stored bytes that are in the sums of the tenant."""
         self.paused = False
         """Whether deliveries were paused by request."""
         self.purge: Purge | None = None
@@ -230,7 +241,7 @@ class Queue:
         """Number of ended tasks with artifacts whose contents the server stores."""
         self.rates = Rates()
         self.touched = False
-        """Whether the current batch changed the queue."""
+        """Whether the queue was changed since its tenant's sums were brought up to date."""
 
     @property
     def unused(self) -> bool:
@@ -252,6 +263,11 @@ class Queue:
         """Number of SCHEDULED tasks."""
         line = self.timelines.get(keys.DUE)
         return line.count if line is not None else 0
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of payloads and results of stored tasks, an estimate if tasks of different sizes were removed."""
+        return self.accepted_bytes - self.removed_bytes
 
     @property
     def expiring(self) -> int:
@@ -298,6 +314,9 @@ class Queue:
             removed_total=self.removed_total,
             filed=self.filed,
             purge=self.purge.row() if self.purge is not None else None,
+            stored_bytes=self.accepted_bytes - self.removed_bytes,
+            delivered_total=self.delivered_total,
+            accepted_bytes_total=self.accepted_bytes,
         ).SerializeToString()
 
 

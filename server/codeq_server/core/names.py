@@ -21,6 +21,7 @@ from .errors import CorruptRows, Reason, Rejection
 from .model import Lane, Name, TaskKey
 from .new_task import Naming, NewTask
 from .parsing import parsed, unpacked
+from .quotas import check_create
 from .shard import Shard
 
 NAMESPACE: Final = uuid.UUID("7d3b0a5e-4c38-5e0f-9c3e-5b1f6a0c9d27")
@@ -63,11 +64,12 @@ def create(shard: Shard, tenant: str, task: NewTask, now: Now) -> Created | Dupl
     """Accepts a task, or finds the task that the same request created earlier.
 
     Raises:
-        Rejection: TOO_MANY_QUEUES, STORAGE_FULL, IDEMPOTENCY_CONFLICT, TASK_ID_TAKEN.
+        Rejection: TOO_MANY_QUEUES, QUOTA_EXCEEDED, STORAGE_FULL, IDEMPOTENCY_CONFLICT, TASK_ID_TAKEN.
     """
     if task.naming is not None and not _is_free(shard, tenant, task.naming):
         return Duplicate(task.naming.task_id)
     check_storage(shard)
+    check_create(shard, tenant, 1, len(task.payload) + len(task.kept))
     return _create(shard, tenant, task, "", now)
 
 
@@ -87,7 +89,8 @@ def create_all(
         The tasks just accepted; or, if the batch was accepted before, its tasks, with None for each removed since.
 
     Raises:
-        Rejection: TOO_MANY_QUEUES, STORAGE_FULL, IDEMPOTENCY_CONFLICT, TASK_ID_TAKEN. Nothing was changed.
+        Rejection: TOO_MANY_QUEUES, QUOTA_EXCEEDED, STORAGE_FULL, IDEMPOTENCY_CONFLICT, TASK_ID_TAKEN. Nothing was
+            changed.
     """
     if batch is not None:
         row = _row(shard, tenant, batch.task_id)
@@ -103,6 +106,7 @@ def create_all(
             if task_id in taken or _row(shard, tenant, task_id) is not None:
                 raise Rejection(Reason.TASK_ID_TAKEN, f"tasks[{index}]: a task has the id {task_id}")
             taken.add(task_id)
+    check_create(shard, tenant, len(tasks), sum([len(task.payload) + len(task.kept) for task in tasks]))
     shard.make_room(tenant, {task.command for task in tasks})
     if batch is not None:
         row = rows_pb2.NameRow(

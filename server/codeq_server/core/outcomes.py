@@ -143,6 +143,7 @@ def _finish(
     if result is not None:
         row = b"".join((row, _RESULT_TAG, varint(len(result)), result))
         shard.batch.size += len(result)
+        home.queue.accepted_bytes += len(result)
     if error:
         row += rows_pb2.StateRow(error=error).SerializeToString()
     if claim.progressed or claim.again:

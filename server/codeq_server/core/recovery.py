@@ -20,6 +20,7 @@ from .parsing import RowReader, listed, parsed, unpacked
 from .purging import adopt as adopt_purge
 from .rates import Rates
 from .shard import Shard, ShardSettings
+from .usage import adopt as adopt_limits
 
 PAGE = 1024
 
@@ -49,6 +50,8 @@ def open_shard(rows: RowReader, settings: ShardSettings, epoch: int, wall_ms: in
         _adopt_queue(shard, key, parsed(rows_pb2.QueueRow, key, value), now)
     for tenant in shard.directory.tenants.values():
         tenant.commands.sort()
+    for key, value in _all(rows, *keys.table_rows(keys.TENANTS)):
+        adopt_limits(shard, key, value)
     for key, value in _all(rows, *keys.leases_from(tick.oldest_lease)):
         _adopt_claim(shard, key, parsed(rows_pb2.LeaseRow, key, value), now)
     for key, value in _all(rows, *keys.table_rows(keys.RETURNED)):
@@ -83,6 +86,8 @@ def _adopt_queue(shard: Shard, key: bytes, row: rows_pb2.QueueRow, now: Now) -> 
     queue.completed_total, queue.failed_total = row.completed_total, row.failed_total
     queue.created_total, queue.paused = row.created_total, row.paused
     queue.named, queue.removed_total, queue.filed = row.named, row.removed_total, row.filed
+    queue.delivered_total, queue.accepted_bytes = row.delivered_total, row.accepted_bytes_total
+    queue.removed_bytes = row.accepted_bytes_total - row.stored_bytes
     if row.HasField("purge"):
         adopt_purge(shard, queue, row.purge)
     queue.rates = Rates(row.created_total, row.completed_total)
@@ -94,6 +99,7 @@ def _adopt_queue(shard: Shard, key: bytes, row: rows_pb2.QueueRow, now: Now) -> 
     tenant = shard.directory.tenants[queue.tenant]
     tenant.commands.append(queue.command)
     tenant.numbers.append(number)
+    tenant.count(queue)
     if queue.unused:
         shard.directory.idle.add(queue, now.mono_ms, shard.settings.queue_idle_ms)
 

@@ -22,8 +22,10 @@ from .directory import Directory, Tenant
 from .effects import Effects
 from .errors import CorruptRows, Reason, Rejection
 from .lease_ends import LeaseEnds
+from .limits import Limits
 from .model import Claim, Delivery, Lane, Purge, Queue, TaskKey
 from .parsing import RowReader, parsed
+from .tenants import QUEUES, Tenants
 from .time_index import TimeIndex
 
 TOKEN_COUNTER_BITS: Final = 34
@@ -31,6 +33,9 @@ ENDED_ROW_MAX = 1024
 """Maximum number of tasks listed in one ended row, the unit of work of the retention sweep."""
 OVER_CLAIMS_MAX: Final = 1024
 """Number of entries of ended claims, beyond the number of live claims, at which lists of claims are pruned."""
+
+CONFIGURED: Final = Limits(queues_max=10_000)
+"""Limits of tenants if the operator configures none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +51,7 @@ class ShardSettings:
         dlq_retention_ms: How long tasks in the dead-letter queue are kept.
         window_bytes_max: Memory for the heads of all queues together.
         queues_max: Queues of the shard, of all tenants.
-        queues_per_tenant_max: Queues of one tenant.
+        limits: Limits of tenants for which nothing else is set.
         queue_idle_ms: How long a queue is kept without any task, whether ended or not.
     """
 
@@ -58,7 +63,7 @@ class ShardSettings:
     dlq_retention_ms: int = 1_209_600_000
     window_bytes_max: int = 64 << 20
     queues_max: int = 100_000
-    queues_per_tenant_max: int = 10_000
+    limits: Limits = CONFIGURED
     queue_idle_ms: int = 3_600_000
 
 
@@ -98,8 +103,12 @@ class Shard:
         self.queues: dict[int, Queue] = {}
         self.by_name: dict[tuple[str, str], Queue] = {}
         self.directory = Directory()
-        self.ready: dict[str, list[OrderedDict[Queue, None]]] = {}
-        """Queues with tasks to deliver, by tenant and lane; the most recently served queue is last."""
+        self.tenants = Tenants(settings.limits)
+        self.ready: dict[str, list[OrderedDict[Queue, None] | None]] = {}
+        """Queues with tasks to deliver, by tenant and lane; the most recently served queue is last. None: no queue of
+        the tenant ever had such tasks in the lane."""
+        self.starved: set[str] = set()
+        """Tenants whose workers get no task because they have as many leases as they may."""
         self.deliveries: dict[TaskKey, Delivery] = {}
         self.claims: dict[int, Claim] = {}
         self.claim_order: deque[int] = deque()
@@ -229,13 +238,14 @@ class Shard:
         """Returns the queue, created on first use.
 
         Raises:
-            Rejection: TOO_MANY_QUEUES.
+            Rejection: TOO_MANY_QUEUES, QUOTA_EXCEEDED.
         """
         queue = self.by_name.get((tenant, command))
         if queue is None:
             self.make_room(tenant, (command,))
             self.directory.last_queue += 1
             queue = Queue(self.directory.last_queue, tenant, command)
+            self.tenants.note_opened(tenant, self.wall_ms)
             self.adopt(queue)
             self.directory.tenants[tenant].add(queue)
             self.touch(queue)
@@ -257,34 +267,38 @@ class Shard:
         """Checks that the queues of all these commands exist or may be opened.
 
         Raises:
-            Rejection: TOO_MANY_QUEUES.
+            Rejection: TOO_MANY_QUEUES, QUOTA_EXCEEDED.
         """
         missing = sum((tenant, command) not in self.by_name for command in commands)
         if not missing:
             return
         settings, there = self.settings, self.directory.tenants.get(tenant)
-        if (len(there.numbers) if there else 0) + missing > settings.queues_per_tenant_max:
-            raise Rejection(
-                Reason.TOO_MANY_QUEUES,
-                f"the tenant would have more than {settings.queues_per_tenant_max} queues, the limit set by "
-                f"queuesPerTenantMax; a queue is removed {settings.queue_idle_ms // 1000} s after its last task",
+        most = self.tenants.limits_of(tenant).queues_max
+        if 0 < most < (len(there.numbers) if there else 0) + missing:
+            raise self.tenants.refuse(
+                tenant,
+                QUEUES,
+                most,
+                f"the tenant would have more than {most} queues, its limit ({QUEUES}, by default queuesPerTenantMax); "
+                f"a queue is removed {settings.queue_idle_ms // 1000} s after its last task",
             )
         if (
             len(self.queues) + missing > settings.queues_max
             or self.directory.last_queue + missing > keys.QUEUE_NUMBER_MAX
         ):
             raise Rejection(Reason.TOO_MANY_QUEUES, f"the server has {settings.queues_max} queues, its limit")
+        self.tenants.check_opening(tenant, missing, self.wall_ms)
 
     def adopt(self, queue: Queue) -> None:
         """Adds a new or a stored queue to memory; the caller maintains the lists of its tenant."""
         self.queues[queue.number] = queue
         self.by_name[queue.tenant, queue.command] = queue
         if queue.tenant not in self.ready:
-            self.ready[queue.tenant] = [OrderedDict() for _ in range(keys.LANES)]
+            self.ready[queue.tenant] = [None] * keys.LANES
             self.directory.tenants[queue.tenant] = Tenant()
         for lane in queue.lanes[: keys.LANES]:
             if lane is not None and lane.ready and not queue.held:
-                self.ready[queue.tenant][lane.index][queue] = None
+                self._show(lane)
 
     def pause(self, queue: Queue) -> None:
         """Pauses the deliveries of a queue."""
@@ -305,7 +319,8 @@ class Shard:
     def hold(self, queue: Queue) -> None:
         """Hides a queue from claims because it was paused or is being purged."""
         for queues in self.ready[queue.tenant]:
-            queues.pop(queue, None)
+            if queues is not None:
+                queues.pop(queue, None)
 
     def release(self, queue: Queue) -> None:
         """Shows a queue to claims again, unless it is held for another reason."""
@@ -317,8 +332,45 @@ class Shard:
         """Registers a lane that got its first pending task, and wakes its queue so that no claim keeps waiting."""
         if lane.queue.held:
             return
-        self.ready[lane.queue.tenant][lane.index][lane.queue] = None
+        self._show(lane)
         self.affect().woken[lane.queue] = None
+
+    def _show(self, lane: Lane) -> None:
+        """Shows a lane with pending tasks to claims."""
+        ready = self.ready[lane.queue.tenant]
+        queues = ready[lane.index]
+        if queues is None:
+            queues = ready[lane.index] = OrderedDict()
+        queues[lane.queue] = None
+
+    # -- tenants ---------------------------------------------------------------------------------------------------
+
+    def used_by(self, tenant: str) -> Tenant:
+        """Returns the queues of a tenant with exact sums; empty if it has none. The caller does not change it."""
+        self.count()
+        return self.directory.tenants.get(tenant) or Tenant()
+
+    def count(self) -> None:
+        """Brings the tenants' sums up to date with the queues changed since the last time; may feed starved tenants.
+
+        No decision may be halfway.
+        """
+        batch, tenants = self.batch, self.directory.tenants
+        for queue in batch.touched:
+            queue.touched = False
+            batch.counted[queue] = None
+            tenants[queue.tenant].count(queue)
+            if self.starved and queue.tenant in self.starved:
+                self.feed(queue.tenant)
+        batch.touched.clear()
+
+    def feed(self, tenant: str) -> None:
+        """Wakes the workers of a starved tenant if it may lease tasks again."""
+        most = self.tenants.limits_of(tenant).leases_max
+        there = self.directory.tenants.get(tenant)
+        if not most or there is None or there.leases < most:
+            self.starved.discard(tenant)
+            self.affect().fed[tenant] = None
 
     # -- tokens and the life of a batch ----------------------------------------------------------------------------
 
@@ -338,12 +390,12 @@ class Shard:
 
     def seal(self, now: Now) -> SealedBatch:
         """Closes the batch and opens the next one; the closed batch is in flight until `settled`."""
+        self.count()
         batch, idle = self.batch, self.directory.idle
         rows = batch.rows
-        for queue in batch.touched:
+        for queue in batch.counted:
             rows[queue.key] = queue.row()
             queue.rates.note(queue.created_total, queue.completed_total, now.mono_ms)
-            queue.touched = False
             if queue.unused:
                 idle.add(queue, now.mono_ms, self.settings.queue_idle_ms)
             elif idle.since:

@@ -163,6 +163,8 @@ def _remove_run(shard: Shard, list_key: bytes, lsn: int, number: int, home: int,
 
 def _count(shard: Shard, queue: Queue, removed: int) -> None:
     shard.totals.removed += removed
+    stored = queue.created_total - queue.removed_total
+    queue.removed_bytes += queue.stored_bytes * removed // max(stored, removed)
     queue.removed_total += removed
     shard.touch(queue)
 

@@ -74,7 +74,9 @@ def leave_lane(shard: Shard, lane: Lane, position: int) -> None:
 
 def emptied(shard: Shard, lane: Lane) -> None:
     """Unregisters a lane that lost its last pending task: nothing is waiting up to its tail."""
-    shard.ready[lane.queue.tenant][lane.index].pop(lane.queue, None)
+    queues = shard.ready[lane.queue.tenant][lane.index]
+    if queues is not None:
+        queues.pop(lane.queue, None)
     shard.windows_bytes -= lane.window_bytes
     lane.window_bytes = 0
     lane.mark = lane.loaded = lane.tail

@@ -25,6 +25,7 @@ from codeq_server.core.effects import Effects
 from codeq_server.core.errors import Reason, Rejection
 from codeq_server.core.model import Queue
 from codeq_server.core.notable import Notables
+from codeq_server.core.quotas import lease_room
 from codeq_server.core.shard import Shard
 from codeq_server.replication.log import Log
 
@@ -105,6 +106,9 @@ class ShardRunner:
         """Whether the batch being filled will be committed: its commit is scheduled, or waiting for another batch."""
         self._waking: dict[Queue, int] = {}
         """Queues whose waiters are being woken one by one, each with the turn of the last waiter to wake."""
+        self._feeding: dict[str, int] = {}
+        """Tenants that may lease tasks again and whose waiters are being woken one by one, each with the turn of the
+        last waiter to wake."""
         self.ends = TaskEnds(shard.watched)
         self._due = DueWork(shard, self.admission, self._time, self.changed, self._poison)
         if not keeps_time:
@@ -145,6 +149,8 @@ class ShardRunner:
             self._busy = True
             # One turn later, because callers answered together take more than one turn to decide together again.
             self.loop.call_soon(self.loop.call_soon, self._start_commit)
+        if self.shard.starved:
+            self.shard.count()
         effects = self.shard.take_effects()
         if effects is not None:
             self._carry_out(effects)
@@ -160,6 +166,10 @@ class ShardRunner:
             self._let_files_go(effects.gone_files)
         if effects.woken:
             self._dispatch(effects.woken)
+        for tenant in effects.fed:
+            if tenant not in self._feeding:
+                self.admission.push(tenant, partial(self._feed, tenant))
+            self._feeding[tenant] = self.waiting.turn
 
     def durable(self) -> asyncio.Future[None] | None:
         """Returns a future that resolves when all decisions so far are durable and confirmed; None: they already are.
@@ -389,11 +399,25 @@ class ShardRunner:
     def _wake(self, queue: Queue) -> int:
         """Wakes one waiter of a queue and schedules the next one; returns the cost."""
         before = self.shard.totals.claimed
-        if not self.waiting.wake(queue, self._waking[queue]):
+        may_lease = lease_room(self.shard, queue.tenant, 1)
+        if not may_lease or not self.waiting.wake(queue, self._waking[queue]):
             del self._waking[queue]
             return 0
         self.admission.push(queue.tenant, partial(self._wake, queue))
         return CALL_COST + self.shard.totals.claimed - before
+
+    def _feed(self, tenant: str) -> int:
+        """Wakes one waiter of a tenant that may lease tasks again, and schedules the next one; returns the cost."""
+        shard = self.shard
+        before, last = shard.totals.claimed, self._feeding[tenant]
+        lanes = shard.ready.get(tenant, ()) if lease_room(shard, tenant, 1) else ()
+        for queues in lanes:
+            for queue in queues or ():
+                if self.waiting.wake(queue, last):
+                    self.admission.push(tenant, partial(self._feed, tenant))
+                    return CALL_COST + shard.totals.claimed - before
+        del self._feeding[tenant]
+        return 0
 
 
 def _unknown() -> Rejection:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 from codeq_server.config import Settings
 from codeq_server.core.backoff import BackoffPolicy
+from codeq_server.core.limits import Limits
 from codeq_server.core.parsing import RowReader
 from codeq_server.core.recovery import open_shard
 from codeq_server.core.shard import Shard, ShardSettings
@@ -101,6 +102,19 @@ def _shard_settings(settings: Settings) -> ShardSettings:
         backoff_max_seconds=settings.backoff_max_seconds,
         retention_ms=settings.retention_seconds * 1000,
         dlq_retention_ms=settings.dlq_retention_seconds * 1000,
-        queues_per_tenant_max=settings.queues_per_tenant_max,
+        limits=_limits(settings),
         queue_idle_ms=settings.queue_idle_seconds * 1000,
+    )
+
+
+def _limits(settings: Settings) -> Limits:
+    """Returns the limits of tenants for which nothing else is set."""
+    quotas = settings.quotas
+    return Limits(
+        waiting_tasks_max=quotas.waiting_tasks_max,
+        stored_bytes_max=quotas.stored_bytes_max,
+        leases_max=quotas.leases_max,
+        queues_max=settings.queues_per_tenant_max,
+        streams_max=quotas.streams_max,
+        new_queues_per_minute=quotas.new_queues_per_minute,
     )

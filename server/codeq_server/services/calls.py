@@ -198,7 +198,7 @@ class Calls:
         shards = self.shards
         serving = await shards.route_stale(method, request) if stale else shards.route(method, request)
         check_message(request)
-        if method.names_tenant or not claims.tenant_id:
+        if method.names_tenant or not (claims.tenant_id or method.of_server):
             claims = _acting(method, claims, request)
         cost = method.cost
         for name in method.lists:

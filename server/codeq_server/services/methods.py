@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from codeq.options.v1 import options_pb2
 from google.api import annotations_pb2
 from google.protobuf import message_factory
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
@@ -40,6 +41,7 @@ class Method:
         lists: Repeated message fields of the request.
         may_wait: Whether a request can ask to wait for an event.
         names_tenant: Whether a request can name the tenant to act on.
+        of_server: Whether a call acts for no tenant, because only operators may make it.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Method:
     lists: tuple[str, ...]
     may_wait: bool
     names_tenant: bool
+    of_server: bool
 
     def waits(self, request: Message) -> bool:
         """Returns whether a call with this request may wait for an event."""
@@ -62,9 +65,10 @@ def methods_of(service: ServiceDescriptor, handlers: Mapping[str, Handler]) -> I
     """Yields the methods of a service; `handlers` execute those that belong to no shard, by full name."""
     for method in service.methods:
         name = f"/{service.full_name}/{method.name}"
+        access = access_of(name)
         yield Method(
             name=name,
-            access=access_of(name),
+            access=access,
             handler=handlers.get(name),
             reads=method.GetOptions().Extensions[annotations_pb2.http].HasField("get"),
             parse=parser(message_factory.GetMessageClass(method.input_type)),
@@ -73,4 +77,5 @@ def methods_of(service: ServiceDescriptor, handlers: Mapping[str, Handler]) -> I
             lists=tuple(f.name for f in method.input_type.fields if f.is_repeated and f.message_type is not None),
             may_wait=_WAIT_FIELD in method.input_type.fields_by_name,
             names_tenant=TENANT_FIELD in method.input_type.fields_by_name,
+            of_server=access.principal == options_pb2.PRINCIPAL_OPERATOR,
         )

@@ -66,6 +66,12 @@ def _families(serving: Serving) -> Iterator[Metric]:
     shard = runner.shard
     for name, (metric, text) in _TOTALS.items():
         yield CounterMetricFamily(metric, text + " since startup.", value=getattr(shard.totals, name))
+    quotas = CounterMetricFamily(
+        "codeq_quota_refusals", "Calls, items and streams refused by a quota since startup.", labels=("quota",)
+    )
+    for quota, count in shard.tenants.quota_refusals.items():
+        quotas.add_metric((quota,), count)
+    yield quotas
     commits = runner.commits
     yield CounterMetricFamily("codeq_commits", "Batches made durable since startup.", value=commits.count)
     yield CounterMetricFamily(

@@ -16,6 +16,7 @@ from codeq_server.core.clock import Now
 from codeq_server.core.creates import create_in
 from codeq_server.core.errors import Reason, Rejection
 from codeq_server.core.model import Queue
+from codeq_server.core.quotas import may_refuse
 from codeq_server.core.task_bytes import varint
 from codeq_server.engine.admission import CALL_COST
 from codeq_server.engine.runner import ShardRunner
@@ -130,12 +131,21 @@ class ProducerStream:
         for first in range(0, count, SLICE_TASKS_MAX):
             await self._runner.room(self._tenant, CALL_COST + min(count - first, SLICE_TASKS_MAX))
             part = frame.tasks if count <= SLICE_TASKS_MAX else frame.tasks[first : first + SLICE_TASKS_MAX]
-            self._create_all(part, first, ack)
+            # Twice the size, because what other fields of a task need in the store may be a little longer than here.
+            tight = may_refuse(self._runner.shard, self._tenant, len(part), 2 * size)
+            self._create_all(part, first, ack, tight=tight)
             self._runner.changed()
         self._outbox.put((ack, size))
 
-    def _create_all(self, specs: Sequence[task_pb2.TaskSpec], first: int, ack: pb.FrameAck) -> None:
-        """Creates a slice of a frame's tasks, the first at index `first`, and records the outcomes in the ack."""
+    def _create_all(self, specs: Sequence[task_pb2.TaskSpec], first: int, ack: pb.FrameAck, *, tight: bool) -> None:
+        """Creates a slice of a frame's tasks, the first at index `first`, and records the outcomes in the ack.
+
+        Args:
+            specs: The tasks.
+            first: Index of the first one in the frame.
+            ack: The ack of the frame.
+            tight: Whether a quota may refuse some of them.
+        """
         shard, tenant, now = self._runner.shard, self._tenant, self._runner.now()
         claims = self._token.claims
         queue: Queue | None = None
@@ -146,9 +156,9 @@ class ProducerStream:
             for spec in specs:
                 if spec.command != command or queue is None:
                     command = spec.command
-                    # With the disk nearly full, or the command not allowed, each task takes the slow path and is
-                    # rejected there.
-                    refused = shard.storage_full or not claims.sees(command)
+                    # With the disk nearly full, a quota nearly used up, or the command not allowed, each task takes the
+                    # slow path, which rejects it if needed.
+                    refused = tight or shard.storage_full or not claims.sees(command)
                     queue = None if refused else shard.by_name.get((tenant, command))
                     head_bytes = 3 + len(command)
                 payload, priority = spec.payload, spec.priority

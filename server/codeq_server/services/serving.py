@@ -20,11 +20,13 @@ from .queues import QueueService
 from .stream_token import StreamToken
 from .streams import StreamRegistry
 from .tasks import TaskService
+from .tenants import TenantService
 from .work import WorkerStream
 
 TASKS: Final = "codeq.v1.TaskService"
 QUEUES: Final = "codeq.v1.QueueService"
-SHARD_SERVICES: Final = (TASKS, QUEUES)
+TENANTS: Final = "codeq.v1.TenantService"
+SHARD_SERVICES: Final = (TASKS, QUEUES, TENANTS)
 """Services whose unary calls a Serving executes."""
 
 Handler = Callable[[Claims, Any], Awaitable[Message]]
@@ -52,11 +54,12 @@ class Serving:
         self, runner: ShardRunner, keeper: ArtifactKeeper | None, *, lease_seconds: int, artifact_bytes_max: int
     ) -> None:
         self.runner = runner
-        self.streams = StreamRegistry()
+        self.streams = StreamRegistry(runner.shard.tenants)
         self._lease_seconds = lease_seconds
         self._artifacts = Artifacts(runner, keeper, artifact_bytes_max)
         self.handlers: dict[str, Handler] = handlers_of(TASKS, TaskService(runner, lease_seconds, self._artifacts))
         self.handlers |= handlers_of(QUEUES, QueueService(runner))
+        self.handlers |= handlers_of(TENANTS, TenantService(runner, self.streams))
 
     async def produce(self, token: StreamToken, context: Any, in_flight: InFlight) -> None:
         """Serves a producer stream to its end; `in_flight` counts the bytes of its large frames.

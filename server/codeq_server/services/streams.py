@@ -14,6 +14,7 @@ from codeq.v1 import producer_service_pb2 as pb
 from google.protobuf.message import Message
 
 from codeq_server.core.errors import Reason, Rejection
+from codeq_server.core.tenants import STREAMS, Tenants
 
 from .convert import reason_number
 from .stream_token import StreamToken
@@ -52,9 +53,16 @@ async def hello_of(context: Any, request_class: type[T]) -> T:
 
 
 class StreamRegistry:
-    """The open streams; notifies them when the server shuts down or another node becomes leader."""
+    """The open streams; notifies them when the server shuts down or another node becomes leader.
 
-    def __init__(self) -> None:
+    Args:
+        tenants: The shard's tenants, whose limits on streams apply.
+    """
+
+    def __init__(self, tenants: Tenants) -> None:
+        self._tenants = tenants
+        self._counts: dict[str, int] = {}
+        """Open streams by tenant."""
         self._members: dict[Notify, asyncio.TaskGroup] = {}
         self._refusal: Rejection | None = None
         """Why new streams are rejected; None: they are accepted."""
@@ -63,6 +71,10 @@ class StreamRegistry:
     def __len__(self) -> int:
         """Returns the number of open streams."""
         return len(self._members)
+
+    def count(self, tenant: str) -> int:
+        """Returns the number of a tenant's open streams."""
+        return self._counts.get(tenant, 0)
 
     async def serve(
         self, notify: Notify, token: StreamToken, work: Callable[[asyncio.TaskGroup], Awaitable[None]]
@@ -80,13 +92,20 @@ class StreamRegistry:
         """Registers a stream while it is served, and ends it when its token expires.
 
         Raises:
-            Rejection: LIMIT_REACHED; DRAINING after `drain`; the rejection given to `end` after `end`.
+            Rejection: LIMIT_REACHED; QUOTA_EXCEEDED; DRAINING after `drain`; the rejection given to `end` after `end`.
         """
         if self._refusal is not None:
             raise self._refusal.again()
         if len(self._members) >= STREAMS_MAX:
             raise Rejection(Reason.LIMIT_REACHED, f"{STREAMS_MAX} streams are open, the limit")
+        tenant = token.claims.tenant_id
+        count = self.count(tenant)
+        most = self._tenants.limits_of(tenant).streams_max
+        if most and count >= most:
+            text = f"{count} streams are open; the tenant may have {most} ({STREAMS})"
+            raise self._tenants.refuse(tenant, STREAMS, most, text)
         self._members[notify] = group
+        self._counts[tenant] = count + 1
         tell = partial(self._start, group, notify)
         watching = group.create_task(self.part(token.watch, tell), name="stream-token")
         try:
@@ -94,6 +113,9 @@ class StreamRegistry:
         finally:
             watching.cancel()
             del self._members[notify]
+            self._counts[tenant] -= 1
+            if not self._counts[tenant]:
+                del self._counts[tenant]
 
     async def part(self, work: Callable[[*Ts], Awaitable[None]], *args: *Ts) -> None:
         """Runs a part of a stream; drops its rejections after `end`, because the stream ends with that rejection."""

@@ -18,6 +18,7 @@ from codeq_server.core.errors import CorruptRows, Reason, Rejection, invalid_fie
 from codeq_server.core.model import Caller
 from codeq_server.core.new_task import NewTask
 from codeq_server.core.outcomes import Verdict
+from codeq_server.core.quotas import check_claim
 from codeq_server.core.redrive import redrive_task
 from codeq_server.core.status import Outcome, Status
 from codeq_server.engine.runner import ShardRunner
@@ -432,6 +433,7 @@ class TaskService:
         runner = self._runner
         wanted = allowed_commands(claims, commands)
         caller = _caller(claims)
+        check_claim(runner.shard, caller.tenant)
         claimed = claim_now(runner, caller, wanted, count, BATCH_BYTES_MAX, lease_ms)
         if claimed is None and wait_seconds:
             # A claim whose token ends while it waits gets no work; the next claim with that token is rejected.

@@ -16,6 +16,7 @@ from codeq_internal.v1 import rows_pb2
 from google.protobuf.message import DecodeError
 
 from codeq_server.core import keys
+from codeq_server.core.limits import overrides_of
 from codeq_server.core.parsing import UNREADABLE
 
 from .checker_ended import ENDED, EndedRows
@@ -64,6 +65,7 @@ class Checker:
             keys.NAMES: self._name_row,
             keys.LEASES: self._lease_row,
             keys.META: self._meta_row,
+            keys.TENANTS: self._tenant_row,
             keys.QUEUES: self._queue_row,
             keys.ENDED: self._ended_row,
             keys.STATES: self._state_row,
@@ -130,6 +132,11 @@ class Checker:
                 self._report(key, f"oldest lease {self._tick.oldest_lease}, but {oldest} exists")
         else:
             self._report(key, "unknown name")
+
+    def _tenant_row(self, key: bytes, value: bytes) -> None:
+        overrides_of(rows_pb2.TenantRow.FromString(value).limits)
+        if not keys.tenant_of(key):
+            self._report(key, "names no tenant")
 
     def _check_token(self, key: bytes, token: int) -> None:
         if self._identity is not None and token >> TOKEN_COUNTER_BITS > self._identity.epoch:

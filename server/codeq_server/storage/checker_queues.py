@@ -74,5 +74,7 @@ class CheckedQueue:
         if row.completed_total < self.ended["completed"] or row.failed_total < self.ended["failed"]:
             yield "more tasks have ended than were counted"
         accounted = sum(lane.ready for lane in self.lanes.values()) + self.scheduled + self.claimed + self.dlq
+        if row.stored_bytes > row.accepted_bytes_total or (row.stored_bytes and not self.homes):
+            yield f"{row.stored_bytes} bytes are stored in {self.homes} tasks, of {row.accepted_bytes_total} accepted"
         if row.created_total < accounted + row.completed_total + row.failed_total:
             yield f"created_total {row.created_total} is below the number of existing tasks"

@@ -91,7 +91,7 @@ def create_batch(
         idempotency_key = new_key()
     elif with_keys and not atomic:
         tasks = [keyed(task) for task in tasks]
-    request = _filled(tasks_pb.BatchCreateTasksRequest, atomic=atomic, idempotency_key=idempotency_key)
+    request = filled(tasks_pb.BatchCreateTasksRequest, atomic=atomic, idempotency_key=idempotency_key)
     for task in tasks:
         task.fill(request.tasks.add())
     repeatable = all(task.idempotency_key is not None for task in tasks) if not atomic else idempotency_key is not None
@@ -104,7 +104,7 @@ def create_batch(
 
 def get(task_id: str) -> Call[Task]:
     """Reads a task."""
-    request = _filled(tasks_pb.GetTaskRequest, task_id=task_id)
+    request = filled(tasks_pb.GetTaskRequest, task_id=task_id)
     return Call(_task("GetTask"), request, tasks_pb.GetTaskResponse, _task_of, repeatable=True)
 
 
@@ -113,7 +113,7 @@ def result(task_id: str, wait: float) -> Call[TaskResult]:
     seconds = outcomes.whole_seconds(wait, "wait") or 0
     return Call(
         _task("GetTaskResult"),
-        _filled(tasks_pb.GetTaskResultRequest, task_id=task_id, wait_seconds=seconds),
+        filled(tasks_pb.GetTaskResultRequest, task_id=task_id, wait_seconds=seconds),
         tasks_pb.GetTaskResultResponse,
         lambda reply: TaskResult(reply.result),
         wait_seconds=seconds,
@@ -123,7 +123,7 @@ def result(task_id: str, wait: float) -> Call[TaskResult]:
 
 def artifact(task_id: str, name: str) -> Call[ArtifactContent]:
     """Reads an artifact."""
-    request = _filled(tasks_pb.GetTaskArtifactRequest, task_id=task_id, name=name)
+    request = filled(tasks_pb.GetTaskArtifactRequest, task_id=task_id, name=name)
     convert = ArtifactContent.from_message
     return Call(_task("GetTaskArtifact"), request, tasks_pb.GetTaskArtifactResponse, convert, repeatable=True)
 
@@ -140,7 +140,7 @@ def tasks(
     """Reads a page of tasks; the value is the page and the token of the next page."""
     return Call(
         _task("ListTasks"),
-        _filled(
+        filled(
             tasks_pb.ListTasksRequest,
             command=command,
             status=[f"TASK_STATUS_{status}" for status in arguments.several(statuses, "statuses")],
@@ -161,7 +161,7 @@ def claim(commands: Sequence[str], count: int, lease_seconds: int | None, wait: 
     seconds = outcomes.whole_seconds(wait, "wait") or 0
     return Call(
         _task("ClaimTasks"),
-        _filled(
+        filled(
             tasks_pb.ClaimTasksRequest,
             commands=arguments.several(commands, "commands"),
             count=count,
@@ -179,7 +179,7 @@ def heartbeat(task: Task | str, lease_token: int | None, extend_seconds: int | N
     """Extends a lease; the value is its new end."""
     return Call(
         _task("HeartbeatTask"),
-        _filled(tasks_pb.HeartbeatTaskRequest, **_lease(task, lease_token), extend_seconds=extend_seconds),
+        filled(tasks_pb.HeartbeatTaskRequest, **_lease(task, lease_token), extend_seconds=extend_seconds),
         tasks_pb.HeartbeatTaskResponse,
         lambda reply: to_datetime(reply.lease_until),
         repeatable=True,
@@ -188,7 +188,7 @@ def heartbeat(task: Task | str, lease_token: int | None, extend_seconds: int | N
 
 def submit(task: Task | str, lease_token: int | None, outcome: Completed | Failed) -> Call[TaskResult]:
     """Ends a claimed task."""
-    request = _filled(tasks_pb.SubmitResultRequest, **_lease(task, lease_token))
+    request = filled(tasks_pb.SubmitResultRequest, **_lease(task, lease_token))
     match outcome:
         case Completed(result=value):
             request.status = task_pb2.TASK_STATUS_COMPLETED
@@ -209,7 +209,7 @@ def submit(task: Task | str, lease_token: int | None, outcome: Completed | Faile
 
 def nack(task: Task | str, lease_token: int | None, verdict: Nack) -> Call[Returned]:
     """Nacks a delivery, so that the task is retried."""
-    request = _filled(
+    request = filled(
         tasks_pb.NackTaskRequest,
         **_lease(task, lease_token),
         delay_seconds=outcomes.whole_seconds(verdict.delay),
@@ -220,7 +220,7 @@ def nack(task: Task | str, lease_token: int | None, verdict: Nack) -> Call[Retur
 
 def abandon(task: Task | str, lease_token: int | None) -> Call[Returned]:
     """Gives a delivery back unused."""
-    request = _filled(tasks_pb.AbandonTaskRequest, **_lease(task, lease_token))
+    request = filled(tasks_pb.AbandonTaskRequest, **_lease(task, lease_token))
     return Call(_task("AbandonTask"), request, tasks_pb.AbandonTaskResponse, _returned, repeatable=_is_fenced(request))
 
 
@@ -228,7 +228,7 @@ def report_progress(
     task: Task | str, lease_token: int | None, progress: object, extend_seconds: int | None
 ) -> Call[datetime]:
     """Stores the progress of a leased task; the value is the end of the lease."""
-    request = _filled(
+    request = filled(
         tasks_pb.ReportProgressRequest,
         **_lease(task, lease_token),
         progress=payloads.encode(progress, "progress"),
@@ -245,13 +245,13 @@ def report_progress(
 
 def explain(task_id: str) -> Call[Explanation]:
     """Reads what a task is waiting for."""
-    request = _filled(tasks_pb.ExplainTaskRequest, task_id=task_id)
+    request = filled(tasks_pb.ExplainTaskRequest, task_id=task_id)
     return Call(_task("ExplainTask"), request, tasks_pb.ExplainTaskResponse, Explanation.from_message, repeatable=True)
 
 
 def cancel(task: Task | str, reason: object) -> Call[Task]:
     """Cancels a task that has not ended."""
-    request = _filled(
+    request = filled(
         tasks_pb.CancelTaskRequest,
         task_id=task.id if isinstance(task, Task) else task,
         reason=texts.printable(reason),
@@ -263,7 +263,7 @@ def queues(page_size: int, page_token: str, tenant: str = "") -> Call[tuple[list
     """Reads a page of queues; the value is the page and the token of the next page."""
     return Call(
         "/codeq.v1.QueueService/ListQueues",
-        _filled(queues_pb.ListQueuesRequest, page_size=page_size, page_token=page_token, tenant=tenant),
+        filled(queues_pb.ListQueuesRequest, page_size=page_size, page_token=page_token, tenant=tenant),
         queues_pb.ListQueuesResponse,
         lambda reply: ([Queue.from_message(each) for each in reply.queues], reply.next_page_token),
         repeatable=True,
@@ -274,7 +274,7 @@ def queue(command: str, tenant: str = "") -> Call[Queue]:
     """Reads a queue."""
     return Call(
         "/codeq.v1.QueueService/GetQueue",
-        _filled(queues_pb.GetQueueRequest, command=command, tenant=tenant),
+        filled(queues_pb.GetQueueRequest, command=command, tenant=tenant),
         queues_pb.GetQueueResponse,
         lambda reply: Queue.from_message(reply.queue),
         repeatable=True,
@@ -285,7 +285,7 @@ def pause_queue(command: str, tenant: str = "") -> Call[Queue]:
     """Pauses the deliveries of a queue."""
     return Call(
         "/codeq.v1.QueueService/PauseQueue",
-        _filled(queues_pb.PauseQueueRequest, command=command, tenant=tenant),
+        filled(queues_pb.PauseQueueRequest, command=command, tenant=tenant),
         queues_pb.PauseQueueResponse,
         lambda reply: Queue.from_message(reply.queue),
         repeatable=True,
@@ -296,7 +296,7 @@ def resume_queue(command: str, tenant: str = "") -> Call[Queue]:
     """Resumes the deliveries of a queue."""
     return Call(
         "/codeq.v1.QueueService/ResumeQueue",
-        _filled(queues_pb.ResumeQueueRequest, command=command, tenant=tenant),
+        filled(queues_pb.ResumeQueueRequest, command=command, tenant=tenant),
         queues_pb.ResumeQueueResponse,
         lambda reply: Queue.from_message(reply.queue),
         repeatable=True,
@@ -307,7 +307,7 @@ def purge_queue(command: str, tenant: str = "") -> Call[Queue]:
     """Ends all tasks waiting in a queue."""
     return Call(
         "/codeq.v1.QueueService/PurgeQueue",
-        _filled(queues_pb.PurgeQueueRequest, command=command, tenant=tenant),
+        filled(queues_pb.PurgeQueueRequest, command=command, tenant=tenant),
         queues_pb.PurgeQueueResponse,
         lambda reply: Queue.from_message(reply.queue),
     )
@@ -315,7 +315,7 @@ def purge_queue(command: str, tenant: str = "") -> Call[Queue]:
 
 def redrive(task_id: str, tenant: str = "") -> Call[Task]:
     """Requeues an ended task."""
-    request = _filled(tasks_pb.RedriveTaskRequest, task_id=task_id, tenant=tenant)
+    request = filled(tasks_pb.RedriveTaskRequest, task_id=task_id, tenant=tenant)
     return Call(_task("RedriveTask"), request, tasks_pb.RedriveTaskResponse, _task_of)
 
 
@@ -324,7 +324,7 @@ def redrive_queue(command: str, wanted: RedriveFilter | None, page_token: str, t
     wanted = wanted or RedriveFilter()
     return Call(
         "/codeq.v1.QueueService/RedriveTasks",
-        _filled(
+        filled(
             queues_pb.RedriveTasksRequest,
             command=command,
             status=f"TASK_STATUS_{wanted.status}",
@@ -350,7 +350,7 @@ def dead_letters(
     """Reads a page of dead letters."""
     return Call(
         "/codeq.v1.QueueService/ListDeadLetters",
-        _filled(
+        filled(
             queues_pb.ListDeadLettersRequest,
             command=command,
             page_size=page_size,
@@ -368,7 +368,7 @@ def cleanup(before: datetime, limit: int, page_token: str, tenant: str = "") -> 
     """Deletes ended tasks; the value is their number and the token of the next call."""
     return Call(
         _task("CleanupTasks"),
-        _filled(tasks_pb.CleanupTasksRequest, before=before, limit=limit, page_token=page_token, tenant=tenant),
+        filled(tasks_pb.CleanupTasksRequest, before=before, limit=limit, page_token=page_token, tenant=tenant),
         tasks_pb.CleanupTasksResponse,
         lambda reply: (reply.deleted, reply.next_page_token),
     )
@@ -378,7 +378,7 @@ def back_up(name: str) -> Call[Backup]:
     """Makes a backup on the server."""
     return Call(
         "/codeq.v1.ServerService/BackUp",
-        _filled(server_pb.BackUpRequest, name=name),
+        filled(server_pb.BackUpRequest, name=name),
         server_pb.BackUpResponse,
         lambda reply: Backup.from_message(reply.backup),
     )
@@ -421,7 +421,7 @@ def keyed(task: NewTask) -> NewTask:
 _Request = TypeVar("_Request", bound=Message)
 
 
-def _filled(kind: type[_Request], **fields: object) -> _Request:
+def filled(kind: type[_Request], **fields: object) -> _Request:
     """Returns a request with these fields; None leaves one absent. A value of the wrong type raises InvalidField."""
     request = kind()
     for field, value in fields.items():

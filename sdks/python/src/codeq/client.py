@@ -20,6 +20,7 @@ from codeq.outcomes import Completed, Failed, Nack
 from codeq.ownership import Owner
 from codeq.records import Explanation, NewTask, OrderBy, Returned, Task, TaskResult
 from codeq.server_records import Backup, Queue, ServerInfo
+from codeq.tenant_calls import AsyncTenantClient, TenantClient
 from codeq.tls import Tls
 from codeq.unary import AsyncCaller, Caller
 
@@ -29,7 +30,7 @@ TIMEOUT_SECONDS: Final = 30.0
 _Value = TypeVar("_Value")
 
 
-class Client:
+class Client(TenantClient):
     """A blocking, thread-safe client. Use it with `with`, or call `close`."""
 
     def __init__(
@@ -293,7 +294,7 @@ class Client:
         return self._caller.call(call)
 
 
-class AsyncClient:
+class AsyncClient(AsyncTenantClient):
     """Client for one event loop. Use it with `async with`, or call `close`."""
 
     def __init__(

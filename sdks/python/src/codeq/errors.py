@@ -28,6 +28,7 @@ CodeqError                      reason, message, violations, retryable, retry_af
 │   ├── TaskIdTaken             TASK_ID_TAKEN
 │   ├── LimitReached            LIMIT_REACHED
 │   │   ├── TooManyQueues       TOO_MANY_QUEUES: the tenant or the server is at its limit of queues
+│   │   ├── QuotaExceeded       QUOTA_EXCEEDED: metadata names the tenant's `quota` and its `limit`
 │   │   └── StorageFull         STORAGE_FULL: the server accepts no new tasks until its disk has room
 │   ├── BackupNotConfigured     BACKUP_NOT_CONFIGURED: the server has no backup folder
 │   ├── MembershipRefused       NOT_CLUSTERED, MEMBER_EXISTS, MEMBERSHIP_CHANGE_IN_PROGRESS, MEMBER_NOT_READY
@@ -295,6 +296,12 @@ class TooManyQueues(LimitReached):
     default_reason = "TOO_MANY_QUEUES"
 
 
+class QuotaExceeded(LimitReached):
+    """A quota of the tenant is used up."""
+
+    default_reason = "QUOTA_EXCEEDED"
+
+
 class StorageFull(LimitReached):
     """The server's disk is nearly full: it accepts no new tasks until there is room."""
 
@@ -402,6 +409,7 @@ _BY_REASON: Final[dict[str, type[CodeqError]]] = {
         TaskIdTaken,
         LimitReached,
         TooManyQueues,
+        QuotaExceeded,
         StorageFull,
         BackupNotConfigured,
         MembershipRefused,

@@ -35,6 +35,7 @@ from codeq.errors import (
     OutcomeUnknown,
     PermissionDenied,
     QueueNotFound,
+    QuotaExceeded,
     Rejected,
     ResultNotFound,
     ServerFault,
@@ -64,6 +65,7 @@ from codeq.records import (
     TaskStatus,
 )
 from codeq.server_records import Backup, Queue, ServerInfo
+from codeq.tenant_records import RateLimit, Tenant, TenantLimits, TenantUsage
 from codeq.tls import TlsFiles
 from codeq.worker import AsyncWorker, Worker
 from codeq.worker_stream import WorkerStats
@@ -117,6 +119,8 @@ __all__ = [
     "Producer",
     "Queue",
     "QueueNotFound",
+    "QuotaExceeded",
+    "RateLimit",
     "RawJson",
     "RedriveFilter",
     "Redriven",
@@ -134,6 +138,9 @@ __all__ = [
     "TaskNotFound",
     "TaskResult",
     "TaskStatus",
+    "Tenant",
+    "TenantLimits",
+    "TenantUsage",
     "TlsFiles",
     "TooLarge",
     "TooManyQueues",

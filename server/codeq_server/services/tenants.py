@@ -1,0 +1,102 @@
+"""TenantService: what tenants use, and their limits."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from codeq.v1 import tenant_service_pb2 as pb
+
+from codeq_server.auth.claims import Claims
+from codeq_server.core.errors import Rejection, invalid_field
+from codeq_server.core.limits import Limits, Rate
+from codeq_server.core.tenants import DEFAULT
+from codeq_server.core.usage import list_tenants, set_limits, tenant_row, usage_of
+from codeq_server.engine.runner import ShardRunner
+
+from .page_tokens import last_key, page_token
+from .streams import StreamRegistry
+
+PAGE_DEFAULT: Final = 100
+
+_FIELDS: Final = {field.json_name: field.name for field in pb.TenantLimits.DESCRIPTOR.fields}
+"""Names of the limits by their names in JSON."""
+
+
+class TenantService:
+    """Reports and limits tenants. Methods have the names and contracts of the proto's RPCs."""
+
+    def __init__(self, runner: ShardRunner, streams: StreamRegistry) -> None:
+        self._runner = runner
+        self._streams = streams
+
+    async def ListTenants(self, claims: Claims, request: pb.ListTenantsRequest) -> pb.ListTenantsResponse:  # noqa: N802, ARG002
+        """Returns a page of tenants."""
+        count = request.page_size or PAGE_DEFAULT
+        after = last_key(request.page_token, None, "tenants").decode("ascii", "replace") if request.page_token else ""
+        self._runner.now()  # raises if the runner no longer decides
+        names, following = list_tenants(self._runner.shard, after, count)
+        response = pb.ListTenantsResponse(tenants=[self._message(name) for name in names])
+        if following:
+            response.next_page_token = page_token(following.encode(), "tenants")
+        await self._runner.wait_durable()
+        return response
+
+    async def GetTenant(self, claims: Claims, request: pb.GetTenantRequest) -> pb.GetTenantResponse:  # noqa: N802, ARG002
+        """Returns one tenant."""
+        return pb.GetTenantResponse(tenant=await self._told(request.name))
+
+    async def UpdateTenant(self, claims: Claims, request: pb.UpdateTenantRequest) -> pb.UpdateTenantResponse:  # noqa: N802, ARG002
+        """Changes limits of a tenant, or those of all tenants without limits of their own."""
+        self._runner.now()  # raises if the runner no longer decides
+        shard = self._runner.shard
+        limits = pb.TenantLimits.FromString(tenant_row(shard, request.name).limits)
+        for index, json_name in enumerate(request.inherit):
+            name = _FIELDS.get(json_name)
+            if name is None:
+                raise invalid_field(f"inherit[{index}]", f"must be one of {', '.join(_FIELDS)}")
+            if request.limits.HasField(name):
+                raise invalid_field(f"inherit[{index}]", "is also among the limits to set")
+            limits.ClearField(name)
+        for field, value in request.limits.ListFields():
+            if field.message_type is not None:
+                getattr(limits, field.name).CopyFrom(value)
+            else:
+                setattr(limits, field.name, value)
+        try:
+            set_limits(shard, request.name, limits.SerializeToString())
+        except Rejection:
+            raise
+        except Exception as problem:
+            raise self._runner.fail(problem) from problem
+        return pb.UpdateTenantResponse(tenant=await self._told(request.name))
+
+    async def GetUsage(self, claims: Claims, request: pb.GetUsageRequest) -> pb.GetUsageResponse:  # noqa: N802, ARG002
+        """Returns what the caller's tenant uses, and its limits."""
+        return pb.GetUsageResponse(tenant=await self._told(claims.tenant_id))
+
+    async def _told(self, name: str) -> pb.Tenant:
+        """Returns a tenant's message once the reported state is durable."""
+        self._runner.now()  # raises if the runner no longer decides
+        message = self._message(name)
+        self._runner.changed()
+        await self._runner.wait_durable()
+        return message
+
+    def _message(self, name: str) -> pb.Tenant:
+        shard = self._runner.shard
+        message = pb.Tenant(name=name, effective=_limits_message(shard.tenants.limits_of(name)))
+        message.limits.ParseFromString(tenant_row(shard, name).limits)
+        if name != DEFAULT:
+            message.usage.CopyFrom(pb.TenantUsage(streams=self._streams.count(name), **usage_of(shard, name)._asdict()))
+        return message
+
+
+def _limits_message(limits: Limits) -> pb.TenantLimits:
+    message = pb.TenantLimits()
+    for name, value in limits._asdict().items():
+        if isinstance(value, Rate):
+            rate = pb.RateLimit(requests_per_minute=value.per_minute, burst_size=value.burst)
+            getattr(message, name).CopyFrom(rate)
+        else:
+            setattr(message, name, value)
+    return message

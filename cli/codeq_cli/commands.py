@@ -46,6 +46,7 @@ _MODULES: Final = {
     "queue": ("queue_commands", _CLIENT_CODES),
     "dlq": ("dlq_commands", _CLIENT_CODES),
     "cluster": ("cluster_commands", _CLIENT_CODES),
+    "audit": ("audit_commands", _CLIENT_CODES),
     "config": ("config_commands", _CONFIG_CODES),
     "store": ("store_commands", _STORE_CODES),
 }

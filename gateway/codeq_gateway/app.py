@@ -141,9 +141,14 @@ class Gateway:
         for page in pages:
             self._router.add("GET", [page.template[1:]], page)
 
-    def open(self, head: Head) -> Exchange:
-        """Begins a request whose head is complete. If the head is rejected, the exchange already has its reply."""
-        exchange = Exchange(head, self._request_id(head.headers))
+    def open(self, head: Head, origin: str) -> Exchange:
+        """Begins a request whose head is complete. If the head is rejected, the exchange already has its reply.
+
+        Args:
+            head: The head.
+            origin: Address of the client, as host:port.
+        """
+        exchange = Exchange(head, self._request_id(head.headers), origin)
         exchange.route = UNKNOWN_ROUTE
         if self._cors is not None:
             exchange.fields = self._cors.fields(head.headers)
@@ -160,7 +165,7 @@ class Gateway:
             else:
                 exchange.operation = target
                 exchange.body_bytes_max = target.body_bytes_max
-                exchange.admission = self._dispatcher.admit(target.call_name, _authorization(head.headers))
+                exchange.admission = self._dispatcher.admit(target.call_name, _authorization(head.headers), origin)
             check_head(head.headers, exchange.body_bytes_max)
         except CallFailed as failed:
             exchange.reply = _failure(failed)
@@ -253,6 +258,7 @@ class Gateway:
             consistency=consistency,
             repeatable=operation.is_repeatable(request),
             forward=header_fields.forward(headers),
+            origin=exchange.origin,
         )
 
     def cancelled(self, exchange: Exchange) -> None:

@@ -97,6 +97,11 @@ class Messages:
         self.readiness_response = class_of("GetReadinessResponse")
         self.metrics_request = class_of("GetMetricsRequest")
         self.metrics_response = class_of("GetMetricsResponse")
+        self._names_origin = "origin" in named["Call"].fields_by_name
+
+    def origin(self, address: str) -> dict[str, str]:
+        """Returns the field with the address of a client; empty if the server is of a version without it."""
+        return {"origin": address} if self._names_origin else {}
 
 
 Credentials = Callable[[], grpc.ChannelCredentials | None]
@@ -289,6 +294,7 @@ class _Stream:
             timeout_ms=max(1, int(call.timeout_seconds * 1000)),
             request_id=call.request_id,
             consistency=call.consistency,
+            **self._messages.origin(call.origin),
         )
         reply = self._replies[number] = asyncio.get_running_loop().create_future()
         self._wake.set()

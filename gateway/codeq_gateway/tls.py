@@ -294,6 +294,10 @@ class TlsLayer(asyncio.Protocol):
 
     # -- the transport of the protocol ---------------------------------------------------------------------------------
 
+    def get_extra_info(self, name: str, default: object = None) -> Any:
+        """See `asyncio.BaseTransport.get_extra_info`; tells of the connection below."""
+        return self._transport.get_extra_info(name, default)
+
     def write(self, data: bytes) -> None:
         """Encrypts and sends bytes."""
         if self._is_shut or not self._is_open:

@@ -37,32 +37,38 @@ class _Calls:
 
     def __init__(self, answers: Dispatcher) -> None:
         self._answers = answers
+        self.denials: list[tuple[str, Reason, str]] = []
         self.methods: dict[str, CallMethod] = {
             f"/{service.full_name}/{method.name}": _Method(message_factory.GetMessageClass(method.input_type))
             for service in SERVICES
             for method in service.methods
         }
 
+    def denied(self, name: str, rejection: Rejection, origin: str) -> None:
+        self.denials.append((name, rejection.reason, origin))
+
     def known(self, name: str, authorization: str) -> str | None:
         try:
-            check = self._answers.admit(name, authorization)
+            check = self._answers.admit(name, authorization, "")
         except CallFailed as failed:
             raise Rejection(Reason(failed.reason), failed.message, failed.violations, failed.metadata) from None
         return authorization if check is None else None
 
     async def authenticate(self, name: str, authorization: str) -> str:
         try:
-            check = self._answers.admit(name, authorization)
+            check = self._answers.admit(name, authorization, "")
             if check is not None:
                 await check()
         except CallFailed as failed:
             raise Rejection(Reason(failed.reason), failed.message, failed.violations, failed.metadata) from None
         return authorization
 
-    async def carry_out(self, name: str, _: str, request: Any, authorization: str, *, stale: bool) -> Message:
+    async def carry_out(
+        self, name: str, _: str, request: Any, authorization: str, *, stale: bool, origin: str
+    ) -> Message:
         try:
             return await self._answers.call(
-                Call(name, request, authorization, "", 0, consistency="stale" if stale else "")
+                Call(name, request, authorization, "", 0, consistency="stale" if stale else "", origin=origin)
             )
         except CallFailed as failed:
             raise Rejection(Reason(failed.reason), failed.message, failed.violations, failed.metadata) from None

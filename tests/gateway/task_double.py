@@ -52,7 +52,7 @@ class TaskDouble:
         """Request messages of the calls made, in order."""
         return [call.request for call in self.calls]
 
-    def admit(self, method: str, authorization: str) -> Admission | None:
+    def admit(self, method: str, authorization: str, origin: str) -> Admission | None:  # noqa: ARG002
         """Checks whether a caller may make a call: everybody may, unless a test says otherwise."""
         self.admitted.append((method, authorization))
         if self.refuses is not None:

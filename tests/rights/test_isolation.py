@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import runpy
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import pytest
 from b_tenant import COMMANDS, FILE, SECRET, TenantB
 from codeq.v1 import producer_service_pb2, task_pb2, worker_service_pb2
 from codeq.v1 import task_service_pb2 as pb
+from codeq_server.auth.access import METHODS
 from codeq_server.auth.claims import WORKER_SCOPES, Token
 from google.protobuf import message_factory
 from google.protobuf.descriptor import MethodDescriptor
@@ -20,9 +20,6 @@ from google.protobuf.message import Message
 from many_tenants import Answer, Server, fill, producer, reasons, serving, worker
 from random_calls import OWN_COMMAND, RandomCalls
 
-METHODS: list[MethodDescriptor] = list(
-    runpy.run_path(str(Path(__file__).resolve().parents[2] / "docs/rights.py"))["methods"]()
-)
 CALLS = int(os.environ.get("CODEQ_ISOLATION_CALLS", "2000"))
 SEED = int(os.environ.get("CODEQ_ISOLATION_SEED", "1"))
 LOOKS_EVERY = 200

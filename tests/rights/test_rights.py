@@ -11,6 +11,7 @@ import grpc.aio
 import pytest
 from codeq.v1 import producer_service_pb2, task_pb2, worker_service_pb2
 from codeq.v1 import task_service_pb2 as pb
+from codeq_server.auth.access import METHODS
 from codeq_server.auth.claims import WORKER_SCOPES
 from google.api import annotations_pb2
 from google.protobuf import message_factory, timestamp_pb2
@@ -18,7 +19,6 @@ from google.protobuf.descriptor import MethodDescriptor
 from many_tenants import Answer, Server, fill, producer, reasons, refused, serving, worker
 
 MATRIX = runpy.run_path(str(Path(__file__).resolve().parents[2] / "docs/rights.py"))
-METHODS: list[MethodDescriptor] = list(MATRIX["methods"]())
 rights: Callable[[MethodDescriptor], dict[str, str]] = MATRIX["rights"]
 SECRET = "s3cret"
 NOBODY = ""

@@ -103,4 +103,5 @@ def _shard_settings(settings: Settings) -> ShardSettings:
         dlq_retention_ms=settings.dlq_retention_seconds * 1000,
         queues_per_tenant_max=settings.queues_per_tenant_max,
         queue_idle_ms=settings.queue_idle_seconds * 1000,
+        audit_retention_ms=settings.audit_retention_seconds * 1000,
     )

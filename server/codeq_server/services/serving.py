@@ -15,6 +15,7 @@ from codeq_server.engine.artifacts import ArtifactKeeper
 from codeq_server.engine.runner import ShardRunner
 
 from .artifacts import Artifacts
+from .audit import AuditService
 from .produce import ProducerStream
 from .queues import QueueService
 from .stream_token import StreamToken
@@ -24,10 +25,12 @@ from .work import WorkerStream
 
 TASKS: Final = "codeq.v1.TaskService"
 QUEUES: Final = "codeq.v1.QueueService"
-SHARD_SERVICES: Final = (TASKS, QUEUES)
+AUDIT: Final = "codeq.v1.AuditService"
+SHARD_SERVICES: Final = (TASKS, QUEUES, AUDIT)
 """Services whose unary calls a Serving executes."""
 
-Handler = Callable[[Claims, Any], Awaitable[Message]]
+Handler = Callable[..., Awaitable[Message]]
+"""Executes a call: takes the claims of the caller and the request, and for administrative calls on a shard the `Act`."""
 
 
 class Serving:
@@ -57,6 +60,7 @@ class Serving:
         self._artifacts = Artifacts(runner, keeper, artifact_bytes_max)
         self.handlers: dict[str, Handler] = handlers_of(TASKS, TaskService(runner, lease_seconds, self._artifacts))
         self.handlers |= handlers_of(QUEUES, QueueService(runner))
+        self.handlers |= handlers_of(AUDIT, AuditService(runner))
 
     async def produce(self, token: StreamToken, context: Any, in_flight: InFlight) -> None:
         """Serves a producer stream to its end; `in_flight` counts the bytes of its large frames.

@@ -294,9 +294,10 @@ class TlsLayer(asyncio.Protocol):
 
     # -- the transport of the protocol ---------------------------------------------------------------------------------
 
-    def get_extra_info(self, name: str, default: object = None) -> Any:
+    def get_extra_info(self, name: str, default: object = None) -> object:
         """See `asyncio.BaseTransport.get_extra_info`; tells of the connection below."""
-        return self._transport.get_extra_info(name, default)
+        found: object = self._transport.get_extra_info(name, default)
+        return found
 
     def write(self, data: bytes) -> None:
         """Encrypts and sends bytes."""

@@ -86,6 +86,7 @@ class StreamServer:
         streams: Its call streams.
         defects: Failures other than rejections.
         known: Peers of connections on which the secret was shown.
+        denials: Methods, reasons and origins of rejected calls, and of streams without the secret.
     """
 
     def __init__(self, answers: Dispatcher, port: int = 0) -> None:
@@ -94,8 +95,9 @@ class StreamServer:
         self._server = new_server(CONNECTIONS_MAX)
         self.address = f"127.0.0.1:{self._server.add_insecure_port(f'127.0.0.1:{port}')}"
         probes = ServerProbes(lambda: (True, {"fsync": True}), lambda: b"double 1\n")
+        calls = _Calls(answers)
         self.streams = CallStreams(
-            _Calls(answers),
+            calls,
             InFlight(),
             SECRET,
             probes,
@@ -103,6 +105,7 @@ class StreamServer:
             None,
             lambda _, problem: self.defects.append(problem),
         )
+        self.denials = calls.denials
         self.streams.register(self._server)
         reflection.enable_server_reflection([service.full_name for service in SERVICES], self._server)
 

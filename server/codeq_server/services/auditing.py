@@ -67,7 +67,7 @@ class Act:
 
     def __init__(self, call: str, request: Message, *, subject: str, tenant: str, origin: str) -> None:
         self._row = rows_pb2.AuditRow(
-            subject=subject[:TEXT_CHARS_MAX],
+            subject=_cut(subject),
             tenant=tenant,
             call=call,
             object=_object_of(request),
@@ -98,7 +98,7 @@ class Act:
         if after is not None:
             row.after = _json(after)
         row.outcome = outcome
-        row.count = outcome != OK
+        row.count = 0 if outcome == OK else 1
         if self._runner is None:
             self._key = runner.shard.audit.record(row, runner.now())
             self._runner = runner
@@ -154,7 +154,7 @@ def record_denial(runner: ShardRunner, call: str, denial: Rejection, origin: str
     trail = runner.shard.audit
     if trail.admits(denial.reason.name, now):
         row = rows_pb2.AuditRow(
-            subject=denial.subject[:TEXT_CHARS_MAX],
+            subject=_cut(denial.subject),
             tenant=denial.tenant if TENANT.fullmatch(denial.tenant) else "",
             call=call.rpartition("/")[2],
             outcome=denial.reason.name,
@@ -190,7 +190,12 @@ def _written(origin: str) -> str:
     if kind in {"ipv4", "ipv6"}:
         host, _, port = unquote(address).rpartition(":")
         origin = origins.written(host.strip("[]"), port)
-    return origin[:TEXT_CHARS_MAX]
+    return _cut(origin)
+
+
+def _cut(text: str) -> str:
+    """Returns text that came with a token or a connection as a field of a row can hold it."""
+    return text[:TEXT_CHARS_MAX].encode(errors="replace").decode()
 
 
 def _json(state: State) -> str:

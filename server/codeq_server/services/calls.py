@@ -9,7 +9,7 @@ on the node are executed at once, whether or not it serves the shard.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
@@ -31,7 +31,6 @@ from .methods import TENANT_FIELD, Method, methods_of, stateless
 from .serving import SHARD_SERVICES, Handler, handlers_of
 from .shard_table import ShardTable
 from .validation import check_message
-
 
 _HANDOVER: Final = "TransferLeadership"
 
@@ -61,9 +60,7 @@ class Calls:
         for name in SHARD_SERVICES:
             self._add(name, {})
 
-    def register(
-        self, service_name: str, service: object, state: Callable[[], State | None] = stateless
-    ) -> None:
+    def register(self, service_name: str, service: object, state: Callable[[], State | None] = stateless) -> None:
         """Registers a service of the node, whose methods have the names of its RPCs.
 
         Args:
@@ -181,7 +178,8 @@ class Calls:
 
     def _note_denied_items(self, name: str, claims: Claims, response: Any, origin: str) -> None:
         """Records that items of a batch were refused because of their commands."""
-        denial = denial_of((answer.error for answer in getattr(response, "results", ()) if answer.HasField("error")), claims)
+        answers = getattr(response, "results", ())
+        denial = denial_of([answer.error for answer in answers if answer.HasField("error")], claims)
         if denial is not None:
             self.denied(name, denial, origin)
 
@@ -242,17 +240,16 @@ class Calls:
             raise Rejection(Reason.DRAINING, "the server is stopping")
         if method.handler is not None:
             check_message(request)
-            if method.administers:
-                return await self._administer_node(method, method.handler, claims, request, origin)
-            return await method.handler(claims, request)
+            act = _act_of(method, claims, request, origin) if method.administers else None
+            return await (
+                method.handler(claims, request) if act is None else self._on_node(method, act, claims, request)
+            )
         shards = self.shards
         serving = await shards.route_stale(method, request) if stale else shards.route(method, request)
         check_message(request)
         if method.names_tenant or not claims.tenant_id:
             claims = _acting(method, claims, request)
-        act: Act | None = None
-        if method.administers and not method.is_dry_run(request):
-            act = _act(method, claims, request, origin)
+        act = _act_of(method, claims, request, origin) if method.administers else None
         cost = method.cost
         for name in method.lists:
             cost += len(getattr(request, name))
@@ -277,43 +274,44 @@ class Calls:
         finally:
             del refusal  # otherwise the exception and this frame would keep each other alive
 
-    async def _administer_node(
-        self, method: Method, handler: Handler, claims: Claims, request: Message, origin: str
-    ) -> Message:
+    async def _on_node(self, method: Method, act: Act, claims: Claims, request: Message) -> Message:
         """Carries out an act on the node: it is recorded before, and its outcome afterwards.
 
         A handover ends the leadership that records it, so its record says beforehand that it succeeded.
         """
-        act, serving = _act(method, claims, request, origin), self.shards.serving
-        if serving is None:
-            return await _told(act, None, handler(claims, request))
-        runner, hands_over = serving.runner, method.descriptor.name == _HANDOVER
-        act.record(runner, before=method.state(), outcome=OK if hands_over else Reason.OUTCOME_UNKNOWN.name)
-        await runner.wait_durable()
-        response = await _told(act, runner, handler(claims, request))
-        if not hands_over:
-            act.record(runner, after=method.state())
+        assert method.handler is not None
+        runner = None if self.shards.serving is None else self.shards.serving.runner
+        hands_over = method.descriptor.name == _HANDOVER
+        if runner is not None:
+            act.record(runner, before=method.state(), outcome=OK if hands_over else Reason.OUTCOME_UNKNOWN.name)
             await runner.wait_durable()
-        return response
+        try:
+            response = await method.handler(claims, request)
+        except Rejection as rejection:
+            refusal = rejection
+        else:
+            if runner is not None and not hands_over:
+                act.record(runner, after=method.state())
+                await runner.wait_durable()
+            act.tell()
+            return response
+        try:
+            act.refuse(runner, refusal.reason)
+            if runner is not None and runner.refusal is None:
+                await runner.wait_durable()
+            raise refusal
+        finally:
+            del refusal  # as above
 
 
-async def _told(act: Act, runner: ShardRunner | None, call: Awaitable[Message]) -> Message:
-    """Returns the response of a call; tells act and log of its outcome.
+def _act_of(method: Method, claims: Claims, request: Message, origin: str) -> Act | None:
+    """Returns an administrative call as an act, which concerns the server if only operators may make it.
 
-    Raises:
-        Rejection: The call was rejected.
+    Returns:
+        None: it is a dry run.
     """
-    try:
-        response = await call
-    except Rejection as rejection:
-        act.refuse(runner, rejection.reason)
-        raise
-    act.tell()
-    return response
-
-
-def _act(method: Method, claims: Claims, request: Message, origin: str) -> Act:
-    """Returns an administrative call as an act; an operator's calls concern the server."""
+    if method.is_dry_run(request):
+        return None
     tenant = claims.tenant_id if method.access.principal == options_pb2.PRINCIPAL_ADMIN else ""
     return Act(method.descriptor.name, request, subject=claims.subject, tenant=tenant, origin=origin)
 

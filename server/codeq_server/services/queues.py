@@ -74,7 +74,7 @@ class QueueService:
         queue = self._queue(claims, request.command)
         before = {"purging": queue.purge is not None}
         purge(self._runner.shard, queue, self._runner.now())
-        act.record(self._runner, before=before, after={"purging": True})
+        act.record(self._runner, before=before, after={"purging": queue.purge is not None})
         return pb.PurgeQueueResponse(queue=await self._told(queue))
 
     async def ListDeadLetters(  # noqa: N802

@@ -41,9 +41,7 @@ class Redriver:
         self._runner = runner
         self._background: dict[Queue, asyncio.Task[None]] = {}
 
-    async def redrive(
-        self, queue: Queue, request: pb.RedriveTasksRequest, act: Act | None
-    ) -> pb.RedriveTasksResponse:
+    async def redrive(self, queue: Queue, request: pb.RedriveTasksRequest, act: Act | None) -> pb.RedriveTasksResponse:
         """Redrives the matching tasks of a queue, or starts to do so in the background.
 
         Args:

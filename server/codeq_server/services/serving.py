@@ -9,7 +9,6 @@ from codeq_gateway.bodies import InFlight
 from google.protobuf import descriptor_pool
 from google.protobuf.message import Message
 
-from codeq_server.auth.claims import Claims
 from codeq_server.core.errors import Rejection
 from codeq_server.engine.artifacts import ArtifactKeeper
 from codeq_server.engine.runner import ShardRunner
@@ -30,7 +29,7 @@ SHARD_SERVICES: Final = (TASKS, QUEUES, AUDIT)
 """Services whose unary calls a Serving executes."""
 
 Handler = Callable[..., Awaitable[Message]]
-"""Executes a call: takes the claims of the caller and the request, and for administrative calls on a shard the `Act`."""
+"""Executes a call: takes the caller's claims and the request, and for an administrative call on a shard the `Act`."""
 
 
 class Serving:

@@ -107,4 +107,4 @@ async def test_every_member_has_the_same_records(tmp_path: Path) -> None:
         rows = leader.store.scan(b"a", b"b", 10)
         assert len(rows) == 2
         for node in cluster.nodes.values():
-            await cluster.until(lambda node=node: node.store.scan(b"a", b"b", 10) == rows)  # type: ignore[misc]
+            await cluster.until(lambda node=node: node.store.scan(b"a", b"b", 10) == rows)

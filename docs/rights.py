@@ -32,6 +32,8 @@ _OF_NODE: Final = frozenset({"ClusterService", "ServerService"})
 """Services whose calls concern no tenant."""
 _OF_TENANT: Final = frozenset({"GetUsage"})
 """Calls that concern a tenant as a whole, and no command."""
+_OF_ALL_TENANTS: Final = frozenset({"AuditService"})
+"""Services whose calls concern all tenants unless an operator names one, and always all commands."""
 
 
 def fresh(text: str) -> str:
@@ -58,6 +60,8 @@ def _cells(method: MethodDescriptor, access: options_pb2.Access) -> tuple[str, .
     seen = "NOT_ALLOWED" if access.content else NO_CONTENT if _has_content(method.output_type) else YES
     operator = YES if method.containing_service.name in _OF_NODE else "INVALID_TENANT"
     named = NAMED if "tenant" in method.input_type.fields_by_name else operator
+    if method.containing_service.name in _OF_ALL_TENANTS:
+        named = YES
     kind = "WRONG_TOKEN_KIND"
     cells: dict[int, tuple[str, ...]] = {
         _PRODUCER: (YES, kind, "NOT_ALLOWED", YES, "INVALID_TENANT"),
@@ -79,6 +83,8 @@ def _bound(method: MethodDescriptor, access: options_pb2.Access, producer: str, 
     fields = method.input_type.fields_by_name
     if "task_id" in fields:
         return "TASK_NOT_FOUND"
+    if method.containing_service.name in _OF_ALL_TENANTS:
+        return "COMMAND_NOT_ALLOWED"
     if method.name.startswith("List") and ("command" not in fields or not _is_required(fields["command"])):
         return BOUND
     return "COMMAND_NOT_ALLOWED"

@@ -143,14 +143,15 @@ class Gateway:
         for page in pages:
             self._router.add("GET", [page.template[1:]], page)
 
-    def open(self, head: Head, transport: asyncio.BaseTransport) -> Exchange:
+    def open(self, head: Head, transport: asyncio.BaseTransport, origin: str) -> Exchange:
         """Begins a request whose head is complete. If the head is rejected, the exchange already has its reply.
 
         Args:
             head: The head.
             transport: The connection, whose certificate authenticates a request without an Authorization header.
+            origin: Address of the client, as host:port.
         """
-        exchange = Exchange(head, self._request_id(head.headers))
+        exchange = Exchange(head, self._request_id(head.headers), origin)
         exchange.route = UNKNOWN_ROUTE
         if self._cors is not None:
             exchange.fields = self._cors.fields(head.headers)
@@ -168,7 +169,7 @@ class Gateway:
                 exchange.operation = target
                 exchange.body_bytes_max = target.body_bytes_max
                 exchange.authorization = _authorization(head.headers, transport)
-                exchange.admission = self._dispatcher.admit(target.call_name, exchange.authorization)
+                exchange.admission = self._dispatcher.admit(target.call_name, exchange.authorization, origin)
             check_head(head.headers, exchange.body_bytes_max)
         except CallFailed as failed:
             exchange.reply = _failure(failed)
@@ -261,6 +262,7 @@ class Gateway:
             consistency=consistency,
             repeatable=operation.is_repeatable(request),
             forward=header_fields.forward(headers),
+            origin=exchange.origin,
         )
 
     def cancelled(self, exchange: Exchange) -> None:

@@ -14,7 +14,7 @@ from typing import Final, cast
 
 from codeq.frames import let_go
 
-from codeq_gateway import refusals
+from codeq_gateway import origins, refusals
 from codeq_gateway.app import Gateway
 from codeq_gateway.connections import Connections
 from codeq_gateway.dispatch import Admission, CallFailed
@@ -61,6 +61,7 @@ class Connection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._parser = RequestParser(self)
         self._transport: asyncio.Transport
+        self._origin: str
         self._pipeline: deque[Exchange] = deque()
         self._task: asyncio.Task[None] | None = None
         """Answers the first request of the pipeline."""
@@ -89,8 +90,7 @@ class Connection(asyncio.Protocol):
         self._pieces: list[bytes | bytearray] = []
         self._body_bytes = 0
         self._discarded_bytes = 0
-        self._is_waiting = False
-        self._is_parsing = False
+        self._is_waiting = self._is_parsing = False
         self._pending_bytes = 0
         """Bytes of the body that are counted as in flight."""
         self._unread_bytes = 0
@@ -101,6 +101,7 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Admits a connection, or closes it at the limit."""
         self._transport = cast("asyncio.Transport", transport)  # uvloop's class does not derive from it
+        self._origin = origins.of_socket(transport.get_extra_info("peername"))
         self._deadline = time.perf_counter() + REQUEST_SECONDS
         if not self._connections.admit(self):
             self._transport.abort()
@@ -182,7 +183,7 @@ class Connection(asyncio.Protocol):
         if self._is_ending:
             self._ignore_input()
             return
-        exchange = self._gateway.open(head, self._transport)
+        exchange = self._gateway.open(head, self._transport, self._origin)
         self._incoming = exchange
         self._body_bytes = self._discarded_bytes = 0
         self._pipeline.append(exchange)

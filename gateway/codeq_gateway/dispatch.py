@@ -41,6 +41,7 @@ class Call(NamedTuple):
         consistency: STALE, or empty: the read must see everything acknowledged before it.
         repeatable: Whether the call is safe to repeat: it only reads, or it has an idempotency key.
         forward: Whether a follower should forward the call to the leader.
+        origin: Address of the client, as host:port.
     """
 
     method: str
@@ -51,6 +52,7 @@ class Call(NamedTuple):
     consistency: str = ""
     repeatable: bool = False
     forward: bool = False
+    origin: str = ""
 
 
 class CallFailed(Exception):  # noqa: N818 - the call failed; this carries its status
@@ -93,12 +95,13 @@ Admission = Callable[[], Awaitable[None]]
 class Dispatcher(Protocol):
     """Executes unary calls."""
 
-    def admit(self, method: str, authorization: Authorization) -> Admission | None:
+    def admit(self, method: str, authorization: Authorization, origin: str) -> Admission | None:
         """Checks, before the body is read, whether a caller may make a call.
 
         Args:
             method: Full name of the RPC.
-            authorization: Authorization header or certificate.
+            authorization: Authorization header or certificate; empty if there was neither.
+            origin: Address of the client, as host:port.
 
         Returns:
             None if the caller may make the call, as far as can be told locally; otherwise the check to await.

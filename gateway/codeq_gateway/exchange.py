@@ -60,6 +60,7 @@ class Exchange:
         query: Query as sent, without the question mark.
         headers: Headers of the head.
         request_id: Id for logs and traces, echoed to the client.
+        origin: Address of the client, as host:port; empty: unknown.
         started: When the head was complete, on the clock of `time.perf_counter`.
         keep_alive: Whether the connection may stay open after the reply.
         expects_continue: Whether the client waits for 100 Continue before it sends the body.
@@ -95,6 +96,7 @@ class Exchange:
         "keep_alive",
         "method",
         "operation",
+        "origin",
         "page",
         "path",
         "path_values",
@@ -106,12 +108,13 @@ class Exchange:
         "started",
     )
 
-    def __init__(self, head: Head, request_id: str) -> None:
+    def __init__(self, head: Head, request_id: str, origin: str = "") -> None:
         self.method = head.method
         self.path = head.path
         self.query = head.query
         self.headers: Headers = head.headers
         self.request_id = request_id
+        self.origin = origin
         self.started = time.perf_counter()
         self.keep_alive = head.keep_alive
         self.expects_continue = head.expects_continue

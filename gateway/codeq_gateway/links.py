@@ -99,13 +99,16 @@ class Messages:
         self.metrics_request = class_of("GetMetricsRequest")
         self.metrics_response = class_of("GetMetricsResponse")
         self._takes_certificates = _CERTIFICATE in named["Call"].fields_by_name
+        self._names_origin = "origin" in named["Call"].fields_by_name
 
-    def set_caller(self, message: Any, authorization: Authorization) -> None:
-        """Sets what a call's sender has shown. To an older server, which knows no certificates, it has shown none."""
+    def set_caller(self, message: Any, authorization: Authorization, origin: str) -> None:
+        """Sets who made a call. A server of a version without one of the fields does not get it."""
         if isinstance(authorization, str):
             message.authorization = authorization
         elif self._takes_certificates:
             message.client_certificate = authorization
+        if self._names_origin:
+            message.origin = origin
 
 
 Credentials = Callable[[], grpc.ChannelCredentials | None]
@@ -299,7 +302,7 @@ class _Stream:
             request_id=call.request_id,
             consistency=call.consistency,
         )
-        self._messages.set_caller(added, call.authorization)
+        self._messages.set_caller(added, call.authorization, call.origin)
         reply = self._replies[number] = asyncio.get_running_loop().create_future()
         self._wake.set()
         return number, reply

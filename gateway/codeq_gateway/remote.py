@@ -220,7 +220,7 @@ class RemoteDispatcher:
             if tries > 1 or self._choose() in {None, link}:
                 await self._links.change(pause)
 
-    def admit(self, method: str, authorization: Authorization) -> Admission | None:
+    def admit(self, method: str, authorization: Authorization, origin: str) -> Admission | None:
         """Checks whether a caller may make a call; see `Dispatcher.admit`.
 
         Raises:
@@ -231,9 +231,9 @@ class RemoteDispatcher:
             raise CallFailed(error_pb2.ERROR_REASON_UNAUTHENTICATED, "missing bearer token")
         if self._admitted.get((method, authorization), 0) > now:
             return None
-        return partial(self._ask_admission, method, authorization)
+        return partial(self._ask_admission, method, authorization, origin)
 
-    async def _ask_admission(self, method: str, authorization: Authorization) -> None:
+    async def _ask_admission(self, method: str, authorization: Authorization, origin: str) -> None:
         """Asks any one of the servers whether a caller may make a call.
 
         Raises:
@@ -245,7 +245,7 @@ class RemoteDispatcher:
         if link is None:
             raise _unreachable()
         request = messages.authorize_request(method=method)
-        messages.set_caller(request, authorization)
+        messages.set_caller(request, authorization, origin)
         try:
             await link.ask("Authorize", request, messages.authorize_response, PROBE_SECONDS)
         except grpc.aio.AioRpcError as error:

@@ -325,6 +325,11 @@ class TlsLayer(asyncio.Protocol):
 
     # -- the transport of the protocol ---------------------------------------------------------------------------------
 
+    def get_extra_info(self, name: str, default: object = None) -> object:
+        """Returns the SSLObject as `ssl_object`, and what the connection below tells; see `asyncio.BaseTransport`."""
+        found: object = self._tls if name == "ssl_object" else self._transport.get_extra_info(name, default)
+        return found
+
     def write(self, data: bytes) -> None:
         """Encrypts and sends bytes."""
         if self._is_shut or not self._is_open:
@@ -338,10 +343,6 @@ class TlsLayer(asyncio.Protocol):
             self._transport.abort()
             return
         self._flush()
-
-    def get_extra_info(self, name: str, default: object = None) -> object:
-        """Returns the SSLObject as `ssl_object`; see `asyncio.BaseTransport.get_extra_info`."""
-        return self._tls if name == "ssl_object" else default
 
     def write_eof(self) -> None:
         """Ends this side of the connection; the client can go on sending."""

@@ -37,32 +37,38 @@ class _Calls:
 
     def __init__(self, answers: Dispatcher) -> None:
         self._answers = answers
+        self.denials: list[tuple[str, Reason, str]] = []
         self.methods: dict[str, CallMethod] = {
             f"/{service.full_name}/{method.name}": _Method(message_factory.GetMessageClass(method.input_type))
             for service in SERVICES
             for method in service.methods
         }
 
+    def denied(self, name: str, rejection: Rejection, origin: str) -> None:
+        self.denials.append((name, rejection.reason, origin))
+
     def known(self, name: str, authorization: str) -> str | None:
         try:
-            check = self._answers.admit(name, authorization)
+            check = self._answers.admit(name, authorization, "")
         except CallFailed as failed:
             raise Rejection(Reason(failed.reason), failed.message, failed.violations, failed.metadata) from None
         return authorization if check is None else None
 
     async def authenticate(self, name: str, authorization: str) -> str:
         try:
-            check = self._answers.admit(name, authorization)
+            check = self._answers.admit(name, authorization, "")
             if check is not None:
                 await check()
         except CallFailed as failed:
             raise Rejection(Reason(failed.reason), failed.message, failed.violations, failed.metadata) from None
         return authorization
 
-    async def carry_out(self, name: str, _: str, request: Any, authorization: str, *, stale: bool) -> Message:
+    async def carry_out(
+        self, name: str, _: str, request: Any, authorization: str, *, stale: bool, origin: str
+    ) -> Message:
         try:
             return await self._answers.call(
-                Call(name, request, authorization, "", 0, consistency="stale" if stale else "")
+                Call(name, request, authorization, "", 0, consistency="stale" if stale else "", origin=origin)
             )
         except CallFailed as failed:
             raise Rejection(Reason(failed.reason), failed.message, failed.violations, failed.metadata) from None
@@ -81,6 +87,7 @@ class StreamServer:
         streams: Its call streams.
         defects: Failures other than rejections.
         known: Peers of connections on which the secret was shown.
+        denials: Methods, reasons and origins of rejected calls, and of streams without the secret.
     """
 
     def __init__(self, answers: Dispatcher, port: int = 0, secret: str = SECRET) -> None:
@@ -89,8 +96,9 @@ class StreamServer:
         self._server = new_server(CONNECTIONS_MAX)
         self.address = f"127.0.0.1:{self._server.add_insecure_port(f'127.0.0.1:{port}')}"
         probes = ServerProbes(lambda: (True, {"fsync": True}), lambda: b"double 1\n")
+        calls = _Calls(answers)
         self.streams = CallStreams(
-            _Calls(answers),
+            calls,
             InFlight(),
             secret,
             probes,
@@ -98,6 +106,7 @@ class StreamServer:
             None,
             lambda _, problem: self.defects.append(problem),
         )
+        self.denials = calls.denials
         self.streams.register(self._server)
         reflection.enable_server_reflection([service.full_name for service in SERVICES], self._server)
 

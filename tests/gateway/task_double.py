@@ -38,6 +38,7 @@ class TaskDouble:
         self.failure: Exception | None = None
         self.hold = False
         self.admitted: list[tuple[str, str]] = []
+        self.origins: list[str] = []
         self.refuses: CallFailed | None = None
         self.admission: Admission | None = None
         self.waiting = asyncio.Event()
@@ -52,9 +53,10 @@ class TaskDouble:
         """Request messages of the calls made, in order."""
         return [call.request for call in self.calls]
 
-    def admit(self, method: str, authorization: str) -> Admission | None:
+    def admit(self, method: str, authorization: str, origin: str) -> Admission | None:
         """Checks whether a caller may make a call: everybody may, unless a test says otherwise."""
         self.admitted.append((method, authorization))
+        self.origins.append(origin)
         if self.refuses is not None:
             raise self.refuses
         return self.admission

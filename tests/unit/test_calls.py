@@ -123,7 +123,7 @@ async def test_body_is_read_only_after_the_callers_token_is_validated() -> None:
     calls = Calls(Authenticator(validator, validator), ShardTable(lambda: Rejection(Reason.NOT_LEADER, "elsewhere")))
     dispatcher = LocalDispatcher(calls, no_forward)
     validator.waits = True
-    good, bad = (dispatcher.admit(SUBMIT, f"Bearer {name}") for name in ("good", "bad"))
+    good, bad = (dispatcher.admit(SUBMIT, f"Bearer {name}", "") for name in ("good", "bad"))
     assert good is not None
     assert bad is not None
     validator.release()
@@ -131,5 +131,5 @@ async def test_body_is_read_only_after_the_callers_token_is_validated() -> None:
     with pytest.raises(CallFailed) as refused:
         await bad()
     assert refused.value.reason == Reason.UNAUTHENTICATED.value
-    assert dispatcher.admit(SUBMIT, "Bearer good") is None
+    assert dispatcher.admit(SUBMIT, "Bearer good", "") is None
     await turns()

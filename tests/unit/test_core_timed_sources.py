@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from codeq_internal.v1 import rows_pb2
 from codeq_server.core import timers
 from codeq_server.core.clock import Now
 from codeq_server.core.purging import purge
@@ -45,6 +46,11 @@ def _purged(driven: DrivenShard) -> int:
     return 0
 
 
+def _audited(driven: DrivenShard) -> int:
+    driven.shard.audit.record(rows_pb2.AuditRow(), driven.now)
+    return 6000
+
+
 KINDS: dict[str, tuple[Callable[[DrivenShard], int], int]] = {
     "lease": (_lease, 1),
     "scheduled task": (_scheduled, 1),
@@ -52,6 +58,7 @@ KINDS: dict[str, tuple[Callable[[DrivenShard], int], int]] = {
     "ended task": (_ended, 1),
     "idle queue": (_idle, 0),
     "purge": (_purged, 1),
+    "audit record": (_audited, 0),
 }
 
 
@@ -59,7 +66,7 @@ KINDS: dict[str, tuple[Callable[[DrivenShard], int], int]] = {
 def test_work_of_every_source_is_announced_executed_and_counted(
     prepare: Callable[[DrivenShard], int], tasks: int
 ) -> None:
-    driven = DrivenShard(retention_ms=5000, queue_idle_ms=7000)
+    driven = DrivenShard(retention_ms=5000, queue_idle_ms=7000, audit_retention_ms=6000)
     watch = timers.Watch(driven.shard)
     assert watch.is_quiet(_in(driven, 1 << 40))
     due_ms = prepare(driven)

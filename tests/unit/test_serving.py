@@ -19,6 +19,7 @@ from codeq_server.core.errors import Reason, Rejection
 from codeq_server.core.shard import ShardSettings
 from codeq_server.engine import runner as runner_module
 from codeq_server.engine.backups import Backups
+from codeq_server.services.auditing import Act
 from codeq_server.services.calls import Calls
 from codeq_server.services.grpc_front import status_of
 from codeq_server.services.local_dispatch import failed
@@ -201,6 +202,7 @@ async def test_interrupted_cleanup_gets_outcome_unknown_only_if_it_removed_somet
             serving.handlers["/codeq.v1.TaskService/CleanupTasks"](
                 Claims("acme", "acme", SCOPES, frozenset({"*"}), "ADMIN", is_admin=True),
                 cleanup_of_everything(runner),
+                Act("CleanupTasks", pb.CleanupTasksRequest(), subject="acme", tenant="acme", origin=""),
             )
         )
         while steps and not runner.shard.totals.removed:  # noqa: ASYNC110 - turn by turn

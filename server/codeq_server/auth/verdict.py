@@ -76,10 +76,21 @@ class Verdict:
         """
         outcome = _PICK[principal](self)
         if isinstance(outcome, Rejection):
-            raise outcome.again()
+            raise self._told(outcome.again())
         if scope:
-            outcome.require(scope)
+            try:
+                outcome.require(scope)
+            except Rejection as rejection:
+                raise self._told(rejection) from None
         return outcome
+
+    def _told(self, rejection: Rejection) -> Rejection:
+        """Returns a rejection with the caller, as far as the token says who it is."""
+        for outcome in (self.either, self.producer, self.worker):
+            if isinstance(outcome, Claims):
+                rejection.subject, rejection.tenant = outcome.subject, outcome.tenant_id
+                break
+        return rejection
 
 
 _PICK: Final[dict[int, Callable[[Verdict], _Outcome]]] = {

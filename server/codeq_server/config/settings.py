@@ -392,6 +392,9 @@ class Settings(RestSettings):
     queue_idle_seconds: int = setting(
         _DURATION, 3600, "how long a queue without tasks, ended ones included, is kept; paused queues are always kept"
     )
+    audit_retention_seconds: int = setting(
+        _DURATION, 7776000, "how long [audit](security.md#audit) records are kept, up to 100,000 of them"
+    )
     local_artifacts_dir: Path | None = setting(
         FilePath(),
         None,

@@ -77,7 +77,8 @@ class Rejection(Exception):  # noqa: N818 - a rejection is a normal answer, not 
         message: Human-readable text.
         violations: (field, description) of each malformed field.
         metadata: Further machine-readable details, by name.
-        tenant: Tenant of the call; empty: unknown. For the log only, like `task_id`.
+        tenant: Tenant of the call; empty: unknown. For log and audit only, like the next two.
+        subject: Subject of the caller's token; empty: unknown.
         task_id: Task of the call; empty: the call has no task, or many.
     """
 
@@ -94,6 +95,7 @@ class Rejection(Exception):  # noqa: N818 - a rejection is a normal answer, not 
         self.violations = violations
         self.metadata = metadata
         self.tenant = ""
+        self.subject = ""
         self.task_id = ""
 
     def about(self) -> dict[str, str]:

@@ -15,6 +15,7 @@
 | z      | queue u32, end ms u64, lane, position    | empty                                        |
 | i      | tenant length u8, tenant, task id        | NameRow                                      |
 | n      | tenant, or _default                      | TenantRow                                    |
+| a      | time ms u64, number u64                  | AuditRow                                     |
 
 All numbers are big-endian, so that keys sort by time and by place. Values of "t" and "u":
 
@@ -60,6 +61,8 @@ ENDED: Final = b"r"
 DEAD_LETTERS: Final = b"z"
 NAMES: Final = b"i"
 TENANTS: Final = b"n"
+AUDIT: Final = b"a"
+"""Table of audit records, in the order in which they were made; their numbers have no gaps."""
 
 QUEUE_NUMBER_MAX: Final = (1 << 32) - 1
 """Largest queue number; numbers are never reused."""
@@ -89,6 +92,7 @@ _POINTER = struct.Struct(">cB6sH")
 _DUE_VALUE = struct.Struct(">BHB")
 _ENDED_KEY = struct.Struct(">cQQH")
 _TIME_KEY = struct.Struct(">cIQB6s")
+_AUDIT_KEY = struct.Struct(">cQQ")
 
 TIME_KEY_BYTES: Final = _TIME_KEY.size
 """Length of a key in a table ordered by queue and time."""
@@ -103,6 +107,7 @@ KEY_BYTES: Final = {
     RETURNED: 12,
     ENDED: _ENDED_KEY.size,
     DEAD_LETTERS: TIME_KEY_BYTES,
+    AUDIT: _AUDIT_KEY.size,
 }
 """Length of the keys of each table with keys of a fixed length."""
 
@@ -138,6 +143,17 @@ def leases_from(token: int) -> tuple[bytes, bytes]:
 def ended_after(mark: bytes) -> tuple[bytes, bytes]:
     """Returns the range of the lists of ended tasks after the sweep's mark."""
     return ENDED + mark + b"\0", table_rows(ENDED)[1]
+
+
+def audited_after(key: bytes) -> tuple[bytes, bytes]:
+    """Returns the range of the audit records after a key; empty: of all records."""
+    start, end = table_rows(AUDIT)
+    return max(start, key + b"\0"), end
+
+
+def audited_between(from_ms: int, to_ms: int) -> tuple[bytes, bytes]:
+    """Returns the range of the audit records from a time on, before another time."""
+    return audit_key(from_ms, 0), audit_key(to_ms, 0)
 
 
 # -- keys ----------------------------------------------------------------------------------------------------------
@@ -249,6 +265,17 @@ def split_ended_key(key: bytes) -> tuple[int, int, int]:
     """Returns the end of retention, LSN and number."""
     _, until_ms, lsn, number = _ENDED_KEY.unpack(key)
     return until_ms, lsn, number
+
+
+def audit_key(at_ms: int, number: int) -> bytes:
+    """Returns the key of an audit record."""
+    return _AUDIT_KEY.pack(AUDIT, at_ms, number)
+
+
+def split_audit_key(key: bytes) -> tuple[int, int]:
+    """Returns time and number of an audit record."""
+    _, at_ms, number = _AUDIT_KEY.unpack(key)
+    return at_ms, number
 
 
 def dead_key(queue: int, ended_ms: int, lane: int, position: int) -> bytes:

@@ -60,6 +60,7 @@ def open_shard(rows: RowReader, settings: ShardSettings, epoch: int, wall_ms: in
         heapq.heappush(lane.returned, (position, *unpacked(keys.split_pointer, key, value)))
     first = rows.scan(*keys.ended_after(shard.sweep_mark), 1)
     shard.sweep_at = keys.split_ended_key(first[0][0])[0] if first else None
+    shard.audit.adopt(rows)
     return shard
 
 

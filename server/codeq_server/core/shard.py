@@ -15,6 +15,7 @@ from codeq_internal.v1 import rows_pb2
 
 from . import keys
 from .alarms import Alarms
+from .audit import Trail
 from .backoff import BackoffPolicy
 from .batch import Batch, SealedBatch
 from .clock import Now
@@ -53,6 +54,7 @@ class ShardSettings:
         queues_max: Queues of the shard, of all tenants.
         limits: Limits of tenants for which nothing else is set.
         queue_idle_ms: How long a queue is kept without any task, whether ended or not.
+        audit_retention_ms: How long audit records are kept.
     """
 
     max_attempts: int = 5
@@ -65,6 +67,7 @@ class ShardSettings:
     queues_max: int = 100_000
     limits: Limits = CONFIGURED
     queue_idle_ms: int = 3_600_000
+    audit_retention_ms: int = 7_776_000_000
 
 
 @dataclass(slots=True)
@@ -120,6 +123,7 @@ class Shard:
         """Scheduled tasks, and tasks that expire if they wait too long."""
         self.purges: Alarms[Purge] = Alarms()
         """Purges in progress, in turn."""
+        self.audit = Trail(self, settings.audit_retention_ms)
         self.sweep_mark, self.swept = b"", (b"", 0, 0)
         """The last list of ended tasks that was swept, and the list being swept with queue and home of the last task
         examined."""

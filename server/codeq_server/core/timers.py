@@ -1,4 +1,4 @@
-"""Time-driven work: expires leases, enqueues scheduled tasks when due, removes ended tasks after their retention.
+"""Time-driven work: expires leases, enqueues scheduled tasks when due, removes what has been kept long enough.
 
 `SOURCES` lists everything that falls due. Each source processes a bounded slice, and is called again at once while more
 work is due; otherwise `next_wake` says when.
@@ -11,7 +11,7 @@ from typing import Final, NamedTuple, Protocol
 
 from codeq_internal.v1 import rows_pb2
 
-from . import keys, purging
+from . import audit, keys, purging
 from .alarms import NEVER
 from .clock import Now
 from .errors import CorruptRows
@@ -174,6 +174,7 @@ SOURCES: Final = (
     Timed(_SweepAlarm, _WALL, sweep, lambda totals: totals.removed),
     Timed(lambda shard: shard.directory.idle, _MONO, retire, lambda _: 0),
     Timed(lambda shard: shard.purges, _WALL, purging.work, lambda totals: totals.cancelled),
+    Timed(lambda shard: shard.audit, _WALL, audit.work, lambda _: 0),
 )
 """Everything that falls due, in the order in which it is processed."""
 

@@ -183,7 +183,7 @@ class Node:
         """Adds every service to the server, with reflection and health; returns the gateways' call streams."""
         persistence = self._settings.persistence
         cluster = ClusterService(self._host.cluster, fsync=persistence.fsync_on_commit)
-        self._calls.register("codeq.v1.ClusterService", cluster)
+        self._calls.register("codeq.v1.ClusterService", cluster, cluster.members)
         self._calls.register(
             "codeq.v1.ServerService",
             ServerService(

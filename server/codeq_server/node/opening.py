@@ -104,6 +104,7 @@ def _shard_settings(settings: Settings) -> ShardSettings:
         dlq_retention_ms=settings.dlq_retention_seconds * 1000,
         limits=_limits(settings),
         queue_idle_ms=settings.queue_idle_seconds * 1000,
+        audit_retention_ms=settings.audit_retention_seconds * 1000,
     )
 
 

@@ -99,9 +99,13 @@ class UnaryCalls(Protocol):
         ...
 
     def carry_out(
-        self, name: str, claims: Any, request: Any, authorization: Authorization, *, stale: bool
+        self, name: str, claims: Any, request: Any, authorization: Authorization, *, stale: bool, origin: str
     ) -> Awaitable[Message]:
         """Returns the response of a call."""
+        ...
+
+    def denied(self, name: str, rejection: Rejection, origin: str) -> None:
+        """Records a rejection if it refuses access."""
         ...
 
 
@@ -231,13 +235,19 @@ class CallStreams(Collector):
         """
         given = text_of(dict(context.invocation_metadata()).get(SECRET_KEY, ""))
         if not self._secret or not hmac.compare_digest(given.encode(), self._secret):
-            raise Rejection(Reason.UNAUTHENTICATED, "the gateway secret is missing or wrong: see gatewaySecret")
+            refusal = Rejection(Reason.UNAUTHENTICATED, "the gateway secret is missing or wrong: see gatewaySecret")
+            self.calls.denied("CallService", refusal, context.peer())
+            raise refusal
         self._on_known(context.peer())
 
     async def _authorize(self, request: call_pb2.AuthorizeRequest) -> call_pb2.AuthorizeResponse:
         if request.method not in self.calls.methods:
             raise Rejection(Reason.ROUTE_NOT_FOUND, "unknown method")
-        await self.calls.authenticate(request.method, request.authorization or request.client_certificate)
+        try:
+            await self.calls.authenticate(request.method, request.authorization or request.client_certificate)
+        except Rejection as refusal:
+            self.calls.denied(request.method, refusal, request.origin)
+            raise
         return call_pb2.AuthorizeResponse()
 
     async def _get_readiness(self, _: call_pb2.GetReadinessRequest) -> call_pb2.GetReadinessResponse:
@@ -340,16 +350,17 @@ class _CallStream:
                 raise Rejection(Reason.ROUTE_NOT_FOUND, "unknown method")  # noqa: TRY301
             calls, authorization = streams.calls, call.authorization or call.client_certificate
             claims = calls.known(name, authorization) or await calls.authenticate(name, authorization)
-            stale, parse = call.consistency == STALE, method.parse
+            carry_out = partial(calls.carry_out, stale=call.consistency == STALE, origin=call.origin)
             if len(call.request) < LARGE_BYTES:
-                response = await calls.carry_out(name, claims, parse(call.request), authorization, stale=stale)
+                response = await carry_out(name, claims, method.parse(call.request), authorization)
             else:
                 async with working_at(streams.in_flight, len(call.request)):
-                    response = await calls.carry_out(name, claims, parse(call.request), authorization, stale=stale)
+                    response = await carry_out(name, claims, method.parse(call.request), authorization)
             self._reply(call_pb2.Reply(number=call.number, response=response.SerializeToString()))
         except REFUSALS as problem:
             refusal = refusal_of(problem)
             code, about = self._refuse(call.number, refusal), refusal.about()
+            streams.calls.denied(name, refusal, call.origin)
             let_go(problem)
         except asyncio.CancelledError:
             code = "DEADLINE_EXCEEDED" if self._open[call.number].is_late else "CANCELLED"

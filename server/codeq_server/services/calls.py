@@ -9,10 +9,11 @@ on the node are executed at once, whether or not it serves the shard.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
+from codeq.options.v1 import options_pb2
 from google.protobuf import descriptor_pool
 from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message import Message
@@ -24,11 +25,14 @@ from codeq_server.auth.verdict import expired
 from codeq_server.core.errors import CorruptRows, Reason, Rejection, invalid_field
 from codeq_server.engine.runner import ShardRunner
 
+from .auditing import DENIALS, OK, Act, State, denial_of, record_denial
 from .content import remove_content
-from .methods import TENANT_FIELD, Method, methods_of
+from .methods import TENANT_FIELD, Method, methods_of, stateless
 from .serving import SHARD_SERVICES, Handler, handlers_of
 from .shard_table import ShardTable
 from .validation import check_message
+
+_HANDOVER: Final = "TransferLeadership"
 
 
 class Calls:
@@ -56,14 +60,34 @@ class Calls:
         for name in SHARD_SERVICES:
             self._add(name, {})
 
-    def register(self, service_name: str, service: object) -> None:
-        """Registers a service of the node, whose methods have the names of its RPCs."""
-        self._add(service_name, handlers_of(service_name, service))
+    def register(self, service_name: str, service: object, state: Callable[[], State | None] = stateless) -> None:
+        """Registers a service of the node, whose methods have the names of its RPCs.
 
-    def _add(self, service_name: str, handlers: Mapping[str, Handler]) -> None:
+        Args:
+            service_name: Full name of the service.
+            service: The service.
+            state: Returns the state that its administrative calls change, for the audit.
+        """
+        self._add(service_name, handlers_of(service_name, service), state)
+
+    def _add(
+        self, service_name: str, handlers: Mapping[str, Handler], state: Callable[[], State | None] = stateless
+    ) -> None:
         descriptor = descriptor_pool.Default().FindServiceByName(service_name)
         self.services.append(descriptor)
-        self.methods |= {method.name: method for method in methods_of(descriptor, handlers)}
+        self.methods |= {method.name: method for method in methods_of(descriptor, handlers, state)}
+
+    def denied(self, name: str, rejection: Rejection, origin: str) -> None:
+        """Records a rejection in the audit trail if it refuses access and this node serves the shard.
+
+        Args:
+            name: Full name of the method.
+            rejection: The rejection.
+            origin: Address of the caller, as host:port or as gRPC's peer.
+        """
+        serving = self.shards.serving
+        if rejection.reason in DENIALS and serving is not None:
+            record_denial(serving.runner, name, rejection, origin)
 
     async def settled(self) -> None:
         """Waits until everything acknowledged so far is in the rows of this server.
@@ -73,7 +97,9 @@ class Calls:
         """
         await self.shards.current().runner.wait_durable()
 
-    async def call(self, name: str, request: Message, authorization: Authorization, *, stale: bool = False) -> Message:
+    async def call(
+        self, name: str, request: Message, authorization: Authorization, *, stale: bool = False, origin: str = ""
+    ) -> Message:
         """Returns the response of a call.
 
         Cancelling the awaiting task means that the caller is gone.
@@ -83,12 +109,13 @@ class Calls:
             request: Its request.
             authorization: Value of the authorization header, or the certificate.
             stale: Whether a follower may answer a read from its own, possibly stale, state.
+            origin: Address of the caller, as host:port or as gRPC's peer; only the audit reads it.
 
         Raises:
             Rejection: The call was rejected.
         """
         claims = self.known(name, authorization) or await self.authenticate(name, authorization)
-        return await self.carry_out(name, claims, request, authorization, stale=stale)
+        return await self.carry_out(name, claims, request, authorization, stale=stale, origin=origin)
 
     def known(self, name: str, authorization: Authorization) -> Claims | None:
         """Authenticates a call and returns the claims of its caller; see `Authenticator.known`.
@@ -116,7 +143,14 @@ class Calls:
         return await self.authenticator.authenticate(authorization, access.principal, access.scope)
 
     async def carry_out(
-        self, name: str, claims: Claims, request: Message, authorization: Authorization, *, stale: bool = False
+        self,
+        name: str,
+        claims: Claims,
+        request: Message,
+        authorization: Authorization,
+        *,
+        stale: bool = False,
+        origin: str = "",
     ) -> Message:
         """Returns the response of a call whose caller is authenticated; see `call`.
 
@@ -130,14 +164,24 @@ class Calls:
             if method.waits(request):
                 response = await self._carry_out_waiting(method, claims, request, authorization, stale=stale)
             else:
-                response = await self._carry_out(method, claims, request, stale=stale)
+                response = await self._carry_out(method, claims, request, stale=stale, origin=origin)
         except Rejection as rejection:
             rejection.tenant = claims.tenant_id or getattr(request, TENANT_FIELD, "")
+            rejection.subject = claims.subject
             rejection.task_id = _task_id_of(request)
             raise
         if hides_content:
             remove_content(response)
+        if method.lists and claims.seen_commands is not None:
+            self._note_denied_items(name, claims, response, origin)
         return response
+
+    def _note_denied_items(self, name: str, claims: Claims, response: Any, origin: str) -> None:
+        """Records that items of a batch were refused because of their commands."""
+        answers = getattr(response, "results", ())
+        denial = denial_of([answer.error for answer in answers if answer.HasField("error")], claims)
+        if denial is not None:
+            self.denied(name, denial, origin)
 
     def _hides_content(self, method: Method, claims: Claims, authorization: Authorization) -> bool:
         """Returns whether the caller must not see the content of tasks.
@@ -189,32 +233,87 @@ class Calls:
             return rejection.reason in PASSING
         return now is None or (now.subject, now.tenant_id) == (claims.subject, claims.tenant_id)
 
-    async def _carry_out(self, method: Method, claims: Claims, request: Message, *, stale: bool) -> Message:
+    async def _carry_out(
+        self, method: Method, claims: Claims, request: Message, *, stale: bool, origin: str = ""
+    ) -> Message:
         if self.draining:
             raise Rejection(Reason.DRAINING, "the server is stopping")
         if method.handler is not None:
             check_message(request)
-            return await method.handler(claims, request)
+            act = _act_of(method, claims, request, origin) if method.administers else None
+            return await (
+                method.handler(claims, request) if act is None else self._on_node(method, act, claims, request)
+            )
         shards = self.shards
         serving = await shards.route_stale(method, request) if stale else shards.route(method, request)
         check_message(request)
-        if method.names_tenant or not (claims.tenant_id or method.of_server):
+        if method.names_tenant or not claims.tenant_id:
             claims = _acting(method, claims, request)
+        act = _act_of(method, claims, request, origin) if method.administers else None
         cost = method.cost
         for name in method.lists:
             cost += len(getattr(request, name))
         await serving.runner.room(claims.tenant_id, cost)
+        handler = serving.handlers[method.name]
         try:
-            return await serving.handlers[method.name](claims, request)
+            if act is None:
+                return await handler(claims, request)
+            response = await handler(claims, request, act)
         except Rejection as rejection:
             refusal = rejection
         except CorruptRows as problem:
             raise Rejection(Reason.CORRUPT_DATA, f"stored data contradict each other: {problem}") from None
+        else:
+            act.tell()
+            return response
         try:
+            if act is not None:
+                act.refuse(serving.runner, refusal.reason)
             await _confirm(serving.runner, method, refusal)
             raise refusal
         finally:
             del refusal  # otherwise the exception and this frame would keep each other alive
+
+    async def _on_node(self, method: Method, act: Act, claims: Claims, request: Message) -> Message:
+        """Carries out an act on the node: it is recorded before, and its outcome afterwards.
+
+        A handover ends the leadership that records it, so its record says beforehand that it succeeded.
+        """
+        assert method.handler is not None
+        runner = None if self.shards.serving is None else self.shards.serving.runner
+        hands_over = method.descriptor.name == _HANDOVER
+        if runner is not None:
+            act.record(runner, before=method.state(), outcome=OK if hands_over else Reason.OUTCOME_UNKNOWN.name)
+            await runner.wait_durable()
+        try:
+            response = await method.handler(claims, request)
+        except Rejection as rejection:
+            refusal = rejection
+        else:
+            if runner is not None and not hands_over:
+                act.record(runner, after=method.state())
+                await runner.wait_durable()
+            act.tell()
+            return response
+        try:
+            act.refuse(runner, refusal.reason)
+            if runner is not None and runner.refusal is None:
+                await runner.wait_durable()
+            raise refusal
+        finally:
+            del refusal  # as above
+
+
+def _act_of(method: Method, claims: Claims, request: Message, origin: str) -> Act | None:
+    """Returns an administrative call as an act, which concerns the server if only operators may make it.
+
+    Returns:
+        None: it is a dry run.
+    """
+    if method.is_dry_run(request):
+        return None
+    tenant = claims.tenant_id if method.access.principal == options_pb2.PRINCIPAL_ADMIN else ""
+    return Act(method.descriptor.name, request, subject=claims.subject, tenant=tenant, origin=origin)
 
 
 def _acting(method: Method, claims: Claims, request: Any) -> Claims:
@@ -228,7 +327,7 @@ def _acting(method: Method, claims: Claims, request: Any) -> Claims:
         if not claims.is_operator:
             raise Rejection(Reason.NOT_OPERATOR, "only an operator may name another tenant than the token's")
         return replace(claims, tenant_id=named)
-    if not claims.tenant_id:
+    if not claims.tenant_id and method.needs_tenant:
         if method.names_tenant:
             raise invalid_field("tenant", "must be set, because the operator's token has no tenant")
         raise Rejection(Reason.INVALID_TENANT, "the operator's token has no tenant, and the call needs one")

@@ -14,6 +14,7 @@ from codeq_server.core.listing import Walk
 from codeq_server.core.redrive import CLEANUP_SLICE, cleanup
 from codeq_server.engine.runner import ShardRunner
 
+from .auditing import Act
 from .convert import unix_ms
 from .listing import PAGE_ROWS_MAX
 from .page_tokens import last_key, page_token
@@ -22,7 +23,9 @@ LIMIT_DEFAULT: Final = 1000
 """Maximum tasks removed by a call without a limit."""
 
 
-async def clean(runner: ShardRunner, claims: Claims, request: pb.CleanupTasksRequest) -> pb.CleanupTasksResponse:
+async def clean(
+    runner: ShardRunner, claims: Claims, request: pb.CleanupTasksRequest, act: Act
+) -> pb.CleanupTasksResponse:
     """Removes ended tasks of a tenant, in the order in which their retention ends.
 
     Raises:
@@ -53,8 +56,12 @@ async def clean(runner: ShardRunner, claims: Claims, request: pb.CleanupTasksReq
             except Exception as problem:
                 raise runner.fail(problem) from problem
             deleted, examined, start = deleted + cleaned.removed, examined + cleaned.looked, cleaned.following
+            if cleaned.removed:
+                act.record(runner, after={"deleted": deleted})
             runner.changed()
             await asyncio.sleep(0)
+        if not deleted:
+            act.record(runner, after={"deleted": 0})
         await runner.wait_durable()
     except Rejection as refusal:
         raise runner.refused(refusal, decided=deleted > 0) from None

@@ -182,6 +182,14 @@ class ClusterService:
                     topology.leader_http_addr = member.http
         return pb.GetTopologyResponse(topology=topology)
 
+    def members(self) -> dict[str, object] | None:
+        """Returns the leader and the members by name, as the audit shows them; None: there is no cluster."""
+        status = self._cluster.status()
+        if status is None or not status.groups:
+            return None
+        group = status.groups[0]
+        return {"leader": group.leader, "members": sorted(member.name for member in group.members)}
+
     async def AddMember(self, claims: Claims, request: pb.AddMemberRequest) -> pb.AddMemberResponse:  # noqa: N802, ARG002
         """Adds a node to the cluster."""
         await self._cluster.add(request.id, request.raft_addr, replace=request.replace)

@@ -130,20 +130,21 @@ class GrpcFront:
 
         async def behaviour(_: Any, context: Any) -> Message | None:
             started = time.perf_counter()
-            metadata = dict(context.invocation_metadata())
+            metadata, peer = dict(context.invocation_metadata()), context.peer()
             authorization = text_of(metadata.get("authorization", "")) or certificate_of(context)
             code, about = "OK", NOTHING_ELSE
             try:
                 claims = self._calls.known(method.name, authorization)
                 claims = claims or await self._calls.authenticate(method.name, authorization)
-                self._on_known(context.peer())
+                self._on_known(peer)
                 content = await only_message(context)
-                self._unread.refuse_more(context.peer())
+                self._unread.refuse_more(peer)
+                carry_out = self._calls.carry_out
                 if len(content) < LARGE_BYTES:
-                    reply = await self._calls.carry_out(method.name, claims, parse(content), authorization)
+                    reply = await carry_out(method.name, claims, parse(content), authorization, origin=peer)
                 else:
                     async with working_at(self._in_flight, len(content)):
-                        reply = await self._calls.carry_out(method.name, claims, parse(content), authorization)
+                        reply = await carry_out(method.name, claims, parse(content), authorization, origin=peer)
                 if (size := reply.ByteSize()) >= COUNTED_BYTES:
                     self._unread.hold(context, size)
                 return reply  # noqa: TRY300 - the rest handles failures
@@ -196,6 +197,7 @@ class GrpcFront:
         if isinstance(cause, REFUSALS):
             refusal = refusal_of(cause)
             code, about = refuse(context, refusal), refusal.about()
+            self._calls.denied(name, refusal, context.peer())
         elif isinstance(cause, grpc.aio.InternalError):
             code = "CANCELLED"  # a write failed because the client is gone
         else:

@@ -31,7 +31,7 @@ class LocalDispatcher:
         self._calls = calls
         self._forward = forward
 
-    def admit(self, method: str, authorization: Authorization) -> Admission | None:
+    def admit(self, method: str, authorization: Authorization, origin: str) -> Admission | None:
         """Checks whether a caller may make a call; see `Dispatcher.admit`.
 
         Raises:
@@ -40,13 +40,15 @@ class LocalDispatcher:
         try:
             claims = self._calls.known(method, authorization)
         except Rejection as rejection:
+            self._calls.denied(method, rejection, origin)
             raise failed(rejection) from None
-        return None if claims is not None else partial(self._admit, method, authorization)
+        return None if claims is not None else partial(self._admit, method, authorization, origin)
 
-    async def _admit(self, method: str, authorization: Authorization) -> None:
+    async def _admit(self, method: str, authorization: Authorization, origin: str) -> None:
         try:
             await self._calls.authenticate(method, authorization)
         except Rejection as rejection:
+            self._calls.denied(method, rejection, origin)
             raise failed(rejection) from None
 
     async def call(self, call: Call) -> Message:
@@ -57,9 +59,10 @@ class LocalDispatcher:
         """
         try:
             return await self._calls.call(
-                call.method, call.request, call.authorization, stale=call.consistency == STALE
+                call.method, call.request, call.authorization, stale=call.consistency == STALE, origin=call.origin
             )
         except Rejection as rejection:
+            self._calls.denied(call.method, rejection, call.origin)
             leader = rejection.metadata.get(LEADER_GRPC)
             if not leader or not call.forward:
                 raise failed(rejection) from None

@@ -15,6 +15,7 @@ from google.protobuf.message import Message
 from codeq_server.auth.access import Access, access_of
 from codeq_server.engine.admission import CALL_COST
 
+from .auditing import State
 from .counts import parser
 from .serving import Handler
 
@@ -24,6 +25,10 @@ PAGE_COST: Final = 512
 _WAIT_FIELD: Final = "wait_seconds"
 TENANT_FIELD: Final = "tenant"
 """Field by which a request names the tenant to act on."""
+_DRY_RUN_FIELD: Final = "dry_run"
+_ADMINISTRATORS: Final = frozenset({options_pb2.PRINCIPAL_ADMIN, options_pb2.PRINCIPAL_OPERATOR})
+_OF_ALL_TENANTS: Final = frozenset({"AuditService"})
+"""Services on which an operator acts for all tenants unless it names one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +46,9 @@ class Method:
         lists: Repeated message fields of the request.
         may_wait: Whether a request can ask to wait for an event.
         names_tenant: Whether a request can name the tenant to act on.
-        of_server: Whether a call acts for no tenant, because only operators may make it.
+        needs_tenant: Whether each call acts on one tenant.
+        administers: Whether the method is an administrator's or an operator's and changes something.
+        state: Returns the state that calls which administer the node change, for the audit; None: there is none.
     """
 
     name: str
@@ -54,28 +61,50 @@ class Method:
     lists: tuple[str, ...]
     may_wait: bool
     names_tenant: bool
-    of_server: bool
+    needs_tenant: bool
+    administers: bool
+    state: Callable[[], State | None]
 
     def waits(self, request: Message) -> bool:
         """Returns whether a call with this request may wait for an event."""
         return self.may_wait and bool(getattr(request, _WAIT_FIELD))
 
+    @staticmethod
+    def is_dry_run(request: Message) -> bool:
+        """Returns whether a call with this request changes nothing, whatever the method does otherwise."""
+        return bool(getattr(request, _DRY_RUN_FIELD, False))
 
-def methods_of(service: ServiceDescriptor, handlers: Mapping[str, Handler]) -> Iterator[Method]:
-    """Yields the methods of a service; `handlers` execute those that belong to no shard, by full name."""
+
+def stateless() -> None:
+    """Returns the state of a service whose administrative calls change no state that could be shown."""
+
+
+def methods_of(
+    service: ServiceDescriptor, handlers: Mapping[str, Handler], state: Callable[[], State | None] = stateless
+) -> Iterator[Method]:
+    """Yields the methods of a service; see `Method`.
+
+    Args:
+        service: The service.
+        handlers: Handlers of the methods that belong to no shard, by full name.
+        state: Returns the state that its administrative calls change.
+    """
     for method in service.methods:
         name = f"/{service.full_name}/{method.name}"
         access = access_of(name)
+        reads = method.GetOptions().Extensions[annotations_pb2.http].HasField("get")
         yield Method(
             name=name,
             access=access,
             handler=handlers.get(name),
-            reads=method.GetOptions().Extensions[annotations_pb2.http].HasField("get"),
+            reads=reads,
             parse=parser(message_factory.GetMessageClass(method.input_type)),
             descriptor=method,
             cost=PAGE_COST if method.name.startswith("List") else CALL_COST,
             lists=tuple(f.name for f in method.input_type.fields if f.is_repeated and f.message_type is not None),
             may_wait=_WAIT_FIELD in method.input_type.fields_by_name,
             names_tenant=TENANT_FIELD in method.input_type.fields_by_name,
-            of_server=access.principal == options_pb2.PRINCIPAL_OPERATOR,
+            needs_tenant=access.principal != options_pb2.PRINCIPAL_OPERATOR and service.name not in _OF_ALL_TENANTS,
+            administers=not reads and access.principal in _ADMINISTRATORS,
+            state=state,
         )

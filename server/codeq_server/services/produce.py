@@ -21,6 +21,7 @@ from codeq_server.core.task_bytes import varint
 from codeq_server.engine.admission import CALL_COST
 from codeq_server.engine.runner import ShardRunner
 
+from .auditing import denial_of, record_denial
 from .convert import item_error
 from .creating import task_of
 from .outbox import Outbox
@@ -33,6 +34,7 @@ UNACKED_FRAMES_MAX: Final = 256
 UNACKED_BYTES_MAX: Final = 16 << 20
 FRAME_TASKS_MAX: Final = 4096
 FRAME_BYTES_MAX: Final = 8 << 20
+_CALL: Final = "Produce"
 SLICE_TASKS_MAX: Final = 512
 """Tasks of a frame created without yielding to other callers."""
 
@@ -136,6 +138,8 @@ class ProducerStream:
             self._create_all(part, first, ack, tight=tight)
             self._runner.changed()
         self._outbox.put((ack, size))
+        if ack.errors and (denial := denial_of(ack.errors, self._token.claims)) is not None:
+            record_denial(self._runner, _CALL, denial, self._context.peer())
 
     def _create_all(self, specs: Sequence[task_pb2.TaskSpec], first: int, ack: pb.FrameAck, *, tight: bool) -> None:
         """Creates a slice of a frame's tasks, the first at index `first`, and records the outcomes in the ack.

@@ -11,6 +11,7 @@ from codeq_server.core.model import Queue
 from codeq_server.core.purging import purge
 from codeq_server.engine.runner import ShardRunner
 
+from .auditing import Act
 from .convert import queue_message
 from .listing import list_dead_letters
 from .page_tokens import last_key, page_token
@@ -44,24 +45,36 @@ class QueueService:
         """Returns one queue."""
         return pb.GetQueueResponse(queue=await self._told(self._queue(claims, request.command)))
 
-    async def PauseQueue(self, claims: Claims, request: pb.PauseQueueRequest) -> pb.PauseQueueResponse:  # noqa: N802
+    async def PauseQueue(  # noqa: N802
+        self, claims: Claims, request: pb.PauseQueueRequest, act: Act
+    ) -> pb.PauseQueueResponse:
         """Pauses the deliveries of a queue, and creates it if needed."""
         claims.check_command(request.command)
         self._runner.now()  # raises if the runner no longer decides
         queue = self._runner.shard.open_queue(claims.tenant_id, request.command)
+        before = {"paused": queue.paused}
         self._runner.shard.pause(queue)
+        act.record(self._runner, before=before, after={"paused": True})
         return pb.PauseQueueResponse(queue=await self._told(queue))
 
-    async def ResumeQueue(self, claims: Claims, request: pb.ResumeQueueRequest) -> pb.ResumeQueueResponse:  # noqa: N802
+    async def ResumeQueue(  # noqa: N802
+        self, claims: Claims, request: pb.ResumeQueueRequest, act: Act
+    ) -> pb.ResumeQueueResponse:
         """Resumes the deliveries of a queue."""
         queue = self._queue(claims, request.command)
+        before = {"paused": queue.paused}
         self._runner.shard.resume(queue)
+        act.record(self._runner, before=before, after={"paused": False})
         return pb.ResumeQueueResponse(queue=await self._told(queue))
 
-    async def PurgeQueue(self, claims: Claims, request: pb.PurgeQueueRequest) -> pb.PurgeQueueResponse:  # noqa: N802
+    async def PurgeQueue(  # noqa: N802
+        self, claims: Claims, request: pb.PurgeQueueRequest, act: Act
+    ) -> pb.PurgeQueueResponse:
         """Starts to purge the waiting tasks of a queue."""
         queue = self._queue(claims, request.command)
+        before = {"purging": queue.purge is not None}
         purge(self._runner.shard, queue, self._runner.now())
+        act.record(self._runner, before=before, after={"purging": queue.purge is not None})
         return pb.PurgeQueueResponse(queue=await self._told(queue))
 
     async def ListDeadLetters(  # noqa: N802
@@ -70,9 +83,11 @@ class QueueService:
         """Returns a page of a queue's dead letters."""
         return await list_dead_letters(self._runner, self._queue(claims, request.command), request)
 
-    async def RedriveTasks(self, claims: Claims, request: pb.RedriveTasksRequest) -> pb.RedriveTasksResponse:  # noqa: N802
-        """Redrives tasks of a queue."""
-        return await self._redriver.redrive(self._queue(claims, request.command), request)
+    async def RedriveTasks(  # noqa: N802
+        self, claims: Claims, request: pb.RedriveTasksRequest, act: Act | None = None
+    ) -> pb.RedriveTasksResponse:
+        """Redrives tasks of a queue; a dry run is no act."""
+        return await self._redriver.redrive(self._queue(claims, request.command), request, act)
 
     def _queue(self, claims: Claims, command: str) -> Queue:
         claims.check_command(command)

@@ -18,6 +18,7 @@ from codeq_server.core.redrive import redrive
 from codeq_server.core.status import Status
 from codeq_server.engine.runner import ShardRunner
 
+from .auditing import Act
 from .convert import unix_ms
 from .listing import PAGE_ROWS_MAX, SLICE_DEAD, corrupt, dead_letters
 from .page_tokens import last_key, page_token
@@ -40,20 +41,26 @@ class Redriver:
         self._runner = runner
         self._background: dict[Queue, asyncio.Task[None]] = {}
 
-    async def redrive(self, queue: Queue, request: pb.RedriveTasksRequest) -> pb.RedriveTasksResponse:
+    async def redrive(self, queue: Queue, request: pb.RedriveTasksRequest, act: Act | None) -> pb.RedriveTasksResponse:
         """Redrives the matching tasks of a queue, or starts to do so in the background.
+
+        Args:
+            queue: The queue.
+            request: The request.
+            act: The act to record; None for a dry run.
 
         Raises:
             Rejection: INVALID_PAGE_TOKEN, LIMIT_REACHED.
         """
         status = Status(request.status or Status.DLQ)
         of = ("redrive", queue.tenant, queue.command, status, *_said(request))
-        step = _Step(self._runner, queue, request, status, apply=not request.dry_run)
+        step = _Step(self._runner, queue, request, status, act)
         if request.page_token:
             last = last_key(request.page_token, step.key_bytes, *of)
             step.walk.go_on(last)
         if request.rate:
             self._begin(queue, step, request.rate)
+            await self._runner.wait_durable()
             return pb.RedriveTasksResponse(in_background=True)
         try:
             if step.task_ids:
@@ -62,6 +69,8 @@ class Redriver:
             else:
                 limit = PAGE_ROWS_MAX if request.dry_run else request.limit or LIMIT_DEFAULT
                 await step.work(limit, PAGE_ROWS_MAX)
+            if not step.matched:
+                step.record()
             await self._runner.wait_durable()
         except Rejection as refusal:
             raise self._runner.refused(refusal, decided=step.matched > 0 and not request.dry_run) from None
@@ -77,6 +86,7 @@ class Redriver:
             earlier.cancel()
         if len(self._background) >= BACKGROUND_MAX:
             raise Rejection(Reason.LIMIT_REACHED, f"{BACKGROUND_MAX} queues are redriven in the background, the limit")
+        step.record()
         task = asyncio.create_task(self._run(step, rate), name="redrive")
         self._background[queue] = task
 
@@ -111,11 +121,12 @@ class _Step:
     """Position of a redrive in its queue, and its filter."""
 
     def __init__(
-        self, runner: ShardRunner, queue: Queue, request: pb.RedriveTasksRequest, status: Status, *, apply: bool
+        self, runner: ShardRunner, queue: Queue, request: pb.RedriveTasksRequest, status: Status, act: Act | None
     ) -> None:
         self._runner = runner
         self._queue = queue
-        self._apply = apply
+        self._act = act
+        self._background = bool(request.rate)
         self._wants = _filter(request, status, runner.now().wall_ms)
         self.task_ids = list(dict.fromkeys(request.task_ids))
         self.matched = 0
@@ -133,18 +144,20 @@ class _Step:
         walk = self.walk
         while not walk.done and self.matched < matched_max and walk.examined < examined_max:
             await self._runner.room(self._queue.tenant, SLICE_DEAD)
+            before = self.matched
             for key, _ in walk.read(self._runner.shard, examined_max - walk.examined):
                 self.last = key
                 self._try(*self._home_of(key))
                 if self.matched >= matched_max:
                     walk.start, walk.done = key + b"\0", False
                     break
-            self._runner.changed()
+            self._end_slice(before)
             await asyncio.sleep(0)
 
     async def named(self, task_ids: Sequence[str]) -> None:
         """Redrives a slice of tasks by id; skips tasks that do not exist or belong to another queue."""
         await self._runner.room(self._queue.tenant, len(task_ids))
+        before = self.matched
         for task_id in task_ids:
             try:
                 home, position = find_home(self._runner.shard, self._queue.tenant, task_id)
@@ -154,8 +167,20 @@ class _Step:
                 raise corrupt(problem) from None
             if home.queue is self._queue:
                 self._try(home, position)
-        self._runner.changed()
+        self._end_slice(before)
         await asyncio.sleep(0)
+
+    def record(self) -> None:
+        """Records the act with the tasks redriven so far."""
+        if self._act is not None:
+            background = {"inBackground": True} if self._background else {}
+            self._act.record(self._runner, after={"redriven": self.matched, **background})
+
+    def _end_slice(self, before: int) -> None:
+        """Has the changes of a slice committed, and with them the record of the act if the slice redrove any task."""
+        if self.matched > before:
+            self.record()
+        self._runner.changed()
 
     def _home_of(self, key: bytes) -> tuple[Lane, int]:
         lane, position = self._home(key)
@@ -174,7 +199,7 @@ class _Step:
         if state is None or not self._wants(state):
             return
         self.matched += 1
-        if self._apply:
+        if self._act is not None:
             try:
                 redrive(runner.shard, home, position, state, now)
             except Exception as problem:

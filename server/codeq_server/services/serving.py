@@ -9,12 +9,12 @@ from codeq_gateway.bodies import InFlight
 from google.protobuf import descriptor_pool
 from google.protobuf.message import Message
 
-from codeq_server.auth.claims import Claims
 from codeq_server.core.errors import Rejection
 from codeq_server.engine.artifacts import ArtifactKeeper
 from codeq_server.engine.runner import ShardRunner
 
 from .artifacts import Artifacts
+from .audit import AuditService
 from .produce import ProducerStream
 from .queues import QueueService
 from .stream_token import StreamToken
@@ -26,10 +26,12 @@ from .work import WorkerStream
 TASKS: Final = "codeq.v1.TaskService"
 QUEUES: Final = "codeq.v1.QueueService"
 TENANTS: Final = "codeq.v1.TenantService"
-SHARD_SERVICES: Final = (TASKS, QUEUES, TENANTS)
+AUDIT: Final = "codeq.v1.AuditService"
+SHARD_SERVICES: Final = (TASKS, QUEUES, TENANTS, AUDIT)
 """Services whose unary calls a Serving executes."""
 
-Handler = Callable[[Claims, Any], Awaitable[Message]]
+Handler = Callable[..., Awaitable[Message]]
+"""Executes a call: takes the caller's claims and the request, and for an administrative call on a shard the `Act`."""
 
 
 class Serving:
@@ -60,6 +62,7 @@ class Serving:
         self.handlers: dict[str, Handler] = handlers_of(TASKS, TaskService(runner, lease_seconds, self._artifacts))
         self.handlers |= handlers_of(QUEUES, QueueService(runner))
         self.handlers |= handlers_of(TENANTS, TenantService(runner, self.streams))
+        self.handlers |= handlers_of(AUDIT, AuditService(runner))
 
     async def produce(self, token: StreamToken, context: Any, in_flight: InFlight) -> None:
         """Serves a producer stream to its end; `in_flight` counts the bytes of its large frames.

@@ -24,6 +24,7 @@ from codeq_server.core.status import Outcome, Status
 from codeq_server.engine.runner import ShardRunner
 
 from .artifacts import Artifacts, Uploads
+from .auditing import Act
 from .claiming import allowed_commands, claim_now, claim_or_wait, return_unused
 from .cleaning import clean
 from .convert import (
@@ -236,18 +237,23 @@ class TaskService:
         await self._settled()
         return answer
 
-    async def RedriveTask(self, claims: Claims, request: pb.RedriveTaskRequest) -> pb.RedriveTaskResponse:  # noqa: N802
+    async def RedriveTask(  # noqa: N802
+        self, claims: Claims, request: pb.RedriveTaskRequest, act: Act
+    ) -> pb.RedriveTaskResponse:
         """Redrives an ended task."""
         shard, now = self._runner.shard, self._runner.now()
-        self._view(claims, request.task_id)
+        before = {"status": self._view(claims, request.task_id).status.name}
         self._decide(lambda: redrive_task(shard, claims.tenant_id, request.task_id, now))
         view = self._view(claims, request.task_id)
+        act.record(self._runner, before=before, after={"status": view.status.name})
         await self._settled()
         return pb.RedriveTaskResponse(task=task_message(view))
 
-    async def CleanupTasks(self, claims: Claims, request: pb.CleanupTasksRequest) -> pb.CleanupTasksResponse:  # noqa: N802
+    async def CleanupTasks(  # noqa: N802
+        self, claims: Claims, request: pb.CleanupTasksRequest, act: Act
+    ) -> pb.CleanupTasksResponse:
         """Removes ended tasks before their retention ends."""
-        return await clean(self._runner, claims, request)
+        return await clean(self._runner, claims, request, act)
 
     async def GetTaskResult(  # noqa: N802
         self, claims: Claims, request: pb.GetTaskResultRequest

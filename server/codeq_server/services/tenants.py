@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from codeq.v1 import tenant_service_pb2 as pb
+from google.protobuf.json_format import MessageToDict
 
 from codeq_server.auth.claims import Claims
 from codeq_server.core.errors import Rejection, invalid_field
@@ -13,6 +14,7 @@ from codeq_server.core.tenants import DEFAULT
 from codeq_server.core.usage import list_tenants, set_limits, tenant_row, usage_of
 from codeq_server.engine.runner import ShardRunner
 
+from .auditing import Act
 from .page_tokens import last_key, page_token
 from .streams import StreamRegistry
 
@@ -45,11 +47,17 @@ class TenantService:
         """Returns one tenant."""
         return pb.GetTenantResponse(tenant=await self._told(request.name))
 
-    async def UpdateTenant(self, claims: Claims, request: pb.UpdateTenantRequest) -> pb.UpdateTenantResponse:  # noqa: N802, ARG002
+    async def UpdateTenant(  # noqa: N802
+        self,
+        claims: Claims,  # noqa: ARG002
+        request: pb.UpdateTenantRequest,
+        act: Act,
+    ) -> pb.UpdateTenantResponse:
         """Changes limits of a tenant, or those of all tenants without limits of their own."""
         self._runner.now()  # raises if the runner no longer decides
         shard = self._runner.shard
         limits = pb.TenantLimits.FromString(tenant_row(shard, request.name).limits)
+        before = MessageToDict(limits)
         for index, json_name in enumerate(request.inherit):
             name = _FIELDS.get(json_name)
             if name is None:
@@ -68,6 +76,7 @@ class TenantService:
             raise
         except Exception as problem:
             raise self._runner.fail(problem) from problem
+        act.record(self._runner, before=before, after=MessageToDict(limits))
         return pb.UpdateTenantResponse(tenant=await self._told(request.name))
 
     async def GetUsage(self, claims: Claims, request: pb.GetUsageRequest) -> pb.GetUsageResponse:  # noqa: N802, ARG002

@@ -19,6 +19,7 @@ from codeq_server.core import keys
 from codeq_server.core.limits import overrides_of
 from codeq_server.core.parsing import UNREADABLE
 
+from .checker_audit import AuditRows
 from .checker_ended import ENDED, EndedRows
 from .checker_homes import listed_homes, pack, queues_match
 from .checker_leases import TOKEN_COUNTER_BITS, LeaseRows, Slot
@@ -47,6 +48,7 @@ class Checker:
         self._tick: rows_pb2.TickRow | None = None
         self._queues: dict[int, CheckedQueue] = {}
         self._names: set[tuple[str, str]] = set()
+        self._audit_rows = AuditRows()
         self._due_rows = TimeRows("due index")
         self._expiry_rows = TimeRows("expiry index")
         self._lease_rows = LeaseRows()
@@ -60,6 +62,7 @@ class Checker:
         self._prefix = b""
         self._lane_now = CheckedLane(0, "", None)
         self._handlers = {
+            keys.AUDIT: self._audit_row,
             keys.DUE: self._due_row,
             keys.EXPIRY: self._expiry_row,
             keys.NAMES: self._name_row,
@@ -103,6 +106,9 @@ class Checker:
 
     # -- rows that come before the tasks -------------------------------------------------------------------------
 
+    def _audit_row(self, key: bytes, value: bytes) -> None:
+        self._report_all(key, self._audit_rows.row(key, value))
+
     def _due_row(self, key: bytes, value: bytes) -> None:
         keys.split_due_value(value)
         self._report_all(key, self._due_rows.row(key, value))
@@ -127,6 +133,8 @@ class Checker:
         elif key == keys.TICK:
             self._tick = rows_pb2.TickRow.FromString(value)
             self.summary.lsn = self._tick.lsn
+            if self._audit_rows.latest_ms > self._tick.wall_ms:
+                self._report(key, f"the last audit record is of {self._audit_rows.latest_ms}, after the last batch")
             oldest = min(self._lease_rows.tokens, default=self._tick.oldest_lease)
             if oldest < self._tick.oldest_lease:
                 self._report(key, f"oldest lease {self._tick.oldest_lease}, but {oldest} exists")

@@ -12,6 +12,7 @@ from google.protobuf.message import Message
 
 from codeq import arguments, artifacts, outcomes, payloads, texts
 from codeq.artifacts import ArtifactContent
+from codeq.audit import AuditFilter, AuditPage, page_of
 from codeq.cluster import TOPOLOGY, Topology
 from codeq.dead_letters import DeadLetters, RedriveFilter, Redriven
 from codeq.errors import CodeqError, FieldViolation, InvalidField, from_item
@@ -29,6 +30,7 @@ from codeq.records import (
     to_datetime,
 )
 from codeq.server_records import Backup, Queue, ServerInfo
+from codeq.v1 import audit_service_pb2 as audit_pb
 from codeq.v1 import cluster_service_pb2 as cluster_pb
 from codeq.v1 import queue_service_pb2 as queues_pb
 from codeq.v1 import server_service_pb2 as server_pb
@@ -372,6 +374,14 @@ def cleanup(before: datetime, limit: int, page_token: str, tenant: str = "") -> 
         tasks_pb.CleanupTasksResponse,
         lambda reply: (reply.deleted, reply.next_page_token),
     )
+
+
+def audit(wanted: AuditFilter | None, page_token: str, tenant: str) -> Call[AuditPage]:
+    """Reads a page of audit records, and the token of the next page."""
+    fields = (wanted or AuditFilter()).fields()
+    request = filled(audit_pb.ListAuditRecordsRequest, page_token=page_token, tenant=tenant, **fields)
+    name = "/codeq.v1.AuditService/ListAuditRecords"
+    return Call(name, request, audit_pb.ListAuditRecordsResponse, page_of, repeatable=True)
 
 
 def back_up(name: str) -> Call[Backup]:

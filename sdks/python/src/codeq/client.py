@@ -12,6 +12,7 @@ from typing import Final, Self, TypeVar
 
 from codeq import calls, errors
 from codeq.artifacts import ArtifactContent
+from codeq.audit import AuditFilter, AuditPage
 from codeq.calls import Call
 from codeq.cluster import Topology
 from codeq.dead_letters import DeadLetters, RedriveFilter, Redriven
@@ -233,9 +234,7 @@ class Client(TenantClient):
         """Ends every task now waiting in a queue, including scheduled tasks, as CANCELLED with the error PURGED.
 
         The purge runs in the background. While it runs, the queue's `purging` is set and the queue delivers nothing.
-
-        Raises:
-            QueueNotFound: No such queue.
+        Raises QueueNotFound.
         """
         return self._call(calls.purge_queue(command, tenant))
 
@@ -265,6 +264,10 @@ class Client(TenantClient):
     def cleanup(self, before: datetime, limit: int = 0, page_token: str = "", *, tenant: str = "") -> tuple[int, str]:
         """Deletes tasks that ended before a time; returns their number and the token of the next call (empty: done)."""
         return self._call(calls.cleanup(before, limit, page_token, tenant))
+
+    def audit(self, wanted: AuditFilter | None = None, page_token: str = "", *, tenant: str = "") -> AuditPage:
+        """Reads a page of the audit: of the tenant, or for an operator of all tenants unless it names one."""
+        return self._call(calls.audit(wanted, page_token, tenant))
 
     def back_up(self, name: str) -> Backup:
         """Makes a backup in the server's backup folder; the server finishes it even if the call times out."""
@@ -464,6 +467,10 @@ class AsyncClient(AsyncTenantClient):
     ) -> tuple[int, str]:
         """Deletes ended tasks; see Client.cleanup."""
         return await self._call(calls.cleanup(before, limit, page_token, tenant))
+
+    async def audit(self, wanted: AuditFilter | None = None, page_token: str = "", *, tenant: str = "") -> AuditPage:
+        """Reads a page of the audit; see Client.audit."""
+        return await self._call(calls.audit(wanted, page_token, tenant))
 
     async def back_up(self, name: str) -> Backup:
         """Makes a backup on the server; see Client.back_up."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from codeq.artifacts import Artifact, ArtifactContent, NewArtifact
 from codeq.attempts import Attempt, AttemptEnd
+from codeq.audit import AuditFilter, AuditRecord
 from codeq.client import AsyncClient, Client
 from codeq.cluster import Member, Topology
 from codeq.dead_letters import DeadLetters, RedriveFilter, Redriven
@@ -80,6 +81,8 @@ __all__ = [
     "AsyncWorker",
     "Attempt",
     "AttemptEnd",
+    "AuditFilter",
+    "AuditRecord",
     "Backup",
     "BackupNotConfigured",
     "BadHandshake",

@@ -16,6 +16,7 @@ from codeq_server.engine.admission import TURN_COST
 from codeq_server.services.artifacts import Artifacts
 from codeq_server.services.calls import Calls
 from codeq_server.services.produce import ProducerStream
+from codeq_server.services.rate_limits import RateLimits
 from codeq_server.services.serving import Serving
 from codeq_server.services.shard_table import ShardTable
 from codeq_server.services.stream_token import StreamToken
@@ -82,7 +83,9 @@ def producer(runner: HeldRunner) -> ProducerStream:
     """Returns a stream whose client sends full frames endlessly."""
     frame = producer_service_pb2.ProduceRequest(tasks=[task_pb2.TaskSpec(command="F", payload=b"1")] * FRAME_TASKS)
     hello = producer_service_pb2.ProduceRequest(hello=producer_service_pb2.ProducerHello())
-    return ProducerStream(runner, flood_token(), StreamRegistry(), EndlessClient(hello, frame), InFlight())
+    return ProducerStream(
+        runner, flood_token(), StreamRegistry(), EndlessClient(hello, frame), InFlight(), RateLimits(runner)
+    )
 
 
 def worker(runner: HeldRunner) -> WorkerStream:
@@ -90,7 +93,13 @@ def worker(runner: HeldRunner) -> WorkerStream:
     more = worker_service_pb2.WorkRequest(add_credits=FRAME_TASKS)
     hello = worker_service_pb2.WorkRequest(hello=worker_service_pb2.WorkerHello(), add_credits=FRAME_TASKS)
     return WorkerStream(
-        runner, flood_token(), StreamRegistry(), 60, Artifacts(runner, None, 0), EndlessClient(hello, more)
+        runner,
+        flood_token(),
+        StreamRegistry(),
+        60,
+        Artifacts(runner, None, 0),
+        EndlessClient(hello, more),
+        RateLimits(runner),
     )
 
 
@@ -137,7 +146,9 @@ async def test_large_frame_waits_for_its_turn_among_large_requests(runner: HeldR
     hello = producer_service_pb2.ProduceRequest(hello=producer_service_pb2.ProducerHello())
     client = EndlessClient(hello, frame)
     async with in_flight.turn(WORKED_BYTES_MAX):
-        stream = asyncio.create_task(ProducerStream(runner, flood_token(), StreamRegistry(), client, in_flight).run())
+        stream = asyncio.create_task(
+            ProducerStream(runner, flood_token(), StreamRegistry(), client, in_flight, RateLimits(runner)).run()
+        )
         await until(lambda: in_flight.held > LARGE_BYTES)
         await turns(10)
         assert runner.shard.totals.created == 0
@@ -151,7 +162,9 @@ async def test_frame_with_thousands_of_tasks_is_processed_in_parts(runner: HeldR
     frame = producer_service_pb2.ProduceRequest(tasks=[task_pb2.TaskSpec(command="F", payload=b"1")] * 4096)
     hello = producer_service_pb2.ProduceRequest(hello=producer_service_pb2.ProducerHello())
     stream = asyncio.create_task(
-        ProducerStream(runner, flood_token(), StreamRegistry(), EndlessClient(hello, frame), InFlight()).run()
+        ProducerStream(
+            runner, flood_token(), StreamRegistry(), EndlessClient(hello, frame), InFlight(), RateLimits(runner)
+        ).run()
     )
     most, before = 0, 0
     while before < 4096:

@@ -116,6 +116,16 @@ def claim(
     return _lease(taking) if taking.slots else None
 
 
+def has_work(shard: Shard, tenant: str, commands: Sequence[str] | None) -> bool:
+    """Returns whether a claim of these commands would find a task; None: of all commands of the tenant."""
+    ready = shard.ready.get(tenant)
+    if ready is not None:
+        for index in range(len(ready)):
+            if _candidates(shard, tenant, commands, index, 1):
+                return True
+    return False
+
+
 def _candidates(shard: Shard, tenant: str, commands: Sequence[str] | None, index: int, most: int) -> list[Queue]:
     """Returns at most `most` queues with pending tasks in the lane, starting with the longest unserved."""
     queues = shard.ready[tenant][index]

@@ -22,8 +22,10 @@ from .directory import Directory, Tenant
 from .effects import Effects
 from .errors import CorruptRows, Reason, Rejection
 from .lease_ends import LeaseEnds
+from .limits import NO_LIMITS, Limits
 from .model import Claim, Delivery, Lane, Purge, Queue, TaskKey
 from .parsing import RowReader, parsed
+from .tenants import Tenants
 from .time_index import TimeIndex
 
 TOKEN_COUNTER_BITS: Final = 34
@@ -48,6 +50,7 @@ class ShardSettings:
         queues_max: Queues of the shard, of all tenants.
         queues_per_tenant_max: Queues of one tenant.
         queue_idle_ms: How long a queue is kept without any task, whether ended or not.
+        limits: Limits of tenants for which nothing else is set.
     """
 
     max_attempts: int = 5
@@ -60,6 +63,7 @@ class ShardSettings:
     queues_max: int = 100_000
     queues_per_tenant_max: int = 10_000
     queue_idle_ms: int = 3_600_000
+    limits: Limits = NO_LIMITS
 
 
 @dataclass(slots=True)
@@ -98,6 +102,7 @@ class Shard:
         self.queues: dict[int, Queue] = {}
         self.by_name: dict[tuple[str, str], Queue] = {}
         self.directory = Directory()
+        self.tenants = Tenants(settings.limits)
         self.ready: dict[str, list[OrderedDict[Queue, None]]] = {}
         """Queues with tasks to deliver, by tenant and lane; the most recently served queue is last."""
         self.deliveries: dict[TaskKey, Delivery] = {}

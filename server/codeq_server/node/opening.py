@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 from codeq_server.config import Settings
 from codeq_server.core.backoff import BackoffPolicy
+from codeq_server.core.limits import Limits
 from codeq_server.core.parsing import RowReader
 from codeq_server.core.recovery import open_shard
 from codeq_server.core.shard import Shard, ShardSettings
@@ -103,4 +104,9 @@ def _shard_settings(settings: Settings) -> ShardSettings:
         dlq_retention_ms=settings.dlq_retention_seconds * 1000,
         queues_per_tenant_max=settings.queues_per_tenant_max,
         queue_idle_ms=settings.queue_idle_seconds * 1000,
+        limits=Limits(
+            producer_token=settings.rate_limit.producer.rate,
+            worker_token=settings.rate_limit.worker.rate,
+            admin_token=settings.rate_limit.admin.rate,
+        ),
     )

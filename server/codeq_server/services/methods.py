@@ -15,6 +15,7 @@ from codeq_server.auth.access import Access, access_of
 from codeq_server.engine.admission import CALL_COST
 
 from .counts import parser
+from .rate_limits import Limited, limited_of
 from .serving import Handler
 
 PAGE_COST: Final = 512
@@ -32,6 +33,7 @@ class Method:
     Attributes:
         name: Full name such as "/codeq.v1.TaskService/CreateTask".
         access: Callers that may use the method.
+        limited: What rate limits count a call as; None: it has no limit.
         handler: Executes the method; None: the shard's current `Serving` executes it.
         reads: Whether the method only reads.
         parse: Parses a request from bytes.
@@ -44,6 +46,7 @@ class Method:
 
     name: str
     access: Access
+    limited: Limited | None
     handler: Handler | None
     reads: bool
     parse: Callable[[bytes], Any]
@@ -52,6 +55,13 @@ class Method:
     lists: tuple[str, ...]
     may_wait: bool
     names_tenant: bool
+
+    def items(self, request: Message) -> int:
+        """Returns how many items a request lists."""
+        items = 0
+        for name in self.lists:
+            items += len(getattr(request, name))
+        return items
 
     def waits(self, request: Message) -> bool:
         """Returns whether a call with this request may wait for an event."""
@@ -65,6 +75,7 @@ def methods_of(service: ServiceDescriptor, handlers: Mapping[str, Handler]) -> I
         yield Method(
             name=name,
             access=access_of(name),
+            limited=limited_of(name),
             handler=handlers.get(name),
             reads=method.GetOptions().Extensions[annotations_pb2.http].HasField("get"),
             parse=parser(message_factory.GetMessageClass(method.input_type)),

@@ -27,6 +27,7 @@ CodeqError                      reason, message, violations, retryable, retry_af
 │   ├── IdempotencyConflict     IDEMPOTENCY_CONFLICT: the key was used for another request
 │   ├── TaskIdTaken             TASK_ID_TAKEN
 │   ├── LimitReached            LIMIT_REACHED
+│   │   ├── RateLimited         RATE_LIMITED: the token or its tenant makes such calls too often
 │   │   ├── TooManyQueues       TOO_MANY_QUEUES: the tenant or the server is at its limit of queues
 │   │   └── StorageFull         STORAGE_FULL: the server accepts no new tasks until its disk has room
 │   ├── BackupNotConfigured     BACKUP_NOT_CONFIGURED: the server has no backup folder
@@ -289,6 +290,15 @@ class LimitReached(Rejected):
     default_reason = "LIMIT_REACHED"
 
 
+class RateLimited(LimitReached):
+    """The token, or all tokens of its tenant together, make such calls too often: `subject` in `metadata` says which.
+
+    Clients call again after `retry_after` seconds, as long as the call's timeout lasts, before they raise it.
+    """
+
+    default_reason = "RATE_LIMITED"
+
+
 class TooManyQueues(LimitReached):
     """The tenant or the server is at its limit of queues; a retry will not succeed soon."""
 
@@ -401,6 +411,7 @@ _BY_REASON: Final[dict[str, type[CodeqError]]] = {
         IdempotencyConflict,
         TaskIdTaken,
         LimitReached,
+        RateLimited,
         TooManyQueues,
         StorageFull,
         BackupNotConfigured,

@@ -15,11 +15,14 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import multiprocessing
+import os
 import sys
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import grpc
 from codeq.v1 import task_pb2
@@ -33,65 +36,84 @@ FLOODING: Final = "flood"
 """Tenant of the flood, and its token."""
 SLICE_SECONDS: Final = 0.01
 """The flood sends the calls of this time together."""
+IN_FLIGHT_MAX: Final = 500
+WARMUP_SECONDS: Final = 1.0
+GENTLE: Final = 10
+"""Niceness of the flood's client."""
 CALL_SECONDS_MAX: Final = 60.0
 P99_AIM_MS: Final = 25.0
 
 
-class Flood:
-    """A tenant that calls at a fixed rate.
+class Flood(NamedTuple):
+    """What became of the calls of the flood.
 
     Attributes:
         accepted: Calls answered with a task.
         refused: Calls refused by the rate limit.
-        seconds: How long it has called.
+        seconds: How long the flood lasted, until the last reply.
     """
 
-    def __init__(self, address: str, per_second: int) -> None:
-        self.accepted = self.refused = 0
-        self.seconds = 0.0
-        self._address, self._per_second = address, per_second
-
-    async def run(self, seconds: float) -> None:
-        """Calls for this time, and waits for the last reply."""
-        began, sent = time.perf_counter(), 0
-        async with grpc.aio.insecure_channel(self._address) as channel, asyncio.TaskGroup() as group:
-            stub = TaskServiceStub(channel)
-            while (passed := time.perf_counter() - began) < seconds:
-                while sent < passed * self._per_second:
-                    group.create_task(self._call(stub))
-                    sent += 1
-                await asyncio.sleep(SLICE_SECONDS)
-        self.seconds = time.perf_counter() - began
-
-    async def _call(self, stub: Any) -> None:
-        spec = task_pb2.TaskSpec(command="FLOOD", payload=b'{"n":1}')
-        metadata = (("authorization", f"Bearer {FLOODING}"),)
-        try:
-            await stub.CreateTask(pb.CreateTaskRequest(spec=spec), metadata=metadata, timeout=CALL_SECONDS_MAX)
-        except grpc.aio.AioRpcError as error:
-            if error.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED:
-                raise BenchError(f"a call of the flood failed: {error.details()}") from None
-            self.refused += 1
-        else:
-            self.accepted += 1
+    accepted: int
+    refused: int
+    seconds: float
 
 
-async def _beside(server: MeasuredServer, flood: Flood, seconds: float) -> dict[str, float]:
-    async with asyncio.TaskGroup() as group:
-        group.create_task(flood.run(seconds))
-        probing = group.create_task(probe(server.producer, for_seconds(seconds), callers=1))
-    return probing.result()
+def flood(address: str, per_second: int, seconds: float) -> Flood:
+    """Calls at a fixed rate for this time, and waits for the last reply.
+
+    Raises:
+        BenchError: A call failed for another reason than the rate limit.
+    """
+    os.nice(GENTLE)  # the quiet tenant waits for the server and not for the flood's client
+    return asyncio.run(_flood(address, per_second, seconds))
+
+
+async def _flood(address: str, per_second: int, seconds: float) -> Flood:
+    began, answers, sent = time.perf_counter(), list[bool](), 0
+    room = asyncio.Semaphore(IN_FLIGHT_MAX)
+
+    async def call() -> None:
+        async with room:
+            answers.append(await _create(stub))
+
+    async with grpc.aio.insecure_channel(address) as channel, asyncio.TaskGroup() as group:
+        stub: Any = TaskServiceStub(channel)
+        while (passed := time.perf_counter() - began) < seconds:
+            while sent < passed * per_second:
+                group.create_task(call())
+                sent += 1
+            await asyncio.sleep(SLICE_SECONDS)
+    accepted = sum(answers)
+    return Flood(accepted, len(answers) - accepted, time.perf_counter() - began)
+
+
+async def _create(stub: Any) -> bool:
+    """Returns whether the call was accepted, and not refused."""
+    request = pb.CreateTaskRequest(spec=task_pb2.TaskSpec(command="FLOOD", payload=b'{"n":1}'))
+    try:
+        await stub.CreateTask(request, metadata=(("authorization", f"Bearer {FLOODING}"),), timeout=CALL_SECONDS_MAX)
+    except grpc.aio.AioRpcError as error:
+        if error.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED:
+            raise BenchError(f"a call of the flood failed: {error.details()}") from None
+        return False
+    return True
 
 
 def measure(directory: Path, options: argparse.Namespace) -> dict[str, object]:
     """Returns the figures of the quiet tenant and of the flood."""
     limit = {"producer": {"requestsPerMinute": options.rate * 60, "burstSize": options.rate}}
     more = {"RATE_LIMIT": json.dumps(limit)}
-    with MeasuredServer(directory, tenants=(TENANT, FLOODING), more=more) as server:
+    process = multiprocessing.get_context("spawn")
+    with (
+        MeasuredServer(directory, tenants=(TENANT, FLOODING), more=more) as server,
+        ProcessPoolExecutor(1, mp_context=process) as pool,
+    ):
         alone = asyncio.run(probe(server.producer, for_seconds(options.seconds), callers=1))
         before = server.total("codeq_rate_limit_hits_total")
-        flood = Flood(server.producer, options.rate * options.times)
-        beside = asyncio.run(_beside(server, flood, options.seconds))
+        flooding = pool.submit(flood, server.producer, options.rate * options.times, options.seconds + WARMUP_SECONDS)
+        time.sleep(WARMUP_SECONDS)
+        beside = asyncio.run(probe(server.producer, for_seconds(options.seconds), callers=1))
+        calls = flooding.result()
         after = server.total("codeq_rate_limit_hits_total")
     assert before is not None
     assert after is not None
@@ -100,10 +122,10 @@ def measure(directory: Path, options: argparse.Namespace) -> dict[str, object]:
         "alone": alone,
         "beside": beside,
         "flood": {
-            "calls_per_s": round((flood.accepted + flood.refused) / flood.seconds),
-            "accepted": flood.accepted,
-            "allowed": int(options.rate * (1 + flood.seconds)),
-            "refused": flood.refused,
+            "calls_per_s": round((calls.accepted + calls.refused) / calls.seconds),
+            "accepted": calls.accepted,
+            "allowed": int(options.rate * (1 + calls.seconds)),
+            "refused": calls.refused,
             "refused_by_metric": after - before,
         },
         "worst_p99_ms": Latencies.worst_p99(beside),
@@ -116,8 +138,8 @@ def measure(directory: Path, options: argparse.Namespace) -> dict[str, object]:
 
 def is_good(result: dict[str, Any]) -> bool:
     """Returns whether the limit was exact, and the quiet tenant within the target."""
-    flood = result["flood"]
-    exact = flood["refused"] == flood["refused_by_metric"] and flood["accepted"] <= flood["allowed"]
+    calls = result["flood"]
+    exact = calls["refused"] == calls["refused_by_metric"] and calls["accepted"] <= calls["allowed"]
     return bool(exact and result["worst_p99_ms"] <= result["aim_p99_ms"])
 
 

@@ -47,7 +47,7 @@ CodeqError                      reason, message, violations, retryable, retry_af
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, ClassVar, Final, Self
@@ -386,44 +386,13 @@ class Forked(CodeqError):  # noqa: N818
     default_reason = "FORKED"
 
 
-_BY_REASON: Final[dict[str, type[CodeqError]]] = {
-    cls.default_reason: cls
-    for cls in (
-        InvalidRequest,
-        InvalidField,
-        TooLarge,
-        Unauthenticated,
-        MissingScope,
-        WrongTokenKind,
-        NotAdmin,
-        NotOperator,
-        NotAllowed,
-        InvalidTenant,
-        CommandNotAllowed,
-        TaskNotFound,
-        ResultNotFound,
-        ArtifactNotFound,
-        QueueNotFound,
-        TaskNotClaimed,
-        StaleLeaseToken,
-        NotLeaseOwner,
-        TaskEnded,
-        IdempotencyConflict,
-        TaskIdTaken,
-        LimitReached,
-        RateLimited,
-        TooManyQueues,
-        StorageFull,
-        BackupNotConfigured,
-        MembershipRefused,
-        BadHandshake,
-        Draining,
-        NotLeader,
-        OutcomeUnknown,
-        DeadlineExceeded,
-        ServerFault,
-    )
-}
+def _kinds(family: type[CodeqError]) -> Iterator[type[CodeqError]]:
+    for kind in family.__subclasses__():
+        yield kind
+        yield from _kinds(kind)
+
+
+_BY_REASON: Final = {kind.default_reason: kind for kind in _kinds(CodeqError) if "default_reason" in vars(kind)}
 
 _OF_MEMBERSHIP: Final = frozenset({"NOT_CLUSTERED", "MEMBER_EXISTS", "MEMBERSHIP_CHANGE_IN_PROGRESS"})
 

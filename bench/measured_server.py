@@ -202,7 +202,7 @@ class MeasuredServer:
         for process in self._processes():
             times = process.cpu_times()
             cpu += times.user + times.system
-        return Reading(cpu, self._rows())
+        return Reading(cpu, self.total(ROWS_COUNTER))
 
     def rss_mb(self) -> float:
         """Returns the resident memory in megabytes, child processes included."""
@@ -249,11 +249,12 @@ class MeasuredServer:
         main = psutil.Process(self._process.pid)
         return [main, *main.children(recursive=True)]
 
-    def _rows(self) -> int | None:
+    def total(self, metric: str) -> int | None:
+        """Returns the sum of a metric over all its labels; None: the server does not have it."""
         values = [
             float(line.rsplit(" ", 1)[1])
             for line in self._get("/metrics").decode().splitlines()
-            if line.startswith((f"{ROWS_COUNTER} ", f"{ROWS_COUNTER}{{"))
+            if line.startswith((f"{metric} ", f"{metric}{{"))
         ]
         return int(sum(values)) if values else None
 

@@ -7,6 +7,7 @@
     bench/run.py rest --clients 32
     bench/run.py rest --apart                      with a standalone gateway
     bench/run.py rest --tls                        over TLS; also with single
+    bench/run.py single --rate-limits              with rate limits far above the load; also with rest
     bench/run.py raft                              three nodes of a Raft cluster, gRPC streams to the leader
     bench/run.py raft --lone 1                     one single-task caller; with --clients 1 one over REST
 
@@ -41,6 +42,10 @@ SAMPLE_SECONDS: Final = 1.0
 FLAT_GROWTH_MAX: Final = 1.5
 """A store is flat if its mean size over the last third of the run is at most this multiple of the middle third's."""
 
+_UNREACHED: Final = {"requestsPerMinute": 1_000_000_000, "burstSize": 1_000_000_000}
+UNREACHED: Final = {"RATE_LIMIT": json.dumps(dict.fromkeys(("producer", "worker", "admin"), _UNREACHED))}
+"""Rate limits that no load reaches, to measure what they cost."""
+
 Readings = dict[str, Reading]
 """Resources used by each server, by name."""
 
@@ -68,6 +73,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     rest.add_argument("--clients", type=int, nargs="+", default=[32, 256], help="numbers of clients (default 32 256)")
     for secured in (single, rest):
         secured.add_argument("--tls", action="store_true", help="encrypt; not with --apart")
+        secured.add_argument("--rate-limits", action="store_true", help="turn rate limits on that are never reached")
     rest.add_argument("--apart", action="store_true", help="run a standalone gateway")
     return parser.parse_args(arguments)
 
@@ -111,7 +117,8 @@ class Subject:
             with MeasuredCluster(directory, fsync=fsync, retention_seconds=retention) as cluster:
                 yield cls(cluster.nodes[cluster.leader()], cluster)
         else:
-            more = certificate(directory) if options.tls else None
+            more = certificate(directory) if options.tls else {}
+            more |= UNREACHED if options.rate_limits else {}
             with MeasuredServer(directory, fsync=fsync, retention_seconds=retention, more=more) as server:
                 yield cls(server, None)
 

@@ -52,6 +52,9 @@ def _tables() -> Iterator[tuple[str, str]]:
                 inner = each.form.settings if each.form.has_variables else ()
                 variables = {field: f"`{variable(f'{name}.{field}')}`" for field in inner}
                 yield each.form.group.__name__, _table(each.form.settings, variables)
+                for part in each.form.settings.values():
+                    if isinstance(part.form, Group):
+                        yield part.form.group.__name__, _table(part.form.settings, {})
     for provider in PROVIDERS.values():
         for group in provider.tables:
             yield group.__name__, _table(settings_of(group), {})

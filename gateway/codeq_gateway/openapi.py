@@ -413,6 +413,15 @@ def _error_schema() -> Json:
                 "properties": {name: {"type": "string"} for name in ("name", "http", "grpc")},
                 "description": "What is known about the leader, with the reason NOT_LEADER.",
             },
+            **{
+                name: {"type": "string", "description": f"{text}, with the reason RATE_LIMITED."}
+                for name, text in (
+                    ("scope", "Rate limit: producer, worker or admin"),
+                    ("operation", "The call, such as create_task"),
+                    ("subject", "Whose rate it is: token or tenant"),
+                )
+            },
+            "retryAfterSeconds": {"type": "integer", "description": "As Retry-After, with the reason RATE_LIMITED."},
         },
         "required": ["error", "code", "reason", "details"],
     }

@@ -24,9 +24,13 @@ _ENCODE: Final = msgspec.json.Encoder().encode
 _LEADER: Final = {LEADER_NAME: "name", LEADER_HTTP: "http", LEADER_GRPC: "grpc"}
 """Metadata keys of a rejection that the body includes, and their JSON names."""
 
+_AT_LIMIT: Final = ("scope", "operation", "subject")
+"""Metadata keys of a rejection by a rate limit that the body includes."""
+
 _IN_PATH: Final = "/?%:@!$&'()*+,;=~"
 """Characters left as they are; `%` is one of them, so nothing is encoded twice."""
 
+_RATE_LIMITED: Final = reasons.BY_NUMBER[error_pb2.ERROR_REASON_RATE_LIMITED].name
 _RETRY_STATUSES: Final = frozenset({429, 503})
 
 
@@ -102,6 +106,8 @@ def error_body(failed: CallFailed, names: JsonNames | None) -> bytes:
     }
     if leader := {name: failed.metadata[key] for key, name in _LEADER.items() if key in failed.metadata}:
         body["leader"] = leader
+    if reason.name == _RATE_LIMITED and (about := {k: failed.metadata[k] for k in _AT_LIMIT if k in failed.metadata}):
+        body |= {**about, "retryAfterSeconds": _retry_seconds(failed)}
     return _ENCODE(body) + b"\n"
 
 
@@ -121,10 +127,14 @@ def error_headers(failed: CallFailed) -> list[tuple[bytes, bytes]]:
     """Returns the headers that tell a client when to retry or how to authenticate."""
     status = error_status(failed)
     if status in _RETRY_STATUSES and _row(failed).retryable:
-        return [(b"retry-after", b"%d" % max(1, math.ceil(failed.retry_after_seconds or 1)))]
+        return [(b"retry-after", b"%d" % _retry_seconds(failed))]
     if status == 401:
         return [(b"www-authenticate", b"Bearer")]
     return []
+
+
+def _retry_seconds(failed: CallFailed) -> int:
+    return max(1, math.ceil(failed.retry_after_seconds or 1))
 
 
 def leader_url(failed: CallFailed) -> str:

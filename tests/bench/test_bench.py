@@ -18,7 +18,9 @@ from measured_server import BenchError  # noqa: E402
 
 
 @pytest.mark.timeout(180)
-@pytest.mark.parametrize(("bench", "flags"), [("single", ["--frame", "8"]), ("rest", ["--clients", "4"])])
+@pytest.mark.parametrize(
+    ("bench", "flags"), [("single", ["--frame", "8"]), ("rest", ["--clients", "4", "--rate-limits"])]
+)
 def test_short_run_prints_one_line_of_consistent_figures(tmp_path: Path, bench: str, flags: list[str]) -> None:
     command = [sys.executable, str(BENCH / "run.py"), bench, "--seconds", "0.5", "--warmup", "0.1", *flags]
     done = subprocess.run([*command, "--directory", tmp_path], check=False, capture_output=True, text=True)
@@ -62,6 +64,22 @@ def test_small_depth_bench_prints_one_line_of_figures(tmp_path: Path) -> None:
     for figure in ("creates_ratio", "rss_mb", "rss_after_restart_mb", "start_seconds", *claims):
         assert line[figure] > 0
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.timeout(180)
+def test_short_bench_of_rate_limits_counts_every_refusal() -> None:
+    flags = ["--seconds", "1", "--rate", "50", "--times", "4"]
+    done = subprocess.run(
+        [sys.executable, str(BENCH / "rates.py"), *flags], check=False, capture_output=True, text=True
+    )
+    assert done.stdout, done.stderr
+    line = json.loads(done.stdout)
+    flood = line["flood"]
+    assert 0 < flood["accepted"] <= flood["allowed"]
+    assert flood["refused"] == flood["refused_by_metric"] > 0
+    assert line["alone"]["tasks"] > 0
+    assert line["beside"]["tasks"] > 0
+    assert done.returncode == (0 if line["worst_p99_ms"] <= line["aim_p99_ms"] else 1)
 
 
 @pytest.mark.timeout(180)

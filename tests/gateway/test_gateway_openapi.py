@@ -152,7 +152,8 @@ def test_operations_document_their_reply_statuses() -> None:
     assert set(DOCUMENT["paths"]["/v1/codeq/tasks"]["post"]["responses"]) == {"200", "202", "307", "default"}
     assert set(DOCUMENT["paths"]["/v1/codeq/tasks/claim"]["post"]["responses"]) == {"200", "204", "307", "default"}
     assert "content" not in DOCUMENT["paths"]["/v1/codeq/tasks/claim"]["post"]["responses"]["204"]
-    assert set(SCHEMAS["Error"]["properties"]) == {"error", "code", "reason", "details", "leader"}
+    at_limit = {"scope", "operation", "subject", "retryAfterSeconds"}
+    assert set(SCHEMAS["Error"]["properties"]) == {"error", "code", "reason", "details", "leader"} | at_limit
     assert "TASK_NOT_FOUND" in SCHEMAS["Error"]["properties"]["reason"]["enum"]
 
 

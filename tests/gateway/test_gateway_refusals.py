@@ -287,6 +287,26 @@ async def test_failed_call_has_the_http_status_of_its_reason(served: Served, rea
     assert answer.headers["x-request-id"] == "r1"
 
 
+async def test_refusal_by_a_rate_limit_says_which_one_and_when_to_retry(served: Served) -> None:
+    limit = {"scope": "producer", "operation": "create_task", "subject": "tenant"}
+    served.double.failure = CallFailed(
+        error_pb2.ERROR_REASON_RATE_LIMITED,
+        "rate limit exceeded",
+        retry_after_seconds=7,
+        metadata={**limit, "retryAfterSeconds": "7"},
+    )
+    answer = await served.http.post(TASKS, json={"command": "A"})
+    assert (answer.status_code, answer.headers["retry-after"]) == (429, "7")
+    assert answer.json() == {
+        "error": "rate limit exceeded",
+        "code": "RESOURCE_EXHAUSTED",
+        "reason": "RATE_LIMITED",
+        "details": [],
+        **limit,
+        "retryAfterSeconds": 7,
+    }
+
+
 async def test_retry_after_is_rounded_to_whole_seconds(served_inside: Served) -> None:
     served_inside.double.failure = CallFailed(error_pb2.ERROR_REASON_DRAINING, "stopping", retry_after_seconds=1.2)
     assert (await served_inside.http.get(f"{TASKS}/t1")).headers["retry-after"] == "2"

@@ -120,6 +120,27 @@ def test_failed_call_to_the_only_server_is_not_retried(error: errors.CodeqError)
     assert following(Servers(["a:1"]), repeatable=True).delay_after(error, 1.0) is None
 
 
+@pytest.mark.parametrize("repeatable", [True, False])
+@pytest.mark.parametrize("addresses", [["a:1"], ["a:1", "b:1"]])
+def test_call_refused_by_a_rate_limit_returns_to_its_server_when_it_may(addresses: list[str], repeatable: bool) -> None:
+    call = following(Servers(addresses), repeatable=repeatable)
+    assert call.delay_after(errors.RateLimited("r", retry_after=7.0), 1.0) == 7.0
+    call.timeout(8.0)
+    assert call.address == "a:1"
+    assert call.delay_after(errors.RateLimited("r"), 8.0) == 1.0
+
+
+def test_call_refused_by_a_rate_limit_fails_at_once_if_its_deadline_is_earlier() -> None:
+    call = following(Servers(["a:1"]), repeatable=True)  # its deadline is at 32 s
+    assert call.delay_after(errors.RateLimited("r", retry_after=30.0), 1.9) == 30.0
+    assert call.delay_after(errors.RateLimited("r", retry_after=30.0), 2.0) is None
+
+
+def test_other_limits_of_the_server_are_not_retried() -> None:
+    error = errors.LimitReached("l", retry_after=1.0)
+    assert following(Servers(["a:1"]), repeatable=True).delay_after(error, 1.0) is None
+
+
 def test_call_respects_its_deadline_and_splits_it_among_servers() -> None:
     call = following(Servers(["a:1", "b:1"]), repeatable=True)
     assert call.timeout(0.0) == ATTEMPT_SECONDS_MAX + 2.0

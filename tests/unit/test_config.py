@@ -56,6 +56,8 @@ def test_load_with_only_tokens_returns_the_documented_defaults() -> None:
     assert settings.backoff_policy == "exp_full_jitter"
     assert (settings.backoff_base_seconds, settings.backoff_max_seconds) == (5, 900)
     assert (settings.retention_seconds, settings.dlq_retention_seconds) == (86400, 1209600)
+    assert not any(each.rate.limits for each in (settings.rate_limit.producer, settings.rate_limit.worker))
+    assert not any(each.rate.limits for each in (settings.rate_limit.admin, settings.rate_limit.webhook))
     assert (settings.queues_per_tenant_max, settings.queue_idle_seconds) == (10_000, 3600)
     assert (settings.log_level, settings.log_format) == ("info", None)
     assert settings.shutdown_grace_seconds == 10

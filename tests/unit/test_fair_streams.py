@@ -17,6 +17,7 @@ from codeq_server.engine.admission import TURN_COST
 from codeq_server.services.artifacts import Artifacts
 from codeq_server.services.calls import Calls
 from codeq_server.services.produce import ProducerStream
+from codeq_server.services.rate_limits import RateLimits
 from codeq_server.services.serving import Serving
 from codeq_server.services.shard_table import ShardTable
 from codeq_server.services.stream_token import StreamToken
@@ -83,7 +84,9 @@ def producer(runner: HeldRunner) -> ProducerStream:
     """Returns a stream whose client sends full frames endlessly."""
     frame = producer_service_pb2.ProduceRequest(tasks=[task_pb2.TaskSpec(command="F", payload=b"1")] * FRAME_TASKS)
     hello = producer_service_pb2.ProduceRequest(hello=producer_service_pb2.ProducerHello())
-    return ProducerStream(runner, flood_token(), StreamRegistry(Tenants()), EndlessClient(hello, frame), InFlight())
+    return ProducerStream(
+        runner, flood_token(), StreamRegistry(Tenants()), EndlessClient(hello, frame), InFlight(), RateLimits(runner)
+    )
 
 
 def worker(runner: HeldRunner) -> WorkerStream:
@@ -97,6 +100,7 @@ def worker(runner: HeldRunner) -> WorkerStream:
         60,
         Artifacts(runner, None, 0),
         EndlessClient(hello, more),
+        RateLimits(runner),
     )
 
 
@@ -144,7 +148,9 @@ async def test_large_frame_waits_for_its_turn_among_large_requests(runner: HeldR
     client = EndlessClient(hello, frame)
     async with in_flight.turn(WORKED_BYTES_MAX):
         stream = asyncio.create_task(
-            ProducerStream(runner, flood_token(), StreamRegistry(Tenants()), client, in_flight).run()
+            ProducerStream(
+                runner, flood_token(), StreamRegistry(Tenants()), client, in_flight, RateLimits(runner)
+            ).run()
         )
         await until(lambda: in_flight.held > LARGE_BYTES)
         await turns(10)
@@ -159,7 +165,14 @@ async def test_frame_with_thousands_of_tasks_is_processed_in_parts(runner: HeldR
     frame = producer_service_pb2.ProduceRequest(tasks=[task_pb2.TaskSpec(command="F", payload=b"1")] * 4096)
     hello = producer_service_pb2.ProduceRequest(hello=producer_service_pb2.ProducerHello())
     stream = asyncio.create_task(
-        ProducerStream(runner, flood_token(), StreamRegistry(Tenants()), EndlessClient(hello, frame), InFlight()).run()
+        ProducerStream(
+            runner,
+            flood_token(),
+            StreamRegistry(Tenants()),
+            EndlessClient(hello, frame),
+            InFlight(),
+            RateLimits(runner),
+        ).run()
     )
     most, before = 0, 0
     while before < 4096:

@@ -7,11 +7,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-import grpc
 import pytest
 from codeq.options.v1 import options_pb2
-from codeq.v1 import error_pb2, task_pb2, task_service_pb2, worker_service_pb2
-from codeq.v1 import producer_service_pb2 as producer_pb
+from codeq.v1 import error_pb2, task_pb2, task_service_pb2
 from codeq_gateway.bodies import InFlight
 from codeq_server.auth.authenticator import Authenticator
 from codeq_server.auth.claims import Claims, Token
@@ -22,45 +20,10 @@ from codeq_server.services.shard_table import ShardTable
 from codeq_server.services.stream_token import LOOK_SECONDS, NOTICE_SECONDS, StreamToken
 from held_log import HeldRunner, turns, until
 from scripted_validator import NOW, Nobody, ScriptedValidator, clocked, in_clocked_loop, token_of
+from stream_client import Client
 
 LIFE = 300.0
 KINDS = ["produce", "work"]
-
-
-class Client:
-    """The client end of a stream, driven by the test."""
-
-    def __init__(self, kind: str) -> None:
-        self.kind = kind
-        self.reads = True
-        self.received: list[Any] = []
-        self._sent: asyncio.Queue[Any] = asyncio.Queue()
-        self.send(hello=producer_pb.ProducerHello() if kind == "produce" else worker_service_pb2.WorkerHello())
-
-    def send(self, **fields: Any) -> None:
-        request = producer_pb.ProduceRequest if self.kind == "produce" else worker_service_pb2.WorkRequest
-        self._sent.put_nowait(request(**fields))
-
-    def half_close(self) -> None:
-        self._sent.put_nowait(grpc.aio.EOF)
-
-    async def read(self) -> Any:
-        return await self._sent.get()
-
-    async def write(self, message: Any) -> None:
-        if not self.reads:
-            await asyncio.get_running_loop().create_future()
-        if isinstance(message, bytes):
-            message = worker_service_pb2.WorkResponse.FromString(message)
-        self.received.append(message)
-
-    @property
-    def notices(self) -> list[producer_pb.StreamNotice]:
-        return [message.notice for message in self.received if message.HasField("notice")]
-
-    @property
-    def tasks(self) -> list[task_pb2.Task]:
-        return [task for message in self.received for task in getattr(message, "tasks", ())]
 
 
 class Desk:

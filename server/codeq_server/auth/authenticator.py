@@ -7,8 +7,10 @@ calls with that token share one validation. A certificate is identified at once.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Final, Protocol
 
 from mypy_extensions import mypyc_attr
@@ -234,7 +236,13 @@ class Authenticator:
         now = self.clock()
         if not any(token.expires_at > now for token in accepted):
             return refusing(expired(accepted[-1].expires_at, authorization))
-        producer_token, worker_token = _unexpired(producer_token, now), _unexpired(worker_token, now)
+        shown = (
+            authorization
+            if isinstance(authorization, bytes)
+            else authorization.removeprefix(_BEARER).encode(errors="surrogatepass")
+        )
+        digest = hashlib.sha256(shown).digest()
+        producer_token, worker_token = _usable(producer_token, now, digest), _usable(worker_token, now, digest)
         if len(self._verdicts) >= CACHED_TOKENS_MAX:
             del self._verdicts[next(iter(self._verdicts))]
         verdict = self._verdicts[authorization] = verdict_of(
@@ -254,8 +262,8 @@ class Authenticator:
         return _UNTOLD
 
 
-def _unexpired(token: Token | None, now: float) -> Token | None:
-    return token if token is not None and token.expires_at > now else None
+def _usable(token: Token | None, now: float, digest: bytes) -> Token | None:
+    return replace(token, digest=digest) if token is not None and token.expires_at > now else None
 
 
 def bearer(authorization: Authorization) -> Authorization:

@@ -6,7 +6,7 @@ import math
 import re
 import string
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from codeq_server.core.errors import Reason, Rejection
@@ -77,6 +77,7 @@ class Token:
         event_types: Commands of the holder; "*" means all.
         raw: All claims, such as `role` and `tenantId`.
         expires_at: When the token ends, in seconds of Unix time; NEVER if it does not.
+        digest: SHA-256 of the token; the authenticator sets it.
     """
 
     subject: str
@@ -85,6 +86,7 @@ class Token:
     event_types: frozenset[str]
     raw: Mapping[str, object]
     expires_at: float = NEVER
+    digest: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +104,7 @@ class Claims:
         is_operator: Whether the caller operates the whole server, if the token is a producer's.
         is_viewer: Whether the caller only reads, and without the content of tasks unless the server shows it.
         commands: Commands whose tasks the caller sees, creates and changes; "*" means all. A worker sees all.
+        token_key: SHA-256 of the token. Claims of different tokens may be equal.
     """
 
     subject: str
@@ -114,6 +117,7 @@ class Claims:
     is_operator: bool = False
     is_viewer: bool = False
     commands: frozenset[str] = EVERY_COMMAND
+    token_key: bytes = field(default=b"", compare=False, repr=False)
 
     @property
     def allows_every_command(self) -> bool:
@@ -180,6 +184,7 @@ def claims_of(token: Token) -> Claims:
         expires_at=token.expires_at,
         is_operator=is_operator,
         is_viewer=not (is_admin or is_operator) and (_is_viewer(token.raw) or VIEWER_SCOPE in token.scopes),
+        token_key=token.digest,
     )
 
 

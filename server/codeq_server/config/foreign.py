@@ -39,7 +39,6 @@ _KEYS: Final = frozenset(
     {
         *EXCLUDED_BY_RAFT,
         "env",
-        "rateLimit",
         "timezone",
         "tracingEnabled",
         "tracingOtlpEndpoint",

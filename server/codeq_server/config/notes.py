@@ -24,8 +24,9 @@ from codeq_server.config.declaration import settings_of
 from codeq_server.config.given import Note
 from codeq_server.config.jwks_settings import JwksAuthSettings
 from codeq_server.config.providers import AuthConfig
-from codeq_server.config.settings import AuthSettings, RaftSettings, Settings
+from codeq_server.config.settings import AuthSettings, RaftSettings, RateLimitSettings, Settings
 from codeq_server.config.sources import GivenSettings
+from codeq_server.core.limits import Rate
 
 KEYS_MAX: Final = 3
 """Keys that one warning names; it counts the others."""
@@ -53,6 +54,7 @@ def of_server(
     return [
         *of_gateway(env),
         *_without_effect(given, settings),
+        *_rates(given, settings),
         *_raft(given, wanted, settings),
         *_tokens(given, settings.auth),
         *_unasked(given, settings),
@@ -73,6 +75,14 @@ def _without_effect(given: GivenSettings, settings: Settings) -> Iterator[Note]:
     for name in _NOT_OF_MEMORY if settings.persistence_provider == "memory" else ():
         if name in given.values:
             yield Note(given.key(name), "without effect with the provider memory")
+
+
+def _rates(given: GivenSettings, settings: Settings) -> Iterator[Note]:
+    for name in settings_of(RateLimitSettings):
+        rate: Rate = getattr(settings.rate_limit, name).rate
+        if any(rate) and not rate.limits:
+            text = "without effect: a rate limit needs both requestsPerMinute and burstSize above 0"
+            yield Note(given.key(f"rate_limit.{name}"), text)
 
 
 def _raft(given: GivenSettings, wanted: RaftSettings | None, settings: Settings) -> Iterator[Note]:

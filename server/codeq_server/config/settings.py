@@ -33,6 +33,7 @@ from codeq_server.config.forms import Boolean, Choice, FilePath, Text, Whole
 from codeq_server.config.given import Given, Note
 from codeq_server.config.providers import AuthConfig, AuthConfigForm, ProviderName
 from codeq_server.config.tls import ClientTls, ListenerTls, client_tls_of, tls_of
+from codeq_server.core.limits import Rate
 
 BackoffPolicy = Literal["fixed", "linear", "exponential", "exp_equal_jitter", "exp_full_jitter"]
 LogLevel = Literal["debug", "info", "warn", "error"]
@@ -47,6 +48,7 @@ _DURATION: Final = Whole(1, 10 * 365 * 86400, "seconds")
 _LEASE: Final = Whole(1, 43200, "seconds")
 _QUOTA: Final = Whole(0, 1 << 50)
 _MILLISECONDS: Final = Whole(0, 60_000, "milliseconds")
+_RATE: Final = Whole(0, 1_000_000_000)
 _SECRET: Final = Text(16, 1024)
 _CLIENT_AUTH: Final = Choice(get_args(ClientAuth))
 _PROVIDER: Final = ProviderName()
@@ -71,6 +73,29 @@ class PersistenceSettings:
         flag="--no-fsync",
     )
     num_shards: int = setting(Whole(1, 1), 1, "number of shards: only 1 in this version")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RateSettings:
+    """A token bucket; it limits nothing unless both numbers are positive."""
+
+    requests_per_minute: int = setting(_RATE, 0, "cost that flows back per minute, evenly")
+    burst_size: int = setting(_RATE, 0, "cost that can be spent at once")
+
+    @property
+    def rate(self) -> Rate:
+        """The rate for the core."""
+        return Rate(self.requests_per_minute, self.burst_size)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RateLimitSettings:
+    """Rates of each token; see docs/limits.md for what the calls cost."""
+
+    producer: RateSettings = setting(Group(RateSettings), RateSettings(), "creates and cancels")
+    worker: RateSettings = setting(Group(RateSettings), RateSettings(), "claims and deliveries")
+    admin: RateSettings = setting(Group(RateSettings), RateSettings(), "calls of administrators, viewers and operators")
+    webhook: RateSettings = setting(Group(RateSettings), RateSettings(), "must be off: webhooks are not built yet")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -412,6 +437,12 @@ class Settings(RestSettings):
         Whole(0, 1 << 50, "bytes"),
         256 << 20,
         "free space on the store's disk below which new tasks are rejected, so that running work can finish; 0: never",
+    )
+    rate_limit: RateLimitSettings = setting(
+        Group(RateLimitSettings),
+        RateLimitSettings(),
+        "[rate limits](limits.md) of each token, unless its tenant has its own; JSON in the environment",
+        unset="no limits",
     )
     raft: RaftSettings | None = setting(
         Group(RaftSettings, has_variables=True),

@@ -118,6 +118,17 @@ def claim(
     return _lease(taking) if taking.slots else None
 
 
+def has_work(shard: Shard, tenant: str, commands: Sequence[str] | None) -> bool:
+    """Returns whether a claim of these commands would get a task now; None: of all commands of the tenant."""
+    ready = shard.ready.get(tenant)
+    if ready is None or not lease_room(shard, tenant, 1):
+        return False
+    for index, queues in enumerate(ready):
+        if queues and _candidates(shard, tenant, queues, commands, index, 1):
+            return True
+    return False
+
+
 def _candidates(
     shard: Shard, tenant: str, queues: OrderedDict[Queue, None], commands: Sequence[str] | None, index: int, most: int
 ) -> list[Queue]:

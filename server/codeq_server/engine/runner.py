@@ -138,6 +138,10 @@ class ShardRunner:
         """Returns the Unix time in seconds by the clock as it is, even if it has been set back."""
         return self._clock()[0] / 1000
 
+    def mono_ms(self) -> int:
+        """Returns the monotonic time in milliseconds."""
+        return self._clock()[1]
+
     def _time(self) -> Now:
         return self.shard.at(*self._clock())
 

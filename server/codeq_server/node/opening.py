@@ -110,8 +110,11 @@ def _shard_settings(settings: Settings) -> ShardSettings:
 
 def _limits(settings: Settings) -> Limits:
     """Returns the limits of tenants for which nothing else is set."""
-    quotas = settings.quotas
+    quotas, rates = settings.quotas, settings.rate_limit
     return Limits(
+        producer_token=rates.producer.rate,
+        worker_token=rates.worker.rate,
+        admin_token=rates.admin.rate,
         waiting_tasks_max=quotas.waiting_tasks_max,
         stored_bytes_max=quotas.stored_bytes_max,
         leases_max=quotas.leases_max,

@@ -1,9 +1,9 @@
 """Unary calls, shared by both front ends: gRPC and the gateway in this process.
 
-A call is authenticated according to the option on its RPC and validated by the rules of its request. A caller acts for
-the tenant of the token; an operator may name another one. Viewers get no content of tasks. Calls on the shard
-are executed by its current `Serving`, in their tenant's turn, and answered once everything they saw is durable. Calls
-on the node are executed at once, whether or not it serves the shard.
+A call is authenticated according to the option on its RPC, charged to its rate limits, and validated by the rules of
+its request. A caller acts for the tenant of the token; an operator may name another one. Viewers get no content of
+tasks. Calls on the shard are executed by its current `Serving`, in their tenant's turn, and answered once everything
+they saw is durable. Calls on the node are executed at once, whether or not it serves the shard.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from codeq_server.engine.runner import ShardRunner
 from .auditing import DENIALS, OK, Act, State, denial_of, record_denial
 from .content import remove_content
 from .methods import TENANT_FIELD, Method, methods_of, stateless
-from .serving import SHARD_SERVICES, Handler, handlers_of
+from .serving import SHARD_SERVICES, Handler, Serving, handlers_of
 from .shard_table import ShardTable
 from .validation import check_message
 
@@ -239,6 +239,8 @@ class Calls:
         if self.draining:
             raise Rejection(Reason.DRAINING, "the server is stopping")
         if method.handler is not None:
+            if self.shards.serving is not None:
+                _charge(self.shards.serving, method, claims, request, method.items(request))
             check_message(request)
             act = _act_of(method, claims, request, origin) if method.administers else None
             return await (
@@ -246,14 +248,13 @@ class Calls:
             )
         shards = self.shards
         serving = await shards.route_stale(method, request) if stale else shards.route(method, request)
+        items = method.items(request)
+        _charge(serving, method, claims, request, items)
         check_message(request)
         if method.names_tenant or not claims.tenant_id:
             claims = _acting(method, claims, request)
         act = _act_of(method, claims, request, origin) if method.administers else None
-        cost = method.cost
-        for name in method.lists:
-            cost += len(getattr(request, name))
-        await serving.runner.room(claims.tenant_id, cost)
+        await serving.runner.room(claims.tenant_id, method.cost + items)
         handler = serving.handlers[method.name]
         try:
             if act is None:
@@ -314,6 +315,18 @@ def _act_of(method: Method, claims: Claims, request: Message, origin: str) -> Ac
         return None
     tenant = claims.tenant_id if method.access.principal == options_pb2.PRINCIPAL_ADMIN else ""
     return Act(method.descriptor.name, request, subject=claims.subject, tenant=tenant, origin=origin)
+
+
+def _charge(serving: Serving, method: Method, claims: Claims, request: Any, items: int) -> None:
+    """Charges a call that has a rate limit.
+
+    Raises:
+        Rejection: RATE_LIMITED.
+    """
+    if method.limited is None:
+        return
+    elsewhere = claims.is_operator and method.names_tenant and request.tenant not in ("", claims.tenant_id)
+    serving.rates.check(method.limited, claims, items or 1, elsewhere=elsewhere)
 
 
 def _acting(method: Method, claims: Claims, request: Any) -> Claims:

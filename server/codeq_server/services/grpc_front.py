@@ -29,12 +29,13 @@ from codeq_server.core.errors import Reason, Rejection
 from .calls import Calls
 from .counts import parser
 from .methods import Method
+from .rate_limits import RETRY_AFTER
 from .serving import Serving
 from .stream_token import StreamToken
 from .unread import COUNTED_BYTES, UnreadReplies
 
 RETRY_AFTER_SECONDS: Final = 1
-"""Retry delay advised to callers whose call may succeed later."""
+"""Retry delay advised to callers whose call may succeed later, if nothing more is known."""
 
 AccessLog = Callable[[str, str, float, str, Mapping[str, str]], None]
 """Logs a unary call: its method, gRPC code name, seconds, request id, and details of a rejection."""
@@ -59,15 +60,22 @@ def status_of(rejection: Rejection) -> status_pb2.Status:
         for name, description in rejection.violations:
             bad.field_violations.add(field=name, description=description)
         details.append(bad)
-    if reason.retryable:
-        delay = duration_pb2.Duration(seconds=RETRY_AFTER_SECONDS)
-        details.append(error_details_pb2.RetryInfo(retry_delay=delay))
+    seconds = retry_seconds(rejection)
+    if seconds is not None:
+        details.append(error_details_pb2.RetryInfo(retry_delay=duration_pb2.Duration(seconds=seconds)))
     status = status_pb2.Status(code=reason.grpc_code, message=rejection.message)
     for detail in details:
         packed = any_pb2.Any()
         packed.Pack(detail)
         status.details.append(packed)
     return status
+
+
+def retry_seconds(rejection: Rejection) -> int | None:
+    """Returns the seconds after which a retry may succeed; None: it will not."""
+    if not reasons.BY_NUMBER[rejection.reason.value].retryable:
+        return None
+    return int(rejection.metadata.get(RETRY_AFTER, RETRY_AFTER_SECONDS))
 
 
 class GrpcFront:

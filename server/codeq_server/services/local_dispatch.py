@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from functools import partial
 
-from codeq import reasons
 from codeq_gateway.dispatch import LEADER_GRPC, STALE, Admission, Call, CallFailed
 from google.protobuf.message import Message
 
@@ -13,7 +12,7 @@ from codeq_server.auth.revocation import Authorization
 from codeq_server.core.errors import Rejection
 
 from .calls import Calls
-from .grpc_front import RETRY_AFTER_SECONDS
+from .grpc_front import retry_seconds
 
 Forward = Callable[[str, Call], Awaitable[Message]]
 """Forwards a call to the server at an address."""
@@ -71,6 +70,5 @@ class LocalDispatcher:
 
 def failed(rejection: Rejection) -> CallFailed:
     """Converts a rejection to the gateway's form."""
-    retry = RETRY_AFTER_SECONDS if reasons.BY_NUMBER[rejection.reason.value].retryable else None
-    reason, about = rejection.reason.value, rejection.about()
+    reason, retry, about = rejection.reason.value, retry_seconds(rejection), rejection.about()
     return CallFailed(reason, rejection.message, rejection.violations, retry, rejection.metadata, about=about)

@@ -17,6 +17,7 @@ from codeq_server.engine.admission import CALL_COST
 
 from .auditing import State
 from .counts import parser
+from .rate_limits import Limited, limited_of
 from .serving import Handler
 
 PAGE_COST: Final = 512
@@ -38,6 +39,7 @@ class Method:
     Attributes:
         name: Full name such as "/codeq.v1.TaskService/CreateTask".
         access: Callers that may use the method.
+        limited: What rate limits count a call as; None: it has no limit.
         handler: Executes the method; None: the shard's current `Serving` executes it.
         reads: Whether the method only reads.
         parse: Parses a request from bytes.
@@ -53,6 +55,7 @@ class Method:
 
     name: str
     access: Access
+    limited: Limited | None
     handler: Handler | None
     reads: bool
     parse: Callable[[bytes], Any]
@@ -64,6 +67,13 @@ class Method:
     needs_tenant: bool
     administers: bool
     state: Callable[[], State | None]
+
+    def items(self, request: Message) -> int:
+        """Returns how many items a request lists."""
+        items = 0
+        for name in self.lists:
+            items += len(getattr(request, name))
+        return items
 
     def waits(self, request: Message) -> bool:
         """Returns whether a call with this request may wait for an event."""
@@ -96,6 +106,7 @@ def methods_of(
         yield Method(
             name=name,
             access=access,
+            limited=limited_of(name),
             handler=handlers.get(name),
             reads=reads,
             parse=parser(message_factory.GetMessageClass(method.input_type)),

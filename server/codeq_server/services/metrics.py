@@ -86,6 +86,14 @@ def _families(serving: Serving) -> Iterator[Metric]:
     )
     yield GaugeMetricFamily("codeq_ends_watched", "Tasks whose end a call is waiting for.", value=len(shard.watched))
     yield GaugeMetricFamily("codeq_window_bytes", "Memory of loaded queue heads.", value=shard.windows_bytes)
+    hits = CounterMetricFamily(
+        "codeq_rate_limit_hits",
+        "Calls refused by rate limits, and waits of streams for them, since startup.",
+        labels=("scope", "operation"),
+    )
+    for limited, count in serving.rates.hits.items():
+        hits.add_metric((limited.scope, limited.operation), count)
+    yield hits
     depth = GaugeMetricFamily("codeq_queue_tasks", "Tasks in a queue.", labels=("tenant", "command", "state"))
     for number, queue in enumerate(shard.queues.values()):
         if number >= QUEUES_MAX:

@@ -25,6 +25,7 @@ from .auditing import denial_of, record_denial
 from .convert import item_error
 from .creating import task_of
 from .outbox import Outbox
+from .rate_limits import FRAMES, RateLimits
 from .server_info import PAYLOAD_BYTES_MAX
 from .stream_token import StreamToken
 from .streams import StreamRegistry, hello_of, protocol_error
@@ -43,9 +44,16 @@ class ProducerStream:
     """One producer's stream."""
 
     def __init__(
-        self, runner: ShardRunner, token: StreamToken, registry: StreamRegistry, context: Any, in_flight: InFlight
+        self,
+        runner: ShardRunner,
+        token: StreamToken,
+        registry: StreamRegistry,
+        context: Any,
+        in_flight: InFlight,
+        rates: RateLimits,
     ) -> None:
         self._runner = runner
+        self._rates = rates
         self._in_flight = in_flight
         self._token = token
         self._tenant = token.claims.tenant_id
@@ -115,6 +123,8 @@ class ProducerStream:
                 f"a frame of {len(frame.tasks)} tasks and {size} bytes; the limits are {FRAME_TASKS_MAX} and "
                 f"{FRAME_BYTES_MAX}",
             )
+        # Meanwhile nothing more is read, so the client's window fills.
+        await self._rates.wait(FRAMES, self._token.claims, len(frame.tasks))
         if size < LARGE_BYTES:
             await self._create_in_slices(frame, size)
             return

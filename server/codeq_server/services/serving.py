@@ -17,6 +17,7 @@ from .artifacts import Artifacts
 from .audit import AuditService
 from .produce import ProducerStream
 from .queues import QueueService
+from .rate_limits import RateLimits
 from .stream_token import StreamToken
 from .streams import StreamRegistry
 from .tasks import TaskService
@@ -43,6 +44,7 @@ class Serving:
     Attributes:
         runner: Runner of the shard.
         streams: Open streams.
+        rates: Rate limits of calls and streams.
         handlers: Handlers of unary calls, by full name of the method.
 
     Args:
@@ -57,9 +59,11 @@ class Serving:
     ) -> None:
         self.runner = runner
         self.streams = StreamRegistry(runner.shard.tenants)
+        self.rates = RateLimits(runner)
         self._lease_seconds = lease_seconds
         self._artifacts = Artifacts(runner, keeper, artifact_bytes_max)
-        self.handlers: dict[str, Handler] = handlers_of(TASKS, TaskService(runner, lease_seconds, self._artifacts))
+        tasks = TaskService(runner, lease_seconds, self._artifacts, self.rates)
+        self.handlers: dict[str, Handler] = handlers_of(TASKS, tasks)
         self.handlers |= handlers_of(QUEUES, QueueService(runner))
         self.handlers |= handlers_of(TENANTS, TenantService(runner, self.streams))
         self.handlers |= handlers_of(AUDIT, AuditService(runner))
@@ -70,7 +74,7 @@ class Serving:
         Raises:
             Rejection: Why the stream ends; may be in an exception group.
         """
-        await ProducerStream(self.runner, token, self.streams, context, in_flight).run()
+        await ProducerStream(self.runner, token, self.streams, context, in_flight, self.rates).run()
 
     async def work(self, token: StreamToken, context: Any) -> None:
         """Serves a worker stream to its end.
@@ -78,7 +82,9 @@ class Serving:
         Raises:
             Rejection: Why the stream ends; may be in an exception group.
         """
-        await WorkerStream(self.runner, token, self.streams, self._lease_seconds, self._artifacts, context).run()
+        await WorkerStream(
+            self.runner, token, self.streams, self._lease_seconds, self._artifacts, context, self.rates
+        ).run()
 
     def drain(self, grace_ms: int, leader: str = "") -> None:
         """Ends every wait, and notifies streams that they will end.

@@ -157,10 +157,10 @@ class StreamToken:
         """
         if (claims.subject, claims.tenant_id) != (self.claims.subject, self.claims.tenant_id):
             raise Rejection(Reason.UNAUTHENTICATED, "the token is of another subject or tenant than the stream's")
-        if claims != self.claims:
-            self.claims = claims
-            if self.on_change is not None:
-                self.on_change()
+        has_changed = claims != self.claims
+        self.claims = claims  # even equal ones may be of another token
+        if has_changed and self.on_change is not None:
+            self.on_change()
 
     async def _reaches(self, at: float) -> bool:
         """Waits until a time of the clock; returns False as soon as there is news of the token."""

@@ -43,6 +43,7 @@ from .creating import batch_of, task_of
 from .fingerprint import NULL
 from .listing import NEWEST, list_tasks
 from .newest_first import list_newest
+from .rate_limits import DELIVERIES, RateLimits
 from .validation import check_json, check_message, kept_text
 
 SLICE_TASKS: Final = 128
@@ -62,8 +63,11 @@ T = TypeVar("T")
 class TaskService:
     """Creates, claims, ends and reports tasks. Methods have the names and contracts of the proto's RPCs."""
 
-    def __init__(self, runner: ShardRunner, default_lease_seconds: int, artifacts: Artifacts) -> None:
+    def __init__(
+        self, runner: ShardRunner, default_lease_seconds: int, artifacts: Artifacts, rates: RateLimits
+    ) -> None:
         self._runner = runner
+        self._rates = rates
         self._artifacts = artifacts
         self._default_lease_ms = default_lease_seconds * 1000
 
@@ -449,6 +453,8 @@ class TaskService:
             await self._settled()
             return
         claim, deliveries = claimed
+        if len(deliveries) > 1:
+            self._rates.charge(DELIVERIES, claims, len(deliveries) - 1)  # the call has paid for the first
         for delivered in deliveries:
             error = reads.last_error(runner.shard, delivered.task_id) if delivered.attempts > 1 else None
             fill_claimed_task(place(), delivered, claim, claims.tenant_id, error)

@@ -28,6 +28,8 @@ from .artifacts import Artifacts, Filed, Uploads, take_filed
 from .claiming import allowed_commands, return_unused
 from .convert import reason_number, timestamp
 from .outbox import Outbox
+from .pacing import Pacing
+from .rate_limits import RateLimits
 from .stream_token import StreamToken
 from .streams import StreamRegistry, hello_of, protocol_error
 from .tasks import check_ending
@@ -81,6 +83,7 @@ class WorkerStream:
         default_lease_seconds: int,
         artifacts: Artifacts,
         context: Any,
+        rates: RateLimits,
     ) -> None:
         self._runner = runner
         self._token = token
@@ -100,6 +103,7 @@ class WorkerStream:
         self._draining = False
         self._closing = False
         self._full = False
+        self._pacing = Pacing(rates, token, partial(runner.admission.push, claims.tenant_id, self._go_on))
         self._number = 0
         self._answer = pb.WorkResponse()
         self._answers = False
@@ -129,6 +133,7 @@ class WorkerStream:
         finally:
             self._draining = True  # a turn may still be to come
             self._runner.waiting.leave(self)
+            self._pacing.end()
             for claim in self._open.values():
                 claim.holder = None
             for frame in self._outbox.unsent():
@@ -406,13 +411,16 @@ class WorkerStream:
             self._outbox.put(_Frame(self._encode(claims), claims, rest))
 
     def _claim(self) -> list[tuple[Claim, list[Delivered]]]:
+        if self._pacing.waits:
+            return []
         runner = self._runner
         now = runner.now()
         got: list[tuple[Claim, list[Delivered]]] = []
         tasks = 0
+        tasks_max = min(FRAME_TASKS_MAX, self._pacing.allowed())
         room = FRAME_BYTES_MAX if self._credit_bytes is None else min(FRAME_BYTES_MAX, self._credit_bytes)
-        while self._credits and tasks < FRAME_TASKS_MAX and room > 0:
-            count = min(self._credits, CLAIM_MAX)
+        while self._credits and tasks < tasks_max and room > 0:
+            count = min(self._credits, CLAIM_MAX, tasks_max - tasks)
             try:
                 claimed = core_claims.claim(
                     runner.shard, self._caller, self._commands, count, room, self._lease_seconds * 1000, now
@@ -428,6 +436,13 @@ class WorkerStream:
             self._credits -= len(delivered)
             tasks += len(delivered)
             self._remember(claim)
+        self._pacing.delivered(tasks)
+        if tasks == tasks_max < FRAME_TASKS_MAX and self._credits and room > 0:
+            # At a rate limit: waits for it if there is work, and otherwise for work.
+            if core_claims.has_work(runner.shard, self._caller.tenant, self._commands):
+                self._pacing.wait(min(self._credits, FRAME_TASKS_MAX))
+            else:
+                runner.waiting.wait(self, self._caller.tenant, self._commands)
         return got
 
     def _remember(self, claim: Claim) -> None:

@@ -27,6 +27,7 @@ CodeqError                      reason, message, violations, retryable, retry_af
 │   ├── IdempotencyConflict     IDEMPOTENCY_CONFLICT: the key was used for another request
 │   ├── TaskIdTaken             TASK_ID_TAKEN
 │   ├── LimitReached            LIMIT_REACHED
+│   │   ├── RateLimited         RATE_LIMITED: the token or its tenant makes such calls too often
 │   │   ├── TooManyQueues       TOO_MANY_QUEUES: the tenant or the server is at its limit of queues
 │   │   ├── QuotaExceeded       QUOTA_EXCEEDED: metadata names the tenant's `quota` and its `limit`
 │   │   └── StorageFull         STORAGE_FULL: the server accepts no new tasks until its disk has room
@@ -47,7 +48,7 @@ CodeqError                      reason, message, violations, retryable, retry_af
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, ClassVar, Final, Self
@@ -290,6 +291,15 @@ class LimitReached(Rejected):
     default_reason = "LIMIT_REACHED"
 
 
+class RateLimited(LimitReached):
+    """The token, or all tokens of its tenant together, make such calls too often: `subject` in `metadata` says which.
+
+    Clients call again after `retry_after` seconds, as long as the call's timeout lasts, before they raise it.
+    """
+
+    default_reason = "RATE_LIMITED"
+
+
 class TooManyQueues(LimitReached):
     """The tenant or the server is at its limit of queues; a retry will not succeed soon."""
 
@@ -383,44 +393,13 @@ class Forked(CodeqError):  # noqa: N818
     default_reason = "FORKED"
 
 
-_BY_REASON: Final[dict[str, type[CodeqError]]] = {
-    cls.default_reason: cls
-    for cls in (
-        InvalidRequest,
-        InvalidField,
-        TooLarge,
-        Unauthenticated,
-        MissingScope,
-        WrongTokenKind,
-        NotAdmin,
-        NotOperator,
-        NotAllowed,
-        InvalidTenant,
-        CommandNotAllowed,
-        TaskNotFound,
-        ResultNotFound,
-        ArtifactNotFound,
-        QueueNotFound,
-        TaskNotClaimed,
-        StaleLeaseToken,
-        NotLeaseOwner,
-        TaskEnded,
-        IdempotencyConflict,
-        TaskIdTaken,
-        LimitReached,
-        TooManyQueues,
-        QuotaExceeded,
-        StorageFull,
-        BackupNotConfigured,
-        MembershipRefused,
-        BadHandshake,
-        Draining,
-        NotLeader,
-        OutcomeUnknown,
-        DeadlineExceeded,
-        ServerFault,
-    )
-}
+def _kinds(family: type[CodeqError]) -> Iterator[type[CodeqError]]:
+    for kind in family.__subclasses__():
+        yield kind
+        yield from _kinds(kind)
+
+
+_BY_REASON: Final = {kind.default_reason: kind for kind in _kinds(CodeqError) if "default_reason" in vars(kind)}
 
 _OF_MEMBERSHIP: Final = frozenset({"NOT_CLUSTERED", "MEMBER_EXISTS", "MEMBERSHIP_CHANGE_IN_PROGRESS"})
 

@@ -11,12 +11,17 @@ ATTEMPT_SECONDS_MAX: Final = 5.0
 """Timeout of one attempt of a call that can be retried on another server; its `wait` comes on top."""
 
 
+RATE_LIMITED_SECONDS: Final = 1.0
+"""Delay after a refusal by a rate limit that asks for none."""
+
+
 class Following:
     """The attempts of one call.
 
     A server that does not lead, or is shutting down, rejects a call without changing anything, so the call moves on to
-    another server. After a lost connection, only a repeatable call does. With a single server outside a cluster,
-    nothing is retried.
+    another server. After a lost connection, only a repeatable call does. A call refused by a rate limit, which changed
+    nothing either, returns to its server after the delay that the server asked for. With a single server outside a
+    cluster, nothing else is retried.
     """
 
     def __init__(self, servers: Servers, *, repeatable: bool, now: float, timeout: float, wait: float) -> None:
@@ -47,6 +52,9 @@ class Following:
 
     def delay_after(self, error: errors.CodeqError, now: float) -> float | None:
         """Returns the seconds to wait before the next attempt; None: no more attempts, raise the error."""
+        if isinstance(error, errors.RateLimited):
+            delay = error.retry_after or RATE_LIMITED_SECONDS
+            return delay if now + delay < self._deadline else None
         if not self._is_survived(error):
             return None
         delay = self._servers.left(self.address, error.metadata.get("leaderGrpc", ""))

@@ -16,6 +16,8 @@ from .rates import Rates
 
 WINDOW_ENTRY_BYTES: Final = 300
 """Memory of a window entry in addition to its task bytes; measured on CPython 3.11."""
+WINDOW_BYTES: Final = 760
+"""Memory of a window that is not empty, besides its entries."""
 FIRST_PAGE = 16
 """Number of places to read first in a lane, and of rows to read first in a timeline, while the size of tasks is
 unknown."""
@@ -68,7 +70,7 @@ class Entry(NamedTuple):
 
 
 NO_WINDOW: Final[deque[Entry]] = deque()
-"""The window of lanes with nothing in theirs; always empty. An empty deque of their own would take 760 bytes."""
+"""The window of lanes that have none of their own; always empty."""
 NOTHING_GONE: Final[set[int]] = set()
 """The same for `Lane.gone`."""
 

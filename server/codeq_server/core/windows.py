@@ -6,7 +6,7 @@ import heapq
 from collections import deque
 
 from . import keys
-from .model import NO_WINDOW, NOTHING_GONE, WINDOW_ENTRY_BYTES, Entry, Lane
+from .model import NO_WINDOW, NOTHING_GONE, WINDOW_BYTES, WINDOW_ENTRY_BYTES, Entry, Lane
 from .parsing import UNREADABLE, unreadable
 from .shard import Shard
 
@@ -20,15 +20,15 @@ def append(shard: Shard, lane: Lane, entry: Entry) -> None:
     """Gives a task the place after the lane's tail; the caller writes the row."""
     position = lane.tail = entry[0]
     if lane.loaded == position - 1 and shard.windows_bytes < shard.settings.window_bytes_max:
+        size = len(entry[2]) + WINDOW_ENTRY_BYTES
         if lane.window is NO_WINDOW:
             lane.window = deque()
+            size += WINDOW_BYTES
+            shard.loaded_lanes[lane] = None
         lane.window.append(entry)
         lane.loaded = position
-        size = len(entry[2]) + WINDOW_ENTRY_BYTES
         lane.window_bytes += size
         shard.windows_bytes += size
-        if lane not in shard.loaded_lanes:
-            shard.loaded_lanes[lane] = None
     lane.ready += 1
     if lane.ready == 1:
         shard.became_ready(lane)
@@ -36,7 +36,7 @@ def append(shard: Shard, lane: Lane, entry: Entry) -> None:
 
 def load(shard: Shard, lane: Lane, most: int) -> bool:
     """Reads the next places of a lane, at most `most`, into its empty window; returns whether it found a task."""
-    window = lane.window = deque()
+    window = lane.window if lane.window is not NO_WINDOW else deque()
     while lane.loaded < lane.tail:
         first, last = lane.loaded + 1, min(lane.loaded + min(lane.page, most), lane.tail)
         size, position = 0, first
@@ -56,10 +56,12 @@ def load(shard: Shard, lane: Lane, most: int) -> bool:
         lane.loaded = last
         if window:
             lane.page = max(1, min(PAGE_BYTES_MAX * len(window) // size, PAGE_MAX))
+            if lane.window is NO_WINDOW:
+                lane.window = window
+                size += WINDOW_BYTES
             _charge(shard, lane, size)
             return True
         lane.mark = last
-    lane.window = NO_WINDOW
     return False
 
 

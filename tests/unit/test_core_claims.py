@@ -9,7 +9,7 @@ from codeq.v1.task_pb2 import Task
 from codeq_server.core import claims, recovery, windows
 from codeq_server.core.claims import claim
 from codeq_server.core.errors import CorruptRows
-from codeq_server.core.model import FIRST_PAGE, WINDOW_ENTRY_BYTES, Caller
+from codeq_server.core.model import FIRST_PAGE, WINDOW_BYTES, WINDOW_ENTRY_BYTES, Caller
 from codeq_server.core.status import Outcome
 from driven_shard import WORKER, DrivenShard
 
@@ -176,7 +176,7 @@ def test_claim_with_batches_in_flight_misses_no_task(shard: DrivenShard, monkeyp
 
 
 def test_windows_stay_within_their_budget(shard: DrivenShard) -> None:
-    budget = 20 * (WINDOW_ENTRY_BYTES + 1050)
+    budget = 10 * WINDOW_BYTES + 20 * (WINDOW_ENTRY_BYTES + 1050)
     shard = DrivenShard(window_bytes_max=budget)
     for number in range(200):
         shard.create(f"c{number % 10}", size=1000)
@@ -220,7 +220,7 @@ def test_view_of_a_queue_reads_only_its_head() -> None:
     shard.reopen()
     (view,) = shard.list_queues()
     assert [Task.FromString(raw).created_at.ToMilliseconds() for raw in view.heads] == [shard.wall]
-    assert shard.shard.windows_bytes < 2 * WINDOW_ENTRY_BYTES
+    assert shard.shard.windows_bytes < WINDOW_BYTES + 2 * WINDOW_ENTRY_BYTES
     assert [i for _ in range(2) for i in shard.claim_ids(256)] == tasks
 
 

@@ -391,12 +391,3 @@ def test_restart_finds_each_task_in_exactly_one_place(shard: DrivenShard) -> Non
     assert shard.token(first) == token
     assert (shard.queue().claimed, sorted(shard.shard.deliveries)) == (2, sorted([first, slow]))
     assert shard.claim(2) == []
-
-
-# -- the head of task bytes --------------------------------------------------------------------------------------------
-
-
-def test_cache_of_lane_heads_stays_small_for_many_values_of_max_attempts(shard: DrivenShard) -> None:
-    for attempts in range(1, 200):
-        shard.create(attempts=attempts)
-    assert len(shard.queue().lane(9).heads) < 20

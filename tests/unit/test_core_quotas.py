@@ -302,6 +302,7 @@ def test_tenants_without_quotas_are_not_counted_before_the_batch_is_sealed() -> 
     create(shard.shard, TENANT, "a", b"1", 0, 0, 0, shard.now)
     shard.claim(by=Caller(TENANT, "w", "w"))
     assert shard.shard.batch.counted == {}
-    assert shard.queue().counted == (0, 0, 0)
+    used = shard.shard.directory.tenants[TENANT]
+    assert (used.waiting, used.leases, used.stored_bytes) == (0, 0, 0)
     shard.write()
-    assert shard.queue().counted == (0, 1, 1)
+    assert (used.waiting, used.leases, used.stored_bytes) == (0, 1, 1)

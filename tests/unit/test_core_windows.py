@@ -6,7 +6,7 @@ import random
 
 import pytest
 from codeq_server.core import withdrawal
-from codeq_server.core.model import WINDOW_ENTRY_BYTES
+from codeq_server.core.model import NO_WINDOW, WINDOW_BYTES, WINDOW_ENTRY_BYTES
 from codeq_server.core.shard import Shard
 from driven_shard import TENANT, DrivenShard
 
@@ -15,7 +15,8 @@ def held_bytes(shard: Shard) -> int:
     """Returns the bytes that all windows hold, recounted."""
     lanes = [lane for queue in shard.queues.values() for lane in queue.lanes if lane is not None]
     for lane in lanes:
-        assert lane.window_bytes == sum(len(entry.raw) + WINDOW_ENTRY_BYTES for entry in lane.window)
+        entries = sum(len(entry.raw) + WINDOW_ENTRY_BYTES for entry in lane.window)
+        assert lane.window_bytes == entries + WINDOW_BYTES * (lane.window is not NO_WINDOW)
     return sum(lane.window_bytes for lane in lanes)
 
 

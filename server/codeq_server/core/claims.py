@@ -107,6 +107,7 @@ def claim(
                 lane = queue.lane(index)
                 got, bytes_max = _take(taking, lane, share, bytes_max)
                 left -= got
+                queue.delivered_total += got
                 taking.claim.named |= queue.named > 0
                 shard.turn = lane.served = shard.turn + 1
                 if lane.ready:
@@ -161,6 +162,7 @@ def _take(taking: _Taking, lane: Lane, count: int, bytes_max: int) -> tuple[int,
             if position == lane.tail or not load(shard, lane, PAGE_MAX):
                 position = lane.mark
                 break
+            window = lane.window
             waiting += len(window)
             continue
         position, task_id, raw, target = window.popleft()
@@ -188,7 +190,6 @@ def _take(taking: _Taking, lane: Lane, count: int, bytes_max: int) -> tuple[int,
     lane.ready -= got
     queue = lane.queue
     queue.claimed += got
-    queue.delivered_total += got
     shard.touch(queue)
     if not lane.ready:
         emptied(shard, lane)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 from . import keys
 from .clock import Now
 from .errors import Reason, Rejection
@@ -12,9 +10,6 @@ from .new_task import NewTask
 from .shard import Shard
 from .task_bytes import created_at, encode_task, task_head
 from .windows import append
-
-HEADS_MAX: Final = 8
-"""Values of max_attempts for which a lane caches the head of its task bytes."""
 
 _new = tuple.__new__
 """Creates the same object as calling a NamedTuple's class, in a third of the time."""
@@ -51,14 +46,11 @@ def create_in(
         due_ms, expire_ms, kept = task.due_ms, task.expire_ms, task.kept
         name = task.naming.task_id if task.naming is not None else ""
     lane = queue.lanes[9 - priority] or queue.lane(9 - priority)
-    head = lane.heads.get(max_attempts)
-    if head is None:
-        if len(lane.heads) >= HEADS_MAX:
-            lane.heads.clear()
-        head = lane.heads[max_attempts] = task_head(queue.command, lane.index, max_attempts)
+    if lane.max_attempts != max_attempts:
+        lane.max_attempts, lane.task_head = max_attempts, task_head(queue.command, lane.index, max_attempts)
     if shard.created_of != now.wall_ms:
         shard.created_of, shard.created = now.wall_ms, created_at(now.wall_ms)
-    raw = encode_task(head, payload, shard.created, kept, expire_ms)
+    raw = encode_task(lane.task_head, payload, shard.created, kept, expire_ms)
     if expire_ms:
         home = queue.lane(keys.PARKED_LANE) if due_ms > now.wall_ms else lane
         shard.expiry.put(queue, expire_ms, home.index, home.tail + 1, b"")

@@ -39,11 +39,11 @@ class Tenant:
 
     def count(self, queue: Queue) -> None:
         """Brings the sums up to date with a queue."""
-        waiting, leases, stored_bytes = queue.counted
-        queue.counted = (queue.ready + queue.scheduled, queue.claimed, queue.stored_bytes)
-        self.waiting += queue.counted[0] - waiting
-        self.leases += queue.counted[1] - leases
-        self.stored_bytes += queue.counted[2] - stored_bytes
+        waiting, leases, stored_bytes = queue.ready + queue.scheduled, queue.claimed, queue.stored_bytes
+        self.waiting += waiting - queue.counted_waiting
+        self.leases += leases - queue.counted_leases
+        self.stored_bytes += stored_bytes - queue.counted_bytes
+        queue.counted_waiting, queue.counted_leases, queue.counted_bytes = waiting, leases, stored_bytes
 
 
 class IdleQueues:

@@ -16,6 +16,8 @@ from .rates import Rates
 
 WINDOW_ENTRY_BYTES: Final = 300
 """Memory of a window entry in addition to its task bytes; measured on CPython 3.11."""
+WINDOW_BYTES: Final = 760
+"""Memory of a window that is not empty, besides its entries."""
 FIRST_PAGE = 16
 """Number of places to read first in a lane, and of rows to read first in a timeline, while the size of tasks is
 unknown."""
@@ -67,6 +69,12 @@ class Entry(NamedTuple):
     target: tuple[int, int, int] | None
 
 
+NO_WINDOW: Final[deque[Entry]] = deque()
+"""The window of lanes that have none of their own; always empty."""
+NOTHING_GONE: Final[set[int]] = set()
+"""The same for `Lane.gone`."""
+
+
 class Lane:
     """The tasks of one priority of a queue, in places in the order of acceptance.
 
@@ -78,10 +86,10 @@ class Lane:
         "_head",
         "_head_of",
         "gone",
-        "heads",
         "index",
         "loaded",
         "mark",
+        "max_attempts",
         "page",
         "queue",
         "ready",
@@ -89,6 +97,7 @@ class Lane:
         "served",
         "state_prefix",
         "tail",
+        "task_head",
         "task_prefix",
         "window",
         "window_bytes",
@@ -101,12 +110,12 @@ class Lane:
         self.tail = tail
         self.ready = ready
         self.loaded = mark
-        self.window: deque[Entry] = deque()
+        self.window = NO_WINDOW
         self.window_bytes = 0
         self.returned: list[tuple[int, int, int, int]] = []
         """Heap of (position, home lane, home position, attempts) of returned tasks, whose places are before the
         mark."""
-        self.gone: set[int] = set()
+        self.gone = NOTHING_GONE
         """Positions, in the window or of returned tasks, at which nothing waits any more; never the first position of
         either."""
         self.page = FIRST_PAGE
@@ -115,8 +124,10 @@ class Lane:
         """Number of the turn in which a claim last took a task from the lane."""
         self.task_prefix = keys.lane_prefix(keys.TASKS, queue.number, index)
         self.state_prefix = keys.lane_prefix(keys.STATES, queue.number, index)
-        self.heads: dict[int, bytes] = {}
-        """Task bytes up to the payload's length, by max_attempts."""
+        self.task_head = b""
+        """Task bytes up to the payload's length, of tasks with `max_attempts`."""
+        self.max_attempts = 0
+        """That of the last task created."""
         self._head = ""
         self._head_of = (-1, -1)
 
@@ -190,7 +201,9 @@ class Queue:
         "claimed",
         "command",
         "completed_total",
-        "counted",
+        "counted_bytes",
+        "counted_leases",
+        "counted_waiting",
         "created_total",
         "delivered_total",
         "dlq",
@@ -229,7 +242,7 @@ class Queue:
         """Bytes of payloads and results accepted."""
         self.removed_bytes = 0
         """Those of them that were removed; each task counts with the mean size of those stored at the time."""
-        self.counted = (0, 0, 0)
+        self.counted_waiting = self.counted_leases = self.counted_bytes = 0
         """Waiting tasks, leases and stored bytes that are in the sums of the tenant."""
         self.paused = False
         """Whether deliveries were paused by request."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import heapq
+from collections import deque
 
 from . import keys
-from .model import WINDOW_ENTRY_BYTES, Entry, Lane
+from .model import NO_WINDOW, NOTHING_GONE, WINDOW_BYTES, WINDOW_ENTRY_BYTES, Entry, Lane
 from .parsing import UNREADABLE, unreadable
 from .shard import Shard
 
@@ -19,13 +20,15 @@ def append(shard: Shard, lane: Lane, entry: Entry) -> None:
     """Gives a task the place after the lane's tail; the caller writes the row."""
     position = lane.tail = entry[0]
     if lane.loaded == position - 1 and shard.windows_bytes < shard.settings.window_bytes_max:
+        size = len(entry[2]) + WINDOW_ENTRY_BYTES
+        if lane.window is NO_WINDOW:
+            lane.window = deque()
+            size += WINDOW_BYTES
+            shard.loaded_lanes[lane] = None
         lane.window.append(entry)
         lane.loaded = position
-        size = len(entry[2]) + WINDOW_ENTRY_BYTES
         lane.window_bytes += size
         shard.windows_bytes += size
-        if lane not in shard.loaded_lanes:
-            shard.loaded_lanes[lane] = None
     lane.ready += 1
     if lane.ready == 1:
         shard.became_ready(lane)
@@ -33,7 +36,7 @@ def append(shard: Shard, lane: Lane, entry: Entry) -> None:
 
 def load(shard: Shard, lane: Lane, most: int) -> bool:
     """Reads the next places of a lane, at most `most`, into its empty window; returns whether it found a task."""
-    window = lane.window
+    window = lane.window if lane.window is not NO_WINDOW else deque()
     while lane.loaded < lane.tail:
         first, last = lane.loaded + 1, min(lane.loaded + min(lane.page, most), lane.tail)
         size, position = 0, first
@@ -53,6 +56,9 @@ def load(shard: Shard, lane: Lane, most: int) -> bool:
         lane.loaded = last
         if window:
             lane.page = max(1, min(PAGE_BYTES_MAX * len(window) // size, PAGE_MAX))
+            if lane.window is NO_WINDOW:
+                lane.window = window
+                size += WINDOW_BYTES
             _charge(shard, lane, size)
             return True
         lane.mark = last
@@ -66,6 +72,8 @@ def leave_lane(shard: Shard, lane: Lane, position: int) -> None:
         emptied(shard, lane)
         return
     if position <= lane.mark or position <= lane.loaded:
+        if lane.gone is NOTHING_GONE:
+            lane.gone = set()
         lane.gone.add(position)
         prune(shard, lane)
     elif position == lane.mark + 1:
@@ -80,10 +88,9 @@ def emptied(shard: Shard, lane: Lane) -> None:
     shard.windows_bytes -= lane.window_bytes
     lane.window_bytes = 0
     lane.mark = lane.loaded = lane.tail
-    if lane.window or lane.returned:
-        lane.window.clear()
+    lane.window, lane.gone = NO_WINDOW, NOTHING_GONE
+    if lane.returned:
         lane.returned.clear()
-    lane.gone.clear()
     shard.loaded_lanes.pop(lane, None)
 
 
@@ -104,7 +111,7 @@ def prune(shard: Shard, lane: Lane) -> None:
 def forget(shard: Shard, lane: Lane) -> None:
     """Empties a lane's window; its places will be read again."""
     shard.windows_bytes -= lane.window_bytes
-    lane.window.clear()
+    lane.window = NO_WINDOW
     lane.window_bytes = 0
     lane.loaded = lane.mark
     if lane.gone:

@@ -17,11 +17,14 @@ from codeq_server.core.shard import ShardSettings
 from codeq_server.core.tenants import Tenants
 from codeq_server.engine.space import SpaceWatch
 from codeq_server.services.calls import Calls
+from codeq_server.services.grpc_front import status_of
+from codeq_server.services.local_dispatch import failed
 from codeq_server.services.metrics import ShardCollector
 from codeq_server.services.rate_limits import limited_of
 from codeq_server.services.serving import Serving
 from codeq_server.services.shard_table import ShardTable
 from google.protobuf.message import Message
+from google.rpc import error_details_pb2
 from held_log import HeldRunner, turns, until
 
 SLOW = Rate(60, 3)
@@ -143,11 +146,26 @@ async def test_call_over_the_rate_is_refused_before_it_is_decided() -> None:
     rows, created = len(desk.runner.log.batches), desk.runner.shard.totals.created
     assert await refused(desk.create()) == about("producer", "create_task", "token", 1)
     assert (len(desk.runner.log.batches), desk.runner.shard.totals.created) == (rows, created)
-    desk.runner.clock.forward(999)
+    desk.runner.clock.forward(500)
+    assert await refused(desk.create_batch(2)) == about("producer", "create_task", "token", 2)
+    desk.runner.clock.forward(499)
     await refused(desk.create())
     desk.runner.clock.forward(1)
     await desk.create()
-    assert desk.hits() == {"producer/create_task": 2}
+    assert desk.hits() == {"producer/create_task": 3}
+
+
+async def test_refusal_carries_its_delay_over_grpc_and_to_the_gateway() -> None:
+    desk = Desk(Limits(producer_token=Rate(6, 1)))
+    await desk.create()
+    with pytest.raises(Rejection) as caught:
+        await desk.create()
+    info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
+    details = status_of(caught.value).details
+    assert [detail.Unpack(each) for detail, each in zip(details, (info, retry), strict=True)] == [True, True]
+    assert dict(info.metadata) == about("producer", "create_task", "token", 10)
+    assert (retry.retry_delay.seconds, retry.retry_delay.nanos) == (10, 0)
+    assert failed(caught.value).retry_after_seconds == 10
 
 
 async def test_batch_costs_its_tasks_and_is_refused_as_a_whole() -> None:

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
+import pytest
 from codeq.v1 import task_pb2
 from codeq_gateway.bodies import InFlight
 from codeq_server.auth.claims import NEVER, WORKER_SCOPES, Claims
@@ -283,15 +284,35 @@ def test_delivery_that_was_waited_for_is_given_back_if_another_worker_took_the_t
     async def test() -> None:
         async with desk_with(Limits(worker_token=Rate(60, 1))) as desk:
             desk.create(2)
-            slow, quick = [await desk.open("work", key) for key in (b"slow", b"quick")]
-            slow.send(add_credits=10)
-            await desk.passes(0)
-            quick.send(add_credits=10)
-            await desk.passes(2_000)
-            assert (len(slow.tasks), len(quick.tasks)) == (1, 1)
+            first, second = [await desk.open("work") for _ in range(2)]
+            for client in (first, second):
+                client.send(add_credits=10)
+                await desk.passes(0)
+            await desk.passes(1_000)
+            assert (len(first.tasks), len(second.tasks)) == (2, 0)
+            await desk.passes(1_000)  # the second may deliver now, but nothing is left
             desk.create(1)
             await desk.passes(0)
-            assert (len(slow.tasks), len(quick.tasks)) == (2, 1)
+            assert len(first.tasks) + len(second.tasks) == 3
+
+    in_clocked_loop(test())
+
+
+def test_calls_do_not_overtake_streams_that_wait_but_those_that_have_left() -> None:
+    async def test() -> None:
+        async with desk_with(Limits(producer_token=SLOW)) as desk:
+            claims, create = replace(CLAIMS, token_key=b"1"), Limited("producer", "create_task")
+            client = await desk.open("produce")
+            client.send(tasks=frame(5))
+            await desk.passes(0)
+            client.send(tasks=frame(10))
+            await desk.passes(0)
+            with pytest.raises(Rejection) as caught:
+                desk.serving.rates.check(create, claims, 1)
+            assert caught.value.metadata["retryAfterSeconds"] == "6"  # 5 are there, 10 go to the frame
+            await desk.close(client)
+            for _ in range(5):
+                desk.serving.rates.check(create, claims, 1)
 
     in_clocked_loop(test())
 

@@ -8,6 +8,7 @@ import json
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -290,27 +291,29 @@ async def serving(
         http_port = await gateway.start()
         stack.push_async_callback(gateway.stop, 0)
 
-        @asynccontextmanager
-        async def connect(files: Files | None) -> AsyncIterator[Connections]:
-            address, url = f"127.0.0.1:{port}", f"127.0.0.1:{http_port}"
-            if files is None:
-                channel, blocking = grpc.aio.insecure_channel(address), grpc.insecure_channel(address)
-                http = httpx.AsyncClient(base_url=f"http://{url}", timeout=20)
-            else:
-                credentials = grpc.ssl_channel_credentials(
-                    files.ca.read_bytes(), files.key.read_bytes(), files.certificate.read_bytes()
-                )
-                channel, blocking = (module.secure_channel(address, credentials) for module in (grpc.aio, grpc))
-                context = trusting(files, certificate=True)
-                http = httpx.AsyncClient(base_url=f"https://{url}", timeout=20, verify=context)
-            async with channel, http:
-                with blocking:
-                    yield Connections(channel, blocking, http)
-
+        connect = partial(_connected, port, http_port)
         operations = {operation.call_name: operation for operation in read_operations(calls.services)}
         first = None if certified is None else certified.stranger
         connections = await stack.enter_async_context(connect(first))
         yield Server(calls, *connections, operations, connect)
+
+
+@asynccontextmanager
+async def _connected(port: int, http_port: int, files: Files | None) -> AsyncIterator[Connections]:
+    """Connects to gRPC and REST; with files, over TLS."""
+    address, url = f"127.0.0.1:{port}", f"127.0.0.1:{http_port}"
+    if files is None:
+        channel, blocking = grpc.aio.insecure_channel(address), grpc.insecure_channel(address)
+        http = httpx.AsyncClient(base_url=f"http://{url}", timeout=20)
+    else:
+        shown = grpc.ssl_channel_credentials(
+            files.ca.read_bytes(), files.key.read_bytes(), files.certificate.read_bytes()
+        )
+        channel, blocking = grpc.aio.secure_channel(address, shown), grpc.secure_channel(address, shown)
+        http = httpx.AsyncClient(base_url=f"https://{url}", timeout=20, verify=trusting(files, certificate=True))
+    async with channel, http:
+        with blocking:
+            yield Connections(channel, blocking, http)
 
 
 class Certified(NamedTuple):

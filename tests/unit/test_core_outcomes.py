@@ -155,6 +155,13 @@ def test_outcome_from_another_subject_is_rejected_even_with_the_token(shard: Dri
         assert reason_of(shard, task_id, said, Caller(TENANT, "v", "v")) is Reason.NOT_LEASE_OWNER
 
 
+def test_outcome_of_a_subject_that_is_spelled_like_a_named_worker_of_another_is_rejected(shard: DrivenShard) -> None:
+    task_id = shard.create()
+    shard.claim(1, by=Caller(TENANT, "w/1", "w"))
+    for said in (shard.token(task_id), None):
+        assert reason_of(shard, task_id, said, Caller(TENANT, "w/1", "w/1")) is Reason.NOT_LEASE_OWNER
+
+
 def test_outcome_without_a_token_is_accepted_only_from_the_lease_holder(shard: DrivenShard) -> None:
     task_id = shard.create()
     shard.claim(1, by=Caller(TENANT, "w/1", "w"))

@@ -21,12 +21,14 @@ def objection(delivery: Delivery, caller: Caller, token: int | None) -> Reason |
     """Returns why a caller may not act on a live delivery; None: the caller holds it.
 
     With the lease token, any worker of the same subject holds the lease; without it, only the worker that claimed it.
+    The subject is compared in any case: one with a slash may be spelled like a named worker of another.
     """
     claim = delivery[0]
     if delivery[1].queue.tenant != caller.tenant:
         return Reason.TASK_NOT_FOUND
     if token is None:
-        return None if claim.worker == caller.worker else Reason.NOT_LEASE_OWNER
+        is_holder = claim.worker == caller.worker and claim.subject == caller.subject
+        return None if is_holder else Reason.NOT_LEASE_OWNER
     if token != claim.token:
         return Reason.STALE_LEASE_TOKEN
     return None if claim.subject == caller.subject else Reason.NOT_LEASE_OWNER

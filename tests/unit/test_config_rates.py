@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from codeq_server.config import ConfigError, check, load
 from codeq_server.config.settings import Settings
-from codeq_server.core.limits import NO_LIMITS, Limits, Rate
+from codeq_server.core.limits import Limits, Rate
+from codeq_server.core.shard import CONFIGURED
 from codeq_server.node.opening import load_shard
 from codeq_server.storage.memory import MemoryStore
 
@@ -26,8 +27,8 @@ def rate(per_minute: object, burst: object) -> dict[str, object]:
 
 
 def test_configured_rates_are_those_of_each_token_of_every_tenant() -> None:
-    assert limits({}) == NO_LIMITS
-    assert limits({"producer": rate(600, 50), "worker": rate(1, 2), "admin": rate(3, 1_000_000_000)}) == Limits(
+    assert limits({}) == CONFIGURED
+    assert limits({"producer": rate(600, 50), "worker": rate(1, 2), "admin": rate(3, 1_000_000_000)}) == CONFIGURED._replace(
         producer_token=Rate(600, 50), worker_token=Rate(1, 2), admin_token=Rate(3, 1_000_000_000)
     )
 
@@ -63,7 +64,7 @@ def test_rate_of_webhooks_is_rejected_by_name_and_accepted_if_it_is_off() -> Non
         loaded({"webhook": rate(600, 50)})
     assert caught.value.key == "RATE_LIMIT.webhook"
     assert caught.value.message == "is not supported by this version: webhooks are not built yet"
-    assert limits({"webhook": rate(0, 0)}) == NO_LIMITS
+    assert limits({"webhook": rate(0, 0)}) == CONFIGURED
 
 
 @pytest.mark.parametrize("half", [rate(5, 0), rate(0, 5)])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from codeq.v1.tenant_service_pb2 import TenantLimits
+from codeq_internal.v1.rows_pb2 import LimitsRow
 from codeq_server.core import reads, usage
 from codeq_server.core.clock import Now
 from codeq_server.core.errors import Rejection
@@ -24,7 +24,7 @@ class OfTenants(Homes):
     @rule(name=st.sampled_from([*TENANTS, DEFAULT]), most=st.sampled_from([None, None, 0, 1, 3, 8]))
     def limit(self, name: str, most: int | None) -> None:
         """Sets a tenant's quota of waiting tasks, or the default; None: it is inherited."""
-        usage.set_limits(self.shard, name, TenantLimits(waiting_tasks_max=most).SerializeToString())
+        usage.set_limits(self.shard, name, LimitsRow(waiting_tasks_max=most))
         self.model.quotas.pop(name, None)
         if most is not None:
             self.model.quotas[name] = most

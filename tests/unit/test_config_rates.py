@@ -28,9 +28,9 @@ def rate(per_minute: object, burst: object) -> dict[str, object]:
 
 def test_configured_rates_are_those_of_each_token_of_every_tenant() -> None:
     assert limits({}) == CONFIGURED
-    assert limits({"producer": rate(600, 50), "worker": rate(1, 2), "admin": rate(3, 1_000_000_000)}) == CONFIGURED._replace(
-        producer_token=Rate(600, 50), worker_token=Rate(1, 2), admin_token=Rate(3, 1_000_000_000)
-    )
+    assert limits(
+        {"producer": rate(600, 50), "worker": rate(1, 2), "admin": rate(3, 1_000_000_000)}
+    ) == CONFIGURED._replace(producer_token=Rate(600, 50), worker_token=Rate(1, 2), admin_token=Rate(3, 1_000_000_000))
 
 
 def test_rates_of_the_documented_file_are_read(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 from accepted_tasks import create
-from codeq.v1 import tenant_service_pb2
+from codeq_internal.v1 import rows_pb2
 from codeq_server.core import names, purging, quotas, redrive, usage, withdrawal
 from codeq_server.core.errors import Reason, Rejection
 from codeq_server.core.limits import Limits
@@ -21,7 +21,7 @@ def limited(**quota: int) -> DrivenShard:
 
 
 def set_limits(shard: DrivenShard, name: str = TENANT, **limits: int) -> None:
-    usage.set_limits(shard.shard, name, tenant_service_pb2.TenantLimits(**limits).SerializeToString())  # type: ignore[arg-type]
+    usage.set_limits(shard.shard, name, rows_pb2.LimitsRow(**limits))  # type: ignore[arg-type]
 
 
 def refused(call: Callable[[], object], quota: str, limit: int) -> None:

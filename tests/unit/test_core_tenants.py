@@ -7,14 +7,15 @@ from codeq.v1 import tenant_service_pb2 as pb
 from codeq_internal.v1 import rows_pb2
 from codeq_server.core import keys, tenants, usage
 from codeq_server.core.errors import CorruptRows, Reason, Rejection
-from codeq_server.core.limits import INHERITED, NO_LIMITS, Limits, Rate, overrides_of
+from codeq_server.core.limits import INHERITED, NO_LIMITS, Limits, Rate
 from codeq_server.core.tenants import DEFAULT, Tenants
+from codeq_server.core.usage import overrides_of
 from codeq_server.storage.check import check
 from driven_shard import TENANT, DrivenShard
 
 
 def put(shard: DrivenShard, name: str, **limits: object) -> None:
-    usage.set_limits(shard.shard, name, pb.TenantLimits(**limits).SerializeToString())  # type: ignore[arg-type]
+    usage.set_limits(shard.shard, name, rows_pb2.LimitsRow(**limits))  # type: ignore[arg-type]
 
 
 def live_and_go(shard: DrivenShard, command: str = "a") -> None:
@@ -46,32 +47,34 @@ def test_fields_of_limits_are_those_of_the_proto_in_the_order_of_their_numbers()
     assert sorted(quotas) == sorted(tenants.QUOTAS)
 
 
-def test_every_limit_is_read_from_its_message() -> None:
-    message = pb.TenantLimits()
+def test_row_of_limits_has_the_wire_form_of_the_public_message() -> None:
+    public, row = pb.TenantLimits.DESCRIPTOR.fields, rows_pb2.LimitsRow.DESCRIPTOR.fields
+    assert [(f.number, f.name, f.type, f.has_presence) for f in public] == [
+        (f.number, f.name, f.type, f.has_presence) for f in row
+    ]
+    public, row = pb.RateLimit.DESCRIPTOR.fields, rows_pb2.RateRow.DESCRIPTOR.fields
+    assert [(f.number, f.name, f.type) for f in public] == [(f.number, f.name, f.type) for f in row]
+
+
+def test_every_limit_is_read_from_its_row() -> None:
+    row = rows_pb2.LimitsRow()
     wanted: list[Rate | int] = []
-    for number, field in enumerate(pb.TenantLimits.DESCRIPTOR.fields, 100):
+    for number, field in enumerate(row.DESCRIPTOR.fields, 100):
         if field.message_type is not None:
-            getattr(message, field.name).CopyFrom(pb.RateLimit(requests_per_minute=number, burst_size=number * 1000))
+            getattr(row, field.name).CopyFrom(rows_pb2.RateRow(requests_per_minute=number, burst_size=number * 1000))
             wanted.append(Rate(number, number * 1000))
         else:
-            setattr(message, field.name, number << 30)
+            setattr(row, field.name, number << 30)
             wanted.append(number << 30)
-    assert overrides_of(message.SerializeToString()) == tuple(wanted)
-    zero = pb.TenantLimits(leases_max=0, producer=pb.RateLimit())
-    assert overrides_of(zero.SerializeToString()) == (Rate(0, 0), *INHERITED[1:8], 0, *INHERITED[9:])
-    assert overrides_of(b"") == INHERITED
-    assert overrides_of(b"\xf8\x7f\x01") == INHERITED  # a field of a later version
-
-
-@pytest.mark.parametrize("raw", [b"\x0a\x05\x08", b"\x08\x01", b"\x3d\x01\x00\x00\x00", b"\x0a\x02\x18\x01", b"\x38"])
-def test_malformed_limits_are_not_read(raw: bytes) -> None:
-    with pytest.raises((ValueError, IndexError)):
-        overrides_of(raw)
+    assert overrides_of(row) == tuple(wanted)
+    zero = rows_pb2.LimitsRow(leases_max=0, producer=rows_pb2.RateRow())
+    assert overrides_of(zero) == (Rate(0, 0), *INHERITED[1:8], 0, *INHERITED[9:])
+    assert overrides_of(rows_pb2.LimitsRow()) == INHERITED
 
 
 def test_own_limit_comes_before_the_stored_default_and_that_before_the_configuration(shard: DrivenShard) -> None:
     put(shard, DEFAULT, leases_max=3, streams_max=4)
-    put(shard, TENANT, leases_max=0, producer=pb.RateLimit(requests_per_minute=60, burst_size=2))
+    put(shard, TENANT, leases_max=0, producer=rows_pb2.RateRow(requests_per_minute=60, burst_size=2))
     of = shard.shard.tenants.limits_of
     assert of(TENANT) == Limits(producer=Rate(60, 2), queues_max=7, leases_max=0, streams_max=4)
     assert of("globex") == Limits(queues_max=7, leases_max=3, streams_max=4)
@@ -133,8 +136,7 @@ def test_refusals_of_only_so_many_tenants_are_counted(monkeypatch: pytest.Monkey
 def test_opening_and_the_checker_report_an_unreadable_row(shard: DrivenShard) -> None:
     shard.create()
     shard.write()
-    row = rows_pb2.TenantRow(limits=b"\x08\x01").SerializeToString()
-    shard.store.write({keys.tenant_key(TENANT): row})
+    shard.store.write({keys.tenant_key(TENANT): b"\x0a\x02\x08"})
     with pytest.raises(CorruptRows):
         shard.reopen()
     found = [str(each) for each in check(shard.store.scan(b"", b"\xff", 1 << 30))]

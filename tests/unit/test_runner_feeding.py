@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from codeq_internal.v1.rows_pb2 import LimitsRow
 from codeq_server.core import usage
 from codeq_server.core.claims import claim
 from codeq_server.core.limits import Limits
@@ -110,11 +111,11 @@ async def test_raised_quota_feeds_all_that_wait(runner: HeldRunner) -> None:
     for _ in range(3):
         runner.create()
     workers = [Worker(runner) for _ in range(3)]
-    usage.set_limits(runner.shard, "acme", b"\x48\x02")  # leases_max: 2
+    usage.set_limits(runner.shard, "acme", LimitsRow(leases_max=2))
     runner.changed()
     await turns()
     assert [len(worker.got) for worker in workers] == [1, 1, 0]
-    usage.set_limits(runner.shard, "_default", b"\x48\x00")
-    usage.set_limits(runner.shard, "acme", b"")
+    usage.set_limits(runner.shard, "_default", LimitsRow(leases_max=0))
+    usage.set_limits(runner.shard, "acme", LimitsRow())
     runner.changed()
     await until(lambda: workers[2].got)

@@ -98,13 +98,49 @@ class TenantRow(_message.Message):
     COMPLETED_TOTAL_FIELD_NUMBER: _ClassVar[int]
     FAILED_TOTAL_FIELD_NUMBER: _ClassVar[int]
     ACCEPTED_BYTES_TOTAL_FIELD_NUMBER: _ClassVar[int]
-    limits: bytes
+    limits: LimitsRow
     created_total: int
     delivered_total: int
     completed_total: int
     failed_total: int
     accepted_bytes_total: int
-    def __init__(self, limits: _Optional[bytes] = ..., created_total: _Optional[int] = ..., delivered_total: _Optional[int] = ..., completed_total: _Optional[int] = ..., failed_total: _Optional[int] = ..., accepted_bytes_total: _Optional[int] = ...) -> None: ...
+    def __init__(self, limits: _Optional[_Union[LimitsRow, _Mapping]] = ..., created_total: _Optional[int] = ..., delivered_total: _Optional[int] = ..., completed_total: _Optional[int] = ..., failed_total: _Optional[int] = ..., accepted_bytes_total: _Optional[int] = ...) -> None: ...
+
+class LimitsRow(_message.Message):
+    __slots__ = ("producer", "worker", "admin", "producer_token", "worker_token", "admin_token", "waiting_tasks_max", "stored_bytes_max", "leases_max", "queues_max", "streams_max", "new_queues_per_minute")
+    PRODUCER_FIELD_NUMBER: _ClassVar[int]
+    WORKER_FIELD_NUMBER: _ClassVar[int]
+    ADMIN_FIELD_NUMBER: _ClassVar[int]
+    PRODUCER_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    WORKER_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    ADMIN_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    WAITING_TASKS_MAX_FIELD_NUMBER: _ClassVar[int]
+    STORED_BYTES_MAX_FIELD_NUMBER: _ClassVar[int]
+    LEASES_MAX_FIELD_NUMBER: _ClassVar[int]
+    QUEUES_MAX_FIELD_NUMBER: _ClassVar[int]
+    STREAMS_MAX_FIELD_NUMBER: _ClassVar[int]
+    NEW_QUEUES_PER_MINUTE_FIELD_NUMBER: _ClassVar[int]
+    producer: RateRow
+    worker: RateRow
+    admin: RateRow
+    producer_token: RateRow
+    worker_token: RateRow
+    admin_token: RateRow
+    waiting_tasks_max: int
+    stored_bytes_max: int
+    leases_max: int
+    queues_max: int
+    streams_max: int
+    new_queues_per_minute: int
+    def __init__(self, producer: _Optional[_Union[RateRow, _Mapping]] = ..., worker: _Optional[_Union[RateRow, _Mapping]] = ..., admin: _Optional[_Union[RateRow, _Mapping]] = ..., producer_token: _Optional[_Union[RateRow, _Mapping]] = ..., worker_token: _Optional[_Union[RateRow, _Mapping]] = ..., admin_token: _Optional[_Union[RateRow, _Mapping]] = ..., waiting_tasks_max: _Optional[int] = ..., stored_bytes_max: _Optional[int] = ..., leases_max: _Optional[int] = ..., queues_max: _Optional[int] = ..., streams_max: _Optional[int] = ..., new_queues_per_minute: _Optional[int] = ...) -> None: ...
+
+class RateRow(_message.Message):
+    __slots__ = ("requests_per_minute", "burst_size")
+    REQUESTS_PER_MINUTE_FIELD_NUMBER: _ClassVar[int]
+    BURST_SIZE_FIELD_NUMBER: _ClassVar[int]
+    requests_per_minute: int
+    burst_size: int
+    def __init__(self, requests_per_minute: _Optional[int] = ..., burst_size: _Optional[int] = ...) -> None: ...
 
 class AuditRow(_message.Message):
     __slots__ = ("at_ms", "subject", "tenant", "call", "object", "before", "after", "outcome", "origin", "count")

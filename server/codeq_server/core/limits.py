@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from .task_bytes import varint_at
-
 
 class Rate(NamedTuple):
     """A token bucket; it limits nothing unless both numbers are positive.
@@ -65,46 +63,6 @@ Overrides = tuple[Rate | int | None, ...]
 """Limits of a tenant's own, in the order of the fields of `Limits`; None: inherited."""
 
 INHERITED: Final[Overrides] = (None,) * len(NO_LIMITS)
-
-
-def overrides_of(raw: bytes) -> Overrides:
-    """Returns the limits in a serialised codeq.v1.TenantLimits, whose fields are numbered in the order of `Limits`.
-
-    Raises:
-        ValueError, IndexError: The bytes are malformed.
-    """
-    found = list(INHERITED)
-    at = 0
-    while at < len(raw):
-        tag, at = varint_at(raw, at)
-        number, at = varint_at(raw, at)
-        index = (tag >> 3) - 1
-        rate = index < len(found) and isinstance(NO_LIMITS[index], Rate)
-        if tag & 7 == 2:
-            content = raw[at : at + number]
-            at += number
-            if at > len(raw):
-                raise ValueError("a truncated limit")
-            if rate:
-                found[index] = _rate_of(content)
-        elif tag & 7 or rate:
-            raise ValueError("no limit has this type")
-        elif index < len(found):
-            found[index] = number
-    return tuple(found)
-
-
-def _rate_of(raw: bytes) -> Rate:
-    """Returns the rate in a serialised codeq.v1.RateLimit."""
-    numbers = [0, 0]
-    at = 0
-    while at < len(raw):
-        tag, at = varint_at(raw, at)
-        number, at = varint_at(raw, at)
-        if tag not in {8, 16}:
-            raise ValueError("no rate has this field")
-        numbers[(tag >> 3) - 1] = number
-    return Rate(*numbers)
 
 
 def in_force(own: Overrides, inherited: Limits) -> Limits:

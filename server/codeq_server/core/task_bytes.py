@@ -113,8 +113,8 @@ def expire_ms_of(task: bytes) -> int:
         return 0
     seconds = nanos = at = 0
     while at < len(content):
-        tag, at = varint_at(content, at)
-        number, at = varint_at(content, at)
+        tag, at = _varint(content, at)
+        number, at = _varint(content, at)
         if tag >> 3 == 1:
             seconds = number
         else:
@@ -126,8 +126,8 @@ def _bytes_field(message: bytes, number: int) -> bytes | None:
     """Returns the content of a length-delimited field, in a message that has only such fields and varints."""
     at = 0
     while at < len(message):
-        tag, at = varint_at(message, at)
-        size, at = varint_at(message, at)
+        tag, at = _varint(message, at)
+        size, at = _varint(message, at)
         if tag & 7 == 2:
             if tag >> 3 == number:
                 return message[at : at + size]
@@ -135,7 +135,7 @@ def _bytes_field(message: bytes, number: int) -> bytes | None:
     return None
 
 
-def varint_at(message: bytes, at: int) -> tuple[int, int]:
+def _varint(message: bytes, at: int) -> tuple[int, int]:
     """Returns a varint and the offset after it."""
     number = shift = 0
     while True:

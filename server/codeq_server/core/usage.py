@@ -8,9 +8,9 @@ from typing import NamedTuple
 from codeq_internal.v1 import rows_pb2
 
 from . import keys
-from .limits import overrides_of
+from .limits import NO_LIMITS, Overrides, Rate
 from .model import Queue
-from .parsing import parsed, unpacked
+from .parsing import parsed
 from .shard import Shard
 from .tenants import DEFAULT
 
@@ -41,21 +41,35 @@ def tenant_row(shard: Shard, name: str) -> rows_pb2.TenantRow:
     return rows_pb2.TenantRow() if value is None else parsed(rows_pb2.TenantRow, key, value)
 
 
-def set_limits(shard: Shard, name: str, limits: bytes) -> None:
+def overrides_of(row: rows_pb2.LimitsRow) -> Overrides:
+    """Returns the limits of a row."""
+    found: list[Rate | int | None] = []
+    for name in NO_LIMITS._fields:
+        value: object = getattr(row, name) if row.HasField(name) else None
+        if isinstance(value, rows_pb2.RateRow):
+            value = Rate(value.requests_per_minute, value.burst_size)
+        assert value is None or isinstance(value, Rate | int)
+        found.append(value)
+    return tuple(found)
+
+
+def set_limits(shard: Shard, name: str, limits: rows_pb2.LimitsRow) -> None:
     """Sets the limits of a tenant's own, or those of all tenants without.
 
     Args:
         shard: The shard.
         name: Name of the tenant, or DEFAULT.
-        limits: A serialised codeq.v1.TenantLimits.
+        limits: The limits.
 
     Raises:
         Rejection: LIMIT_REACHED.
     """
-    if limits:
-        shard.tenants.check_room(name)
     row = tenant_row(shard, name)
-    row.limits = limits
+    if limits.ByteSize():
+        shard.tenants.check_room(name)
+        row.limits.CopyFrom(limits)
+    else:
+        row.ClearField("limits")
     shard.batch.rows[keys.tenant_key(name)] = row.SerializeToString() or None
     shard.tenants.put(name, overrides_of(limits))
     for tenant in list(shard.starved):
@@ -65,8 +79,8 @@ def set_limits(shard: Shard, name: str, limits: bytes) -> None:
 def adopt(shard: Shard, key: bytes, value: bytes) -> None:
     """Takes over the limits in a stored row."""
     row = parsed(rows_pb2.TenantRow, key, value)
-    if row.limits:
-        shard.tenants.put(keys.tenant_of(key), unpacked(overrides_of, key, row.limits))
+    if row.HasField("limits"):
+        shard.tenants.put(keys.tenant_of(key), overrides_of(row.limits))
 
 
 def fold(shard: Shard, queue: Queue) -> None:

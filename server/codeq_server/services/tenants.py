@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Final
 
 from codeq.v1 import tenant_service_pb2 as pb
+from codeq_internal.v1 import rows_pb2
 from google.protobuf.json_format import MessageToDict
 
 from codeq_server.auth.claims import Claims
 from codeq_server.core.errors import Rejection, invalid_field
 from codeq_server.core.limits import Limits, Rate
+from codeq_server.core.shard import Shard
 from codeq_server.core.tenants import DEFAULT
 from codeq_server.core.usage import list_tenants, set_limits, tenant_row, usage_of
 from codeq_server.engine.runner import ShardRunner
@@ -56,7 +58,7 @@ class TenantService:
         """Changes limits of a tenant, or those of all tenants without limits of their own."""
         self._runner.now()  # raises if the runner no longer decides
         shard = self._runner.shard
-        limits = pb.TenantLimits.FromString(tenant_row(shard, request.name).limits)
+        limits = _own(shard, request.name)
         before = MessageToDict(limits)
         for index, json_name in enumerate(request.inherit):
             name = _FIELDS.get(json_name)
@@ -71,7 +73,7 @@ class TenantService:
             else:
                 setattr(limits, field.name, value)
         try:
-            set_limits(shard, request.name, limits.SerializeToString())
+            set_limits(shard, request.name, rows_pb2.LimitsRow.FromString(limits.SerializeToString()))
         except Rejection:
             raise
         except Exception as problem:
@@ -94,10 +96,15 @@ class TenantService:
     def _message(self, name: str) -> pb.Tenant:
         shard = self._runner.shard
         message = pb.Tenant(name=name, effective=_limits_message(shard.tenants.limits_of(name)))
-        message.limits.ParseFromString(tenant_row(shard, name).limits)
+        message.limits.CopyFrom(_own(shard, name))
         if name != DEFAULT:
             message.usage.CopyFrom(pb.TenantUsage(streams=self._streams.count(name), **usage_of(shard, name)._asdict()))
         return message
+
+
+def _own(shard: Shard, name: str) -> pb.TenantLimits:
+    """Returns a tenant's own limits, which have the same wire form as in its row."""
+    return pb.TenantLimits.FromString(tenant_row(shard, name).limits.SerializeToString())
 
 
 def _limits_message(limits: Limits) -> pb.TenantLimits:

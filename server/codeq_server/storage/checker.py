@@ -16,7 +16,6 @@ from codeq_internal.v1 import rows_pb2
 from google.protobuf.message import DecodeError
 
 from codeq_server.core import keys
-from codeq_server.core.limits import overrides_of
 from codeq_server.core.parsing import UNREADABLE
 
 from .checker_audit import AuditRows
@@ -142,7 +141,7 @@ class Checker:
             self._report(key, "unknown name")
 
     def _tenant_row(self, key: bytes, value: bytes) -> None:
-        overrides_of(rows_pb2.TenantRow.FromString(value).limits)
+        rows_pb2.TenantRow.FromString(value)
         if not keys.tenant_of(key):
             self._report(key, "names no tenant")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from codeq_internal.v1.rows_pb2 import LimitsRow
 from codeq_server.core import reads, usage
@@ -18,8 +20,7 @@ from named_work import TENANTS
 class OfTenants(Homes):
     """Part of the state machine that drives core and model: what concerns tenants."""
 
-    def now(self) -> Now:
-        raise NotImplementedError
+    now: Callable[[], Now]
 
     @rule(name=st.sampled_from([*TENANTS, DEFAULT]), most=st.sampled_from([None, None, 0, 1, 3, 8]))
     def limit(self, name: str, most: int | None) -> None:

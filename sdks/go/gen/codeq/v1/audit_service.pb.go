@@ -46,8 +46,8 @@ type AuditRecord struct {
 	Outcome string `protobuf:"bytes,8,opt,name=outcome,proto3" json:"outcome,omitempty"`
 	// Address of the caller, as host:port.
 	Origin string `protobuf:"bytes,9,opt,name=origin,proto3" json:"origin,omitempty"`
-	// Number of refusals that this record stands for; 0: it is an act that was carried out. Refusals beyond the limit of a
-	// minute share a record for each reason.
+	// Number of refusals that this record stands for; 0: it is an act that was carried out. Refusals beyond the limit of
+	// a minute share a record for each reason.
 	Count         int64 `protobuf:"varint,10,opt,name=count,proto3" json:"count,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

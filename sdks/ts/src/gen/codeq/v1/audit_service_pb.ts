@@ -87,8 +87,8 @@ export type AuditRecord = Message<"codeq.v1.AuditRecord"> & {
   origin: string;
 
   /**
-   * Number of refusals that this record stands for; 0: it is an act that was carried out. Refusals beyond the limit of a
-   * minute share a record for each reason.
+   * Number of refusals that this record stands for; 0: it is an act that was carried out. Refusals beyond the limit of
+   * a minute share a record for each reason.
    *
    * @generated from field: int64 count = 10;
    */

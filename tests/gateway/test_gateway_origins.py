@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from pathlib import Path
 
 import pytest
+from authority import Authority
 from codeq.v1 import error_pb2
 from codeq_gateway import origins
 from codeq_gateway.dispatch import CallFailed
+from codeq_gateway.links import Messages
+from codeq_gateway.reflection import CALL_FILE
+from google.protobuf import descriptor_pb2, descriptor_pool
 from served_gateway import Served, serving
+from test_gateway_tls import client_context, server_context
 
 GET = b"GET /v1/codeq/tasks/t HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: 203.0.113.7\r\nConnection: close\r\n\r\n"
 
@@ -52,3 +58,29 @@ async def test_check_of_a_caller_before_the_body_carries_the_address(*, apart: b
 )
 def test_address_of_a_socket_is_host_and_port(peer: object, written: str) -> None:
     assert origins.of_socket(peer) == written
+
+
+async def test_call_over_tls_carries_the_address_of_its_client(tmp_path: Path) -> None:
+    files = Authority().files(tmp_path)
+    context = server_context(files)
+    async with serving(tls=lambda: context) as served:
+        origin = await ask(served, client_context(files))
+        assert [call.origin for call in served.double.calls] == [origin]
+
+
+def test_server_of_a_version_without_the_field_gets_no_address() -> None:
+    files: dict[str, descriptor_pb2.FileDescriptorProto] = {}
+    pending = [descriptor_pool.Default().FindFileByName(name) for name in (CALL_FILE, "codeq/v1/error.proto")]
+    while pending:
+        described = pending.pop()
+        described.CopyToProto(files.setdefault(described.name, descriptor_pb2.FileDescriptorProto()))
+        pending += described.dependencies
+    for message in files[CALL_FILE].message_type:
+        kept = [field for field in message.field if field.name != "origin"]
+        del message.field[:]
+        message.field.extend(kept)
+    pool = descriptor_pool.DescriptorPool()
+    for content in reversed(files.values()):
+        pool.AddSerializedFile(content.SerializeToString())
+    assert Messages(pool).origin("192.0.2.1:4321") == {}
+    assert Messages(descriptor_pool.Default()).origin("192.0.2.1:4321") == {"origin": "192.0.2.1:4321"}

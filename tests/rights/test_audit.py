@@ -35,6 +35,7 @@ PRODUCERS = {
 }
 WORKERS = {
     "worker": worker("acme", "w"),
+    "worker of one command": worker("acme", "w", commands={COMMAND}),
     "worker without scopes": worker("acme", "w", scopes={"codeq:claim"}),
 }
 
@@ -178,15 +179,18 @@ async def test_refused_streams_frames_and_batches_are_recorded_once_each(server:
     hello = producer_service_pb2.ProduceRequest(hello=producer_service_pb2.ProducerHello())
     frame = producer_service_pb2.ProduceRequest(tasks=specs)
     work = worker_service_pb2.WorkRequest(hello=worker_service_pb2.WorkerHello())
+    other = worker_service_pb2.WorkRequest(hello=worker_service_pb2.WorkerHello(commands=["other"]))
     await server.stream("/codeq.v1.ProducerService/Produce", [hello], "")
     await server.stream("/codeq.v1.WorkerService/Work", [work], "producer")
+    await server.stream("/codeq.v1.WorkerService/Work", [other], "worker of one command")
     await server.stream("/codeq.v1.ProducerService/Produce", [hello, frame], "administrator of other commands")
     batch = tasks_pb.BatchCreateTasksRequest(tasks=specs)
     await server.grpc("/codeq.v1.TaskService/BatchCreateTasks", batch, "administrator of other commands")
-    found = await recorded(server, 4)
+    found = await recorded(server, 5)
     assert [(each.call, each.outcome, each.subject) for each in found] == [
         ("Produce", "UNAUTHENTICATED", ""),
         ("Work", "WRONG_TOKEN_KIND", "shop"),
+        ("Work", "COMMAND_NOT_ALLOWED", "w"),
         ("Produce", "COMMAND_NOT_ALLOWED", "ann"),
         ("BatchCreateTasks", "COMMAND_NOT_ALLOWED", "ann"),
     ]

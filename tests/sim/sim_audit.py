@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any
 
+import sim_acts
 import sim_history
 import sim_messages
 import sim_purges
@@ -185,6 +186,7 @@ class Audit:
                 self._matured(key, tick.wall_ms)
         sim_quotas.judge(self, rows, table)
         sim_purges.judge_queue_rows(self, table.get(b"q", ()))
+        sim_acts.judge(self, table)
         if table.get(b"l"):
             self.top_token = max(self.top_token, *(int.from_bytes(key[1:], "big") for key, _ in table[b"l"]))
 

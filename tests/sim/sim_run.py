@@ -11,6 +11,7 @@ import sys
 import time
 from dataclasses import dataclass
 
+import structlog
 from codeq_server.core.backoff import BackoffPolicy
 from codeq_server.core.shard import ShardSettings
 from sim_audit import RETENTION_MS, Audit, Violation
@@ -177,6 +178,7 @@ class Simulation:
 
 def simulate(seed: int, *, checked: bool = True) -> Outcome:
     """Returns the outcome of a seed's run; with `checked`, inconsistent rows end it."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
     return Simulation(seed, checked=checked).run()
 
 

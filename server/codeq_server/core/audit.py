@@ -81,9 +81,10 @@ class Trail:
         Raises:
             CorruptRows: The key of a row is malformed.
         """
-        first, last = (scan(*keys.audited_after(b""), 1) for scan in (rows.scan, rows.scan_back))
+        start, end = keys.table_rows(keys.AUDIT)
+        first = rows.scan(start, end, 1)
         if first:
-            (oldest, _), (newest, _) = first[0], last[0]
+            oldest, newest = first[0][0], rows.scan_back(start, end, 1)[0][0]
             self._oldest_ms, number = unpacked(keys.split_audit_key, oldest, oldest)
             self._number = unpacked(keys.split_audit_key, newest, newest)[1]
             self.count = self._number - number + 1

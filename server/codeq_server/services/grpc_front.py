@@ -174,6 +174,7 @@ class GrpcFront:
             return await authenticator.authenticate(authorization, access.principal, access.scope)
 
         async def behaviour(_: Any, context: Any) -> None:
+            claims: Claims | None = None
             try:
                 if self._calls.draining:
                     raise Rejection(Reason.DRAINING, "the server is stopping")  # noqa: TRY301
@@ -187,15 +188,23 @@ class GrpcFront:
                 let_go(cancelled)
                 raise
             except (Exception, BaseExceptionGroup) as problem:  # noqa: BLE001 - every stream gets a status
-                self._refuse(name, context, problem)
+                self._refuse(name, context, problem, claims)
 
         return behaviour
 
     async def _produce(self, serving: Serving, token: StreamToken, context: Any) -> None:
         await serving.produce(token, context, self._in_flight)
 
-    def _refuse(self, name: str, context: Any, problem: BaseException) -> tuple[str, Mapping[str, str]]:
+    def _refuse(
+        self, name: str, context: Any, problem: BaseException, claims: Claims | None = None
+    ) -> tuple[str, Mapping[str, str]]:
         """Fails an RPC with a rejection, or with INTERNAL for a bug, which is logged.
+
+        Args:
+            name: Full name of the RPC.
+            context: Its context.
+            problem: Why it fails.
+            claims: Caller of a stream; None: a unary call, or the caller was not accepted.
 
         Returns:
             Name of the code, and the log details of a rejection.
@@ -205,6 +214,8 @@ class GrpcFront:
         if isinstance(cause, REFUSALS):
             refusal = refusal_of(cause)
             code, about = refuse(context, refusal), refusal.about()
+            if claims is not None:
+                refusal.subject, refusal.tenant = claims.subject, claims.tenant_id
             self._calls.denied(name, refusal, context.peer())
         elif isinstance(cause, grpc.aio.InternalError):
             code = "CANCELLED"  # a write failed because the client is gone

@@ -32,7 +32,7 @@ type AuditRecord struct {
 	At *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=at,proto3" json:"at,omitempty"`
 	// Subject of the caller's token. Empty if the token was not accepted.
 	Subject string `protobuf:"bytes,2,opt,name=subject,proto3" json:"subject,omitempty"`
-	// Tenant that the call acted on. Empty: the whole server.
+	// Tenant that the call acted on; of a refused access, the token's. Empty: the whole server.
 	Tenant string `protobuf:"bytes,3,opt,name=tenant,proto3" json:"tenant,omitempty"`
 	// Name of the RPC, such as "PauseQueue".
 	Call string `protobuf:"bytes,4,opt,name=call,proto3" json:"call,omitempty"`
@@ -46,7 +46,8 @@ type AuditRecord struct {
 	Outcome string `protobuf:"bytes,8,opt,name=outcome,proto3" json:"outcome,omitempty"`
 	// Address of the caller, as host:port.
 	Origin string `protobuf:"bytes,9,opt,name=origin,proto3" json:"origin,omitempty"`
-	// Number of refusals that this record stands for. Refusals beyond the limit of a minute share a record.
+	// Number of refusals that this record stands for; 0: it is an act that was carried out. Refusals beyond the limit of
+	// a minute share a record for each reason.
 	Count         int64 `protobuf:"varint,10,opt,name=count,proto3" json:"count,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

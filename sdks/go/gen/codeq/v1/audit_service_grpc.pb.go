@@ -31,7 +31,7 @@ const (
 type AuditServiceClient interface {
 	// ListAuditRecords returns records that match every filter. An administrator sees those of its tenant; an operator
 	// sees all, or those of the tenant that it names. A page ends after page_size records or 10000 rows scanned.
-	// Errors: NOT_ADMIN, NOT_OPERATOR, INVALID_PAGE_TOKEN.
+	// Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED (the token is bound to commands), INVALID_PAGE_TOKEN.
 	ListAuditRecords(ctx context.Context, in *ListAuditRecordsRequest, opts ...grpc.CallOption) (*ListAuditRecordsResponse, error)
 }
 
@@ -62,7 +62,7 @@ func (c *auditServiceClient) ListAuditRecords(ctx context.Context, in *ListAudit
 type AuditServiceServer interface {
 	// ListAuditRecords returns records that match every filter. An administrator sees those of its tenant; an operator
 	// sees all, or those of the tenant that it names. A page ends after page_size records or 10000 rows scanned.
-	// Errors: NOT_ADMIN, NOT_OPERATOR, INVALID_PAGE_TOKEN.
+	// Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED (the token is bound to commands), INVALID_PAGE_TOKEN.
 	ListAuditRecords(context.Context, *ListAuditRecordsRequest) (*ListAuditRecordsResponse, error)
 	mustEmbedUnimplementedAuditServiceServer()
 }

@@ -51,7 +51,7 @@ class AuditServiceServicer:
     def ListAuditRecords(self, request, context):
         """ListAuditRecords returns records that match every filter. An administrator sees those of its tenant; an operator
         sees all, or those of the tenant that it names. A page ends after page_size records or 10000 rows scanned.
-        Errors: NOT_ADMIN, NOT_OPERATOR, INVALID_PAGE_TOKEN.
+        Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED (the token is bound to commands), INVALID_PAGE_TOKEN.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

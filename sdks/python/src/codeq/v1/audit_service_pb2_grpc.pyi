@@ -38,7 +38,7 @@ class AuditServiceStub:
     ListAuditRecords: _grpc.UnaryUnaryMultiCallable[_audit_service_pb2.ListAuditRecordsRequest, _audit_service_pb2.ListAuditRecordsResponse]
     """ListAuditRecords returns records that match every filter. An administrator sees those of its tenant; an operator
     sees all, or those of the tenant that it names. A page ends after page_size records or 10000 rows scanned.
-    Errors: NOT_ADMIN, NOT_OPERATOR, INVALID_PAGE_TOKEN.
+    Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED (the token is bound to commands), INVALID_PAGE_TOKEN.
     """
 
 @_typing.type_check_only
@@ -51,7 +51,7 @@ class AuditServiceAsyncStub(AuditServiceStub):
     ListAuditRecords: _aio.UnaryUnaryMultiCallable[_audit_service_pb2.ListAuditRecordsRequest, _audit_service_pb2.ListAuditRecordsResponse]  # type: ignore[assignment]
     """ListAuditRecords returns records that match every filter. An administrator sees those of its tenant; an operator
     sees all, or those of the tenant that it names. A page ends after page_size records or 10000 rows scanned.
-    Errors: NOT_ADMIN, NOT_OPERATOR, INVALID_PAGE_TOKEN.
+    Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED (the token is bound to commands), INVALID_PAGE_TOKEN.
     """
 
 class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -67,7 +67,7 @@ class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_audit_service_pb2.ListAuditRecordsResponse, _abc.Awaitable[_audit_service_pb2.ListAuditRecordsResponse]]:
         """ListAuditRecords returns records that match every filter. An administrator sees those of its tenant; an operator
         sees all, or those of the tenant that it names. A page ends after page_size records or 10000 rows scanned.
-        Errors: NOT_ADMIN, NOT_OPERATOR, INVALID_PAGE_TOKEN.
+        Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED (the token is bound to commands), INVALID_PAGE_TOKEN.
         """
 
 def add_AuditServiceServicer_to_server(servicer: AuditServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

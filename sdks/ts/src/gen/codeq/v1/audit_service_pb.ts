@@ -38,7 +38,7 @@ export type AuditRecord = Message<"codeq.v1.AuditRecord"> & {
   subject: string;
 
   /**
-   * Tenant that the call acted on. Empty: the whole server.
+   * Tenant that the call acted on; of a refused access, the token's. Empty: the whole server.
    *
    * @generated from field: string tenant = 3;
    */
@@ -87,7 +87,8 @@ export type AuditRecord = Message<"codeq.v1.AuditRecord"> & {
   origin: string;
 
   /**
-   * Number of refusals that this record stands for. Refusals beyond the limit of a minute share a record.
+   * Number of refusals that this record stands for; 0: it is an act that was carried out. Refusals beyond the limit of
+   * a minute share a record for each reason.
    *
    * @generated from field: int64 count = 10;
    */
@@ -209,7 +210,7 @@ export const AuditService: GenService<{
   /**
    * ListAuditRecords returns records that match every filter. An administrator sees those of its tenant; an operator
    * sees all, or those of the tenant that it names. A page ends after page_size records or 10000 rows scanned.
-   * Errors: NOT_ADMIN, NOT_OPERATOR, INVALID_PAGE_TOKEN.
+   * Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED (the token is bound to commands), INVALID_PAGE_TOKEN.
    *
    * @generated from rpc codeq.v1.AuditService.ListAuditRecords
    */

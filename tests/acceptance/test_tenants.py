@@ -14,7 +14,8 @@ import codeq
 import grpc
 import httpx
 import pytest
-from bare_streams import producing
+from bare_streams import produce, producing, take, working
+from codeq.v1 import error_pb2, task_pb2, worker_service_pb2
 from server_process import DEV_TOKEN, ServerProcess
 from test_bad_input import call
 
@@ -139,3 +140,37 @@ def test_streams_beyond_the_quota_end_at_once(server: ServerProcess) -> None:
     with codeq.Producer(server.producer_addr, token=DEV_TOKEN) as fourth:
         fourth.create("A", 1)
     producers[1].close()
+
+
+def test_tasks_of_a_frame_are_refused_one_by_one(server: ServerProcess) -> None:
+    rest(server, "PATCH", ADMIN, {"limits": {"waitingTasksMax": 3}})
+    create(server)
+
+    async def test() -> None:
+        async with producing(server) as stream:
+            ack = await produce(stream, [task_pb2.TaskSpec(command="A", payload=b"1")] * 4)
+            assert [bool(task_id) for task_id in ack.task_ids] == [True, True, False, False]
+            assert [error.index for error in ack.errors] == [2, 3]
+            assert {error.reason for error in ack.errors} == {error_pb2.ERROR_REASON_QUOTA_EXCEEDED}
+
+    asyncio.run(test())
+
+
+def test_stream_at_the_quota_of_leases_gets_a_task_for_each_lease_that_ends(server: ServerProcess) -> None:
+    rest(server, "PATCH", ADMIN, {"limits": {"leasesMax": 2}})
+    for _ in range(5):
+        create(server)
+
+    async def test() -> None:
+        async with working(server, "A") as worker:
+            held = await take(worker, 2)
+            assert rest(server, "GET", "/usage")["usage"]["leases"] == 2
+            for _ in range(3):
+                task = held.pop(0)
+                kind = task_pb2.OUTCOME_KIND_COMPLETED
+                done = task_pb2.Outcome(kind=kind, task_id=task.id, lease_token=task.lease_token, result=b"1")
+                await worker.write(worker_service_pb2.WorkRequest(outcomes=[done]))
+                held += await take(worker, 1)
+            assert len({task.id for task in held}) == 2
+
+    asyncio.run(test())

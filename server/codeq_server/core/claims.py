@@ -118,11 +118,10 @@ def claim(
 
 def has_work(shard: Shard, tenant: str, commands: Sequence[str] | None) -> bool:
     """Returns whether a claim of these commands would find a task; None: of all commands of the tenant."""
-    ready = shard.ready.get(tenant)
-    if ready is not None:
-        for index in range(len(ready)):
-            if _candidates(shard, tenant, commands, index, 1):
-                return True
+    wanted = None if commands is None else [shard.by_name.get((tenant, command)) for command in commands]
+    for queues in shard.ready.get(tenant, ()):
+        if queues and (wanted is None or not queues.keys().isdisjoint(wanted)):
+            return True
     return False
 
 

@@ -31,6 +31,17 @@ def test_claim_takes_priorities_from_9_to_0_and_tasks_of_one_priority_in_order(s
     assert shard.claim_ids(30) == [tasks[priority, n] for priority in range(9, -1, -1) for n in range(3)]
 
 
+def test_work_is_seen_in_every_lane_and_only_for_the_commands_asked_for(shard: DrivenShard) -> None:
+    assert not claims.has_work(shard.shard, "acme", None)
+    shard.create("a", priority=1)
+    assert [claims.has_work(shard.shard, "acme", commands) for commands in (None, ["a"], ["b", "a"])] == [True] * 3
+    assert not claims.has_work(shard.shard, "acme", ["b"])
+    assert not claims.has_work(shard.shard, "other", None)
+    shard.claim(1)
+    assert not claims.has_work(shard.shard, "acme", None)
+    assert not claims.has_work(shard.shard, "acme", ["a"])
+
+
 def test_claim_takes_the_highest_priority_across_all_commands(shard: DrivenShard) -> None:
     low, high = shard.create("a", priority=1), shard.create("b", priority=2)
     assert shard.claim_ids(1, ["a", "b"]) == [high]

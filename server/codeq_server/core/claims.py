@@ -121,11 +121,11 @@ def claim(
 
 def has_work(shard: Shard, tenant: str, commands: Sequence[str] | None) -> bool:
     """Returns whether a claim of these commands would get a task now; None: of all commands of the tenant."""
-    ready = shard.ready.get(tenant)
-    if ready is None or not lease_room(shard, tenant, 1):
+    if not lease_room(shard, tenant, 1):
         return False
-    for index, queues in enumerate(ready):
-        if queues and _candidates(shard, tenant, queues, commands, index, 1):
+    wanted = None if commands is None else [shard.by_name.get((tenant, command)) for command in commands]
+    for queues in shard.ready.get(tenant, ()):
+        if queues and (wanted is None or not queues.keys().isdisjoint(wanted)):
             return True
     return False
 

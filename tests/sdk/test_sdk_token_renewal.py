@@ -127,6 +127,30 @@ async def test_worker_without_a_fresh_token_leaves_early_and_its_task_ends_on_th
     assert worker.stats == codeq.WorkerStats(streams=2, received=1, settled=1)
 
 
+async def test_worker_that_leaves_does_not_run_a_delivery_that_crosses_its_half_close() -> None:
+    async def first(stream: Work) -> None:
+        await welcome_worker(stream)
+        await stream.write(pb.WorkResponse(notice=ending(400)))
+        await stream.read_end()
+        await stream.write(delivery("crossing"))  # and the server takes it back, because of the half-close
+
+    async def second(stream: Work) -> None:
+        await welcome_worker(stream)
+        await stream.write(delivery("mine"))
+        (outcome,) = (await stream.read_until(has_outcomes)).outcomes
+        assert outcome.task_id == "mine"
+        await stream.write(settled(1))
+        await answer(stream)
+
+    ran: list[str] = []
+    async with ScriptedServer(first, second) as server:
+        worker = codeq.AsyncWorker(server.address, token=lambda: "same")
+        async with running(worker, lambda task: ran.append(task.id)):
+            await eventually(lambda: worker.stats.settled == 1)
+    assert ran == ["mine"]
+    assert worker.stats == codeq.WorkerStats(streams=2, received=1, settled=1)
+
+
 async def test_worker_reconnects_with_a_fresh_token_after_its_stream_breaks() -> None:
     async def expiring(stream: Work) -> None:
         await welcome_worker(stream)

@@ -27,9 +27,9 @@ from tls_clients import QUICK, addresses, shaken, until
 
 pytestmark = pytest.mark.timeout(180)
 SECRET = "gateway-secret-1"
-LIFE_SECONDS = 4.0
-"""Life of certificates that are renewed."""
-RENEWALS = 3
+LIFE_SECONDS = 12.0
+"""Life of certificates that are renewed; streams that end halfway through it count as stable."""
+RENEW_SECONDS = 1.0
 TOKEN = "static-token"
 SHOP = "spiffe://acme.example/shop"
 WORKER = "spiffe://acme.example/worker/1"
@@ -354,35 +354,45 @@ def test_sdk_goes_on_with_the_certificate_that_its_files_hold_by_then(
 
     shop = shown.authority.files(tmp_path / "shop", pair=short("shop", SHOP))
     works = shown.authority.files(tmp_path / "worker", pair=short("worker", WORKER))
-    may_end = time.monotonic() + RENEWALS * LIFE_SECONDS
-    worker = codeq.Worker(server.worker_addr, tls=sdk_tls(works))
+    worker = codeq.Worker(server.worker_addr, tls=sdk_tls(works), lease_seconds=10)
     done: list[str] = []
 
     @worker.task("B")
     def handle(task: codeq.Task) -> None:
         done.append(task.id)
 
-    async def produce() -> list[str]:
+    async def renew() -> None:
+        while True:
+            await asyncio.sleep(RENEW_SECONDS)
+            shop.write(short("shop", SHOP))
+            works.write(short("worker", WORKER))
+
+    async def produce(client: codeq.Client) -> list[str]:
         made = []
-        renew_at = 0.0
+        renewing = asyncio.create_task(renew())
+        may_end = time.monotonic() + LIFE_SECONDS + 3 * RENEW_SECONDS
         async with (
             codeq.AsyncClient(server.producer_addr, tls=sdk_tls(shop)) as async_client,
             codeq.AsyncProducer(server.producer_addr, tls=sdk_tls(shop)) as producer,
         ):
-            with codeq.Client(server.producer_addr, tls=sdk_tls(shop)) as client:
-                while time.monotonic() < may_end:
-                    if time.monotonic() > renew_at:
-                        shop.write(short("shop", SHOP))
-                        works.write(short("worker", WORKER))
-                        renew_at = time.monotonic() + LIFE_SECONDS / 4
-                    made += [client.create("B").id, (await async_client.create("B")).id, await producer.create("B")]
-                    await asyncio.sleep(0.05)
+            while time.monotonic() < may_end:
+                made += [(await async_client.create("B")).id, await producer.create("B")]
+                made.append((await asyncio.to_thread(client.create, "B")).id)
+                await asyncio.sleep(RENEW_SECONDS / 20)
+        renewing.cancel()
         return made
 
+    def work() -> list[str]:
+        try:
+            with codeq.Client(server.producer_addr, tls=sdk_tls(shop)) as client:
+                made = asyncio.run(produce(client))
+            until(lambda: len(done) >= len(made))
+            return made
+        finally:
+            worker.stop()
+
     with ThreadPoolExecutor(1) as pool:
-        made = pool.submit(asyncio.run, produce())
-        made.add_done_callback(lambda _: until(lambda: made.exception() is not None or len(done) >= len(made.result())))
-        made.add_done_callback(lambda _: worker.stop())
+        made = pool.submit(work)
         worker.run()
     assert sorted(done) == sorted(made.result())
     assert worker.stats.streams > 1

@@ -147,6 +147,7 @@ class WorkerStream:
         self._first_unsettled = 1
         self._is_welcomed = False
         self._is_leaving = False
+        self._is_half_closed = False
         self._address = endpoint.address
         self._leader = ""
         # Stop.
@@ -228,7 +229,7 @@ class WorkerStream:
 
     async def _attempt(self) -> errors.CodeqError:
         """Runs one stream to its end and returns why it ended."""
-        self._is_welcomed = self._is_leaving = self._is_drain_told = False
+        self._is_welcomed = self._is_leaving = self._is_drain_told = self._is_half_closed = False
         self._address, self._leader = self._endpoint.address, ""
         try:
             end = None if self._stop_at is None else self._stop_at + LEAVE_SECONDS_MAX
@@ -280,6 +281,7 @@ class WorkerStream:
                 await call.write(message)
             elif self._may_half_close():
                 # The server settles what it has read, takes back unfinished deliveries, and ends the call.
+                self._is_half_closed = True
                 await call.done_writing()
                 await asyncio.sleep(LEAVE_SECONDS_MAX)
                 raise errors.Unavailable("the server did not end the stream")
@@ -350,6 +352,8 @@ class WorkerStream:
         self._wake.set()
 
     def _receive(self, messages: Iterable[task_pb2.Task]) -> None:
+        if self._is_half_closed:
+            return  # these deliveries crossed the half-close: the server takes them back
         tasks = [Task(message, message.ByteSize()) for message in messages]
         if self._stop_at is not None:  # these deliveries crossed the drain in flight
             self._unsent.extend(report(task, Abandon()) for task in tasks)

@@ -117,3 +117,16 @@ def test_command_line_lists_filters_and_pages(server: ServerProcess) -> None:
     table = codeq_command(server, "audit", "list", "-o", "table").stdout
     assert "PauseQueue" in table
     assert table.startswith("AT")
+
+
+def test_records_are_removed_after_the_configured_retention_which_is_never_zero(tmp_path: Path) -> None:
+    with ServerProcess(tmp_path, env={"AUDIT_RETENTION_SECONDS": "1"}) as server:
+        assert rest(server, "POST", "/admin/queues/A/pause", DEV_TOKEN, {})[0] == 200
+        deadline = time.monotonic() + SECONDS_MAX
+        while records(server, 0):
+            assert time.monotonic() < deadline
+        env = {**server.env, "AUDIT_RETENTION_SECONDS": "0"}
+    command = [sys.executable, "-m", "codeq_cli.main", "config", "check", "--dev"]
+    refused = subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=60)
+    assert refused.returncode == 2
+    assert "AUDIT_RETENTION_SECONDS" in refused.stderr

@@ -123,7 +123,7 @@ class Shard:
         """Scheduled tasks, and tasks that expire if they wait too long."""
         self.purges: Alarms[Purge] = Alarms()
         """Purges in progress, in turn."""
-        self.audit = Trail(self, settings.audit_retention_ms)
+        self.audit: Trail = Trail(self, settings.audit_retention_ms)
         self.sweep_mark, self.swept = b"", (b"", 0, 0)
         """The last list of ended tasks that was swept, and the list being swept with queue and home of the last task
         examined."""

@@ -82,5 +82,9 @@ def test_server_of_a_version_without_the_field_gets_no_address() -> None:
     pool = descriptor_pool.DescriptorPool()
     for content in reversed(files.values()):
         pool.AddSerializedFile(content.SerializeToString())
-    assert Messages(pool).origin("192.0.2.1:4321") == {}
-    assert Messages(descriptor_pool.Default()).origin("192.0.2.1:4321") == {"origin": "192.0.2.1:4321"}
+    for known, sent in ((pool, b""), (descriptor_pool.Default(), b"192.0.2.1:4321")):
+        messages = Messages(known)
+        request = messages.authorize_request()
+        messages.set_caller(request, "Bearer t", "192.0.2.1:4321")
+        assert request.authorization == "Bearer t"
+        assert (b"192.0.2.1" in request.SerializeToString()) == bool(sent)

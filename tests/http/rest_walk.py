@@ -38,7 +38,9 @@ _SHORT_LIVED: Final = frozenset(
 )
 """Fields whose values differ between walks."""
 
-_ABOUT_ALL: Final = frozenset({"/admin/queues", "/server", "/raft/status", "/cluster/topology"})
+_ABOUT_ALL: Final = frozenset(
+    {"/admin/queues", "/admin/tenants", "/usage", "/server", "/raft/status", "/cluster/topology"}
+)
 """Routes whose replies include data of other walks."""
 
 
@@ -142,6 +144,10 @@ class Walk:
         self._do("POST", "/admin/cluster/members", {"id": "n", "raftAddr": "127.0.0.1:1"})
         self._do("DELETE", "/admin/cluster/members/{id}", id="n")
         self._do("POST", "/admin/cluster/transfer", {"id": "n"})
+        self._do("PATCH", "/admin/tenants/{name}", {"limits": {"queuesMax": 3}}, name="walked")
+        self._do("GET", "/admin/tenants/{name}", name="walked")
+        self._do("GET", "/admin/tenants")
+        self._do("GET", "/usage")
         self._do("GET", "/server")
 
 

@@ -38,7 +38,7 @@ _SHORT_LIVED: Final = frozenset(
 )
 """Fields whose values differ between walks."""
 
-_ABOUT_ALL: Final = frozenset({"/admin/queues", "/server", "/raft/status", "/cluster/topology"})
+_ABOUT_ALL: Final = frozenset({"/admin/queues", "/admin/audit", "/server", "/raft/status", "/cluster/topology"})
 """Routes whose replies include data of other walks."""
 
 
@@ -143,6 +143,7 @@ class Walk:
         self._do("DELETE", "/admin/cluster/members/{id}", id="n")
         self._do("POST", "/admin/cluster/transfer", {"id": "n"})
         self._do("GET", "/server")
+        self._do("GET", "/admin/audit")
 
 
 def _lasting(told: Any) -> Any:

@@ -39,7 +39,7 @@ _SHORT_LIVED: Final = frozenset(
 """Fields whose values differ between walks."""
 
 _ABOUT_ALL: Final = frozenset(
-    {"/admin/queues", "/admin/tenants", "/usage", "/server", "/raft/status", "/cluster/topology"}
+    {"/admin/queues", "/admin/tenants", "/admin/audit", "/usage", "/server", "/raft/status", "/cluster/topology"}
 )
 """Routes whose replies include data of other walks."""
 
@@ -149,6 +149,7 @@ class Walk:
         self._do("GET", "/admin/tenants")
         self._do("GET", "/usage")
         self._do("GET", "/server")
+        self._do("GET", "/admin/audit")
 
 
 def _lasting(told: Any) -> Any:

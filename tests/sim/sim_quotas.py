@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from codeq.v1 import tenant_service_pb2
 from codeq_internal.v1 import rows_pb2
 from codeq_server.core import keys
 from codeq_server.core.errors import Reason
@@ -60,8 +59,7 @@ def _stored(audit: Audit, tenant: str, rows: Mapping[bytes, bytes | None]) -> It
     key = keys.tenant_key(tenant)
     before = audit.rows.get(key)
     for value in (before, rows.get(key, before)):
-        limits = rows_pb2.TenantRow.FromString(value or b"").limits
-        yield tenant_service_pb2.TenantLimits.FromString(limits).waiting_tasks_max
+        yield rows_pb2.TenantRow.FromString(value or b"").limits.waiting_tasks_max
 
 
 def _queues(audit: Audit, rows: Mapping[bytes, bytes | None]) -> Iterator[tuple[bytes, rows_pb2.QueueRow]]:

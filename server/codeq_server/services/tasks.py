@@ -44,7 +44,7 @@ from .fingerprint import NULL
 from .listing import NEWEST, list_tasks
 from .newest_first import list_newest
 from .rate_limits import DELIVERIES, RateLimits
-from .validation import check_json, check_message, kept_text
+from .validation import check_ending, check_json, check_message, kept_text
 
 SLICE_TASKS: Final = 128
 """Tasks of a batch created without yielding to other callers."""
@@ -485,19 +485,3 @@ def _check_batch_bytes(field: str, size: int) -> None:
         raise Rejection(
             Reason.TOO_LARGE, f"{field}: {size} bytes, the limit is {BATCH_BYTES_MAX}", ((field, "too large"),)
         )
-
-
-def check_ending(outcome: Outcome, result: bytes | None, error: str) -> None:
-    """Checks what the rules in the protos cannot express about an outcome.
-
-    Raises:
-        Rejection: INVALID_FIELD.
-    """
-    if result is not None:
-        if outcome is not Outcome.COMPLETED:
-            raise invalid_field("result", "is allowed only for COMPLETED")
-        check_json(result, "result")
-    if outcome is Outcome.FAILED and not error.strip():
-        raise invalid_field("error", "must not be blank for FAILED")
-    if error and outcome is Outcome.COMPLETED:
-        raise invalid_field("error", "is not allowed for COMPLETED")

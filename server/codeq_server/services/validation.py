@@ -15,6 +15,7 @@ from codeq_gateway.surrogates import mark_unpaired
 from google.protobuf.message import Message
 
 from codeq_server.core.errors import Reason, Rejection, invalid_field
+from codeq_server.core.status import Outcome
 
 from .counts import check_counts
 from .spec_fields import is_plain
@@ -154,3 +155,19 @@ def _described(message: Message, path: str, rule: str, text: str) -> str:
     if rule == "string.in":
         return "must be " + " or ".join(filter(None, getattr(rules_of(field).string, "in")))
     return wanted_item(field)
+
+
+def check_ending(outcome: Outcome, result: bytes | None, error: str) -> None:
+    """Checks what the rules in the protos cannot express about an outcome.
+
+    Raises:
+        Rejection: INVALID_FIELD.
+    """
+    if result is not None:
+        if outcome is not Outcome.COMPLETED:
+            raise invalid_field("result", "is allowed only for COMPLETED")
+        check_json(result, "result")
+    if outcome is Outcome.FAILED and not error.strip():
+        raise invalid_field("error", "must not be blank for FAILED")
+    if error and outcome is Outcome.COMPLETED:
+        raise invalid_field("error", "is not allowed for COMPLETED")

@@ -32,8 +32,7 @@ from .pacing import Pacing
 from .rate_limits import RateLimits
 from .stream_token import StreamToken
 from .streams import StreamRegistry, hello_of, protocol_error
-from .tasks import check_ending
-from .validation import check_json, check_message, is_json, kept_text
+from .validation import check_ending, check_json, check_message, is_json, kept_text
 
 CREDITS_MAX: Final = 65_536
 CREDIT_BYTES_MAX: Final = 1 << 30

@@ -54,6 +54,15 @@ def test_short_cluster_run_prints_one_line_with_the_figures_of_each_node(tmp_pat
 
 
 @pytest.mark.timeout(180)
+def test_small_bench_of_tenants_finds_all_of_them_again_after_a_kill() -> None:
+    command = [sys.executable, str(BENCH / "tenants.py"), "--tenants", "150"]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    line = json.loads(done.stdout.splitlines()[-1])
+    assert (line["bench"], line["tenants"]) == ("tenants", 150)
+    assert min(line["rss_mb"], line["start_seconds"], line["list_ms"]) > 0
+
+
+@pytest.mark.timeout(180)
 def test_small_depth_bench_prints_one_line_of_figures(tmp_path: Path) -> None:
     command = [sys.executable, str(BENCH / "depth.py"), "--tasks", "2000", "--queues", "4", "--directory", tmp_path]
     done = subprocess.run(command, check=False, capture_output=True, text=True)

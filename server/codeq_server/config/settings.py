@@ -118,7 +118,7 @@ class RaftSettings:
         _SECRET,
         "",
         "secret that members authenticate with, the same on every node; peers without it are rejected",
-        unset="derived from the producers' token, if there is only one",
+        unset="derived from the producers' token, if there is only one and no provider is `mtls`",
         secret=True,
     )
     tls_cert: Path | None = setting(FilePath(), None, "PEM file with this node's certificate for TLS between members")
@@ -206,7 +206,7 @@ class ProcessSettings:
         _SECRET,
         "",
         "secret of gateways and servers that forward calls to a server; the same on all of them",
-        unset="derived from the producers' token, if there is only one",
+        unset="derived from the producers' token, if there is only one and no provider is `mtls`",
         secret=True,
     )
     log_level: LogLevel = setting(Choice(get_args(LogLevel)), "info", "lowest level logged")

@@ -144,7 +144,7 @@ class RaftSettings:
         _SECRET,
         "",
         "secret that members authenticate with, the same on every node; peers without it are rejected",
-        unset="derived from the producers' token, if there is only one",
+        unset="derived from the producers' token, if there is only one and no provider is `mtls`",
         secret=True,
     )
     tls_cert: Path | None = setting(FilePath(), None, "PEM file with this node's certificate for TLS between members")
@@ -243,8 +243,8 @@ class ProcessSettings:
         _SECRET,
         "",
         "secret of gateways and servers that forward calls to a server; the same on all of them",
-        unset="derived from the producers' token, if there is only one, or from `raft.clusterSecret`; without either, "
-        "servers admit no gateways",
+        unset="derived from the producers' token, if there is only one and no provider is `mtls`, or from "
+        "`raft.clusterSecret`; without either, servers admit no gateways",
         secret=True,
     )
     log_level: LogLevel = setting(Choice(get_args(LogLevel)), "info", "lowest level logged")

@@ -66,7 +66,8 @@ def environment(wheels: dict[str, Path], tmp_path_factory: pytest.TempPathFactor
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
     python = folder / "bin" / "python"
     install = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--no-index", "--no-deps"]
-    subprocess.run([*install, *map(str, wheels.values())], check=True)
+    alone = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}  # else pip sees the checkout
+    subprocess.run([*install, *map(str, wheels.values())], env=alone, check=True)
     version = f"python{sys.version_info[0]}.{sys.version_info[1]}"
     (folder / "lib" / version / "site-packages" / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
     return python

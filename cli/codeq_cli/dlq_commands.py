@@ -75,10 +75,11 @@ def redrive(
         str | None, typer.Option(metavar="TEXT", help="Only tasks whose error contains this text.")
     ] = None,
     ended_from: Annotated[
-        str | None, typer.Option(metavar="RFC3339", help="Only tasks that ended at or after this time.")
+        str | None,
+        typer.Option(parser=usage.time, metavar="RFC3339", help="Only tasks that ended at or after this time."),
     ] = None,
     ended_to: Annotated[
-        str | None, typer.Option(metavar="RFC3339", help="Only tasks that ended before this time.")
+        str | None, typer.Option(parser=usage.time, metavar="RFC3339", help="Only tasks that ended before this time.")
     ] = None,
     task_ids: Annotated[str | None, typer.Option("--ids", metavar="A,B", help="Only the tasks with these ids.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count the tasks; change nothing.")] = False,

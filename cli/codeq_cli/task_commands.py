@@ -67,7 +67,9 @@ def create(
         int | None,
         typer.Option(parser=usage.duration(0, YEARS_10), metavar=DURATION, help="Deliver after this delay."),
     ] = None,
-    run_at: Annotated[str | None, typer.Option(metavar="RFC3339", help="Do not deliver before this time.")] = None,
+    run_at: Annotated[
+        str | None, typer.Option(parser=usage.time, metavar="RFC3339", help="Do not deliver before this time.")
+    ] = None,
     expire: Annotated[
         int | None,
         typer.Option(
@@ -130,10 +132,11 @@ def list_(
         str | None, typer.Option(metavar="A,B", help="Only tasks in these statuses, such as PENDING,CLAIMED.")
     ] = None,
     created_from: Annotated[
-        str | None, typer.Option(metavar="RFC3339", help="Only tasks accepted at or after this time.")
+        str | None,
+        typer.Option(parser=usage.time, metavar="RFC3339", help="Only tasks accepted at or after this time."),
     ] = None,
     created_to: Annotated[
-        str | None, typer.Option(metavar="RFC3339", help="Only tasks accepted before this time.")
+        str | None, typer.Option(parser=usage.time, metavar="RFC3339", help="Only tasks accepted before this time.")
     ] = None,
     order: Annotated[Order, typer.Option(help="Sort order.")] = Order.NEWEST,
     limit: Annotated[
@@ -344,7 +347,9 @@ def redrive(options: ClientOptions, task_id: Id, tenant: TenantOption = None) ->
 @client_command
 def cleanup(
     options: ClientOptions,
-    before: Annotated[str, typer.Option(metavar="RFC3339", help="Delete tasks that ended before this time.")],
+    before: Annotated[
+        str, typer.Option(parser=usage.time, metavar="RFC3339", help="Delete tasks that ended before this time.")
+    ],
     limit: Annotated[
         int | None,
         typer.Option(parser=usage.whole(1, 10_000), metavar="N", help="Maximum number of tasks; default 1000."),

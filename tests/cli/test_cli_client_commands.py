@@ -67,7 +67,11 @@ def test_create_reads_payload_from_file_and_stdin(client: Run, recorder: Recordi
         (("create", "A", "--payload", "@missing"), b"", b"missing: No such file"),
         (("create", "A"), b"", b"--payload"),
         (("create", "A", "--payload", "1", "--priority", "10"), b"", b"--priority"),
-        (("create", "A", "--payload", "1", "--delay", "1", "--run-at", "x"), b"", b"--run-at cannot be combined"),
+        (
+            ("create", "A", "--payload", "1", "--delay", "1", "--run-at", "2030-01-31T12:00:00Z"),
+            b"",
+            b"--run-at cannot be combined",
+        ),
         (("create", "A/../B", "--payload", "1"), b"", b"is not a command"),
         (("get", ".."), b"", b"is not a task id"),
         (("get", "a/b"), b"", b"is not a task id"),

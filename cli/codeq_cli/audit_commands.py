@@ -42,7 +42,9 @@ def list_(
         int, typer.Option(parser=usage.whole(1, 100_000), metavar="N", help="Maximum number of records to show.")
     ] = LIST_LENGTH,
     all_: Annotated[bool, typer.Option("--all", help="Show all records; ignores --limit.")] = False,
-    page_token: Annotated[str | None, typer.Option(metavar="TOKEN", help="nextPageToken of the last page.")] = None,
+    page_token: Annotated[
+        str | None, typer.Option(metavar="TOKEN", help="nextPageToken of the previous reply.")
+    ] = None,
     tenant: TenantOption = None,
 ) -> None:
     """Shows administrative acts and refused accesses, newest first; says if there are more.

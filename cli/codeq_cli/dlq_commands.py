@@ -21,7 +21,10 @@ OVERVIEW_COLUMNS: Final = ("command", "dlq", "failedTotal")
 COLUMNS: Final = ("id", "priority", "attempts", "finishedAt", "error")
 """Columns of the table of dead letters."""
 
-app = typer.Typer(no_args_is_help=False, help="Dead-letter queues; needs an administrator's token.")
+app = typer.Typer(
+    no_args_is_help=False,
+    help="Show and redrive dead letters; needs an administrator's token, to show them also a viewer's.",
+)
 
 Command = Annotated[str, typer.Argument(metavar="COMMAND", help="Command of the queue.")]
 
@@ -36,7 +39,9 @@ def list_(
     limit: Annotated[
         int, typer.Option(parser=usage.whole(1, 500), metavar="N", help="Maximum number of tasks to show.")
     ] = LIST_LENGTH,
-    page_token: Annotated[str | None, typer.Option(metavar="TOKEN", help="nextPageToken of the last page.")] = None,
+    page_token: Annotated[
+        str | None, typer.Option(metavar="TOKEN", help="nextPageToken of the previous reply.")
+    ] = None,
     tenant: TenantOption = None,
 ) -> None:
     """Shows the dead letters of a queue, oldest first; JSON and YAML also group them by error.

@@ -143,7 +143,9 @@ def list_(
         int, typer.Option(parser=usage.whole(1, 100_000), metavar="N", help="Maximum number of tasks to show.")
     ] = LIST_LENGTH,
     all_: Annotated[bool, typer.Option("--all", help="Show all tasks; ignores --limit.")] = False,
-    page_token: Annotated[str | None, typer.Option(metavar="TOKEN", help="nextPageToken of the last page.")] = None,
+    page_token: Annotated[
+        str | None, typer.Option(metavar="TOKEN", help="nextPageToken of the previous reply.")
+    ] = None,
 ) -> None:
     """Shows tasks of the tenant, queue by queue, newest first; says if there are more."""
     most = None if all_ else limit

@@ -52,7 +52,9 @@ app = typer.Typer(no_args_is_help=False, help="Show and limit tenants; needs an 
 
 Name = Annotated[
     str,
-    typer.Argument(metavar="NAME", help="Name of the tenant; _default for all tenants without limits of their own."),
+    typer.Argument(
+        metavar="NAME", help="Name of the tenant; _default for the limits that tenants without their own inherit."
+    ),
 ]
 
 
@@ -83,7 +85,7 @@ def set_(
         typer.Argument(
             metavar="LIMIT=VALUE…",
             help=f"Limits: {', '.join(QUOTAS)} with a number, 0 for none; {', '.join(RATES)} with the cost per minute "
-            f"and the burst, as in producer=6000/100; or {INHERIT} as value, for the default.",
+            f"and the burst, such as producer=6000/100, 0/0 for none; {INHERIT} as value for the default.",
         ),
     ],
 ) -> None:

@@ -118,7 +118,10 @@ def _change(limits: Sequence[str]) -> str:
             rate = _RATE.fullmatch(value)
             if rate is None:
                 raise usage_failure(f"{name}: {value!r} is neither PER-MINUTE/BURST, such as 6000/100, nor {INHERIT}")
-            wanted[name] = {"requestsPerMinute": int(rate[1]), "burstSize": int(rate[2])}
+            per_minute, burst = int(rate[1]), int(rate[2])
+            if (per_minute == 0) != (burst == 0):  # the server would not limit anything
+                raise usage_failure(f"{name}: {value} is no limit: both numbers must be above 0, or both 0 for none")
+            wanted[name] = {"requestsPerMinute": per_minute, "burstSize": burst}
     return json.dumps({"limits": wanted, "inherit": inherit})
 
 

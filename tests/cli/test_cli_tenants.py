@@ -54,6 +54,8 @@ def test_set_sends_numbers_rates_and_what_to_inherit(client: Run, recorder: Reco
         (("acme", "queuesMax=-1"), "queuesMax"),
         (("acme", "queuesMax=1/2"), "queuesMax"),
         (("acme", "producer=5"), "producer"),
+        (("acme", "producer=6000/0"), "producer"),
+        (("acme", "workerToken=0/100"), "workerToken"),
         (("acme", "leasesMax"), "leasesMax"),
         (("acme", "leasesMax=1", "leasesMax=inherit"), "leasesMax"),
         (("../x", "leasesMax=1"), "../x"),

@@ -263,6 +263,19 @@ def test_reply_of_a_foreign_server_exits_with_code_4(
     assert done.stderr.endswith(b" (CONNECTION_FAILED)\n")
 
 
+def test_refusal_by_a_rate_limit_says_whose_it_is_and_when_to_retry(client: Run, recorder: RecordingServer) -> None:
+    about = b'"scope":"producer","operation":"create_task","subject":"tenant","retryAfterSeconds":9'
+    body = b'{"error":"rate limit exceeded","reason":"RATE_LIMITED",' + about + b"}"
+    said = {
+        "table": b"error: rate limit exceeded for the tenant; try again in 9 s (RATE_LIMITED)\n",
+        "json": body + b"\n",
+    }
+    for format_, line in said.items():
+        recorder.reply(body, 429)
+        done = client("task", "create", "A", "--payload", "1", "-o", format_)
+        assert (done.returncode, done.stderr) == (1, line)
+
+
 def test_refused_connection_exits_with_code_4(run: Run) -> None:
     done = run("--endpoint", "http://127.0.0.1:1", "task", "get", "t1")
     assert (done.returncode, done.stdout) == (4, b"")

@@ -25,6 +25,7 @@ COLUMNS: Final = (
     "queues",
     "streams",
     "createdTotal",
+    "rateLimitedTotal",
     "quotaRefusedTotal",
 )
 """Columns of the table of tenants."""

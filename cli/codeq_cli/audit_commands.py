@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
 from typing import Annotated, Final
 
 import typer
@@ -20,7 +19,6 @@ COLUMNS: Final = ("at", "tenant", "subject", "origin", "call", "object", "before
 """Columns of the table of records."""
 TIME: Final = "DURATION|RFC3339"
 """Placeholder in the help for a time, or for a duration such as 24h before now."""
-YEARS_10: Final = 3650 * 86400
 
 app = typer.Typer(no_args_is_help=False, help="Show the audit; needs an administrator's or an operator's token.")
 
@@ -32,14 +30,21 @@ def list_(
     *,
     call: Annotated[str | None, typer.Option(metavar="RPC", help="Only this call, such as PauseQueue.")] = None,
     subject: Annotated[str | None, typer.Option(metavar="SUBJECT", help="Only calls of this subject.")] = None,
-    since: Annotated[str | None, typer.Option(metavar=TIME, help="Only records made at or after this time.")] = None,
-    until: Annotated[str | None, typer.Option(metavar=TIME, help="Only records made before this time.")] = None,
+    since: Annotated[
+        str | None,
+        typer.Option(parser=usage.time_or_age, metavar=TIME, help="Only records made at or after this time."),
+    ] = None,
+    until: Annotated[
+        str | None, typer.Option(parser=usage.time_or_age, metavar=TIME, help="Only records made before this time.")
+    ] = None,
     order: Annotated[Order, typer.Option(help="Sort order.")] = Order.NEWEST,
     limit: Annotated[
         int, typer.Option(parser=usage.whole(1, 100_000), metavar="N", help="Maximum number of records to show.")
     ] = LIST_LENGTH,
     all_: Annotated[bool, typer.Option("--all", help="Show all records; ignores --limit.")] = False,
-    page_token: Annotated[str | None, typer.Option(metavar="TOKEN", help="nextPageToken of the last page.")] = None,
+    page_token: Annotated[
+        str | None, typer.Option(metavar="TOKEN", help="nextPageToken of the previous reply.")
+    ] = None,
     tenant: TenantOption = None,
 ) -> None:
     """Shows administrative acts and refused accesses, newest first; says if there are more.
@@ -52,19 +57,7 @@ def list_(
         "orderBy": order.value,
         **of_tenant(tenant),
     }
-    times = {"from": _time(since), "to": _time(until)}
-    others = {"call": call, "subject": subject, "pageToken": page_token, **times}
+    others = {"call": call, "subject": subject, "from": since, "to": until, "pageToken": page_token}
     query |= {name: text for name, text in others.items() if text is not None}
     records = pages(options.server(), "/admin/audit", query, "records", most)
     render.show_page("records", records, COLUMNS, options.format, also="--all for all records")
-
-
-def _time(text: str | None) -> str | None:
-    """Returns a time as the server takes it; a duration counts back from now."""
-    if text is None:
-        return None
-    try:
-        seconds = usage.duration(0, YEARS_10)(text)
-    except typer.BadParameter:
-        return text
-    return (datetime.now(UTC) - timedelta(seconds=seconds)).isoformat(timespec="seconds").replace("+00:00", "Z")

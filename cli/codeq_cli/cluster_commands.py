@@ -47,7 +47,7 @@ MEMBER_COLUMNS: Final = (
 """Columns of the table of a group's members."""
 
 app = typer.Typer(
-    no_args_is_help=False, help="Show and change the members of a cluster; changes need an administrator's token."
+    no_args_is_help=False, help="Show and change the members of a cluster; changes need an operator's token."
 )
 
 Id = Annotated[str, typer.Argument(metavar="ID", help="Name of the member: its RAFT_SELF_ID.")]

@@ -21,7 +21,10 @@ OVERVIEW_COLUMNS: Final = ("command", "dlq", "failedTotal")
 COLUMNS: Final = ("id", "priority", "attempts", "finishedAt", "error")
 """Columns of the table of dead letters."""
 
-app = typer.Typer(no_args_is_help=False, help="Dead-letter queues; needs an administrator's token.")
+app = typer.Typer(
+    no_args_is_help=False,
+    help="Show and redrive dead letters; needs an administrator's token, to show them also a viewer's.",
+)
 
 Command = Annotated[str, typer.Argument(metavar="COMMAND", help="Command of the queue.")]
 
@@ -36,7 +39,9 @@ def list_(
     limit: Annotated[
         int, typer.Option(parser=usage.whole(1, 500), metavar="N", help="Maximum number of tasks to show.")
     ] = LIST_LENGTH,
-    page_token: Annotated[str | None, typer.Option(metavar="TOKEN", help="nextPageToken of the last page.")] = None,
+    page_token: Annotated[
+        str | None, typer.Option(metavar="TOKEN", help="nextPageToken of the previous reply.")
+    ] = None,
     tenant: TenantOption = None,
 ) -> None:
     """Shows the dead letters of a queue, oldest first; JSON and YAML also group them by error.
@@ -75,10 +80,11 @@ def redrive(
         str | None, typer.Option(metavar="TEXT", help="Only tasks whose error contains this text.")
     ] = None,
     ended_from: Annotated[
-        str | None, typer.Option(metavar="RFC3339", help="Only tasks that ended at or after this time.")
+        str | None,
+        typer.Option(parser=usage.time, metavar="RFC3339", help="Only tasks that ended at or after this time."),
     ] = None,
     ended_to: Annotated[
-        str | None, typer.Option(metavar="RFC3339", help="Only tasks that ended before this time.")
+        str | None, typer.Option(parser=usage.time, metavar="RFC3339", help="Only tasks that ended before this time.")
     ] = None,
     task_ids: Annotated[str | None, typer.Option("--ids", metavar="A,B", help="Only the tasks with these ids.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count the tasks; change nothing.")] = False,

@@ -28,7 +28,9 @@ COLUMNS: Final = (
 )
 """Columns of the table of queues."""
 
-app = typer.Typer(no_args_is_help=False, help="Show and control queues; needs an administrator's token.")
+app = typer.Typer(
+    no_args_is_help=False, help="Show and control queues; needs an administrator's token, to show them also a viewer's."
+)
 
 
 Command = Annotated[str, typer.Argument(metavar="COMMAND", help="Command of the queue.")]

@@ -251,6 +251,14 @@ def _leader(url: str, response: Response) -> str | None:
     return leader if safe and leader != url else None
 
 
+def _at_rate_limit(body: dict[str, object]) -> str:
+    """Returns what an error body says of a rate limit: whose it is and when to retry; empty: nothing."""
+    whose, seconds = body.get("subject"), body.get("retryAfterSeconds")
+    if not isinstance(whose, str) or not isinstance(seconds, int):
+        return ""
+    return f" for the {whose[:_TEXT_LENGTH_MAX]}; try again in {seconds} s"
+
+
 def _refusal(response: Response, by: str) -> Failure:
     """Returns the failure in the server's error body, or a failure for its status if it sent no error body.
 
@@ -260,7 +268,8 @@ def _refusal(response: Response, by: str) -> Failure:
     with contextlib.suppress(ValueError, RecursionError):
         body = json.loads(text)
         if isinstance(body, dict) and isinstance(body.get("error"), str) and isinstance(body.get("reason"), str):
-            return Failure(body["error"][:_TEXT_LENGTH_MAX] + by, body["reason"], ExitCode.REFUSED, text)
+            said = body["error"][:_TEXT_LENGTH_MAX] + _at_rate_limit(body) + by
+            return Failure(said, body["reason"], ExitCode.REFUSED, text)
     status = f"{response.status} {response.phrase}".strip()
     line = text.strip()
     # A line of plain text, such as that of an HTTPS port to plain HTTP; pages and anything else say too much.

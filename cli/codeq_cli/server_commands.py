@@ -191,7 +191,7 @@ def backup(
     options: ClientOptions,
     name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the backup in the server's BACKUP_DIR.")],
 ) -> None:
-    """Makes a backup of a running server's store and artifacts; needs an administrator's token."""
+    """Makes a backup of a running server's store and artifacts; needs an operator's token."""
     body = json_text.join({"name": json_text.quote(name)})
     reply = options.server().call("POST", "/admin/backup", body=body, wait_seconds=BACKUP_SECONDS_MAX)
     members_of(reply)

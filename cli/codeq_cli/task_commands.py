@@ -67,7 +67,9 @@ def create(
         int | None,
         typer.Option(parser=usage.duration(0, YEARS_10), metavar=DURATION, help="Deliver after this delay."),
     ] = None,
-    run_at: Annotated[str | None, typer.Option(metavar="RFC3339", help="Do not deliver before this time.")] = None,
+    run_at: Annotated[
+        str | None, typer.Option(parser=usage.time, metavar="RFC3339", help="Do not deliver before this time.")
+    ] = None,
     expire: Annotated[
         int | None,
         typer.Option(
@@ -130,17 +132,20 @@ def list_(
         str | None, typer.Option(metavar="A,B", help="Only tasks in these statuses, such as PENDING,CLAIMED.")
     ] = None,
     created_from: Annotated[
-        str | None, typer.Option(metavar="RFC3339", help="Only tasks accepted at or after this time.")
+        str | None,
+        typer.Option(parser=usage.time, metavar="RFC3339", help="Only tasks accepted at or after this time."),
     ] = None,
     created_to: Annotated[
-        str | None, typer.Option(metavar="RFC3339", help="Only tasks accepted before this time.")
+        str | None, typer.Option(parser=usage.time, metavar="RFC3339", help="Only tasks accepted before this time.")
     ] = None,
     order: Annotated[Order, typer.Option(help="Sort order.")] = Order.NEWEST,
     limit: Annotated[
         int, typer.Option(parser=usage.whole(1, 100_000), metavar="N", help="Maximum number of tasks to show.")
     ] = LIST_LENGTH,
     all_: Annotated[bool, typer.Option("--all", help="Show all tasks; ignores --limit.")] = False,
-    page_token: Annotated[str | None, typer.Option(metavar="TOKEN", help="nextPageToken of the last page.")] = None,
+    page_token: Annotated[
+        str | None, typer.Option(metavar="TOKEN", help="nextPageToken of the previous reply.")
+    ] = None,
 ) -> None:
     """Shows tasks of the tenant, queue by queue, newest first; says if there are more."""
     most = None if all_ else limit
@@ -344,7 +349,9 @@ def redrive(options: ClientOptions, task_id: Id, tenant: TenantOption = None) ->
 @client_command
 def cleanup(
     options: ClientOptions,
-    before: Annotated[str, typer.Option(metavar="RFC3339", help="Delete tasks that ended before this time.")],
+    before: Annotated[
+        str, typer.Option(parser=usage.time, metavar="RFC3339", help="Delete tasks that ended before this time.")
+    ],
     limit: Annotated[
         int | None,
         typer.Option(parser=usage.whole(1, 10_000), metavar="N", help="Maximum number of tasks; default 1000."),

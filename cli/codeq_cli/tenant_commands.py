@@ -25,6 +25,7 @@ COLUMNS: Final = (
     "queues",
     "streams",
     "createdTotal",
+    "rateLimitedTotal",
     "quotaRefusedTotal",
 )
 """Columns of the table of tenants."""
@@ -52,7 +53,9 @@ app = typer.Typer(no_args_is_help=False, help="Show and limit tenants; needs an 
 
 Name = Annotated[
     str,
-    typer.Argument(metavar="NAME", help="Name of the tenant; _default for all tenants without limits of their own."),
+    typer.Argument(
+        metavar="NAME", help="Name of the tenant; _default for the limits that tenants without their own inherit."
+    ),
 ]
 
 
@@ -83,7 +86,7 @@ def set_(
         typer.Argument(
             metavar="LIMIT=VALUE…",
             help=f"Limits: {', '.join(QUOTAS)} with a number, 0 for none; {', '.join(RATES)} with the cost per minute "
-            f"and the burst, as in producer=6000/100; or {INHERIT} as value, for the default.",
+            f"and the burst, such as producer=6000/100, 0/0 for none; {INHERIT} as value for the default.",
         ),
     ],
 ) -> None:
@@ -116,7 +119,10 @@ def _change(limits: Sequence[str]) -> str:
             rate = _RATE.fullmatch(value)
             if rate is None:
                 raise usage_failure(f"{name}: {value!r} is neither PER-MINUTE/BURST, such as 6000/100, nor {INHERIT}")
-            wanted[name] = {"requestsPerMinute": int(rate[1]), "burstSize": int(rate[2])}
+            per_minute, burst = int(rate[1]), int(rate[2])
+            if (per_minute == 0) != (burst == 0):  # the server would not limit anything
+                raise usage_failure(f"{name}: {value} is no limit: both numbers must be above 0, or both 0 for none")
+            wanted[name] = {"requestsPerMinute": per_minute, "burstSize": burst}
     return json.dumps({"limits": wanted, "inherit": inherit})
 
 

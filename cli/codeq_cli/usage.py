@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 import typer
@@ -13,6 +14,8 @@ from codeq_cli.failures import Failure, usage_failure
 _UNITS: Final = {"d": 86400, "h": 3600, "m": 60, "s": 1}
 _DURATION: Final = re.compile(r"(?:(\d{1,9})d)?(?:(\d{1,9})h)?(?:(\d{1,9})m)?(?:(\d{1,9})s)?", re.ASCII)
 _NUMBER: Final = re.compile(r"-?[0-9]{1,18}", re.ASCII)
+_DATE: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", re.ASCII)
+_YEARS_10: Final = 3650 * 86400
 
 
 def duration(least: int, most: int) -> Callable[[str], int]:
@@ -38,6 +41,26 @@ def duration(least: int, most: int) -> Callable[[str], int]:
         return seconds
 
     return parse
+
+
+def time(text: str) -> str:
+    """Returns a time as written, of which the server judges more than the beginning."""
+    if not _DATE.match(text):
+        raise typer.BadParameter(f"{text!r} is not a time; write one such as 2030-01-31T12:00:00Z")
+    return text
+
+
+def time_or_age(text: str) -> str:
+    """Returns a time as the server takes it; a duration counts back from now."""
+    if _DATE.match(text):
+        return text
+    try:
+        seconds = duration(0, _YEARS_10)(text)
+    except typer.BadParameter:
+        raise typer.BadParameter(
+            f"{text!r} is neither a time such as 2030-01-31T12:00:00Z, nor a duration such as 24h before now"
+        ) from None
+    return (datetime.now(UTC) - timedelta(seconds=seconds)).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def whole(least: int, most: int) -> Callable[[str], int]:

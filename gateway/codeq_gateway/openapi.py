@@ -421,6 +421,8 @@ def _error_schema() -> Json:
                     ("subject", "Whose rate it is: token or tenant"),
                 )
             },
+            "quota": {"type": "string", "description": "Name of the quota, with QUOTA_EXCEEDED or TOO_MANY_QUEUES."},
+            "limit": {"type": "integer", "format": "int64", "description": "What that quota allows."},
             "retryAfterSeconds": {"type": "integer", "description": "As Retry-After, with the reason RATE_LIMITED."},
         },
         "required": ["error", "code", "reason", "details"],

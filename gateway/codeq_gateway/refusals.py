@@ -27,6 +27,12 @@ _LEADER: Final = {LEADER_NAME: "name", LEADER_HTTP: "http", LEADER_GRPC: "grpc"}
 _AT_LIMIT: Final = ("scope", "operation", "subject")
 """Metadata keys of a rejection by a rate limit that the body includes."""
 
+_QUOTA: Final = "quota"
+"""Metadata key of a rejection by a quota: its name."""
+
+_LIMIT: Final = "limit"
+"""Metadata key of a rejection by a quota: how much it allows."""
+
 _IN_PATH: Final = "/?%:@!$&'()*+,;=~"
 """Characters left as they are; `%` is one of them, so nothing is encoded twice."""
 
@@ -108,6 +114,8 @@ def error_body(failed: CallFailed, names: JsonNames | None) -> bytes:
         body["leader"] = leader
     if reason.name == _RATE_LIMITED and (about := {k: failed.metadata[k] for k in _AT_LIMIT if k in failed.metadata}):
         body |= {**about, "retryAfterSeconds": _retry_seconds(failed)}
+    if _QUOTA in failed.metadata:
+        body |= {_QUOTA: failed.metadata[_QUOTA], _LIMIT: int(failed.metadata[_LIMIT])}
     return _ENCODE(body) + b"\n"
 
 

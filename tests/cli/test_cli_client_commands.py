@@ -67,7 +67,11 @@ def test_create_reads_payload_from_file_and_stdin(client: Run, recorder: Recordi
         (("create", "A", "--payload", "@missing"), b"", b"missing: No such file"),
         (("create", "A"), b"", b"--payload"),
         (("create", "A", "--payload", "1", "--priority", "10"), b"", b"--priority"),
-        (("create", "A", "--payload", "1", "--delay", "1", "--run-at", "x"), b"", b"--run-at cannot be combined"),
+        (
+            ("create", "A", "--payload", "1", "--delay", "1", "--run-at", "2030-01-31T12:00:00Z"),
+            b"",
+            b"--run-at cannot be combined",
+        ),
         (("create", "A/../B", "--payload", "1"), b"", b"is not a command"),
         (("get", ".."), b"", b"is not a task id"),
         (("get", "a/b"), b"", b"is not a task id"),
@@ -257,6 +261,19 @@ def test_reply_of_a_foreign_server_exits_with_code_4(
     done = client(*args)
     assert (done.returncode, done.stdout) == (4, b"")
     assert done.stderr.endswith(b" (CONNECTION_FAILED)\n")
+
+
+def test_refusal_by_a_rate_limit_says_whose_it_is_and_when_to_retry(client: Run, recorder: RecordingServer) -> None:
+    about = b'"scope":"producer","operation":"create_task","subject":"tenant","retryAfterSeconds":9'
+    body = b'{"error":"rate limit exceeded","reason":"RATE_LIMITED",' + about + b"}"
+    said = {
+        "table": b"error: rate limit exceeded for the tenant; try again in 9 s (RATE_LIMITED)\n",
+        "json": body + b"\n",
+    }
+    for format_, line in said.items():
+        recorder.reply(body, 429)
+        done = client("task", "create", "A", "--payload", "1", "-o", format_)
+        assert (done.returncode, done.stderr) == (1, line)
 
 
 def test_refused_connection_exits_with_code_4(run: Run) -> None:

@@ -133,7 +133,7 @@ def test_failures_have_the_documented_exit_codes(codeq: Codeq, server: ServerPro
     assert codeq.refused("task", "get", "unknown") == (1, "TASK_NOT_FOUND")
     assert codeq.refused("queue", "stats", "UNKNOWN") == (1, "QUEUE_NOT_FOUND")
     assert codeq.refused("--token", "wrong", "task", "get", "unknown") == (1, "UNAUTHENTICATED")
-    assert codeq.refused("task", "create", "A", "--payload", "1", "--run-at", "soon")[0] == 1
+    assert codeq.refused("task", "create", "A", "--payload", "1", "--run-at", "2100-99-01T00:00:00Z")[0] == 1
     task_id = codeq.json("task", "create", "A", "--payload", "1")["id"]
     assert codeq.refused("task", "complete", task_id) == (1, "TASK_NOT_CLAIMED")
     codeq.json("task", "claim")

@@ -8,7 +8,8 @@ import pytest
 from recording_server import RecordingServer, Run
 
 LIMITS = '{"producer":{"requestsPerMinute":0,"burstSize":0},"waitingTasksMax":5,"leasesMax":0}'
-USAGE = '{"waitingTasks":2,"leases":1,"storedBytes":70,"queues":1,"streams":0,"createdTotal":9,"quotaRefusedTotal":3}'
+TOTALS = '"createdTotal":9,"rateLimitedTotal":4,"quotaRefusedTotal":3'
+USAGE = f'{{"waitingTasks":2,"leases":1,"storedBytes":70,"queues":1,"streams":0,{TOTALS}}}'
 TENANT = f'{{"name":"acme","limits":{{"waitingTasksMax":5}},"effective":{LIMITS},"usage":{USAGE}}}'
 
 
@@ -21,7 +22,7 @@ def test_list_shows_a_row_of_usage_for_each_tenant(client: Run, recorder: Record
     recorder.reply(b'{"tenants":[{"name":"zebra"}],"nextPageToken":""}')
     lines = client("tenant", "list", "-o", "table").stdout.decode().splitlines()
     assert lines[0].split()[:3] == ["NAME", "WAITINGTASKS", "LEASES"]
-    assert lines[1].split() == ["acme", "2", "1", "70", "1", "0", "9", "3"]
+    assert lines[1].split() == ["acme", "2", "1", "70", "1", "0", "9", "4", "3"]
     assert lines[2].split() == ["zebra"]
     paths = [request.path for request in recorder.requests]
     assert paths == ["/v1/codeq/admin/tenants?pageSize=500", "/v1/codeq/admin/tenants?pageSize=500&pageToken=p"]
@@ -54,6 +55,8 @@ def test_set_sends_numbers_rates_and_what_to_inherit(client: Run, recorder: Reco
         (("acme", "queuesMax=-1"), "queuesMax"),
         (("acme", "queuesMax=1/2"), "queuesMax"),
         (("acme", "producer=5"), "producer"),
+        (("acme", "producer=6000/0"), "producer"),
+        (("acme", "workerToken=0/100"), "workerToken"),
         (("acme", "leasesMax"), "leasesMax"),
         (("acme", "leasesMax=1", "leasesMax=inherit"), "leasesMax"),
         (("../x", "leasesMax=1"), "../x"),

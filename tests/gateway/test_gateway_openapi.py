@@ -153,7 +153,8 @@ def test_operations_document_their_reply_statuses() -> None:
     assert set(DOCUMENT["paths"]["/v1/codeq/tasks/claim"]["post"]["responses"]) == {"200", "204", "307", "default"}
     assert "content" not in DOCUMENT["paths"]["/v1/codeq/tasks/claim"]["post"]["responses"]["204"]
     at_limit = {"scope", "operation", "subject", "retryAfterSeconds"}
-    assert set(SCHEMAS["Error"]["properties"]) == {"error", "code", "reason", "details", "leader"} | at_limit
+    at_quota = {"quota", "limit"}
+    assert set(SCHEMAS["Error"]["properties"]) == {"error", "code", "reason", "details", "leader"} | at_limit | at_quota
     assert "TASK_NOT_FOUND" in SCHEMAS["Error"]["properties"]["reason"]["enum"]
 
 

@@ -307,6 +307,22 @@ async def test_refusal_by_a_rate_limit_says_which_one_and_when_to_retry(served: 
     }
 
 
+@pytest.mark.parametrize("reason", [error_pb2.ERROR_REASON_QUOTA_EXCEEDED, error_pb2.ERROR_REASON_TOO_MANY_QUEUES])
+async def test_refusal_by_a_quota_says_which_one_and_its_limit(served: Served, reason: int) -> None:
+    served.double.failure = CallFailed(reason, "no room", metadata={"quota": "queuesMax", "limit": "5"})
+    answer = await served.http.post(TASKS, json={"command": "A"})
+    assert answer.status_code == 429
+    assert "retry-after" not in answer.headers
+    assert answer.json() == {
+        "error": "no room",
+        "code": "RESOURCE_EXHAUSTED",
+        "reason": reasons.BY_NUMBER[reason].name,
+        "details": [],
+        "quota": "queuesMax",
+        "limit": 5,
+    }
+
+
 async def test_retry_after_is_rounded_to_whole_seconds(served_inside: Served) -> None:
     served_inside.double.failure = CallFailed(error_pb2.ERROR_REASON_DRAINING, "stopping", retry_after_seconds=1.2)
     assert (await served_inside.http.get(f"{TASKS}/t1")).headers["retry-after"] == "2"

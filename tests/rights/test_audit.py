@@ -15,6 +15,7 @@ from audited import COMMAND, LIST, acts, make_dead_letter, pause, recorded, reco
 from codeq.v1 import audit_service_pb2 as pb
 from codeq.v1 import cluster_service_pb2, producer_service_pb2, queue_service_pb2, task_pb2, worker_service_pb2
 from codeq.v1 import task_service_pb2 as tasks_pb
+from codeq.v1 import tenant_service_pb2 as tenants_pb
 from codeq_server.core import audit
 from google.protobuf import message_factory, timestamp_pb2
 from google.protobuf.descriptor import FieldDescriptor
@@ -89,6 +90,21 @@ async def test_record_shows_the_state_before_and_after(server: Server) -> None:
         ("ResumeQueue", COMMAND, '{"paused":true}', '{"paused":false}'),
         ("RedriveTask", task_id, '{"status":"DLQ"}', '{"status":"PENDING"}'),
         ("PurgeQueue", COMMAND, '{"purging":false}', '{"purging":true}'),
+    ]
+
+
+async def test_record_of_a_changed_limit_shows_limits_as_rest_does(server: Server) -> None:
+    update = "/codeq.v1.TenantService/UpdateTenant"
+    limits = tenants_pb.TenantLimits(leases_max=5, queues_max=0, producer=tenants_pb.RateLimit())
+    for request in (
+        tenants_pb.UpdateTenantRequest(name="acme", limits=limits),
+        tenants_pb.UpdateTenantRequest(name="acme", inherit=["leasesMax", "producer"]),
+    ):
+        assert (await server.grpc(update, request, "operator")).reason == ""
+    all_three = '{"producer":{"requestsPerMinute":0,"burstSize":0},"leasesMax":5,"queuesMax":0}'
+    assert [(each.object, each.before, each.after) for each in await records(server)] == [
+        ("acme", "{}", all_three),
+        ("acme", all_three, '{"queuesMax":0}'),
     ]
 
 

@@ -204,6 +204,17 @@ async def test_create_without_a_server_ends_at_its_deadline_as_not_sent() -> Non
         assert 0.3 <= time.monotonic() - begin < 5
 
 
+async def test_create_that_is_not_sent_in_time_says_why_there_is_no_stream() -> None:
+    async def refusing(stream: Produce) -> None:
+        await stream.abort("QUOTA_EXCEEDED", "no more streams")
+
+    async with ScriptedServer(*[refusing] * 50) as server, codeq.AsyncProducer(server.address) as producer:
+        with pytest.raises(
+            codeq.DeadlineExceeded, match="not sent within the timeout: QUOTA_EXCEEDED: no more streams"
+        ):
+            await producer.create("X", timeout_seconds=0.5)
+
+
 async def test_create_without_an_answer_ends_at_its_deadline_with_an_unknown_outcome() -> None:
     async def silent(stream: Produce) -> None:
         await welcome_producer(stream)

@@ -250,6 +250,7 @@ def test_missing_provider_is_an_error_that_names_all_of_them() -> None:
         load(None, {}, {}, dev=False)
     assert caught.value.key == "PRODUCER_AUTH_PROVIDER"
     assert "no provider of producer tokens" in caught.value.message
+    assert "to static, jwks, mtls or multi, and " in caught.value.message
     assert all(name in caught.value.message for name in PROVIDERS)
 
 

@@ -48,6 +48,18 @@ def test_waiting_tasks_are_accepted_up_to_the_quota_over_all_queues_and_kinds() 
     shard.create("a", tenant="globex")  # another tenant has its own quota
 
 
+def test_refusal_says_how_much_is_used_and_how_much_is_missing() -> None:
+    shard = limited(waiting_tasks_max=1)
+    shard.create()
+    with pytest.raises(Rejection, match=r"tasks is 1 \(waitingTasksMax\): with 1 waiting there is no room for 2 more"):
+        quotas.check_create(shard.shard, TENANT, 2, 0)
+    set_limits(shard, waiting_tasks_max=0, stored_bytes_max=50)
+    with pytest.raises(
+        Rejection, match=r"bytes is 50 \(storedBytesMax\): with \d+ stored there is no room for 60 more"
+    ):
+        quotas.check_create(shard.shard, TENANT, 1, 60)
+
+
 def test_room_is_known_at_once_when_a_task_stops_waiting() -> None:
     shard = limited(waiting_tasks_max=2)
     first, second = shard.create(), shard.create(delay=5_000)

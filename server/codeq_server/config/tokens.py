@@ -48,11 +48,11 @@ def completed(given: GivenSettings, settings: Settings) -> Settings:
         auth = _configured(given, settings, role, files=True)
         if auth is None:
             provider, config = variable(f"{role}_auth_provider"), variable(f"{role}_auth_config")
-            names = ", ".join(PROVIDERS)
+            *names, last = PROVIDERS
             raise given.error(
                 f"{role}_auth_provider",
-                f"no provider of {role} tokens is configured: set {provider} to {names}, and {config} to its "
-                f'configuration, such as \'{{"token":"...",...}}\' for static; or start with --dev',
+                f"no provider of {role} tokens is configured: set {provider} to {', '.join(names)} or {last}, and "
+                f'{config} to its configuration, such as \'{{"token":"...",...}}\' for static; or start with --dev',
             )
         found |= {f"{role}_auth_provider": auth.name, f"{role}_auth_config": auth}
     return replace(settings, **found)

@@ -26,12 +26,14 @@ def check_create(shard: Shard, tenant: str, tasks: int, size: int) -> None:
     if not limits.waiting_tasks_max and not limits.stored_bytes_max:
         return
     used = shard.used_by(tenant)
-    if limits.waiting_tasks_max and used.waiting + tasks > limits.waiting_tasks_max:
-        text = f"{used.waiting} tasks wait; the tenant may have {limits.waiting_tasks_max} ({WAITING_TASKS})"
-        raise shard.tenants.refuse(tenant, WAITING_TASKS, limits.waiting_tasks_max, text)
-    if limits.stored_bytes_max and used.stored_bytes + size > limits.stored_bytes_max:
-        text = f"{used.stored_bytes} bytes are stored; the tenant may have {limits.stored_bytes_max} ({STORED_BYTES})"
-        raise shard.tenants.refuse(tenant, STORED_BYTES, limits.stored_bytes_max, text)
+    most = limits.waiting_tasks_max
+    if most and used.waiting + tasks > most:
+        text = f"the tenant's quota of waiting tasks is {most} ({WAITING_TASKS}): with {used.waiting} waiting"
+        raise shard.tenants.refuse(tenant, WAITING_TASKS, most, f"{text} there is no room for {tasks} more")
+    most = limits.stored_bytes_max
+    if most and used.stored_bytes + size > most:
+        text = f"the tenant's quota of stored bytes is {most} ({STORED_BYTES}): with {used.stored_bytes} stored"
+        raise shard.tenants.refuse(tenant, STORED_BYTES, most, f"{text} there is no room for {size} more")
 
 
 def may_refuse(shard: Shard, tenant: str, tasks: int, size: int) -> bool:
@@ -71,5 +73,5 @@ def check_claim(shard: Shard, tenant: str) -> None:
     """
     if not lease_room(shard, tenant, 1):
         most = shard.tenants.limits_of(tenant).leases_max
-        text = f"the tenant may lease {most} tasks at a time ({LEASES}); try again when a lease has ended"
+        text = f"the tenant's quota of leases is {most} ({LEASES}), all in use; try again when a lease has ended"
         raise shard.tenants.refuse(tenant, LEASES, most, text)

@@ -135,9 +135,8 @@ class Tenants:
         """
         limit = self.limits_of(tenant).new_queues_per_minute
         if limit and self._opened_lately(tenant, wall_ms)[1] + count > limit:
-            raise self.refuse(
-                tenant, NEW_QUEUES, limit, f"the tenant may create {limit} queues per minute ({NEW_QUEUES}); try later"
-            )
+            text = f"the tenant's quota of new queues per minute is {limit} ({NEW_QUEUES}); try again later"
+            raise self.refuse(tenant, NEW_QUEUES, limit, text)
 
     def note_opened(self, tenant: str, wall_ms: int) -> None:
         """Counts a queue that a tenant opened."""

@@ -102,7 +102,7 @@ class StreamRegistry:
         count = self.count(tenant)
         most = self._tenants.limits_of(tenant).streams_max
         if most and count >= most:
-            text = f"{count} streams are open; the tenant may have {most} ({STREAMS})"
+            text = f"the tenant's quota of streams is {most} ({STREAMS}), all in use"
             raise self._tenants.refuse(tenant, STREAMS, most, text)
         self._members[notify] = group
         self._counts[tenant] = count + 1

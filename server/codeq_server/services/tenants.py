@@ -6,7 +6,6 @@ from typing import Final
 
 from codeq.v1 import tenant_service_pb2 as pb
 from codeq_internal.v1 import rows_pb2
-from google.protobuf.json_format import MessageToDict
 
 from codeq_server.auth.claims import Claims
 from codeq_server.core.errors import Rejection, invalid_field
@@ -16,7 +15,7 @@ from codeq_server.core.tenants import DEFAULT
 from codeq_server.core.usage import list_tenants, set_limits, tenant_row, usage_of
 from codeq_server.engine.runner import ShardRunner
 
-from .auditing import Act
+from .auditing import Act, State
 from .page_tokens import last_key, page_token
 from .streams import StreamRegistry
 
@@ -59,7 +58,7 @@ class TenantService:
         self._runner.now()  # raises if the runner no longer decides
         shard = self._runner.shard
         limits = _own(shard, request.name)
-        before = MessageToDict(limits)
+        before = _state(limits)
         for index, json_name in enumerate(request.inherit):
             name = _FIELDS.get(json_name)
             if name is None:
@@ -78,7 +77,7 @@ class TenantService:
             raise
         except Exception as problem:
             raise self._runner.fail(problem) from problem
-        act.record(self._runner, before=before, after=MessageToDict(limits))
+        act.record(self._runner, before=before, after=_state(limits))
         return pb.UpdateTenantResponse(tenant=await self._told(request.name))
 
     async def GetUsage(self, claims: Claims, request: pb.GetUsageRequest) -> pb.GetUsageResponse:  # noqa: N802, ARG002
@@ -105,6 +104,16 @@ class TenantService:
 def _own(shard: Shard, name: str) -> pb.TenantLimits:
     """Returns a tenant's own limits, which have the same wire form as in its row."""
     return pb.TenantLimits.FromString(tenant_row(shard, name).limits.SerializeToString())
+
+
+def _state(limits: pb.TenantLimits) -> State:
+    """Returns limits as REST shows them; the JSON of protobuf has numbers as text, and leaves out zeros of rates."""
+    state: dict[str, object] = {}
+    for field, value in limits.ListFields():
+        if field.message_type is not None:
+            value = {"requestsPerMinute": value.requests_per_minute, "burstSize": value.burst_size}  # noqa: PLW2901
+        state[field.json_name] = value
+    return state
 
 
 def _limits_message(limits: Limits) -> pb.TenantLimits:

@@ -48,6 +48,8 @@ class ProducerStream:
         self._wake = asyncio.Event()
         self._limits = pb.ProducerWelcome()
         self._is_welcomed = False
+        self._trouble = ""
+        """Why the last attempt to open a stream failed; empty: it succeeded."""
         self._is_leaving = False
         self._is_closing = False
         self._task = asyncio.create_task(self._run(), name="codeq-producer")
@@ -86,6 +88,7 @@ class ProducerStream:
             while await self._has_work():
                 started = self._loop.time()
                 error = await self._attempt()
+                self._trouble = "" if self._is_welcomed else str(error)
                 self._lose_unacked(error)
                 if self._is_closing and not self._pending:
                     return
@@ -140,7 +143,7 @@ class ProducerStream:
             if not first.HasField("welcome") or first.welcome.frame_bytes_max < _ITEM_BYTES_MAX:
                 raise errors.BadHandshake("the server's first message is not a valid welcome")
             self._limits = first.welcome
-            self._is_welcomed = True
+            self._is_welcomed, self._trouble = True, ""
             servers.reached()
             self._reconnects.opened(self._address, self._loop.time())
             with streams.TokenRenewal(self._endpoint, metadata, self._wake.set) as tokens:
@@ -211,19 +214,19 @@ class ProducerStream:
             if job.done:
                 continue
             if job.deadline <= now:
-                job.fail(_unsent, _unanswered)
+                job.fail(self._unsent, _unanswered)
             elif following is None or job.deadline < following:
                 following = job.deadline
         when = None if following is None else max(following, now + _SWEEP_SECONDS_MIN)
         self._sweep = None if when is None else self._loop.call_at(when, self._expire)
 
+    def _unsent(self) -> errors.CodeqError:
+        why = f": {self._trouble}" if self._trouble else ""
+        return errors.DeadlineExceeded(f"not sent within the timeout{why}")
+
 
 def _closed() -> errors.CodeqError:
     return errors.Closed("the producer is closed")
-
-
-def _unsent() -> errors.CodeqError:
-    return errors.DeadlineExceeded("not sent within the timeout")
 
 
 def _unanswered() -> errors.CodeqError:

@@ -246,6 +246,16 @@ async def test_log_tells_of_an_act_with_its_outcome_and_of_no_refused_access(cal
     ]
 
 
+async def test_caller_that_leaves_before_its_turn_has_made_no_act(calls: Calls, runner: HeldRunner) -> None:
+    with structlog.testing.capture_logs() as lines:
+        reply = ask(calls, f"{QUEUES}PauseQueue", queue_service_pb2.PauseQueueRequest(command="a"))
+        reply.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await reply
+    assert lines == []
+    assert runner.log.batches == []
+
+
 class Node:
     """A service of the node whose calls the test ends."""
 
@@ -290,6 +300,46 @@ async def test_act_on_the_node_is_recorded_before_it_begins_and_with_its_outcome
     }
     runner.log.release()
     await reply
+
+
+@pytest.mark.parametrize("is_on_node", [False, True])
+async def test_log_tells_of_an_act_whose_caller_leaves_before_the_reply(
+    calls: Calls, runner: HeldRunner, *, is_on_node: bool
+) -> None:
+    node, method = await node_of(calls)
+    with structlog.testing.capture_logs() as lines:
+        if is_on_node:
+            reply = ask(calls, method.name, method.parse(b"\x0a\x03one"), "operator")
+            await until(lambda: runner.log.batches)
+            runner.log.release()
+            await node.begun.wait()
+        else:
+            reply = ask(calls, f"{QUEUES}PauseQueue", queue_service_pb2.PauseQueueRequest(command="a"))
+            await until(lambda: runner.log.batches)
+        reply.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await reply
+    assert [(line["event"], line["call"], line["outcome"]) for line in lines] == [
+        ("administered", method.descriptor.name if is_on_node else "PauseQueue", "OUTCOME_UNKNOWN")
+    ]
+
+
+async def test_handover_whose_caller_leaves_is_recorded_with_an_unknown_outcome(
+    calls: Calls, runner: HeldRunner
+) -> None:
+    node = Node()
+    calls.register("codeq.v1.ClusterService", node)
+    method = calls.methods["/codeq.v1.ClusterService/TransferLeadership"]
+    reply = ask(calls, method.name, method.parse(b""), "operator")
+    await until(lambda: runner.log.batches)
+    runner.log.free = True
+    runner.log.release()
+    await node.begun.wait()
+    reply.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reply
+    await until(lambda: len(runner.log.batches) == 2)
+    assert [row.outcome for batch in runner.log.batches for row in audited(batch)] == ["OK", "OUTCOME_UNKNOWN"]
 
 
 async def test_act_on_a_node_that_does_not_serve_the_shard_is_only_logged(calls: Calls, runner: HeldRunner) -> None:

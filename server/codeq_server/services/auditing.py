@@ -120,6 +120,11 @@ class Act:
                 self.record(runner, outcome=reason.name)
         self.tell(reason.name)
 
+    def leave(self) -> None:
+        """Tells the log of an act whose caller left before its outcome was known, if it has been recorded."""
+        if self._runner is not None:
+            self.tell(Reason.OUTCOME_UNKNOWN.name)
+
     def tell(self, outcome: str = OK) -> None:
         """Tells the log of the act."""
         row = self._row

@@ -154,6 +154,28 @@ async def test_act_of_several_batches_has_in_each_of_them_a_record_of_what_is_do
     assert len({key for batch in made for key in batch.rows if key[:1] == keys.AUDIT}) == 1
 
 
+@pytest.mark.parametrize("rate", [0, 1000])
+async def test_redrive_that_meets_a_corrupt_row_is_recorded_with_what_it_has_done(
+    calls: Calls, runner: HeldRunner, rate: int
+) -> None:
+    ids = await ended_tasks(runner, 3)
+    runner.log.free = True
+    (*_, (last, _)) = runner.log.store.scan(*keys.table_rows(keys.STATES), 9)
+    runner.log.store.write({last: b"\xff"})
+    request = queue_service_pb2.RedriveTasksRequest(command="a", status=task_pb2.TASK_STATUS_CANCELLED, rate=rate)
+    reply = ask(calls, f"{QUEUES}RedriveTasks", request)
+    if rate:
+        await reply
+    else:
+        with pytest.raises(Rejection, match="contradict each other"):
+            await reply
+    await turns(100)
+    runner.create()
+    await runner.wait_durable()
+    rows = runner.log.store.scan(*keys.table_rows(keys.AUDIT), 9)
+    assert [json.loads(rows_pb2.AuditRow.FromString(value).after)["redriven"] for _, value in rows] == [len(ids) - 1]
+
+
 async def test_rejection_of_an_act_waits_for_its_record(calls: Calls, runner: HeldRunner) -> None:
     reply = ask(calls, f"{QUEUES}ResumeQueue", queue_service_pb2.ResumeQueueRequest(command="none"))
     await until(lambda: runner.log.batches)

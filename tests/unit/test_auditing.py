@@ -364,6 +364,20 @@ async def test_handover_whose_caller_leaves_is_recorded_with_an_unknown_outcome(
     assert [row.outcome for batch in runner.log.batches for row in audited(batch)] == ["OK", "OUTCOME_UNKNOWN"]
 
 
+@pytest.mark.parametrize("rpc", ["TransferLeadership", "RemoveMember"])
+async def test_change_that_only_another_node_can_make_is_not_left_on_record_as_begun(
+    calls: Calls, runner: HeldRunner, rpc: str
+) -> None:
+    node = Node()
+    calls.register("codeq.v1.ClusterService", node)
+    node.outcome.set_exception(ELSEWHERE.again())
+    runner.log.free = True
+    method = calls.methods[f"/codeq.v1.ClusterService/{rpc}"]
+    with pytest.raises(Rejection):
+        await ask(calls, method.name, method.parse(b"\x0a\x02n2"), "operator")
+    assert [row.outcome for row in audited(runner.log.batches[-1])] == ["NOT_LEADER"]
+
+
 async def test_act_on_a_node_that_does_not_serve_the_shard_is_only_logged(calls: Calls, runner: HeldRunner) -> None:
     node, method = await node_of(calls)
     calls.shards.present(None)

@@ -184,14 +184,18 @@ async def test_refused_streams_frames_and_batches_are_recorded_once_each(server:
     await server.stream("/codeq.v1.WorkerService/Work", [work], "producer")
     await server.stream("/codeq.v1.WorkerService/Work", [other], "worker of one command")
     await server.stream("/codeq.v1.ProducerService/Produce", [hello, frame], "administrator of other commands")
+    outcome = task_pb2.Outcome(task_id="t", lease_token=1, kind=task_pb2.OUTCOME_KIND_NACK)
+    claiming = worker_service_pb2.WorkRequest(hello=worker_service_pb2.WorkerHello(), outcomes=[outcome] * 3)
+    await server.stream("/codeq.v1.WorkerService/Work", [claiming], "worker without scopes")
     batch = tasks_pb.BatchCreateTasksRequest(tasks=specs)
     await server.grpc("/codeq.v1.TaskService/BatchCreateTasks", batch, "administrator of other commands")
-    found = await recorded(server, 5)
+    found = await recorded(server, 6)
     assert [(each.call, each.outcome, each.subject) for each in found] == [
         ("Produce", "UNAUTHENTICATED", ""),
         ("Work", "WRONG_TOKEN_KIND", "shop"),
         ("Work", "COMMAND_NOT_ALLOWED", "w"),
         ("Produce", "COMMAND_NOT_ALLOWED", "ann"),
+        ("Work", "MISSING_SCOPE", "w"),
         ("BatchCreateTasks", "COMMAND_NOT_ALLOWED", "ann"),
     ]
     assert all(ORIGIN.fullmatch(each.origin) for each in found)

@@ -305,8 +305,8 @@ def _about(exchange: Exchange) -> Mapping[str, str]:
 
 def _authorization(headers: Headers, transport: asyncio.BaseTransport) -> Authorization:
     header = headers.get(b"authorization")
-    if header:
-        return header.decode("latin-1")
+    if header is not None:
+        return header.decode("latin-1")  # even if it is empty
     tls: ssl.SSLObject | None = transport.get_extra_info("ssl_object")
     return "" if tls is None else tls.getpeercert(binary_form=True) or ""
 

@@ -200,14 +200,18 @@ async def test_refused_streams_frames_and_batches_are_recorded_once_each(server:
     await server.stream("/codeq.v1.WorkerService/Work", [work], "producer")
     await server.stream("/codeq.v1.WorkerService/Work", [other], "worker of one command")
     await server.stream("/codeq.v1.ProducerService/Produce", [hello, frame], "administrator of other commands")
+    outcome = task_pb2.Outcome(task_id="t", lease_token=1, kind=task_pb2.OUTCOME_KIND_NACK)
+    claiming = worker_service_pb2.WorkRequest(hello=worker_service_pb2.WorkerHello(), outcomes=[outcome] * 3)
+    await server.stream("/codeq.v1.WorkerService/Work", [claiming], "worker without scopes")
     batch = tasks_pb.BatchCreateTasksRequest(tasks=specs)
     await server.grpc("/codeq.v1.TaskService/BatchCreateTasks", batch, "administrator of other commands")
-    found = await recorded(server, 5)
+    found = await recorded(server, 6)
     assert [(each.call, each.outcome, each.subject) for each in found] == [
         ("Produce", "UNAUTHENTICATED", ""),
         ("Work", "WRONG_TOKEN_KIND", "shop"),
         ("Work", "COMMAND_NOT_ALLOWED", "w"),
         ("Produce", "COMMAND_NOT_ALLOWED", "ann"),
+        ("Work", "MISSING_SCOPE", "w"),
         ("BatchCreateTasks", "COMMAND_NOT_ALLOWED", "ann"),
     ]
     assert all(ORIGIN.fullmatch(each.origin) for each in found)
@@ -215,12 +219,12 @@ async def test_refused_streams_frames_and_batches_are_recorded_once_each(server:
 
 async def test_flood_of_strangers_leaves_a_bounded_number_of_records(server: Server) -> None:
     request = tasks_pb.GetTaskRequest(task_id="t")
-    count = 3 * audit.AUDIT_REFUSALS_PER_MINUTE
+    count = 3 * audit.AUDIT_REFUSALS_AT_ONCE
     answers = await asyncio.gather(*(server.grpc(GET_TASK, request, "no such token") for _ in range(count)))
     assert {each.reason for each in answers} == {"UNAUTHENTICATED"}
     assert (await pause(server, "administrator")).reason == ""
     found = await records(server)
-    assert [each.outcome for each in found].count("UNAUTHENTICATED") <= 2 * audit.AUDIT_REFUSALS_PER_MINUTE
+    assert [each.outcome for each in found].count("UNAUTHENTICATED") <= 2 * audit.AUDIT_REFUSALS_AT_ONCE
     assert found[-1].call == "PauseQueue"
 
 

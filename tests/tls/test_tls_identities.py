@@ -177,14 +177,16 @@ def test_with_a_header_the_token_decides(server: ServerProcess, shown: Shown) ->
         assert http.get(f"/tasks/{own}").status_code == 200
         assert http.get(f"/tasks/{own}", headers=by_token).status_code == 404  # of another tenant
         assert http.get("/admin/queues", headers=by_token).json()["reason"] == "NOT_ADMIN"
-        for header in ("Bearer wrong", "Bearer", "Basic c2hvcDo="):
+        for header in ("Bearer wrong", "Bearer", "Basic c2hvcDo=", ""):
             assert http.get(f"/tasks/{own}", headers={"Authorization": header}).status_code == 401
     request = task_service_pb2.GetTaskRequest(task_id=own).SerializeToString()
     with channel_of(shown.shop, server.producer_addr) as channel:
         get = channel.unary_unary(GET)
         assert reason_of(lambda: get(request)) == ""
         assert reason_of(lambda: get(request, metadata=[("authorization", f"Bearer {TOKEN}")])) == "TASK_NOT_FOUND"
-        assert reason_of(lambda: get(request, metadata=[("authorization", "Bearer wrong")])) == "UNAUTHENTICATED"
+        for header in ("Bearer wrong", ""):
+            call = lambda header=header: get(request, metadata=[("authorization", header)])  # noqa: E731
+            assert reason_of(call) == "UNAUTHENTICATED"
 
 
 def test_certificate_of_nobody_is_refused_each_call(server: ServerProcess, shown: Shown) -> None:

@@ -154,6 +154,28 @@ async def test_act_of_several_batches_has_in_each_of_them_a_record_of_what_is_do
     assert len({key for batch in made for key in batch.rows if key[:1] == keys.AUDIT}) == 1
 
 
+@pytest.mark.parametrize("rate", [0, 1000])
+async def test_redrive_that_meets_a_corrupt_row_is_recorded_with_what_it_has_done(
+    calls: Calls, runner: HeldRunner, rate: int
+) -> None:
+    ids = await ended_tasks(runner, 3)
+    runner.log.free = True
+    (*_, (last, _)) = runner.log.store.scan(*keys.table_rows(keys.STATES), 9)
+    runner.log.store.write({last: b"\xff"})
+    request = queue_service_pb2.RedriveTasksRequest(command="a", status=task_pb2.TASK_STATUS_CANCELLED, rate=rate)
+    reply = ask(calls, f"{QUEUES}RedriveTasks", request)
+    if rate:
+        await reply
+    else:
+        with pytest.raises(Rejection, match="contradict each other"):
+            await reply
+    await turns(100)
+    runner.create()
+    await runner.wait_durable()
+    rows = runner.log.store.scan(*keys.table_rows(keys.AUDIT), 9)
+    assert [json.loads(rows_pb2.AuditRow.FromString(value).after)["redriven"] for _, value in rows] == [len(ids) - 1]
+
+
 async def test_rejection_of_an_act_waits_for_its_record(calls: Calls, runner: HeldRunner) -> None:
     reply = ask(calls, f"{QUEUES}ResumeQueue", queue_service_pb2.ResumeQueueRequest(command="none"))
     await until(lambda: runner.log.batches)
@@ -246,6 +268,16 @@ async def test_log_tells_of_an_act_with_its_outcome_and_of_no_refused_access(cal
     ]
 
 
+async def test_caller_that_leaves_before_its_turn_has_made_no_act(calls: Calls, runner: HeldRunner) -> None:
+    with structlog.testing.capture_logs() as lines:
+        reply = ask(calls, f"{QUEUES}PauseQueue", queue_service_pb2.PauseQueueRequest(command="a"))
+        reply.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await reply
+    assert lines == []
+    assert runner.log.batches == []
+
+
 class Node:
     """A service of the node whose calls the test ends."""
 
@@ -290,6 +322,60 @@ async def test_act_on_the_node_is_recorded_before_it_begins_and_with_its_outcome
     }
     runner.log.release()
     await reply
+
+
+@pytest.mark.parametrize("is_on_node", [False, True])
+async def test_log_tells_of_an_act_whose_caller_leaves_before_the_reply(
+    calls: Calls, runner: HeldRunner, *, is_on_node: bool
+) -> None:
+    node, method = await node_of(calls)
+    with structlog.testing.capture_logs() as lines:
+        if is_on_node:
+            reply = ask(calls, method.name, method.parse(b"\x0a\x03one"), "operator")
+            await until(lambda: runner.log.batches)
+            runner.log.release()
+            await node.begun.wait()
+        else:
+            reply = ask(calls, f"{QUEUES}PauseQueue", queue_service_pb2.PauseQueueRequest(command="a"))
+            await until(lambda: runner.log.batches)
+        reply.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await reply
+    assert [(line["event"], line["call"], line["outcome"]) for line in lines] == [
+        ("administered", method.descriptor.name if is_on_node else "PauseQueue", "OUTCOME_UNKNOWN")
+    ]
+
+
+async def test_handover_whose_caller_leaves_is_recorded_with_an_unknown_outcome(
+    calls: Calls, runner: HeldRunner
+) -> None:
+    node = Node()
+    calls.register("codeq.v1.ClusterService", node)
+    method = calls.methods["/codeq.v1.ClusterService/TransferLeadership"]
+    reply = ask(calls, method.name, method.parse(b""), "operator")
+    await until(lambda: runner.log.batches)
+    runner.log.free = True
+    runner.log.release()
+    await node.begun.wait()
+    reply.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reply
+    await until(lambda: len(runner.log.batches) == 2)
+    assert [row.outcome for batch in runner.log.batches for row in audited(batch)] == ["OK", "OUTCOME_UNKNOWN"]
+
+
+@pytest.mark.parametrize("rpc", ["TransferLeadership", "RemoveMember"])
+async def test_change_that_only_another_node_can_make_is_not_left_on_record_as_begun(
+    calls: Calls, runner: HeldRunner, rpc: str
+) -> None:
+    node = Node()
+    calls.register("codeq.v1.ClusterService", node)
+    node.outcome.set_exception(ELSEWHERE.again())
+    runner.log.free = True
+    method = calls.methods[f"/codeq.v1.ClusterService/{rpc}"]
+    with pytest.raises(Rejection):
+        await ask(calls, method.name, method.parse(b"\x0a\x02n2"), "operator")
+    assert [row.outcome for row in audited(runner.log.batches[-1])] == ["NOT_LEADER"]
 
 
 async def test_act_on_a_node_that_does_not_serve_the_shard_is_only_logged(calls: Calls, runner: HeldRunner) -> None:

@@ -1,4 +1,4 @@
-"""The audit trail of a shard: rows in their batches, retention, the maximum, and refusals counted by the minute."""
+"""The audit trail of a shard: rows in their batches, retention, the maximum, and refusals counted by the hour."""
 
 from __future__ import annotations
 
@@ -6,10 +6,14 @@ import pytest
 from codeq_internal.v1 import rows_pb2
 from codeq_server.core import audit, keys, timers
 from codeq_server.core.alarms import NEVER
+from codeq_server.core.shard import ShardSettings
+from codeq_server.services.auditing import DENIALS
 from codeq_server.storage.check import check
 from driven_shard import DrivenShard
 
 RETENTION_MS = 10_000
+DAY_MS = 86_400_000
+STEP_MS = 600_000
 DENIED = "UNAUTHENTICATED"
 
 
@@ -155,14 +159,14 @@ def test_restart_continues_the_retention_and_the_numbers() -> None:
     assert calls(driven) == []
 
 
-def test_refusals_beyond_the_limit_of_a_minute_share_a_record_for_each_reason() -> None:
+def test_refusals_beyond_the_limit_share_a_record_for_each_reason_when_the_hour_is_over() -> None:
     driven = DrivenShard()
-    limit = audit.AUDIT_REFUSALS_PER_MINUTE
+    limit = audit.AUDIT_REFUSALS_AT_ONCE
     refuse(driven, limit + 5)
     refuse(driven, 7, "NOT_ADMIN")
     driven.write()
     assert len(rows(driven)) == limit
-    elapse(driven, audit.MINUTE_MS - 1)
+    elapse(driven, audit.HOUR_MS - 1)
     assert len(rows(driven)) == limit
     elapse(driven, 1)
     shared = rows(driven)[limit:]
@@ -170,7 +174,7 @@ def test_refusals_beyond_the_limit_of_a_minute_share_a_record_for_each_reason() 
         (DENIED, 5, "", ""),
         ("NOT_ADMIN", 7, "", ""),
     ]
-    elapse(driven, 10 * audit.MINUTE_MS)
+    elapse(driven, 10 * audit.HOUR_MS)
     assert len(rows(driven)) == limit + 2
 
 
@@ -181,20 +185,43 @@ def test_flood_of_refusals_writes_a_bounded_number_of_rows() -> None:
             refuse(driven, 200, reason)
             driven.wall += 100
     driven.write()
-    elapse(driven, audit.MINUTE_MS)
+    elapse(driven, audit.HOUR_MS)
     found = rows(driven)
     assert sum(row.count for row in found) == 120_000
-    assert len(found) <= 2 * (audit.AUDIT_REFUSALS_PER_MINUTE + 3)
+    assert len(found) <= audit.AUDIT_REFUSALS_AT_ONCE + 3
 
 
-def test_refusals_of_the_next_minute_are_recorded_again() -> None:
+def test_flood_that_lasts_leaves_most_records_to_acts_for_as_long_as_they_are_kept() -> None:
     driven = DrivenShard()
-    limit = audit.AUDIT_REFUSALS_PER_MINUTE
+    reasons = sorted(reason.name for reason in DENIALS)
+    days, kept_days = 2, ShardSettings().audit_retention_ms // DAY_MS
+    for _ in range(days * DAY_MS // STEP_MS):
+        for reason in reasons:
+            refuse(driven, 10, reason)
+        elapse(driven, STEP_MS)
+    found = rows(driven)
+    assert sum(row.count for row in found) >= (days * DAY_MS - audit.HOUR_MS) // STEP_MS * len(reasons) * 10
+    assert len(found) * kept_days // days <= audit.AUDIT_ROWS_MAX // 2
+
+
+def test_refusals_are_recorded_again_after_some_time() -> None:
+    driven = DrivenShard()
+    limit, every_ms = audit.AUDIT_REFUSALS_AT_ONCE, audit.AUDIT_REFUSAL_EVERY_MS
     refuse(driven, limit + 1)
-    driven.wall += audit.MINUTE_MS
-    refuse(driven, 2)
     driven.write()
-    assert [row.count for row in rows(driven)] == [1] * limit + [1, 1, 1]
+    elapse(driven, every_ms - 1)
+    refuse(driven, 1)
+    driven.write()
+    assert len(rows(driven)) == limit
+    elapse(driven, 1)
+    refuse(driven, 3)
+    driven.write()
+    assert len(rows(driven)) == limit + 1
+    elapse(driven, 2 * limit * every_ms)
+    made = len(rows(driven))
+    refuse(driven, 2 * limit)
+    driven.write()
+    assert len(rows(driven)) == made + limit
 
 
 def test_checker_reports_records_that_are_missing_in_between_or_later_than_the_last_batch() -> None:

@@ -153,6 +153,14 @@ def test_operator_needs_no_tenant(authority: Authority) -> None:
     assert (claims.tenant_id, claims.is_operator) == ("", True)
 
 
+def test_name_of_a_certificate_is_never_its_tenant(authority: Authority) -> None:
+    operator = identity("*", tenant="", scopes=frozenset({"codeq:operator"}), event_types=frozenset({"*"}))
+    der = authority.sign("zebra").der
+    assert Caller(operator).claims(der, OPERATOR).tenant_id == ""
+    assert Caller(operator).refusal(der).reason.name == "INVALID_TENANT"
+    assert Caller(operator, as_worker=True).refusal(der, WORKER).reason.name == "INVALID_TENANT"
+
+
 def test_certificate_of_a_worker_is_no_producers_and_the_other_way_round(authority: Authority) -> None:
     pair = authority.sign("w")
     worker = Caller(identity("w", scopes=frozenset({"s"}), event_types=frozenset({"*"})), as_worker=True)
@@ -285,6 +293,12 @@ def test_check_shows_the_identities(tls: dict[str, str]) -> None:
         ([{"match": "a", **WORK, "tenantFrom": "ou"}], {}, ".identities[0].tenantFrom", "together with tenant"),
         ([{"match": "a", **WORK, "tenantFrom": "cn"}], {}, ".identities[0].tenantFrom", "must be o or ou"),
         ([{"match": "a", "scopes": ["s"], "eventTypes": ["*"]}], {}, ".identities[0].tenant", "is required"),
+        (
+            [{"match": "*", "scopes": ["codeq:operator"], "eventTypes": ["*"]}],
+            {},
+            ".identities[0].tenant",
+            "is required",
+        ),
         ([{"match": "a", "tenant": "acme", "scopes": ["s"]}], {}, ".identities[0]", "scopes and eventTypes"),
         ([{"match": "a", **WORK, "role": "ADMIN"}], {}, ".identities[0].role", "unknown key; did you mean roles?"),
         ([{"match": "a", **WORK}], {"subject": "dn"}, ".subject", "must be cn, san-uri, san-dns or san-email"),

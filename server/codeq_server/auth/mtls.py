@@ -11,7 +11,7 @@ from typing import Final
 from cryptography import x509
 from cryptography.x509.oid import NameOID, ObjectIdentifier
 
-from codeq_server.auth.claims import Token
+from codeq_server.auth.claims import NO_TENANT_CLAIM, Token
 
 NAME_CHARS_MAX: Final = 512
 """Maximum characters of a certificate's name: a longer one stands for nobody."""
@@ -49,7 +49,8 @@ class Identity:
         match: The name; ANY_TEXT stands for any text, once.
         subject: Subject; empty: the name.
         tenant: Tenant; empty: as `tenant_from` says.
-        tenant_from: Part of the certificate's subject that names the tenant: o or ou; empty: none.
+        tenant_from: Part of the certificate's subject that names the tenant: o or ou; empty: none. Without both there
+            is no tenant; the subject is no substitute.
         scopes: Scopes.
         event_types: Commands.
         roles: Roles.
@@ -112,19 +113,16 @@ class Identities:
             parsed = x509.load_der_x509_certificate(certificate)
             name = _only(_names(parsed, self._part), self._part)
             expires_at = parsed.not_valid_after_utc.timestamp()
+            for identity in self._identities:
+                if identity.matches(name):
+                    by_part = identity.tenant_from
+                    tenant = _unit(parsed, by_part) if by_part else identity.tenant or NO_TENANT_CLAIM
+                    raw = {"roles": sorted(identity.roles), "tenantId": tenant}
+                    return Token(identity.subject or name, "", identity.scopes, identity.event_types, raw, expires_at)
         except NoIdentityError:
             raise
         except Exception as problem:  # noqa: BLE001 - exceptions of the parser have no common class
             raise NoIdentityError(f"the certificate cannot be read: {problem}") from None
-        for identity in self._identities:
-            if identity.matches(name):
-                raw: dict[str, object] = {"roles": sorted(identity.roles)}
-                if identity.tenant_from:
-                    raw["tenantId"] = _unit(parsed, identity.tenant_from)
-                elif identity.tenant:
-                    raw["tenantId"] = identity.tenant
-                subject = identity.subject or name
-                return Token(subject, "", identity.scopes, identity.event_types, raw, expires_at)
         raise OtherNameError(f"no identity matches its name {name!r}")
 
     def _reject(self, reason: NoIdentityError) -> None:

@@ -114,5 +114,6 @@ def _check(given: Given, identity: IdentitySettings, role: str) -> None:
         raise given.inner("tenantFrom", None).error("is given together with tenant: give one of them")
     if role == "worker" and not (identity.scopes and identity.event_types):
         raise given.error("a worker needs scopes and eventTypes: without them it may do nothing")
-    if not identity.tenant and not identity.tenant_from and OPERATOR_SCOPE not in identity.scopes:
+    is_operator = role == "producer" and OPERATOR_SCOPE in identity.scopes
+    if not identity.tenant and not identity.tenant_from and not is_operator:
         raise given.inner("tenant", None).error("is required, or tenantFrom instead")

@@ -1,8 +1,9 @@
 """The audit trail: a row for each administrative act and each refused access.
 
 The row of an act is part of the batch that decides the act, so neither exists without the other. Rows are kept for a
-time and up to a number; the oldest are removed first. Anyone can cause refusals, so only the first ones of each minute
-get a row of their own. The others are counted, and share a row for each reason when the minute is over.
+time and up to a number; the oldest are removed first. Anyone can cause refusals, so only so many get a row of their own
+that they leave most rows to acts, however long a flood lasts. The others are counted, and share a row for each reason
+when the hour is over.
 """
 
 from __future__ import annotations
@@ -23,9 +24,12 @@ if TYPE_CHECKING:
 
 AUDIT_ROWS_MAX = 100_000
 """Maximum number of rows; at the limit, the oldest row makes room."""
-AUDIT_REFUSALS_PER_MINUTE = 60
-"""Refusals of a minute that get a row of their own."""
-MINUTE_MS: Final = 60_000
+AUDIT_REFUSALS_AT_ONCE = 60
+"""Refusals that get a row of their own at once, after a time without any."""
+AUDIT_REFUSAL_EVERY_MS: Final = 300_000
+"""Time after which one more refusal gets a row of its own."""
+HOUR_MS: Final = 3_600_000
+"""Time from the first counted refusal to the rows of those counted until then."""
 SLICE: Final = 256
 """Maximum number of rows removed per call."""
 _LOOK_AGAIN_MS: Final = 1_000
@@ -46,13 +50,13 @@ class Trail:
 
     __slots__ = (
         "_counted",
-        "_minute_ms",
+        "_counted_since_ms",
         "_number",
         "_oldest_ms",
-        "_recorded",
         "_removed",
         "_retention_ms",
         "_shard",
+        "_spare_ms",
         "count",
         "first_ms",
     )
@@ -68,12 +72,12 @@ class Trail:
         """Key of the row removed last; earlier keys have no rows."""
         self._oldest_ms = 0
         """Time of the oldest row."""
-        self._minute_ms = 0
-        """Start of the minute in which refusals were last made."""
-        self._recorded = 0
-        """Refusals of that minute with a row of their own."""
+        self._spare_ms = 0
+        """When AUDIT_REFUSALS_AT_ONCE more refusals may get a row of their own."""
         self._counted: Counter[str] = Counter()
-        """Its other refusals, by reason."""
+        """Refusals that share a row, by reason."""
+        self._counted_since_ms = 0
+        """When the first of them was made."""
 
     def adopt(self, rows: RowReader) -> None:
         """Continues after the stored rows.
@@ -115,21 +119,21 @@ class Trail:
 
     def admits(self, reason: str, now: Now) -> bool:
         """Returns whether a refusal gets a row of its own; otherwise it is counted."""
-        if now.wall_ms >= self._minute_ms + MINUTE_MS:
-            self._record_counted(now)
-            self._minute_ms, self._recorded = now.wall_ms, 0
-        if self._recorded < AUDIT_REFUSALS_PER_MINUTE:
-            self._recorded += 1
+        spare_ms = max(self._spare_ms, now.wall_ms) + AUDIT_REFUSAL_EVERY_MS
+        if spare_ms <= now.wall_ms + AUDIT_REFUSALS_AT_ONCE * AUDIT_REFUSAL_EVERY_MS:
+            self._spare_ms = spare_ms
             return True
+        if not self._counted:
+            self._counted_since_ms = now.wall_ms
         self._counted[reason] += 1
         self._arm()
         return False
 
     def work(self, now: Now) -> bool:
-        """Records the counted refusals of a minute that is over, and removes rows; returns whether more are due."""
+        """Records the counted refusals of an hour that is over, and removes rows; returns whether more are due."""
         if self.first_ms > now.wall_ms:
             return False
-        if now.wall_ms >= self._minute_ms + MINUTE_MS:
+        if self._counted and now.wall_ms >= self._counted_since_ms + HOUR_MS:
             self._record_counted(now)
         limit = now.wall_ms - self._retention_ms
         if self.count > AUDIT_ROWS_MAX or (self.count and self._oldest_ms <= limit):
@@ -167,7 +171,7 @@ class Trail:
         elif self.count:
             at_ms = self._oldest_ms + self._retention_ms
         if self._counted:
-            at_ms = min(at_ms, self._minute_ms + MINUTE_MS)
+            at_ms = min(at_ms, self._counted_since_ms + HOUR_MS)
         self.first_ms = at_ms
 
 

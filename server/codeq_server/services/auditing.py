@@ -43,7 +43,7 @@ DENIALS: Final = frozenset(
 """Reasons for which access is refused."""
 
 _ELSEWHERE: Final = frozenset({Reason.NOT_LEADER, Reason.DRAINING})
-"""Reasons for which another node has to decide a call, which then records it."""
+"""Reasons for which another node has to decide a call, which then records it; this one only if it has begun."""
 
 _OBJECTS: Final = ("command", "task_id", "id", "name")
 """Fields of requests that name what a call acts on."""
@@ -113,12 +113,17 @@ class Act:
             runner: Runner of the shard; None: this node does not serve it, so that only the log is told.
             reason: Reason of the rejection. One in DENIALS is recorded with the other refused accesses.
         """
-        if reason in DENIALS or reason in _ELSEWHERE:
+        if reason in DENIALS or (reason in _ELSEWHERE and self._runner is None):
             return
         if runner is not None:
             with contextlib.suppress(Rejection):  # the leadership is over, or the server stops
                 self.record(runner, outcome=reason.name)
         self.tell(reason.name)
+
+    def leave(self) -> None:
+        """Tells the log of an act whose caller left before its outcome was known, if it has been recorded."""
+        if self._runner is not None:
+            self.tell(Reason.OUTCOME_UNKNOWN.name)
 
     def tell(self, outcome: str = OK) -> None:
         """Tells the log of the act."""

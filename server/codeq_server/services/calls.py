@@ -257,16 +257,11 @@ class Calls:
         await serving.runner.room(claims.tenant_id, method.cost + items)
         handler = serving.handlers[method.name]
         try:
-            if act is None:
-                return await handler(claims, request)
-            response = await handler(claims, request, act)
+            return await (handler(claims, request) if act is None else _on_shard(handler, act, claims, request))
         except Rejection as rejection:
             refusal = rejection
         except CorruptRows as problem:
             raise Rejection(Reason.CORRUPT_DATA, f"stored data contradict each other: {problem}") from None
-        else:
-            act.tell()
-            return response
         try:
             if act is not None:
                 act.refuse(serving.runner, refusal.reason)
@@ -290,11 +285,15 @@ class Calls:
             response = await method.handler(claims, request)
         except Rejection as rejection:
             refusal = rejection
+        except asyncio.CancelledError:
+            act.refuse(runner, Reason.OUTCOME_UNKNOWN)  # it may still be carried out
+            raise
         else:
             if runner is not None and not hands_over:
                 act.record(runner, after=method.state())
+            act.tell()  # even if the caller leaves now
+            if runner is not None and not hands_over:
                 await runner.wait_durable()
-            act.tell()
             return response
         try:
             act.refuse(runner, refusal.reason)
@@ -303,6 +302,21 @@ class Calls:
             raise refusal
         finally:
             del refusal  # as above
+
+
+async def _on_shard(handler: Handler, act: Act, claims: Claims, request: Message) -> Message:
+    """Carries out an act on the shard, and tells the log of it unless it is rejected.
+
+    Raises:
+        Rejection: The act was rejected.
+    """
+    try:
+        response = await handler(claims, request, act)
+    except asyncio.CancelledError:
+        act.leave()
+        raise
+    act.tell()
+    return response
 
 
 def _act_of(method: Method, claims: Claims, request: Message, origin: str) -> Act | None:

@@ -139,7 +139,7 @@ class GrpcFront:
         async def behaviour(_: Any, context: Any) -> Message | None:
             started = time.perf_counter()
             metadata, peer = dict(context.invocation_metadata()), context.peer()
-            authorization = text_of(metadata.get("authorization", "")) or certificate_of(context)
+            authorization = shown_by(metadata, context)
             code, about = "OK", NOTHING_ELSE
             try:
                 claims = self._calls.known(method.name, authorization)
@@ -178,8 +178,7 @@ class GrpcFront:
             try:
                 if self._calls.draining:
                     raise Rejection(Reason.DRAINING, "the server is stopping")  # noqa: TRY301
-                header = text_of(dict(context.invocation_metadata()).get("authorization", ""))
-                shown = header or certificate_of(context)
+                shown = shown_by(dict(context.invocation_metadata()), context)
                 claims = await authenticator.authenticate(shown, access.principal, access.scope)
                 self._on_known(context.peer())
                 token = StreamToken(claims, validate, authenticator.clock, bearer(shown), authenticator.revocations)
@@ -293,10 +292,17 @@ def serialize(message: Message) -> bytes:
     return message.SerializeToString()
 
 
-def certificate_of(context: Any) -> Authorization:
-    """Returns the certificate of a call's connection, in DER; empty: the client has shown none."""
-    shown = context.auth_context().get("x509_pem_cert")
-    return ssl.PEM_cert_to_DER_cert(shown[0].decode()) if shown else ""
+def shown_by(metadata: Mapping[str, str | bytes], context: Any) -> Authorization:
+    """Returns the authorization header of a call, even if it is empty, or else the certificate of its connection.
+
+    Returns:
+        The header as text or the certificate in DER; empty if there is neither.
+    """
+    header = metadata.get("authorization")
+    if header is not None:
+        return text_of(header)
+    certificate = context.auth_context().get("x509_pem_cert")
+    return ssl.PEM_cert_to_DER_cert(certificate[0].decode()) if certificate else ""
 
 
 def text_of(value: str | bytes) -> str:

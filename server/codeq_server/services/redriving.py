@@ -145,29 +145,26 @@ class _Step:
         while not walk.done and self.matched < matched_max and walk.examined < examined_max:
             await self._runner.room(self._queue.tenant, SLICE_DEAD)
             before = self.matched
-            for key, _ in walk.read(self._runner.shard, examined_max - walk.examined):
-                self.last = key
-                self._try(*self._home_of(key))
-                if self.matched >= matched_max:
-                    walk.start, walk.done = key + b"\0", False
-                    break
-            self._end_slice(before)
+            try:
+                for key, _ in walk.read(self._runner.shard, examined_max - walk.examined):
+                    self.last = key
+                    self._try(*self._home_of(key))
+                    if self.matched >= matched_max:
+                        walk.start, walk.done = key + b"\0", False
+                        break
+            finally:
+                self._end_slice(before)
             await asyncio.sleep(0)
 
     async def named(self, task_ids: Sequence[str]) -> None:
         """Redrives a slice of tasks by id; skips tasks that do not exist or belong to another queue."""
         await self._runner.room(self._queue.tenant, len(task_ids))
         before = self.matched
-        for task_id in task_ids:
-            try:
-                home, position = find_home(self._runner.shard, self._queue.tenant, task_id)
-            except Rejection:
-                continue
-            except CorruptRows as problem:
-                raise corrupt(problem) from None
-            if home.queue is self._queue:
-                self._try(home, position)
-        self._end_slice(before)
+        try:
+            for task_id in task_ids:
+                self._try_named(task_id)
+        finally:
+            self._end_slice(before)
         await asyncio.sleep(0)
 
     def record(self) -> None:
@@ -177,10 +174,23 @@ class _Step:
             self._act.record(self._runner, after={"redriven": self.matched, **background})
 
     def _end_slice(self, before: int) -> None:
-        """Has the changes of a slice committed, and with them the record of the act if the slice redrove any task."""
+        """Has the changes of a slice committed, and with them the record of the act if the slice redrove any task.
+
+        So even if a corrupt row ends the slice: the tasks before it are redriven.
+        """
         if self.matched > before:
             self.record()
         self._runner.changed()
+
+    def _try_named(self, task_id: str) -> None:
+        try:
+            home, position = find_home(self._runner.shard, self._queue.tenant, task_id)
+        except Rejection:
+            return
+        except CorruptRows as problem:
+            raise corrupt(problem) from None
+        if home.queue is self._queue:
+            self._try(home, position)
 
     def _home_of(self, key: bytes) -> tuple[Lane, int]:
         lane, position = self._home(key)

@@ -25,6 +25,7 @@ from codeq_server.engine.admission import CALL_COST
 from codeq_server.engine.runner import ShardRunner
 
 from .artifacts import Artifacts, Filed, Uploads, take_filed
+from .auditing import DENIALS, record_denial
 from .claiming import allowed_commands, return_unused
 from .convert import reason_number, timestamp
 from .outbox import Outbox
@@ -51,6 +52,7 @@ FRAME_TASKS_MAX: Final = 512
 FRAME_BYTES_MAX: Final = 1 << 20
 """Maximum task bytes in one response, not counting its last task: clients accept messages of 4 MiB by default."""
 
+_CALL: Final = "Work"
 _SCOPES: Final = {
     Outcome.COMPLETED: "codeq:result",
     Outcome.FAILED: "codeq:result",
@@ -91,6 +93,8 @@ class WorkerStream:
         self._artifacts = artifacts
         self._filed: Filed = {}
         """Artifacts of the outcomes of the message being processed."""
+        self._denial: Rejection | None = None
+        """Why an outcome of that message was refused access; None: none was."""
         self._context = context
         self._caller = Caller(claims.tenant_id, claims.subject, claims.subject)
         self._asked: Sequence[str] = ()
@@ -246,12 +250,19 @@ class WorkerStream:
                 self._runner.changed()
                 await self._runner.room(self._caller.tenant)
             self._settle(message.outcomes[first : first + SLICE_OUTCOMES_MAX])
+        if self._denial is not None:
+            self._record_denial(self._denial)
         if message.heartbeats:
             self._extend(message)
         self._add_credits(message.add_credits, message.add_credit_bytes)
         if message.drain:
             self._draining = True
             self._runner.waiting.leave(self)
+
+    def _record_denial(self, denial: Rejection) -> None:
+        denial.subject, denial.tenant = self._claims.subject, self._claims.tenant_id
+        record_denial(self._runner, _CALL, denial, self._context.peer())
+        self._denial = None
 
     def _add_credits(self, count: int, size: int) -> None:
         if count < 0 or self._credits + count > CREDITS_MAX:
@@ -307,6 +318,8 @@ class WorkerStream:
                 artifacts=artifacts,
             )
         except Rejection as rejection:
+            if rejection.reason in DENIALS:
+                self._denial = rejection
             self._answer.outcome_errors.add(
                 number=self._number,
                 task_id=item.task_id[:64],

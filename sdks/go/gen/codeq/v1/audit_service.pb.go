@@ -47,7 +47,7 @@ type AuditRecord struct {
 	// Address of the caller, as host:port.
 	Origin string `protobuf:"bytes,9,opt,name=origin,proto3" json:"origin,omitempty"`
 	// Number of refusals that this record stands for; 0: it is an act that was carried out. Refusals beyond the limit of
-	// a minute share a record for each reason.
+	// an hour share a record for each reason.
 	Count         int64 `protobuf:"varint,10,opt,name=count,proto3" json:"count,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -88,7 +88,7 @@ export type AuditRecord = Message<"codeq.v1.AuditRecord"> & {
 
   /**
    * Number of refusals that this record stands for; 0: it is an act that was carried out. Refusals beyond the limit of
-   * a minute share a record for each reason.
+   * an hour share a record for each reason.
    *
    * @generated from field: int64 count = 10;
    */

@@ -410,6 +410,10 @@ class ShardRunner:
         self.admission.push(queue.tenant, partial(self._wake, queue))
         return CALL_COST + self.shard.totals.claimed - before
 
+    def leases_are_short(self, tenant: str) -> bool:
+        """Returns whether workers of a tenant may be waiting for leases to end; others then line up behind them."""
+        return tenant in self.shard.starved or tenant in self._feeding
+
     def _feed(self, tenant: str) -> int:
         """Wakes one waiter of a tenant that may lease tasks again, and schedules the next one; returns the cost."""
         shard = self.shard

@@ -304,6 +304,42 @@ def test_delivery_that_was_waited_for_is_given_back_if_another_worker_took_the_t
     in_clocked_loop(test())
 
 
+def test_workers_that_wait_for_the_rate_leave_the_line_at_once_when_no_work_is_left() -> None:
+    async def test() -> None:
+        async with desk_with(Limits(worker=Rate(60, 1))) as desk:
+            clients = [await desk.open("work", b"%d" % number) for number in range(9)]
+            for client in clients:
+                client.send(add_credits=1)
+            desk.create(1)
+            await desk.passes(0)
+            desk.create(1)
+            await desk.passes(0)
+            await desk.passes(1_000)
+            assert sum(len(client.tasks) for client in clients) == 2
+            await desk.passes(1_000)
+            assert not desk.serving.rates._lines
+            desk.serving.rates.check(Limited("worker", "claim"), CLAIMS, 1)
+
+    in_clocked_loop(test())
+
+
+def test_cost_that_a_stream_gives_back_to_its_token_goes_to_the_next_stream_at_once() -> None:
+    async def test() -> None:
+        async with desk_with(Limits(producer_token=Rate(1, 10), producer=Rate(60, 20))) as desk:
+            first, second, other = [await desk.open("produce", key) for key in (b"1", b"1", b"2")]
+            other.send(tasks=frame(20))
+            await desk.passes(0)
+            first.send(tasks=frame(10))
+            await desk.passes(0)
+            second.send(tasks=frame(2))
+            await desk.passes(2_500)  # the first waits for the tenant, and the second for the token of both
+            await desk.close(first)
+            await desk.passes(0)
+            assert desk.created == 22
+
+    in_clocked_loop(test())
+
+
 def test_workers_at_the_quota_of_leases_take_turns_even_if_one_asks_for_more_with_each_outcome() -> None:
     async def test() -> None:
         async with desk_with(Limits(leases_max=2)) as desk:

@@ -130,11 +130,9 @@ class RateLimits:
 
     def charge(self, limited: Limited, claims: Claims, cost: int) -> None:
         """Charges what has been decided, and goes into debt for it if need be; a negative cost is given back."""
-        token, tenant = self._of(limited.scope, claims)
-        if token is not None:
-            token.take(cost)
-        if tenant is not None:
-            tenant.take(cost)
+        for bucket in self._of(limited.scope, claims):
+            if bucket is not None:
+                self._charge(bucket, cost)
 
     def spare(self, limited: Limited, claims: Claims) -> int:
         """Returns the cost that a stream may cause now; UNBOUNDED: there is no limit."""
@@ -165,8 +163,14 @@ class RateLimits:
             await self._take(tenant, cost, limited.scope, claims.tenant_id, of_tenant=True)
         except asyncio.CancelledError:
             if token is not None:
-                token.take(-cost)
+                self._charge(token, -cost)
             raise
+
+    def _charge(self, bucket: Bucket, cost: int) -> None:
+        bucket.take(cost)
+        line = self._lines.get(bucket) if cost < 0 else None
+        if line is not None:
+            line.look()
 
     async def _take(self, bucket: Bucket, cost: int, scope: str, tenant: str, *, of_tenant: bool) -> bool:
         """Takes a cost from a bucket, once it allows it; returns whether this had to wait."""

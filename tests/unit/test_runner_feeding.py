@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from codeq.v1 import tenant_service_pb2
 from codeq_internal.v1.rows_pb2 import LimitsRow
+from codeq_server.auth.claims import WORKER_SCOPES, Claims
 from codeq_server.core import usage
 from codeq_server.core.claims import claim
 from codeq_server.core.limits import Limits
@@ -11,6 +13,8 @@ from codeq_server.core.model import Caller
 from codeq_server.core.outcomes import settle
 from codeq_server.core.shard import ShardSettings
 from codeq_server.core.status import Outcome
+from codeq_server.engine.admission import QUEUES_PER_COST
+from codeq_server.services.serving import Serving
 from held_log import HeldRunner, turns, until
 
 LEASE_MS = 60_000
@@ -96,6 +100,28 @@ async def test_worker_of_another_queue_is_served_if_the_first_ready_queue_has_no
     holder, waiting = Worker(runner, ["a"]), Worker(runner, ["c"])
     holder.complete()
     await until(lambda: waiting.got == ids[2:])
+
+
+async def test_tenant_pays_for_the_ready_queues_that_are_looked_through_for_a_waiter(runner: HeldRunner) -> None:
+    for number in range(4 * QUEUES_PER_COST):
+        runner.create(f"c{number}")
+    waiting = Worker(runner, ["none"])
+    runner._feeding["acme"] = runner.waiting.turn
+    assert runner._feed("acme") == 4
+    assert waiting.woken == 0
+
+
+async def test_tenant_pays_for_the_queues_whose_usage_is_summed_up(runner: HeldRunner) -> None:
+    for number in range(4 * QUEUES_PER_COST):
+        runner.create(f"c{number}")
+    runner.changed()
+    await turns()
+    serving = Serving(runner, None, lease_seconds=60, artifact_bytes_max=0)
+    claims = Claims("p", "acme", WORKER_SCOPES, frozenset({"*"}), "USER", is_admin=False)
+    response = await serving.handlers["/codeq.v1.TenantService/GetUsage"](claims, tenant_service_pb2.GetUsageRequest())
+    assert isinstance(response, tenant_service_pb2.GetUsageResponse)
+    assert response.tenant.usage.queues == 4 * QUEUES_PER_COST
+    assert runner.admission._spent == 4
 
 
 async def test_expired_lease_feeds_the_tenant(runner: HeldRunner) -> None:

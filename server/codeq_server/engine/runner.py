@@ -29,7 +29,7 @@ from codeq_server.core.quotas import lease_room
 from codeq_server.core.shard import Shard
 from codeq_server.replication.log import Log
 
-from .admission import CALL_COST, Admission
+from .admission import CALL_COST, QUEUES_PER_COST, Admission
 from .due_work import DueWork
 from .ends import TaskEnds, refuse_all
 from .waiting import WaitingRoom
@@ -419,13 +419,15 @@ class ShardRunner:
         shard = self.shard
         before, last = shard.totals.claimed, self._feeding[tenant]
         lanes = shard.ready.get(tenant, ()) if lease_room(shard, tenant, 1) else ()
+        looked = 0
         for queues in lanes:
             for queue in queues or ():
-                if self.waiting.wake(queue, last):
+                looked += 1
+                if self.waiting.has_waiter(queue) and self.waiting.wake(queue, last):
                     self.admission.push(tenant, partial(self._feed, tenant))
-                    return CALL_COST + shard.totals.claimed - before
+                    return CALL_COST + looked // QUEUES_PER_COST + shard.totals.claimed - before
         del self._feeding[tenant]
-        return 0
+        return looked // QUEUES_PER_COST
 
 
 def _unknown() -> Rejection:

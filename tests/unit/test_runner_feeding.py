@@ -79,6 +79,19 @@ async def test_waiting_workers_are_served_in_order_one_for_each_lease_that_ends(
     assert [worker.woken for worker in workers] == [0, 1, 1, 1]
 
 
+async def test_worker_that_lines_up_behind_others_gets_the_lease_that_they_leave(runner: HeldRunner) -> None:
+    usage.set_limits(runner.shard, "acme", LimitsRow(leases_max=2))
+    for _ in range(4):
+        runner.create()
+    *holders, first, late = [Worker(runner) for _ in range(4)]
+    runner.waiting.leave(late)
+    for holder in holders:
+        holder.complete()
+    assert runner.line_up(late, "acme", None)
+    await turns()
+    assert (len(first.got), len(late.got)) == (1, 1)
+
+
 async def test_new_work_does_not_wake_the_workers_of_a_tenant_at_its_quota(runner: HeldRunner) -> None:
     runner.create()
     holder, *waiting = [Worker(runner) for _ in range(3)]

@@ -425,9 +425,8 @@ class WorkerStream:
         tasks = 0
         tasks_max = min(FRAME_TASKS_MAX, self._pacing.allowed())
         room = FRAME_BYTES_MAX if self._credit_bytes is None else min(FRAME_BYTES_MAX, self._credit_bytes)
-        if not in_turn and runner.leases_are_short(self._caller.tenant):
-            # Otherwise a stream would take the leases that it ends itself, and all others would starve.
-            runner.waiting.wait(self, self._caller.tenant, self._commands)
+        # Otherwise a stream would take the leases that it ends itself, and all others would starve.
+        if not in_turn and runner.line_up(self, self._caller.tenant, self._commands):
             self._pacing.delivered(0)
             return got
         while self._credits and tasks < tasks_max and room > 0:

@@ -105,6 +105,10 @@ class RateLimits:
         self._buckets: dict[str, Buckets] = {scope: Buckets() for scope in (PRODUCER, WORKER, ADMIN)}
         self._lines: dict[Bucket, RateLine] = {}
 
+    def go_on_from(self, earlier: RateLimits) -> None:
+        """Takes over the buckets and counts of the Serving that this one replaces for reads."""
+        self.hits, self._buckets = earlier.hits, earlier._buckets
+
     def check(self, limited: Limited, claims: Claims, cost: int, *, elsewhere: bool = False) -> None:
         """Charges a call before it is decided.
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 from codeq.v1 import tenant_service_pb2 as pb
 from codeq_internal.v1 import rows_pb2
-from codeq_server.core import keys, tenants, usage
+from codeq_server.core import keys, redrive, tenants, usage
 from codeq_server.core.errors import CorruptRows, Reason, Rejection
 from codeq_server.core.limits import INHERITED, NO_LIMITS, Limits, Rate
+from codeq_server.core.status import Outcome
 from codeq_server.core.tenants import DEFAULT, Tenants
 from codeq_server.core.usage import overrides_of
 from codeq_server.storage.check import check
@@ -159,6 +160,18 @@ def test_totals_outlive_queues_and_restarts(shard: DrivenShard) -> None:
         assert (used.created_total, used.delivered_total, used.completed_total) == (3, 4, 2)
         assert (used.accepted_bytes_total, used.stored_bytes, used.queues, used.leases) == (17, 3, 1, 1)
         shard.reopen()
+
+
+def test_redriven_failures_stay_in_the_totals(shard: DrivenShard) -> None:
+    task_id = shard.create()
+    for failures in (1, 2):
+        shard.claim()
+        shard.settle(task_id, Outcome.FAILED, error="no")
+        redrive.redrive_task(shard.shard, TENANT, task_id, shard.now)
+        assert (usage.usage_of(shard.shard, TENANT).failed_total, shard.queue().failed_total) == (failures, 0)
+    shard.write()
+    shard.reopen()
+    assert usage.usage_of(shard.shard, TENANT).failed_total == 2
 
 
 def test_limits_and_totals_share_a_row_and_neither_loses_the_other(shard: DrivenShard) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from codeq.v1 import tenant_service_pb2
 from codeq_internal.v1.rows_pb2 import LimitsRow
+from codeq_server.auth.claims import WORKER_SCOPES, Claims
 from codeq_server.core import usage
 from codeq_server.core.claims import claim
 from codeq_server.core.limits import Limits
@@ -11,6 +13,8 @@ from codeq_server.core.model import Caller
 from codeq_server.core.outcomes import settle
 from codeq_server.core.shard import ShardSettings
 from codeq_server.core.status import Outcome
+from codeq_server.engine.admission import QUEUES_PER_COST
+from codeq_server.services.serving import Serving
 from held_log import HeldRunner, turns, until
 
 LEASE_MS = 60_000
@@ -75,6 +79,19 @@ async def test_waiting_workers_are_served_in_order_one_for_each_lease_that_ends(
     assert [worker.woken for worker in workers] == [0, 1, 1, 1]
 
 
+async def test_worker_that_lines_up_behind_others_gets_the_lease_that_they_leave(runner: HeldRunner) -> None:
+    usage.set_limits(runner.shard, "acme", LimitsRow(leases_max=2))
+    for _ in range(4):
+        runner.create()
+    *holders, first, late = [Worker(runner) for _ in range(4)]
+    runner.waiting.leave(late)
+    for holder in holders:
+        holder.complete()
+    assert runner.line_up(late, "acme", None)
+    await turns()
+    assert (len(first.got), len(late.got)) == (1, 1)
+
+
 async def test_new_work_does_not_wake_the_workers_of_a_tenant_at_its_quota(runner: HeldRunner) -> None:
     runner.create()
     holder, *waiting = [Worker(runner) for _ in range(3)]
@@ -96,6 +113,28 @@ async def test_worker_of_another_queue_is_served_if_the_first_ready_queue_has_no
     holder, waiting = Worker(runner, ["a"]), Worker(runner, ["c"])
     holder.complete()
     await until(lambda: waiting.got == ids[2:])
+
+
+async def test_tenant_pays_for_the_ready_queues_that_are_looked_through_for_a_waiter(runner: HeldRunner) -> None:
+    for number in range(4 * QUEUES_PER_COST):
+        runner.create(f"c{number}")
+    waiting = Worker(runner, ["none"])
+    runner._feeding["acme"] = runner.waiting.turn
+    assert runner._feed("acme") == 4
+    assert waiting.woken == 0
+
+
+async def test_tenant_pays_for_the_queues_whose_usage_is_summed_up(runner: HeldRunner) -> None:
+    for number in range(4 * QUEUES_PER_COST):
+        runner.create(f"c{number}")
+    runner.changed()
+    await turns()
+    serving = Serving(runner, None, lease_seconds=60, artifact_bytes_max=0)
+    claims = Claims("p", "acme", WORKER_SCOPES, frozenset({"*"}), "USER", is_admin=False)
+    response = await serving.handlers["/codeq.v1.TenantService/GetUsage"](claims, tenant_service_pb2.GetUsageRequest())
+    assert isinstance(response, tenant_service_pb2.GetUsageResponse)
+    assert response.tenant.usage.queues == 4 * QUEUES_PER_COST
+    assert runner.admission._spent == 4
 
 
 async def test_expired_lease_feeds_the_tenant(runner: HeldRunner) -> None:

@@ -91,6 +91,15 @@ def frame(count: int) -> list[task_pb2.TaskSpec]:
     return [task_pb2.TaskSpec(command="a", payload=b"1")] * count
 
 
+def done(task: task_pb2.Task) -> task_pb2.Outcome:
+    kind = task_pb2.OUTCOME_KIND_COMPLETED
+    return task_pb2.Outcome(task_id=task.id, lease_token=task.lease_token, kind=kind, result=b"1")
+
+
+def settled(client: Client) -> int:
+    return sum(message.settled for message in client.received)
+
+
 def test_frame_waits_for_its_cost_and_meanwhile_nothing_more_is_read() -> None:
     async def test() -> None:
         async with desk_with(Limits(producer_token=SLOW)) as desk:
@@ -251,12 +260,9 @@ def test_worker_at_its_limit_settles_extends_and_is_told() -> None:
             [task] = client.tasks
             client.send(heartbeats=[{"task_id": task.id, "lease_token": task.lease_token}])
             client.send(progress=[{"task_id": task.id, "lease_token": task.lease_token, "progress": b"1"}])
-            done = task_pb2.Outcome(
-                task_id=task.id, lease_token=task.lease_token, kind=task_pb2.OUTCOME_KIND_COMPLETED, result=b"1"
-            )
-            client.send(outcomes=[done])
+            client.send(outcomes=[done(task)])
             await desk.passes(0)
-            assert sum(message.settled for message in client.received) == 1
+            assert settled(client) == 1
             assert len([each for message in client.received for each in message.extended]) == 1
             assert len(client.tasks) == 1
 
@@ -294,6 +300,62 @@ def test_delivery_that_was_waited_for_is_given_back_if_another_worker_took_the_t
             desk.create(1)
             await desk.passes(0)
             assert len(first.tasks) + len(second.tasks) == 3
+
+    in_clocked_loop(test())
+
+
+def test_workers_that_wait_for_the_rate_leave_the_line_at_once_when_no_work_is_left() -> None:
+    async def test() -> None:
+        async with desk_with(Limits(worker=Rate(60, 1))) as desk:
+            clients = [await desk.open("work", b"%d" % number) for number in range(9)]
+            for client in clients:
+                client.send(add_credits=1)
+            desk.create(1)
+            await desk.passes(0)
+            desk.create(1)
+            await desk.passes(0)
+            await desk.passes(1_000)
+            assert sum(len(client.tasks) for client in clients) == 2
+            await desk.passes(1_000)
+            assert not desk.serving.rates._lines
+            desk.serving.rates.check(Limited("worker", "claim"), CLAIMS, 1)
+
+    in_clocked_loop(test())
+
+
+def test_cost_that_a_stream_gives_back_to_its_token_goes_to_the_next_stream_at_once() -> None:
+    async def test() -> None:
+        async with desk_with(Limits(producer_token=Rate(1, 10), producer=Rate(60, 20))) as desk:
+            first, second, other = [await desk.open("produce", key) for key in (b"1", b"1", b"2")]
+            other.send(tasks=frame(20))
+            await desk.passes(0)
+            first.send(tasks=frame(10))
+            await desk.passes(0)
+            second.send(tasks=frame(2))
+            await desk.passes(2_500)  # the first waits for the tenant, and the second for the token of both
+            await desk.close(first)
+            await desk.passes(0)
+            assert desk.created == 22
+
+    in_clocked_loop(test())
+
+
+def test_workers_at_the_quota_of_leases_take_turns_even_if_one_asks_for_more_with_each_outcome() -> None:
+    async def test() -> None:
+        async with desk_with(Limits(leases_max=2)) as desk:
+            desk.create(40)
+            clients = [await desk.open("work", b"%d" % number) for number in range(3)]
+            for client in clients:
+                client.send(add_credits=2)
+                await desk.passes(0)
+            ended = 0
+            while ended < 30:
+                (task, holder), *_ = [(task, c) for c in clients for task in c.tasks[settled(c) :]]
+                holder.send(outcomes=[done(task)], add_credits=1)
+                await desk.passes(0)
+                ended += 1
+                assert len(desk.runner.shard.deliveries) == 2
+            assert min(len(client.tasks) for client in clients) >= 8
 
     in_clocked_loop(test())
 

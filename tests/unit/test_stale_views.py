@@ -123,3 +123,21 @@ async def test_waiting_read_is_left_to_the_leader(node: Node) -> None:
         with pytest.raises(Rejection) as refused:
             await node.follower.call(f"{TASKS}GetTaskResult", request, "Bearer tenant", stale=True)
         assert refused.value.reason is reason
+
+
+async def test_new_view_goes_on_with_the_rate_limits_of_the_one_before(tmp_path: Path) -> None:
+    rates = {"RATE_LIMIT": '{"admin": {"requestsPerMinute": 1, "burstSize": 2}}'}
+    node = Node(load(None, rates, {}, True), tmp_path / "store")
+
+    async def listed() -> None:
+        name, request = "/codeq.v1.QueueService/ListQueues", queue_service_pb2.ListQueuesRequest()
+        await node.follower.call(name, request, "Bearer tenant", stale=True)
+        node.views._good_until = 0.0
+
+    await listed()
+    await listed()
+    with pytest.raises(Rejection) as refused:
+        await listed()
+    assert refused.value.reason is Reason.RATE_LIMITED
+    await node.views.close()
+    await node.serving.close()

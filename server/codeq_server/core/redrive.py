@@ -17,6 +17,7 @@ from .parsing import listed, parsed, unpacked
 from .shard import Shard
 from .status import Status
 from .sweep import remove_ended
+from .usage import forgive
 
 REDRIVABLE: Final = frozenset({Status.DLQ, Status.FAILED, Status.CANCELLED})
 CLEANUP_SLICE = 64
@@ -69,7 +70,7 @@ def redrive(shard: Shard, home: Lane, position: int, state: rows_pb2.StateRow, n
         batch.rows[keys.dead_key(queue.number, state.changed_ms, home.index, position)] = None
         queue.dlq -= 1
     elif state.status == Status.FAILED:
-        queue.failed_total -= 1
+        forgive(shard, queue)
     if state.artifacts:
         let_go(shard, queue, keys.place_key(home.state_prefix, position), state)
     if state.ended_lsn == batch.lsn:

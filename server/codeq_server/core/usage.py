@@ -96,6 +96,14 @@ def fold(shard: Shard, queue: Queue) -> None:
     shard.batch.rows[keys.tenant_key(queue.tenant)] = row.SerializeToString()
 
 
+def forgive(shard: Shard, queue: Queue) -> None:
+    """Takes a FAILED task that is being redriven out of its queue's total, and leaves it in its tenant's."""
+    queue.failed_total -= 1
+    row = tenant_row(shard, queue.tenant)
+    row.failed_total += 1
+    shard.batch.rows[keys.tenant_key(queue.tenant)] = row.SerializeToString()
+
+
 def usage_of(shard: Shard, tenant: str) -> Usage:
     """Returns what a tenant uses, and has used so far."""
     used, row, refused = shard.used_by(tenant), tenant_row(shard, tenant), shard.tenants.refused(tenant)

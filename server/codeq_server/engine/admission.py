@@ -25,6 +25,8 @@ QUANTUM: Final = 128
 """Cost that a tenant may spend per round."""
 CALL_COST: Final = 16
 """Cost of a call or frame in addition to its tasks: reading and answering it takes longer than deciding it."""
+QUEUES_PER_COST: Final = 16
+"""Queues of a tenant that are looked through in the time of deciding a task."""
 
 Work = Callable[[], int]
 """Work for a tenant on which no caller waits; returns its cost."""

@@ -40,22 +40,18 @@ class RateLine:
         self._costs[turn] = cost
         self._bucket.reserved += cost
         if self._timer is None:
-            self._look()
+            self.look()
         try:
             await turn
         except asyncio.CancelledError:
             self._leave(turn, cost)
             raise
 
-    def _leave(self, turn: asyncio.Future[None], cost: int) -> None:
-        if self._costs.pop(turn, None) is None:
-            self._bucket.take(-cost)  # its turn had come
-        else:
-            self._bucket.reserved -= cost
-        self._look()
+    def look(self) -> None:
+        """Serves the streams that the bucket allows, and sets the timer for the next one.
 
-    def _look(self) -> None:
-        """Serves the streams that the bucket allows, and sets the timer for the next one."""
+        Call it when a cost was given back to the bucket, or streams would wait for it until the timer rings.
+        """
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -66,7 +62,7 @@ class RateLine:
             turn, cost = next(iter(self._costs.items()))
             wait_ms = bucket.wait_ms(cost, 0) if rate.limits else 0
             if wait_ms:
-                self._timer = self._loop.call_later(min(wait_ms, LOOK_MS_MAX) / 1000, self._look)
+                self._timer = self._loop.call_later(min(wait_ms, LOOK_MS_MAX) / 1000, self.look)
                 return
             del self._costs[turn]
             bucket.reserved -= cost
@@ -74,3 +70,10 @@ class RateLine:
                 bucket.take(cost)
             if not turn.done():
                 turn.set_result(None)
+
+    def _leave(self, turn: asyncio.Future[None], cost: int) -> None:
+        if self._costs.pop(turn, None) is None:
+            self._bucket.take(-cost)  # its turn had come
+        else:
+            self._bucket.reserved -= cost
+        self.look()

@@ -15,7 +15,7 @@ import asyncio
 import contextlib
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 from mypy_extensions import mypyc_attr
@@ -29,10 +29,10 @@ from codeq_server.core.quotas import lease_room
 from codeq_server.core.shard import Shard
 from codeq_server.replication.log import Log
 
-from .admission import CALL_COST, Admission
+from .admission import CALL_COST, QUEUES_PER_COST, Admission
 from .due_work import DueWork
 from .ends import TaskEnds, refuse_all
-from .waiting import WaitingRoom
+from .waiting import Waiter, WaitingRoom
 
 BATCH_ROWS_MAX = 16_000
 """Row changes a batch may hold before callers wait for the next: writing them blocks the loop for about 20 ms."""
@@ -410,18 +410,30 @@ class ShardRunner:
         self.admission.push(queue.tenant, partial(self._wake, queue))
         return CALL_COST + self.shard.totals.claimed - before
 
+    def line_up(self, waiter: Waiter, tenant: str, commands: Sequence[str] | None) -> bool:
+        """Has a worker wait behind those that wait for leases to end; returns False, and does nothing, if none may."""
+        is_fed = tenant in self._feeding
+        if not is_fed and tenant not in self.shard.starved:
+            return False
+        self.waiting.wait(waiter, tenant, commands)
+        if is_fed:
+            self._feeding[tenant] = self.waiting.turn  # nobody else would wake it if a lease is left for it
+        return True
+
     def _feed(self, tenant: str) -> int:
         """Wakes one waiter of a tenant that may lease tasks again, and schedules the next one; returns the cost."""
         shard = self.shard
         before, last = shard.totals.claimed, self._feeding[tenant]
         lanes = shard.ready.get(tenant, ()) if lease_room(shard, tenant, 1) else ()
+        looked = 0
         for queues in lanes:
             for queue in queues or ():
-                if self.waiting.wake(queue, last):
+                looked += 1
+                if self.waiting.has_waiter(queue) and self.waiting.wake(queue, last):
                     self.admission.push(tenant, partial(self._feed, tenant))
-                    return CALL_COST + shard.totals.claimed - before
+                    return CALL_COST + looked // QUEUES_PER_COST + shard.totals.claimed - before
         del self._feeding[tenant]
-        return 0
+        return looked // QUEUES_PER_COST
 
 
 def _unknown() -> Rejection:

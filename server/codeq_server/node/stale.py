@@ -91,6 +91,8 @@ class StaleViews:
         finally:
             self._making = None
         serving = make_serving(self._settings, shard, _NoLog(), None, _ignore, keeps_time=False)
+        if self._views:
+            serving.rates.go_on_from(self._views[-1].serving.rates)
         self._views.append(_View(serving, files))
         if len(self._views) > KEPT:
             self._views.popleft().files.close()

@@ -105,6 +105,10 @@ class RateLimits:
         self._buckets: dict[str, Buckets] = {scope: Buckets() for scope in (PRODUCER, WORKER, ADMIN)}
         self._lines: dict[Bucket, RateLine] = {}
 
+    def go_on_from(self, earlier: RateLimits) -> None:
+        """Takes over the buckets and counts of the Serving that this one replaces for reads."""
+        self.hits, self._buckets = earlier.hits, earlier._buckets
+
     def check(self, limited: Limited, claims: Claims, cost: int, *, elsewhere: bool = False) -> None:
         """Charges a call before it is decided.
 
@@ -130,11 +134,9 @@ class RateLimits:
 
     def charge(self, limited: Limited, claims: Claims, cost: int) -> None:
         """Charges what has been decided, and goes into debt for it if need be; a negative cost is given back."""
-        token, tenant = self._of(limited.scope, claims)
-        if token is not None:
-            token.take(cost)
-        if tenant is not None:
-            tenant.take(cost)
+        for bucket in self._of(limited.scope, claims):
+            if bucket is not None:
+                self._charge(bucket, cost)
 
     def spare(self, limited: Limited, claims: Claims) -> int:
         """Returns the cost that a stream may cause now; UNBOUNDED: there is no limit."""
@@ -165,8 +167,14 @@ class RateLimits:
             await self._take(tenant, cost, limited.scope, claims.tenant_id, of_tenant=True)
         except asyncio.CancelledError:
             if token is not None:
-                token.take(-cost)
+                self._charge(token, -cost)
             raise
+
+    def _charge(self, bucket: Bucket, cost: int) -> None:
+        bucket.take(cost)
+        line = self._lines.get(bucket) if cost < 0 else None
+        if line is not None:
+            line.look()
 
     async def _take(self, bucket: Bucket, cost: int, scope: str, tenant: str, *, of_tenant: bool) -> bool:
         """Takes a cost from a bucket, once it allows it; returns whether this had to wait."""

@@ -13,6 +13,7 @@ from codeq_server.core.limits import Limits, Rate
 from codeq_server.core.shard import Shard
 from codeq_server.core.tenants import DEFAULT
 from codeq_server.core.usage import list_tenants, set_limits, tenant_row, usage_of
+from codeq_server.engine.admission import QUEUES_PER_COST
 from codeq_server.engine.runner import ShardRunner
 
 from .auditing import Act, State
@@ -82,6 +83,8 @@ class TenantService:
 
     async def GetUsage(self, claims: Claims, request: pb.GetUsageRequest) -> pb.GetUsageResponse:  # noqa: N802, ARG002
         """Returns what the caller's tenant uses, and its limits."""
+        queues = len(self._runner.shard.used_by(claims.tenant_id).numbers)
+        self._runner.admission.charge(claims.tenant_id, queues // QUEUES_PER_COST)
         return pb.GetUsageResponse(tenant=await self._told(claims.tenant_id))
 
     async def _told(self, name: str) -> pb.Tenant:

@@ -159,16 +159,13 @@ class WorkerStream:
 
     def wake(self) -> None:
         """Claims tasks that have become available for the waiting stream."""
-        try:
-            self._pump()
-        except Rejection:
-            return  # the runner no longer decides; the client is notified in its next frame
+        self._try_to_pump(in_turn=True)
 
     def _go_on(self) -> int:
         """Pushes available tasks in the tenant's turn; returns the cost."""
         totals = self._runner.shard.totals
         before = totals.claimed
-        self.wake()
+        self._try_to_pump(in_turn=False)
         return CALL_COST + totals.claimed - before
 
     def cancelled(self, task_id: str, token: int) -> None:
@@ -203,7 +200,7 @@ class WorkerStream:
         self._claims = self._token.claims
         self._commands = allowed_commands(self._claims, self._asked)
         self._runner.waiting.leave(self)  # it may be waiting for commands that it may no longer take
-        self.wake()
+        self._try_to_pump(in_turn=False)
 
     async def _take_all(self) -> None:
         """Processes the client's messages until the client half-closes."""
@@ -405,13 +402,23 @@ class WorkerStream:
 
     # -- out ---------------------------------------------------------------------------------------------------------
 
-    def _pump(self) -> None:
-        """Puts pending answers and claimed tasks into frames until enough frames are in flight."""
+    def _try_to_pump(self, *, in_turn: bool) -> None:
+        try:
+            self._pump(in_turn=in_turn)
+        except Rejection:
+            return  # the runner no longer decides; the client is notified in its next frame
+
+    def _pump(self, *, in_turn: bool = False) -> None:
+        """Puts pending answers and claimed tasks into frames until enough frames are in flight.
+
+        Args:
+            in_turn: Whether the stream is the next of those that wait.
+        """
         while True:
             if len(self._outbox) >= FRAMES_AHEAD and not self._closing:
                 self._full = True
                 return
-            claims = self._claim() if self._credits and not self._draining else []
+            claims = self._claim(in_turn=in_turn) if self._credits and not self._draining else []
             self._runner.changed()
             if not claims and not self._answers:
                 return
@@ -422,7 +429,7 @@ class WorkerStream:
                 self._answers = False
             self._outbox.put(_Frame(self._encode(claims), claims, rest))
 
-    def _claim(self) -> list[tuple[Claim, list[Delivered]]]:
+    def _claim(self, *, in_turn: bool) -> list[tuple[Claim, list[Delivered]]]:
         if self._pacing.waits:
             return []
         runner = self._runner
@@ -431,6 +438,10 @@ class WorkerStream:
         tasks = 0
         tasks_max = min(FRAME_TASKS_MAX, self._pacing.allowed())
         room = FRAME_BYTES_MAX if self._credit_bytes is None else min(FRAME_BYTES_MAX, self._credit_bytes)
+        # Otherwise a stream would take the leases that it ends itself, and all others would starve.
+        if not in_turn and runner.line_up(self, self._caller.tenant, self._commands):
+            self._pacing.delivered(0)
+            return got
         while self._credits and tasks < tasks_max and room > 0:
             count = min(self._credits, CLAIM_MAX, tasks_max - tasks)
             try:

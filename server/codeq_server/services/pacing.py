@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from .rate_limits import DELIVERIES, UNBOUNDED, RateLimits
+from .rate_limits import DELIVERIES, Pair, RateLimits, spare_of
 from .stream_token import StreamToken
 
 
@@ -20,7 +20,7 @@ class Pacing:
 
     def __init__(self, rates: RateLimits, token: StreamToken, go_on: Callable[[], object]) -> None:
         self._rates, self._token, self._go_on = rates, token, go_on
-        self._spare = 0
+        self._pair: Pair = (None, None)
         self._paid = 0
         """Deliveries for which the stream has waited; they are charged already."""
         self._waiting: asyncio.Task[None] | None = None
@@ -32,13 +32,13 @@ class Pacing:
 
     def allowed(self) -> int:
         """Returns how many tasks the stream may deliver now."""
-        self._spare = self._rates.spare(DELIVERIES, self._token.claims)
-        return self._paid + self._spare
+        self._pair = self._rates.buckets(DELIVERIES, self._token.claims)
+        return self._paid + spare_of(self._pair)
 
     def delivered(self, count: int) -> None:
-        """Charges deliveries, of those just allowed; what was paid and not used is given back."""
-        if self._spare < UNBOUNDED and count != self._paid:
-            self._rates.charge(DELIVERIES, self._token.claims, count - self._paid)
+        """Charges deliveries, of those allowed in this turn; what was paid and not used is given back."""
+        if count != self._paid:
+            self._rates.take(self._pair, count - self._paid)
         self._paid = 0
 
     def wait(self, most: int) -> None:

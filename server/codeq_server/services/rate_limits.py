@@ -88,6 +88,19 @@ DELIVERIES: Final = Limited(WORKER, "claim")
 """Deliveries to workers."""
 
 
+Pair = tuple[Bucket | None, Bucket | None]
+"""The buckets of a token and of its tenant; None: there is no limit."""
+
+_NO_LIMIT: Final[Pair] = (None, None)
+
+
+def spare_of(pair: Pair) -> int:
+    """Returns the cost that a stream may cause now; UNBOUNDED: there is no limit."""
+    token, tenant = pair
+    spare = UNBOUNDED if token is None else token.spare
+    return spare if tenant is None else min(spare, tenant.spare)
+
+
 class RateLimits:
     """The buckets of one Serving; they are in memory, and full when it begins.
 
@@ -134,15 +147,17 @@ class RateLimits:
 
     def charge(self, limited: Limited, claims: Claims, cost: int) -> None:
         """Charges what has been decided, and goes into debt for it if need be; a negative cost is given back."""
-        for bucket in self._of(limited.scope, claims):
+        self.take(self.buckets(limited, claims), cost)
+
+    def buckets(self, limited: Limited, claims: Claims) -> Pair:
+        """Returns the buckets of a caller, filled; they are for the current turn only."""
+        return self._of(limited.scope, claims)
+
+    def take(self, pair: Pair, cost: int) -> None:
+        """Takes a cost from both buckets; see `charge`."""
+        for bucket in pair:
             if bucket is not None:
                 self._charge(bucket, cost)
-
-    def spare(self, limited: Limited, claims: Claims) -> int:
-        """Returns the cost that a stream may cause now; UNBOUNDED: there is no limit."""
-        token, tenant = self._of(limited.scope, claims)
-        spare = UNBOUNDED if token is None else token.spare
-        return spare if tenant is None else min(spare, tenant.spare)
 
     def portion(self, limited: Limited, claims: Claims, most: int) -> int:
         """Returns the cost for which a stream should wait at once, between 1 and `most`."""
@@ -154,11 +169,13 @@ class RateLimits:
 
     async def wait(self, limited: Limited, claims: Claims, cost: int) -> None:
         """Waits until the buckets allow a stream a cost, and takes it; takes nothing if cancelled."""
-        token, tenant = self._of(limited.scope, claims)
+        pair = token, tenant = self._of(limited.scope, claims)
         if token is None and tenant is None:
             return
-        if _is_short(token, cost) or _is_short(tenant, cost):
-            self._note(limited, claims)
+        if not (_is_short(token, cost) or _is_short(tenant, cost)):
+            self.take(pair, cost)
+            return
+        self._note(limited, claims)
         if token is not None and await self._take(token, cost, limited.scope, claims.tenant_id, of_tenant=False):
             tenant = self._of(limited.scope, claims)[1]
         if tenant is None:
@@ -192,12 +209,13 @@ class RateLimits:
                 del self._lines[bucket]
         return True
 
-    def _of(self, scope: str, claims: Claims, *, elsewhere: bool = False) -> tuple[Bucket | None, Bucket | None]:
+    def _of(self, scope: str, claims: Claims, *, elsewhere: bool = False) -> Pair:
         """Returns the buckets of a caller's token and of its tenant, filled; None: there is no limit."""
         token_rate, tenant_rate = _rates(self._shard.tenants.limits_of(claims.tenant_id), scope)
-        by_token, by_tenant = token_rate.limits, tenant_rate.limits
+        by_token = token_rate.per_minute > 0 and token_rate.burst > 0  # `limits`, without the call of a property
+        by_tenant = tenant_rate.per_minute > 0 and tenant_rate.burst > 0
         if not by_token and not by_tenant:
-            return None, None
+            return _NO_LIMIT
         buckets, now_ms = self._buckets[scope], self._runner.mono_ms()
         token = buckets.get(claims.token_key, token_rate, now_ms) if by_token else None
         if not by_tenant or elsewhere or not claims.tenant_id:

@@ -14,7 +14,7 @@ from codeq_gateway.finishing import finish
 from codeq_internal.v1 import rows_pb2
 
 from codeq_server.core import claims as core_claims
-from codeq_server.core import heartbeats, outcomes
+from codeq_server.core import outcomes
 from codeq_server.core.claims import CLAIM_MAX, Delivered
 from codeq_server.core.clock import Now
 from codeq_server.core.errors import Reason, Rejection, invalid_field
@@ -27,13 +27,14 @@ from codeq_server.engine.runner import ShardRunner
 from .artifacts import Artifacts, Filed, Uploads, take_filed
 from .auditing import DENIALS, record_denial
 from .claiming import allowed_commands, return_unused
-from .convert import reason_number, timestamp
+from .convert import reason_number
 from .outbox import Outbox
 from .pacing import Pacing
 from .rate_limits import RateLimits
+from .running import extend, keep_progress
 from .stream_token import StreamToken
 from .streams import StreamRegistry, hello_of, protocol_error
-from .validation import check_ending, check_json, check_message, is_json, kept_text
+from .validation import check_ending, check_message, is_json, kept_text
 
 CREDITS_MAX: Final = 65_536
 CREDIT_BYTES_MAX: Final = 1 << 30
@@ -345,41 +346,12 @@ class WorkerStream:
 
     def _extend(self, message: pb.WorkRequest) -> None:
         self._claims.require("codeq:heartbeat")
-        runner, now = self._runner, self._runner.now()
-        for item in message.heartbeats:
-            try:
-                check_message(item)
-                seconds = item.extend_seconds or self._lease_seconds
-                token, until_ms = heartbeats.heartbeat(
-                    runner.shard, self._caller, item.task_id, item.lease_token, seconds * 1000, now
-                )
-                self._answer.extended.add(task_id=item.task_id, lease_token=token, lease_until=timestamp(until_ms))
-            except Rejection as rejection:
-                self._answer.lost.add(
-                    task_id=item.task_id[:64], lease_token=item.lease_token, reason=reason_number(rejection)
-                )
-            except Exception as problem:
-                raise runner.fail(problem) from problem
+        extend(self._runner, self._caller, message.heartbeats, self._lease_seconds, self._answer)
         self._answers = True
 
     def _keep_progress(self, message: pb.WorkRequest) -> None:
         self._claims.require("codeq:heartbeat")
-        runner, now = self._runner, self._runner.now()
-        for item in message.progress:
-            try:
-                check_message(item)
-                progress = item.progress or b"null"
-                check_json(progress, "progress")
-                heartbeats.report_progress(
-                    runner.shard, self._caller, item.task_id, item.lease_token, progress, None, now
-                )
-            except Rejection as rejection:
-                self._answer.lost.add(
-                    task_id=item.task_id[:64], lease_token=item.lease_token, reason=reason_number(rejection)
-                )
-                self._answers = True
-            except Exception as problem:
-                raise runner.fail(problem) from problem
+        self._answers |= keep_progress(self._runner, self._caller, message.progress, self._answer)
 
     async def _confirm_half_close(self) -> None:
         """Returns if the client has half-closed the stream; is cancelled if the call broke.

@@ -67,7 +67,8 @@ async def test_every_administrative_call_leaves_one_record_of_who_did_it_and_fro
         ], answer
         (record,) = new
         assert ORIGIN.fullmatch(record.origin), record
-        assert record.tenant == ("acme" if method.names_tenant else "")
+        limits = method.descriptor.name == "UpdateTenant"
+        assert record.tenant == ("made" if limits else "acme" if method.names_tenant else "")
         assert record.count == (1 if answer.reason else 0)
         assert abs(record.at.ToDatetime(UTC) - datetime.now(UTC)).total_seconds() < 60
 
@@ -102,10 +103,16 @@ async def test_record_of_a_changed_limit_shows_limits_as_rest_does(server: Serve
     ):
         assert (await server.grpc(update, request, "operator")).reason == ""
     all_three = '{"producer":{"requestsPerMinute":0,"burstSize":0},"leasesMax":5,"queuesMax":0}'
-    assert [(each.object, each.before, each.after) for each in await records(server)] == [
-        ("acme", "{}", all_three),
-        ("acme", all_three, '{"queuesMax":0}'),
+    assert [(each.tenant, each.object, each.before, each.after) for each in await records(server)] == [
+        ("acme", "acme", "{}", all_three),
+        ("acme", "acme", all_three, '{"queuesMax":0}'),
     ]
+
+
+async def test_record_of_changed_defaults_is_the_servers(server: Server) -> None:
+    request = tenants_pb.UpdateTenantRequest(name="_default", limits=tenants_pb.TenantLimits(leases_max=5))
+    assert (await server.grpc("/codeq.v1.TenantService/UpdateTenant", request, "operator")).reason == ""
+    assert [(each.tenant, each.object) for each in await records(server)] == [("", "_default")]
 
 
 async def test_redrives_and_cleanups_are_recorded_with_their_counts_and_dry_runs_are_not(server: Server) -> None:

@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from codeq.options.v1 import options_pb2
+from codeq.v1.tenant_service_pb2 import UpdateTenantRequest
 from google.protobuf import descriptor_pool
 from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message import Message
@@ -23,6 +24,7 @@ from codeq_server.auth.claims import NEVER, Claims
 from codeq_server.auth.revocation import PASSING, Authorization, Watch, revoked
 from codeq_server.auth.verdict import expired
 from codeq_server.core.errors import CorruptRows, Reason, Rejection, invalid_field
+from codeq_server.core.tenants import DEFAULT
 from codeq_server.engine.runner import ShardRunner
 
 from .auditing import DENIALS, OK, Act, State, denial_of, record_denial
@@ -320,7 +322,8 @@ async def _on_shard(handler: Handler, act: Act, claims: Claims, request: Message
 
 
 def _act_of(method: Method, claims: Claims, request: Message, origin: str) -> Act | None:
-    """Returns an administrative call as an act, which concerns the server if only operators may make it.
+    """Returns an administrative call as an act. One that only operators may make concerns the server, or the tenant
+    that it limits.
 
     Returns:
         None: it is a dry run.
@@ -328,6 +331,8 @@ def _act_of(method: Method, claims: Claims, request: Message, origin: str) -> Ac
     if method.is_dry_run(request):
         return None
     tenant = claims.tenant_id if method.access.principal == options_pb2.PRINCIPAL_ADMIN else ""
+    if isinstance(request, UpdateTenantRequest) and request.name != DEFAULT:
+        tenant = request.name
     return Act(method.descriptor.name, request, subject=claims.subject, tenant=tenant, origin=origin)
 
 

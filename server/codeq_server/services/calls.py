@@ -322,8 +322,9 @@ async def _on_shard(handler: Handler, act: Act, claims: Claims, request: Message
 
 
 def _act_of(method: Method, claims: Claims, request: Message, origin: str) -> Act | None:
-    """Returns an administrative call as an act. One that only operators may make concerns the server, or the tenant
-    that it limits.
+    """Returns an administrative call as an act.
+
+    One that only operators may make concerns the server, or the tenant that it limits.
 
     Returns:
         None: it is a dry run.

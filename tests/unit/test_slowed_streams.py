@@ -16,7 +16,7 @@ from codeq_server.core.limits import NO_LIMITS, Limits, Rate
 from codeq_server.core.shard import ShardSettings
 from codeq_server.core.tenants import Tenants
 from codeq_server.engine.rate_line import LOOK_MS_MAX
-from codeq_server.services.rate_limits import GROUPED_MS, Limited
+from codeq_server.services.rate_limits import FRAMES, GROUPED_MS, Limited
 from codeq_server.services.serving import Serving
 from codeq_server.services.stream_token import StreamToken
 from held_log import HeldRunner, turns, until
@@ -414,6 +414,27 @@ def test_end_of_the_leadership_ends_streams_that_wait() -> None:
             assert (desk.created, len(worker.tasks)) == (100, 10)
             await desk.passes(200_000)
             assert desk.created == 100
+
+    in_clocked_loop(test())
+
+
+def test_stream_whose_frame_waits_for_the_rate_does_not_hold_up_a_server_that_stops() -> None:
+    async def test() -> None:
+        async with desk_with(Limits(producer_token=SLOW)) as desk:
+            client = await desk.open("produce")
+            for _ in range(2):
+                client.send(tasks=frame(10))
+            await desk.passes(0)
+            desk.serving.drain(60_000)
+            await desk.passes(0)
+            stream = desk.streams[client]
+            assert stream.done()
+            assert isinstance(problem := stream.exception(), BaseExceptionGroup)
+            assert [each.reason for each in problem.exceptions if isinstance(each, Rejection)] == [Reason.DRAINING]
+            acks = [ack for message in client.received for ack in message.acks]
+            assert (desk.created, len(acks)) == (10, 1)  # the first frame was acknowledged before the end
+            with pytest.raises(Rejection, match="stopping"):
+                await desk.serving.rates.wait(FRAMES, replace(CLAIMS, token_key=b"1"), 10)
 
     in_clocked_loop(test())
 

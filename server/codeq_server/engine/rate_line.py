@@ -35,7 +35,11 @@ class RateLine:
         return len(self._costs)
 
     async def take(self, cost: int) -> None:
-        """Waits until the bucket allows a cost, and takes it; takes nothing if cancelled."""
+        """Waits until the bucket allows a cost, and takes it; takes nothing if cancelled.
+
+        Raises:
+            BaseException: The exception made by the argument of `fail`.
+        """
         turn = self._loop.create_future()
         self._costs[turn] = cost
         self._bucket.reserved += cost
@@ -46,6 +50,15 @@ class RateLine:
         except asyncio.CancelledError:
             self._leave(turn, cost)
             raise
+
+    def fail(self, problem: Callable[[], BaseException]) -> None:
+        """Ends the waits of all streams; nothing is taken."""
+        costs, self._costs = self._costs, OrderedDict()
+        for turn, cost in costs.items():
+            self._bucket.reserved -= cost
+            if not turn.done():
+                turn.set_exception(problem())
+        self.look()
 
     def look(self) -> None:
         """Serves the streams that the bucket allows, and sets the timer for the next one.

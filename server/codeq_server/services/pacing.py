@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from codeq_server.core.errors import Rejection
+
 from .rate_limits import DELIVERIES, Pair, RateLimits, spare_of
 from .stream_token import StreamToken
 
@@ -53,6 +55,9 @@ class Pacing:
         self._rates.charge(DELIVERIES, self._token.claims, -self._paid)
 
     async def _wait(self, count: int) -> None:
-        await self._rates.wait(DELIVERIES, self._token.claims, count)
+        try:
+            await self._rates.wait(DELIVERIES, self._token.claims, count)
+        except Rejection:
+            return  # the server stops, and delivers nothing more
         self._paid, self._waiting = count, None
         self._go_on()

@@ -89,11 +89,18 @@ class ProducerStream:
     async def _serve(self, welcome: pb.ProducerWelcome, group: asyncio.TaskGroup) -> None:
         await self._write(pb.ProduceResponse(welcome=welcome))
         acks = group.create_task(self._registry.part(self._outbox.run, self._send), name="producer-acks")
+        refusal: Rejection | None = None
         try:
             await self._registry.part(self._read)
+        except Rejection as rejection:
+            if rejection.reason is not Reason.DRAINING:
+                raise
+            refusal = rejection
         finally:
             self._outbox.end()
         await asyncio.wait((acks,))  # the client may not read them before its token expires
+        if refusal is not None:
+            raise refusal
 
     async def notify(self, notice: pb.StreamNotice) -> None:
         """Notifies the client that the server will end the stream."""

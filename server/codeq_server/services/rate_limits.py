@@ -117,6 +117,14 @@ class RateLimits:
         self._shard = runner.shard
         self._buckets: dict[str, Buckets] = {scope: Buckets() for scope in (PRODUCER, WORKER, ADMIN)}
         self._lines: dict[Bucket, RateLine] = {}
+        self._refusal: Rejection | None = None
+        """Why streams may not wait; None: they may."""
+
+    def drain(self, refusal: Rejection) -> None:
+        """Ends the waits of streams, now and from now on, with the rejection."""
+        self._refusal = refusal
+        for line in list(self._lines.values()):
+            line.fail(refusal.again)
 
     def go_on_from(self, earlier: RateLimits) -> None:
         """Takes over the buckets and counts of the Serving that this one replaces for reads."""
@@ -168,13 +176,19 @@ class RateLimits:
         return max(1, most)
 
     async def wait(self, limited: Limited, claims: Claims, cost: int) -> None:
-        """Waits until the buckets allow a stream a cost, and takes it; takes nothing if cancelled."""
+        """Waits until the buckets allow a stream a cost, and takes it; takes nothing if cancelled.
+
+        Raises:
+            Rejection: The one given to `drain`; nothing was taken.
+        """
         pair = token, tenant = self._of(limited.scope, claims)
         if token is None and tenant is None:
             return
         if not (_is_short(token, cost) or _is_short(tenant, cost)):
             self.take(pair, cost)
             return
+        if self._refusal is not None:
+            raise self._refusal.again()
         self._note(limited, claims)
         if token is not None and await self._take(token, cost, limited.scope, claims.tenant_id, of_tenant=False):
             tenant = self._of(limited.scope, claims)[1]
@@ -182,7 +196,7 @@ class RateLimits:
             return
         try:
             await self._take(tenant, cost, limited.scope, claims.tenant_id, of_tenant=True)
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, Rejection):
             if token is not None:
                 self._charge(token, -cost)
             raise

@@ -9,7 +9,7 @@ from codeq_gateway.bodies import InFlight
 from google.protobuf import descriptor_pool
 from google.protobuf.message import Message
 
-from codeq_server.core.errors import Rejection
+from codeq_server.core.errors import Reason, Rejection
 from codeq_server.engine.artifacts import ArtifactKeeper
 from codeq_server.engine.runner import ShardRunner
 
@@ -95,6 +95,7 @@ class Serving:
         """
         self.runner.drain()
         self.streams.drain(grace_ms, leader)
+        self.rates.drain(Rejection(Reason.DRAINING, "the server is stopping"))
 
     def end(self, refusal: Rejection) -> None:
         """Ends the leadership: nothing more is decided, and all callers are notified.

@@ -282,11 +282,15 @@ class _Schemas:
 
     def __init__(self, words: _Words) -> None:
         self.built: dict[str, Json] = {}
+        self._is_input: dict[str, bool] = {}
+        """Whether the schema with a message's own name is that of requests."""
         self._words = words
 
     def reference(self, message: Descriptor, *, is_input: bool) -> Json:
-        """Returns a reference to the schema of a message. No message is used in both requests and replies."""
+        """Returns a reference to the schema of a message; one used in both requests and replies has two."""
         name, full_name = message.name, message.full_name
+        if self._is_input.setdefault(name, is_input) is not is_input:
+            name += "Input" if is_input else "Output"
         if name not in self.built:
             self.built[name] = {}
             schema = self.message(message, self._words.of_fields(full_name), (), is_input=is_input)
@@ -318,6 +322,8 @@ class _Schemas:
     def _sent(self, field: FieldDescriptor) -> Json:
         """Returns the schema of a field of a request body: null means absent, if the field is optional."""
         schema = self.field(field, is_input=True)
+        if "$ref" in schema and not _is_needed(field):
+            return {"anyOf": [schema, {"type": "null"}]}
         if _is_needed(field) or "type" not in schema:
             return schema
         if not field.has_presence and not field.is_repeated and schema["type"] in _ZEROS:

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-CALLS_MAX = 2_000_000
+CALLS_MAX = 200_000
 """Callbacks after which a run is considered to be in an endless loop."""
 
 

@@ -165,6 +165,7 @@ class Simulation:
         process.steps = 0
 
     def _clean_up(self, clients: list[asyncio.Task[None]]) -> None:
+        self.loop.go_on()  # a life may have used up its callbacks
         for client in clients:
             client.cancel()
         self.node.crash(power=False)

@@ -154,5 +154,4 @@ def test_planted_bug_is_found(bug: Bug) -> None:
             assert isinstance(function, FunctionType)
             stack.enter_context(planted(function, right, wrong))
         lives = (simulate(seed) for seed in range(SEEDS_MAX))
-        found = next((life.violation for life in lives if life.violation), "nothing")
-    assert re.search(bug.found_by, found)
+        assert any(re.search(bug.found_by, life.violation) for life in lives)  # some lives show another symptom first

@@ -42,7 +42,7 @@ from codeq.v1.producer_service_pb2_grpc import ProducerServiceStub
 from codeq.v1.task_service_pb2_grpc import TaskServiceStub
 from codeq.v1.worker_service_pb2_grpc import WorkerServiceStub
 from measured_server import TOKEN, BenchError, MeasuredServer
-from run import BUILD, RESULTS, describe_commit, describe_machine
+from run import BUILD, describe_commit, describe_machine, tell
 
 FRAME_TASKS: Final = 1000
 RUN_TASKS_MAX: Final = 100
@@ -291,11 +291,7 @@ def main() -> int:
             "commit": describe_commit(),
             "machine": describe_machine(options.directory),
         }
-    print(json.dumps(result))
-    if options.save:
-        RESULTS.mkdir(exist_ok=True)
-        with (RESULTS / "depth.jsonl").open("a") as results:
-            results.write(json.dumps(result) + "\n")
+    tell("depth", result, save=options.save)
     return 0 if result["in_order"] else 1
 
 

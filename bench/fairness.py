@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import subprocess
 import sys
 import tempfile
@@ -25,7 +24,7 @@ from typing import Final
 
 from measured_server import BenchError, MeasuredServer
 from probe import TENANT, Latencies, for_seconds, probe
-from run import BUILD, RESULTS, build_load, describe_commit, describe_machine
+from run import BUILD, build_load, describe_commit, describe_machine, tell
 
 FLOODING: Final = "flood"
 """Tenant of the flood, and its token."""
@@ -107,11 +106,7 @@ def main() -> int:
     BUILD.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=BUILD) as directory:
         result = measure(Path(directory), options)
-    print(json.dumps(result))
-    if options.save:
-        RESULTS.mkdir(exist_ok=True)
-        with (RESULTS / "fairness.jsonl").open("a") as results:
-            results.write(json.dumps(result) + "\n")
+    tell("fairness", result, save=options.save)
     return 0 if float(str(result["worst_p99_ms"])) <= P99_AIM_MS else 1
 
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import sys
 import tempfile
 import threading
@@ -31,7 +30,7 @@ from codeq.v1.worker_service_pb2_grpc import WorkerServiceStub
 from google.protobuf.timestamp_pb2 import Timestamp
 from measured_server import BenchError, MeasuredServer
 from probe import TENANT, Latencies, for_seconds, probe
-from run import BUILD, RESULTS, describe_commit, describe_machine
+from run import BUILD, describe_commit, describe_machine, tell
 
 HERDING: Final = "herd"
 """Tenant of the herds."""
@@ -201,11 +200,7 @@ def main() -> int:
     BUILD.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=BUILD) as directory:
         result = measure(Path(directory), options.tasks, options.leases)
-    print(json.dumps(result))
-    if options.save:
-        RESULTS.mkdir(exist_ok=True)
-        with (RESULTS / "herd.jsonl").open("a") as results:
-            results.write(json.dumps(result) + "\n")
+    tell("herd", result, save=options.save)
     return 0 if is_good(result["delayed"]) and is_good(result["leases"]) else 1
 
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import multiprocessing
 import os
 import sys
@@ -33,7 +32,7 @@ from codeq.v1 import task_pb2
 from codeq.v1 import task_service_pb2 as pb
 from codeq.v1.task_service_pb2_grpc import TaskServiceStub
 from measured_server import TOKEN, BenchError, MeasuredServer
-from run import BUILD, RESULTS, describe_commit, describe_machine
+from run import BUILD, describe_commit, describe_machine, tell
 
 P99_AIM_MS: Final = 150.0
 LOG_LINES_AIM: Final = 100
@@ -241,11 +240,7 @@ def main() -> int:
     BUILD.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=BUILD) as directory:
         result = measure(Path(directory), options)
-    print(json.dumps(result))
-    if options.save:
-        RESULTS.mkdir(exist_ok=True)
-        with (RESULTS / "hostile.jsonl").open("a") as results:
-            results.write(json.dumps(result) + "\n")
+    tell("hostile", result, save=options.save)
     beside: Any = result["beside"]
     return 0 if beside["p99_ms"] <= P99_AIM_MS and int(str(result["log_lines"])) <= LOG_LINES_AIM else 1
 

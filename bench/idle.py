@@ -29,7 +29,7 @@ from codeq.v1 import worker_service_pb2 as worker_pb
 from codeq.v1.task_service_pb2_grpc import TaskServiceStub
 from codeq.v1.worker_service_pb2_grpc import WorkerServiceStub
 from measured_server import TOKEN, BenchError, MeasuredServer
-from run import BUILD, RESULTS, describe_commit, describe_machine
+from run import BUILD, describe_commit, describe_machine, tell
 
 COMMAND: Final = "IDLE"
 WAIT_SECONDS: Final = 30
@@ -222,11 +222,7 @@ def main() -> int:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, max(soft, FILES * options.waiters)), hard))
     result: dict[str, Any] = measure(options)
-    print(json.dumps(result))
-    if options.save:
-        RESULTS.mkdir(exist_ok=True)
-        with (RESULTS / "idle.jsonl").open("a") as results:
-            results.write(json.dumps(result) + "\n")
+    tell("idle", result, save=options.save)
     return 0 if all(result[way]["cpu_percent"] <= aim for way, aim in result["aims_percent"].items()) else 1
 
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import socket
 import sys
 import tempfile
@@ -34,7 +33,7 @@ from codeq.v1.task_service_pb2_grpc import TaskServiceStub
 from herd import frames
 from measured_cluster import MeasuredCluster
 from measured_server import LOOPBACK, TOKEN, BenchError, MeasuredServer
-from run import BUILD, RESULTS, describe_commit, describe_machine
+from run import BUILD, describe_commit, describe_machine, tell
 
 AUTH: Final = (("authorization", f"Bearer {TOKEN}"),)
 COMMAND: Final = "join"
@@ -224,11 +223,7 @@ def main() -> int:
     BUILD.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=BUILD) as directory:
         result = measure(Path(directory), options.tasks, options.rate)
-    print(json.dumps(result))
-    if options.save:
-        RESULTS.mkdir(exist_ok=True)
-        with (RESULTS / "join.jsonl").open("a") as results:
-            results.write(json.dumps(result) + "\n")
+    tell("join", result, save=options.save)
     return 0 if result["during"]["gap_max_s"] <= AIM_SECONDS else 1
 
 

@@ -30,7 +30,7 @@ from codeq.v1 import task_service_pb2 as pb
 from codeq.v1.task_service_pb2_grpc import TaskServiceStub
 from measured_server import BenchError, MeasuredServer
 from probe import TENANT, Latencies, for_seconds, probe
-from run import BUILD, RESULTS, describe_commit, describe_machine
+from run import BUILD, describe_commit, describe_machine, tell
 
 FLOODING: Final = "flood"
 """Tenant of the flood, and its token."""
@@ -154,11 +154,7 @@ def main() -> int:
     BUILD.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=BUILD) as directory:
         result = measure(Path(directory), options)
-    print(json.dumps(result))
-    if options.save:
-        RESULTS.mkdir(exist_ok=True)
-        with (RESULTS / "rates.jsonl").open("a") as results:
-            results.write(json.dumps(result) + "\n")
+    tell("rates", result, save=options.save)
     return 0 if is_good(result) else 1
 
 

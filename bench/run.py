@@ -26,7 +26,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
@@ -303,6 +303,16 @@ def describe_machine(directory: Path) -> dict[str, object]:
     }
 
 
+def tell(bench: str, line: Mapping[str, object], *, save: bool) -> None:
+    """Prints the figures of a bench as one line of JSON, and appends the line to the bench's results if asked to."""
+    text = json.dumps(line)
+    print(text, flush=True)
+    if save:
+        RESULTS.mkdir(exist_ok=True)
+        with (RESULTS / f"{bench}.jsonl").open("a") as results:
+            results.write(text + "\n")
+
+
 def flags_of(options: argparse.Namespace) -> list[list[str]]:
     """Returns the flags of the load, once for each measurement."""
     window = ["-seconds", f"{options.seconds:g}", "-warmup", f"{options.warmup:g}"]
@@ -319,12 +329,7 @@ def main(arguments: list[str]) -> int:
         program = build_load()
         for load_flags in flags_of(options):
             line = measure(options, program, load_flags)
-            text = json.dumps(line)
-            print(text, flush=True)
-            if options.save:
-                RESULTS.mkdir(exist_ok=True)
-                with (RESULTS / f"{options.bench}.jsonl").open("a") as results:
-                    results.write(text + "\n")
+            tell(options.bench, line, save=options.save)
             if float(str(line.get("store_growth", 0))) > FLAT_GROWTH_MAX:
                 raise BenchError(f"the store is not flat: {line['store_mb_each_second']} MB")  # noqa: TRY301
     except BenchError as error:

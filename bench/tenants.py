@@ -34,7 +34,7 @@ from codeq.v1 import task_service_pb2 as pb
 from codeq.v1.task_service_pb2_grpc import TaskServiceStub
 from codeq.v1.tenant_service_pb2_grpc import TenantServiceStub
 from measured_server import BenchError, MeasuredServer
-from run import BUILD, RESULTS, describe_commit, describe_machine
+from run import BUILD, describe_commit, describe_machine, tell
 
 FILE_TOKENS: Final = 10_000
 OPERATOR: Final = "operator"
@@ -160,11 +160,7 @@ def main(arguments: list[str]) -> int:
     except BenchError as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
-    print(json.dumps(result))
-    if options.save:
-        RESULTS.mkdir(exist_ok=True)
-        with (RESULTS / "tenants.jsonl").open("a") as results:
-            results.write(json.dumps(result) + "\n")
+    tell("tenants", result, save=options.save)
     grown = float(str(result["rss_restarted_mb"])) - float(str(result["rss_empty_mb"]))
     return int(grown > GROWTH_MB_MAX or float(str(result["start_seconds"])) > START_SECONDS_MAX)
 

@@ -13,7 +13,8 @@ from codeq_gateway import origins
 from codeq_gateway.dispatch import CallFailed
 from codeq_gateway.links import Messages
 from codeq_gateway.reflection import CALL_FILE
-from google.protobuf import descriptor_pb2, descriptor_pool
+from google.protobuf import descriptor_pool
+from other_versions import files_of_calls, pool_of
 from served_gateway import Served, serving
 from test_gateway_tls import client_context, server_context
 
@@ -69,19 +70,12 @@ async def test_call_over_tls_carries_the_address_of_its_client(tmp_path: Path) -
 
 
 def test_server_of_a_version_without_the_field_gets_no_address() -> None:
-    files: dict[str, descriptor_pb2.FileDescriptorProto] = {}
-    pending = [descriptor_pool.Default().FindFileByName(name) for name in (CALL_FILE, "codeq/v1/error.proto")]
-    while pending:
-        described = pending.pop()
-        described.CopyToProto(files.setdefault(described.name, descriptor_pb2.FileDescriptorProto()))
-        pending += described.dependencies
+    files = files_of_calls()
     for message in files[CALL_FILE].message_type:
         kept = [field for field in message.field if field.name != "origin"]
         del message.field[:]
         message.field.extend(kept)
-    pool = descriptor_pool.DescriptorPool()
-    for content in reversed(files.values()):
-        pool.AddSerializedFile(content.SerializeToString())
+    pool = pool_of(files)
     for known, sent in ((pool, b""), (descriptor_pool.Default(), b"192.0.2.1:4321")):
         messages = Messages(known)
         request = messages.authorize_request()

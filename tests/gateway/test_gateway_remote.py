@@ -13,12 +13,13 @@ from codeq.v1 import error_pb2, task_service_pb2
 from codeq_gateway import refusals
 from codeq_gateway.dispatch import LEADER_GRPC, Call, CallFailed
 from codeq_gateway.links import SECRET_KEY, Messages, NotSentError, failed, open_channel
-from codeq_gateway.reflection import CALL_FILE, SchemaError, read_schema
+from codeq_gateway.reflection import SchemaError, read_schema
 from codeq_gateway.remote import Forwarder, RemoteDispatcher
-from google.protobuf import descriptor_pb2, descriptor_pool
+from google.protobuf import descriptor_pool
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 from grpc_reflection.v1alpha import reflection
+from other_versions import files_of_calls, pool_of
 from served_gateway import serving, until
 from stream_server import SECRET, StreamServer, remote
 from task_double import SERVICES, TaskDouble
@@ -347,18 +348,11 @@ async def test_server_without_a_secret_admits_no_gateway() -> None:
 
 
 def test_unknown_reason_from_a_newer_server_keeps_its_name_and_status() -> None:
-    files: dict[str, descriptor_pb2.FileDescriptorProto] = {}
-    pending = [descriptor_pool.Default().FindFileByName(name) for name in (CALL_FILE, "codeq/v1/error.proto")]
-    while pending:
-        described = pending.pop()
-        described.CopyToProto(files.setdefault(described.name, descriptor_pb2.FileDescriptorProto()))
-        pending += described.dependencies
+    files = files_of_calls()
     values = files["codeq/v1/error.proto"].enum_type[0].value
     [known] = [value for value in values if value.name == "ERROR_REASON_TASK_NOT_FOUND"]
     values.add(name="ERROR_REASON_LATER", number=9999, options=known.options)
-    pool = descriptor_pool.DescriptorPool()
-    for content in reversed(files.values()):
-        pool.AddSerializedFile(content.SerializeToString())
+    pool = pool_of(files)
     status = status_pb2.Status(code=5, message="later")
     status.details.add().Pack(error_details_pb2.ErrorInfo(reason="LATER", domain="codeq"))
     refused = failed(status, Messages(pool).reasons)

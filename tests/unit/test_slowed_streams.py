@@ -360,6 +360,22 @@ def test_workers_at_the_quota_of_leases_take_turns_even_if_one_asks_for_more_wit
     in_clocked_loop(test())
 
 
+def test_worker_at_the_quota_of_leases_does_not_wait_for_the_rate() -> None:
+    async def test() -> None:
+        async with desk_with(Limits(worker_token=Rate(60, 1), leases_max=1)) as desk:
+            desk.create(2)
+            worker = await desk.open("work")
+            worker.send(add_credits=2)
+            await desk.passes(0)
+            assert (len(worker.tasks), desk.hits("worker")) == (1, 0)
+            await desk.passes(1_000)
+            worker.send(outcomes=[done(worker.tasks[0])])
+            await desk.passes(0)
+            assert (len(worker.tasks), desk.hits("worker")) == (2, 0)
+
+    in_clocked_loop(test())
+
+
 def test_calls_do_not_overtake_streams_that_wait_but_those_that_have_left() -> None:
     async def test() -> None:
         async with desk_with(Limits(producer_token=SLOW)) as desk:

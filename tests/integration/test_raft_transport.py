@@ -38,6 +38,8 @@ async def test_messages_between_three_nodes_arrive_in_order(tmp_path: Path) -> N
             assert [got for got in there.received if got[1].startswith(node.me.name.encode())] == sent
             assert (node.me, f"127.0.0.1:{transports[node.me.raft_id - 1].port}") in there.met_peers
         counters = [transport.counters for transport in transports]
+        # A frame is counted after its write returns, which may be after it has arrived.
+        await eventually(lambda: all(counted.messages_sent == 2000 for counted in counters))
         # Two peers; all messages of one loop turn were sent in one frame.
         assert [(c.messages_sent, c.frames_sent, c.dropped, c.refused) for c in counters] == [(2000, 2, 0, 0)] * 3
         assert [c.bytes_sent for c in counters] == [c.bytes_received for c in counters]

@@ -157,7 +157,9 @@ func (x *ProduceResponse) GetNotice() *StreamNotice {
 type ProducerHello struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Name of the client for the server's log, at most 128 characters; may be empty.
-	ClientName    string `protobuf:"bytes,1,opt,name=client_name,json=clientName,proto3" json:"client_name,omitempty"`
+	ClientName string `protobuf:"bytes,1,opt,name=client_name,json=clientName,proto3" json:"client_name,omitempty"`
+	// The SDK of the client, if it uses one.
+	Client        *ClientInfo `protobuf:"bytes,2,opt,name=client,proto3" json:"client,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -199,6 +201,77 @@ func (x *ProducerHello) GetClientName() string {
 	return ""
 }
 
+func (x *ProducerHello) GetClient() *ClientInfo {
+	if x != nil {
+		return x.Client
+	}
+	return nil
+}
+
+// ClientInfo names the SDK that opened a stream.
+type ClientInfo struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name of the SDK, such as codeq-go, at most 64 characters.
+	Sdk string `protobuf:"bytes,1,opt,name=sdk,proto3" json:"sdk,omitempty"`
+	// Version of the SDK, at most 64 characters.
+	Version string `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"`
+	// Version of the stream protocol that the SDK was written for; 0 if it does not say.
+	Protocol      uint32 `protobuf:"varint,3,opt,name=protocol,proto3" json:"protocol,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClientInfo) Reset() {
+	*x = ClientInfo{}
+	mi := &file_codeq_v1_producer_service_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClientInfo) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClientInfo) ProtoMessage() {}
+
+func (x *ClientInfo) ProtoReflect() protoreflect.Message {
+	mi := &file_codeq_v1_producer_service_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClientInfo.ProtoReflect.Descriptor instead.
+func (*ClientInfo) Descriptor() ([]byte, []int) {
+	return file_codeq_v1_producer_service_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *ClientInfo) GetSdk() string {
+	if x != nil {
+		return x.Sdk
+	}
+	return ""
+}
+
+func (x *ClientInfo) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *ClientInfo) GetProtocol() uint32 {
+	if x != nil {
+		return x.Protocol
+	}
+	return 0
+}
+
 // ProducerWelcome answers the hello.
 type ProducerWelcome struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -214,13 +287,17 @@ type ProducerWelcome struct {
 	FrameTasksMax int32 `protobuf:"varint,5,opt,name=frame_tasks_max,json=frameTasksMax,proto3" json:"frame_tasks_max,omitempty"`
 	// Maximum size of a frame in bytes.
 	FrameBytesMax int64 `protobuf:"varint,6,opt,name=frame_bytes_max,json=frameBytesMax,proto3" json:"frame_bytes_max,omitempty"`
+	// Version of the server.
+	ServerVersion string `protobuf:"bytes,7,opt,name=server_version,json=serverVersion,proto3" json:"server_version,omitempty"`
+	// Version of the stream protocol that the server speaks. 0: the server is older than this field.
+	Protocol      uint32 `protobuf:"varint,8,opt,name=protocol,proto3" json:"protocol,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ProducerWelcome) Reset() {
 	*x = ProducerWelcome{}
-	mi := &file_codeq_v1_producer_service_proto_msgTypes[3]
+	mi := &file_codeq_v1_producer_service_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -232,7 +309,7 @@ func (x *ProducerWelcome) String() string {
 func (*ProducerWelcome) ProtoMessage() {}
 
 func (x *ProducerWelcome) ProtoReflect() protoreflect.Message {
-	mi := &file_codeq_v1_producer_service_proto_msgTypes[3]
+	mi := &file_codeq_v1_producer_service_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -245,7 +322,7 @@ func (x *ProducerWelcome) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProducerWelcome.ProtoReflect.Descriptor instead.
 func (*ProducerWelcome) Descriptor() ([]byte, []int) {
-	return file_codeq_v1_producer_service_proto_rawDescGZIP(), []int{3}
+	return file_codeq_v1_producer_service_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *ProducerWelcome) GetTenantId() string {
@@ -290,6 +367,20 @@ func (x *ProducerWelcome) GetFrameBytesMax() int64 {
 	return 0
 }
 
+func (x *ProducerWelcome) GetServerVersion() string {
+	if x != nil {
+		return x.ServerVersion
+	}
+	return ""
+}
+
+func (x *ProducerWelcome) GetProtocol() uint32 {
+	if x != nil {
+		return x.Protocol
+	}
+	return 0
+}
+
 // FrameAck answers a frame once its accepted tasks are durable.
 type FrameAck struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -306,7 +397,7 @@ type FrameAck struct {
 
 func (x *FrameAck) Reset() {
 	*x = FrameAck{}
-	mi := &file_codeq_v1_producer_service_proto_msgTypes[4]
+	mi := &file_codeq_v1_producer_service_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -318,7 +409,7 @@ func (x *FrameAck) String() string {
 func (*FrameAck) ProtoMessage() {}
 
 func (x *FrameAck) ProtoReflect() protoreflect.Message {
-	mi := &file_codeq_v1_producer_service_proto_msgTypes[4]
+	mi := &file_codeq_v1_producer_service_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -331,7 +422,7 @@ func (x *FrameAck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FrameAck.ProtoReflect.Descriptor instead.
 func (*FrameAck) Descriptor() ([]byte, []int) {
-	return file_codeq_v1_producer_service_proto_rawDescGZIP(), []int{4}
+	return file_codeq_v1_producer_service_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *FrameAck) GetTaskIds() []string {
@@ -371,7 +462,7 @@ type StreamNotice struct {
 
 func (x *StreamNotice) Reset() {
 	*x = StreamNotice{}
-	mi := &file_codeq_v1_producer_service_proto_msgTypes[5]
+	mi := &file_codeq_v1_producer_service_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -383,7 +474,7 @@ func (x *StreamNotice) String() string {
 func (*StreamNotice) ProtoMessage() {}
 
 func (x *StreamNotice) ProtoReflect() protoreflect.Message {
-	mi := &file_codeq_v1_producer_service_proto_msgTypes[5]
+	mi := &file_codeq_v1_producer_service_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -396,7 +487,7 @@ func (x *StreamNotice) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamNotice.ProtoReflect.Descriptor instead.
 func (*StreamNotice) Descriptor() ([]byte, []int) {
-	return file_codeq_v1_producer_service_proto_rawDescGZIP(), []int{5}
+	return file_codeq_v1_producer_service_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *StreamNotice) GetReason() ErrorReason {
@@ -432,17 +523,25 @@ const file_codeq_v1_producer_service_proto_rawDesc = "" +
 	"\x0fProduceResponse\x123\n" +
 	"\awelcome\x18\x01 \x01(\v2\x19.codeq.v1.ProducerWelcomeR\awelcome\x12&\n" +
 	"\x04acks\x18\x02 \x03(\v2\x12.codeq.v1.FrameAckR\x04acks\x12.\n" +
-	"\x06notice\x18\x03 \x01(\v2\x16.codeq.v1.StreamNoticeR\x06notice\":\n" +
+	"\x06notice\x18\x03 \x01(\v2\x16.codeq.v1.StreamNoticeR\x06notice\"h\n" +
 	"\rProducerHello\x12)\n" +
 	"\vclient_name\x18\x01 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\n" +
-	"clientName\"\xf2\x01\n" +
+	"clientName\x12,\n" +
+	"\x06client\x18\x02 \x01(\v2\x14.codeq.v1.ClientInfoR\x06client\"\x8d\x01\n" +
+	"\n" +
+	"ClientInfo\x12,\n" +
+	"\x03sdk\x18\x01 \x01(\tB\x1a\xbaH\x17r\x15\x18@2\x11^[A-Za-z0-9._-]*$R\x03sdk\x125\n" +
+	"\aversion\x18\x02 \x01(\tB\x1b\xbaH\x18r\x16\x18@2\x12^[A-Za-z0-9.+_-]*$R\aversion\x12\x1a\n" +
+	"\bprotocol\x18\x03 \x01(\rR\bprotocol\"\xb5\x02\n" +
 	"\x0fProducerWelcome\x12\x1b\n" +
 	"\ttenant_id\x18\x01 \x01(\tR\btenantId\x12\x18\n" +
 	"\asubject\x18\x02 \x01(\tR\asubject\x12,\n" +
 	"\x12unacked_frames_max\x18\x03 \x01(\x05R\x10unackedFramesMax\x12*\n" +
 	"\x11unacked_bytes_max\x18\x04 \x01(\x03R\x0funackedBytesMax\x12&\n" +
 	"\x0fframe_tasks_max\x18\x05 \x01(\x05R\rframeTasksMax\x12&\n" +
-	"\x0fframe_bytes_max\x18\x06 \x01(\x03R\rframeBytesMax\"r\n" +
+	"\x0fframe_bytes_max\x18\x06 \x01(\x03R\rframeBytesMax\x12%\n" +
+	"\x0eserver_version\x18\a \x01(\tR\rserverVersion\x12\x1a\n" +
+	"\bprotocol\x18\b \x01(\rR\bprotocol\"r\n" +
 	"\bFrameAck\x12\x19\n" +
 	"\btask_ids\x18\x01 \x03(\tR\ataskIds\x12+\n" +
 	"\x06errors\x18\x02 \x03(\v2\x13.codeq.v1.ItemErrorR\x06errors\x12\x1e\n" +
@@ -468,33 +567,35 @@ func file_codeq_v1_producer_service_proto_rawDescGZIP() []byte {
 	return file_codeq_v1_producer_service_proto_rawDescData
 }
 
-var file_codeq_v1_producer_service_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
+var file_codeq_v1_producer_service_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
 var file_codeq_v1_producer_service_proto_goTypes = []any{
 	(*ProduceRequest)(nil),  // 0: codeq.v1.ProduceRequest
 	(*ProduceResponse)(nil), // 1: codeq.v1.ProduceResponse
 	(*ProducerHello)(nil),   // 2: codeq.v1.ProducerHello
-	(*ProducerWelcome)(nil), // 3: codeq.v1.ProducerWelcome
-	(*FrameAck)(nil),        // 4: codeq.v1.FrameAck
-	(*StreamNotice)(nil),    // 5: codeq.v1.StreamNotice
-	(*TaskSpec)(nil),        // 6: codeq.v1.TaskSpec
-	(*ItemError)(nil),       // 7: codeq.v1.ItemError
-	(ErrorReason)(0),        // 8: codeq.v1.ErrorReason
+	(*ClientInfo)(nil),      // 3: codeq.v1.ClientInfo
+	(*ProducerWelcome)(nil), // 4: codeq.v1.ProducerWelcome
+	(*FrameAck)(nil),        // 5: codeq.v1.FrameAck
+	(*StreamNotice)(nil),    // 6: codeq.v1.StreamNotice
+	(*TaskSpec)(nil),        // 7: codeq.v1.TaskSpec
+	(*ItemError)(nil),       // 8: codeq.v1.ItemError
+	(ErrorReason)(0),        // 9: codeq.v1.ErrorReason
 }
 var file_codeq_v1_producer_service_proto_depIdxs = []int32{
 	2, // 0: codeq.v1.ProduceRequest.hello:type_name -> codeq.v1.ProducerHello
-	6, // 1: codeq.v1.ProduceRequest.tasks:type_name -> codeq.v1.TaskSpec
-	3, // 2: codeq.v1.ProduceResponse.welcome:type_name -> codeq.v1.ProducerWelcome
-	4, // 3: codeq.v1.ProduceResponse.acks:type_name -> codeq.v1.FrameAck
-	5, // 4: codeq.v1.ProduceResponse.notice:type_name -> codeq.v1.StreamNotice
-	7, // 5: codeq.v1.FrameAck.errors:type_name -> codeq.v1.ItemError
-	8, // 6: codeq.v1.StreamNotice.reason:type_name -> codeq.v1.ErrorReason
-	0, // 7: codeq.v1.ProducerService.Produce:input_type -> codeq.v1.ProduceRequest
-	1, // 8: codeq.v1.ProducerService.Produce:output_type -> codeq.v1.ProduceResponse
-	8, // [8:9] is the sub-list for method output_type
-	7, // [7:8] is the sub-list for method input_type
-	7, // [7:7] is the sub-list for extension type_name
-	7, // [7:7] is the sub-list for extension extendee
-	0, // [0:7] is the sub-list for field type_name
+	7, // 1: codeq.v1.ProduceRequest.tasks:type_name -> codeq.v1.TaskSpec
+	4, // 2: codeq.v1.ProduceResponse.welcome:type_name -> codeq.v1.ProducerWelcome
+	5, // 3: codeq.v1.ProduceResponse.acks:type_name -> codeq.v1.FrameAck
+	6, // 4: codeq.v1.ProduceResponse.notice:type_name -> codeq.v1.StreamNotice
+	3, // 5: codeq.v1.ProducerHello.client:type_name -> codeq.v1.ClientInfo
+	8, // 6: codeq.v1.FrameAck.errors:type_name -> codeq.v1.ItemError
+	9, // 7: codeq.v1.StreamNotice.reason:type_name -> codeq.v1.ErrorReason
+	0, // 8: codeq.v1.ProducerService.Produce:input_type -> codeq.v1.ProduceRequest
+	1, // 9: codeq.v1.ProducerService.Produce:output_type -> codeq.v1.ProduceResponse
+	9, // [9:10] is the sub-list for method output_type
+	8, // [8:9] is the sub-list for method input_type
+	8, // [8:8] is the sub-list for extension type_name
+	8, // [8:8] is the sub-list for extension extendee
+	0, // [0:8] is the sub-list for field type_name
 }
 
 func init() { file_codeq_v1_producer_service_proto_init() }
@@ -510,7 +611,7 @@ func file_codeq_v1_producer_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_codeq_v1_producer_service_proto_rawDesc), len(file_codeq_v1_producer_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   6,
+			NumMessages:   7,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -183,7 +183,8 @@ const (
 	// This delivery failed. The task is retried after `delay_seconds` or the delay of the backoff policy; after its last
 	// delivery it goes to the dead-letter queue.
 	OutcomeKind_OUTCOME_KIND_NACK OutcomeKind = 3
-	// The worker returns the task unused. The task keeps its place and its attempts.
+	// The worker returns the task unused. The task keeps its attempts, and its place or, with `delay_seconds`, waits as
+	// SCHEDULED for that time first.
 	OutcomeKind_OUTCOME_KIND_ABANDON OutcomeKind = 4
 )
 
@@ -262,6 +263,10 @@ type TaskSpec struct {
 	// FAILED with the error EXPIRED. The time includes any delay. A task that is running or has ended at that moment
 	// never expires, even if it is retried or redriven later. If absent, the task never expires.
 	ExpireSeconds *int32 `protobuf:"varint,10,opt,name=expire_seconds,json=expireSeconds,proto3,oneof" json:"expire_seconds,omitempty"`
+	// Trace context of the producer (W3C traceparent), which is delivered with the task.
+	Traceparent *string `protobuf:"bytes,11,opt,name=traceparent,proto3,oneof" json:"traceparent,omitempty"`
+	// Vendor part of the trace context (W3C tracestate), at most 512 characters.
+	Tracestate    *string `protobuf:"bytes,12,opt,name=tracestate,proto3,oneof" json:"tracestate,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -359,6 +364,20 @@ func (x *TaskSpec) GetExpireSeconds() int32 {
 	return 0
 }
 
+func (x *TaskSpec) GetTraceparent() string {
+	if x != nil && x.Traceparent != nil {
+		return *x.Traceparent
+	}
+	return ""
+}
+
+func (x *TaskSpec) GetTracestate() string {
+	if x != nil && x.Tracestate != nil {
+		return *x.Tracestate
+	}
+	return ""
+}
+
 // Task is a task as the server returns it. In JSON, fields without presence always appear; the others appear only when
 // they are set.
 type Task struct {
@@ -373,6 +392,10 @@ type Task struct {
 	MaxAttempts int32 `protobuf:"varint,4,opt,name=max_attempts,json=maxAttempts,proto3" json:"max_attempts,omitempty"`
 	// Earliest time of the next delivery. Set while SCHEDULED.
 	RunAt *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=run_at,json=runAt,proto3" json:"run_at,omitempty"`
+	// Trace context of the producer (W3C traceparent).
+	Traceparent *string `protobuf:"bytes,11,opt,name=traceparent,proto3,oneof" json:"traceparent,omitempty"`
+	// Vendor part of the trace context (W3C tracestate).
+	Tracestate *string `protobuf:"bytes,12,opt,name=tracestate,proto3,oneof" json:"tracestate,omitempty"`
 	// Time of acceptance in UTC, with millisecond precision.
 	CreatedAt *timestamppb.Timestamp `protobuf:"bytes,16,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
 	// Id of the task, unique within the tenant.
@@ -473,6 +496,20 @@ func (x *Task) GetRunAt() *timestamppb.Timestamp {
 		return x.RunAt
 	}
 	return nil
+}
+
+func (x *Task) GetTraceparent() string {
+	if x != nil && x.Traceparent != nil {
+		return *x.Traceparent
+	}
+	return ""
+}
+
+func (x *Task) GetTracestate() string {
+	if x != nil && x.Tracestate != nil {
+		return *x.Tracestate
+	}
+	return ""
 }
 
 func (x *Task) GetCreatedAt() *timestamppb.Timestamp {
@@ -923,8 +960,8 @@ type Outcome struct {
 	// Error of a FAILED outcome (not blank), or reason of a NACK. Text longer than 4096 characters is truncated and ends
 	// with an ellipsis.
 	Error string `protobuf:"bytes,5,opt,name=error,proto3" json:"error,omitempty"`
-	// Delay of a NACK in seconds. 0 means no delay, and more than 43200 (12 h) means 12 h. If absent, the backoff policy
-	// determines the delay.
+	// Delay of a NACK or ABANDON in seconds. 0 means no delay, and more than 43200 (12 h) means 12 h. If absent, the
+	// backoff policy determines the delay of a NACK, and an ABANDON has none.
 	DelaySeconds  *int32 `protobuf:"varint,6,opt,name=delay_seconds,json=delaySeconds,proto3,oneof" json:"delay_seconds,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1006,7 +1043,7 @@ var File_codeq_v1_task_proto protoreflect.FileDescriptor
 
 const file_codeq_v1_task_proto_rawDesc = "" +
 	"\n" +
-	"\x13codeq/v1/task.proto\x12\bcodeq.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1ecodeq/options/v1/options.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc5\a\n" +
+	"\x13codeq/v1/task.proto\x12\bcodeq.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1ecodeq/options/v1/options.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x8d\t\n" +
 	"\bTaskSpec\x12B\n" +
 	"\acommand\x18\x01 \x01(\tB(\xbaH%r#\x10\x01\x18\x80\x012\x1c^[A-Za-z0-9][A-Za-z0-9._-]*$R\acommand\x12'\n" +
 	"\apayload\x18\x02 \x01(\fB\r\xbaH\x06z\x04\x18\x80\x80@ص\x18\x01R\apayload\x12%\n" +
@@ -1021,47 +1058,59 @@ const file_codeq_v1_task_proto_rawDesc = "" +
 	"\x1ftask_spec.task_id_not_of_server\x12Amust not be a UUID of version 8, the form of the server's own ids\x1a_!this.matches('^[0-9A-Fa-f]{8}-[0-9A-Fa-f]{4}-8[0-9A-Fa-f]{3}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{12}$')r \x18@2\x1c^[A-Za-z0-9][A-Za-z0-9._-]*$\x88\xb6\x18\x01H\x03R\x06taskId\x88\x01\x01\x129\n" +
 	"\x0eexpire_seconds\x18\n" +
 	" \x01(\x05B\r\xbaH\n" +
-	"\x1a\b\x18\x80\x86\xb0\x96\x01(\x01H\x04R\rexpireSeconds\x88\x01\x01:z\xbaHw\x1au\n" +
+	"\x1a\b\x18\x80\x86\xb0\x96\x01(\x01H\x04R\rexpireSeconds\x88\x01\x01\x12n\n" +
+	"\vtraceparent\x18\v \x01(\tBG\xbaHDrB\x18\x80\x012=^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}(-[!-~]*)?$H\x05R\vtraceparent\x88\x01\x01\x127\n" +
+	"\n" +
+	"tracestate\x18\f \x01(\tB\x12\xbaH\x0fr\r\x18\x80\x042\b^[ -~]*$H\x06R\n" +
+	"tracestate\x88\x01\x01:z\xbaHw\x1au\n" +
 	"\x16task_spec.one_schedule\x12+delay_seconds and run_at cannot both be set\x1a.!(has(this.run_at) && has(this.delay_seconds))B\x0f\n" +
 	"\r_max_attemptsB\x10\n" +
 	"\x0e_delay_secondsB\x12\n" +
 	"\x10_idempotency_keyB\n" +
 	"\n" +
 	"\b_task_idB\x11\n" +
-	"\x0f_expire_secondsJ\x04\b\a\x10\bJ\x04\b\v\x10\x10\"\x98\a\n" +
+	"\x0f_expire_secondsB\x0e\n" +
+	"\f_traceparentB\r\n" +
+	"\v_tracestateJ\x04\b\a\x10\bJ\x04\b\r\x10\x10\"\x89\b\n" +
 	"\x04Task\x12\x18\n" +
 	"\acommand\x18\x01 \x01(\tR\acommand\x12\"\n" +
 	"\apayload\x18\x02 \x01(\fB\bص\x18\x01\x90\xb6\x18\x01R\apayload\x12\x1a\n" +
 	"\bpriority\x18\x03 \x01(\x05R\bpriority\x12!\n" +
 	"\fmax_attempts\x18\x04 \x01(\x05R\vmaxAttempts\x121\n" +
-	"\x06run_at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x05runAt\x129\n" +
+	"\x06run_at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x05runAt\x12%\n" +
+	"\vtraceparent\x18\v \x01(\tH\x00R\vtraceparent\x88\x01\x01\x12#\n" +
+	"\n" +
+	"tracestate\x18\f \x01(\tH\x01R\n" +
+	"tracestate\x88\x01\x01\x129\n" +
 	"\n" +
 	"created_at\x18\x10 \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\x12\x0e\n" +
 	"\x02id\x18\x14 \x01(\tR\x02id\x12,\n" +
 	"\x06status\x18\x15 \x01(\x0e2\x14.codeq.v1.TaskStatusR\x06status\x12\x1b\n" +
 	"\ttenant_id\x18\x16 \x01(\tR\btenantId\x12\x1a\n" +
 	"\battempts\x18\x17 \x01(\x05R\battempts\x12 \n" +
-	"\tworker_id\x18\x18 \x01(\tH\x00R\bworkerId\x88\x01\x01\x12$\n" +
-	"\vlease_token\x18\x19 \x01(\x04H\x01R\n" +
+	"\tworker_id\x18\x18 \x01(\tH\x02R\bworkerId\x88\x01\x01\x12$\n" +
+	"\vlease_token\x18\x19 \x01(\x04H\x03R\n" +
 	"leaseToken\x88\x01\x01\x12;\n" +
 	"\vlease_until\x18\x1a \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"leaseUntil\x12\x1f\n" +
-	"\x05error\x18\x1b \x01(\tB\x04\x90\xb6\x18\x01H\x02R\x05error\x88\x01\x01\x129\n" +
+	"\x05error\x18\x1b \x01(\tB\x04\x90\xb6\x18\x01H\x04R\x05error\x88\x01\x01\x129\n" +
 	"\n" +
 	"updated_at\x18\x1c \x01(\v2\x1a.google.protobuf.TimestampR\tupdatedAt\x12;\n" +
 	"\vfinished_at\x18\x1d \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"finishedAt\x12)\n" +
-	"\bprogress\x18\x1e \x01(\fB\bص\x18\x01\x90\xb6\x18\x01H\x03R\bprogress\x88\x01\x01\x12!\n" +
-	"\tduplicate\x18\x1f \x01(\bH\x04R\tduplicate\x88\x01\x01\x127\n" +
+	"\bprogress\x18\x1e \x01(\fB\bص\x18\x01\x90\xb6\x18\x01H\x05R\bprogress\x88\x01\x01\x12!\n" +
+	"\tduplicate\x18\x1f \x01(\bH\x06R\tduplicate\x88\x01\x01\x127\n" +
 	"\texpire_at\x18  \x01(\v2\x1a.google.protobuf.TimestampR\bexpireAt\x12@\n" +
-	"\x0fattempt_history\x18! \x03(\v2\x11.codeq.v1.AttemptB\x04\xf8\xb5\x18\x01R\x0eattemptHistoryB\f\n" +
+	"\x0fattempt_history\x18! \x03(\v2\x11.codeq.v1.AttemptB\x04\xf8\xb5\x18\x01R\x0eattemptHistoryB\x0e\n" +
+	"\f_traceparentB\r\n" +
+	"\v_tracestateB\f\n" +
 	"\n" +
 	"_worker_idB\x0e\n" +
 	"\f_lease_tokenB\b\n" +
 	"\x06_errorB\v\n" +
 	"\t_progressB\f\n" +
 	"\n" +
-	"_duplicateJ\x04\b\x06\x10\x10\"\xeb\x01\n" +
+	"_duplicateJ\x04\b\x06\x10\vJ\x04\b\r\x10\x10\"\xeb\x01\n" +
 	"\aAttempt\x12\x1b\n" +
 	"\tworker_id\x18\x01 \x01(\tR\bworkerId\x129\n" +
 	"\n" +

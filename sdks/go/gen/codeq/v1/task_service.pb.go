@@ -1144,7 +1144,10 @@ type AbandonTaskRequest struct {
 	// Task to return.
 	TaskId string `protobuf:"bytes,1,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
 	// Token of the lease. If absent, the call refers to the caller's live lease on the task.
-	LeaseToken    *uint64 `protobuf:"varint,2,opt,name=lease_token,json=leaseToken,proto3,oneof" json:"lease_token,omitempty"`
+	LeaseToken *uint64 `protobuf:"varint,2,opt,name=lease_token,json=leaseToken,proto3,oneof" json:"lease_token,omitempty"`
+	// Delay in seconds before the task can be claimed again; more than 43200 (12 h) means 12 h. If absent or 0, the task
+	// keeps its place.
+	DelaySeconds  *int32 `protobuf:"varint,3,opt,name=delay_seconds,json=delaySeconds,proto3,oneof" json:"delay_seconds,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1189,6 +1192,13 @@ func (x *AbandonTaskRequest) GetTaskId() string {
 func (x *AbandonTaskRequest) GetLeaseToken() uint64 {
 	if x != nil && x.LeaseToken != nil {
 		return *x.LeaseToken
+	}
+	return 0
+}
+
+func (x *AbandonTaskRequest) GetDelaySeconds() int32 {
+	if x != nil && x.DelaySeconds != nil {
+		return *x.DelaySeconds
 	}
 	return 0
 }
@@ -2456,12 +2466,14 @@ const file_codeq_v1_task_service_proto_rawDesc = "" +
 	"\x0e_delay_seconds\"e\n" +
 	"\x10NackTaskResponse\x12,\n" +
 	"\x06status\x18\x01 \x01(\x0e2\x14.codeq.v1.TaskStatusR\x06status\x12#\n" +
-	"\rdelay_seconds\x18\x02 \x01(\x05R\fdelaySeconds\"n\n" +
+	"\rdelay_seconds\x18\x02 \x01(\x05R\fdelaySeconds\"\xb3\x01\n" +
 	"\x12AbandonTaskRequest\x12\"\n" +
 	"\atask_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\x06taskId\x12$\n" +
 	"\vlease_token\x18\x02 \x01(\x04H\x00R\n" +
-	"leaseToken\x88\x01\x01B\x0e\n" +
-	"\f_lease_token\"h\n" +
+	"leaseToken\x88\x01\x01\x121\n" +
+	"\rdelay_seconds\x18\x03 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00H\x01R\fdelaySeconds\x88\x01\x01B\x0e\n" +
+	"\f_lease_tokenB\x10\n" +
+	"\x0e_delay_seconds\"h\n" +
 	"\x13AbandonTaskResponse\x12,\n" +
 	"\x06status\x18\x01 \x01(\x0e2\x14.codeq.v1.TaskStatusR\x06status\x12#\n" +
 	"\rdelay_seconds\x18\x02 \x01(\x05R\fdelaySeconds\"\xe8\x01\n" +

@@ -81,8 +81,8 @@ type TaskServiceClient interface {
 	// after the delay of the backoff policy. After its last allowed delivery, the task goes to the dead-letter queue.
 	// Errors: TASK_NOT_FOUND, TASK_NOT_CLAIMED, STALE_LEASE_TOKEN, NOT_LEASE_OWNER.
 	NackTask(ctx context.Context, in *NackTaskRequest, opts ...grpc.CallOption) (*NackTaskResponse, error)
-	// AbandonTask returns a task unused. The task keeps its place; for the first 100 abandons, it also keeps its
-	// attempts.
+	// AbandonTask returns a task unused. The task keeps its place or, with delay_seconds, waits for that time first; for
+	// the first 100 abandons, it also keeps its attempts.
 	// Errors: TASK_NOT_FOUND, TASK_NOT_CLAIMED, STALE_LEASE_TOKEN, NOT_LEASE_OWNER.
 	AbandonTask(ctx context.Context, in *AbandonTaskRequest, opts ...grpc.CallOption) (*AbandonTaskResponse, error)
 	// ReportProgress stores a JSON value on a leased task, replacing the previous one, and extends the lease if asked.
@@ -352,8 +352,8 @@ type TaskServiceServer interface {
 	// after the delay of the backoff policy. After its last allowed delivery, the task goes to the dead-letter queue.
 	// Errors: TASK_NOT_FOUND, TASK_NOT_CLAIMED, STALE_LEASE_TOKEN, NOT_LEASE_OWNER.
 	NackTask(context.Context, *NackTaskRequest) (*NackTaskResponse, error)
-	// AbandonTask returns a task unused. The task keeps its place; for the first 100 abandons, it also keeps its
-	// attempts.
+	// AbandonTask returns a task unused. The task keeps its place or, with delay_seconds, waits for that time first; for
+	// the first 100 abandons, it also keeps its attempts.
 	// Errors: TASK_NOT_FOUND, TASK_NOT_CLAIMED, STALE_LEASE_TOKEN, NOT_LEASE_OWNER.
 	AbandonTask(context.Context, *AbandonTaskRequest) (*AbandonTaskResponse, error)
 	// ReportProgress stores a JSON value on a leased task, replacing the previous one, and extends the lease if asked.

@@ -267,7 +267,9 @@ type WorkerHello struct {
 	// Commands whose tasks the worker receives, at most 256. Empty for all commands that the token allows.
 	Commands []string `protobuf:"bytes,2,rep,name=commands,proto3" json:"commands,omitempty"`
 	// Length of the leases in seconds, 1 to 43200. Default: 60.
-	LeaseSeconds  *int32 `protobuf:"varint,3,opt,name=lease_seconds,json=leaseSeconds,proto3,oneof" json:"lease_seconds,omitempty"`
+	LeaseSeconds *int32 `protobuf:"varint,3,opt,name=lease_seconds,json=leaseSeconds,proto3,oneof" json:"lease_seconds,omitempty"`
+	// The SDK of the worker, if it uses one.
+	Client        *ClientInfo `protobuf:"bytes,4,opt,name=client,proto3" json:"client,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -323,6 +325,13 @@ func (x *WorkerHello) GetLeaseSeconds() int32 {
 	return 0
 }
 
+func (x *WorkerHello) GetClient() *ClientInfo {
+	if x != nil {
+		return x.Client
+	}
+	return nil
+}
+
 // WorkerWelcome answers the hello.
 type WorkerWelcome struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -333,7 +342,11 @@ type WorkerWelcome struct {
 	// Length of the leases in seconds.
 	LeaseSeconds int32 `protobuf:"varint,3,opt,name=lease_seconds,json=leaseSeconds,proto3" json:"lease_seconds,omitempty"`
 	// Maximum number of credits.
-	CreditsMax    int32 `protobuf:"varint,4,opt,name=credits_max,json=creditsMax,proto3" json:"credits_max,omitempty"`
+	CreditsMax int32 `protobuf:"varint,4,opt,name=credits_max,json=creditsMax,proto3" json:"credits_max,omitempty"`
+	// Version of the server.
+	ServerVersion string `protobuf:"bytes,5,opt,name=server_version,json=serverVersion,proto3" json:"server_version,omitempty"`
+	// Version of the stream protocol that the server speaks. 0: the server is older than this field.
+	Protocol      uint32 `protobuf:"varint,6,opt,name=protocol,proto3" json:"protocol,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -392,6 +405,20 @@ func (x *WorkerWelcome) GetLeaseSeconds() int32 {
 func (x *WorkerWelcome) GetCreditsMax() int32 {
 	if x != nil {
 		return x.CreditsMax
+	}
+	return 0
+}
+
+func (x *WorkerWelcome) GetServerVersion() string {
+	if x != nil {
+		return x.ServerVersion
+	}
+	return ""
+}
+
+func (x *WorkerWelcome) GetProtocol() uint32 {
+	if x != nil {
+		return x.Protocol
 	}
 	return 0
 }
@@ -816,18 +843,21 @@ const file_codeq_v1_worker_service_proto_rawDesc = "" +
 	"\bextended\x18\x05 \x03(\v2\x14.codeq.v1.LeaseGrantR\bextended\x12'\n" +
 	"\x04lost\x18\x06 \x03(\v2\x13.codeq.v1.LostLeaseR\x04lost\x121\n" +
 	"\tcancelled\x18\a \x03(\v2\x13.codeq.v1.LostLeaseR\tcancelled\x12.\n" +
-	"\x06notice\x18\b \x01(\v2\x16.codeq.v1.StreamNoticeR\x06notice\"\xd4\x01\n" +
+	"\x06notice\x18\b \x01(\v2\x16.codeq.v1.StreamNoticeR\x06notice\"\x82\x02\n" +
 	"\vWorkerHello\x12.\n" +
 	"\x04name\x18\x01 \x01(\tB\x1a\xbaH\x17r\x15\x18@2\x11^[A-Za-z0-9._-]*$R\x04name\x12L\n" +
 	"\bcommands\x18\x02 \x03(\tB0\xbaH-\x92\x01*\x10\x80\x02\"%r#\x10\x01\x18\x80\x012\x1c^[A-Za-z0-9][A-Za-z0-9._-]*$R\bcommands\x125\n" +
-	"\rlease_seconds\x18\x03 \x01(\x05B\v\xbaH\b\x1a\x06\x18\xc0\xd1\x02(\x01H\x00R\fleaseSeconds\x88\x01\x01B\x10\n" +
-	"\x0e_lease_seconds\"\x8f\x01\n" +
+	"\rlease_seconds\x18\x03 \x01(\x05B\v\xbaH\b\x1a\x06\x18\xc0\xd1\x02(\x01H\x00R\fleaseSeconds\x88\x01\x01\x12,\n" +
+	"\x06client\x18\x04 \x01(\v2\x14.codeq.v1.ClientInfoR\x06clientB\x10\n" +
+	"\x0e_lease_seconds\"\xd2\x01\n" +
 	"\rWorkerWelcome\x12\x1b\n" +
 	"\ttenant_id\x18\x01 \x01(\tR\btenantId\x12\x1b\n" +
 	"\tworker_id\x18\x02 \x01(\tR\bworkerId\x12#\n" +
 	"\rlease_seconds\x18\x03 \x01(\x05R\fleaseSeconds\x12\x1f\n" +
 	"\vcredits_max\x18\x04 \x01(\x05R\n" +
-	"creditsMax\"y\n" +
+	"creditsMax\x12%\n" +
+	"\x0eserver_version\x18\x05 \x01(\tR\rserverVersion\x12\x1a\n" +
+	"\bprotocol\x18\x06 \x01(\rR\bprotocol\"y\n" +
 	"\tHeartbeat\x12\x17\n" +
 	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12\x1f\n" +
 	"\vlease_token\x18\x02 \x01(\x04R\n" +
@@ -890,9 +920,10 @@ var file_codeq_v1_worker_service_proto_goTypes = []any{
 	(*Outcome)(nil),               // 10: codeq.v1.Outcome
 	(*Task)(nil),                  // 11: codeq.v1.Task
 	(*StreamNotice)(nil),          // 12: codeq.v1.StreamNotice
-	(*NewArtifact)(nil),           // 13: codeq.v1.NewArtifact
-	(*timestamppb.Timestamp)(nil), // 14: google.protobuf.Timestamp
-	(ErrorReason)(0),              // 15: codeq.v1.ErrorReason
+	(*ClientInfo)(nil),            // 13: codeq.v1.ClientInfo
+	(*NewArtifact)(nil),           // 14: codeq.v1.NewArtifact
+	(*timestamppb.Timestamp)(nil), // 15: google.protobuf.Timestamp
+	(ErrorReason)(0),              // 16: codeq.v1.ErrorReason
 }
 var file_codeq_v1_worker_service_proto_depIdxs = []int32{
 	2,  // 0: codeq.v1.WorkRequest.hello:type_name -> codeq.v1.WorkerHello
@@ -907,17 +938,18 @@ var file_codeq_v1_worker_service_proto_depIdxs = []int32{
 	8,  // 9: codeq.v1.WorkResponse.lost:type_name -> codeq.v1.LostLease
 	8,  // 10: codeq.v1.WorkResponse.cancelled:type_name -> codeq.v1.LostLease
 	12, // 11: codeq.v1.WorkResponse.notice:type_name -> codeq.v1.StreamNotice
-	13, // 12: codeq.v1.OutcomeArtifacts.artifacts:type_name -> codeq.v1.NewArtifact
-	14, // 13: codeq.v1.LeaseGrant.lease_until:type_name -> google.protobuf.Timestamp
-	15, // 14: codeq.v1.LostLease.reason:type_name -> codeq.v1.ErrorReason
-	15, // 15: codeq.v1.OutcomeError.reason:type_name -> codeq.v1.ErrorReason
-	0,  // 16: codeq.v1.WorkerService.Work:input_type -> codeq.v1.WorkRequest
-	1,  // 17: codeq.v1.WorkerService.Work:output_type -> codeq.v1.WorkResponse
-	17, // [17:18] is the sub-list for method output_type
-	16, // [16:17] is the sub-list for method input_type
-	16, // [16:16] is the sub-list for extension type_name
-	16, // [16:16] is the sub-list for extension extendee
-	0,  // [0:16] is the sub-list for field type_name
+	13, // 12: codeq.v1.WorkerHello.client:type_name -> codeq.v1.ClientInfo
+	14, // 13: codeq.v1.OutcomeArtifacts.artifacts:type_name -> codeq.v1.NewArtifact
+	15, // 14: codeq.v1.LeaseGrant.lease_until:type_name -> google.protobuf.Timestamp
+	16, // 15: codeq.v1.LostLease.reason:type_name -> codeq.v1.ErrorReason
+	16, // 16: codeq.v1.OutcomeError.reason:type_name -> codeq.v1.ErrorReason
+	0,  // 17: codeq.v1.WorkerService.Work:input_type -> codeq.v1.WorkRequest
+	1,  // 18: codeq.v1.WorkerService.Work:output_type -> codeq.v1.WorkResponse
+	18, // [18:19] is the sub-list for method output_type
+	17, // [17:18] is the sub-list for method input_type
+	17, // [17:17] is the sub-list for extension type_name
+	17, // [17:17] is the sub-list for extension extendee
+	0,  // [0:17] is the sub-list for field type_name
 }
 
 func init() { file_codeq_v1_worker_service_proto_init() }

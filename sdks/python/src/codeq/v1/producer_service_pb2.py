@@ -28,7 +28,7 @@ from codeq.v1 import error_pb2 as codeq_dot_v1_dot_error__pb2
 from codeq.v1 import task_pb2 as codeq_dot_v1_dot_task__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x63odeq/v1/producer_service.proto\x12\x08\x63odeq.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1e\x63odeq/options/v1/options.proto\x1a\x14\x63odeq/v1/error.proto\x1a\x13\x63odeq/v1/task.proto\"\x94\x01\n\x0eProduceRequest\x12-\n\x05hello\x18\x01 \x01(\x0b\x32\x17.codeq.v1.ProducerHelloR\x05hello\x12\x33\n\x05tasks\x18\x02 \x03(\x0b\x32\x12.codeq.v1.TaskSpecB\t\xbaH\x06\x92\x01\x03\x10\x80 R\x05tasks\x12\x1e\n\x05token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\xf8\x7fR\x05token\"\x9e\x01\n\x0fProduceResponse\x12\x33\n\x07welcome\x18\x01 \x01(\x0b\x32\x19.codeq.v1.ProducerWelcomeR\x07welcome\x12&\n\x04\x61\x63ks\x18\x02 \x03(\x0b\x32\x12.codeq.v1.FrameAckR\x04\x61\x63ks\x12.\n\x06notice\x18\x03 \x01(\x0b\x32\x16.codeq.v1.StreamNoticeR\x06notice\":\n\rProducerHello\x12)\n\x0b\x63lient_name\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01R\nclientName\"\xf2\x01\n\x0fProducerWelcome\x12\x1b\n\ttenant_id\x18\x01 \x01(\tR\x08tenantId\x12\x18\n\x07subject\x18\x02 \x01(\tR\x07subject\x12,\n\x12unacked_frames_max\x18\x03 \x01(\x05R\x10unackedFramesMax\x12*\n\x11unacked_bytes_max\x18\x04 \x01(\x03R\x0funackedBytesMax\x12&\n\x0f\x66rame_tasks_max\x18\x05 \x01(\x05R\rframeTasksMax\x12&\n\x0f\x66rame_bytes_max\x18\x06 \x01(\x03R\rframeBytesMax\"r\n\x08\x46rameAck\x12\x19\n\x08task_ids\x18\x01 \x03(\tR\x07taskIds\x12+\n\x06\x65rrors\x18\x02 \x03(\x0b\x32\x13.codeq.v1.ItemErrorR\x06\x65rrors\x12\x1e\n\nduplicates\x18\x03 \x03(\rR\nduplicates\"p\n\x0cStreamNotice\x12-\n\x06reason\x18\x01 \x01(\x0e\x32\x15.codeq.v1.ErrorReasonR\x06reason\x12\x19\n\x08grace_ms\x18\x02 \x01(\x05R\x07graceMs\x12\x16\n\x06leader\x18\x03 \x01(\tR\x06leader2]\n\x0fProducerService\x12J\n\x07Produce\x12\x18.codeq.v1.ProduceRequest\x1a\x19.codeq.v1.ProduceResponse\"\x06\x8a\xb5\x18\x02\x08\x01(\x01\x30\x01\x42>Z<github.com/osvaldoandrade/codeq/sdks/go/gen/codeq/v1;codeqv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x63odeq/v1/producer_service.proto\x12\x08\x63odeq.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1e\x63odeq/options/v1/options.proto\x1a\x14\x63odeq/v1/error.proto\x1a\x13\x63odeq/v1/task.proto\"\x94\x01\n\x0eProduceRequest\x12-\n\x05hello\x18\x01 \x01(\x0b\x32\x17.codeq.v1.ProducerHelloR\x05hello\x12\x33\n\x05tasks\x18\x02 \x03(\x0b\x32\x12.codeq.v1.TaskSpecB\t\xbaH\x06\x92\x01\x03\x10\x80 R\x05tasks\x12\x1e\n\x05token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\xf8\x7fR\x05token\"\x9e\x01\n\x0fProduceResponse\x12\x33\n\x07welcome\x18\x01 \x01(\x0b\x32\x19.codeq.v1.ProducerWelcomeR\x07welcome\x12&\n\x04\x61\x63ks\x18\x02 \x03(\x0b\x32\x12.codeq.v1.FrameAckR\x04\x61\x63ks\x12.\n\x06notice\x18\x03 \x01(\x0b\x32\x16.codeq.v1.StreamNoticeR\x06notice\"h\n\rProducerHello\x12)\n\x0b\x63lient_name\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01R\nclientName\x12,\n\x06\x63lient\x18\x02 \x01(\x0b\x32\x14.codeq.v1.ClientInfoR\x06\x63lient\"\x8d\x01\n\nClientInfo\x12,\n\x03sdk\x18\x01 \x01(\tB\x1a\xbaH\x17r\x15\x18@2\x11^[A-Za-z0-9._-]*$R\x03sdk\x12\x35\n\x07version\x18\x02 \x01(\tB\x1b\xbaH\x18r\x16\x18@2\x12^[A-Za-z0-9.+_-]*$R\x07version\x12\x1a\n\x08protocol\x18\x03 \x01(\rR\x08protocol\"\xb5\x02\n\x0fProducerWelcome\x12\x1b\n\ttenant_id\x18\x01 \x01(\tR\x08tenantId\x12\x18\n\x07subject\x18\x02 \x01(\tR\x07subject\x12,\n\x12unacked_frames_max\x18\x03 \x01(\x05R\x10unackedFramesMax\x12*\n\x11unacked_bytes_max\x18\x04 \x01(\x03R\x0funackedBytesMax\x12&\n\x0f\x66rame_tasks_max\x18\x05 \x01(\x05R\rframeTasksMax\x12&\n\x0f\x66rame_bytes_max\x18\x06 \x01(\x03R\rframeBytesMax\x12%\n\x0eserver_version\x18\x07 \x01(\tR\rserverVersion\x12\x1a\n\x08protocol\x18\x08 \x01(\rR\x08protocol\"r\n\x08\x46rameAck\x12\x19\n\x08task_ids\x18\x01 \x03(\tR\x07taskIds\x12+\n\x06\x65rrors\x18\x02 \x03(\x0b\x32\x13.codeq.v1.ItemErrorR\x06\x65rrors\x12\x1e\n\nduplicates\x18\x03 \x03(\rR\nduplicates\"p\n\x0cStreamNotice\x12-\n\x06reason\x18\x01 \x01(\x0e\x32\x15.codeq.v1.ErrorReasonR\x06reason\x12\x19\n\x08grace_ms\x18\x02 \x01(\x05R\x07graceMs\x12\x16\n\x06leader\x18\x03 \x01(\tR\x06leader2]\n\x0fProducerService\x12J\n\x07Produce\x12\x18.codeq.v1.ProduceRequest\x1a\x19.codeq.v1.ProduceResponse\"\x06\x8a\xb5\x18\x02\x08\x01(\x01\x30\x01\x42>Z<github.com/osvaldoandrade/codeq/sdks/go/gen/codeq/v1;codeqv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,6 +42,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PRODUCEREQUEST'].fields_by_name['token']._serialized_options = b'\272H\005r\003\030\370\177'
   _globals['_PRODUCERHELLO'].fields_by_name['client_name']._loaded_options = None
   _globals['_PRODUCERHELLO'].fields_by_name['client_name']._serialized_options = b'\272H\005r\003\030\200\001'
+  _globals['_CLIENTINFO'].fields_by_name['sdk']._loaded_options = None
+  _globals['_CLIENTINFO'].fields_by_name['sdk']._serialized_options = b'\272H\027r\025\030@2\021^[A-Za-z0-9._-]*$'
+  _globals['_CLIENTINFO'].fields_by_name['version']._loaded_options = None
+  _globals['_CLIENTINFO'].fields_by_name['version']._serialized_options = b'\272H\030r\026\030@2\022^[A-Za-z0-9.+_-]*$'
   _globals['_PRODUCERSERVICE'].methods_by_name['Produce']._loaded_options = None
   _globals['_PRODUCERSERVICE'].methods_by_name['Produce']._serialized_options = b'\212\265\030\002\010\001'
   _globals['_PRODUCEREQUEST']._serialized_start=150
@@ -49,13 +53,15 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PRODUCERESPONSE']._serialized_start=301
   _globals['_PRODUCERESPONSE']._serialized_end=459
   _globals['_PRODUCERHELLO']._serialized_start=461
-  _globals['_PRODUCERHELLO']._serialized_end=519
-  _globals['_PRODUCERWELCOME']._serialized_start=522
-  _globals['_PRODUCERWELCOME']._serialized_end=764
-  _globals['_FRAMEACK']._serialized_start=766
-  _globals['_FRAMEACK']._serialized_end=880
-  _globals['_STREAMNOTICE']._serialized_start=882
-  _globals['_STREAMNOTICE']._serialized_end=994
-  _globals['_PRODUCERSERVICE']._serialized_start=996
-  _globals['_PRODUCERSERVICE']._serialized_end=1089
+  _globals['_PRODUCERHELLO']._serialized_end=565
+  _globals['_CLIENTINFO']._serialized_start=568
+  _globals['_CLIENTINFO']._serialized_end=709
+  _globals['_PRODUCERWELCOME']._serialized_start=712
+  _globals['_PRODUCERWELCOME']._serialized_end=1021
+  _globals['_FRAMEACK']._serialized_start=1023
+  _globals['_FRAMEACK']._serialized_end=1137
+  _globals['_STREAMNOTICE']._serialized_start=1139
+  _globals['_STREAMNOTICE']._serialized_end=1251
+  _globals['_PRODUCERSERVICE']._serialized_start=1253
+  _globals['_PRODUCERSERVICE']._serialized_end=1346
 # @@protoc_insertion_point(module_scope)

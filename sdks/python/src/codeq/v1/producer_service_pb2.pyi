@@ -31,26 +31,42 @@ class ProduceResponse(_message.Message):
     def __init__(self, welcome: _Optional[_Union[ProducerWelcome, _Mapping]] = ..., acks: _Optional[_Iterable[_Union[FrameAck, _Mapping]]] = ..., notice: _Optional[_Union[StreamNotice, _Mapping]] = ...) -> None: ...
 
 class ProducerHello(_message.Message):
-    __slots__ = ("client_name",)
+    __slots__ = ("client_name", "client")
     CLIENT_NAME_FIELD_NUMBER: _ClassVar[int]
+    CLIENT_FIELD_NUMBER: _ClassVar[int]
     client_name: str
-    def __init__(self, client_name: _Optional[str] = ...) -> None: ...
+    client: ClientInfo
+    def __init__(self, client_name: _Optional[str] = ..., client: _Optional[_Union[ClientInfo, _Mapping]] = ...) -> None: ...
+
+class ClientInfo(_message.Message):
+    __slots__ = ("sdk", "version", "protocol")
+    SDK_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    PROTOCOL_FIELD_NUMBER: _ClassVar[int]
+    sdk: str
+    version: str
+    protocol: int
+    def __init__(self, sdk: _Optional[str] = ..., version: _Optional[str] = ..., protocol: _Optional[int] = ...) -> None: ...
 
 class ProducerWelcome(_message.Message):
-    __slots__ = ("tenant_id", "subject", "unacked_frames_max", "unacked_bytes_max", "frame_tasks_max", "frame_bytes_max")
+    __slots__ = ("tenant_id", "subject", "unacked_frames_max", "unacked_bytes_max", "frame_tasks_max", "frame_bytes_max", "server_version", "protocol")
     TENANT_ID_FIELD_NUMBER: _ClassVar[int]
     SUBJECT_FIELD_NUMBER: _ClassVar[int]
     UNACKED_FRAMES_MAX_FIELD_NUMBER: _ClassVar[int]
     UNACKED_BYTES_MAX_FIELD_NUMBER: _ClassVar[int]
     FRAME_TASKS_MAX_FIELD_NUMBER: _ClassVar[int]
     FRAME_BYTES_MAX_FIELD_NUMBER: _ClassVar[int]
+    SERVER_VERSION_FIELD_NUMBER: _ClassVar[int]
+    PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     tenant_id: str
     subject: str
     unacked_frames_max: int
     unacked_bytes_max: int
     frame_tasks_max: int
     frame_bytes_max: int
-    def __init__(self, tenant_id: _Optional[str] = ..., subject: _Optional[str] = ..., unacked_frames_max: _Optional[int] = ..., unacked_bytes_max: _Optional[int] = ..., frame_tasks_max: _Optional[int] = ..., frame_bytes_max: _Optional[int] = ...) -> None: ...
+    server_version: str
+    protocol: int
+    def __init__(self, tenant_id: _Optional[str] = ..., subject: _Optional[str] = ..., unacked_frames_max: _Optional[int] = ..., unacked_bytes_max: _Optional[int] = ..., frame_tasks_max: _Optional[int] = ..., frame_bytes_max: _Optional[int] = ..., server_version: _Optional[str] = ..., protocol: _Optional[int] = ...) -> None: ...
 
 class FrameAck(_message.Message):
     __slots__ = ("task_ids", "errors", "duplicates")

@@ -189,12 +189,14 @@ class NackTaskResponse(_message.Message):
     def __init__(self, status: _Optional[_Union[_task_pb2.TaskStatus, str]] = ..., delay_seconds: _Optional[int] = ...) -> None: ...
 
 class AbandonTaskRequest(_message.Message):
-    __slots__ = ("task_id", "lease_token")
+    __slots__ = ("task_id", "lease_token", "delay_seconds")
     TASK_ID_FIELD_NUMBER: _ClassVar[int]
     LEASE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    DELAY_SECONDS_FIELD_NUMBER: _ClassVar[int]
     task_id: str
     lease_token: int
-    def __init__(self, task_id: _Optional[str] = ..., lease_token: _Optional[int] = ...) -> None: ...
+    delay_seconds: int
+    def __init__(self, task_id: _Optional[str] = ..., lease_token: _Optional[int] = ..., delay_seconds: _Optional[int] = ...) -> None: ...
 
 class AbandonTaskResponse(_message.Message):
     __slots__ = ("status", "delay_seconds")

@@ -212,8 +212,8 @@ class TaskServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def AbandonTask(self, request, context):
-        """AbandonTask returns a task unused. The task keeps its place; for the first 100 abandons, it also keeps its
-        attempts.
+        """AbandonTask returns a task unused. The task keeps its place or, with delay_seconds, waits for that time first; for
+        the first 100 abandons, it also keeps its attempts.
         Errors: TASK_NOT_FOUND, TASK_NOT_CLAIMED, STALE_LEASE_TOKEN, NOT_LEASE_OWNER.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

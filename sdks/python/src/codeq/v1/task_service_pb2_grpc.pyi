@@ -78,8 +78,8 @@ class TaskServiceStub:
     Errors: TASK_NOT_FOUND, TASK_NOT_CLAIMED, STALE_LEASE_TOKEN, NOT_LEASE_OWNER.
     """
     AbandonTask: _grpc.UnaryUnaryMultiCallable[_task_service_pb2.AbandonTaskRequest, _task_service_pb2.AbandonTaskResponse]
-    """AbandonTask returns a task unused. The task keeps its place; for the first 100 abandons, it also keeps its
-    attempts.
+    """AbandonTask returns a task unused. The task keeps its place or, with delay_seconds, waits for that time first; for
+    the first 100 abandons, it also keeps its attempts.
     Errors: TASK_NOT_FOUND, TASK_NOT_CLAIMED, STALE_LEASE_TOKEN, NOT_LEASE_OWNER.
     """
     ReportProgress: _grpc.UnaryUnaryMultiCallable[_task_service_pb2.ReportProgressRequest, _task_service_pb2.ReportProgressResponse]
@@ -177,8 +177,8 @@ class TaskServiceAsyncStub(TaskServiceStub):
     Errors: TASK_NOT_FOUND, TASK_NOT_CLAIMED, STALE_LEASE_TOKEN, NOT_LEASE_OWNER.
     """
     AbandonTask: _aio.UnaryUnaryMultiCallable[_task_service_pb2.AbandonTaskRequest, _task_service_pb2.AbandonTaskResponse]  # type: ignore[assignment]
-    """AbandonTask returns a task unused. The task keeps its place; for the first 100 abandons, it also keeps its
-    attempts.
+    """AbandonTask returns a task unused. The task keeps its place or, with delay_seconds, waits for that time first; for
+    the first 100 abandons, it also keeps its attempts.
     Errors: TASK_NOT_FOUND, TASK_NOT_CLAIMED, STALE_LEASE_TOKEN, NOT_LEASE_OWNER.
     """
     ReportProgress: _aio.UnaryUnaryMultiCallable[_task_service_pb2.ReportProgressRequest, _task_service_pb2.ReportProgressResponse]  # type: ignore[assignment]
@@ -327,8 +327,8 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _task_service_pb2.AbandonTaskRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_task_service_pb2.AbandonTaskResponse, _abc.Awaitable[_task_service_pb2.AbandonTaskResponse]]:
-        """AbandonTask returns a task unused. The task keeps its place; for the first 100 abandons, it also keeps its
-        attempts.
+        """AbandonTask returns a task unused. The task keeps its place or, with delay_seconds, waits for that time first; for
+        the first 100 abandons, it also keeps its attempts.
         Errors: TASK_NOT_FOUND, TASK_NOT_CLAIMED, STALE_LEASE_TOKEN, NOT_LEASE_OWNER.
         """
 

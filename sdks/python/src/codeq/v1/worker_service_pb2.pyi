@@ -57,26 +57,32 @@ class WorkResponse(_message.Message):
     def __init__(self, welcome: _Optional[_Union[WorkerWelcome, _Mapping]] = ..., tasks: _Optional[_Iterable[_Union[_task_pb2.Task, _Mapping]]] = ..., settled: _Optional[int] = ..., outcome_errors: _Optional[_Iterable[_Union[OutcomeError, _Mapping]]] = ..., extended: _Optional[_Iterable[_Union[LeaseGrant, _Mapping]]] = ..., lost: _Optional[_Iterable[_Union[LostLease, _Mapping]]] = ..., cancelled: _Optional[_Iterable[_Union[LostLease, _Mapping]]] = ..., notice: _Optional[_Union[_producer_service_pb2.StreamNotice, _Mapping]] = ...) -> None: ...
 
 class WorkerHello(_message.Message):
-    __slots__ = ("name", "commands", "lease_seconds")
+    __slots__ = ("name", "commands", "lease_seconds", "client")
     NAME_FIELD_NUMBER: _ClassVar[int]
     COMMANDS_FIELD_NUMBER: _ClassVar[int]
     LEASE_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    CLIENT_FIELD_NUMBER: _ClassVar[int]
     name: str
     commands: _containers.RepeatedScalarFieldContainer[str]
     lease_seconds: int
-    def __init__(self, name: _Optional[str] = ..., commands: _Optional[_Iterable[str]] = ..., lease_seconds: _Optional[int] = ...) -> None: ...
+    client: _producer_service_pb2.ClientInfo
+    def __init__(self, name: _Optional[str] = ..., commands: _Optional[_Iterable[str]] = ..., lease_seconds: _Optional[int] = ..., client: _Optional[_Union[_producer_service_pb2.ClientInfo, _Mapping]] = ...) -> None: ...
 
 class WorkerWelcome(_message.Message):
-    __slots__ = ("tenant_id", "worker_id", "lease_seconds", "credits_max")
+    __slots__ = ("tenant_id", "worker_id", "lease_seconds", "credits_max", "server_version", "protocol")
     TENANT_ID_FIELD_NUMBER: _ClassVar[int]
     WORKER_ID_FIELD_NUMBER: _ClassVar[int]
     LEASE_SECONDS_FIELD_NUMBER: _ClassVar[int]
     CREDITS_MAX_FIELD_NUMBER: _ClassVar[int]
+    SERVER_VERSION_FIELD_NUMBER: _ClassVar[int]
+    PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     tenant_id: str
     worker_id: str
     lease_seconds: int
     credits_max: int
-    def __init__(self, tenant_id: _Optional[str] = ..., worker_id: _Optional[str] = ..., lease_seconds: _Optional[int] = ..., credits_max: _Optional[int] = ...) -> None: ...
+    server_version: str
+    protocol: int
+    def __init__(self, tenant_id: _Optional[str] = ..., worker_id: _Optional[str] = ..., lease_seconds: _Optional[int] = ..., credits_max: _Optional[int] = ..., server_version: _Optional[str] = ..., protocol: _Optional[int] = ...) -> None: ...
 
 class Heartbeat(_message.Message):
     __slots__ = ("task_id", "lease_token", "extend_seconds")

@@ -16,7 +16,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file codeq/v1/producer_service.proto.
  */
 export const file_codeq_v1_producer_service: GenFile = /*@__PURE__*/
-  fileDesc("Ch9jb2RlcS92MS9wcm9kdWNlcl9zZXJ2aWNlLnByb3RvEghjb2RlcS52MSJ/Cg5Qcm9kdWNlUmVxdWVzdBImCgVoZWxsbxgBIAEoCzIXLmNvZGVxLnYxLlByb2R1Y2VySGVsbG8SLAoFdGFza3MYAiADKAsyEi5jb2RlcS52MS5UYXNrU3BlY0IJukgGkgEDEIAgEhcKBXRva2VuGAMgASgJQgi6SAVyAxj4fyKHAQoPUHJvZHVjZVJlc3BvbnNlEioKB3dlbGNvbWUYASABKAsyGS5jb2RlcS52MS5Qcm9kdWNlcldlbGNvbWUSIAoEYWNrcxgCIAMoCzISLmNvZGVxLnYxLkZyYW1lQWNrEiYKBm5vdGljZRgDIAEoCzIWLmNvZGVxLnYxLlN0cmVhbU5vdGljZSIuCg1Qcm9kdWNlckhlbGxvEh0KC2NsaWVudF9uYW1lGAEgASgJQgi6SAVyAxiAASKeAQoPUHJvZHVjZXJXZWxjb21lEhEKCXRlbmFudF9pZBgBIAEoCRIPCgdzdWJqZWN0GAIgASgJEhoKEnVuYWNrZWRfZnJhbWVzX21heBgDIAEoBRIZChF1bmFja2VkX2J5dGVzX21heBgEIAEoAxIXCg9mcmFtZV90YXNrc19tYXgYBSABKAUSFwoPZnJhbWVfYnl0ZXNfbWF4GAYgASgDIlUKCEZyYW1lQWNrEhAKCHRhc2tfaWRzGAEgAygJEiMKBmVycm9ycxgCIAMoCzITLmNvZGVxLnYxLkl0ZW1FcnJvchISCgpkdXBsaWNhdGVzGAMgAygNIlcKDFN0cmVhbU5vdGljZRIlCgZyZWFzb24YASABKA4yFS5jb2RlcS52MS5FcnJvclJlYXNvbhIQCghncmFjZV9tcxgCIAEoBRIOCgZsZWFkZXIYAyABKAkyXQoPUHJvZHVjZXJTZXJ2aWNlEkoKB1Byb2R1Y2USGC5jb2RlcS52MS5Qcm9kdWNlUmVxdWVzdBoZLmNvZGVxLnYxLlByb2R1Y2VSZXNwb25zZSIGirUYAggBKAEwAUI+WjxnaXRodWIuY29tL29zdmFsZG9hbmRyYWRlL2NvZGVxL3Nka3MvZ28vZ2VuL2NvZGVxL3YxO2NvZGVxdjFiBnByb3RvMw", [file_buf_validate_validate, file_codeq_options_v1_options, file_codeq_v1_error, file_codeq_v1_task]);
+  fileDesc("Ch9jb2RlcS92MS9wcm9kdWNlcl9zZXJ2aWNlLnByb3RvEghjb2RlcS52MSJ/Cg5Qcm9kdWNlUmVxdWVzdBImCgVoZWxsbxgBIAEoCzIXLmNvZGVxLnYxLlByb2R1Y2VySGVsbG8SLAoFdGFza3MYAiADKAsyEi5jb2RlcS52MS5UYXNrU3BlY0IJukgGkgEDEIAgEhcKBXRva2VuGAMgASgJQgi6SAVyAxj4fyKHAQoPUHJvZHVjZVJlc3BvbnNlEioKB3dlbGNvbWUYASABKAsyGS5jb2RlcS52MS5Qcm9kdWNlcldlbGNvbWUSIAoEYWNrcxgCIAMoCzISLmNvZGVxLnYxLkZyYW1lQWNrEiYKBm5vdGljZRgDIAEoCzIWLmNvZGVxLnYxLlN0cmVhbU5vdGljZSJUCg1Qcm9kdWNlckhlbGxvEh0KC2NsaWVudF9uYW1lGAEgASgJQgi6SAVyAxiAARIkCgZjbGllbnQYAiABKAsyFC5jb2RlcS52MS5DbGllbnRJbmZvInUKCkNsaWVudEluZm8SJwoDc2RrGAEgASgJQhq6SBdyFRhAMhFeW0EtWmEtejAtOS5fLV0qJBIsCgd2ZXJzaW9uGAIgASgJQhu6SBhyFhhAMhJeW0EtWmEtejAtOS4rXy1dKiQSEAoIcHJvdG9jb2wYAyABKA0iyAEKD1Byb2R1Y2VyV2VsY29tZRIRCgl0ZW5hbnRfaWQYASABKAkSDwoHc3ViamVjdBgCIAEoCRIaChJ1bmFja2VkX2ZyYW1lc19tYXgYAyABKAUSGQoRdW5hY2tlZF9ieXRlc19tYXgYBCABKAMSFwoPZnJhbWVfdGFza3NfbWF4GAUgASgFEhcKD2ZyYW1lX2J5dGVzX21heBgGIAEoAxIWCg5zZXJ2ZXJfdmVyc2lvbhgHIAEoCRIQCghwcm90b2NvbBgIIAEoDSJVCghGcmFtZUFjaxIQCgh0YXNrX2lkcxgBIAMoCRIjCgZlcnJvcnMYAiADKAsyEy5jb2RlcS52MS5JdGVtRXJyb3ISEgoKZHVwbGljYXRlcxgDIAMoDSJXCgxTdHJlYW1Ob3RpY2USJQoGcmVhc29uGAEgASgOMhUuY29kZXEudjEuRXJyb3JSZWFzb24SEAoIZ3JhY2VfbXMYAiABKAUSDgoGbGVhZGVyGAMgASgJMl0KD1Byb2R1Y2VyU2VydmljZRJKCgdQcm9kdWNlEhguY29kZXEudjEuUHJvZHVjZVJlcXVlc3QaGS5jb2RlcS52MS5Qcm9kdWNlUmVzcG9uc2UiBoq1GAIIASgBMAFCPlo8Z2l0aHViLmNvbS9vc3ZhbGRvYW5kcmFkZS9jb2RlcS9zZGtzL2dvL2dlbi9jb2RlcS92MTtjb2RlcXYxYgZwcm90bzM", [file_buf_validate_validate, file_codeq_options_v1_options, file_codeq_v1_error, file_codeq_v1_task]);
 
 /**
  * ProduceRequest carries one frame, if it has tasks.
@@ -102,6 +102,13 @@ export type ProducerHello = Message<"codeq.v1.ProducerHello"> & {
    * @generated from field: string client_name = 1;
    */
   clientName: string;
+
+  /**
+   * The SDK of the client, if it uses one.
+   *
+   * @generated from field: codeq.v1.ClientInfo client = 2;
+   */
+  client?: ClientInfo | undefined;
 };
 
 /**
@@ -110,6 +117,41 @@ export type ProducerHello = Message<"codeq.v1.ProducerHello"> & {
  */
 export const ProducerHelloSchema: GenMessage<ProducerHello> = /*@__PURE__*/
   messageDesc(file_codeq_v1_producer_service, 2);
+
+/**
+ * ClientInfo names the SDK that opened a stream.
+ *
+ * @generated from message codeq.v1.ClientInfo
+ */
+export type ClientInfo = Message<"codeq.v1.ClientInfo"> & {
+  /**
+   * Name of the SDK, such as codeq-go, at most 64 characters.
+   *
+   * @generated from field: string sdk = 1;
+   */
+  sdk: string;
+
+  /**
+   * Version of the SDK, at most 64 characters.
+   *
+   * @generated from field: string version = 2;
+   */
+  version: string;
+
+  /**
+   * Version of the stream protocol that the SDK was written for; 0 if it does not say.
+   *
+   * @generated from field: uint32 protocol = 3;
+   */
+  protocol: number;
+};
+
+/**
+ * Describes the message codeq.v1.ClientInfo.
+ * Use `create(ClientInfoSchema)` to create a new message.
+ */
+export const ClientInfoSchema: GenMessage<ClientInfo> = /*@__PURE__*/
+  messageDesc(file_codeq_v1_producer_service, 3);
 
 /**
  * ProducerWelcome answers the hello.
@@ -158,6 +200,20 @@ export type ProducerWelcome = Message<"codeq.v1.ProducerWelcome"> & {
    * @generated from field: int64 frame_bytes_max = 6;
    */
   frameBytesMax: bigint;
+
+  /**
+   * Version of the server.
+   *
+   * @generated from field: string server_version = 7;
+   */
+  serverVersion: string;
+
+  /**
+   * Version of the stream protocol that the server speaks. 0: the server is older than this field.
+   *
+   * @generated from field: uint32 protocol = 8;
+   */
+  protocol: number;
 };
 
 /**
@@ -165,7 +221,7 @@ export type ProducerWelcome = Message<"codeq.v1.ProducerWelcome"> & {
  * Use `create(ProducerWelcomeSchema)` to create a new message.
  */
 export const ProducerWelcomeSchema: GenMessage<ProducerWelcome> = /*@__PURE__*/
-  messageDesc(file_codeq_v1_producer_service, 3);
+  messageDesc(file_codeq_v1_producer_service, 4);
 
 /**
  * FrameAck answers a frame once its accepted tasks are durable.
@@ -201,7 +257,7 @@ export type FrameAck = Message<"codeq.v1.FrameAck"> & {
  * Use `create(FrameAckSchema)` to create a new message.
  */
 export const FrameAckSchema: GenMessage<FrameAck> = /*@__PURE__*/
-  messageDesc(file_codeq_v1_producer_service, 4);
+  messageDesc(file_codeq_v1_producer_service, 5);
 
 /**
  * StreamNotice announces that the server will end the stream.
@@ -237,7 +293,7 @@ export type StreamNotice = Message<"codeq.v1.StreamNotice"> & {
  * Use `create(StreamNoticeSchema)` to create a new message.
  */
 export const StreamNoticeSchema: GenMessage<StreamNotice> = /*@__PURE__*/
-  messageDesc(file_codeq_v1_producer_service, 5);
+  messageDesc(file_codeq_v1_producer_service, 6);
 
 /**
  * ProducerService creates tasks over a stream, at tens of thousands of tasks per second.

@@ -22,8 +22,9 @@ from codeq.outcomes import Completed, Failed, Nack
 from codeq.ownership import Owner
 from codeq.pages import AsyncPages, Pages
 from codeq.queue_client import AsyncQueueClient, QueueClient
-from codeq.records import Explanation, NewTask, OrderBy, Returned, Task, TaskResult
+from codeq.records import NewTask, OrderBy, Task
 from codeq.server_records import Backup, ServerInfo
+from codeq.task_results import Explanation, Returned, TaskResult
 from codeq.tenant_calls import AsyncTenantClient, TenantClient
 from codeq.tls import Tls
 from codeq.unary import AsyncCaller, Caller

@@ -91,7 +91,8 @@ def _scalar(field: FieldDescriptor, value: Any) -> Any:
         return numbers[value]
     if field.type == FieldDescriptor.TYPE_BYTES:
         return embedded(value) if field.name in _EMBEDDED else base64.b64decode(value)
-    return int(value) if field.type in _UNSIGNED_64 else value
+    is_number = isinstance(value, str) and field.type not in (FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_BYTES)
+    return int(value) if is_number else value
 
 
 def _short_names(enum: EnumDescriptor) -> dict[int, str]:

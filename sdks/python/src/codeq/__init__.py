@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 def __getattr__(name: str) -> object:
     if name == "__all__":
         return importlib.import_module("codeq.public").__all__
-    if name[:1].isupper():  # public names are capitalised; Python also asks here for submodules, which are not
+    # Public names are capitalised, but one; Python also asks here for submodules, which are not.
+    if name[:1].isupper() or name == "defaults":
         public = importlib.import_module("codeq.public")
         if name in public.__all__:
             # All at once: __del__ may need another name at interpreter shutdown, when imports no longer work.

@@ -5,6 +5,10 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
+
+FACTOR: Final = 2.0
+"""Growth of the upper bound with each failed attempt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,4 +28,4 @@ class Backoff:
     def delay(self, attempt: int) -> float:
         """Returns the seconds to wait after a number of failed attempts in a row, 1 or more."""
         exponent = min(attempt - 1, 30)  # 2**30 is beyond any bound and keeps the float finite
-        return self.random() * min(self.max_seconds, self.base_seconds * 2.0**exponent)
+        return self.random() * min(self.max_seconds, self.base_seconds * FACTOR**exponent)

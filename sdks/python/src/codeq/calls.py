@@ -19,17 +19,15 @@ from codeq.errors import CodeqError, FieldViolation, InvalidField, from_item
 from codeq.outcomes import Completed, Failed, Nack
 from codeq.records import (
     NEEDS_ZONE,
-    Explanation,
     NewTask,
     OrderBy,
-    Returned,
     Task,
-    TaskResult,
     TaskStatus,
     new_tasks,
     to_datetime,
 )
 from codeq.server_records import Backup, Queue, ServerInfo
+from codeq.task_results import Explanation, Returned, TaskResult
 from codeq.v1 import audit_service_pb2 as audit_pb
 from codeq.v1 import cluster_service_pb2 as cluster_pb
 from codeq.v1 import queue_service_pb2 as queues_pb

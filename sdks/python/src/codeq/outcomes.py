@@ -1,8 +1,8 @@
 """The outcome of a delivery: Completed, Failed, Nack or Abandon, and its encoding.
 
 Verdict (an exception, so that a handler may raise it or return it)
-├── Failed      the task becomes FAILED and is not retried
-├── Nack        the task is retried later, or goes to the dead-letter queue after its last delivery
+├── Failed      the task becomes FAILED and is not retried; NonRetryable is one
+├── Nack        the task is retried later, or goes to the dead-letter queue after its last delivery; RetryAfter is one
 └── Abandon     the delivery is given back unused
 Completed       the task becomes COMPLETED (a plain value: success is returned, never raised)
 """
@@ -13,7 +13,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Final
+from typing import Any, Final
 
 from codeq import payloads
 from codeq.artifacts import NewArtifact
@@ -58,6 +58,10 @@ class Failed(Verdict):
         self.artifacts = artifacts
 
 
+class NonRetryable(Failed):
+    """A Failed by the name that says what raising it means: the task must not be retried."""
+
+
 class Nack(Verdict):
     """The delivery failed: the task is retried.
 
@@ -71,6 +75,16 @@ class Nack(Verdict):
         self.reason = text_of(reason)
         super().__init__(self.reason)
         self.delay = delay
+
+
+class RetryAfter(Nack):
+    """A Nack by the name that says what raising it means: the task is retried after a delay."""
+
+    def __init__(self, delay: float | timedelta, reason: object = "") -> None:
+        super().__init__(reason, delay)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.delay, self.reason)
 
 
 class Abandon(Verdict):
@@ -108,6 +122,19 @@ def of_exception(error: BaseException) -> Outcome:
     if isinstance(error, Failed | Nack | Abandon):
         return error
     return Nack(error)
+
+
+def name_of(outcome: Outcome) -> str:
+    """Returns the name of an outcome on the wire, such as COMPLETED."""
+    match outcome:
+        case Completed():
+            return "COMPLETED"
+        case Failed():
+            return "FAILED"
+        case Nack():
+            return "NACK"
+        case _:
+            return "ABANDON"
 
 
 def to_message(outcome: Outcome, task_id: str, lease_token: int) -> task_pb2.Outcome:

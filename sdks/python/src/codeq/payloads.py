@@ -7,6 +7,7 @@ from typing import Final, Self
 
 from codeq.errors import FieldViolation, InvalidField, TooLarge
 from codeq.texts import text_of
+from codeq.typed_values import plain
 
 VALUE_BYTES_MAX: Final = 1024 * 1024
 """Maximum bytes of a payload or a result (codeq.v1.TaskSpec.payload, Outcome.result)."""
@@ -26,8 +27,8 @@ class RawJson(bytes):
         return super().__new__(cls, text.encode() if isinstance(text, str) else text)
 
 
-_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
-_encode_escaped = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
+_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=plain).encode
+_encode_escaped = json.JSONEncoder(allow_nan=False, separators=(",", ":"), default=plain).encode
 
 
 def _refuse(constant: str) -> None:
@@ -41,7 +42,8 @@ def encode(value: object, field: str) -> bytes:
     """Returns the compact JSON of a value; bytes and RawJson as is.
 
     Args:
-        value: Anything that the standard json module can encode, or bytes.
+        value: Anything that the standard json module can encode, also with dataclasses, pydantic models and msgspec
+            structs in it; or bytes.
         field: Name of the field, for errors.
 
     Raises:

@@ -7,164 +7,40 @@ import concurrent.futures
 import contextlib
 import threading
 import time
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
 from types import TracebackType
-from typing import Final, Self
+from typing import Self, Unpack
 
-from codeq import arguments, calls, runtime
+from codeq import arguments, calls, runtime, settling
+from codeq.awaited_results import Polls
 from codeq.backoff import Backoff
-from codeq.calls import keyed
+from codeq.begun_creates import Begun, is_done, result_of
 from codeq.endpoint import Address, Endpoint, Token
-from codeq.errors import CodeqError, OutcomeUnknown
+from codeq.errors import CodeqError
+from codeq.in_flight import IN_FLIGHT_LIMIT, IN_FLIGHT_MAX, InFlight
+from codeq.metrics import Metrics, told_safely
 from codeq.ownership import Owner
-from codeq.producer_attempts import Attempts, Item
+from codeq.producer_attempts import Item
 from codeq.producer_frames import Job, Result
+from codeq.producer_items import (
+    CREATE_ALL_IN_FLIGHT,
+    TIMEOUT_SECONDS,
+    CreateOptions,
+    id_of,
+    merge,
+    timeout_of,
+    to_batch,
+    to_item,
+)
 from codeq.producer_stream import ProducerStream
 from codeq.records import NewTask, new_tasks
 from codeq.streams import Inbox
+from codeq.task_results import TaskResult
 from codeq.tls import Tls
-from codeq.unary import Caller, check_loop
+from codeq.unary import Caller
 from codeq.v1 import producer_service_pb2
-
-TIMEOUT_SECONDS: Final = 30.0
-"""Default timeout of a create."""
-
-
-GRACE_SECONDS: Final = 0.5
-"""Extra time to wait for the shared thread, which enforces a call's timeout itself."""
-
-
-class AsyncProducer:
-    """Creates tasks from one event loop.
-
-    Use it with `async with`, or call `close`. It connects on the first create and reconnects when the stream breaks.
-    """
-
-    def __init__(
-        self,
-        address: Address = None,
-        *,
-        token: Token = None,
-        tls: Tls = None,
-        client_name: str = "",
-        timeout_seconds: float = TIMEOUT_SECONDS,
-    ) -> None:
-        """Creates a producer.
-
-        Args:
-            address: Host and port of a server, or of several members of a cluster; None: CODEQ_PRODUCER_ADDR, else
-                localhost:9092.
-            token: Token, or a function that returns one; None: CODEQ_TOKEN, else no token.
-            tls: False: plaintext; True: TLS with the system's roots; TlsFiles; or an ssl.SSLContext. None: the files
-                that CODEQ_TLS_CA_FILE, CODEQ_TLS_CERT_FILE and CODEQ_TLS_KEY_FILE name, else plaintext.
-            client_name: Name for the server's logs, at most 128 characters.
-            timeout_seconds: Default timeout of a call in seconds, over 0 and at most a day.
-
-        Raises:
-            ValueError, TypeError: An argument is out of range or has the wrong type.
-        """
-        self._endpoint = Endpoint.for_producer(address, token, tls)
-        self._client_name = arguments.client_name(client_name)
-        self._timeout_seconds = arguments.seconds(timeout_seconds, "timeout_seconds")
-        self._owner = Owner(type(self).__name__)
-        self._stream: ProducerStream | None = None
-
-    async def create(
-        self,
-        command: str,
-        payload: object = None,
-        priority: int = 0,
-        *,
-        delay: float | timedelta | None = None,
-        run_at: datetime | None = None,
-        expire: float | timedelta | None = None,
-        max_attempts: int | None = None,
-        idempotency_key: str | None = None,
-        task_id: str | None = None,
-        timeout_seconds: float | None = None,
-    ) -> str:
-        """Creates a task; once this returns, the task is durable.
-
-        Args:
-            command: Name of the queue.
-            payload: Any JSON-serialisable object; bytes and RawJson are sent as is. At most 1 MiB.
-            priority: 0 to 9; the highest is delivered first.
-            delay: Time before the first delivery, rounded up to whole seconds.
-            run_at: Time of the earliest delivery, with a time zone. Cannot be combined with delay.
-            expire: Time after which the task, if still waiting, ends as FAILED with the error EXPIRED.
-            max_attempts: Deliveries after which the task goes to the dead-letter queue.
-            idempotency_key: Makes the create idempotent: if its answer is lost, it is retried until the timeout. 1 to
-                256 printable ASCII characters.
-            task_id: Id of the task, unique within the tenant; None: the server assigns one. Cannot be combined with a
-                key.
-            timeout_seconds: Seconds within which the call ends, including the wait for a connection: over 0 and at most
-                a day.
-
-        Returns:
-            Id of the task.
-
-        Raises:
-            Rejected: The server rejected the task (InvalidField, TooLarge, …) or the producer (Unauthenticated, …).
-            OutcomeUnknown: The task was sent but the answer did not arrive, so the task may exist. A create is retried
-                only with a key. A producer that knows several servers of a cluster adds a key, unless the task has an
-                id.
-            DeadlineExceeded: The task was not sent within the timeout.
-            Closed: The producer is closed.
-            ValueError, TypeError: timeout_seconds is out of range or not a number.
-        """
-        task = NewTask(command, payload, priority, delay, run_at, max_attempts, idempotency_key, task_id, expire)
-        [result] = await self._create([_to_item(task, self._endpoint)], timeout_seconds)
-        return _id_of(result)
-
-    async def create_batch(
-        self, tasks: Iterable[NewTask], *, timeout_seconds: float | None = None
-    ) -> list[str | CodeqError]:
-        """Creates tasks; each succeeds or fails independently.
-
-        Returns:
-            For each task in order, its id or the error that `create` would raise.
-
-        Raises:
-            TypeError: An item is not a NewTask.
-            ValueError: timeout_seconds is out of range.
-        """
-        results, items = _to_batch(tasks, self._endpoint)
-        return _merge(results, await self._create(items, timeout_seconds) if items else [])
-
-    async def close(self) -> None:
-        """Waits for the calls in flight, then disconnects. Later creates raise Closed.
-
-        Does nothing in a forked child: the connection is the parent's.
-        """
-        if self._owner.is_here:
-            await self._connected().close()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        await self.close()
-
-    def _connected(self) -> ProducerStream:
-        stream = self._stream
-        if stream is None or stream.loop is not asyncio.get_running_loop():
-            check_loop(None if stream is None else stream.loop)
-            stream = self._stream = ProducerStream(self._endpoint, self._client_name, Backoff())
-        return stream
-
-    async def _create(self, items: list[Item], timeout_seconds: float | None) -> list[Result]:
-        self._owner.check()
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + _timeout(timeout_seconds, self._timeout_seconds)
-        attempts = Attempts(items)
-        while attempts.waiting:
-            future: asyncio.Future[list[Result]] = loop.create_future()
-            self._connected().submit(Job(attempts.waiting, future, deadline))
-            attempts.note(await future, may_repeat=loop.time() < deadline)
-        return attempts.results
 
 
 class Producer:
@@ -183,6 +59,10 @@ class Producer:
         tls: Tls = None,
         client_name: str = "",
         timeout_seconds: float = TIMEOUT_SECONDS,
+        request_keys: bool = False,
+        in_flight_max: int = IN_FLIGHT_MAX,
+        fail_fast: bool = False,
+        metrics: Metrics | None = None,
     ) -> None:
         """Creates a producer; takes the arguments of AsyncProducer."""
         self._endpoint = Endpoint.for_producer(address, token, tls)
@@ -194,6 +74,10 @@ class Producer:
         self._is_closed = False
         self._stream: ProducerStream | None = None  # owned by the shared thread
         self._caller = Caller(self._endpoint, timeout_seconds, self._owner)
+        self._request_keys = request_keys
+        self._in_flight_max = arguments.whole(in_flight_max, "in_flight_max", IN_FLIGHT_LIMIT)
+        self._in_flight = InFlight(self._in_flight_max, fail_fast=fail_fast)
+        self._metrics = told_safely(metrics)
 
     def create(
         self,
@@ -211,13 +95,71 @@ class Producer:
     ) -> str:
         """Creates a task and returns its id; see AsyncProducer.create."""
         task = NewTask(command, payload, priority, delay, run_at, max_attempts, idempotency_key, task_id, expire)
-        [result] = self._create([_to_item(task, self._endpoint)], timeout_seconds)
-        return _id_of(result)
+        [result] = self._create([to_item(task, with_key=self._with_keys)], timeout_seconds)
+        return id_of(result)
 
     def create_batch(self, tasks: Iterable[NewTask], *, timeout_seconds: float | None = None) -> list[str | CodeqError]:
         """Creates tasks and returns, in order, their ids or errors; see AsyncProducer.create_batch."""
-        results, items = _to_batch(tasks, self._endpoint)
-        return _merge(results, self._create(items, timeout_seconds) if items else [])
+        results, items = to_batch(tasks, with_key=self._with_keys)
+        return merge(results, self._create(items, timeout_seconds) if items else [])
+
+    def create_future(
+        self,
+        command: str,
+        payload: object = None,
+        priority: int = 0,
+        *,
+        timeout_seconds: float | None = None,
+        **options: Unpack[CreateOptions],
+    ) -> concurrent.futures.Future[str]:
+        """Starts to create a task and returns the future of its id, or of the error that `create` would raise.
+
+        It takes the arguments of `create`. It waits only if `in_flight_max` creates are in flight. The future cannot be
+        cancelled. Its callbacks run on a thread that all producers share, so they should be short.
+
+        Raises:
+            CodeqError: The task cannot be encoded, or there was no room for it (DeadlineExceeded, LimitReached).
+            ValueError, TypeError: timeout_seconds is out of range or not a number.
+        """
+        task = NewTask(command, payload, priority, **options)
+        begun = self._begin([to_item(task, with_key=self._with_keys)], timeout_seconds)
+        return begun.future()
+
+    def create_all(
+        self,
+        tasks: Iterable[NewTask],
+        *,
+        in_flight: int = CREATE_ALL_IN_FLIGHT,
+        timeout_seconds: float | None = None,
+    ) -> Iterator[str | CodeqError]:
+        """Creates the tasks of an iterable, reading it only as fast as they are created; see AsyncProducer.create_all.
+
+        The results of tasks that are in flight are yielded when the iterable gives its next task, or ends.
+        """
+        most = arguments.whole(in_flight, "in_flight", IN_FLIGHT_LIMIT)
+        arguments.seconds(self._timeout_seconds if timeout_seconds is None else timeout_seconds, "timeout_seconds")
+        return self._create_each(tasks, min(most, self._in_flight_max), timeout_seconds)
+
+    def create_and_wait(
+        self,
+        command: str,
+        payload: object = None,
+        priority: int = 0,
+        *,
+        timeout_seconds: float | None = None,
+        **options: Unpack[CreateOptions],
+    ) -> TaskResult:
+        """Creates a task and waits for its end; see AsyncProducer.create_and_wait."""
+        seconds = timeout_of(timeout_seconds, self._timeout_seconds)
+        polls_until = time.monotonic() + seconds
+        task_id = self.create(command, payload, priority, timeout_seconds=seconds, **options)
+        polls = Polls(task_id, polls_until)
+        while True:
+            call, timeout = polls.following(time.monotonic())
+            try:
+                return self._caller.call(call, timeout)
+            except CodeqError as error:
+                time.sleep(polls.delay_after(error, time.monotonic()))
 
     def close(self) -> None:
         """Waits at most timeout_seconds for the calls in flight, then disconnects. Later creates raise Closed.
@@ -233,6 +175,7 @@ class Producer:
             closing = asyncio.run_coroutine_threadsafe(self._close_stream(), runtime.loop())
             with contextlib.suppress(concurrent.futures.TimeoutError, concurrent.futures.CancelledError):
                 closing.result(self._timeout_seconds)
+            settling.flush(self._timeout_seconds)
 
     def __enter__(self) -> Self:
         return self
@@ -242,17 +185,37 @@ class Producer:
     ) -> None:
         self.close()
 
+    @property
+    def _with_keys(self) -> bool:
+        return self._request_keys or self._endpoint.servers.are_many
+
     def _create(self, items: list[Item], timeout_seconds: float | None) -> list[Result]:
+        return self._begin(items, timeout_seconds).results()
+
+    def _begin(self, items: list[Item], timeout_seconds: float | None) -> Begun:
+        """Starts to create tasks, once there is room for them."""
         self._owner.check()
-        deadline = time.monotonic() + _timeout(timeout_seconds, self._timeout_seconds)
+        begun_at = time.monotonic()
+        deadline = begun_at + timeout_of(timeout_seconds, self._timeout_seconds)
         if (inbox := self._connected()) is None:
-            return [self._create_alone(data, deadline) for data, _ in items]
-        attempts = Attempts(items)
-        while attempts.waiting:
-            future: concurrent.futures.Future[list[Result]] = concurrent.futures.Future()
-            inbox.put(Job(attempts.waiting, future, deadline))
-            attempts.note(_answers(future, deadline, len(attempts.waiting)), may_repeat=time.monotonic() < deadline)
-        return attempts.results
+            return Begun.done([self._create_alone(data, deadline) for data, _ in items])
+        self._in_flight.enter(len(items), deadline)
+        return Begun(items, inbox, self._in_flight, self._metrics, begun_at, deadline)
+
+    def _create_each(
+        self, tasks: Iterable[NewTask], in_flight: int, timeout_seconds: float | None
+    ) -> Iterator[str | CodeqError]:
+        window: deque[Begun | CodeqError] = deque()
+        for task in tasks:
+            [checked] = new_tasks([task])
+            while window and (len(window) >= in_flight or is_done(window[0])):
+                yield result_of(window.popleft())
+            try:
+                window.append(self._begin([to_item(checked, with_key=self._with_keys)], timeout_seconds))
+            except CodeqError as error:
+                window.append(error)
+        while window:
+            yield result_of(window.popleft())
 
     def _connected(self) -> Inbox[Job] | None:
         """Returns the inbox of the stream; None: the shared thread cannot be waited for."""
@@ -283,50 +246,3 @@ class Producer:
             return self._caller.call(calls.create_spec(spec), max(0.0, deadline - time.monotonic())).id
         except CodeqError as error:
             return error
-
-
-def _timeout(given: float | None, default: float) -> float:
-    """Returns the timeout of a call."""
-    return default if given is None else arguments.seconds(given, "timeout_seconds")
-
-
-def _answers(future: concurrent.futures.Future[list[Result]], deadline: float, count: int) -> list[Result]:
-    """Returns the answers of the stream, which enforces the deadline itself; OutcomeUnknown if its thread is stuck."""
-    try:
-        return future.result(max(0.0, deadline - time.monotonic()) + GRACE_SECONDS)
-    except concurrent.futures.TimeoutError:
-        return [OutcomeUnknown("not answered within the timeout: the SDK's thread is stuck") for _ in range(count)]
-
-
-def _to_item(task: NewTask, endpoint: Endpoint) -> Item:
-    """Encodes a task; in a cluster, the task gets a key, so that its create can be retried when the answer is lost."""
-    if endpoint.servers.are_many:
-        task = keyed(task)
-    request = producer_service_pb2.ProduceRequest()
-    task.fill(request.tasks.add())
-    return request.SerializeToString(), task.idempotency_key is not None
-
-
-def _id_of(result: Result) -> str:
-    if isinstance(result, CodeqError):
-        raise result
-    return result
-
-
-def _to_batch(tasks: Iterable[NewTask], endpoint: Endpoint) -> tuple[list[Result | None], list[Item]]:
-    """Returns the errors of tasks that cannot be encoded, each at its index, and the other tasks encoded."""
-    results: list[Result | None] = []
-    items: list[Item] = []
-    for task in new_tasks(tasks):
-        try:
-            items.append(_to_item(task, endpoint))
-            results.append(None)
-        except CodeqError as error:
-            results.append(error)
-    return results, items
-
-
-def _merge(results: list[Result | None], answers: list[Result]) -> list[Result]:
-    """Fills the gaps in the results with the answers."""
-    following = iter(answers)
-    return [next(following) if result is None else result for result in results]

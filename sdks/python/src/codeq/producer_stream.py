@@ -28,6 +28,12 @@ _SWEEP_SECONDS_MIN: Final = 0.01
 CLOSE_SECONDS_MAX: Final = 5.0
 """Maximum time that `close` waits for the server once every call in flight has ended."""
 
+FRAME_TASKS_MAX: Final = 4096
+"""Maximum number of tasks in a frame, unless the server accepts fewer."""
+
+FRAME_BYTES_MAX: Final = 8 * 1024 * 1024
+"""Maximum bytes of a frame, unless the server accepts fewer."""
+
 _ITEM_BYTES_MAX: Final = payloads.VALUE_BYTES_MAX + 4096
 """Maximum bytes of an encoded task; every frame must have room for one."""
 
@@ -196,8 +202,8 @@ class ProducerStream:
         limits = self._limits
         if self._is_leaving or len(self._unacked) >= limits.unacked_frames_max:
             return None
-        bytes_max = min(limits.frame_bytes_max, limits.unacked_bytes_max - self._unacked_bytes)
-        return self._pending.cut(limits.frame_tasks_max, bytes_max)
+        bytes_max = min(FRAME_BYTES_MAX, limits.frame_bytes_max, limits.unacked_bytes_max - self._unacked_bytes)
+        return self._pending.cut(min(FRAME_TASKS_MAX, limits.frame_tasks_max), bytes_max)
 
     def _lose_unacked(self, error: errors.CodeqError) -> None:
         while self._unacked:

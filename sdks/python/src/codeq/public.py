@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from codeq.artifacts import Artifact, ArtifactContent, NewArtifact
+from codeq.async_producer import AsyncProducer
 from codeq.attempts import Attempt, AttemptEnd
 from codeq.audit import AuditFilter, AuditRecord
 from codeq.client import AsyncClient, Client
 from codeq.cluster import Member, Topology
 from codeq.dead_letters import DeadLetters, RedriveFilter, Redriven
+from codeq.defaults_table import defaults
 from codeq.errors import (
     ArtifactNotFound,
     BackupNotConfigured,
@@ -54,23 +56,18 @@ from codeq.errors import (
     Unsupported,
     WrongTokenKind,
 )
-from codeq.outcomes import Abandon, Completed, Failed, Nack
+from codeq.metrics import Metrics
+from codeq.outcomes import Abandon, Completed, Failed, Nack, NonRetryable, RetryAfter
 from codeq.payloads import RawJson
-from codeq.producer import AsyncProducer, Producer
-from codeq.records import (
-    Explanation,
-    NewTask,
-    OrderBy,
-    Returned,
-    Task,
-    TaskResult,
-    TaskStatus,
-)
+from codeq.producer import Producer
+from codeq.records import CancelReason, NewTask, OrderBy, Task, TaskStatus
 from codeq.server_records import Backup, Queue, ServerInfo
+from codeq.task_results import Explanation, Returned, TaskResult
 from codeq.tenant_records import RateLimit, Tenant, TenantLimits, TenantUsage
 from codeq.tls import TlsFiles
 from codeq.worker import AsyncWorker, Worker
-from codeq.worker_stream import WorkerStats
+from codeq.worker_chain import Handler, Middleware
+from codeq.worker_stats import WorkerStats
 
 __all__ = [
     "Abandon",
@@ -87,6 +84,7 @@ __all__ = [
     "Backup",
     "BackupNotConfigured",
     "BadHandshake",
+    "CancelReason",
     "Client",
     "Closed",
     "CodeqError",
@@ -99,6 +97,7 @@ __all__ = [
     "Failed",
     "FieldViolation",
     "Forked",
+    "Handler",
     "IdempotencyConflict",
     "InvalidField",
     "InvalidRequest",
@@ -107,10 +106,13 @@ __all__ = [
     "LimitReached",
     "Member",
     "MembershipRefused",
+    "Metrics",
+    "Middleware",
     "MissingScope",
     "Nack",
     "NewArtifact",
     "NewTask",
+    "NonRetryable",
     "NotAdmin",
     "NotAllowed",
     "NotFound",
@@ -131,6 +133,7 @@ __all__ = [
     "Redriven",
     "Rejected",
     "ResultNotFound",
+    "RetryAfter",
     "Returned",
     "ServerFault",
     "ServerInfo",
@@ -156,4 +159,5 @@ __all__ = [
     "Worker",
     "WorkerStats",
     "WrongTokenKind",
+    "defaults",
 ]

@@ -1,6 +1,6 @@
-"""Public values: tasks to create, tasks as the server returns them, results.
+"""Public values: tasks to create, and tasks as the server returns them.
 
-Task and TaskResult decode their fields lazily, so that a delivery decodes only the fields that its handler reads.
+Task decodes its fields lazily, so that a delivery decodes only the fields that its handler reads.
 """
 
 from __future__ import annotations
@@ -11,16 +11,25 @@ from collections.abc import Awaitable, Callable, Generator, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import Any, Final, Literal, Self
+from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypeVar, cast
 
 from google.protobuf import timestamp_pb2
 
 from codeq import payloads
-from codeq.artifacts import Artifact
 from codeq.attempts import Attempt
 from codeq.errors import FieldViolation, InvalidField, TooLarge
 from codeq.outcomes import whole_seconds
-from codeq.v1 import task_pb2, task_service_pb2
+from codeq.typed_values import Reader
+from codeq.v1 import task_pb2
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar as TypeVarWithDefault
+
+    _Payload_co = TypeVarWithDefault("_Payload_co", covariant=True, default=object)
+else:
+    _Payload_co = TypeVar("_Payload_co", covariant=True)
+
+_Value = TypeVar("_Value")
 
 OrderBy = Literal["oldest", "newest"]
 """Sort order of a list, by age."""
@@ -47,6 +56,20 @@ class TaskStatus(StrEnum):
 _STATUS_BY_NUMBER: Final = {
     value.number: TaskStatus(value.name.removeprefix("TASK_STATUS_")) for value in task_pb2.TaskStatus.DESCRIPTOR.values
 }
+
+
+class CancelReason(StrEnum):
+    """Why a running handler should stop."""
+
+    LEASE_LOST = "LEASE_LOST"
+    """The lease ended, or no server was reachable for a whole lease: the task may run elsewhere."""
+    CANCELLED = "CANCELLED"
+    """Somebody cancelled the task."""
+    SHUTDOWN = "SHUTDOWN"
+    """The worker is stopped, and its time to drain is over: the task goes back to the server."""
+    TIMEOUT = "TIMEOUT"
+    """The handler ran for longer than the timeout of its command. The lease is still held."""
+
 
 COMMAND_CHARACTERS_MAX: Final = 128
 """Maximum characters of a command."""
@@ -163,15 +186,29 @@ def new_tasks(tasks: Iterable[NewTask]) -> list[NewTask]:
     return checked
 
 
-class Task:
-    """A task as the server returned it; deliveries and claims carry their lease."""
+class Task(Generic[_Payload_co]):
+    """A task as the server returned it; deliveries and claims carry their lease.
 
-    __slots__ = ("_is_lost", "_lost_event", "_message", "renew_at", "reporter", "window_bytes")
+    A handler whose argument is annotated with `Task[Order]` gets payloads of the type Order.
+    """
+
+    __slots__ = (
+        "_cancel_reason",
+        "_is_lost",
+        "_lost_event",
+        "_message",
+        "_typed",
+        "renew_at",
+        "reporter",
+        "window_bytes",
+    )
 
     def __init__(self, message: task_pb2.Task, window_bytes: int = 0) -> None:
         self._message = message
         self._is_lost = False
         self._lost_event: threading.Event | None = None
+        self._cancel_reason: CancelReason | None = None
+        self._typed: tuple[object, ...] = ()  # the payload, once it was read as a value of its type
         # Owned by the worker's transport: bytes counted against its window, and loop time of the next renewal. The
         # bytes are those of the whole message, not only of its payload, so that the window never gets back less than
         # was taken from it.
@@ -190,14 +227,29 @@ class Task:
         return self._message.command
 
     @property
-    def payload(self) -> object:
-        """Payload, decoded from JSON on each access; None if absent.
+    def payload(self) -> _Payload_co:
+        """Payload: a value of the handler's type; without one, decoded from JSON on each access, None if absent.
 
         Raises:
             ValueError: Python cannot read the JSON, such as an integer of over 4300 digits; use `payload_bytes`.
         """
+        if self._typed:
+            return cast("_Payload_co", self._typed[0])
         data = self._message.payload
-        return payloads.decode(data, "payload") if data else None
+        return cast("_Payload_co", payloads.decode(data, "payload") if data else None)
+
+    def payload_as(self, kind: type[_Value]) -> _Value:
+        """Reads the payload as a dataclass, pydantic model, msgspec struct, or container of them.
+
+        Raises:
+            InvalidField: The payload does not fit; `violations` names the place.
+            TypeError: Values of the type cannot be read from JSON.
+        """
+        return Reader(kind).read(self._message.payload, "payload")
+
+    def read_payload(self, reader: Reader[Any]) -> None:
+        """Makes `payload` a value of a type; called by the worker. Raises InvalidField."""
+        self._typed = (reader.read(self._message.payload, "payload"),)
 
     @property
     def payload_bytes(self) -> bytes:
@@ -321,8 +373,25 @@ class Task:
                 self._lost_event.set()
         return self._lost_event
 
-    def mark_lost(self) -> None:
+    @property
+    def is_lost(self) -> bool:
+        """Whether `lost` is set."""
+        return self._is_lost
+
+    @property
+    def cancel_reason(self) -> CancelReason | None:
+        """Why the handler should stop, or was cancelled; None: it should go on."""
+        return self._cancel_reason
+
+    def mark_late(self) -> None:
+        """Records that the handler exceeded its timeout; called by the worker's transport."""
+        if self._cancel_reason is None:
+            self._cancel_reason = CancelReason.TIMEOUT
+
+    def mark_lost(self, reason: CancelReason = CancelReason.LEASE_LOST) -> None:
         """Sets `lost`; called by the worker's transport."""
+        if not self._is_lost:
+            self._cancel_reason = reason
         self._is_lost = True
         if (event := self._lost_event) is not None:
             event.set()
@@ -335,122 +404,9 @@ class Task:
         return f"Task(id={self.id!r}, command={self.command!r}, attempts={self.attempts})"
 
 
-class TaskResult:
-    """The record of a task's end."""
-
-    __slots__ = ("_message",)
-
-    def __init__(self, message: task_pb2.TaskResult) -> None:
-        self._message = message
-
-    @property
-    def task_id(self) -> str:
-        """Id of the task."""
-        return self._message.task_id
-
-    @property
-    def status(self) -> TaskStatus:
-        """COMPLETED, FAILED, DLQ or CANCELLED."""
-        return TaskStatus.from_number(self._message.status)
-
-    @property
-    def result(self) -> object:
-        """Result, decoded from JSON; None if there is none (see result_bytes).
-
-        Raises:
-            ValueError: Python cannot read the JSON, such as an integer of over 4300 digits; use `result_bytes`.
-        """
-        return payloads.decode(self._message.result, "result") if self._message.HasField("result") else None
-
-    @property
-    def result_bytes(self) -> bytes | None:
-        """Result, byte for byte as the worker sent it; None if it sent none."""
-        return self._message.result if self._message.HasField("result") else None
-
-    @property
-    def error(self) -> str | None:
-        """Error of a task that did not complete."""
-        return self._message.error if self._message.HasField("error") else None
-
-    @property
-    def artifacts(self) -> list[Artifact]:
-        """Files of the result; Client.artifact reads the files that the server stores."""
-        return [Artifact.from_message(each) for each in self._message.artifacts]
-
-    @property
-    def completed_at(self) -> datetime:
-        """Time at which the task ended."""
-        return to_datetime(self._message.completed_at)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _result_of, (self._message.SerializeToString(),)
-
-    def __repr__(self) -> str:
-        return f"TaskResult(task_id={self.task_id!r}, status={self.status.value!r}, error={self.error!r})"
-
-
-@dataclass(frozen=True, slots=True)
-class Returned:
-    """New state of a task that a worker gave back.
-
-    Attributes:
-        status: PENDING, SCHEDULED or DLQ.
-        delay_seconds: Seconds until the task can be delivered again.
-    """
-
-    status: TaskStatus
-    delay_seconds: int
-
-
-@dataclass(frozen=True, slots=True)
-class Explanation:
-    """Why a task is waiting.
-
-    Attributes:
-        status: Status of the task.
-        reason: The main reason: QUEUED, PAUSED, PURGING, DELAYED, NO_WORKER, LEASED or ENDED.
-        paused: Whether its queue is paused.
-        ahead: Approximate number of tasks ahead of it in its queue, if PENDING.
-        delay_seconds: Time until it is due, if SCHEDULED.
-        worker_id: Worker that holds it, if CLAIMED.
-        lease_until: End of the lease, if CLAIMED.
-        expire_at: Time at which it expires, if it is waiting and can expire.
-    """
-
-    status: TaskStatus
-    reason: str
-    paused: bool
-    ahead: int | None = None
-    delay_seconds: float | None = None
-    worker_id: str | None = None
-    lease_until: datetime | None = None
-    expire_at: datetime | None = None
-
-    @classmethod
-    def from_message(cls, message: task_service_pb2.ExplainTaskResponse) -> Self:
-        """Returns the explanation in a reply; a reason that only a newer server knows becomes its number."""
-        names = task_service_pb2.WaitReason.DESCRIPTOR.values_by_number
-        named = names.get(message.reason)
-        return cls(
-            status=TaskStatus.from_number(message.status),
-            reason=named.name.removeprefix("WAIT_REASON_") if named else str(message.reason),
-            paused=message.paused,
-            ahead=message.ahead if message.HasField("ahead") else None,
-            delay_seconds=message.delay_seconds if message.HasField("delay_seconds") else None,
-            worker_id=message.worker_id if message.HasField("worker_id") else None,
-            lease_until=to_datetime(message.lease_until) if message.HasField("lease_until") else None,
-            expire_at=to_datetime(message.expire_at) if message.HasField("expire_at") else None,
-        )
-
-
 def _task_of(data: bytes) -> Task:
     """Rebuilds a task from its pickle."""
     return Task(task_pb2.Task.FromString(data))
-
-
-def _result_of(data: bytes) -> TaskResult:
-    """Rebuilds a result from its pickle."""
-    return TaskResult(task_pb2.TaskResult.FromString(data))
 
 
 def to_datetime(timestamp: timestamp_pb2.Timestamp) -> datetime:

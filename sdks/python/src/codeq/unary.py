@@ -102,11 +102,12 @@ class AsyncCaller:
         self._refreshing: asyncio.Task[None] | None = None
         self._is_closed = False
 
-    async def call(self, call: Call[_Value]) -> _Value:
+    async def call(self, call: Call[_Value], timeout_seconds: float | None = None) -> _Value:
         """Sends a call and returns its value; see Caller.call."""
         self._owner.check()
         loop = asyncio.get_running_loop()
-        following = _following(self._endpoint, call, loop.time(), self._timeout_seconds)
+        seconds = self._timeout_seconds if timeout_seconds is None else timeout_seconds
+        following = _following(self._endpoint, call, loop.time(), seconds)
         while True:
             timeout = following.timeout(loop.time())
             try:

@@ -13,10 +13,15 @@ from codeq import arguments, runtime, signals
 from codeq.backoff import Backoff
 from codeq.endpoint import Address, Endpoint, Token
 from codeq.logs import log
+from codeq.metrics import Metrics, told_safely
 from codeq.ownership import Owner
 from codeq.tls import Tls
-from codeq.worker_handlers import Handler, HandlerExecutor, Handlers, check_handler
-from codeq.worker_stream import WorkerOptions, WorkerStats, WorkerStream
+from codeq.worker_chain import Handler, Middleware, check_middleware
+from codeq.worker_executor import HandlerExecutor
+from codeq.worker_handlers import Handlers, Registration
+from codeq.worker_options import WorkerOptions
+from codeq.worker_stats import WorkerStats
+from codeq.worker_stream import WorkerStream
 
 CONCURRENCY: Final = 16
 """Default concurrency: number of tasks that run at once."""
@@ -37,6 +42,7 @@ CANCELLED_SECONDS_MAX: Final = 5.0
 """Maximum time that Worker.run waits for async handlers that it has cancelled."""
 
 _AnyHandler = TypeVar("_AnyHandler", bound=Handler)
+_AnyMiddleware = TypeVar("_AnyMiddleware", bound=Middleware)
 
 
 class _Worker:
@@ -53,6 +59,7 @@ class _Worker:
         lease_seconds: int = LEASE_SECONDS,
         drain_seconds: float = DRAIN_SECONDS,
         window_bytes: int = WINDOW_BYTES,
+        metrics: Metrics | None = None,
     ) -> None:
         """Creates a worker; it connects when it runs.
 
@@ -67,6 +74,7 @@ class _Worker:
             lease_seconds: Time until the tasks of a vanished worker are redelivered, 1 to 43200.
             drain_seconds: Time for running tasks to finish once the worker is stopped, 0 to 86400.
             window_bytes: Bytes of payload that the worker holds at once, 1 to 1 GiB.
+            metrics: Is told when handlers start and end; None: nobody is.
 
         Raises:
             ValueError, TypeError: An argument is out of range or has the wrong type.
@@ -81,7 +89,9 @@ class _Worker:
             window_bytes=arguments.whole(window_bytes, "window_bytes", _WINDOW_BYTES_MAX),
             drain_seconds=arguments.seconds_or_zero(drain_seconds, "drain_seconds"),
         )
-        self._by_command: dict[str, Handler] = {}
+        self._by_command: dict[str, Registration] = {}
+        self._middleware: list[Middleware] = []
+        self._metrics = told_safely(metrics)
         self._stats = WorkerStats()
         self._guard = threading.RLock()  # guards the fields below; reentrant, as a signal may call stop in its holder
         self._stream: WorkerStream | None = None
@@ -93,31 +103,68 @@ class _Worker:
         """Counters since the worker was created."""
         return replace(self._stats)
 
-    def task(self, *commands: str) -> Callable[[_AnyHandler], _AnyHandler]:
+    def task(
+        self,
+        *commands: str,
+        type: type | None = None,  # noqa: A002 - what it is
+        limit: int | None = None,
+        timeout: float | None = None,
+    ) -> Callable[[_AnyHandler], _AnyHandler]:
         """Returns a decorator that registers a function as the handler of these commands.
 
         The function returns the result (None: no result), or a Completed, Failed, Nack or Abandon. It may also raise
         the last three. Any other exception counts as a Nack with the exception's text; the task is retried after the
         server's backoff.
 
+        If its argument is annotated with `Task[Order]`, payloads are read as values of the type Order, which is a
+        dataclass, a pydantic model, a msgspec struct, or a container of them. A task whose payload does not fit ends as
+        FAILED, and its error names the place.
+
+        Args:
+            *commands: Names of queues.
+            type: Type of the payloads; None: that of the annotation.
+            limit: Maximum number of tasks of each of these commands that run at once, 1 to the concurrency. Further
+                ones wait inside the worker, where they occupy places. None: the concurrency.
+            timeout: Seconds, at most a day, after which a running handler counts as stuck: an async one is cancelled
+                and its task is retried, a sync one goes on. Until it ends, it keeps its place. None: no timeout.
+
         Raises:
-            ValueError: No command is given, or a command already has a handler.
-            TypeError: A command is not a str, or the function cannot be called with a task as its only argument.
+            ValueError: No command is given, a command already has a handler, or an option is out of range.
+            TypeError: A command is not a str, the function cannot be called with a task as its only argument, or the
+                type cannot be read from JSON.
         """
         if not commands or "" in commands:
             raise ValueError("task() needs a command")
         if not all(isinstance(command, str) for command in commands):
             raise TypeError('commands must be str: write @worker.task("COMMAND") above the handler')
+        if limit is not None:
+            arguments.whole(limit, "limit", self._options.concurrency)
+        if timeout is not None:
+            arguments.seconds(timeout, "timeout")
 
         def register(handler: _AnyHandler) -> _AnyHandler:
-            check_handler(handler)
+            registration = Registration.of(handler, type, limit, timeout)
             for command in commands:
                 if command in self._by_command:
                     raise ValueError(f"command {command} already has a handler")
-                self._by_command[command] = handler
+                self._by_command[command] = registration
             return handler
 
         return register
+
+    def middleware(self, layer: _AnyMiddleware) -> _AnyMiddleware:
+        """Registers a function that wraps every handler; use it as a decorator.
+
+        It is called with the task and the next layer, and returns `call_next(task)` or another outcome. The function
+        registered first is the outermost. Around async handlers `call_next(task)` is awaitable; an async function may
+        also wrap sync handlers, which still run in threads.
+
+        Raises:
+            TypeError: The function cannot be called with a task and the next layer.
+        """
+        check_middleware(layer)
+        self._middleware.append(layer)
+        return layer
 
     def stop(self, drain_seconds: float | None = None) -> None:
         """Stops taking tasks, and makes `run` return once the running tasks have ended. Thread-safe.
@@ -142,13 +189,13 @@ class _Worker:
 
     async def _run(self, handler: Handler | None, commands: Sequence[str], *, handle_signals: bool) -> None:
         self._owner.check()
-        handlers = Handlers(self._by_command, handler, commands)
+        handlers = Handlers(self._by_command, handler, commands, self._middleware)
         with self._guard:
             if self._is_running:
                 raise RuntimeError("the worker is already running")
             self._is_running = True
         loop = asyncio.get_running_loop()
-        executor = HandlerExecutor(handlers, loop, self._options.concurrency)
+        executor = HandlerExecutor(handlers, loop, self._options.concurrency, self._stats, self._metrics)
         options = replace(self._options, commands=handlers.commands)
         transport = asyncio.run_coroutine_threadsafe(self._transport(options, executor), runtime.loop())
         ended = asyncio.wrap_future(transport)

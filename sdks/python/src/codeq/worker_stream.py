@@ -14,7 +14,7 @@ import itertools
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Final, Protocol
+from typing import Final
 
 from codeq import errors, streams
 from codeq.async_transport import AsyncCall
@@ -24,10 +24,12 @@ from codeq.handshake import check_protocol, client_info
 from codeq.logs import log
 from codeq.outcomes import Abandon, Nack
 from codeq.ownership import Owner
-from codeq.records import Task
+from codeq.records import CancelReason, Task
 from codeq.v1 import error_pb2, task_pb2
 from codeq.v1 import worker_service_pb2 as pb
-from codeq.worker_reports import Finish, Report, report
+from codeq.worker_options import Executor, WorkerOptions
+from codeq.worker_reports import Report, report
+from codeq.worker_stats import WorkerStats
 
 _METHOD: Final = "/codeq.v1.WorkerService/Work"
 
@@ -50,51 +52,17 @@ LEAVE_SECONDS_MAX: Final = 5.0
 RENEWALS_PER_LEASE: Final = 3
 """A lease is renewed after a third of its length, so that two renewals may get lost."""
 
+LATE_PART: Final = 0.5
+"""Part of a lease after which a renewal counts as late."""
+
+LATE_REPEAT_SECONDS: Final = 30.0
+"""Minimum time between two warnings about late renewals."""
+
 _REPLACED: Final = (errors.InvalidRequest, errors.LimitReached, errors.StorageFull)
 """Rejections after which a Nack replaces the outcome, so that the task is retried."""
 
 _UNDECIDED: Final = (errors.OutcomeUnknown, errors.Unavailable)
 """Answers of a server that no longer leads the task's queue."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerOptions:
-    """Options of a worker.
-
-    Attributes:
-        name: Name within the token's subject; may be empty.
-        commands: Commands to take; none: all that the token allows.
-        concurrency: Tasks that run at once.
-        lease_seconds: Length of the leases.
-        window_bytes: Bytes of payload that the worker holds at once; the last task may exceed them.
-        drain_seconds: Time for running tasks to finish once the worker is stopped.
-    """
-
-    name: str
-    commands: tuple[str, ...]
-    concurrency: int
-    lease_seconds: int
-    window_bytes: int
-    drain_seconds: float
-
-
-@dataclass(slots=True)
-class WorkerStats:
-    """Counters of a worker.
-
-    Attributes:
-        streams: Streams opened.
-        received: Tasks delivered.
-        settled: Outcomes that the server accepted.
-        refused: Outcomes that the server rejected, such as late outcomes with a stale token.
-        lost: Leases lost while their task was running.
-    """
-
-    streams: int = 0
-    received: int = 0
-    settled: int = 0
-    refused: int = 0
-    lost: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,16 +71,6 @@ class _Progress:
 
     task: Task
     data: bytes
-
-
-class Executor(Protocol):
-    """Runs tasks elsewhere; its methods are called on the transport's loop and must not block."""
-
-    def start(self, tasks: Sequence[Task], finish: Finish) -> None:
-        """Runs tasks and calls finish once for each, on any thread."""
-
-    def cancel(self, task: Task) -> None:
-        """Stops a running task if possible."""
 
 
 class WorkerStream:
@@ -141,6 +99,9 @@ class WorkerStream:
         # State of the stream.
         self._renewal_seconds = options.lease_seconds / RENEWALS_PER_LEASE
         self._renewal: asyncio.TimerHandle | None = None
+        self._late_told_at: float | None = None
+        self._lease_seconds = float(options.lease_seconds)
+        self._cut_off: asyncio.TimerHandle | None = None  # runs while there is no stream
         self._due: dict[str, Task] = {}
         self._progress: dict[str, _Progress] = {}
         self._credits_owed = 0
@@ -172,6 +133,8 @@ class WorkerStream:
         if cause and self._running and drain_seconds > 0:
             tasks = f"{self._running} task" if self._running == 1 else f"{self._running} tasks"
             log.warning("draining %s for up to %g s; %s again to stop now", tasks, drain_seconds, cause)
+        for task in self._executor.give_back():
+            self._take_report(report(task, Abandon()))
         at = self._loop.time() + drain_seconds
         self._stop_at = at if self._stop_at is None else min(at, self._stop_at)
         self._loop.call_at(self._stop_at, self._wake.set)
@@ -205,8 +168,10 @@ class WorkerStream:
                 await self._rest(delay)
         finally:
             self._stop_renewing()
+            self._reach()
             for task in list(self._held.values()):
-                self._lose(task)
+                self._lose(task, CancelReason.SHUTDOWN)
+            self._executor.end()
             if self._unsent:
                 log.warning("the worker ends with %d outcomes that the server may not have received", len(self._unsent))
 
@@ -242,6 +207,8 @@ class WorkerStream:
         finally:
             self._limit = None
             self._stop_renewing()
+            if self._cut_off is None:
+                self._cut_off = self._loop.call_later(self._lease_seconds, self._lose_all)
         return errors.Draining("the stream is ending") if self._is_leaving else errors.Unavailable("the stream ended")
 
     async def _session(self) -> None:
@@ -267,6 +234,8 @@ class WorkerStream:
             self._reconnects.opened(self._address, self._loop.time())
             self._stats.streams += 1
             self._first_unsettled = 1
+            self._reach()
+            self._lease_seconds = float(welcome.lease_seconds)
             self._renewal_seconds = welcome.lease_seconds / RENEWALS_PER_LEASE
             self._credits_owed = max(0, min(options.concurrency, welcome.credits_max) - self._running)
             self._bytes_owed = max(0, options.window_bytes - self._running_bytes)
@@ -345,10 +314,12 @@ class WorkerStream:
             self._receive(response.tasks)
         if response.settled:
             self._settle(response.settled, response.outcome_errors)
-        for lost in (*response.lost, *response.cancelled):
-            task = self._held.get(lost.task_id)
-            if task is not None and task.lease_token == lost.lease_token:
-                self._lose(task)
+        for reason, leases in ((CancelReason.LEASE_LOST, response.lost), (CancelReason.CANCELLED, response.cancelled)):
+            for lost in leases:
+                task = self._held.get(lost.task_id)
+                if task is not None and task.lease_token == lost.lease_token:
+                    is_ended = lost.reason == error_pb2.ERROR_REASON_TASK_ENDED
+                    self._lose(task, CancelReason.CANCELLED if is_ended else reason)
         if response.HasField("notice"):
             notice = response.notice
             if notice.reason == error_pb2.ERROR_REASON_UNAUTHENTICATED:
@@ -369,7 +340,7 @@ class WorkerStream:
         for task in tasks:
             task.reporter = self._report_progress
             if (older := self._held.get(task.id)) is not None:
-                self._lose(older)
+                self._lose(older, CancelReason.LEASE_LOST)
             task.renew_at = renew_at
             self._held[task.id] = task
             self._running_bytes += task.window_bytes
@@ -401,6 +372,7 @@ class WorkerStream:
             self._due.pop(task.id, None)
         if done.data is not None:
             self._unsent.append(done)
+        self._executor.ended(task)
         self._wake.set()
 
     def _settle(self, count: int, refused: Sequence[pb.OutcomeError]) -> None:
@@ -430,15 +402,28 @@ class WorkerStream:
             # Without an outcome the task would be redelivered when its lease expires, with no trace of the reason.
             self._unsent.append(replace(report(task, Nack(f"outcome rejected: {reason}")), is_replacement=True))
 
-    def _lose(self, task: Task) -> None:
+    def _lose(self, task: Task, reason: CancelReason) -> None:
         """Gives up the lease of a running task and stops its handler."""
         del self._held[task.id]
         self._due.pop(task.id, None)
         self._progress.pop(task.id, None)
         self._stats.lost += 1
         log.warning("lease of task %s (token %s) is lost", task.id, task.lease_token)
-        task.mark_lost()
-        self._executor.cancel(task)
+        task.mark_lost(reason)
+        self._executor.cancel(task, reason)
+
+    def _lose_all(self) -> None:
+        """Gives up every lease: no server was reachable for as long as a lease lasts, so others may have the tasks."""
+        if self._held:
+            log.warning("no server was reachable for %g s, the length of a lease", self._lease_seconds)
+        for task in list(self._held.values()):
+            self._lose(task, CancelReason.LEASE_LOST)
+
+    def _reach(self) -> None:
+        """Notes that there is a stream again, or that none is needed any more."""
+        if self._cut_off is not None:
+            self._cut_off.cancel()
+            self._cut_off = None
 
     def _renew_later(self) -> None:
         if self._renewal is None and self._held:
@@ -447,14 +432,24 @@ class WorkerStream:
     def _renew_due(self) -> None:
         self._renewal = None
         now = self._loop.time()
-        if self._held and (late := now - next(iter(self._held.values())).renew_at) > self._renewal_seconds:
-            log.warning(
-                "leases are renewed %.1f s late: something blocked the whole process, such as a handler's "
-                "C code that holds the interpreter's lock (GIL); use longer leases, or a separate process",
-                late,
-            )
+        if self._held:
+            self._note_late(now - next(iter(self._held.values())).renew_at, now)
         soon = now + self._renewal_seconds / 10  # renewals due a little later share the message
         self._renew(itertools.takewhile(lambda task: task.renew_at <= soon, self._held.values()))
+
+    def _note_late(self, late: float, now: float) -> None:
+        """Counts a late renewal, and warns of it from time to time."""
+        if late <= LATE_PART * self._lease_seconds - self._renewal_seconds:
+            return
+        self._stats.late_renewals += 1
+        if self._late_told_at is not None and now - self._late_told_at < LATE_REPEAT_SECONDS:
+            return
+        self._late_told_at = now
+        log.warning(
+            "leases are renewed %.1f s late: something blocked the whole process, such as a handler's "
+            "C code that holds the interpreter's lock (GIL); use longer leases, or a separate process",
+            late,
+        )
 
     def _renew(self, tasks: Iterable[Task]) -> None:
         """Queues the renewal of leases, and sets the timer for the next renewal."""

@@ -1,0 +1,210 @@
+"""Starts servers for tests: each is a process of its own, on free ports, with a store that goes with it."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from codeq.async_producer import AsyncProducer
+from codeq.client import AsyncClient, Client
+from codeq.producer import Producer
+from codeq.worker import AsyncWorker, Worker
+
+START_SECONDS_MAX: Final = 60.0
+"""Maximum time until a server is ready. It is generous, since many may start at once on a busy machine."""
+
+STOP_SECONDS_MAX: Final = 15.0
+"""Maximum time that a server has to stop before it is killed."""
+
+COMMAND_VARIABLE: Final = "CODEQ_TEST_SERVER"
+"""Variable with the command of the server, such as "/opt/codeq/bin/codeq"."""
+
+_POLL_SECONDS: Final = 0.02
+_LOG_CHARACTERS: Final = 4000
+_TOKEN: Final = "dev-token"  # noqa: S105 - the token of servers for development
+
+
+class ServerNotFoundError(RuntimeError):
+    """No command that starts a server was found."""
+
+
+@dataclass(frozen=True, slots=True)
+class LocalServer:
+    """A running server.
+
+    Attributes:
+        producer_addr: Address for producers and clients.
+        worker_addr: Address for workers.
+        http_url: URL of the REST API.
+        token: Token that may do everything.
+        log_path: Output of the server; gone once the server is.
+        pid: Id of the server's process.
+    """
+
+    producer_addr: str
+    worker_addr: str
+    http_url: str
+    token: str
+    log_path: Path
+    pid: int
+
+    @property
+    def env(self) -> dict[str, str]:
+        """The variables that make the SDK, in this or another process, use the server."""
+        return {
+            "CODEQ_PRODUCER_ADDR": self.producer_addr,
+            "CODEQ_WORKER_ADDR": self.worker_addr,
+            "CODEQ_TOKEN": self.token,
+        }
+
+    def producer(self) -> Producer:
+        """Returns a new producer; the caller closes it."""
+        return Producer(self.producer_addr, token=self.token)
+
+    def async_producer(self) -> AsyncProducer:
+        """Returns a new producer for an event loop; the caller closes it."""
+        return AsyncProducer(self.producer_addr, token=self.token)
+
+    def client(self) -> Client:
+        """Returns a new client; the caller closes it."""
+        return Client(self.producer_addr, token=self.token)
+
+    def async_client(self) -> AsyncClient:
+        """Returns a new client for an event loop; the caller closes it."""
+        return AsyncClient(self.producer_addr, token=self.token)
+
+    def worker(self, *, concurrency: int = 16, lease_seconds: int = 60, drain_seconds: float = 5.0) -> Worker:
+        """Returns a new worker, which the caller runs and stops; see codeq.Worker for the arguments."""
+        return Worker(
+            self.worker_addr,
+            token=self.token,
+            concurrency=concurrency,
+            lease_seconds=lease_seconds,
+            drain_seconds=drain_seconds,
+        )
+
+    def async_worker(
+        self, *, concurrency: int = 16, lease_seconds: int = 60, drain_seconds: float = 5.0
+    ) -> AsyncWorker:
+        """Returns a new worker for an event loop, which the caller runs and stops."""
+        return AsyncWorker(
+            self.worker_addr,
+            token=self.token,
+            concurrency=concurrency,
+            lease_seconds=lease_seconds,
+            drain_seconds=drain_seconds,
+        )
+
+
+@contextlib.contextmanager
+def temporary_server(
+    command: Sequence[str] | str | None = None,
+    *,
+    env: Mapping[str, str] | None = None,
+    flags: Sequence[str] = (),
+    in_memory: bool = False,
+) -> Iterator[LocalServer]:
+    """Runs a server for the length of a block, with a store in a temporary folder.
+
+    Args:
+        command: Command that starts `codeq`, with leading arguments if it is a sequence; None: CODEQ_TEST_SERVER, else
+            the `codeq` beside the running Python or on the PATH, else the server package of the running Python.
+        env: Settings of the server as variables, such as {"LEASE_SECONDS": "5"}, besides those of this process.
+        flags: Further flags of `codeq serve`.
+        in_memory: Whether the store is in memory, which is faster.
+
+    Raises:
+        ServerNotFoundError: There is no such command.
+        RuntimeError: The server did not start; the message ends with its output.
+    """
+    program = _program(command)
+    with tempfile.TemporaryDirectory(prefix="codeq-test-") as folder:
+        directory = Path(folder)
+        ready, log = directory / "ready.json", directory / "server.log"
+        store = ["--no-fsync", "--store", str(directory / "store")]
+        arguments = [
+            *program,
+            *("serve", "--dev", "--http-host", "127.0.0.1", "--port", "0", "--ready-file", str(ready)),
+            *("--worker-stream-addr", "127.0.0.1:0", "--producer-stream-addr", "127.0.0.1:0"),
+            *([] if in_memory else store),
+            *flags,
+        ]
+        memory = {"PERSISTENCE_PROVIDER": "memory"} if in_memory else {}
+        with log.open("wb") as output:
+            process = subprocess.Popen(  # noqa: S603 - starts what the caller names
+                arguments,
+                env={**os.environ, **memory, **(env or {})},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+        try:
+            yield _started(process, ready, log)
+        finally:
+            _stop(process)
+
+
+@contextlib.contextmanager
+def memory_server(
+    command: Sequence[str] | str | None = None, *, env: Mapping[str, str] | None = None, flags: Sequence[str] = ()
+) -> Iterator[LocalServer]:
+    """Runs a server whose store is in memory for the length of a block; see `temporary_server`."""
+    with temporary_server(command, env=env, flags=flags, in_memory=True) as server:
+        yield server
+
+
+def _program(command: Sequence[str] | str | None) -> list[str]:
+    if command is None:
+        command = os.environ.get(COMMAND_VARIABLE) or None
+    if command is not None:
+        return [command] if isinstance(command, str) else list(command)
+    beside = shutil.which("codeq", path=str(Path(sys.executable).parent))
+    if (found := beside or shutil.which("codeq")) is not None:
+        return [found]
+    if importlib.util.find_spec("codeq_cli") is not None:
+        return [sys.executable, "-m", "codeq_cli.main"]
+    raise ServerNotFoundError(f"no command `codeq`: install codeq-server, or set {COMMAND_VARIABLE}")
+
+
+def _started(process: subprocess.Popen[bytes], ready: Path, log: Path) -> LocalServer:
+    """Waits until the server is ready."""
+    deadline = time.monotonic() + START_SECONDS_MAX
+    while not ready.exists():
+        if process.poll() is not None:
+            raise RuntimeError(f"the server ended with code {process.returncode}\n{_tail(log)}")
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"the server was not ready in time\n{_tail(log)}")
+        time.sleep(_POLL_SECONDS)
+    told = json.loads(ready.read_text())
+    return LocalServer(
+        producer_addr=told["producer"],
+        worker_addr=told["worker"],
+        http_url=f"http://{told['http']}",
+        token=_TOKEN,
+        log_path=log,
+        pid=process.pid,
+    )
+
+
+def _tail(log: Path) -> str:
+    return log.read_text(errors="replace")[-_LOG_CHARACTERS:]
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(STOP_SECONDS_MAX)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()

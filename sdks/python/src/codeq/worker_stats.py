@@ -1,0 +1,28 @@
+"""The counters of a worker."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(slots=True)
+class WorkerStats:
+    """Counters of a worker.
+
+    Attributes:
+        streams: Streams opened.
+        received: Tasks delivered.
+        settled: Outcomes that the server accepted.
+        refused: Outcomes that the server rejected, such as late outcomes with a stale token.
+        lost: Leases lost while their task was running.
+        stuck: Handlers that went on after their timeout, or after the end of their lease.
+        late_renewals: Times that leases were renewed only after more than half of their length.
+    """
+
+    streams: int = 0
+    received: int = 0
+    settled: int = 0
+    refused: int = 0
+    lost: int = 0
+    stuck: int = 0
+    late_renewals: int = 0

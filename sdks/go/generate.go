@@ -1,0 +1,3 @@
+package codeq
+
+//go:generate go run ./internal/reasongen reasons_gen.go

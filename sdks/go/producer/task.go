@@ -1,0 +1,141 @@
+package producer
+
+import (
+	"context"
+	"math"
+	"time"
+
+	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	codeq "github.com/osvaldoandrade/codeq/sdks/go"
+	codeqv1 "github.com/osvaldoandrade/codeq/sdks/go/gen/codeq/v1"
+)
+
+// tasksField is the number of ProduceRequest.tasks.
+const tasksField = 2
+
+// Task is a task to create.
+type Task struct {
+	// Command is the name of the queue, and so the type of the task: 1 to 128 characters of A-Z a-z 0-9 . _ -.
+	Command string
+	// Payload is anything that encoding/json can encode, at most 1 MiB; json.RawMessage and []byte are sent as they are.
+	Payload any
+	// Priority is 0 (default) to 9; tasks with the highest priority are delivered first.
+	Priority int
+	// Delay is the time before the first delivery, rounded up to whole seconds. Cannot be combined with RunAt.
+	Delay time.Duration
+	// RunAt is the time of the earliest delivery. Zero: at once.
+	RunAt time.Time
+	// Expire is the time, rounded up to whole seconds, after which a task that is still waiting ends as FAILED with the
+	// error EXPIRED. 0: never.
+	Expire time.Duration
+	// MaxAttempts is the number of deliveries, 1 to 1000, after which the task goes to the dead-letter queue. 0: the
+	// server's default, usually 5.
+	MaxAttempts int
+	// IdempotencyKey makes repeated creates return the same task: 1 to 256 printable ASCII characters. Empty: none.
+	IdempotencyKey string
+	// TaskID is the id of the task, unique within the tenant. Empty: the server assigns one. Cannot be combined with a key.
+	TaskID string
+	// Trace is the trace context sent with the task. Zero: that of the context of the create.
+	Trace codeq.Trace
+}
+
+// Option sets a field of a task.
+type Option func(*Task)
+
+// Priority sets the priority, 0 to 9; tasks with the highest priority are delivered first.
+func Priority(priority int) Option { return func(task *Task) { task.Priority = priority } }
+
+// Delay sets the time before the first delivery.
+func Delay(delay time.Duration) Option { return func(task *Task) { task.Delay = delay } }
+
+// RunAt sets the time of the earliest delivery.
+func RunAt(at time.Time) Option { return func(task *Task) { task.RunAt = at } }
+
+// Expire sets the time after which the task ends if it is still waiting.
+func Expire(after time.Duration) Option { return func(task *Task) { task.Expire = after } }
+
+// MaxAttempts sets the number of deliveries after which the task goes to the dead-letter queue.
+func MaxAttempts(count int) Option { return func(task *Task) { task.MaxAttempts = count } }
+
+// IdempotencyKey sets the key that makes repeated creates return the same task.
+func IdempotencyKey(key string) Option { return func(task *Task) { task.IdempotencyKey = key } }
+
+// TaskID sets the id of the task.
+func TaskID(id string) Option { return func(task *Task) { task.TaskID = id } }
+
+// Trace sets the trace context sent with the task.
+func Trace(trace codeq.Trace) Option { return func(task *Task) { task.Trace = trace } }
+
+// Spec returns the task as a message, with its payload encoded. Errors name the field.
+func (t *Task) Spec() (*codeqv1.TaskSpec, error) {
+	payload, err := codeq.EncodeJSON(t.Payload, "payload")
+	if err != nil {
+		return nil, err
+	}
+	spec := &codeqv1.TaskSpec{Command: t.Command, Payload: payload, Priority: int32(clamp(t.Priority))}
+	if spec.DelaySeconds, err = wholeSeconds("delay", t.Delay); err != nil {
+		return nil, err
+	}
+	if spec.ExpireSeconds, err = wholeSeconds("expire", t.Expire); err != nil {
+		return nil, err
+	}
+	if !t.RunAt.IsZero() {
+		spec.RunAt = timestamppb.New(t.RunAt)
+	}
+	if t.MaxAttempts != 0 {
+		spec.MaxAttempts = proto.Int32(int32(clamp(t.MaxAttempts)))
+	}
+	spec.IdempotencyKey = optional(t.IdempotencyKey)
+	spec.TaskId = optional(t.TaskID)
+	spec.Traceparent = optional(t.Trace.Parent)
+	spec.Tracestate = optional(t.Trace.State)
+	return spec, nil
+}
+
+// clamp keeps a number within 32 bits, where the server rejects it if it is out of range.
+func clamp(number int) int { return min(max(number, math.MinInt32), math.MaxInt32) }
+
+func optional(text string) *string {
+	if text == "" {
+		return nil
+	}
+	return &text
+}
+
+func wholeSeconds(field string, of time.Duration) (*int32, error) {
+	if of == 0 {
+		return nil, nil
+	}
+	seconds := math.Ceil(of.Seconds())
+	if seconds < 0 || seconds > math.MaxInt32 {
+		return nil, codeq.Invalid(field, "must be from 0 to 2147483647 seconds")
+	}
+	return proto.Int32(int32(seconds)), nil
+}
+
+// encode returns the task as a field of ProduceRequest, so that frames are made by joining, and whether it has a key.
+func (p *Producer) encode(ctx context.Context, task *Task) (data []byte, isKeyed bool, err error) {
+	if task.Trace == (codeq.Trace{}) {
+		task.Trace = p.config.Propagator.Inject(ctx)
+	}
+	spec, err := task.Spec()
+	if err != nil {
+		return nil, false, err
+	}
+	if spec.IdempotencyKey == nil && spec.TaskId == nil && p.addsKeys() {
+		spec.IdempotencyKey = proto.String(newKey())
+	}
+	size := proto.Size(spec)
+	data = make([]byte, 0, size+protowire.SizeTag(tasksField)+protowire.SizeVarint(uint64(size)))
+	data = protowire.AppendTag(data, tasksField, protowire.BytesType)
+	data = protowire.AppendVarint(data, uint64(size))
+	if data, err = (proto.MarshalOptions{UseCachedSize: true}).MarshalAppend(data, spec); err != nil {
+		invalid := codeq.Invalid("task", err.Error()) // text that is not UTF-8
+		invalid.Cause = err
+		return nil, false, invalid
+	}
+	return data, spec.IdempotencyKey != nil, nil
+}

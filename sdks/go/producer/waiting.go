@@ -1,0 +1,143 @@
+package producer
+
+import (
+	"context"
+	"iter"
+	"time"
+
+	codeq "github.com/osvaldoandrade/codeq/sdks/go"
+	codeqv1 "github.com/osvaldoandrade/codeq/sdks/go/gen/codeq/v1"
+)
+
+const (
+	// pollMax is the longest wait of one call for a result.
+	pollMax = 30 * time.Second
+	// InFlightDefault is the number of creates that CreateAll has on their way at once.
+	InFlightDefault = 4096
+)
+
+// CreateAndWait creates a task and waits until it has ended, however it ends. The context, or without a deadline the
+// producer's timeout, bounds the whole call; when it is over, the error is DEADLINE_EXCEEDED and names the task, which
+// goes on.
+func (p *Producer) CreateAndWait(ctx context.Context, command string, payload any, options ...Option) (*codeq.TaskResult, error) {
+	if _, has := ctx.Deadline(); !has {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, p.config.Timeout)
+		defer cancel()
+	}
+	id, err := p.Create(ctx, command, payload, options...)
+	if err != nil {
+		return nil, err
+	}
+	return p.Wait(ctx, id)
+}
+
+// Wait waits until a task has ended, however it ends, and returns its result record. The context, or without a deadline
+// the producer's timeout, bounds the wait.
+func (p *Producer) Wait(ctx context.Context, taskID string) (*codeq.TaskResult, error) {
+	if _, has := ctx.Deadline(); !has {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, p.config.Timeout)
+		defer cancel()
+	}
+	tasks := codeqv1.NewTaskServiceClient(p.caller)
+	for {
+		deadline, _ := ctx.Deadline()
+		wait := min(pollMax, time.Until(deadline))
+		seconds := int32((wait + time.Second - 1) / time.Second)
+		reply, err := tasks.GetTaskResult(ctx, &codeqv1.GetTaskResultRequest{TaskId: taskID, WaitSeconds: max(0, seconds)})
+		switch {
+		case err == nil:
+			return codeq.ResultOf(reply.GetResult()), nil
+		case ctx.Err() != nil:
+			late := ended(ctx.Err(), "before task "+taskID+" had ended", "")
+			late.Metadata = map[string]string{"taskId": taskID}
+			return nil, late
+		case codeq.ReasonOf(err) != codeq.ErrResultNotFound:
+			return nil, err
+		}
+	}
+}
+
+// CreateAll creates the tasks of a sequence and yields an id or an error for each, in order. At most inFlight creates are
+// on their way at once (0: 4096); the sequence is read ahead by as many, on another goroutine. A loop that breaks waits
+// until the sequence has yielded its current task; creates that are on their way go on.
+func (p *Producer) CreateAll(ctx context.Context, tasks iter.Seq[Task], inFlight int) iter.Seq2[string, error] {
+	if inFlight <= 0 {
+		inFlight = InFlightDefault
+	}
+	return func(yield func(string, error) bool) {
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		answers := make(chan *pending, inFlight)
+		go p.feed(ctx, tasks, answers)
+		for each := range answers {
+			if !yield(each.wait(ctx, p)) {
+				cancel()
+				for range answers { // until the feeding goroutine has ended
+				}
+				return
+			}
+		}
+	}
+}
+
+// pending is one create of CreateAll.
+type pending struct {
+	one   *item
+	begun time.Time
+	err   error
+}
+
+func (p *Producer) feed(ctx context.Context, tasks iter.Seq[Task], answers chan<- *pending) {
+	defer close(answers)
+	for task := range tasks {
+		each := p.submit(ctx, &task)
+		select {
+		case answers <- each:
+		case <-ctx.Done():
+			return
+		}
+		if ctx.Err() != nil {
+			return
+		}
+	}
+}
+
+func (p *Producer) submit(ctx context.Context, task *Task) *pending {
+	data, isKeyed, err := p.encode(ctx, task)
+	if err == nil {
+		late := time.NewTimer(p.config.Timeout)
+		defer late.Stop()
+		err = p.creates.admit(ctx, late.C, 1, p.config.FailFast)
+	}
+	if err != nil {
+		return &pending{err: err}
+	}
+	one := &item{data: data, isKeyed: isKeyed}
+	newGroup(one)
+	p.start()
+	p.creates.submit([]*item{one})
+	return &pending{one: one, begun: time.Now()}
+}
+
+func (e *pending) wait(ctx context.Context, p *Producer) (string, error) {
+	if e.err != nil {
+		return "", e.err
+	}
+	select {
+	case <-e.one.group.done:
+		return e.one.id, e.one.failure()
+	default:
+	}
+	timer := time.NewTimer(time.Until(e.begun.Add(p.config.Timeout)))
+	defer timer.Stop()
+	select {
+	case <-e.one.group.done:
+	case <-ctx.Done():
+		p.creates.giveUp([]*item{e.one}, ctx.Err())
+	case <-timer.C:
+		p.creates.giveUp([]*item{e.one}, context.DeadlineExceeded)
+	}
+	return e.one.id, e.one.failure()
+}

@@ -1,0 +1,310 @@
+package worker
+
+import (
+	"context"
+	"time"
+
+	codeq "github.com/osvaldoandrade/codeq/sdks/go"
+	codeqv1 "github.com/osvaldoandrade/codeq/sdks/go/gen/codeq/v1"
+	"github.com/osvaldoandrade/codeq/sdks/go/internal/link"
+)
+
+// places are the tasks of a handler with a limit.
+type places struct {
+	running int
+	waiting []*Delivery // beyond the limit
+}
+
+// receive takes deliveries. The mutex is held.
+func (r *run) receive(messages []*codeqv1.Task) {
+	if r.isHalfClosed {
+		return // these deliveries crossed the half-close: the server takes them back
+	}
+	now, received := time.Now(), int64(0)
+	for _, message := range messages {
+		delivery := newDelivery(r, message)
+		if !r.stopAt.IsZero() { // crossed the drain
+			crossed, _ := newReport(delivery, outcome{kind: abandoned}, nil)
+			r.unsent = append(r.unsent, crossed)
+			continue
+		}
+		if older := r.held[delivery.ID]; older != nil {
+			r.lose(older, ErrLeaseLost)
+		}
+		delivery.leaseEnd = now.Add(r.lease)
+		r.hold(delivery, now)
+		r.running++
+		r.runningBytes += delivery.bytes
+		received++
+		r.admit(delivery)
+	}
+	r.worker.count(func(stats *Stats) { stats.Received += received })
+}
+
+// admit starts the handler of a delivery, or makes it wait for its handler's limit. The mutex is held.
+func (r *run) admit(delivery *Delivery) {
+	delivery.handler = r.worker.handlerOf(delivery.Command)
+	if delivery.handler == nil {
+		unknown, _ := newReport(delivery, outcome{kind: nacked, err: "no handler for command " + delivery.Command}, nil)
+		r.over(delivery, unknown)
+		return
+	}
+	if delivery.handler.limit > 0 {
+		taken := r.places[delivery.handler]
+		if taken == nil {
+			taken = &places{}
+			r.places[delivery.handler] = taken
+		}
+		if taken.running >= delivery.handler.limit {
+			delivery.isWaiting = true
+			taken.waiting = append(taken.waiting, delivery)
+			return
+		}
+		taken.running++
+	}
+	r.start(delivery)
+}
+
+// start runs the handler of a delivery on a goroutine of its own. The mutex is held.
+func (r *run) start(delivery *Delivery) {
+	var ctx context.Context
+	ctx, delivery.cancel = context.WithCancelCause(r.values)
+	r.handlers.Add(1)
+	go r.handle(ctx, delivery)
+}
+
+func (r *run) handle(ctx context.Context, delivery *Delivery) {
+	defer r.handlers.Done()
+	ctx = r.worker.config.Propagator.Extract(ctx, delivery.Trace)
+	if timeout := delivery.handler.timeout; timeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, timeout, ErrTimeout)
+		defer cancel()
+		timer := time.AfterFunc(timeout, func() { r.timedOut(delivery) })
+		defer timer.Stop()
+	}
+	metrics := r.worker.config.Metrics
+	if metrics.TaskStarted != nil {
+		metrics.TaskStarted(delivery.Command)
+	}
+	begun := time.Now()
+	done := r.execute(ctx, delivery)
+	told, err := newReport(delivery, done, delivery.attached())
+	if err != nil {
+		done = outcome{kind: nacked, err: "the artifacts cannot be sent: " + err.Error()}
+		told, _ = newReport(delivery, done, nil)
+	}
+	isDropped := r.done(delivery, told)
+	delivery.cancel(nil)
+	if metrics.TaskEnded != nil {
+		how := done.kind.text()
+		if isDropped {
+			how = "dropped"
+		}
+		metrics.TaskEnded(delivery.Command, how, time.Since(begun))
+	}
+}
+
+// done takes the outcome of a handler, starts the next task that waits for the handler's limit, and reports whether the
+// outcome was dropped.
+func (r *run) done(delivery *Delivery, told *report) (isDropped bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	isDropped = delivery.ending != nil
+	r.over(delivery, told)
+	if taken := r.places[delivery.handler]; taken != nil {
+		taken.running--
+		r.startWaiting(taken, delivery.handler.limit)
+	}
+	return isDropped
+}
+
+// startWaiting starts tasks that waited for their handler's limit. The mutex is held.
+func (r *run) startWaiting(taken *places, limit int) {
+	for len(taken.waiting) > 0 && taken.running < limit {
+		next := taken.waiting[0]
+		taken.waiting[0] = nil
+		taken.waiting = taken.waiting[1:]
+		if next.isWaiting {
+			next.isWaiting = false
+			taken.running++
+			r.start(next)
+		}
+	}
+}
+
+// over ends a delivery; an outcome whose lease is gone is dropped. The mutex is held.
+func (r *run) over(delivery *Delivery, told *report) {
+	delivery.isOver = true
+	if delivery.stuck != nil {
+		delivery.stuck.Stop()
+	}
+	r.running--
+	r.runningBytes -= delivery.bytes
+	r.creditsOwed++
+	r.bytesOwed += delivery.bytes
+	switch {
+	case delivery.ending == nil:
+		r.release(delivery)
+		r.unsent = append(r.unsent, told)
+	case delivery.ending != ErrShutdown && told != nil:
+		r.worker.count(func(stats *Stats) { stats.Refused++ })
+	}
+	r.notify()
+}
+
+// hold adds a delivery to those whose leases are renewed. The mutex is held.
+func (r *run) hold(delivery *Delivery, now time.Time) {
+	delivery.renewAt = now.Add(r.lease / codeq.RenewalsPerLease)
+	delivery.renewedAt = now
+	r.held[delivery.ID] = delivery
+	delivery.isHeld = true
+	r.push(delivery)
+}
+
+func (r *run) push(delivery *Delivery) {
+	delivery.previous, delivery.next = r.last, nil
+	if r.last == nil {
+		r.first = delivery
+	} else {
+		r.last.next = delivery
+	}
+	r.last = delivery
+}
+
+func (r *run) unlink(delivery *Delivery) {
+	if delivery.previous == nil {
+		r.first = delivery.next
+	} else {
+		delivery.previous.next = delivery.next
+	}
+	if delivery.next == nil {
+		r.last = delivery.previous
+	} else {
+		delivery.next.previous = delivery.previous
+	}
+	delivery.previous, delivery.next = nil, nil
+}
+
+// release ends the renewals of a delivery. The mutex is held.
+func (r *run) release(delivery *Delivery) {
+	if !delivery.isHeld {
+		return
+	}
+	delivery.isHeld, delivery.isDue = false, false
+	r.unlink(delivery)
+	if r.held[delivery.ID] == delivery {
+		delete(r.held, delivery.ID)
+	}
+}
+
+// lose gives up the lease of a delivery and cancels its handler. The mutex is held.
+func (r *run) lose(delivery *Delivery, cause error) {
+	r.worker.count(func(stats *Stats) { stats.Lost++ })
+	r.logger().Warn("codeq: the handler of a task is cancelled", "task", delivery.ID, "command", delivery.Command,
+		"leaseToken", delivery.LeaseToken, "cause", cause)
+	r.end(delivery, cause)
+}
+
+// end cancels the handler of a delivery, whose outcome will be dropped. The mutex is held.
+func (r *run) end(delivery *Delivery, cause error) {
+	r.release(delivery)
+	delivery.ending = cause
+	delivery.progress = nil
+	if delivery.isWaiting {
+		delivery.isWaiting = false
+		r.over(delivery, nil)
+		return
+	}
+	if delivery.isOver || delivery.cancel == nil {
+		return
+	}
+	delivery.cancel(cause)
+	r.watchStuck(delivery)
+}
+
+func (r *run) timedOut(delivery *Delivery) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.watchStuck(delivery)
+}
+
+// watchStuck notices a handler that goes on although its context is cancelled. The mutex is held.
+func (r *run) watchStuck(delivery *Delivery) {
+	if delivery.isOver || delivery.stuck != nil {
+		return
+	}
+	delivery.stuck = time.AfterFunc(stuckGrace, func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		if delivery.isOver {
+			return
+		}
+		r.worker.count(func(stats *Stats) { stats.Stuck++ })
+		r.logger().Warn("codeq: a handler goes on although its context is cancelled, and keeps its place",
+			"task", delivery.ID, "command", delivery.Command)
+	})
+}
+
+// report takes the progress of a delivery.
+func (r *run) report(delivery *Delivery, data []byte) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if delivery.ending != nil {
+		return delivery.ending
+	}
+	if delivery.isOver {
+		return ErrLeaseLost
+	}
+	if delivery.progress == nil {
+		r.progress = append(r.progress, delivery)
+	}
+	delivery.progress = data
+	r.notify()
+	return nil
+}
+
+// settle takes the server's answers to the oldest outcomes. The mutex is held.
+func (r *run) settle(count int, refused []*codeqv1.OutcomeError) error {
+	if count > len(r.unsettled) {
+		return &codeq.Error{Reason: codeq.ErrInternal, Message: "the server settled more outcomes than were sent"}
+	}
+	refusals := map[int]*codeqv1.OutcomeError{}
+	for _, each := range refused {
+		refusals[int(each.GetNumber()-r.firstNumber)] = each
+	}
+	settled := int64(0)
+	for index, told := range r.unsettled[:count] {
+		refusal := refusals[index]
+		if refusal == nil {
+			settled++
+			continue
+		}
+		reason := link.FromReason(refusal.GetReason(), refusal.GetMessage())
+		if link.IsUnavailable(reason) { // sent again on the next stream
+			r.undecided = append(r.undecided, told)
+			r.isLeaving = true
+		} else {
+			r.refuse(told, reason)
+		}
+	}
+	clear(r.unsettled[:count])
+	r.unsettled = r.unsettled[count:]
+	r.firstNumber += uint64(count)
+	r.worker.count(func(stats *Stats) { stats.Settled += settled })
+	return nil
+}
+
+// refuse handles a rejected outcome. The mutex is held.
+func (r *run) refuse(told *report, reason *codeq.Error) {
+	r.worker.count(func(stats *Stats) { stats.Refused++ })
+	delivery := told.delivery
+	r.logger().Warn("codeq: the outcome of a task is rejected", "task", delivery.ID, "leaseToken", delivery.LeaseToken, "error", reason)
+	if told.isReplacement || !link.IsOfContent(reason) {
+		return
+	}
+	// Without an outcome the task would be redelivered when its lease ends, with no trace of the reason.
+	instead, _ := newReport(delivery, outcome{kind: nacked, err: "outcome rejected: " + reason.Error()}, nil)
+	instead.isReplacement = true
+	r.unsent = append(r.unsent, instead)
+}

@@ -102,14 +102,14 @@ async def test_lane_of_over_100000_tasks_is_delivered_in_order_after_a_restart(t
 async def test_every_task_returns_when_thousands_of_leases_expire_together_after_a_kill(tmp_path: Path) -> None:
     with ServerProcess(tmp_path) as server:
         ids = await create_many(server, "leased", LEASES)
-        async with working(server, "leased", lease_seconds=3) as stream:
+        began = time.monotonic()
+        async with working(server, "leased", lease_seconds=5) as stream:
             assert len(await take(stream, LEASES)) == LEASES
             server.restart()
-        restarted = time.monotonic()
         counters = queue_of(server, "leased")
         assert (counters["claimed"], counters["ready"]) == (LEASES, 0)
-        until(lambda: queue_of(server, "leased")["ready"] == LEASES, 3 + 10)  # while no worker requests work
-        assert time.monotonic() - restarted > 2
+        until(lambda: queue_of(server, "leased")["ready"] == LEASES, 5 + 10)  # while no worker requests work
+        assert time.monotonic() - began >= 5
         async with working(server, "leased") as stream:
             again = await take(stream, LEASES)
         assert sorted(task.id for task in again) == sorted(ids)
@@ -178,11 +178,11 @@ def test_retention_counts_from_the_end_of_a_task_and_removes_no_live_task(tmp_pa
         aged = time.monotonic() + 3
         until(lambda: time.monotonic() > aged)  # every task has outlived its retention now
         claim(server, "old")
+        before = time.monotonic()
         call(server, "POST", f"/tasks/{old}/result", json={"status": "COMPLETED"})
-        ended = time.monotonic()
         assert call(server, "GET", f"/tasks/{old}").json()["status"] == "COMPLETED"
         until(lambda: call(server, "GET", f"/tasks/{old}").status_code == 404, 10)
-        assert time.monotonic() - ended > 1.9
+        assert time.monotonic() - before >= 2
         for task_id, status in ((running, "CLAIMED"), (waiting, "PENDING"), (later, "SCHEDULED"), (dead, "DLQ")):
             assert call(server, "GET", f"/tasks/{task_id}").json()["status"] == status
 

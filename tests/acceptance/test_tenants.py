@@ -99,6 +99,8 @@ def test_update_names_the_field_that_it_rejects(server: ServerProcess) -> None:
         ({"inherit": ["queuesMax"], "limits": {"queuesMax": 1}}, "inherit[0]"),
         ({"limits": {"queuesMax": -1}}, "limits.queuesMax"),
         ({"limits": {"producer": {"burstSize": -1}}}, "limits.producer.burstSize"),
+        ({"limits": {"producer": {"requestsPerMinute": 5}}}, "limits.producer"),
+        ({"limits": {"workerToken": {"burstSize": 5}}}, "limits.workerToken"),
     ):
         refused = rest(server, "PATCH", ADMIN, body, 400)
         assert (refused["reason"], refused["details"][0]["field"]) == ("INVALID_FIELD", field)

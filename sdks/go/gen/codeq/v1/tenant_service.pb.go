@@ -852,13 +852,14 @@ var File_codeq_v1_tenant_service_proto protoreflect.FileDescriptor
 
 const file_codeq_v1_tenant_service_proto_rawDesc = "" +
 	"\n" +
-	"\x1dcodeq/v1/tenant_service.proto\x12\bcodeq.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1ecodeq/options/v1/options.proto\x1a\x1cgoogle/api/annotations.proto\"x\n" +
+	"\x1dcodeq/v1/tenant_service.proto\x12\bcodeq.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1ecodeq/options/v1/options.proto\x1a\x1cgoogle/api/annotations.proto\"\x97\x02\n" +
 	"\tRateLimit\x12=\n" +
 	"\x13requests_per_minute\x18\x01 \x01(\x03B\r\xbaH\n" +
 	"\"\b\x18\x80\x94\xeb\xdc\x03(\x00R\x11requestsPerMinute\x12,\n" +
 	"\n" +
 	"burst_size\x18\x02 \x01(\x03B\r\xbaH\n" +
-	"\"\b\x18\x80\x94\xeb\xdc\x03(\x00R\tburstSize\"\xe4\x06\n" +
+	"\"\b\x18\x80\x94\xeb\xdc\x03(\x00R\tburstSize:\x9c\x01\xbaH\x98\x01\x1a\x95\x01\n" +
+	"\x0frate_limit.both\x12IrequestsPerMinute and burstSize must either both be above 0, or both be 0\x1a7(this.requests_per_minute > 0) == (this.burst_size > 0)\"\xe4\x06\n" +
 	"\fTenantLimits\x124\n" +
 	"\bproducer\x18\x01 \x01(\v2\x13.codeq.v1.RateLimitH\x00R\bproducer\x88\x01\x01\x120\n" +
 	"\x06worker\x18\x02 \x01(\v2\x13.codeq.v1.RateLimitH\x01R\x06worker\x88\x01\x01\x12.\n" +

@@ -70,6 +70,8 @@ class Client(QueueClient, TenantClient):
         max_attempts: int | None = None,
         idempotency_key: str | None = None,
         task_id: str | None = None,
+        traceparent: str | None = None,
+        tracestate: str | None = None,
     ) -> Task:
         """Creates a task; see NewTask for the arguments.
 
@@ -78,7 +80,19 @@ class Client(QueueClient, TenantClient):
             Unavailable, DeadlineExceeded, OutcomeUnknown: The task may exist; retry with an idempotency key. In a
                 cluster the client retries by itself, within its timeout, and adds a key if the task has none.
         """
-        task = NewTask(command, payload, priority, delay, run_at, max_attempts, idempotency_key, task_id, expire)
+        task = NewTask(
+            command,
+            payload,
+            priority,
+            delay,
+            run_at,
+            max_attempts,
+            idempotency_key,
+            task_id,
+            expire,
+            traceparent,
+            tracestate,
+        )
         return self._call(calls.create(task, with_key=self._endpoint.servers.are_many))
 
     def create_batch(
@@ -290,9 +304,23 @@ class AsyncClient(AsyncQueueClient, AsyncTenantClient):
         max_attempts: int | None = None,
         idempotency_key: str | None = None,
         task_id: str | None = None,
+        traceparent: str | None = None,
+        tracestate: str | None = None,
     ) -> Task:
         """Creates a task; see Client.create."""
-        task = NewTask(command, payload, priority, delay, run_at, max_attempts, idempotency_key, task_id, expire)
+        task = NewTask(
+            command,
+            payload,
+            priority,
+            delay,
+            run_at,
+            max_attempts,
+            idempotency_key,
+            task_id,
+            expire,
+            traceparent,
+            tracestate,
+        )
         return await self._call(calls.create(task, with_key=self._endpoint.servers.are_many))
 
     async def create_batch(

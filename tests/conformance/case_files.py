@@ -142,7 +142,9 @@ def _case(subject: str, raw: Mapping[str, Any]) -> Case:
 def _able(steps: tuple[Mapping[str, Any], ...], raw: Mapping[str, Any]) -> tuple[str, ...]:
     """Returns the drivers that have the operations of a case."""
     names = [str(step["do"]) for step in steps if "do" in step]
-    is_unary = all(name in UNARY for name in names) and not any({"see", "unseen", "options"} & set(step) for step in steps)
+    is_unary = all(name in UNARY for name in names) and not any(
+        {"see", "unseen", "options"} & set(step) for step in steps
+    )
     special = {"peers", "proxy", "process"} & set(raw) or raw.get("server") in ("cluster", "none")
     return DRIVERS if is_unary and not special else SDKS
 

@@ -132,9 +132,7 @@ class CaseRun:
                 addresses = {"producer": first, "worker": first}
         if case.proxy is not None:
             cuts = int(case.proxy["cuts"])
-            self.proxy = stack.enter_context(
-                CuttingProxy(addresses["producer"][0], case.proxy["cutMs"] / 1000, cuts)
-            )
+            self.proxy = stack.enter_context(CuttingProxy(addresses["producer"][0], case.proxy["cutMs"] / 1000, cuts))
             known["direct"] = addresses["producer"]
             addresses = {"producer": [self.proxy.address], "worker": [self.proxy.address]}
         known["addresses"] = addresses

@@ -152,5 +152,3 @@ class World:
     def number(self) -> int:
         """Returns a number that no other case of this process has."""
         return next(self._numbers)
-
-

@@ -137,14 +137,6 @@ class DriverProcess:
                 if left <= 0 or not self._changed.wait(left):
                     raise TimeoutError
 
-    def signal(self, number: int) -> None:
-        """Sends a signal."""
-        self._process.send_signal(number)
-
-    def wait(self, seconds: float) -> int:
-        """Waits for the end of the process and returns its exit code."""
-        return self._process.wait(seconds)
-
     def close(self) -> int | None:
         """Ends the process by the end of its stdin, or kills it; returns its exit code, None if it was killed."""
         assert self._process.stdin is not None

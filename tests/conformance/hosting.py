@@ -77,17 +77,6 @@ def events(run: CaseRun, where: Mapping[str, Any]) -> dict[str, Any]:
     return {"count": len(found), "tasks": len({event.get("id") for event in found}), "events": found}
 
 
-def driver_signal(run: CaseRun, name: str) -> dict[str, Any]:
-    """Sends a signal to the driver."""
-    run.driver.signal(signal.Signals[name])
-    return {}
-
-
-def driver_wait(run: CaseRun, seconds: float) -> dict[str, Any]:
-    """Waits for the end of the driver."""
-    return {"code": run.driver.wait(seconds)}
-
-
 def driver_end(run: CaseRun) -> dict[str, Any]:
     """Ends the driver's input; returns its exit code, None if it had to be killed."""
     return {"code": run.driver.close()}

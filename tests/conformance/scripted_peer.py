@@ -119,7 +119,9 @@ class ScriptedPeer(grpc.GenericRpcHandler):
 
     async def start(self) -> None:
         """Starts listening."""
-        self._server = grpc.aio.server(options=(("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", 16 << 20)))
+        self._server = grpc.aio.server(
+            options=(("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", 16 << 20))
+        )
         self._server.add_generic_rpc_handlers((self,))
         self.address = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
         await self._server.start()
@@ -215,14 +217,19 @@ class _Conversation:
             case "until":
                 return not await self._until(value)
             case "settle":
-                errors = [json_format.ParseDict(_reasoned(each), worker_service_pb2.OutcomeError()) for each in more.get("errors", [])]
+                errors = [
+                    json_format.ParseDict(_reasoned(each), worker_service_pb2.OutcomeError())
+                    for each in more.get("errors", [])
+                ]
                 await self._write(worker_service_pb2.WorkResponse(settled=value, outcome_errors=errors))
             case "ack":
                 for _ in range(value):
                     if not await self._until("tasks", ack=True):
                         return True
             case "extended" | "lost" | "cancelled":
-                await self._write(json_format.ParseDict({verb: [_reasoned(each) for each in value]}, _message(self._response)))
+                await self._write(
+                    json_format.ParseDict({verb: [_reasoned(each) for each in value]}, _message(self._response))
+                )
             case "notice":
                 await self._write(json_format.ParseDict({"notice": _reasoned(value)}, _message(self._response)))
             case "seconds":

@@ -31,7 +31,7 @@ def check_all(results: list[str | codeq.CodeqError], command: str, server: Serve
     with codeq.Client(server.producer_addr, token=DEV_TOKEN) as client:
         for number in (0, 1234, COUNT - 1):
             assert client.get(str(results[number])).payload == number
-        assert client.queue(command).pending == COUNT - COUNT // 100
+        assert client.queue(command).ready == COUNT - COUNT // 100
 
 
 def test_create_all_yields_ids_and_errors_in_order(shared_server: ServerProcess) -> None:
@@ -57,8 +57,7 @@ async def test_async_create_all_takes_iterables_of_both_kinds(is_async: bool, sh
 async def hold_frames(stream: Produce) -> None:
     """Welcomes a producer and answers its frames only once it is told to."""
     await welcome_producer(stream)
-    while True:
-        frame = await stream.read()
+    async for frame in stream:
         await may_answer.wait()
         await stream.write(ack(frame))
 
@@ -87,7 +86,6 @@ async def test_create_all_reads_its_source_only_as_fast_as_tasks_are_created() -
         may_answer.set()
         assert await first == "0"
         assert [result async for result in results] == [str(number) for number in range(1, 50)]
-        server.failures.clear()  # the script reads until the half-close
 
 
 async def test_error_of_the_source_ends_create_all_after_the_tasks_before(shared_server: ServerProcess) -> None:
@@ -145,31 +143,30 @@ def test_callback_that_raises_does_not_stop_other_futures(shared_server: ServerP
 async def test_fail_fast_producer_refuses_creates_above_the_limit() -> None:
     global may_answer  # noqa: PLW0603 - see above
     may_answer = asyncio.Event()
-    async with ScriptedServer(hold_frames) as server:
-        async with codeq.AsyncProducer(server.address, in_flight_max=3, fail_fast=True) as producer:
-            calls = [asyncio.create_task(producer.create("X", number)) for number in range(3)]
-            await asyncio.sleep(0)
-            with pytest.raises(codeq.LimitReached, match="in_flight_max") as caught:
-                await producer.create("X")
-            assert (caught.value.reason, caught.value.retryable) == ("LIMIT_REACHED", True)
-            may_answer.set()
-            assert await asyncio.gather(*calls) == ["0", "1", "2"]
-            assert await producer.create("X", 4) == "4"
-        server.failures.clear()  # the script reads until the half-close
+    async with (
+        ScriptedServer(hold_frames) as server,
+        codeq.AsyncProducer(server.address, in_flight_max=3, fail_fast=True) as producer,
+    ):
+        calls = [asyncio.create_task(producer.create("X", number)) for number in range(3)]
+        await asyncio.sleep(0)
+        with pytest.raises(codeq.LimitReached, match="in_flight_max") as caught:
+            await producer.create("X")
+        assert (caught.value.reason, caught.value.retryable) == ("LIMIT_REACHED", True)
+        may_answer.set()
+        assert await asyncio.gather(*calls) == ["0", "1", "2"]
+        assert await producer.create("X", 4) == "4"
 
 
 async def test_creates_above_the_limit_wait_for_room_or_their_timeout() -> None:
     global may_answer  # noqa: PLW0603 - see above
     may_answer = asyncio.Event()
-    async with ScriptedServer(hold_frames) as server:
-        async with codeq.AsyncProducer(server.address, in_flight_max=2) as producer:
-            calls = [asyncio.create_task(producer.create("X", number)) for number in range(5)]
-            await asyncio.sleep(0)
-            with pytest.raises(codeq.DeadlineExceeded, match="in_flight_max"):
-                await producer.create("X", timeout_seconds=0.1)
-            may_answer.set()
-            assert await asyncio.gather(*calls) == [str(number) for number in range(5)]
-        server.failures.clear()  # the script reads until the half-close
+    async with ScriptedServer(hold_frames) as server, codeq.AsyncProducer(server.address, in_flight_max=2) as producer:
+        calls = [asyncio.create_task(producer.create("X", number)) for number in range(5)]
+        await asyncio.sleep(0)
+        with pytest.raises(codeq.DeadlineExceeded, match="in_flight_max"):
+            await producer.create("X", timeout_seconds=0.1)
+        may_answer.set()
+        assert await asyncio.gather(*calls) == [str(number) for number in range(5)]
 
 
 def test_threads_wait_for_room_and_big_batches_get_in_alone() -> None:
@@ -190,9 +187,9 @@ def test_threads_wait_for_room_and_big_batches_get_in_alone() -> None:
     room.leave(1)
     assert entered.wait(10)
     thread.join()
+    full = InFlight(1, fail_fast=True)
+    full.enter(1, 0)
     with pytest.raises(codeq.LimitReached):
-        full = InFlight(1, fail_fast=True)
-        full.enter(1, 0)
         full.enter(1, 0)
 
 

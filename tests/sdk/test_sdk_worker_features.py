@@ -212,9 +212,7 @@ async def test_handler_that_outlives_its_lease_is_stuck(caplog: pytest.LogCaptur
     [
         (pb.WorkResponse(lost=[pb.LostLease(task_id="a", lease_token=7)]), codeq.CancelReason.LEASE_LOST),
         (
-            pb.WorkResponse(
-                lost=[pb.LostLease(task_id="a", lease_token=7, reason=error_pb2.ERROR_REASON_TASK_ENDED)]
-            ),
+            pb.WorkResponse(lost=[pb.LostLease(task_id="a", lease_token=7, reason=error_pb2.ERROR_REASON_TASK_ENDED)]),
             codeq.CancelReason.CANCELLED,
         ),
         (pb.WorkResponse(cancelled=[pb.LostLease(task_id="a", lease_token=7)]), codeq.CancelReason.CANCELLED),
@@ -470,7 +468,7 @@ async def test_cancelled_chain_waits_for_its_sync_handler() -> None:
             await eventually(ended.is_set)
 
 
-@pytest.mark.parametrize("layer", [5, lambda task: None, lambda: None])
+@pytest.mark.parametrize("layer", [5, lambda _: None, lambda: None])
 def test_wrong_middleware_is_refused(layer: Any) -> None:
     with pytest.raises(TypeError, match="middleware"):
         codeq.Worker().middleware(layer)

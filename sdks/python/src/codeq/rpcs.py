@@ -114,7 +114,9 @@ def call_of(request: Message) -> Call[Message]:
     name = type(request).__name__.removesuffix("Request")
     rpc = by_name().get(name)
     if rpc is None or not isinstance(request, rpc.request):
-        raise TypeError(f"request must be the request of a unary RPC, such as GetTaskRequest, not {type(request).__name__}")
+        raise TypeError(
+            f"request must be the request of a unary RPC, such as GetTaskRequest, not {type(request).__name__}"
+        )
     condition = _REPEATABLE_IF.get(name)
     repeatable = condition(request) if condition else name.startswith(_READING) or name in _REPEATABLE
     wait = float(getattr(request, "wait_seconds", 0))

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import sys
 from collections.abc import Iterator
 from typing import Any
 
-from codeq.logs import log
-from codeq.records import NewTask, Task
+from codeq.records import Task
 
 _API = "opentelemetry.trace"
 """Module that a program with traces has imported; without it there is no current span."""
@@ -29,8 +29,7 @@ def processing(task: Task[Any]) -> Iterator[None]:
     if _API not in sys.modules:
         yield
         return
-    from opentelemetry import trace  # noqa: PLC0415 - only programs that use it have it
-
+    trace: Any = importlib.import_module(_API)
     carrier = {"traceparent": task.traceparent or "", "tracestate": task.tracestate or ""}
     span = trace.get_tracer("codeq").start_as_current_span(
         f"process {task.command}",
@@ -48,6 +47,5 @@ def processing(task: Task[Any]) -> Iterator[None]:
 
 
 def _propagator() -> Any:
-    from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator  # noqa: PLC0415
-
-    return TraceContextTextMapPropagator()
+    module: Any = importlib.import_module("opentelemetry.trace.propagation.tracecontext")
+    return module.TraceContextTextMapPropagator()

@@ -141,12 +141,22 @@ class ScriptedServer:
 
 
 async def welcome_producer(
-    stream: Produce, *, frames: int = 256, tasks: int = 4096, size: int = 16 << 20, frame_size: int = 8 << 20
+    stream: Produce,
+    *,
+    frames: int = 256,
+    tasks: int = 4096,
+    size: int = 16 << 20,
+    frame_size: int = 8 << 20,
+    protocol: int = 1,
 ) -> None:
     """Takes the hello and answers it with these limits."""
     assert (await stream.read()).HasField("hello")
     welcome = producer_service_pb2.ProducerWelcome(
-        unacked_frames_max=frames, unacked_bytes_max=size, frame_tasks_max=tasks, frame_bytes_max=frame_size
+        unacked_frames_max=frames,
+        unacked_bytes_max=size,
+        frame_tasks_max=tasks,
+        frame_bytes_max=frame_size,
+        protocol=protocol,
     )
     await stream.write(producer_service_pb2.ProduceResponse(welcome=welcome))
 
@@ -157,11 +167,15 @@ def ack(*frames: producer_service_pb2.ProduceRequest) -> producer_service_pb2.Pr
     return producer_service_pb2.ProduceResponse(acks=acks)
 
 
-async def welcome_worker(stream: Work, *, lease_seconds: int = LEASE_SECONDS) -> worker_service_pb2.WorkerHello:
+async def welcome_worker(
+    stream: Work, *, lease_seconds: int = LEASE_SECONDS, protocol: int = 1
+) -> worker_service_pb2.WorkerHello:
     """Takes the hello, answers it and returns it."""
     request = await stream.read()
     assert request.HasField("hello")
-    welcome = worker_service_pb2.WorkerWelcome(worker_id="w", lease_seconds=lease_seconds, credits_max=65536)
+    welcome = worker_service_pb2.WorkerWelcome(
+        worker_id="w", lease_seconds=lease_seconds, credits_max=65536, protocol=protocol
+    )
     await stream.write(worker_service_pb2.WorkResponse(welcome=welcome))
     return request.hello
 

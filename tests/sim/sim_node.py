@@ -315,6 +315,9 @@ class Stream:
         token = StreamToken(claims_of(self._holder), _renewed, self._node.loop.time)
         await (serving.produce(token, self, InFlight()) if self._kind == "produce" else serving.work(token, self))
 
+    def peer(self) -> str:
+        return "ipv4:127.0.0.1:1"
+
     async def read(self) -> Any:
         return await self._up.get()
 

@@ -43,6 +43,10 @@ class Client:
             message = worker_service_pb2.WorkResponse.FromString(message)
         self.received.append(message)
 
+    def peer(self) -> str:
+        """The address of the client, as gRPC writes it."""
+        return "ipv4:127.0.0.1:1"
+
     @property
     def unread(self) -> int:
         """The messages that the server has not read yet."""

@@ -54,6 +54,9 @@ class EndlessClient:
     async def write(self, _: Any) -> None:
         await asyncio.sleep(0)
 
+    def peer(self) -> str:
+        return "ipv4:127.0.0.1:1"
+
 
 @pytest.fixture
 async def runner() -> HeldRunner:

@@ -72,6 +72,9 @@ class Client:
             message = worker_service_pb2.WorkResponse.FromString(message)
         self.received.append(message)
 
+    def peer(self) -> str:
+        return "ipv4:127.0.0.1:1"
+
     def notices(self) -> list[Any]:
         return [message.notice for message in self.received if message.HasField("notice")]
 

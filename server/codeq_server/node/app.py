@@ -13,7 +13,6 @@ import signal
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
-from importlib.metadata import version
 from typing import Any, Final, NoReturn
 
 import grpc.aio
@@ -46,6 +45,7 @@ from codeq_server.services.call_stream import CallStreams, ServerProbes
 from codeq_server.services.calls import Calls
 from codeq_server.services.cluster import ClusterService
 from codeq_server.services.grpc_front import GrpcFront
+from codeq_server.services.handshake import SERVER_VERSION
 from codeq_server.services.local_dispatch import LocalDispatcher
 from codeq_server.services.metrics import ShardCollector
 from codeq_server.services.reflection import enable_reflection
@@ -70,7 +70,6 @@ GARBAGE_THRESHOLDS: Final = (100_000, 20, 100)
 EXIT_FAILED: Final = 1
 """Exit code of a server that failed to start or to continue."""
 
-_VERSION: Final = version("codeq-server")
 _log = structlog.get_logger()
 
 
@@ -187,7 +186,7 @@ class Node:
         self._calls.register(
             "codeq.v1.ServerService",
             ServerService(
-                version=_VERSION,
+                version=SERVER_VERSION,
                 mode=self._host.mode,
                 fsync=persistence.fsync_on_commit,
                 persistence_provider=self._settings.persistence_provider,
@@ -281,7 +280,7 @@ class Node:
             http_metrics,
             access_log=self._logs.access.http,
             allowed_hosts=self._settings.allowed_hosts or None,
-            version=_VERSION,
+            version=SERVER_VERSION,
             cors_origins=self._settings.cors_origins,
             bodies=self._in_flight,
         )
@@ -331,7 +330,7 @@ class Node:
                 raise _ReadyFileError(f"cannot write the ready file {settings.ready_file}: {reason}") from None
         _log.info(
             "server_started",
-            version=_VERSION,
+            version=SERVER_VERSION,
             http=str(ready.http or ""),
             worker_stream=str(ready.worker or ""),
             producer_stream=str(ready.producer or ""),
@@ -364,7 +363,7 @@ class Node:
                 "fsync_off", hint="a crash may lose acknowledged tasks; set fsyncOnCommit to true to keep them"
             )
         if settings.dev or sys.stderr.isatty():
-            print(summary.text(settings, ready, _VERSION, self._readiness.grpc()), file=sys.stderr, flush=True)
+            print(summary.text(settings, ready, SERVER_VERSION, self._readiness.grpc()), file=sys.stderr, flush=True)
 
     def _forget_ready_file(self) -> None:
         if self._settings.ready_file is not None:

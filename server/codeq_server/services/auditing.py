@@ -72,7 +72,7 @@ class Act:
             call=call,
             object=_object_of(request),
             outcome=OK,
-            origin=_written(origin),
+            origin=written_origin(origin),
         )
         self._runner: ShardRunner | None = None
         """Runner of the shard that has the record."""
@@ -163,7 +163,7 @@ def record_denial(runner: ShardRunner, call: str, denial: Rejection, origin: str
             tenant=denial.tenant if TENANT.fullmatch(denial.tenant) else "",
             call=call.rpartition("/")[2],
             outcome=denial.reason.name,
-            origin=_written(origin),
+            origin=written_origin(origin),
             count=1,
         )
         trail.record(row, now)
@@ -189,7 +189,7 @@ def _object_of(request: Message) -> str:
     return ""
 
 
-def _written(origin: str) -> str:
+def written_origin(origin: str) -> str:
     """Returns the address of a caller as host:port; gRPC writes ipv4:host:port or ipv6:[host]:port, with escapes."""
     kind, _, address = origin.partition(":")
     if kind in {"ipv4", "ipv6"}:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -24,6 +24,7 @@ from codeq_server.engine.runner import ShardRunner
 from .auditing import denial_of, record_denial
 from .convert import item_error
 from .creating import task_of
+from .handshake import PROTOCOL, SERVER_VERSION, opening
 from .outbox import Outbox
 from .rate_limits import FRAMES, RateLimits
 from .server_info import PAYLOAD_BYTES_MAX
@@ -75,7 +76,7 @@ class ProducerStream:
                 longer accepted.
         """
         self._first = await hello_of(self._context, pb.ProduceRequest)
-        check_message(self._first.hello)
+        opened = self._greet(self._first.hello)
         welcome = pb.ProducerWelcome(
             tenant_id=self._tenant,
             subject=self._subject,
@@ -83,10 +84,18 @@ class ProducerStream:
             unacked_bytes_max=UNACKED_BYTES_MAX,
             frame_tasks_max=FRAME_TASKS_MAX,
             frame_bytes_max=FRAME_BYTES_MAX,
+            server_version=SERVER_VERSION,
+            protocol=PROTOCOL,
         )
-        await self._registry.serve(self.notify, self._token, partial(self._serve, welcome))
+        await self._registry.serve(self.notify, self._token, partial(self._serve, welcome, opened))
 
-    async def _serve(self, welcome: pb.ProducerWelcome, group: asyncio.TaskGroup) -> None:
+    def _greet(self, hello: pb.ProducerHello) -> Callable[[], None]:
+        """Checks the hello; returns what logs that the stream was opened."""
+        check_message(hello)
+        return opening(_CALL, self._token.claims, hello.client_name, hello.client, self._context.peer())
+
+    async def _serve(self, welcome: pb.ProducerWelcome, opened: Callable[[], None], group: asyncio.TaskGroup) -> None:
+        opened()
         await self._write(pb.ProduceResponse(welcome=welcome))
         acks = group.create_task(self._registry.part(self._outbox.run, self._send), name="producer-acks")
         refusal: Rejection | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
@@ -28,6 +28,7 @@ from .artifacts import Artifacts, Filed, Uploads, take_filed
 from .auditing import DENIALS, record_denial
 from .claiming import allowed_commands, return_unused
 from .convert import reason_number
+from .handshake import PROTOCOL, SERVER_VERSION, opening
 from .outbox import Outbox
 from .pacing import Pacing
 from .rate_limits import RateLimits
@@ -125,15 +126,17 @@ class WorkerStream:
             Rejection: Why the stream ends.
         """
         self._first = await hello_of(self._context, pb.WorkRequest)
-        self._greet(self._first.hello)
+        opened = self._greet(self._first.hello)
         welcome = pb.WorkerWelcome(
             tenant_id=self._caller.tenant,
             worker_id=self._caller.worker,
             lease_seconds=self._lease_seconds,
             credits_max=CREDITS_MAX,
+            server_version=SERVER_VERSION,
+            protocol=PROTOCOL,
         )
         try:
-            await self._registry.serve(self.notify, self._token, partial(self._serve, welcome))
+            await self._registry.serve(self.notify, self._token, partial(self._serve, welcome, opened))
         finally:
             self._draining = True  # a turn may still be to come
             self._runner.waiting.leave(self)
@@ -144,7 +147,8 @@ class WorkerStream:
                 for claim, delivered in frame.claims:
                     return_unused(self._runner, claim, [d.task_id for d in delivered])
 
-    async def _serve(self, welcome: pb.WorkerWelcome, group: asyncio.TaskGroup) -> None:
+    async def _serve(self, welcome: pb.WorkerWelcome, opened: Callable[[], None], group: asyncio.TaskGroup) -> None:
+        opened()
         await self._write(pb.WorkResponse(welcome=welcome).SerializeToString())
         pushes = group.create_task(self._registry.part(self._outbox.run, self._send), name="worker-pushes")
         try:
@@ -182,7 +186,8 @@ class WorkerStream:
 
     # -- in ----------------------------------------------------------------------------------------------------------
 
-    def _greet(self, hello: pb.WorkerHello) -> None:
+    def _greet(self, hello: pb.WorkerHello) -> Callable[[], None]:
+        """Applies the hello; returns what logs that the stream was opened."""
         check_message(hello)
         if hello.name:
             self._caller = self._caller._replace(worker=f"{self._caller.subject}/{hello.name}")
@@ -191,6 +196,7 @@ class WorkerStream:
         self._asked = hello.commands
         self._commands = allowed_commands(self._claims, self._asked)
         self._token.on_change = self._apply
+        return opening(_CALL, self._claims, hello.name, hello.client, self._context.peer())
 
     def _apply(self) -> None:
         """Applies changed claims of the token.

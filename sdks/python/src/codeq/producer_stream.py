@@ -15,6 +15,7 @@ from codeq import errors, payloads, streams
 from codeq.async_transport import AsyncCall
 from codeq.backoff import Backoff
 from codeq.endpoint import Endpoint
+from codeq.handshake import check_protocol, client_info
 from codeq.producer_frames import Frame, Job, Pending
 from codeq.v1 import error_pb2
 from codeq.v1 import producer_service_pb2 as pb
@@ -137,12 +138,14 @@ class ProducerStream:
         metadata = await streams.metadata_of(self._endpoint)
         servers = self._endpoint.servers
         async with self._endpoint.aio_channel(self._address) as channel:
-            hello = pb.ProduceRequest(hello=pb.ProducerHello(client_name=self._client_name)).SerializeToString()
-            call, answer = await streams.open_call(self._endpoint, channel, _METHOD, hello, metadata)
+            hello = pb.ProducerHello(client_name=self._client_name, client=client_info())
+            request = pb.ProduceRequest(hello=hello).SerializeToString()
+            call, answer = await streams.open_call(self._endpoint, channel, _METHOD, request, metadata)
             first = pb.ProduceResponse.FromString(answer)
             if not first.HasField("welcome") or first.welcome.frame_bytes_max < _ITEM_BYTES_MAX:
                 raise errors.BadHandshake("the server's first message is not a valid welcome")
             self._limits = first.welcome
+            check_protocol(first.welcome.protocol, first.welcome.server_version)
             self._is_welcomed, self._trouble = True, ""
             servers.reached()
             self._reconnects.opened(self._address, self._loop.time())

@@ -20,6 +20,7 @@ from codeq import errors, streams
 from codeq.async_transport import AsyncCall
 from codeq.backoff import Backoff
 from codeq.endpoint import Endpoint
+from codeq.handshake import check_protocol, client_info
 from codeq.logs import log
 from codeq.outcomes import Abandon, Nack
 from codeq.ownership import Owner
@@ -248,13 +249,19 @@ class WorkerStream:
         options = self._options
         servers = self._endpoint.servers
         async with self._endpoint.aio_channel(self._address) as channel:
-            hello = pb.WorkerHello(name=options.name, commands=options.commands, lease_seconds=options.lease_seconds)
+            hello = pb.WorkerHello(
+                name=options.name,
+                commands=options.commands,
+                lease_seconds=options.lease_seconds,
+                client=client_info(),
+            )
             request = pb.WorkRequest(hello=hello).SerializeToString()
             call, answer = await streams.open_call(self._endpoint, channel, _METHOD, request, metadata)
             first = pb.WorkResponse.FromString(answer)
             welcome = first.welcome
             if not first.HasField("welcome") or welcome.lease_seconds < 1 or welcome.credits_max < 1:
                 raise errors.BadHandshake("the server's first message is not a valid welcome")
+            check_protocol(welcome.protocol, welcome.server_version)
             self._is_welcomed = True
             servers.reached()
             self._reconnects.opened(self._address, self._loop.time())

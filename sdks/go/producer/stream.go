@@ -18,7 +18,7 @@ const (
 	// itemBytesMax is the largest encoded task; every frame must have room for one.
 	itemBytesMax = codeq.PayloadBytesMax + 4096
 	// gathersMax is how often a frame waits for the goroutines that are about to add to it; no time passes if none are.
-	gathersMax = 8
+	gathersMax = 2
 )
 
 // session is one stream of the producer.

@@ -36,7 +36,9 @@ type HandlerOption func(*handler)
 func Limit(most int) HandlerOption { return func(handler *handler) { handler.limit = most } }
 
 // Timeout cancels the context of a handler that takes longer, with the cause ErrTimeout. 0 (default): never.
-func Timeout(after time.Duration) HandlerOption { return func(handler *handler) { handler.timeout = after } }
+func Timeout(after time.Duration) HandlerOption {
+	return func(handler *handler) { handler.timeout = after }
+}
 
 // handler is what runs for the tasks of a command.
 type handler struct {

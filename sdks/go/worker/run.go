@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	codeq "github.com/osvaldoandrade/codeq/sdks/go"
@@ -25,13 +26,15 @@ type run struct {
 	stopping chan struct{} // closed when the run begins to stop
 	wake     chan struct{}
 	handlers sync.WaitGroup
+	jobs     chan job
+	idle     atomic.Int64 // goroutines that wait for a job
 
 	mu           sync.Mutex
 	running      int
 	runningBytes int64
 	held         map[string]*Delivery
 	places       map[*handler]*places // of handlers with a limit
-	first, last  *Delivery // the held deliveries in the order of renewAt
+	first, last  *Delivery            // the held deliveries in the order of renewAt
 	due          []*Delivery
 	progress     []*Delivery
 	unsent       []*report
@@ -58,7 +61,7 @@ type run struct {
 func newRun(w *Worker, ctx context.Context, commands []string) *run {
 	r := &run{
 		worker: w, commands: commands, values: context.WithoutCancel(ctx), stopping: make(chan struct{}),
-		wake: make(chan struct{}, 1), held: map[string]*Delivery{},
+		wake: make(chan struct{}, 1), jobs: make(chan job), held: map[string]*Delivery{},
 		places: map[*handler]*places{}, lease: w.config.Lease,
 	}
 	r.streams, r.hardStop = context.WithCancel(context.Background())

@@ -19,7 +19,7 @@ const (
 	progressItemsMax = 16
 	progressBytesMax = 1 << 20
 	// gathersMax is how often a message waits for goroutines that are about to add to it; no time passes if none are.
-	gathersMax = 8
+	gathersMax = 2
 )
 
 // session is one stream of the worker.

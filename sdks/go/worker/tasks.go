@@ -65,16 +65,48 @@ func (r *run) admit(delivery *Delivery) {
 	r.start(delivery)
 }
 
-// start runs the handler of a delivery on a goroutine of its own. The mutex is held.
+// job is a delivery whose handler is to run.
+type job struct {
+	ctx      context.Context
+	delivery *Delivery
+}
+
+// start runs the handler of a delivery on an idle goroutine, or on a new one. The mutex is held.
 func (r *run) start(delivery *Delivery) {
 	var ctx context.Context
 	ctx, delivery.cancel = context.WithCancelCause(r.values)
-	r.handlers.Add(1)
-	go r.handle(ctx, delivery)
+	made := job{ctx: ctx, delivery: delivery}
+	select {
+	case r.jobs <- made:
+	default:
+		r.handlers.Go(func() { r.handleAll(made) })
+	}
+}
+
+// handleAll runs a job, and then others as long as there are few idle goroutines: a goroutine whose stack has grown is
+// cheaper than a new one.
+func (r *run) handleAll(next job) {
+	for {
+		r.handle(next.ctx, next.delivery)
+		next = job{}
+		if r.idle.Add(1) > idleMax {
+			r.idle.Add(-1)
+			return
+		}
+		isLast := false
+		select {
+		case next = <-r.jobs:
+		case <-r.streams.Done():
+			isLast = true
+		}
+		r.idle.Add(-1)
+		if isLast {
+			return
+		}
+	}
 }
 
 func (r *run) handle(ctx context.Context, delivery *Delivery) {
-	defer r.handlers.Done()
 	ctx = r.worker.config.Propagator.Extract(ctx, delivery.Trace)
 	if timeout := delivery.handler.timeout; timeout > 0 {
 		var cancel context.CancelFunc

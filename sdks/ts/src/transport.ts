@@ -71,7 +71,7 @@ export class Call {
   /** Ends the call with an error, and tells the server. */
   fail(error: CodeqError): void {
     this.#finish(error);
-    this.#stream.close(http2.constants.NGHTTP2_CANCEL);
+    setImmediate(() => this.#stream.close(http2.constants.NGHTTP2_CANCEL)); // see destroyLater
   }
 
   #take(chunk: Buffer): void {
@@ -93,6 +93,14 @@ export class Call {
     this.#released();
     this.#handler.ended(error);
   }
+}
+
+/**
+ * Destroys a session once Node has left its HTTP/2 code. Promises settle inside that code while it reads a frame; there, a
+ * reset of another stream of the session makes Node write for ever.
+ */
+function destroyLater(session: http2.ClientHttp2Session): void {
+  setImmediate(() => session.destroy());
 }
 
 /** Calls to one server over one connection, which is opened when it is needed. */
@@ -177,7 +185,7 @@ export class Channel {
   close(): void {
     this.#isClosed = true;
     clearTimeout(this.#pinging);
-    this.#session?.destroy();
+    if (this.#session !== undefined) destroyLater(this.#session);
   }
 
   /** Disconnects once what was written has been sent; for calls that are over. */

@@ -16,7 +16,7 @@ from codeq.audit import AuditFilter, AuditPage, page_of
 from codeq.cluster import TOPOLOGY, Topology
 from codeq.dead_letters import DeadLetters, RedriveFilter, Redriven
 from codeq.errors import CodeqError, FieldViolation, InvalidField, from_item
-from codeq.outcomes import Completed, Failed, Nack
+from codeq.outcomes import Abandon, Completed, Failed, Nack
 from codeq.records import (
     NEEDS_ZONE,
     NewTask,
@@ -28,6 +28,7 @@ from codeq.records import (
 )
 from codeq.server_records import Backup, Queue, ServerInfo
 from codeq.task_results import Explanation, Returned, TaskResult
+from codeq.tracing import traced
 from codeq.v1 import audit_service_pb2 as audit_pb
 from codeq.v1 import cluster_service_pb2 as cluster_pb
 from codeq.v1 import queue_service_pb2 as queues_pb
@@ -67,7 +68,7 @@ def create(task: NewTask, *, with_key: bool) -> Call[Task]:
         with_key: Whether a task with neither key nor id gets an idempotency key, so that the call can be retried.
     """
     spec = task_pb2.TaskSpec()
-    (keyed(task) if with_key else task).fill(spec)
+    traced(keyed(task) if with_key else task).fill(spec)
     return create_spec(spec)
 
 
@@ -93,7 +94,7 @@ def create_batch(
         tasks = [keyed(task) for task in tasks]
     request = filled(tasks_pb.BatchCreateTasksRequest, atomic=atomic, idempotency_key=idempotency_key)
     for task in tasks:
-        task.fill(request.tasks.add())
+        traced(task).fill(request.tasks.add())
     repeatable = all(task.idempotency_key is not None for task in tasks) if not atomic else idempotency_key is not None
 
     def convert(reply: tasks_pb.BatchCreateTasksResponse) -> list[Task | CodeqError]:
@@ -218,9 +219,10 @@ def nack(task: Task | str, lease_token: int | None, verdict: Nack) -> Call[Retur
     return Call(_task("NackTask"), request, tasks_pb.NackTaskResponse, _returned, repeatable=_is_fenced(request))
 
 
-def abandon(task: Task | str, lease_token: int | None) -> Call[Returned]:
+def abandon(task: Task | str, lease_token: int | None, verdict: Abandon) -> Call[Returned]:
     """Gives a delivery back unused."""
-    request = filled(tasks_pb.AbandonTaskRequest, **_lease(task, lease_token))
+    seconds = outcomes.whole_seconds(verdict.delay)
+    request = filled(tasks_pb.AbandonTaskRequest, **_lease(task, lease_token), delay_seconds=seconds)
     return Call(_task("AbandonTask"), request, tasks_pb.AbandonTaskResponse, _returned, repeatable=_is_fenced(request))
 
 

@@ -18,10 +18,10 @@ from codeq.audit import AuditFilter, AuditPage
 from codeq.calls import Call
 from codeq.cluster import Topology
 from codeq.endpoint import Address, Endpoint, Token
-from codeq.outcomes import Completed, Failed, Nack
+from codeq.outcomes import Abandon, Completed, Failed, Nack
 from codeq.ownership import Owner
 from codeq.pages import AsyncPages, Pages
-from codeq.queue_client import AsyncQueueClient, QueueClient
+from codeq.queue_clients import AsyncQueueClient, QueueClient
 from codeq.records import NewTask, OrderBy, Task
 from codeq.server_records import Backup, ServerInfo
 from codeq.task_results import Explanation, Returned, TaskResult
@@ -74,6 +74,8 @@ class Client(QueueClient, TenantClient, Pages):
         max_attempts: int | None = None,
         idempotency_key: str | None = None,
         task_id: str | None = None,
+        traceparent: str | None = None,
+        tracestate: str | None = None,
     ) -> Task:
         """Creates a task; see NewTask for the arguments.
 
@@ -82,7 +84,19 @@ class Client(QueueClient, TenantClient, Pages):
             Unavailable, DeadlineExceeded, OutcomeUnknown: The task may exist; retry with an idempotency key. In a
                 cluster the client retries by itself, within its timeout, and adds a key if the task has none.
         """
-        task = NewTask(command, payload, priority, delay, run_at, max_attempts, idempotency_key, task_id, expire)
+        task = NewTask(
+            command,
+            payload,
+            priority,
+            delay,
+            run_at,
+            max_attempts,
+            idempotency_key,
+            task_id,
+            expire,
+            traceparent,
+            tracestate,
+        )
         return self._call(calls.create(task, with_key=self._endpoint.servers.are_many))
 
     def create_batch(
@@ -206,9 +220,18 @@ class Client(QueueClient, TenantClient, Pages):
         """Returns a claimed task for a retry after the delay (0: at once; None: by backoff). Raises LeaseLost."""
         return self._call(calls.nack(task, lease_token, Nack(reason, delay)))
 
-    def abandon(self, task: Task | str, *, lease_token: int | None = None) -> Returned:
-        """Gives a claimed task back unused: it keeps its place and its attempts. Raises LeaseLost."""
-        return self._call(calls.abandon(task, lease_token))
+    def abandon(
+        self, task: Task | str, *, delay: float | timedelta | None = None, lease_token: int | None = None
+    ) -> Returned:
+        """Gives a claimed task back unused: it keeps its attempts. Raises LeaseLost.
+
+        Args:
+            task: The claimed task, or its id.
+            delay: Time to wait before the task can be claimed again, rounded up to whole seconds, at most 12 h; None or
+                0: the task keeps its place.
+            lease_token: Token of the lease; None: the task's, or for an id the caller's live lease.
+        """
+        return self._call(calls.abandon(task, lease_token, Abandon(delay)))
 
     def explain(self, task_id: str) -> Explanation:
         """Reads what a task is waiting for. Raises TaskNotFound."""
@@ -217,6 +240,14 @@ class Client(QueueClient, TenantClient, Pages):
     def cancel(self, task: Task | str, reason: object = "") -> Task:
         """Cancels a task that has not ended, in any state, and notifies its worker. Raises TaskEnded."""
         return self._call(calls.cancel(task, reason))
+
+    def redrive(self, task_id: str, *, tenant: str = "") -> Task:
+        """Requeues a task that is DLQ, FAILED or CANCELLED. Raises TaskNotFound, Rejected."""
+        return self._call(calls.redrive(task_id, tenant))
+
+    def cleanup(self, before: datetime, limit: int = 0, page_token: str = "", *, tenant: str = "") -> tuple[int, str]:
+        """Deletes tasks that ended before a time; returns their number and the token of the next call (empty: done)."""
+        return self._call(calls.cleanup(before, limit, page_token, tenant))
 
     def audit(self, wanted: AuditFilter | None = None, page_token: str = "", *, tenant: str = "") -> AuditPage:
         """Reads a page of the audit: of the tenant, or for an operator of all tenants unless it names one."""
@@ -287,9 +318,23 @@ class AsyncClient(AsyncQueueClient, AsyncTenantClient, AsyncPages):
         max_attempts: int | None = None,
         idempotency_key: str | None = None,
         task_id: str | None = None,
+        traceparent: str | None = None,
+        tracestate: str | None = None,
     ) -> Task:
         """Creates a task; see Client.create."""
-        task = NewTask(command, payload, priority, delay, run_at, max_attempts, idempotency_key, task_id, expire)
+        task = NewTask(
+            command,
+            payload,
+            priority,
+            delay,
+            run_at,
+            max_attempts,
+            idempotency_key,
+            task_id,
+            expire,
+            traceparent,
+            tracestate,
+        )
         return await self._call(calls.create(task, with_key=self._endpoint.servers.are_many))
 
     async def create_batch(
@@ -377,9 +422,11 @@ class AsyncClient(AsyncQueueClient, AsyncTenantClient, AsyncPages):
         """Returns a claimed task for a retry; see Client.nack."""
         return await self._call(calls.nack(task, lease_token, Nack(reason, delay)))
 
-    async def abandon(self, task: Task | str, *, lease_token: int | None = None) -> Returned:
+    async def abandon(
+        self, task: Task | str, *, delay: float | timedelta | None = None, lease_token: int | None = None
+    ) -> Returned:
         """Gives a claimed task back unused; see Client.abandon."""
-        return await self._call(calls.abandon(task, lease_token))
+        return await self._call(calls.abandon(task, lease_token, Abandon(delay)))
 
     async def explain(self, task_id: str) -> Explanation:
         """Reads what a task is waiting for; see Client.explain."""
@@ -388,6 +435,16 @@ class AsyncClient(AsyncQueueClient, AsyncTenantClient, AsyncPages):
     async def cancel(self, task: Task | str, reason: object = "") -> Task:
         """Cancels a task that has not ended; see Client.cancel."""
         return await self._call(calls.cancel(task, reason))
+
+    async def redrive(self, task_id: str, *, tenant: str = "") -> Task:
+        """Requeues an ended task; see Client.redrive."""
+        return await self._call(calls.redrive(task_id, tenant))
+
+    async def cleanup(
+        self, before: datetime, limit: int = 0, page_token: str = "", *, tenant: str = ""
+    ) -> tuple[int, str]:
+        """Deletes ended tasks; see Client.cleanup."""
+        return await self._call(calls.cleanup(before, limit, page_token, tenant))
 
     async def audit(self, wanted: AuditFilter | None = None, page_token: str = "", *, tenant: str = "") -> AuditPage:
         """Reads a page of the audit; see Client.audit."""

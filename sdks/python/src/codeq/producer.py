@@ -91,10 +91,24 @@ class Producer:
         max_attempts: int | None = None,
         idempotency_key: str | None = None,
         task_id: str | None = None,
+        traceparent: str | None = None,
+        tracestate: str | None = None,
         timeout_seconds: float | None = None,
     ) -> str:
         """Creates a task and returns its id; see AsyncProducer.create."""
-        task = NewTask(command, payload, priority, delay, run_at, max_attempts, idempotency_key, task_id, expire)
+        task = NewTask(
+            command,
+            payload,
+            priority,
+            delay,
+            run_at,
+            max_attempts,
+            idempotency_key,
+            task_id,
+            expire,
+            traceparent,
+            tracestate,
+        )
         [result] = self._create([to_item(task, with_key=self._with_keys)], timeout_seconds)
         return id_of(result)
 

@@ -57,7 +57,7 @@ from codeq.errors import (
     WrongTokenKind,
 )
 from codeq.metrics import Metrics
-from codeq.outcomes import Abandon, Completed, Failed, Nack, NonRetryable, RetryAfter
+from codeq.outcomes import Abandon, Completed, Failed, Nack, NonRetryable, RetryAfter, Snooze
 from codeq.payloads import RawJson
 from codeq.producer import Producer
 from codeq.records import CancelReason, NewTask, OrderBy, Task, TaskStatus
@@ -137,6 +137,7 @@ __all__ = [
     "Returned",
     "ServerFault",
     "ServerInfo",
+    "Snooze",
     "StaleLeaseToken",
     "StorageFull",
     "Task",

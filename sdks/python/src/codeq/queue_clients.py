@@ -1,22 +1,21 @@
-"""The methods with which the clients read and administer queues, and requeue and delete ended tasks."""
+"""The methods with which the clients inspect and administer queues."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from datetime import datetime
 from typing import TypeVar
 
 from codeq import calls
 from codeq.calls import Call
 from codeq.dead_letters import DeadLetters, RedriveFilter, Redriven
-from codeq.records import OrderBy, Task
+from codeq.records import OrderBy
 from codeq.server_records import Queue
 
 _Value = TypeVar("_Value")
 
 
 class QueueClient:
-    """The calls of `Client` about queues and ended tasks."""
+    """The calls of `Client` about queues."""
 
     def queues(self, page_size: int = 0, page_token: str = "", *, tenant: str = "") -> tuple[list[Queue], str]:
         """Reads a page of queues, ordered by name, and the token of the next page (empty: none)."""
@@ -48,10 +47,6 @@ class QueueClient:
         """Reads a page of a queue's dead letters. Raises QueueNotFound."""
         return self._call(calls.dead_letters(command, page_size, page_token, order_by, tenant))
 
-    def redrive(self, task_id: str, *, tenant: str = "") -> Task:
-        """Requeues a task that is DLQ, FAILED or CANCELLED. Raises TaskNotFound, Rejected."""
-        return self._call(calls.redrive(task_id, tenant))
-
     def redrive_queue(
         self, command: str, wanted: RedriveFilter | None = None, page_token: str = "", *, tenant: str = ""
     ) -> Redriven:
@@ -65,16 +60,12 @@ class QueueClient:
         """
         return self._call(calls.redrive_queue(command, wanted, page_token, tenant))
 
-    def cleanup(self, before: datetime, limit: int = 0, page_token: str = "", *, tenant: str = "") -> tuple[int, str]:
-        """Deletes tasks that ended before a time; returns their number and the token of the next call (empty: done)."""
-        return self._call(calls.cleanup(before, limit, page_token, tenant))
-
     @abstractmethod
     def _call(self, call: Call[_Value]) -> _Value: ...
 
 
 class AsyncQueueClient:
-    """The calls of `AsyncClient` about queues and ended tasks."""
+    """The calls of `AsyncClient` about queues."""
 
     async def queues(self, page_size: int = 0, page_token: str = "", *, tenant: str = "") -> tuple[list[Queue], str]:
         """Reads a page of queues; see Client.queues."""
@@ -102,21 +93,11 @@ class AsyncQueueClient:
         """Reads a page of a queue's dead letters; see Client.dead_letters."""
         return await self._call(calls.dead_letters(command, page_size, page_token, order_by, tenant))
 
-    async def redrive(self, task_id: str, *, tenant: str = "") -> Task:
-        """Requeues an ended task; see Client.redrive."""
-        return await self._call(calls.redrive(task_id, tenant))
-
     async def redrive_queue(
         self, command: str, wanted: RedriveFilter | None = None, page_token: str = "", *, tenant: str = ""
     ) -> Redriven:
         """Requeues ended tasks of a queue; see Client.redrive_queue."""
         return await self._call(calls.redrive_queue(command, wanted, page_token, tenant))
-
-    async def cleanup(
-        self, before: datetime, limit: int = 0, page_token: str = "", *, tenant: str = ""
-    ) -> tuple[int, str]:
-        """Deletes ended tasks; see Client.cleanup."""
-        return await self._call(calls.cleanup(before, limit, page_token, tenant))
 
     @abstractmethod
     async def _call(self, call: Call[_Value]) -> _Value: ...

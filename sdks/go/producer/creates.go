@@ -225,6 +225,18 @@ func (c *creates) trim() {
 	}
 }
 
+// areUnanswered reports whether a caller waits for an ack.
+func (c *creates) areUnanswered() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, each := range c.unacked {
+		if slices.ContainsFunc(each.items, func(one *item) bool { return !one.isOver }) {
+			return true
+		}
+	}
+	return false
+}
+
 func (c *creates) count() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -25,6 +25,12 @@ if TYPE_CHECKING:
 HTTP_SECONDS: Final = 10.0
 SETTLE_SECONDS_MAX: Final = 45.0
 POLL_SECONDS: Final = 0.1
+CUT_SECONDS_MAX: Final = 100.0
+"""Streams that are cut again and again reconnect with delays of up to 10 s."""
+
+ATTEMPTS_MAX: Final = 100
+"""Deliveries of a task while its connection is cut; each cut costs one."""
+
 CREATORS: Final = 8
 """Callers that create tasks without a pause while the leader changes."""
 
@@ -88,34 +94,50 @@ def driver_log(run: CaseRun, pattern: str) -> dict[str, Any]:
     return {"count": len(found), "lines": found}
 
 
-def cuts(run: CaseRun, tasks: int, concurrency: int, work_seconds: float, lease_seconds: int) -> dict[str, Any]:
-    """Creates tasks and works on them while the proxy cuts all connections; returns what came of it."""
+def cuts(run: CaseRun, tasks: int, pairs: int, concurrency: int, work_seconds: float, lease_seconds: int) -> Any:
+    """Creates tasks and works on them while the proxy cuts all connections; returns what came of it.
+
+    Args:
+        run: The run.
+        tasks: Number of tasks.
+        pairs: Number of producers, and of workers, each with a connection of its own.
+        concurrency: Tasks that each worker runs at once.
+        work_seconds: Length of a task.
+        lease_seconds: Length of the leases.
+    """
     assert run.proxy is not None
     common = {"addresses": [run.proxy.address], "token": run.variables["token"]["all"]}
     behaviour = [{"match": {}, "do": [["sleep", work_seconds], ["complete", 1]]}]
     worker = {"commands": ["A"], "concurrency": concurrency, "leaseSeconds": lease_seconds, "behaviour": behaviour}
-    run.open("worker", "w", "run", common | worker)
-    name = run.open("producer", "p", "open", common | {"requestKeys": True, "timeoutSeconds": 30})
-    load = {"name": name, "count": tasks, "template": {"command": "A", "payload": {}}, "inFlight": 64}
-    made = run.driver.call("producer.create_all", load)
+    template = {"command": "A", "payload": {}, "maxAttempts": ATTEMPTS_MAX}
+    load = {"count": tasks // pairs, "template": template, "inFlight": 32}
+    creating = []
+    for number in range(pairs):
+        run.open("worker", f"w{number}", "run", common | worker)
+        name = run.open("producer", f"p{number}", "open", common | {"requestKeys": True, "timeoutSeconds": 60})
+        creating.append(run.driver.begin("producer.create_all", {"name": name, **load}))
+    made = [run.driver.reply(each, "producer.create_all", CUT_SECONDS_MAX) for each in creating]
+    ids = {task for each in made for task in each["ids"] if task}
     usage: dict[str, Any] = {}
 
     def are_done() -> bool:
         usage.update(_get(run, run.variables["http"], "/usage")["usage"])
-        return int(usage["completedTotal"]) >= len([each for each in made["ids"] if each])
+        return int(usage["completedTotal"]) >= len(ids)
 
-    _until(are_done)
-    seen = events(run, {"event": "task"})
+    _until(are_done, CUT_SECONDS_MAX)
+    seen = [events(run, {"event": "task", "worker": f"w{number}"}) for number in range(pairs)]
+    runs = Counter(event["id"] for each in seen for event in each["events"])
+    in_flight = run.proxy.cuts * pairs * concurrency
     return {
         "cuts": run.proxy.cuts,
-        "created": len({each for each in made["ids"] if each}),
-        "errors": made["errors"],
+        "created": len(ids),
+        "errors": [error for each in made for error in each["errors"]],
         "createdTotal": int(usage["createdTotal"]),
         "completedTotal": int(usage["completedTotal"]),
-        "worked": seen["tasks"],
-        "duplicates": seen["count"] - seen["tasks"],
-        "inFlightAtCuts": run.proxy.cuts * concurrency,
-        "excess": max(0, seen["count"] - seen["tasks"] - run.proxy.cuts * concurrency),
+        "worked": len(runs),
+        "duplicates": runs.total() - len(runs),
+        "inFlightAtCuts": in_flight,
+        "excess": max(0, runs.total() - len(runs) - in_flight),
     }
 
 
@@ -209,9 +231,9 @@ def _get(run: CaseRun, http_url: str, path: str) -> Any:
     return answer.raise_for_status().json()
 
 
-def _until(condition: Callable[[], Any]) -> Any:
+def _until(condition: Callable[[], Any], seconds: float = SETTLE_SECONDS_MAX) -> Any:
     """Returns the first true value of a condition, or its last one when the time is up."""
-    deadline = time.monotonic() + SETTLE_SECONDS_MAX
+    deadline = time.monotonic() + seconds
     while not (value := condition()) and time.monotonic() < deadline:
         time.sleep(POLL_SECONDS)
     return value

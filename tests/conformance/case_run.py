@@ -28,7 +28,7 @@ OP_SECONDS: Final = 45.0
 _KINDS: Final = ("producer", "client", "worker")
 
 
-class CaseFailed(AssertionError):
+class CaseFailed(AssertionError):  # noqa: N818 - what happened
     """A step did not go as expected."""
 
 
@@ -174,8 +174,7 @@ class CaseRun:
         except Refused as refused:
             error = refused.error
         except TimeoutError:
-            seen = [event for event in self.driver.events[self.first_event :]][-8:]
-            return f"no such event; the last ones: {seen}"
+            return f"no such event; the last ones: {self.driver.events[self.first_event :][-8:]}"
         except DriverEnded as ended:
             return str(ended)
         seconds = time.monotonic() - begun

@@ -26,8 +26,8 @@ SERVERS: Final[Mapping[str, Mapping[str, str]]] = {
     "bare": {"DISK_RESERVE_BYTES": str(1 << 50)},
     "own": {"BACKOFF_BASE_SECONDS": "1"},
 }
-"""Settings of the servers by name: `main` is shared and makes backups; `bare` is shared, and makes none; its disk counts
-as full; `own` is for one case, which may stop, kill and restart it."""
+"""Settings of the servers by name: `main` is shared and makes backups; `bare` is shared and makes none, and its disk
+counts as full; `own` is for one case, which may stop, kill and restart it."""
 
 _TOKENS: Final[Mapping[str, Mapping[str, Any]]] = yaml.safe_load(Path(__file__).with_name("tokens.yaml").read_text())
 _SIGNER: Final = Signer("conformance", "ES256")

@@ -6,6 +6,7 @@ compares.
 
 from __future__ import annotations
 
+import itertools
 import re
 import signal
 import threading
@@ -72,7 +73,7 @@ def peer_seen(run: CaseRun, peer: str, where: Mapping[str, Any] | None = None) -
     assert run.peers is not None
     found = run.peers.by_name[peer]
     entries = [entry for entry in list(found.seen) if mismatch(where or {}, entry) is None]
-    gaps = [after["at"] - before["at"] for before, after in zip(entries, entries[1:], strict=False)]
+    gaps = [after["at"] - before["at"] for before, after in itertools.pairwise(entries)]
     return {"count": len(entries), "entries": entries, "streams": found.streams, "gaps": gaps}
 
 
@@ -177,7 +178,7 @@ def leader_change(run: CaseRun, lease_seconds: int) -> dict[str, Any]:
         "ids": len(load.made) - len(ids),
         "lost": len(ids - worked.keys()),
         "unknown": len(worked.keys() - ids),
-        "gap": max(after - before for before, after in zip(times, times[1:], strict=False)),
+        "gap": max(after - before for before, after in itertools.pairwise(times)),
     }
 
 

@@ -193,6 +193,17 @@ def test_threads_wait_for_room_and_big_batches_get_in_alone() -> None:
         full.enter(1, 0)
 
 
+def test_signal_handler_gets_in_while_its_thread_is_getting_in() -> None:
+    room = InFlight(1, fail_fast=False)
+    room.enter(1, 0)
+    with room._guard:  # where a signal may interrupt the main thread
+        leaving = threading.Thread(target=room.leave, args=(1,))
+        leaving.start()
+        leaving.join(10)
+        assert not leaving.is_alive()
+        room.enter(1, 0)
+
+
 async def test_room_of_a_cancelled_waiter_goes_to_the_next() -> None:
     room = AsyncInFlight(1, fail_fast=False)
     far = asyncio.get_running_loop().time() + 60

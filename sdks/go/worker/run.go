@@ -80,8 +80,9 @@ func (r *run) notify() {
 // run works until stopped, reconnecting as needed.
 func (r *run) run(ctx context.Context) error {
 	done := make(chan struct{})
+	seen := r.stopAgain(0) // stopped before it began: it does not even connect
 	var watching sync.WaitGroup
-	watching.Go(func() { r.watch(ctx, done) })
+	watching.Go(func() { r.watch(ctx, seen, done) })
 	err := r.work()
 	close(done)
 	watching.Wait()
@@ -90,14 +91,10 @@ func (r *run) run(ctx context.Context) error {
 }
 
 // watch stops the run when its context is cancelled or Stop is called.
-func (r *run) watch(ctx context.Context, done <-chan struct{}) {
-	cancelled, seen := ctx.Done(), 0
+func (r *run) watch(ctx context.Context, seen int, done <-chan struct{}) {
+	cancelled := ctx.Done()
 	for {
-		if stops := r.worker.stopCount(); stops > seen {
-			for ; seen < stops; seen++ {
-				r.stop()
-			}
-		}
+		seen = r.stopAgain(seen)
 		select {
 		case <-cancelled:
 			cancelled = nil
@@ -107,6 +104,15 @@ func (r *run) watch(ctx context.Context, done <-chan struct{}) {
 			return
 		}
 	}
+}
+
+// stopAgain passes on the calls of Stop beyond those seen, and returns their number.
+func (r *run) stopAgain(seen int) int {
+	stops := r.worker.stopCount()
+	for range stops - seen {
+		r.stop()
+	}
+	return stops
 }
 
 // stop begins the drain; a second call ends it.

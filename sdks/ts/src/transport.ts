@@ -45,7 +45,7 @@ export class Call {
     stream.on("response", (headers) => this.#status.take(headers));
     stream.on("trailers", (headers) => this.#status.take(headers));
     stream.on("data", (chunk: Buffer) => this.#take(chunk));
-    stream.on("end", () => undefined);
+    stream.on("end", () => this.#ended());
     stream.on("error", () => undefined); // "close" follows and tells more
     stream.on("close", () => this.#closed());
   }
@@ -81,6 +81,13 @@ export class Call {
     } catch (error) {
       this.fail(error instanceof CodeqError ? error : new CodeqError("INTERNAL", String(error), { cause: error }));
     }
+  }
+
+  /** The server has said its last word, and waits for no more of the client's. */
+  #ended(): void {
+    if (!this.#status.isKnown) return; // the connection is lost, or was reset: "close" follows
+    this.#finish(this.#status.error(0));
+    if (!this.#stream.writableEnded) this.#stream.close(http2.constants.NGHTTP2_CANCEL);
   }
 
   #closed(): void {
@@ -177,14 +184,9 @@ export class Channel {
   close(): void {
     this.#isClosed = true;
     clearTimeout(this.#pinging);
-    this.#session?.destroy();
-  }
-
-  /** Disconnects once what was written has been sent; for calls that are over. */
-  leave(): void {
-    this.#isClosed = true;
-    clearTimeout(this.#pinging);
-    this.#session?.close();
+    const session = this.#session;
+    // Not within a callback of the session, where Node 20 can loop for ever.
+    if (session !== undefined) setImmediate(() => session.destroy());
   }
 
   #connected(): Promise<http2.ClientHttp2Session> {

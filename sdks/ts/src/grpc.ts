@@ -109,6 +109,11 @@ export class GrpcStatus {
     }
   }
 
+  /** Whether the server has sent the status. */
+  get isKnown(): boolean {
+    return this.#told["grpc-status"] !== undefined;
+  }
+
   /** Returns why the call failed; undefined: it did not. */
   error(resetCode: number | undefined): CodeqError | undefined {
     const code = Number(this.#told["grpc-status"] ?? Number.NaN);

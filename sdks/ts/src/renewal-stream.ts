@@ -45,6 +45,10 @@ export class RenewalStream {
   #isWriting = false;
   #isWelcomed = false;
   #leader = "";
+  /** Whether this side ended the stream, since no lease needed it. */
+  #isIdle = false;
+  /** When a lease last needed the stream. */
+  #neededMs = 0;
   #warnedMs: number | undefined;
 
   constructor(endpoint: Endpoint, table: LeaseTable, options: RenewalOptions, post: (message: RenewalMessage) => void) {
@@ -56,13 +60,15 @@ export class RenewalStream {
     this.#reconnects = new Reconnects("renewal", endpoint, new Backoff());
   }
 
-  /** Renews until the thread ends. */
+  /** Renews until the thread ends. It connects only while there are leases old enough to need it soon. */
   async run(): Promise<never> {
     this.#look();
     for (;;) {
+      while (!this.#isNeeded()) await sleep(this.#lookMs);
       const startedMs = monotonicMs();
       const address = this.#endpoint.servers.current;
       const error = await this.#attempt(address);
+      if (error === undefined) continue;
       this.#post({ kind: "up", isUp: false });
       const attempt = { address, leader: this.#leader, startedMs, isWelcomed: this.#isWelcomed };
       const delay = this.#reconnects.delayMsAfter(error, attempt);
@@ -70,8 +76,26 @@ export class RenewalStream {
     }
   }
 
-  async #attempt(address: string): Promise<CodeqError> {
-    this.#isLeaving = this.#isWriting = this.#isWelcomed = false;
+  get #renewMs(): number {
+    return this.#leaseMs / DEFAULTS.renewalsPerLease;
+  }
+
+  get #lookMs(): number {
+    return Math.max(LOOK_MS_MIN, this.#renewMs / LOOKS_PER_RENEWAL);
+  }
+
+  /** Returns whether a lease needs renewal soon. */
+  #isNeeded(): boolean {
+    const now = sharedMs();
+    return this.#table.leases().some((lease) => {
+      return !lease.isGivenUp && sharedElapsed(lease.extendedMs, now) >= this.#renewMs / 2;
+    });
+  }
+
+  /** Runs one stream; returns why it ended, or undefined if it was not needed any more. */
+  async #attempt(address: string): Promise<CodeqError | undefined> {
+    this.#isLeaving = this.#isWriting = this.#isWelcomed = this.#isIdle = false;
+    this.#neededMs = monotonicMs();
     this.#leader = "";
     this.#sent.clear();
     const channel = this.#endpoint.channel(address);
@@ -97,7 +121,7 @@ export class RenewalStream {
       endLearning?.();
       channel.close();
     }
-    return new CodeqError("UNAVAILABLE", "the stream ended");
+    return this.#isIdle ? undefined : new CodeqError("UNAVAILABLE", "the stream ended");
   }
 
   #open(call: Call, first: WorkerMessage, address: string): void {
@@ -136,11 +160,10 @@ export class RenewalStream {
 
   /** Looks at the leases again and again. */
   #look(): void {
-    const everyMs = Math.max(LOOK_MS_MIN, this.#leaseMs / DEFAULTS.renewalsPerLease / LOOKS_PER_RENEWAL);
     setTimeout(() => {
       this.#renew();
       this.#look();
-    }, everyMs);
+    }, this.#lookMs);
   }
 
   /** Sends the heartbeats that are due; all of them, if `isFirst`. */
@@ -150,6 +173,14 @@ export class RenewalStream {
     if (this.#isLeaving || this.#tokens?.isLate) {
       call.end(); // this stream has no tasks, so nothing is given back
       this.#call = undefined;
+      return;
+    }
+    const now = monotonicMs();
+    if (this.#isNeeded()) this.#neededMs = now;
+    if (now - this.#neededMs > this.#leaseMs) {
+      this.#isIdle = true;
+      this.#call = undefined;
+      call.end();
       return;
     }
     const due = this.#due(isFirst);
@@ -165,7 +196,7 @@ export class RenewalStream {
 
   #due(isFirst: boolean): SharedLease[] {
     const now = monotonicMs();
-    const renewMs = this.#leaseMs / DEFAULTS.renewalsPerLease;
+    const renewMs = this.#renewMs;
     const isBlocked = this.#table.silentMs > BLOCKED_SECONDS_MAX * 1000;
     const due: SharedLease[] = [];
     const known = new Set<string>();

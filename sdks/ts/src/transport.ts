@@ -45,7 +45,7 @@ export class Call {
     stream.on("response", (headers) => this.#status.take(headers));
     stream.on("trailers", (headers) => this.#status.take(headers));
     stream.on("data", (chunk: Buffer) => this.#take(chunk));
-    stream.on("end", () => undefined);
+    stream.on("end", () => this.#ended());
     stream.on("error", () => undefined); // "close" follows and tells more
     stream.on("close", () => this.#closed());
   }
@@ -71,7 +71,7 @@ export class Call {
   /** Ends the call with an error, and tells the server. */
   fail(error: CodeqError): void {
     this.#finish(error);
-    setImmediate(() => this.#stream.close(http2.constants.NGHTTP2_CANCEL)); // see destroyLater
+    setImmediate(() => this.#stream.close(http2.constants.NGHTTP2_CANCEL)); // see Channel.close
   }
 
   #take(chunk: Buffer): void {
@@ -81,6 +81,13 @@ export class Call {
     } catch (error) {
       this.fail(error instanceof CodeqError ? error : new CodeqError("INTERNAL", String(error), { cause: error }));
     }
+  }
+
+  /** The server has said its last word, and waits for no more of the client's. */
+  #ended(): void {
+    if (!this.#status.isKnown) return; // the connection is lost, or was reset: "close" follows
+    this.#finish(this.#status.error(0));
+    if (!this.#stream.writableEnded) this.#stream.close(http2.constants.NGHTTP2_CANCEL);
   }
 
   #closed(): void {
@@ -93,14 +100,6 @@ export class Call {
     this.#released();
     this.#handler.ended(error);
   }
-}
-
-/**
- * Destroys a session once Node has left its HTTP/2 code. Promises settle inside that code while it reads a frame; there, a
- * reset of another stream of the session makes Node write for ever.
- */
-function destroyLater(session: http2.ClientHttp2Session): void {
-  setImmediate(() => session.destroy());
 }
 
 /** Calls to one server over one connection, which is opened when it is needed. */
@@ -185,14 +184,9 @@ export class Channel {
   close(): void {
     this.#isClosed = true;
     clearTimeout(this.#pinging);
-    if (this.#session !== undefined) destroyLater(this.#session);
-  }
-
-  /** Disconnects once what was written has been sent; for calls that are over. */
-  leave(): void {
-    this.#isClosed = true;
-    clearTimeout(this.#pinging);
-    this.#session?.close();
+    const session = this.#session;
+    // Not within a callback of the session, where Node 20 can loop for ever.
+    if (session !== undefined) setImmediate(() => session.destroy());
   }
 
   #connected(): Promise<http2.ClientHttp2Session> {

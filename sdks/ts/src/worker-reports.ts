@@ -66,7 +66,8 @@ function encoded(lease: Lease, outcome: Outcome): Uint8Array {
     case "nack": {
       const { reason, delaySeconds } = outcome as Nack;
       to.number(0x18, OutcomeKind.NACK);
-      to.text(0x2a, printable(reason));
+      const text = printable(reason);
+      if (text) to.text(0x2a, text);
       if (delaySeconds !== undefined) to.number(0x30, wholeSeconds(delaySeconds, "delaySeconds"));
       break;
     }

@@ -96,8 +96,9 @@ const OPS = {
     return {};
   },
   "worker.run": async (args) => {
-    const { concurrency, leaseSeconds, drainSeconds, windowBytes, workerName } = set(args);
-    const worker = new Worker({ ...connection(args), name: workerName, concurrency, leaseSeconds, drainSeconds, windowBytes });
+    const { concurrency, leaseSeconds, drainSeconds, windowBytes, handleSignals, workerName } = set(args);
+    const settings = { name: workerName, concurrency, leaseSeconds, drainSeconds, windowBytes, handleSignals };
+    const worker = new Worker({ ...connection(args), ...settings });
     const handler = handlerOf(args.name, args.behaviour ?? [], emit);
     const limits = args.limits ?? {};
     for (const command of new Set([...(args.commands ?? []), ...Object.keys(limits)])) {

@@ -122,7 +122,7 @@ class CaseRun:
         elif case.server != "none":
             self.server = self._real_server(stack)
             addresses = {"producer": [self.server.producer_addr], "worker": [self.server.worker_addr]}
-            known["http"] = self.server.http_url
+            known |= {"http": self.server.http_url, "ca": self.world.authority}
         if case.peers:
             self.peers = stack.enter_context(ScriptedPeers())
             known["peer"] = self.peers.start(case.peers)

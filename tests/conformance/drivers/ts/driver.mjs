@@ -19,13 +19,6 @@ const METHODS = new Map(
   ),
 );
 
-/** RPCs that are safe to repeat whatever their request says. */
-const REPEATABLE = new Set(
-  ("GetTask GetTaskResult GetTaskArtifact ListTasks ExplainTask ClaimTask ClaimTasks HeartbeatTask CancelTask ListQueues " +
-    "GetQueue PauseQueue ResumeQueue ListDeadLetters ListTenants GetTenant GetUsage ListAuditRecords GetServerInfo " +
-    "GetRaftStatus GetTopology").split(" "),
-);
-
 const producers = new Map();
 const clients = new Map();
 const workers = new Map();
@@ -125,11 +118,7 @@ async function call(verb, { name, request, ...rest }) {
   const method = METHODS.get(verb);
   if (method === undefined) throw unsupported(`unknown RPC ${verb}`);
   const message = fromJson(method.input, request ?? rest);
-  const isFenced = message.leaseToken !== undefined;
-  const isKeyed = message.spec?.idempotencyKey !== undefined || message.idempotencyKey !== undefined;
-  const isRepeatable = REPEATABLE.has(verb) || isFenced || isKeyed || message.dryRun === true;
-  const waitSeconds = message.waitSeconds ?? 0;
-  const reply = await opened(clients, name).call(method, message, { isRepeatable, waitSeconds });
+  const reply = await opened(clients, name).call(method, message, { waitSeconds: message.waitSeconds ?? 0 });
   return toJson(method.output, reply);
 }
 

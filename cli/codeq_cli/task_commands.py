@@ -290,9 +290,23 @@ def nack(
 
 @app.command()
 @client_command
-def abandon(options: ClientOptions, task_id: Id, lease_token: LeaseToken = None) -> None:
-    """Returns a task unused: it keeps its place and its attempts."""
-    _post(options, task_id, "abandon", _lease_fields(lease_token))
+def abandon(
+    options: ClientOptions,
+    task_id: Id,
+    delay: Annotated[
+        int | None,
+        typer.Option(
+            parser=usage.duration(0, HOURS_12),
+            metavar=DURATION,
+            help="Delay before the next claim, at most 12h; default: none, and the task keeps its place.",
+        ),
+    ] = None,
+    lease_token: LeaseToken = None,
+) -> None:
+    """Returns a task unused, at once or after a delay: it keeps its attempts."""
+    fields = _lease_fields(lease_token)
+    _add_numbers(fields, delaySeconds=delay)
+    _post(options, task_id, "abandon", fields)
 
 
 @app.command()

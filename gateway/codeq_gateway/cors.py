@@ -12,7 +12,9 @@ PREFLIGHT_SECONDS: Final = 600
 
 _Fields = tuple[tuple[bytes, bytes], ...]
 
-_REQUEST_HEADERS: Final = b"Authorization, Content-Type, Idempotency-Key, X-CodeQ-Forward, X-Request-Id"
+_REQUEST_HEADERS: Final = (
+    b"Authorization, Content-Type, Idempotency-Key, Traceparent, Tracestate, X-CodeQ-Forward, X-Request-Id"
+)
 _REPLY_HEADERS: Final = b"Content-Disposition, Location, Retry-After, X-CodeQ-Consistency, X-Request-Id"
 _VARY: Final = (b"vary", b"Origin")
 """Replies differ by origin: a cache must not serve one origin's reply to another."""

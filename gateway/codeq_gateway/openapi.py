@@ -187,16 +187,7 @@ def _operation(operation: Operation, words: _Words, schemas: _Schemas, links: Js
             }
             for parameter in (*operation.path_parameters, *operation.query.values())
         ]
-        + [
-            {
-                "name": header_of(field),
-                "in": "header",
-                "required": False,
-                "description": f"The same as {field.json_name} in the body.",
-                "schema": schemas.field(field, is_input=True),
-            }
-            for field in operation.header_fields.values()
-        ]
+        + list(_headers(operation, schemas))
         + ([_CONSISTENCY] if operation.reads else [])
         + [_FORWARD],
     }
@@ -235,6 +226,20 @@ def _operation(operation: Operation, words: _Words, schemas: _Schemas, links: Js
     }
     replies["default"] = {"description": "Failure.", "content": _content({"$ref": _REF + _ERROR})}
     return built | {"responses": replies}
+
+
+def _headers(operation: Operation, schemas: _Schemas) -> Iterator[Json]:
+    """Yields the headers that may carry fields of the body."""
+    for field in operation.header_fields.values():
+        text = f"The same as {field.json_name} in the body."
+        yield _header(header_of(field), text, schemas.field(field, is_input=True))
+    for field in operation.trace_fields:
+        text = f"Fills {field.json_name} if the body has no trace context; ignored if malformed."
+        yield _header(field.name, text, {"type": "string"})
+
+
+def _header(name: str, description: str, schema: Json) -> Json:
+    return {"name": name, "in": "header", "required": False, "description": description, "schema": schema}
 
 
 def _security(method: MethodDescriptor) -> list[Json]:

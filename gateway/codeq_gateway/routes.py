@@ -13,7 +13,7 @@ from google.protobuf import message_factory
 from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import Message
 
-from codeq_gateway import downloads, fields, header_fields, parameters
+from codeq_gateway import downloads, fields, header_fields, parameters, trace_headers
 from codeq_gateway.encode import Encode, compile_encoder
 from codeq_gateway.items import Refused, answers_of, compile_body, correct
 from codeq_gateway.json_names import JsonNames
@@ -62,6 +62,7 @@ class Operation:
         download: The fields of a reply that is a file; None: the reply is JSON.
         names: JSON names of the request's fields.
         header_fields: Fields of the body that may also be sent as a header, by the header's name in lower case.
+        trace_fields: Fields of the body that are taken from the headers of their names if the body has neither.
     """
 
     call_name: str
@@ -79,6 +80,7 @@ class Operation:
     download: options_pb2.Download | None
     names: JsonNames
     header_fields: Mapping[bytes, FieldDescriptor]
+    trace_fields: tuple[FieldDescriptor, ...]
     _new_request: Callable[[], Message]
     _decode: Callable[[bytes, Message], Refused | None] | None
     _encode: Encode | None
@@ -123,6 +125,8 @@ class Operation:
                 target.SetInParent()
             refused = self._decode(body, target)
             header_fields.fill(target, self.header_fields, headers)
+            if self.trace_fields:
+                trace_headers.fill(target, headers)
         if query_string:
             parameters.read_query(query_string, self.query, message)
         for parameter, value in zip(self.path_parameters, path_values, strict=True):
@@ -219,6 +223,7 @@ def _operation(method: MethodDescriptor, rule: http_pb2.HttpRule) -> Operation:
         status_if_field=_status_if_field(shown, rest_reply),
         download=download,
         header_fields=header_fields.of_message(body) if rule.body else {},
+        trace_fields=trace_headers.of_message(body) if rule.body else (),
         _new_request=message_factory.GetMessageClass(request),
         names=JsonNames(request, body_field),
         _decode=compile_body(body, () if body_field else in_path) if rule.body else None,

@@ -125,7 +125,8 @@ def test_usage_error_prints_one_line_and_exits_with_code_2_without_a_request(
             "POST /tasks/t1/nack",
             {"leaseToken": "7", "delaySeconds": 0, "reason": "ü"},
         ),
-        ("abandon t1 --lease-token 7", "POST /tasks/t1/abandon", {"leaseToken": "7"}),
+        ("abandon t1", "POST /tasks/t1/abandon", {}),
+        ("abandon t1 --delay 5m --lease-token 7", "POST /tasks/t1/abandon", {"leaseToken": "7", "delaySeconds": 300}),
     ],
 )
 def test_task_command_sends_the_request_and_shows_the_reply_unchanged(

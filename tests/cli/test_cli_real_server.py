@@ -99,6 +99,8 @@ def test_nacked_task_is_scheduled_and_failed_task_shows_its_error(codeq: Codeq) 
     codeq.json("task", "claim")
     assert codeq.json("task", "abandon", other)["status"] == "PENDING"
     codeq.json("task", "claim")
+    assert codeq.json("task", "abandon", other, "--delay", "1s") == {"status": "SCHEDULED", "delaySeconds": 1}
+    assert codeq.json("task", "claim", "--wait", "20s")["attempts"] == 1
     failed = codeq.json("task", "fail", other, "--error", "no such address")
     assert (failed["status"], failed["error"]) == ("FAILED", "no such address")
 

@@ -35,7 +35,7 @@ async def test_preflight_from_an_allowed_origin_lists_allowed_methods_and_header
     assert told["access-control-allow-origin"] == origin
     assert told["access-control-allow-methods"] == answer.headers["allow"] == "GET, HEAD, OPTIONS, POST"
     allowed = told["access-control-allow-headers"].lower().split(", ")
-    assert {"authorization", "content-type", "idempotency-key"} < set(allowed)
+    assert {"authorization", "content-type", "idempotency-key", "traceparent", "tracestate"} < set(allowed)
     assert told["access-control-max-age"] == "600"
     assert named.double.calls == []
 

@@ -60,6 +60,17 @@ async def test_idempotency_key_header_fills_the_body_field(served: Served, body:
     assert served.double.requests[-1].idempotency_key == "k 1"
 
 
+async def test_trace_headers_fill_the_fields_of_a_task_and_repeated_states_are_one(served: Served) -> None:
+    parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    headers = [("Traceparent", parent), ("tracestate", "a=1"), ("Tracestate", "b=2")]
+    await served.http.post("/v1/codeq/tasks", json={"command": "c"}, headers=headers)
+    spec = served.double.requests[-1].spec
+    assert (spec.traceparent, spec.tracestate) == (parent, "a=1, b=2")
+    repeated = [("traceparent", parent), ("traceparent", parent)]
+    assert (await served.http.post("/v1/codeq/tasks", json={"command": "c"}, headers=repeated)).status_code == 202
+    assert not served.double.requests[-1].spec.HasField("traceparent")
+
+
 async def test_task_goes_from_creation_to_completion_over_http(served: Served) -> None:
     created = await served.http.post(
         "/v1/codeq/tasks", json={"command": "PROCESS_ORDER", "payload": {"orderId": "42"}, "priority": 5}

@@ -132,6 +132,8 @@ class Model:
             task.status, task.result, task.error, task.kept_until = kind, result, error or None, 0
         elif kind == "BY_SERVER" or (kind == "ABANDON" and task.abandons <= ABANDONS_MAX):
             task.status, task.attempts = "PENDING", task.attempts - 1
+            if delay:
+                self._wait(task, wall + delay)
         elif task.attempts >= task.max_attempts:
             task.status, task.error, task.kept_until = "DLQ", error or task.error or "MAX_ATTEMPTS", 0
         else:

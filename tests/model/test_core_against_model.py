@@ -205,7 +205,7 @@ class CoreBesideModel(NamedWork, Expiries, OfTenants, RuleBasedStateMachine):
     def settle_both(
         self, caller: Caller, task_id: str, token: int | None, words: Words, delay: int | None, now: Now
     ) -> None:
-        model_delay = BACKOFF_MS if delay is None else delay
+        model_delay = BACKOFF_MS * (words[0] == "NACK") if delay is None else delay
         self.both(
             lambda: self.settle_core(caller, task_id, token, words, delay, now),
             lambda: self.model.settle(caller, task_id, token, words, model_delay, now.wall_ms),

@@ -50,7 +50,9 @@ def test_outcomes_survive_pickle() -> None:
     assert (failed.error, failed.artifacts) == ("why", [codeq.NewArtifact("a", b"x")])
     nack = pickle.loads(pickle.dumps(codeq.Nack("later", delay=3)))
     assert (nack.reason, nack.delay) == ("later", 3)
-    assert isinstance(pickle.loads(pickle.dumps(codeq.Abandon())), codeq.Abandon)
+    assert pickle.loads(pickle.dumps(codeq.Abandon())).delay is None
+    snooze = pickle.loads(pickle.dumps(codeq.Snooze(delay=3)))
+    assert (type(snooze), snooze.delay) == (codeq.Snooze, 3)
     assert pickle.loads(pickle.dumps(codeq.Completed([1]))) == codeq.Completed([1])
 
 

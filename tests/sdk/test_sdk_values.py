@@ -109,6 +109,8 @@ def test_new_task_fills_every_field_of_the_message() -> None:
         (codeq.Nack("x" * 5000), task_pb2.Outcome(kind=task_pb2.OUTCOME_KIND_NACK, error="x" * 4095 + "…")),
         (codeq.Nack("\ud800"), task_pb2.Outcome(kind=task_pb2.OUTCOME_KIND_NACK, error="�")),
         (codeq.Abandon(), task_pb2.Outcome(kind=task_pb2.OUTCOME_KIND_ABANDON)),
+        (codeq.Abandon(delay=1.2), task_pb2.Outcome(kind=task_pb2.OUTCOME_KIND_ABANDON, delay_seconds=2)),
+        (codeq.Snooze(timedelta(minutes=1)), task_pb2.Outcome(kind=task_pb2.OUTCOME_KIND_ABANDON, delay_seconds=60)),
     ],
 )
 def test_outcome_message_matches_the_handlers_outcome(outcome: outcomes.Outcome, expected: task_pb2.Outcome) -> None:

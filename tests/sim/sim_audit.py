@@ -13,6 +13,7 @@ from hashlib import sha256
 from typing import Any
 
 import sim_acts
+import sim_delays
 import sim_history
 import sim_messages
 import sim_purges
@@ -20,7 +21,6 @@ import sim_quotas
 from codeq.v1 import producer_service_pb2, task_pb2
 from codeq_internal.v1 import rows_pb2
 from codeq_server.core import ids, keys
-from codeq_server.core.expiry import EXPIRED
 from codeq_server.core.outcomes import ABANDONS_MAX, EXPIRED_ERROR
 from codeq_server.core.status import Outcome, Status
 from codeq_server.services.convert import unix_ms
@@ -110,6 +110,8 @@ class Audit:
         """Requested purges of each queue."""
         self.quotas: dict[str, list[tuple[int, int]]] = {}
         """Quotas requested for each tenant, each with the number of batches at that time."""
+        self.delays: dict[tuple[str, str, int], int] = {}
+        """Delays in ms with which workers abandon tasks, by tenant, task and token."""
         self.cleaned: dict[str, int] = {}
         """Time before which ended tasks of a tenant may be deleted early."""
         self._resuming: Counter[tuple[str, str]] = Counter()
@@ -183,7 +185,7 @@ class Audit:
                 self._state(b"t" + key[1:], rows_pb2.StateRow.FromString(value), tick)
         for key, value in table.get(b"d", ()):
             if value is None and self.rows.get(key) is not None:
-                self._matured(key, tick.wall_ms)
+                sim_delays.judge_due(self, key, tick.wall_ms)
         sim_quotas.judge(self, rows, table)
         sim_purges.judge_queue_rows(self, table.get(b"q", ()))
         sim_acts.judge(self, table)
@@ -288,6 +290,7 @@ class Audit:
             self.count("claimed")
             row = rows.get(keys.place_key(keys.lane_prefix(b"s", queue, lane), position))
             state = task.state if row is None else rows_pb2.StateRow.FromString(row)
+            sim_delays.judge_claim(self, task, state, rows)
             if state is None or state.ended_token < token:
                 before = state.attempts if state else 0
                 self.demand(attempts == before, f"{task.task_id} had {before} deliveries, its lease says {attempts}")
@@ -322,7 +325,7 @@ class Audit:
             self.count(Status(state.status).name)
             sim_purges.judge_end(self, task, home, before)
             if state.status == Status.FAILED and state.outcome != Outcome.FAILED:
-                self._outdated(task, state)
+                sim_delays.judge_expiry(self, task, state)
         if before is None or before.ended_token != state.ended_token:
             self.demand(
                 before is None or state.ended_token > before.ended_token, f"{task.task_id}: an older lease ended it"
@@ -333,15 +336,6 @@ class Audit:
     def _next(self) -> int:
         self.serial += 1
         return self.serial
-
-    def _outdated(self, task: Known, state: rows_pb2.StateRow) -> None:
-        """Judges the end of a task that waited too long."""
-        self.count("outdated")
-        limit = task.asked.expire_ms
-        self.demand(limit and state.error == EXPIRED, f"{task.task_id} failed without a worker's outcome")
-        waited = state.changed_ms - task.created_ms
-        self.demand(waited >= limit, f"{task.task_id} expired after {waited} ms, its limit is {limit} ms")
-        self.demand(max(task.slots, default=0) <= state.ended_token, f"{task.task_id} expired while it ran")
 
     def _revive(self, task: Known) -> None:
         """Judges the redrive of a task that had ended, possibly in the same batch."""
@@ -368,7 +362,8 @@ class Audit:
             self.demand(
                 self._mono_ms() >= slot.until, f"the lease of {task.task_id} was promised until {slot.until} ms"
             )
-        given_back = returned and (state.outcome == Outcome.BY_SERVER or state.abandons <= ABANDONS_MAX)
+        sim_delays.judge_abandon(self, task, state)
+        given_back = returned if state.outcome != Outcome.ABANDON else state.abandons <= ABANDONS_MAX
         expected = slot.attempts + (not given_back)
         # Given back and ended while waiting, in one batch: by a cancel, by a purge or by expiry.
         of_nobody = state.outcome in {Outcome.BY_SERVER, Outcome.ABANDON} and state.status != Status.DLQ
@@ -377,16 +372,6 @@ class Audit:
         if state.status == Status.DLQ:
             most = task.asked.max_attempts
             self.demand(not most or state.attempts == most, f"{task.task_id} is dead after {state.attempts} deliveries")
-
-    def _matured(self, key: bytes, wall_ms: int) -> None:
-        queue, due_ms, lane, position = keys.split_time_key(key)
-        self.count("matured")
-        task = self.by_home[keys.place_key(keys.lane_prefix(b"t", queue, lane), position)]
-        withdrawn = task.state is not None and task.state.ended_lsn > 0
-        self.demand(
-            withdrawn or task.revived or due_ms <= wall_ms,
-            f"{task.task_id} fell due at {wall_ms}, {due_ms - wall_ms} ms too early",
-        )
 
     # -- answers -------------------------------------------------------------------------------------------------
 

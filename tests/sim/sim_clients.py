@@ -261,8 +261,8 @@ async def _list(world: World, holder: str) -> None:
             return
 
 
-def choose(world: World, task: task_pb2.Task) -> task_pb2.Outcome | None:
-    """Returns a worker's outcome for a task; None: none."""
+def choose(world: World, tenant: str, task: task_pb2.Task) -> task_pb2.Outcome | None:
+    """Returns the outcome of a tenant's worker for a task; None: none."""
     chance = world.chance
     outcome = task_pb2.Outcome(task_id=task.id, lease_token=task.lease_token)
     kind = chance.random() if world.asking else 0.0
@@ -278,6 +278,9 @@ def choose(world: World, task: task_pb2.Task) -> task_pb2.Outcome | None:
             outcome.delay_seconds = chance.choice((0, 0, 1))
     elif kind < 0.85:
         outcome.kind = task_pb2.OUTCOME_KIND_ABANDON
+        if chance.random() < 0.5:
+            outcome.delay_seconds = chance.choice((0, 1, 3))
+            world.audit.delays[tenant, task.id, task.lease_token] = outcome.delay_seconds * 1000
     else:
         return None
     return outcome
@@ -373,7 +376,7 @@ class _StreamWorker:
             self._asked.setdefault((task.id, task.lease_token), deque()).append(until)
             self._stream.send(worker_service_pb2.WorkRequest(heartbeats=[beat]))
             await world.pause(0.8)
-        said = choose(world, task)
+        said = choose(world, self._tenant, task)
         if said is not None:
             self._say(*[said] * world.chance.choice((1, 1, 1, 2)))
         if world.chance.random() < 0.2 and (other := late(world, self._holder)) is not None:
@@ -400,7 +403,7 @@ async def work_by_calls(world: World, holder: str) -> None:
             world.audit.demand(task.command in wanted, f"{task.id} of {task.command} is delivered for {wanted}")
             world.seen.append((holder, task.id, task.lease_token))
             await world.pause(0.1)
-            said = choose(world, task)
+            said = choose(world, tenant_of(holder), task)
             if said is not None:
                 await _say_by_call(world, holder, said)
             if chance.random() < 0.2 and (other := late(world, holder)) is not None:
@@ -409,9 +412,9 @@ async def work_by_calls(world: World, holder: str) -> None:
             await world.pause(0.3)
 
 
-async def _say_by_call(world: World, holder: str, said: task_pb2.Outcome) -> None:
-    """Sends an outcome, and repeats it as long as it is unknown whether it took effect."""
-    method: Any = "TaskService/SubmitResult"
+def _call_of(said: task_pb2.Outcome) -> tuple[str, Any]:
+    """Returns the call that sends an outcome, and its request."""
+    method = "TaskService/SubmitResult"
     request: Any = task_service_pb2.SubmitResultRequest(task_id=said.task_id, lease_token=said.lease_token)
     if said.kind == task_pb2.OUTCOME_KIND_NACK:
         method = "TaskService/NackTask"
@@ -419,14 +422,22 @@ async def _say_by_call(world: World, holder: str, said: task_pb2.Outcome) -> Non
     elif said.kind == task_pb2.OUTCOME_KIND_ABANDON:
         method = "TaskService/AbandonTask"
         request = task_service_pb2.AbandonTaskRequest(task_id=said.task_id, lease_token=said.lease_token)
+        if said.HasField("delay_seconds"):
+            request.delay_seconds = said.delay_seconds
     else:
         request.status = _ENDS[said.kind]
         if said.result:
             request.result = said.result
         request.error = said.error
+    return method, request
+
+
+async def _say_by_call(world: World, holder: str, said: task_pb2.Outcome) -> None:
+    """Sends an outcome, and repeats it as long as it is unknown whether it took effect."""
+    method, request = _call_of(said)
     for _ in range(world.chance.choice((1, 3))):
         try:
-            await world.node.call(holder, method, request)
+            answer = await world.node.call(holder, method, request)
         except Lost:
             await world.pause(0.2)
             continue
@@ -434,6 +445,9 @@ async def _say_by_call(world: World, holder: str, said: task_pb2.Outcome) -> Non
             if retryable(refusal):
                 continue
             return
+        if said.kind == task_pb2.OUTCOME_KIND_ABANDON:
+            told, asked = answer.delay_seconds, said.delay_seconds
+            world.audit.demand(told == asked, f"{said.task_id} was abandoned for {asked} s, its worker is told {told}")
         if said.kind in _ENDS:
             world.audit.accepted(tenant_of(holder), said.task_id, said.lease_token, _ENDS[said.kind], said.result)
         return

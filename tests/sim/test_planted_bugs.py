@@ -71,6 +71,20 @@ BUGS: dict[str, Bug | dict[str, Bug]] = {
         [(outcomes.expire, "delivery.attempts + 1", "delivery.attempts + 2")],
         "was delivered . times, not|is dead after",
     ),
+    "delay of an abandon": {
+        "counts as a delivery": Bug(
+            [(outcomes.give_back, "1 if is_counted else delivery.attempts", "1")],
+            "was delivered . times, not|is dead after",
+        ),
+        "forgotten": Bug(
+            [(outcomes.give_back, "is_counted or delay_ms > 0", "is_counted")],
+            "was abandoned for",
+        ),
+        "cut short": Bug(
+            [(outcomes._try_again, "due_ms = now.wall_ms + delay_ms", "due_ms = now.wall_ms + delay_ms // 2")],
+            "waits for .*, not for",
+        ),
+    },
     "token not checked": {
         "": Bug(
             [(holders.objection, "token != claim.token", "False")],
@@ -206,5 +220,5 @@ def test_planted_bug_is_found(bug: Bug) -> None:
         assert any(re.search(bug.found_by, life.violation) for life in lives)  # some lives show another symptom first
 
 
-def test_twelve_bugs_are_planted() -> None:
-    assert len(BUGS) == 12
+def test_thirteen_bugs_are_planted() -> None:
+    assert len(BUGS) == 13

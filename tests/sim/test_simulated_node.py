@@ -20,7 +20,7 @@ SEEDS_TWICE = range(0, SEEDS_LEAST, 10)
 """Seeds to run twice."""
 HAPPENS = {
     *("kill", "power cut", "stop", "created", "found again", "refused", "claimed", "extended", "accepted"),
-    *("expired", "outdated", "matured", "removed", "cancelled", "paused", "listed"),
+    *("expired", "outdated", "matured", "abandoned with a delay", "removed", "cancelled", "paused", "listed"),
     *("quota set", "created under a quota", "refused by a quota"),
     *("redriven", "redrive of a queue", "dead letters listed", "cleanup", "purge over", "purged"),
 }

@@ -53,6 +53,14 @@ def state(**fields: Any) -> bytes:
     return rows_pb2.StateRow(**fields).SerializeToString()
 
 
+def delayed(due_ms: int, attempts: int) -> bytes:
+    """Returns the state of a task that was nacked with a delay of 300 ms."""
+    scheduled, place_kind = TaskStatus.TASK_STATUS_SCHEDULED, rows_pb2.PLACE_KIND_DUE
+    changed_ms = due_ms - 300
+    fields = {"place_at": due_ms, "changed_ms": changed_ms, "delay_ms": 300, "attempts": attempts}
+    return state(status=scheduled, place=place_kind, **fields)
+
+
 IDENTITY = rows_pb2.IdentityRow(format=1, shard=0, num_shards=1, cluster_id=b"c" * 16, epoch=EPOCH)
 TICK = rows_pb2.TickRow(lsn=50, wall_ms=5000, oldest_lease=FIRST, sweep_mark=b"\0" * 17 + b"\5", last_queue=QUEUE)
 
@@ -120,9 +128,7 @@ def consistent_rows() -> Rows:
         keys.ended_key(3000, 41, 1): rows_pb2.EndedRow(lsn=41, queues=[QUEUE], homes=[4 << 48 | 5]).SerializeToString(),
         keys.dead_key(QUEUE, 410, LANE, 5): b"",
         # 6 was nacked with a delay.
-        place(b"s", LANE, 6): state(
-            status=TaskStatus.TASK_STATUS_SCHEDULED, attempts=2, place=rows_pb2.PLACE_KIND_DUE, place_at=800
-        ),
+        place(b"s", LANE, 6): delayed(800, attempts=2),
         due(800, LANE, 6): keys.due_value(LANE, 2, has_state=True),
         # 7 is in its second delivery, claimed from the pointer that was at 8.
         place(b"s", LANE, 7): state(status=pending, ended_token=7, attempts=1, place=queued, place_lane=4, place_at=8),
@@ -401,6 +407,7 @@ MUTATIONS: dict[str, tuple[Mutation, bytes]] = {
         both(drop(due(800, LANE, 6)), put(due(801, LANE, 6), keys.due_value(LANE, 2, has_state=True))),
         S6,
     ),
+    "due at another time than the delay says": (edit(S6, State, delay_ms=299), S6),
     "due row twice": (put(due(700, LANE, 6), keys.due_value(LANE, 2, has_state=True)), due(800, LANE, 6)),
     "due row of a pending task": (
         put(due(801, LANE, 9), keys.due_value(LANE, 0, has_state=False)),

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import pytest
 from codeq_internal.v1 import rows_pb2
-from codeq_server.core import heartbeats, outcomes
+from codeq_server.core import heartbeats, keys, outcomes
 from codeq_server.core.backoff import BackoffPolicy
 from codeq_server.core.errors import Reason, Rejection
+from codeq_server.core.history import End
 from codeq_server.core.model import Caller
 from codeq_server.core.outcomes import ABANDONS_MAX, SHRINK_FROM
 from codeq_server.core.status import Outcome, Status
+from codeq_server.core.withdrawal import cancel
 from driven_shard import TENANT, WORKER, DrivenShard
 
 OUTCOMES = [Outcome.COMPLETED, Outcome.FAILED, Outcome.NACK, Outcome.ABANDON]
@@ -115,6 +117,68 @@ def test_abandon_beyond_the_limit_uses_an_attempt_and_moves_the_task_to_the_tail
     assert shard.claim_ids(2) == [second, first]
 
 
+def test_abandon_with_a_delay_schedules_the_task_and_leaves_its_attempts_unchanged(shard: DrivenShard) -> None:
+    task_id, _ = claimed(shard, attempts=1)
+    verdict = shard.settle(task_id, Outcome.ABANDON, delay=1500)
+    assert (verdict.status, verdict.delay_ms) == (Status.SCHEDULED, 1500)
+    view = shard.view(task_id)
+    assert (view.status, view.due_ms, view.attempts, view.error) == (Status.SCHEDULED, shard.wall + 1500, 0, None)
+    assert [row.end for row in view.deliveries] == [End.ABANDONED]
+    shard.write()
+    shard.reopen()
+    shard.pass_time(1499)
+    assert shard.claim(1) == []
+    shard.pass_time(1)
+    assert [(d.task_id, d.attempts) for d in shard.claim(1)] == [(task_id, 1)]
+    shard.settle(task_id)
+    shard.write()
+
+
+def test_abandon_with_a_delay_moves_the_task_to_the_tail(shard: DrivenShard) -> None:
+    first, second = shard.create(), shard.create()
+    assert shard.claim_ids(1) == [first]
+    shard.settle(first, Outcome.ABANDON, delay=1)
+    shard.pass_time(1)
+    assert shard.claim_ids(2) == [second, first]
+
+
+@pytest.mark.parametrize("outcome", [Outcome.NACK, Outcome.ABANDON])
+def test_delay_of_more_than_twelve_hours_means_twelve_hours(shard: DrivenShard, outcome: Outcome) -> None:
+    task_id, _ = claimed(shard)
+    for _ in range(2):  # a repeat gets the same verdict
+        verdict = shard.settle(task_id, outcome, delay=43_200_001)
+        assert (verdict.status, verdict.delay_ms) == (Status.SCHEDULED, 43_200_000)
+    assert shard.view(task_id).due_ms == shard.wall + 43_200_000
+
+
+def test_abandon_with_a_delay_beyond_the_limit_uses_an_attempt_and_still_waits(
+    shard: DrivenShard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outcomes, "ABANDONS_MAX", 1)
+    task_id = shard.create(attempts=2)
+    for attempts in (1, 1, 2):
+        assert [d.attempts for d in shard.claim(1)] == [attempts]
+        verdict = shard.settle(task_id, Outcome.ABANDON, delay=1000)
+        shard.pass_time(1000)
+    assert (verdict.status, verdict.delay_ms, shard.status(task_id)) == (Status.DLQ, 0, "DLQ")
+
+
+def test_task_abandoned_with_a_delay_can_be_cancelled_and_expire(shard: DrivenShard) -> None:
+    expiring, cancelled = shard.create(expire=2000), shard.create()
+    shard.claim(2)
+    for task_id in (expiring, cancelled):
+        shard.settle(task_id, Outcome.ABANDON, delay=5000)
+    cancel(shard.shard, TENANT, cancelled, "", shard.now)
+    shard.pass_time(2000)
+    assert (shard.status(expiring), shard.view(expiring).error, shard.status(cancelled)) == (
+        "FAILED",
+        "EXPIRED",
+        "CANCELLED",
+    )
+    shard.write()
+    assert (shard.keys(keys.DUE), shard.queue().scheduled) == ([], 0)
+
+
 def test_delivery_returned_by_the_server_does_not_count_as_an_abandon(
     shard: DrivenShard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -200,13 +264,14 @@ def test_repeated_outcome_gets_the_same_verdict(shard: DrivenShard, outcome: Out
     assert len(shard.shard.batch.rows) == changes
 
 
-def test_nack_repeated_after_its_delay_gets_the_same_verdict(shard: DrivenShard) -> None:
+@pytest.mark.parametrize("outcome", [Outcome.NACK, Outcome.ABANDON])
+def test_outcome_with_a_delay_repeated_after_it_gets_the_same_verdict(shard: DrivenShard, outcome: Outcome) -> None:
     """The reply was lost; since then the task has become due, and another worker holds it."""
     task_id, token = claimed(shard)
-    shard.settle(task_id, Outcome.NACK, token=token, delay=700)
+    shard.settle(task_id, outcome, token=token, delay=700)
     shard.pass_time(700)
     for _ in range(2):
-        verdict = shard.settle(task_id, Outcome.NACK, token=token, delay=700)
+        verdict = shard.settle(task_id, outcome, token=token, delay=700)
         assert (verdict.status, verdict.delay_ms) == (Status.SCHEDULED, 700)
         shard.claim(1, by=Caller(TENANT, "v", "v"))
 

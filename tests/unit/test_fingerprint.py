@@ -74,7 +74,14 @@ SET = {
     "delay_seconds": 1,
     "expire_seconds": 1,
 }
-NOT_COUNTED = {"idempotency_key", "task_id"}
+NOT_COUNTED = {"idempotency_key", "task_id", "traceparent", "tracestate"}
+
+
+@pytest.mark.parametrize("name", sorted(NOT_COUNTED))
+def test_key_id_and_trace_context_affect_no_digest(name: str) -> None:
+    one, other = task_pb2.TaskSpec(command="A"), task_pb2.TaskSpec(**{"command": "A", name: "x"})
+    assert digest_of([one]) == digest_of([other])
+    assert meaning_of([one], DEFAULT_ATTEMPTS) == meaning_of([other], DEFAULT_ATTEMPTS)
 
 
 def test_every_spec_field_affects_both_digests() -> None:

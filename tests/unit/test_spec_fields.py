@@ -22,8 +22,13 @@ def test_every_field_is_either_read_or_kept() -> None:
     assert not READ & {field.name for field in KEPT}
 
 
-def test_only_identifying_fields_do_not_describe_the_task() -> None:
-    assert {field.name for field in FIELDS} - {field.name for field in DESCRIBING} == {"idempotency_key", "task_id"}
+def test_only_keys_ids_and_trace_context_do_not_describe_the_task() -> None:
+    others = {field.name for field in FIELDS} - {field.name for field in DESCRIBING}
+    assert others == {"idempotency_key", "task_id", "traceparent", "tracestate"}
+
+
+def test_trace_context_is_kept() -> None:
+    assert {"traceparent", "tracestate"} <= {field.name for field in KEPT}
 
 
 def test_kept_fields_are_optional_scalars_that_a_task_also_has() -> None:

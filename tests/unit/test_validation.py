@@ -33,12 +33,28 @@ def _built(message: type[Message], **fields: st.SearchStrategy[Any]) -> st.Searc
 
 
 PLAIN_SPECS = _built(task_pb2.TaskSpec, command=NAMES, payload=BLOBS, priority=INT32)
-SPECS = PLAIN_SPECS | _built(
+PARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+PARENTS = st.sampled_from([PARENT, PARENT + "-x", PARENT + "\n", PARENT.upper(), "", PARENT[:-1], "ü" + PARENT[1:]])
+STATES = st.sampled_from(["", "a=1", "x" * 127, "x" * 128, "x" * 512, "x" * 513, "ü", "a\n", "\x7f", "a\tb"])
+TRACED_SPECS = _built(
     task_pb2.TaskSpec,
     command=NAMES,
-    max_attempts=INT32,
-    run_at=st.just(Timestamp(seconds=1)),
-    delay_seconds=INT32,
+    payload=st.just(b"1"),
+    priority=INT32,
+    traceparent=PARENTS,
+    tracestate=STATES,
+    expire_seconds=INT32,
+)
+SPECS = (
+    PLAIN_SPECS
+    | TRACED_SPECS
+    | _built(
+        task_pb2.TaskSpec,
+        command=NAMES,
+        max_attempts=INT32,
+        run_at=st.just(Timestamp(seconds=1)),
+        delay_seconds=INT32,
+    )
 )
 MESSAGES = st.one_of(
     SPECS,
@@ -111,6 +127,10 @@ def test_messages_accepted_by_the_fast_path_satisfy_the_rules(message: Message) 
     "message",
     [
         task_pb2.TaskSpec(command="a", payload=b"1", priority=9),
+        task_pb2.TaskSpec(command="a", payload=b"1", priority=9, traceparent=PARENT),
+        task_pb2.TaskSpec(command="a", payload=b"1" * 200, traceparent=PARENT, tracestate=""),
+        task_pb2.TaskSpec(command="a", traceparent=PARENT, tracestate="x" * 127),
+        task_pb2.TaskSpec(command="a", traceparent=PARENT, tracestate="x" * 512),
         pb.CreateTaskRequest(spec=task_pb2.TaskSpec(command="a" * 128)),
         pb.ClaimTaskRequest(),
         pb.ClaimTaskRequest(commands=["a", "b"], lease_seconds=43_200, wait_seconds=30),

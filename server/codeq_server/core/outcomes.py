@@ -30,8 +30,8 @@ ABANDONS_MAX = 100
 """Number of times that a task can be abandoned without changing its attempts; later abandons count as deliveries."""
 SHRINK_FROM = 16
 """Lease rows with fewer tasks than this are not rewritten when most of their deliveries have ended."""
-NACK_DELAY_MAX_MS: Final = 12 * 3_600_000
-"""Maximum delay after a nack."""
+DELAY_MAX_MS: Final = 12 * 3_600_000
+"""Maximum delay after a nack or an abandon."""
 EXPIRED_ERROR: Final = "LEASE_EXPIRED"
 MAX_ATTEMPTS_ERROR: Final = "MAX_ATTEMPTS"
 
@@ -48,7 +48,7 @@ class Verdict(NamedTuple):
 
     Attributes:
         status: New status of the task.
-        delay_ms: Delay after a nack.
+        delay_ms: Delay after a nack or an abandon.
         at_ms: Time of the change in Unix milliseconds.
     """
 
@@ -81,8 +81,8 @@ def settle(
         outcome: COMPLETED, FAILED, NACK or ABANDON.
         result: Result of a COMPLETED, or None.
         error: Error of a FAILED, reason of a NACK.
-        delay_ms: Delay of a NACK, at most NACK_DELAY_MAX_MS (a longer delay is shortened to it); None: by the
-            backoff policy.
+        delay_ms: Delay of a NACK or ABANDON, at most DELAY_MAX_MS (a longer delay is shortened to it); None: by the
+            backoff policy for a NACK, no delay for an ABANDON.
         random: Uniform in [0, 1), for the backoff.
         now: Time of the outcome.
         artifacts: Artifacts of a COMPLETED or FAILED. If an artifact has neither URL nor file, the outcome can only
@@ -105,7 +105,7 @@ def settle(
         return Verdict(status, 0, now.wall_ms)
     if outcome is Outcome.NACK:
         return _nack(shard, delivery, key, error, delay_ms, random, now)
-    return give_back(shard, delivery, key, Outcome.ABANDON, now)
+    return give_back(shard, delivery, key, Outcome.ABANDON, now, delay_ms or 0)
 
 
 def complete(shard: Shard, caller: Caller, task_id: str, token: int, result: bytes | None, now: Now) -> bool:
@@ -188,7 +188,6 @@ def _nack(
     if delay_ms is None:
         s = shard.settings
         delay_ms = backoff_ms(s.backoff_policy, s.backoff_base_seconds, s.backoff_max_seconds, attempts, random)
-    delay_ms = min(delay_ms, NACK_DELAY_MAX_MS)
     state = _ended_state(shard, delivery, Outcome.NACK, End.NACKED, reason, now)
     state.attempts = attempts
     if reason:
@@ -235,6 +234,7 @@ def _try_again(
     if state.attempts >= max_attempts:
         return _bury(shard, delivery, task_id, state, now)
     if delay_ms > 0:
+        delay_ms = min(delay_ms, DELAY_MAX_MS)
         due_ms = now.wall_ms + delay_ms
         state.status, state.delay_ms = Status.SCHEDULED, delay_ms
         state.place, state.place_lane, state.place_at = rows_pb2.PLACE_KIND_DUE, 0, due_ms
@@ -268,20 +268,23 @@ def _bury(shard: Shard, delivery: Delivery, task_id: TaskKey, state: rows_pb2.St
     return Verdict(Status.DLQ, 0, now.wall_ms)
 
 
-def give_back(shard: Shard, delivery: Delivery, task_id: TaskKey, outcome: Outcome, now: Now) -> Verdict:
+def give_back(
+    shard: Shard, delivery: Delivery, task_id: TaskKey, outcome: Outcome, now: Now, delay_ms: int = 0
+) -> Verdict:
     """Gives back an unused delivery; the caller has already removed it from `shard.deliveries`.
 
-    The task keeps its place and its attempts. Abandons beyond ABANDONS_MAX count as deliveries; give-backs by the
-    server (outcome BY_SERVER) are not abandons.
+    The task keeps its attempts, and its place unless it is to wait for `delay_ms` first. Abandons beyond ABANDONS_MAX
+    count as deliveries; give-backs by the server (outcome BY_SERVER) are not abandons and have no delay.
     """
     abandoned = outcome is Outcome.ABANDON
     state = _ended_state(shard, delivery, outcome, End.ABANDONED if abandoned else End.RETURNED, "", now)
     if abandoned:
         state.abandons += 1
         shard.totals.abandoned += 1
-        if state.abandons > ABANDONS_MAX:
-            state.attempts = delivery.attempts + 1
-            return _try_again(shard, delivery, task_id, state, 0, now)
+        is_counted = state.abandons > ABANDONS_MAX
+        if is_counted or delay_ms > 0:
+            state.attempts = delivery.attempts + 1 if is_counted else delivery.attempts
+            return _try_again(shard, delivery, task_id, state, delay_ms, now)
     state.attempts = delivery.attempts
     home = delivery.home
     lane, position = home, delivery.position

@@ -6,6 +6,7 @@ that it identifies the request, and is stored with the task if its option `kept`
 
 from __future__ import annotations
 
+import re
 from operator import attrgetter
 from typing import Any, Final
 
@@ -26,13 +27,35 @@ KEPT: Final = [field for field in FIELDS if _marked(field, "kept")]
 """Fields that are stored as sent, by number."""
 
 
-def is_plain(spec: task_pb2.TaskSpec) -> bool:
-    """Returns whether a spec with a valid command and priority has no field besides command, payload and priority."""
+TRACESTATE_CHARACTERS_MAX: Final = 512
+_TRACEPARENT_BYTES: Final = 55
+_is_traceparent: Final = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}").fullmatch
+
+
+def is_plain(spec: task_pb2.TaskSpec, more: int = 0) -> bool:
+    """Returns whether a spec with a valid command and priority has no field besides command, payload and priority.
+
+    Args:
+        spec: The spec.
+        more: Bytes of its other fields that are known to be valid.
+    """
     command, payload = len(spec.command), len(spec.payload)
     size = 2 + command + (command > 127)
     if payload:
         size += 1 + payload + (payload.bit_length() + 6) // 7
-    return bool(spec.ByteSize() == size + (2 if spec.priority else 0))
+    return bool(spec.ByteSize() == size + (2 if spec.priority else 0) + more)
+
+
+def is_traced(spec: task_pb2.TaskSpec) -> bool:
+    """Returns whether a spec is plain except for a valid trace context in its usual form."""
+    if not _is_traceparent(spec.traceparent):
+        return False
+    more, state = 2 + _TRACEPARENT_BYTES, spec.tracestate
+    if spec.HasField("tracestate"):
+        if len(state) > TRACESTATE_CHARACTERS_MAX or not state.isascii() or not state.isprintable():
+            return False
+        more += 2 + (len(state) > 127) + len(state)
+    return is_plain(spec, more)
 
 
 def kept_of(spec: task_pb2.TaskSpec) -> bytes:

@@ -167,8 +167,8 @@ class TaskService:
     async def AbandonTask(self, claims: Claims, request: pb.AbandonTaskRequest) -> pb.AbandonTaskResponse:  # noqa: N802
         """Abandons a delivery: gives it back unused."""
         token = request.lease_token if request.HasField("lease_token") else None
-        verdict = await self._settle(claims, request.task_id, token, Outcome.ABANDON, "", None)
-        return pb.AbandonTaskResponse(status=status_number(verdict.status))
+        verdict = await self._settle(claims, request.task_id, token, Outcome.ABANDON, "", request.delay_seconds * 1000)
+        return pb.AbandonTaskResponse(status=status_number(verdict.status), delay_seconds=-(-verdict.delay_ms // 1000))
 
     async def ReportProgress(  # noqa: N802
         self, claims: Claims, request: pb.ReportProgressRequest

@@ -18,7 +18,7 @@ from codeq_server.core.errors import Reason, Rejection, invalid_field
 from codeq_server.core.status import Outcome
 
 from .counts import check_counts
-from .spec_fields import is_plain
+from .spec_fields import is_plain, is_traced
 
 _check_json = msgspec.json.Decoder(msgspec.Raw).decode
 _TOO_LARGE_RULES = frozenset({"bytes.max_len"})
@@ -40,7 +40,7 @@ def _is_usual_spec(spec: task_pb2.TaskSpec) -> bool:
         0 <= spec.priority <= 9
         and len(spec.payload) <= 1 << 20
         and _is_command(spec.command) is not None
-        and is_plain(spec)
+        and (is_plain(spec) or is_traced(spec))
     )
 
 

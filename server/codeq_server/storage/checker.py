@@ -240,6 +240,8 @@ class Checker:
             if value is None:
                 self._report(key, f"waits for {state.place_at}, but the due index has no such entry")
                 return
+            if state.place_at != state.changed_ms + state.delay_ms:
+                self._report(key, f"waits for {state.place_at}, not for {state.delay_ms} ms after {state.changed_ms}")
             lane, attempts, has_state = keys.split_due_value(value)
             if attempts != state.attempts or not has_state:
                 self._report(key, "attempts differ from those in the due index")

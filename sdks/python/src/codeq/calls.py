@@ -16,7 +16,7 @@ from codeq.audit import AuditFilter, AuditPage, page_of
 from codeq.cluster import TOPOLOGY, Topology
 from codeq.dead_letters import DeadLetters, RedriveFilter, Redriven
 from codeq.errors import CodeqError, FieldViolation, InvalidField, from_item
-from codeq.outcomes import Completed, Failed, Nack
+from codeq.outcomes import Abandon, Completed, Failed, Nack
 from codeq.records import (
     NEEDS_ZONE,
     Explanation,
@@ -220,9 +220,10 @@ def nack(task: Task | str, lease_token: int | None, verdict: Nack) -> Call[Retur
     return Call(_task("NackTask"), request, tasks_pb.NackTaskResponse, _returned, repeatable=_is_fenced(request))
 
 
-def abandon(task: Task | str, lease_token: int | None) -> Call[Returned]:
+def abandon(task: Task | str, lease_token: int | None, verdict: Abandon) -> Call[Returned]:
     """Gives a delivery back unused."""
-    request = filled(tasks_pb.AbandonTaskRequest, **_lease(task, lease_token))
+    seconds = outcomes.whole_seconds(verdict.delay)
+    request = filled(tasks_pb.AbandonTaskRequest, **_lease(task, lease_token), delay_seconds=seconds)
     return Call(_task("AbandonTask"), request, tasks_pb.AbandonTaskResponse, _returned, repeatable=_is_fenced(request))
 
 

@@ -15,12 +15,12 @@ from codeq.artifacts import ArtifactContent
 from codeq.audit import AuditFilter, AuditPage
 from codeq.calls import Call
 from codeq.cluster import Topology
-from codeq.dead_letters import DeadLetters, RedriveFilter, Redriven
 from codeq.endpoint import Address, Endpoint, Token
-from codeq.outcomes import Completed, Failed, Nack
+from codeq.outcomes import Abandon, Completed, Failed, Nack
 from codeq.ownership import Owner
+from codeq.queue_clients import AsyncQueueClient, QueueClient
 from codeq.records import Explanation, NewTask, OrderBy, Returned, Task, TaskResult
-from codeq.server_records import Backup, Queue, ServerInfo
+from codeq.server_records import Backup, ServerInfo
 from codeq.tenant_calls import AsyncTenantClient, TenantClient
 from codeq.tls import Tls
 from codeq.unary import AsyncCaller, Caller
@@ -31,7 +31,7 @@ TIMEOUT_SECONDS: Final = 30.0
 _Value = TypeVar("_Value")
 
 
-class Client(TenantClient):
+class Client(QueueClient, TenantClient):
     """A blocking, thread-safe client. Use it with `with`, or call `close`."""
 
     def __init__(
@@ -70,6 +70,8 @@ class Client(TenantClient):
         max_attempts: int | None = None,
         idempotency_key: str | None = None,
         task_id: str | None = None,
+        traceparent: str | None = None,
+        tracestate: str | None = None,
     ) -> Task:
         """Creates a task; see NewTask for the arguments.
 
@@ -78,7 +80,19 @@ class Client(TenantClient):
             Unavailable, DeadlineExceeded, OutcomeUnknown: The task may exist; retry with an idempotency key. In a
                 cluster the client retries by itself, within its timeout, and adds a key if the task has none.
         """
-        task = NewTask(command, payload, priority, delay, run_at, max_attempts, idempotency_key, task_id, expire)
+        task = NewTask(
+            command,
+            payload,
+            priority,
+            delay,
+            run_at,
+            max_attempts,
+            idempotency_key,
+            task_id,
+            expire,
+            traceparent,
+            tracestate,
+        )
         return self._call(calls.create(task, with_key=self._endpoint.servers.are_many))
 
     def create_batch(
@@ -202,9 +216,18 @@ class Client(TenantClient):
         """Returns a claimed task for a retry after the delay (0: at once; None: by backoff). Raises LeaseLost."""
         return self._call(calls.nack(task, lease_token, Nack(reason, delay)))
 
-    def abandon(self, task: Task | str, *, lease_token: int | None = None) -> Returned:
-        """Gives a claimed task back unused: it keeps its place and its attempts. Raises LeaseLost."""
-        return self._call(calls.abandon(task, lease_token))
+    def abandon(
+        self, task: Task | str, *, delay: float | timedelta | None = None, lease_token: int | None = None
+    ) -> Returned:
+        """Gives a claimed task back unused: it keeps its attempts. Raises LeaseLost.
+
+        Args:
+            task: The claimed task, or its id.
+            delay: Time to wait before the task can be claimed again, rounded up to whole seconds, at most 12 h; None or
+                0: the task keeps its place.
+            lease_token: Token of the lease; None: the task's, or for an id the caller's live lease.
+        """
+        return self._call(calls.abandon(task, lease_token, Abandon(delay)))
 
     def explain(self, task_id: str) -> Explanation:
         """Reads what a task is waiting for. Raises TaskNotFound."""
@@ -214,52 +237,9 @@ class Client(TenantClient):
         """Cancels a task that has not ended, in any state, and notifies its worker. Raises TaskEnded."""
         return self._call(calls.cancel(task, reason))
 
-    def queues(self, page_size: int = 0, page_token: str = "", *, tenant: str = "") -> tuple[list[Queue], str]:
-        """Reads a page of queues, ordered by name, and the token of the next page (empty: none)."""
-        return self._call(calls.queues(page_size, page_token, tenant))
-
-    def queue(self, command: str, *, tenant: str = "") -> Queue:
-        """Reads a queue. Raises QueueNotFound."""
-        return self._call(calls.queue(command, tenant))
-
-    def pause_queue(self, command: str, *, tenant: str = "") -> Queue:
-        """Pauses a queue: it accepts tasks but delivers none; leased tasks continue. Creates the queue if needed."""
-        return self._call(calls.pause_queue(command, tenant))
-
-    def resume_queue(self, command: str, *, tenant: str = "") -> Queue:
-        """Resumes the deliveries of a queue. Raises QueueNotFound."""
-        return self._call(calls.resume_queue(command, tenant))
-
-    def purge_queue(self, command: str, *, tenant: str = "") -> Queue:
-        """Ends every task now waiting in a queue, including scheduled tasks, as CANCELLED with the error PURGED.
-
-        The purge runs in the background. While it runs, the queue's `purging` is set and the queue delivers nothing.
-        Raises QueueNotFound.
-        """
-        return self._call(calls.purge_queue(command, tenant))
-
-    def dead_letters(
-        self, command: str, page_size: int = 0, page_token: str = "", order_by: OrderBy = "oldest", *, tenant: str = ""
-    ) -> DeadLetters:
-        """Reads a page of a queue's dead letters. Raises QueueNotFound."""
-        return self._call(calls.dead_letters(command, page_size, page_token, order_by, tenant))
-
     def redrive(self, task_id: str, *, tenant: str = "") -> Task:
         """Requeues a task that is DLQ, FAILED or CANCELLED. Raises TaskNotFound, Rejected."""
         return self._call(calls.redrive(task_id, tenant))
-
-    def redrive_queue(
-        self, command: str, wanted: RedriveFilter | None = None, page_token: str = "", *, tenant: str = ""
-    ) -> Redriven:
-        """Requeues ended tasks of a queue; repeat the call with next_page_token until it is empty.
-
-        Args:
-            command: The queue.
-            wanted: Which tasks, and how; None: the dead letters.
-            page_token: next_page_token of the previous call; empty: the first call.
-            tenant: Tenant of the queue; only operators name another one than the token's.
-        """
-        return self._call(calls.redrive_queue(command, wanted, page_token, tenant))
 
     def cleanup(self, before: datetime, limit: int = 0, page_token: str = "", *, tenant: str = "") -> tuple[int, str]:
         """Deletes tasks that ended before a time; returns their number and the token of the next call (empty: done)."""
@@ -297,7 +277,7 @@ class Client(TenantClient):
         return self._caller.call(call)
 
 
-class AsyncClient(AsyncTenantClient):
+class AsyncClient(AsyncQueueClient, AsyncTenantClient):
     """Client for one event loop. Use it with `async with`, or call `close`."""
 
     def __init__(
@@ -324,9 +304,23 @@ class AsyncClient(AsyncTenantClient):
         max_attempts: int | None = None,
         idempotency_key: str | None = None,
         task_id: str | None = None,
+        traceparent: str | None = None,
+        tracestate: str | None = None,
     ) -> Task:
         """Creates a task; see Client.create."""
-        task = NewTask(command, payload, priority, delay, run_at, max_attempts, idempotency_key, task_id, expire)
+        task = NewTask(
+            command,
+            payload,
+            priority,
+            delay,
+            run_at,
+            max_attempts,
+            idempotency_key,
+            task_id,
+            expire,
+            traceparent,
+            tracestate,
+        )
         return await self._call(calls.create(task, with_key=self._endpoint.servers.are_many))
 
     async def create_batch(
@@ -414,9 +408,11 @@ class AsyncClient(AsyncTenantClient):
         """Returns a claimed task for a retry; see Client.nack."""
         return await self._call(calls.nack(task, lease_token, Nack(reason, delay)))
 
-    async def abandon(self, task: Task | str, *, lease_token: int | None = None) -> Returned:
+    async def abandon(
+        self, task: Task | str, *, delay: float | timedelta | None = None, lease_token: int | None = None
+    ) -> Returned:
         """Gives a claimed task back unused; see Client.abandon."""
-        return await self._call(calls.abandon(task, lease_token))
+        return await self._call(calls.abandon(task, lease_token, Abandon(delay)))
 
     async def explain(self, task_id: str) -> Explanation:
         """Reads what a task is waiting for; see Client.explain."""
@@ -426,41 +422,9 @@ class AsyncClient(AsyncTenantClient):
         """Cancels a task that has not ended; see Client.cancel."""
         return await self._call(calls.cancel(task, reason))
 
-    async def queues(self, page_size: int = 0, page_token: str = "", *, tenant: str = "") -> tuple[list[Queue], str]:
-        """Reads a page of queues; see Client.queues."""
-        return await self._call(calls.queues(page_size, page_token, tenant))
-
-    async def queue(self, command: str, *, tenant: str = "") -> Queue:
-        """Reads a queue; see Client.queue."""
-        return await self._call(calls.queue(command, tenant))
-
-    async def pause_queue(self, command: str, *, tenant: str = "") -> Queue:
-        """Pauses a queue; see Client.pause_queue."""
-        return await self._call(calls.pause_queue(command, tenant))
-
-    async def resume_queue(self, command: str, *, tenant: str = "") -> Queue:
-        """Resumes the deliveries of a queue; see Client.resume_queue."""
-        return await self._call(calls.resume_queue(command, tenant))
-
-    async def purge_queue(self, command: str, *, tenant: str = "") -> Queue:
-        """Ends every task now waiting in a queue; see Client.purge_queue."""
-        return await self._call(calls.purge_queue(command, tenant))
-
-    async def dead_letters(
-        self, command: str, page_size: int = 0, page_token: str = "", order_by: OrderBy = "oldest", *, tenant: str = ""
-    ) -> DeadLetters:
-        """Reads a page of a queue's dead letters; see Client.dead_letters."""
-        return await self._call(calls.dead_letters(command, page_size, page_token, order_by, tenant))
-
     async def redrive(self, task_id: str, *, tenant: str = "") -> Task:
         """Requeues an ended task; see Client.redrive."""
         return await self._call(calls.redrive(task_id, tenant))
-
-    async def redrive_queue(
-        self, command: str, wanted: RedriveFilter | None = None, page_token: str = "", *, tenant: str = ""
-    ) -> Redriven:
-        """Requeues ended tasks of a queue; see Client.redrive_queue."""
-        return await self._call(calls.redrive_queue(command, wanted, page_token, tenant))
 
     async def cleanup(
         self, before: datetime, limit: int = 0, page_token: str = "", *, tenant: str = ""

@@ -1,9 +1,10 @@
-"""The outcome of a delivery: Completed, Failed, Nack or Abandon, and its encoding.
+"""The outcome of a delivery: Completed, Failed, Nack, Abandon or Snooze, and its encoding.
 
 Verdict (an exception, so that a handler may raise it or return it)
 ├── Failed      the task becomes FAILED and is not retried
 ├── Nack        the task is retried later, or goes to the dead-letter queue after its last delivery
 └── Abandon     the delivery is given back unused
+    └── Snooze  the same, and the task waits for a while
 Completed       the task becomes COMPLETED (a plain value: success is returned, never raised)
 """
 
@@ -74,7 +75,23 @@ class Nack(Verdict):
 
 
 class Abandon(Verdict):
-    """The worker gives the delivery back unused: the task keeps its place and its attempts."""
+    """The worker gives the delivery back unused: the task keeps its attempts.
+
+    Attributes:
+        delay: Time to wait before the task is delivered again, rounded up to whole seconds, at most 12 h; None or 0:
+            the task keeps its place.
+    """
+
+    def __init__(self, delay: float | timedelta | None = None) -> None:
+        super().__init__(*(() if delay is None else (delay,)))
+        self.delay = delay
+
+
+class Snooze(Abandon):
+    """The worker gives the delivery back unused, to be delivered again after a delay: an Abandon that needs one."""
+
+    def __init__(self, delay: float | timedelta) -> None:
+        super().__init__(delay)
 
 
 Outcome = Completed | Failed | Nack | Abandon
@@ -133,6 +150,8 @@ def to_message(outcome: Outcome, task_id: str, lease_token: int) -> task_pb2.Out
                 message.delay_seconds = seconds
         case Abandon():
             message.kind = task_pb2.OUTCOME_KIND_ABANDON
+            if (seconds := whole_seconds(outcome.delay)) is not None:
+                message.delay_seconds = seconds
     return message
 
 

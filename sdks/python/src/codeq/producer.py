@@ -82,6 +82,8 @@ class AsyncProducer:
         max_attempts: int | None = None,
         idempotency_key: str | None = None,
         task_id: str | None = None,
+        traceparent: str | None = None,
+        tracestate: str | None = None,
         timeout_seconds: float | None = None,
     ) -> str:
         """Creates a task; once this returns, the task is durable.
@@ -98,6 +100,8 @@ class AsyncProducer:
                 256 printable ASCII characters.
             task_id: Id of the task, unique within the tenant; None: the server assigns one. Cannot be combined with a
                 key.
+            traceparent: Trace context that the worker gets with the task (W3C traceparent).
+            tracestate: Vendor part of the trace context (W3C tracestate).
             timeout_seconds: Seconds within which the call ends, including the wait for a connection: over 0 and at most
                 a day.
 
@@ -113,7 +117,19 @@ class AsyncProducer:
             Closed: The producer is closed.
             ValueError, TypeError: timeout_seconds is out of range or not a number.
         """
-        task = NewTask(command, payload, priority, delay, run_at, max_attempts, idempotency_key, task_id, expire)
+        task = NewTask(
+            command,
+            payload,
+            priority,
+            delay,
+            run_at,
+            max_attempts,
+            idempotency_key,
+            task_id,
+            expire,
+            traceparent,
+            tracestate,
+        )
         [result] = await self._create([_to_item(task, self._endpoint)], timeout_seconds)
         return _id_of(result)
 
@@ -207,10 +223,24 @@ class Producer:
         max_attempts: int | None = None,
         idempotency_key: str | None = None,
         task_id: str | None = None,
+        traceparent: str | None = None,
+        tracestate: str | None = None,
         timeout_seconds: float | None = None,
     ) -> str:
         """Creates a task and returns its id; see AsyncProducer.create."""
-        task = NewTask(command, payload, priority, delay, run_at, max_attempts, idempotency_key, task_id, expire)
+        task = NewTask(
+            command,
+            payload,
+            priority,
+            delay,
+            run_at,
+            max_attempts,
+            idempotency_key,
+            task_id,
+            expire,
+            traceparent,
+            tracestate,
+        )
         [result] = self._create([_to_item(task, self._endpoint)], timeout_seconds)
         return _id_of(result)
 

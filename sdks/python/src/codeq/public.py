@@ -54,7 +54,7 @@ from codeq.errors import (
     Unsupported,
     WrongTokenKind,
 )
-from codeq.outcomes import Abandon, Completed, Failed, Nack
+from codeq.outcomes import Abandon, Completed, Failed, Nack, Snooze
 from codeq.payloads import RawJson
 from codeq.producer import AsyncProducer, Producer
 from codeq.records import (
@@ -134,6 +134,7 @@ __all__ = [
     "Returned",
     "ServerFault",
     "ServerInfo",
+    "Snooze",
     "StaleLeaseToken",
     "StorageFull",
     "Task",

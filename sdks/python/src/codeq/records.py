@@ -96,6 +96,9 @@ class NewTask:
         task_id: Id of the task, unique within the tenant; None: the server assigns one. Cannot be combined with a key.
         expire: Time from acceptance after which the task, if still waiting, ends as FAILED with the error EXPIRED;
             rounded up to whole seconds. None: it never expires.
+        traceparent: Trace context that the worker gets with the task (W3C traceparent); it is not compared when a
+            create is repeated.
+        tracestate: Vendor part of the trace context (W3C tracestate), at most 512 printable ASCII characters.
     """
 
     command: str
@@ -107,6 +110,8 @@ class NewTask:
     idempotency_key: str | None = None
     task_id: str | None = None
     expire: float | timedelta | None = None
+    traceparent: str | None = None
+    tracestate: str | None = None
 
     def fill(self, spec: task_pb2.TaskSpec) -> None:
         """Writes the task into a message; the server checks ranges.
@@ -134,6 +139,12 @@ class NewTask:
             field = "task_id"
             if self.task_id is not None:
                 spec.task_id = self.task_id
+            field = "traceparent"
+            if self.traceparent is not None:
+                spec.traceparent = self.traceparent
+            field = "tracestate"
+            if self.tracestate is not None:
+                spec.tracestate = self.tracestate
             field = "run_at"
             self._fill_times(spec)
         except (TypeError, ValueError, OverflowError, AttributeError) as error:
@@ -258,6 +269,16 @@ class Task:
     def expire_at(self) -> datetime | None:
         """Time at which the task ends as FAILED if it is still waiting; None: it does not expire."""
         return to_datetime(self._message.expire_at) if self._message.HasField("expire_at") else None
+
+    @property
+    def traceparent(self) -> str | None:
+        """Trace context of the task's producer (W3C traceparent); None if it gave none."""
+        return self._message.traceparent if self._message.HasField("traceparent") else None
+
+    @property
+    def tracestate(self) -> str | None:
+        """Vendor part of the trace context (W3C tracestate); None if the producer gave none."""
+        return self._message.tracestate if self._message.HasField("tracestate") else None
 
     @property
     def created_at(self) -> datetime | None:

@@ -96,9 +96,9 @@ class _Worker:
     def task(self, *commands: str) -> Callable[[_AnyHandler], _AnyHandler]:
         """Returns a decorator that registers a function as the handler of these commands.
 
-        The function returns the result (None: no result), or a Completed, Failed, Nack or Abandon. It may also raise
-        the last three. Any other exception counts as a Nack with the exception's text; the task is retried after the
-        server's backoff.
+        The function returns the result (None: no result), or a Completed, Failed, Nack, Abandon or Snooze. It may also
+        raise the last four. Any other exception counts as a Nack with the exception's text; the task is retried after
+        the server's backoff.
 
         Raises:
             ValueError: No command is given, or a command already has a handler.

@@ -32,7 +32,7 @@ const (
 	TaskStatus_TASK_STATUS_UNSPECIFIED TaskStatus = 0
 	// Waiting in its queue; can be claimed.
 	TaskStatus_TASK_STATUS_PENDING TaskStatus = 1
-	// Waiting for its due time after it was created with a delay or delayed by a nack.
+	// Waiting for its due time after it was created with a delay, or delayed by a nack or an abandon.
 	TaskStatus_TASK_STATUS_SCHEDULED TaskStatus = 2
 	// Leased to a worker.
 	TaskStatus_TASK_STATUS_CLAIMED TaskStatus = 3
@@ -263,7 +263,8 @@ type TaskSpec struct {
 	// FAILED with the error EXPIRED. The time includes any delay. A task that is running or has ended at that moment
 	// never expires, even if it is retried or redriven later. If absent, the task never expires.
 	ExpireSeconds *int32 `protobuf:"varint,10,opt,name=expire_seconds,json=expireSeconds,proto3,oneof" json:"expire_seconds,omitempty"`
-	// Trace context of the producer (W3C traceparent), which is delivered with the task.
+	// Trace context of the producer (W3C traceparent), which is delivered with the task. A create repeated with another
+	// trace context is still the same request.
 	Traceparent *string `protobuf:"bytes,11,opt,name=traceparent,proto3,oneof" json:"traceparent,omitempty"`
 	// Vendor part of the trace context (W3C tracestate), at most 512 characters.
 	Tracestate    *string `protobuf:"bytes,12,opt,name=tracestate,proto3,oneof" json:"tracestate,omitempty"`
@@ -1043,7 +1044,7 @@ var File_codeq_v1_task_proto protoreflect.FileDescriptor
 
 const file_codeq_v1_task_proto_rawDesc = "" +
 	"\n" +
-	"\x13codeq/v1/task.proto\x12\bcodeq.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1ecodeq/options/v1/options.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x8d\t\n" +
+	"\x13codeq/v1/task.proto\x12\bcodeq.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1ecodeq/options/v1/options.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9d\t\n" +
 	"\bTaskSpec\x12B\n" +
 	"\acommand\x18\x01 \x01(\tB(\xbaH%r#\x10\x01\x18\x80\x012\x1c^[A-Za-z0-9][A-Za-z0-9._-]*$R\acommand\x12'\n" +
 	"\apayload\x18\x02 \x01(\fB\r\xbaH\x06z\x04\x18\x80\x80@ص\x18\x01R\apayload\x12%\n" +
@@ -1058,10 +1059,10 @@ const file_codeq_v1_task_proto_rawDesc = "" +
 	"\x1ftask_spec.task_id_not_of_server\x12Amust not be a UUID of version 8, the form of the server's own ids\x1a_!this.matches('^[0-9A-Fa-f]{8}-[0-9A-Fa-f]{4}-8[0-9A-Fa-f]{3}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{12}$')r \x18@2\x1c^[A-Za-z0-9][A-Za-z0-9._-]*$\x88\xb6\x18\x01H\x03R\x06taskId\x88\x01\x01\x129\n" +
 	"\x0eexpire_seconds\x18\n" +
 	" \x01(\x05B\r\xbaH\n" +
-	"\x1a\b\x18\x80\x86\xb0\x96\x01(\x01H\x04R\rexpireSeconds\x88\x01\x01\x12n\n" +
-	"\vtraceparent\x18\v \x01(\tBG\xbaHDrB\x18\x80\x012=^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}(-[!-~]*)?$H\x05R\vtraceparent\x88\x01\x01\x127\n" +
+	"\x1a\b\x18\x80\x86\xb0\x96\x01(\x01H\x04R\rexpireSeconds\x88\x01\x01\x12v\n" +
+	"\vtraceparent\x18\v \x01(\tBO\xbaHDrB\x18\x80\x012=^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}(-[!-~]*)?$\x80\xb6\x18\x01\x88\xb6\x18\x01H\x05R\vtraceparent\x88\x01\x01\x12?\n" +
 	"\n" +
-	"tracestate\x18\f \x01(\tB\x12\xbaH\x0fr\r\x18\x80\x042\b^[ -~]*$H\x06R\n" +
+	"tracestate\x18\f \x01(\tB\x1a\xbaH\x0fr\r\x18\x80\x042\b^[ -~]*$\x80\xb6\x18\x01\x88\xb6\x18\x01H\x06R\n" +
 	"tracestate\x88\x01\x01:z\xbaHw\x1au\n" +
 	"\x16task_spec.one_schedule\x12+delay_seconds and run_at cannot both be set\x1a.!(has(this.run_at) && has(this.delay_seconds))B\x0f\n" +
 	"\r_max_attemptsB\x10\n" +

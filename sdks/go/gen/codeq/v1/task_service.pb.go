@@ -1206,9 +1206,10 @@ func (x *AbandonTaskRequest) GetDelaySeconds() int32 {
 // AbandonTaskResponse returns the task's new state.
 type AbandonTaskResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// PENDING, or DLQ if the task had been abandoned more than 100 times and this was its last delivery.
+	// PENDING, SCHEDULED after a delay, or DLQ if the task had been abandoned more than 100 times and this was its last
+	// delivery.
 	Status TaskStatus `protobuf:"varint,1,opt,name=status,proto3,enum=codeq.v1.TaskStatus" json:"status,omitempty"`
-	// Always 0.
+	// Delay applied, in seconds.
 	DelaySeconds  int32 `protobuf:"varint,2,opt,name=delay_seconds,json=delaySeconds,proto3" json:"delay_seconds,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

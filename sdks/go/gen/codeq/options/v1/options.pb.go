@@ -506,8 +506,8 @@ var (
 	//
 	// optional bool kept = 50016;
 	E_Kept = &file_codeq_options_v1_options_proto_extTypes[7]
-	// Field of a TaskSpec that identifies the request instead of describing the task: it is not part of the fingerprint by
-	// which a repeated request is recognised.
+	// Field of a TaskSpec that identifies the request, by itself or within a trace, instead of describing the task: it is
+	// not part of the fingerprint by which a repeated request is recognised.
 	//
 	// optional bool identifies_request = 50017;
 	E_IdentifiesRequest = &file_codeq_options_v1_options_proto_extTypes[8]

@@ -607,14 +607,15 @@ export const AbandonTaskRequestSchema: GenMessage<AbandonTaskRequest> = /*@__PUR
  */
 export type AbandonTaskResponse = Message<"codeq.v1.AbandonTaskResponse"> & {
   /**
-   * PENDING, or DLQ if the task had been abandoned more than 100 times and this was its last delivery.
+   * PENDING, SCHEDULED after a delay, or DLQ if the task had been abandoned more than 100 times and this was its last
+   * delivery.
    *
    * @generated from field: codeq.v1.TaskStatus status = 1;
    */
   status: TaskStatus;
 
   /**
-   * Always 0.
+   * Delay applied, in seconds.
    *
    * @generated from field: int32 delay_seconds = 2;
    */

@@ -288,8 +288,8 @@ export const kept: GenExtension<FieldOptions, boolean> = /*@__PURE__*/
   extDesc(file_codeq_options_v1_options, 7);
 
 /**
- * Field of a TaskSpec that identifies the request instead of describing the task: it is not part of the fingerprint by
- * which a repeated request is recognised.
+ * Field of a TaskSpec that identifies the request, by itself or within a trace, instead of describing the task: it is
+ * not part of the fingerprint by which a repeated request is recognised.
  *
  * @generated from extension: bool identifies_request = 50017;
  */

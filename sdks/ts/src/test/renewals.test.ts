@@ -14,7 +14,7 @@ const LEASE_SECONDS = 1;
 const LEASE_MS = LEASE_SECONDS * 1000;
 
 /** Lease of the busy handler; longer, since a machine that runs tests in parallel is slow. */
-const BUSY_SECONDS = 2;
+const BUSY_SECONDS = 3;
 
 /** Serves the streams of a worker on another thread, since the handler blocks this one: see busy-server.ts. */
 async function busyServer(): Promise<{ address: string; heartbeats: () => Promise<number[]>; end: () => Promise<void> }> {

@@ -118,15 +118,14 @@ export abstract class AdminClient implements AsyncDisposable {
    * Makes any unary call with generated messages.
    *
    * @param method Such as `TaskService.method.getTask` of `@codeq/sdk/gen/codeq/v1/task_service_pb.js`.
-   * @param isRepeatable Whether the call may run twice, so that it is retried when its answer is lost. Default: false.
+   * @param options `waitSeconds`: how long the request lets the server wait, on top of the timeout. Default: 0.
    */
   call<I extends DescMessage, O extends DescMessage>(
     method: DescMethodUnary<I, O>,
     request: MessageInitShape<I>,
-    options: CallOptions & { readonly isRepeatable?: boolean; readonly waitSeconds?: number } = {},
+    options: CallOptions & { readonly waitSeconds?: number } = {},
   ): Promise<MessageShape<O>> {
-    const { isRepeatable = false, waitSeconds = 0 } = options;
-    return this.send(method, request, options, { repeatable: isRepeatable, waitSeconds });
+    return this.send(method, request, options, options.waitSeconds);
   }
 
   /** @internal */
@@ -134,11 +133,11 @@ export abstract class AdminClient implements AsyncDisposable {
     method: DescMethodUnary<I, O>,
     request: MessageInitShape<I>,
     options: CallOptions,
-    how: { repeatable: boolean; waitSeconds?: number },
+    waitSeconds = 0,
   ): Promise<MessageShape<O>> {
     const { timeoutSeconds, signal } = options;
     const timeoutMs = timeoutSeconds === undefined ? this.#timeoutMs : seconds(timeoutSeconds, "timeoutSeconds") * 1000;
-    return this.#caller.call(method, request, { ...how, timeoutMs, signal });
+    return this.#caller.call(method, request, { waitSeconds, timeoutMs, signal });
   }
 
   /** Disconnects; calls in flight fail. */
@@ -155,7 +154,7 @@ export abstract class AdminClient implements AsyncDisposable {
   /** Reads a page of queues. */
   async queuesPage(options: TenantPageOptions = {}): Promise<Page<Queue>> {
     const request = pageRequest(options);
-    const reply = await this.send(QueueService.method.listQueues, request, options, { repeatable: true });
+    const reply = await this.send(QueueService.method.listQueues, request, options);
     return { items: reply.queues.map((each) => plain<Queue>(QueueSchema, each)), nextPageToken: reply.nextPageToken };
   }
 
@@ -166,32 +165,32 @@ export abstract class AdminClient implements AsyncDisposable {
 
   /** Reads a queue. */
   async queue(command: string, options: TenantOptions = {}): Promise<Queue> {
-    const reply = await this.send(QueueService.method.getQueue, of(command, options), options, { repeatable: true });
+    const reply = await this.send(QueueService.method.getQueue, of(command, options), options);
     return plain<Queue>(QueueSchema, there(reply.queue, "queue"));
   }
 
   /** Stops all deliveries from a queue, which is created if it does not exist. Leased tasks carry on. */
   async pauseQueue(command: string, options: TenantOptions = {}): Promise<Queue> {
-    const reply = await this.send(QueueService.method.pauseQueue, of(command, options), options, { repeatable: true });
+    const reply = await this.send(QueueService.method.pauseQueue, of(command, options), options);
     return plain<Queue>(QueueSchema, there(reply.queue, "queue"));
   }
 
   /** Resumes the deliveries of a queue. */
   async resumeQueue(command: string, options: TenantOptions = {}): Promise<Queue> {
-    const reply = await this.send(QueueService.method.resumeQueue, of(command, options), options, { repeatable: true });
+    const reply = await this.send(QueueService.method.resumeQueue, of(command, options), options);
     return plain<Queue>(QueueSchema, there(reply.queue, "queue"));
   }
 
   /** Cancels every task that waits in a queue now, in the background. */
   async purgeQueue(command: string, options: TenantOptions = {}): Promise<Queue> {
-    const reply = await this.send(QueueService.method.purgeQueue, of(command, options), options, { repeatable: false });
+    const reply = await this.send(QueueService.method.purgeQueue, of(command, options), options);
     return plain<Queue>(QueueSchema, there(reply.queue, "queue"));
   }
 
   /** Reads a page of dead letters; the first one groups them by error. */
   async deadLettersPage(command: string, options: DeadLetterOptions = {}): Promise<DeadLetters> {
     const request = { ...pageRequest(options), command, orderBy: options.orderBy ?? "" };
-    const reply = await this.send(QueueService.method.listDeadLetters, request, options, { repeatable: true });
+    const reply = await this.send(QueueService.method.listDeadLetters, request, options);
     return plain<DeadLetters>(ListDeadLettersResponseSchema, reply);
   }
 
@@ -210,7 +209,7 @@ export abstract class AdminClient implements AsyncDisposable {
     const { limit = 0, rate = 0, pageToken = "", tenant = "" } = options;
     const filters = { status: WireStatus[status], errorContains, taskIds: [...taskIds], ...times({ endedFrom, endedTo }) };
     const request = { command, tenant, ...filters, dryRun, limit, rate, pageToken };
-    const reply = await this.send(QueueService.method.redriveTasks, request, options, { repeatable: dryRun });
+    const reply = await this.send(QueueService.method.redriveTasks, request, options);
     return plain<Redriven>(RedriveTasksResponseSchema, reply);
   }
 
@@ -218,21 +217,21 @@ export abstract class AdminClient implements AsyncDisposable {
   async cleanup(before: Date, options: CleanupOptions = {}): Promise<{ deleted: number; nextPageToken: string }> {
     const { limit = 0, pageToken = "", tenant = "" } = options;
     const request = { ...times({ before }), limit, pageToken, tenant };
-    const reply = await this.send(TaskService.method.cleanupTasks, request, options, { repeatable: false });
+    const reply = await this.send(TaskService.method.cleanupTasks, request, options);
     return { deleted: reply.deleted, nextPageToken: reply.nextPageToken };
   }
 
   /** Reads what a tenant uses, and its limits. */
   async usage(options: TenantOptions = {}): Promise<Tenant> {
     const request = { tenant: options.tenant ?? "" };
-    const reply = await this.send(TenantService.method.getUsage, request, options, { repeatable: true });
+    const reply = await this.send(TenantService.method.getUsage, request, options);
     return plain<Tenant>(TenantSchema, there(reply.tenant, "tenant"));
   }
 
   /** Reads a page of tenants; for operators. */
   async tenantsPage(options: PageOptions = {}): Promise<Page<Tenant>> {
     const { pageSize = 0, pageToken = "" } = options;
-    const reply = await this.send(TenantService.method.listTenants, { pageSize, pageToken }, options, { repeatable: true });
+    const reply = await this.send(TenantService.method.listTenants, { pageSize, pageToken }, options);
     return { items: reply.tenants.map((each) => plain<Tenant>(TenantSchema, each)), nextPageToken: reply.nextPageToken };
   }
 
@@ -243,7 +242,7 @@ export abstract class AdminClient implements AsyncDisposable {
 
   /** Reads a tenant, or with `_default` the limits of all tenants without limits of their own; for operators. */
   async tenant(name: string, options: CallOptions = {}): Promise<Tenant> {
-    const reply = await this.send(TenantService.method.getTenant, { name }, options, { repeatable: true });
+    const reply = await this.send(TenantService.method.getTenant, { name }, options);
     return plain<Tenant>(TenantSchema, there(reply.tenant, "tenant"));
   }
 
@@ -255,7 +254,7 @@ export abstract class AdminClient implements AsyncDisposable {
   ): Promise<Tenant> {
     const given = Object.fromEntries(Object.entries(limits).filter(([, value]) => value !== undefined));
     const request = { name, limits: given, inherit: [...(options.inherit ?? [])] };
-    const reply = await this.send(TenantService.method.updateTenant, request, options, { repeatable: false });
+    const reply = await this.send(TenantService.method.updateTenant, request, options);
     return plain<Tenant>(TenantSchema, there(reply.tenant, "tenant"));
   }
 
@@ -263,7 +262,7 @@ export abstract class AdminClient implements AsyncDisposable {
   async auditPage(options: AuditOptions = {}): Promise<Page<AuditRecord>> {
     const { call = "", subject = "", orderBy = "", from, to } = options;
     const request = { ...pageRequest(options), call, subject, orderBy, ...times({ from, to }) };
-    const reply = await this.send(AuditService.method.listAuditRecords, request, options, { repeatable: true });
+    const reply = await this.send(AuditService.method.listAuditRecords, request, options);
     const items = reply.records.map((each) => plain<AuditRecord>(AuditRecordSchema, each));
     return { items, nextPageToken: reply.nextPageToken };
   }
@@ -275,25 +274,25 @@ export abstract class AdminClient implements AsyncDisposable {
 
   /** Reads the server's version, mode and limits. */
   async serverInfo(options: CallOptions = {}): Promise<ServerInfo> {
-    const reply = await this.send(ServerService.method.getServerInfo, {}, options, { repeatable: true });
+    const reply = await this.send(ServerService.method.getServerInfo, {}, options);
     return plain<ServerInfo>(ServerInfoSchema, there(reply.server, "server"));
   }
 
   /** Makes a backup on the server; for operators. */
   async backUp(name: string, options: CallOptions = {}): Promise<Backup> {
-    const reply = await this.send(ServerService.method.backUp, { name }, options, { repeatable: false });
+    const reply = await this.send(ServerService.method.backUp, { name }, options);
     return plain<Backup>(BackupSchema, there(reply.backup, "backup"));
   }
 
   /** Reads the members of the cluster. */
   async topology(options: CallOptions = {}): Promise<Topology> {
-    const reply = await this.send(ClusterService.method.getTopology, {}, options, { repeatable: true });
+    const reply = await this.send(ClusterService.method.getTopology, {}, options);
     return plain<Topology>(TopologySchema, there(reply.topology, "topology"));
   }
 
   /** Reads the state of replication, as generated messages. */
   async raftStatus(options: CallOptions = {}): Promise<RaftStatus> {
-    const reply = await this.send(ClusterService.method.getRaftStatus, {}, options, { repeatable: true });
+    const reply = await this.send(ClusterService.method.getRaftStatus, {}, options);
     return there(reply.status, "status");
   }
 
@@ -304,19 +303,19 @@ export abstract class AdminClient implements AsyncDisposable {
     options: CallOptions & { readonly replace?: boolean } = {},
   ): Promise<RaftStatus> {
     const request = { id, raftAddr, replace: options.replace ?? false };
-    const reply = await this.send(ClusterService.method.addMember, request, options, { repeatable: true });
+    const reply = await this.send(ClusterService.method.addMember, request, options);
     return there(reply.status, "status");
   }
 
   /** Removes a member from the cluster; for operators. */
   async removeMember(id: string, options: CallOptions = {}): Promise<RaftStatus> {
-    const reply = await this.send(ClusterService.method.removeMember, { id }, options, { repeatable: false });
+    const reply = await this.send(ClusterService.method.removeMember, { id }, options);
     return there(reply.status, "status");
   }
 
   /** Makes another voter the leader; for operators. Default: the one with the most complete log. */
   async transferLeadership(id = "", options: CallOptions = {}): Promise<RaftStatus> {
-    const reply = await this.send(ClusterService.method.transferLeadership, { id }, options, { repeatable: false });
+    const reply = await this.send(ClusterService.method.transferLeadership, { id }, options);
     return there(reply.status, "status");
   }
 }

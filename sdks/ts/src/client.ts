@@ -10,7 +10,7 @@ import { pages, type Page } from "./paging.js";
 import { encode } from "./payloads.js";
 import { dateOf, Task, TaskResult, type TaskStatus } from "./records.js";
 import { times } from "./requests.js";
-import { encodeTask, newKey, wholeSeconds, type NewTask, type TaskOptions } from "./tasks-new.js";
+import { encodeTask, wholeSeconds, type NewTask, type TaskOptions } from "./tasks-new.js";
 import { printable } from "./texts.js";
 import type { CallOptions } from "./unary.js";
 import { encodeArtifacts } from "./worker-reports.js";
@@ -66,35 +66,29 @@ export class Client extends AdminClient {
   /** Creates a task and returns it; `isDuplicate` tells that it existed. */
   async create(command: string, payload?: unknown, options: SingleCreateOptions = {}): Promise<Task> {
     const spec = this.#spec({ ...options, command, payload });
-    const repeatable = spec.idempotencyKey !== undefined;
-    const reply = await this.send(TaskService.method.createTask, { spec }, options, { repeatable });
+    const reply = await this.send(TaskService.method.createTask, { spec }, options);
     return taskOf(reply.task);
   }
 
   /** Creates up to 1000 tasks; returns for each of them, in order, the task or the error that rejected it. */
   async createBatch(tasks: readonly NewTask[], options: SingleBatchOptions = {}): Promise<(Task | CodeqError)[]> {
-    const { atomic = false } = options;
-    const isKeyed = this.endpoint.servers.areMany;
-    const mayKey = atomic && isKeyed && tasks.every((task) => task.taskId === undefined);
-    const idempotencyKey = options.idempotencyKey ?? (mayKey ? newKey() : undefined);
-    const specs = tasks.map((task) => this.#spec(task, !atomic && isKeyed));
-    const repeatable = atomic ? idempotencyKey !== undefined : specs.every((spec) => spec.idempotencyKey !== undefined);
-    const request = { tasks: specs, atomic, ...(idempotencyKey === undefined ? {} : { idempotencyKey }) };
-    const reply = await this.send(TaskService.method.batchCreateTasks, request, options, { repeatable });
+    const { atomic = false, idempotencyKey } = options;
+    const key = idempotencyKey === undefined ? {} : { idempotencyKey };
+    const request = { tasks: tasks.map((task) => this.#spec(task)), atomic, ...key };
+    const reply = await this.send(TaskService.method.batchCreateTasks, request, options);
     return reply.results.map(({ task, error }) => (error === undefined ? taskOf(task) : fromReason(error.reason, error.message)));
   }
 
   /** Reads a task. */
   async get(taskId: string, options: CallOptions = {}): Promise<Task> {
-    const reply = await this.send(TaskService.method.getTask, { taskId }, options, { repeatable: true });
+    const reply = await this.send(TaskService.method.getTask, { taskId }, options);
     return taskOf(reply.task);
   }
 
   /** Waits for a task to end, at most 60 s; rejects with RESULT_NOT_FOUND if it has not ended by then. */
   async result<Result = unknown>(taskId: string, options: WaitOptions = {}): Promise<TaskResult<Result>> {
     const waitSeconds = wholeSeconds(options.waitSeconds ?? 0, "waitSeconds");
-    const how = { repeatable: true, waitSeconds };
-    const reply = await this.send(TaskService.method.getTaskResult, { taskId, waitSeconds }, options, how);
+    const reply = await this.send(TaskService.method.getTaskResult, { taskId, waitSeconds }, options, waitSeconds);
     if (reply.result === undefined) throw noReply("result");
     return new TaskResult<Result>(reply.result);
   }
@@ -102,13 +96,13 @@ export class Client extends AdminClient {
   /** Reads a file of a result. */
   async artifact(taskId: string, name: string, options: CallOptions = {}): Promise<ArtifactContent> {
     const method = TaskService.method.getTaskArtifact;
-    const { contentType, content, sha256 } = await this.send(method, { taskId, name }, options, { repeatable: true });
+    const { contentType, content, sha256 } = await this.send(method, { taskId, name }, options);
     return { name, contentType, content, sha256 };
   }
 
   /** Says why a task waits. */
   async explain(taskId: string, options: CallOptions = {}): Promise<Explanation> {
-    const reply = await this.send(TaskService.method.explainTask, { taskId }, options, { repeatable: true });
+    const reply = await this.send(TaskService.method.explainTask, { taskId }, options);
     return plain<Explanation>(ExplainTaskResponseSchema, reply);
   }
 
@@ -123,7 +117,7 @@ export class Client extends AdminClient {
       pageToken,
       orderBy,
     };
-    const reply = await this.send(TaskService.method.listTasks, request, options, { repeatable: true });
+    const reply = await this.send(TaskService.method.listTasks, request, options);
     return { items: reply.tasks.map((task) => new Task(task)), nextPageToken: reply.nextPageToken };
   }
 
@@ -135,14 +129,14 @@ export class Client extends AdminClient {
   /** Ends a task as CANCELLED, whether it waits or runs. */
   async cancel(task: Task | string, reason: unknown = "", options: CallOptions = {}): Promise<Task> {
     const request = { taskId: typeof task === "string" ? task : task.id, reason: printable(reason) };
-    const reply = await this.send(TaskService.method.cancelTask, request, options, { repeatable: true });
+    const reply = await this.send(TaskService.method.cancelTask, request, options);
     return taskOf(reply.task);
   }
 
   /** Moves a DLQ, FAILED or CANCELLED task back to the tail of its queue. `tenant` is for operators. */
   async redrive(taskId: string, options: CallOptions & { readonly tenant?: string } = {}): Promise<Task> {
     const request = { taskId, tenant: options.tenant ?? "" };
-    const reply = await this.send(TaskService.method.redriveTask, request, options, { repeatable: false });
+    const reply = await this.send(TaskService.method.redriveTask, request, options);
     return taskOf(reply.task);
   }
 
@@ -154,14 +148,14 @@ export class Client extends AdminClient {
     const waitSeconds = wholeSeconds(options.waitSeconds ?? 0, "waitSeconds");
     const { leaseSeconds, count = 1 } = options;
     const request = { commands: [...commands], count, waitSeconds, ...(leaseSeconds === undefined ? {} : { leaseSeconds }) };
-    const reply = await this.send(TaskService.method.claimTasks, request, options, { repeatable: true, waitSeconds });
+    const reply = await this.send(TaskService.method.claimTasks, request, options, waitSeconds);
     return reply.tasks.map((task) => new Task(task));
   }
 
   /** Extends a lease; returns its end. Default length: that of the lease. */
   async heartbeat(lease: LeaseOf, extendSeconds?: number, options: CallOptions = {}): Promise<Date> {
     const request = { ...leaseOf(lease), ...(extendSeconds === undefined ? {} : { extendSeconds }) };
-    const reply = await this.send(TaskService.method.heartbeatTask, request, options, { repeatable: true });
+    const reply = await this.send(TaskService.method.heartbeatTask, request, options);
     return dateOf(reply.leaseUntil) ?? new Date(0);
   }
 
@@ -172,8 +166,7 @@ export class Client extends AdminClient {
       progress: encode(progress, "progress", 65_536),
       ...(extendSeconds === undefined ? {} : { extendSeconds }),
     };
-    const how = { repeatable: isFenced(request) };
-    const reply = await this.send(TaskService.method.reportProgress, request, options, how);
+    const reply = await this.send(TaskService.method.reportProgress, request, options);
     return dateOf(reply.leaseUntil) ?? new Date(0);
   }
 
@@ -197,8 +190,7 @@ export class Client extends AdminClient {
         ? submission(lease, WireStatus.FAILED, undefined, (outcome as Failed).error, outcome.artifacts)
         : submission(lease, WireStatus.COMPLETED, (outcome as Completed).result, "", outcome.artifacts),
     );
-    const how = { repeatable: results.every(isFenced) };
-    const reply = await this.send(TaskService.method.batchSubmitResults, { results }, options, how);
+    const reply = await this.send(TaskService.method.batchSubmitResults, { results }, options);
     return reply.results.map(({ result, error }) => {
       if (error !== undefined) return fromReason(error.reason, error.message);
       return result === undefined ? noReply("result") : new TaskResult(result);
@@ -209,7 +201,7 @@ export class Client extends AdminClient {
   async nack(lease: LeaseOf, reason: unknown = "", delaySeconds?: number, options: CallOptions = {}): Promise<Returned> {
     const delay = delaySeconds === undefined ? {} : { delaySeconds: wholeSeconds(delaySeconds, "delaySeconds") };
     const request = { ...leaseOf(lease), reason: printable(reason), ...delay };
-    const reply = await this.send(TaskService.method.nackTask, request, options, { repeatable: isFenced(request) });
+    const reply = await this.send(TaskService.method.nackTask, request, options);
     return returned(reply);
   }
 
@@ -217,19 +209,19 @@ export class Client extends AdminClient {
   async abandon(lease: LeaseOf, delaySeconds?: number, options: CallOptions = {}): Promise<Returned> {
     const delay = delaySeconds === undefined ? {} : { delaySeconds: wholeSeconds(delaySeconds, "delaySeconds") };
     const request = { ...leaseOf(lease), ...delay };
-    const reply = await this.send(TaskService.method.abandonTask, request, options, { repeatable: isFenced(request) });
+    const reply = await this.send(TaskService.method.abandonTask, request, options);
     return returned(reply);
   }
 
   async #submit(request: Submission, options: CallOptions): Promise<TaskResult> {
-    const reply = await this.send(TaskService.method.submitResult, request, options, { repeatable: isFenced(request) });
+    const reply = await this.send(TaskService.method.submitResult, request, options);
     if (reply.result === undefined) throw noReply("result");
     return new TaskResult(reply.result);
   }
 
-  #spec(task: NewTask, isKeyed = this.endpoint.servers.areMany): TaskSpec {
+  #spec(task: NewTask): TaskSpec {
     // The field `tasks` of a frame is read back, so that all creates share one encoding and its checks.
-    const { data } = encodeTask(task, isKeyed ? newKey : undefined);
+    const { data } = encodeTask(task, undefined);
     return fromBinary(ProduceRequestSchema, data).tasks[0] as TaskSpec;
   }
 }
@@ -263,11 +255,6 @@ function leaseOf(lease: LeaseOf): { taskId: string; leaseToken?: bigint } {
   } catch (error) {
     throw invalidArgument("leaseToken", `must be a whole number as text or bigint, not ${String(token)}`, error);
   }
-}
-
-/** Returns whether a request names its lease, which makes it safe to repeat. */
-function isFenced(request: object): boolean {
-  return "leaseToken" in request && request.leaseToken !== undefined;
 }
 
 function returned(reply: { status: WireStatus; delaySeconds: number }): Returned {

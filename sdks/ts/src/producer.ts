@@ -162,7 +162,7 @@ export class Producer implements AsyncDisposable {
       const left = deadline - monotonicMs();
       const waitSeconds = Math.floor(Math.min(WAIT_SECONDS_MAX, Math.max(0, left / 1000)));
       const timeoutMs = Math.max(1, left - waitSeconds * 1000);
-      const how = { repeatable: true, waitSeconds, timeoutMs };
+      const how = { waitSeconds, timeoutMs };
       try {
         const reply = await this.#caller.call(TaskService.method.getTaskResult, { taskId, waitSeconds }, how);
         if (reply.result === undefined) throw new CodeqError("INTERNAL", "the server sent no result");

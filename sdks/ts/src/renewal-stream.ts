@@ -50,6 +50,8 @@ export class RenewalStream {
   /** When a lease last needed the stream. */
   #neededMs = 0;
   #warnedMs: number | undefined;
+  #looking: NodeJS.Timeout | undefined;
+  readonly #ended = new AbortController();
 
   constructor(endpoint: Endpoint, table: LeaseTable, options: RenewalOptions, post: (message: RenewalMessage) => void) {
     this.#endpoint = endpoint;
@@ -60,11 +62,14 @@ export class RenewalStream {
     this.#reconnects = new Reconnects("renewal", endpoint, new Backoff());
   }
 
-  /** Renews until the thread ends. It connects only while there are leases old enough to need it soon. */
-  async run(): Promise<never> {
+  /** Renews until it is told to end. It connects only while there are leases old enough to need it soon. */
+  async run(): Promise<void> {
     this.#look();
-    for (;;) {
-      while (!this.#isNeeded()) await sleep(this.#lookMs);
+    while (!this.#ended.signal.aborted) {
+      if (!this.#isNeeded()) {
+        await sleep(this.#lookMs, this.#ended.signal);
+        continue;
+      }
       const startedMs = monotonicMs();
       const address = this.#endpoint.servers.current;
       const error = await this.#attempt(address);
@@ -72,8 +77,15 @@ export class RenewalStream {
       this.#post({ kind: "up", isUp: false });
       const attempt = { address, leader: this.#leader, startedMs, isWelcomed: this.#isWelcomed };
       const delay = this.#reconnects.delayMsAfter(error, attempt);
-      await sleep(isFinal(error) && !this.#isWelcomed ? Math.max(delay, REFUSED_MS) : delay);
+      await sleep(isFinal(error) && !this.#isWelcomed ? Math.max(delay, REFUSED_MS) : delay, this.#ended.signal);
     }
+  }
+
+  /** Ends the renewals and their stream. */
+  end(): void {
+    this.#ended.abort();
+    clearTimeout(this.#looking);
+    this.#call?.end();
   }
 
   get #renewMs(): number {
@@ -160,7 +172,7 @@ export class RenewalStream {
 
   /** Looks at the leases again and again. */
   #look(): void {
-    setTimeout(() => {
+    this.#looking = setTimeout(() => {
       this.#renew();
       this.#look();
     }, this.#lookMs);

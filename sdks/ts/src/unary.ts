@@ -11,6 +11,7 @@ import { monotonicMs, sleep } from "./clock.js";
 import { asCodeqError, CodeqError } from "./errors.js";
 import type { Endpoint } from "./endpoint.js";
 import { Following } from "./following.js";
+import { addKeys, isRepeatable } from "./repeating.js";
 import type { Channel } from "./transport.js";
 
 /** Options of one call. */
@@ -23,8 +24,6 @@ export interface CallOptions {
 
 /** How a call is sent. */
 export interface Attempting {
-  /** Whether the call may run twice. */
-  readonly repeatable: boolean;
   /** Seconds that the server may wait before it answers. Default: 0. */
   readonly waitSeconds?: number;
   readonly timeoutMs: number;
@@ -47,9 +46,12 @@ export class Caller {
     request: MessageInitShape<I>,
     how: Attempting,
   ): Promise<MessageShape<O>> {
-    const message = toBinary(method.input, create(method.input, request));
+    const filled = create(method.input, request);
+    if (this.#endpoint.servers.areMany) addKeys(method.name, filled);
+    const message = toBinary(method.input, filled);
+    const repeatable = isRepeatable(method.name, filled);
     const waitMs = (how.waitSeconds ?? 0) * 1000;
-    const { repeatable, timeoutMs, signal } = how;
+    const { timeoutMs, signal } = how;
     const following = new Following(this.#endpoint.servers, { repeatable, nowMs: monotonicMs(), timeoutMs, waitMs });
     const path = `/${method.parent.typeName}/${method.name}`;
     for (;;) {

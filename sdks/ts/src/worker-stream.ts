@@ -65,7 +65,7 @@ export class WorkerStream {
     const at = monotonicMs() + drainSeconds * 1000;
     this.#stopAtMs = Math.min(at, this.#stopAtMs ?? Number.POSITIVE_INFINITY);
     for (const each of this.#stopTimers) clearTimeout(each);
-    const left = Math.max(0, this.#stopAtMs - monotonicMs());
+    const left = Math.max(0, this.#stopAtMs - monotonicMs()) + 1; // timers may fire a fraction of a millisecond early
     this.#stopTimers = [
       timer(() => this.#wake(), left),
       timer(() => this.#giveUp(), left + DEFAULTS.leaveSecondsMax * 1000),

@@ -19,16 +19,8 @@ const METHODS = new Map(
   ),
 );
 
-/** RPCs that are safe to repeat whatever their request says. */
-const REPEATABLE = new Set(
-  ("GetTask GetTaskResult GetTaskArtifact ListTasks ExplainTask ClaimTask ClaimTasks HeartbeatTask CancelTask ListQueues " +
-    "GetQueue PauseQueue ResumeQueue ListDeadLetters ListTenants GetTenant GetUsage ListAuditRecords GetServerInfo " +
-    "GetRaftStatus GetTopology").split(" "),
-);
-
 const producers = new Map();
 const clients = new Map();
-const many = new Set(); // names of clients that know several servers
 const workers = new Map();
 const runs = new Set();
 
@@ -87,7 +79,6 @@ const OPS = {
     };
   },
   "client.open": async (args) => {
-    if ((args.addresses ?? []).length > 1) many.add(args.name);
     clients.set(args.name, new Client({ ...connection(args), timeoutSeconds: args.timeoutSeconds ?? undefined }));
     return {};
   },
@@ -126,21 +117,9 @@ const OPS = {
 async function call(verb, { name, request, ...rest }) {
   const method = METHODS.get(verb);
   if (method === undefined) throw unsupported(`unknown RPC ${verb}`);
-  const told = request ?? rest;
-  if (verb === "CreateTask" && many.has(name)) return createTyped(opened(clients, name), told.spec);
-  const message = fromJson(method.input, told);
-  const isFenced = message.leaseToken !== undefined;
-  const isKeyed = message.spec?.idempotencyKey !== undefined || message.idempotencyKey !== undefined;
-  const isRepeatable = REPEATABLE.has(verb) || isFenced || isKeyed || message.dryRun === true;
-  const waitSeconds = message.waitSeconds ?? 0;
-  const reply = await opened(clients, name).call(method, message, { isRepeatable, waitSeconds });
+  const message = fromJson(method.input, request ?? rest);
+  const reply = await opened(clients, name).call(method, message, { waitSeconds: message.waitSeconds ?? 0 });
   return toJson(method.output, reply);
-}
-
-/** Creates a task by the typed call, which adds a key if several servers are known; the plain call leaves that to its caller. */
-async function createTyped(client, { command, payload: { raw }, ...rest }) {
-  const { id, status } = await client.create(command, new RawJson(raw), options(rest));
-  return { task: { id, status } };
 }
 
 async function answer(line) {

@@ -14,7 +14,7 @@ from scripted_server import Produce, ScriptedServer, ack, welcome_producer
 from server_process import DEV_TOKEN, ServerProcess
 from waiting import eventually
 
-COUNT = 3000
+COUNT = 1500
 
 
 def numbered(command: str, count: int = COUNT) -> Iterator[codeq.NewTask]:

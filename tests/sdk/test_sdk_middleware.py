@@ -96,6 +96,7 @@ async def test_cancelled_chain_waits_for_its_sync_handler() -> None:
         await eventually(lambda: worker.stats.lost == 1)
         release.set()
         assert (await stream.read_until(lambda request: request.add_credits)).add_credits == 1
+        credited.set()
         await answer(stream)
 
     async def layer(task: codeq.Task, call_next: codeq.Handler) -> object:
@@ -104,14 +105,13 @@ async def test_cancelled_chain_waits_for_its_sync_handler() -> None:
     def handler(task: codeq.Task) -> None:
         started.set()
         release.wait(20)
-        ended.set()
 
-    ended = threading.Event()
+    credited = asyncio.Event()
     async with ScriptedServer(script) as server:
         worker = codeq.AsyncWorker(server.address, concurrency=1)
         worker.middleware(layer)
         async with running(worker, handler):
-            await eventually(ended.is_set)
+            await asyncio.wait_for(credited.wait(), 20)
 
 
 @pytest.mark.parametrize("layer", [5, lambda _: None, lambda: None])

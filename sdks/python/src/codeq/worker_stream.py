@@ -367,16 +367,17 @@ class WorkerStream:
         self._running_bytes -= task.window_bytes
         self._credits_owed += 1
         self._bytes_owed += task.window_bytes
-        is_held = self._held.get(task.id) is task
-        if is_held:
+        if self._held.get(task.id) is task:
             del self._held[task.id]
             self._due.pop(task.id, None)
-        if done.data is not None and is_held:
-            self._unsent.append(done)
-        elif done.data is not None:
-            # The server rejects it: the lease is lost, and another worker may have the task.
-            self._stats.refused += 1
-            log.warning("outcome of task %s (lease token %s) comes too late: its lease is lost", task.id, task.lease_token)
+        if done.data is not None:
+            if task.is_lost:  # too late: the server would reject it
+                self._stats.refused += 1
+                log.warning(
+                    "outcome of task %s (lease token %s) dropped: %s", task.id, task.lease_token, task.cancel_reason
+                )
+            else:
+                self._unsent.append(done)
         self._executor.ended(task)
         self._wake.set()
 

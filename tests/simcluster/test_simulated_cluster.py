@@ -23,6 +23,7 @@ HAPPENS = {
     *("cut: leader", "cut: one", "cut: one way", "cut: halves", "cut: bridge"),
     *("disk emptied", "member added", "member removed", "member replaced"),
     *("created", "found again", "claimed", "extended", "accepted", "expired", "matured", "removed", "looked"),
+    "abandoned with a delay",
 }
 """Events that must occur in the first SEEDS_LEAST seeds."""
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
 
@@ -131,6 +134,40 @@ def test_closing_a_producer_settles_its_futures(shared_server: ServerProcess) ->
     assert len({future.result() for future in futures}) == 200
     with pytest.raises(codeq.Closed):
         raise producer.create_future("futures-closed").exception(20) or AssertionError("created")
+
+
+FORKING = """
+import os, codeq
+
+def check(producer):
+    assert producer.create_future("futures-forked").result(20)
+    assert all(isinstance(each, str) for each in producer.create_all([codeq.NewTask("futures-forked")] * 3))
+
+inherited = codeq.Producer()
+check(inherited)
+child = os.fork()
+if child == 0:
+    code = 1
+    try:
+        inherited.create_future("futures-forked")
+    except codeq.Forked:
+        with codeq.Producer() as own:
+            check(own)
+        code = 0
+    finally:
+        os._exit(code)
+check(inherited)
+inherited.close()
+raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+def test_futures_and_iterators_work_on_both_sides_of_a_fork(shared_server: ServerProcess) -> None:
+    env = {"CODEQ_PRODUCER_ADDR": shared_server.producer_addr, "CODEQ_TOKEN": DEV_TOKEN}
+    ran = subprocess.run(
+        [sys.executable, "-c", FORKING], env={**os.environ, **env}, check=False, capture_output=True, text=True
+    )
+    assert (ran.returncode, ran.stderr) == (0, "")
 
 
 def test_callback_that_raises_does_not_stop_other_futures(shared_server: ServerProcess) -> None:

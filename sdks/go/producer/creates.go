@@ -318,7 +318,10 @@ func (c *creates) take(ack *codeqv1.FrameAck) (isUndecided bool, err error) {
 	if len(ids) != len(oldest.items) {
 		return false, fault(fmt.Sprintf("ack of %d tasks for a frame of %d", len(ids), len(oldest.items)))
 	}
-	rejected := map[int]*codeq.Error{}
+	var rejected map[int]*codeq.Error
+	if len(ack.GetErrors()) > 0 {
+		rejected = map[int]*codeq.Error{}
+	}
 	for _, each := range ack.GetErrors() {
 		if int(each.GetIndex()) >= len(ids) {
 			return false, fault(fmt.Sprintf("ack with an error of item %d for a frame of %d", each.GetIndex(), len(ids)))
@@ -339,7 +342,9 @@ func (c *creates) take(ack *codeqv1.FrameAck) (isUndecided bool, err error) {
 		}
 		c.settle(each, ids[index], failure)
 	}
-	c.pending = append(again, c.pending...)
+	if len(again) > 0 {
+		c.pending = append(again, c.pending...)
+	}
 	return len(again) > 0, nil
 }
 

@@ -3,6 +3,7 @@ package codeqtest_test
 import (
 	"context"
 	"errors"
+	"runtime"
 	"testing"
 	"time"
 
@@ -49,6 +50,44 @@ func TestClientReadsWhatTheProducerCreated(t *testing.T) {
 	_, err = calls.Get(t.Context(), "nowhere")
 	if !errors.Is(err, codeq.ErrTaskNotFound) {
 		t.Errorf("got %v, want TASK_NOT_FOUND", err)
+	}
+}
+
+func TestNothingIsLeftAfterClose(t *testing.T) {
+	server := codeqtest.Start(t)
+	before := runtime.NumGoroutine()
+	for range 3 {
+		tasks, err := producer.New(producer.Config{Addresses: []string{server.ProducerAddr}, Token: codeqtest.Token})
+		if err != nil {
+			t.Fatal(err)
+		}
+		calls, err := client.New(client.Config{Addresses: []string{server.ProducerAddr}, Token: codeqtest.Token})
+		if err != nil {
+			t.Fatal(err)
+		}
+		work := server.Worker(t, worker.Config{})
+		worker.Handle(work, "order", func(_ context.Context, task worker.Task[order]) (receipt, error) {
+			return receipt{Shipped: task.Payload.ID}, nil
+		})
+		stop := codeqtest.Run(t, work)
+		if _, err := tasks.CreateAndWait(t.Context(), "order", order{ID: "1"}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := calls.ServerInfo(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		stop()
+		_, _ = tasks.Close(), calls.Close()
+	}
+	late := time.After(10 * time.Second)
+	for runtime.NumGoroutine() > before {
+		select {
+		case <-late:
+			stacks := make([]byte, 1<<16)
+			t.Fatalf("%d goroutines became %d:\n%s", before, runtime.NumGoroutine(), stacks[:runtime.Stack(stacks, true)])
+		default:
+			runtime.Gosched()
+		}
 	}
 }
 

@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+
 	codeq "github.com/osvaldoandrade/codeq/sdks/go"
 	codeqv1 "github.com/osvaldoandrade/codeq/sdks/go/gen/codeq/v1"
 	"github.com/osvaldoandrade/codeq/sdks/go/internal/scripted"
@@ -229,7 +231,7 @@ func TestArgumentsAreRefusedBeforeAnythingIsSent(t *testing.T) {
 		"payload": {Payload: math.Inf(1)},
 		"delay":   {Delay: -time.Second},
 		"expire":  {Expire: -time.Second},
-		"task":    {Command: "\xff"},
+		"command": {Command: "\xff"},
 	}
 	tasks := open(t, producer.Config{}, scripted.Start(t, scripted.Script{}))
 	for field, task := range bad {
@@ -263,6 +265,35 @@ func TestTaskFieldsAreEncoded(t *testing.T) {
 	raw := producer.Task{Payload: json.RawMessage(` {"a":1e400} `), Delay: time.Millisecond}
 	if spec, err = raw.Spec(); err != nil || string(spec.GetPayload()) != ` {"a":1e400} ` || spec.GetDelaySeconds() != 1 {
 		t.Errorf("got %v, %v", spec, err)
+	}
+}
+
+func TestFramesHoldWhatTheMessageEncodesTo(t *testing.T) {
+	tasks := []producer.Task{
+		{},
+		{Command: "a", Payload: strings.Repeat("x", 100_000), Priority: -1, MaxAttempts: -5},
+		{
+			Command: "a", Payload: 1.5, Priority: 9, MaxAttempts: 3, RunAt: time.Unix(1, 2), Expire: time.Hour,
+			IdempotencyKey: "k", Trace: codeq.Trace{Parent: "p", State: "s"},
+		},
+		{Command: "ü", Delay: time.Second, TaskID: "own"},
+	}
+	for _, task := range tasks {
+		spec, err := task.Spec()
+		if err != nil {
+			t.Fatal(err)
+		}
+		encoded, err := producer.Encoded(task)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var request codeqv1.ProduceRequest
+		if err := proto.Unmarshal(encoded, &request); err != nil {
+			t.Fatal(err)
+		}
+		if !proto.Equal(&request, &codeqv1.ProduceRequest{Tasks: []*codeqv1.TaskSpec{spec}}) {
+			t.Errorf("got %v, want %v", request.GetTasks(), spec)
+		}
 	}
 }
 

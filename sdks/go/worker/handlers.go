@@ -171,6 +171,7 @@ func (r *run) execute(ctx context.Context, delivery *Delivery) (done outcome) {
 	if errors.Is(context.Cause(ctx), ErrTimeout) && errors.Is(err, context.DeadlineExceeded) {
 		err = fmt.Errorf("%w of %s: %w", ErrTimeout, delivery.handler.timeout, err)
 	}
+	r.logger().Info("codeq: a handler failed", "command", delivery.Command, "task", delivery.ID, "attempts", delivery.Attempts, "error", err)
 	return outcome{kind: nacked, err: err.Error()}
 }
 

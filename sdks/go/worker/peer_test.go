@@ -44,11 +44,11 @@ func (p *peer) work(stream scripted.WorkStream) error {
 	opened := &peerStream{
 		t: p.t, stream: stream, hello: first.GetHello(), requests: make(chan *codeqv1.WorkRequest, 4096), end: make(chan error, 1),
 	}
-	go opened.read()
-	p.opened <- opened
 	if err := stream.Send(scripted.WorkerWelcome(p.leaseSeconds)); err != nil {
 		return err
 	}
+	go opened.read()
+	p.opened <- opened
 	select {
 	case err := <-opened.end:
 		return err

@@ -80,9 +80,13 @@ func (r *run) notify() {
 // run works until stopped, reconnecting as needed.
 func (r *run) run(ctx context.Context) error {
 	done := make(chan struct{})
-	seen := r.stopAgain(0) // stopped before it began: it does not even connect
+	seen, cancelled := r.stopAgain(0), ctx.Done() // stopped before it began, it does not even connect
+	if ctx.Err() != nil {
+		r.stop()
+		cancelled = nil
+	}
 	var watching sync.WaitGroup
-	watching.Go(func() { r.watch(ctx, seen, done) })
+	watching.Go(func() { r.watch(cancelled, seen, done) })
 	err := r.work()
 	close(done)
 	watching.Wait()
@@ -91,8 +95,7 @@ func (r *run) run(ctx context.Context) error {
 }
 
 // watch stops the run when its context is cancelled or Stop is called.
-func (r *run) watch(ctx context.Context, seen int, done <-chan struct{}) {
-	cancelled := ctx.Done()
+func (r *run) watch(cancelled <-chan struct{}, seen int, done <-chan struct{}) {
 	for {
 		seen = r.stopAgain(seen)
 		select {

@@ -115,6 +115,20 @@ func TestStopWithoutAServerEnds(t *testing.T) {
 	}
 }
 
+func TestRunWithACancelledContextDoesNotConnect(t *testing.T) {
+	server := startPeer(t, 60)
+	made, err := worker.New(worker.Config{Addresses: []string{server.Addr}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	echoing(made)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := made.Run(ctx); err != nil || made.Stats().Streams != 0 || len(server.opened) != 0 {
+		t.Errorf("Run returned %v, the stats are %+v", err, made.Stats())
+	}
+}
+
 func TestWorkerMayRunAgain(t *testing.T) {
 	server := startPeer(t, 60)
 	made, err := worker.New(worker.Config{Addresses: []string{server.Addr}})

@@ -2,6 +2,7 @@ package worker
 
 import (
 	"context"
+	"log/slog"
 	"time"
 
 	codeq "github.com/osvaldoandrade/codeq/sdks/go"
@@ -233,7 +234,11 @@ func (r *run) release(delivery *Delivery) {
 // lose gives up the lease of a delivery and cancels its handler. The mutex is held.
 func (r *run) lose(delivery *Delivery, cause error) {
 	r.worker.count(func(stats *Stats) { stats.Lost++ })
-	r.logger().Warn("codeq: the handler of a task is cancelled", "task", delivery.ID, "command", delivery.Command,
+	level := slog.LevelWarn
+	if cause == ErrCancelled {
+		level = slog.LevelInfo
+	}
+	r.logger().Log(r.values, level, "codeq: the handler of a task is cancelled", "task", delivery.ID, "command", delivery.Command,
 		"leaseToken", delivery.LeaseToken, "cause", cause)
 	r.end(delivery, cause)
 }
@@ -301,7 +306,10 @@ func (r *run) settle(count int, refused []*codeqv1.OutcomeError) error {
 	if count > len(r.unsettled) {
 		return &codeq.Error{Reason: codeq.ErrInternal, Message: "the server settled more outcomes than were sent"}
 	}
-	refusals := map[int]*codeqv1.OutcomeError{}
+	var refusals map[int]*codeqv1.OutcomeError
+	if len(refused) > 0 {
+		refusals = map[int]*codeqv1.OutcomeError{}
+	}
 	for _, each := range refused {
 		refusals[int(each.GetNumber()-r.firstNumber)] = each
 	}

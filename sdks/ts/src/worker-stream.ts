@@ -65,9 +65,9 @@ export class WorkerStream {
     const at = monotonicMs() + drainSeconds * 1000;
     this.#stopAtMs = Math.min(at, this.#stopAtMs ?? Number.POSITIVE_INFINITY);
     for (const each of this.#stopTimers) clearTimeout(each);
-    const left = Math.max(0, this.#stopAtMs - monotonicMs()) + 1; // timers may fire a fraction of a millisecond early
+    const left = Math.max(0, this.#stopAtMs - monotonicMs());
     this.#stopTimers = [
-      timer(() => this.#wake(), left),
+      timer(() => this.#timeIsUp(), left),
       timer(() => this.#giveUp(), left + DEFAULTS.leaveSecondsMax * 1000),
     ];
     this.#wake();
@@ -98,6 +98,12 @@ export class WorkerStream {
     const lateMs = monotonicMs() - this.#stopAtMs;
     const owesNothing = !this.#tasks.owesOutcomes && (this.#tasks.running === 0 || lateMs >= 0);
     return this.#isEnded || owesNothing || lateMs >= DEFAULTS.leaveSecondsMax * 1000;
+  }
+
+  #timeIsUp(): void {
+    // Timers count from the start of their turn of the event loop, so they may fire some milliseconds early.
+    this.#stopAtMs = Math.min(this.#stopAtMs ?? Number.POSITIVE_INFINITY, monotonicMs());
+    this.#wake();
   }
 
   #giveUp(): void {

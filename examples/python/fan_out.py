@@ -11,7 +11,7 @@ COUNT = 10_000
 
 async def main() -> None:
     """Reads the tasks only as fast as the server accepts them."""
-    total = 0
+    total, left = 0, COUNT
     done = asyncio.Event()
     worker = codeq.AsyncWorker(concurrency=256)
 
@@ -23,7 +23,6 @@ async def main() -> None:
         if left == 0:
             done.set()
 
-    left = COUNT
     async with asyncio.TaskGroup() as group, codeq.AsyncProducer() as producer:
         group.create_task(worker.run())
         tasks = (codeq.NewTask("SQUARE", number) for number in range(COUNT))

@@ -1,5 +1,7 @@
 """Creates a task, works on it, and prints the result."""
 
+from __future__ import annotations
+
 import threading
 
 import codeq

@@ -17,6 +17,7 @@ class Order:
     items: list[str]
 
 
+log = logging.getLogger(__name__)
 worker = codeq.Worker(concurrency=32)
 
 
@@ -27,7 +28,7 @@ def timed(task: codeq.Task, call_next: codeq.Handler) -> object:
     try:
         return call_next(task)
     finally:
-        logging.info("%s took %.3f s", task.id, time.monotonic() - begun)
+        log.info("%s took %.3f s", task.id, time.monotonic() - begun)
 
 
 @worker.task("PROCESS_ORDER", limit=8, timeout=60)
@@ -42,7 +43,7 @@ def process_order(task: codeq.Task[Order]) -> object:
 @worker.task("SEND_MAIL")
 async def send_mail(task: codeq.Task[str]) -> None:
     """Async handlers are cancelled when their lease is lost."""
-    logging.info("mail to %s", task.payload)
+    log.info("mail to %s", task.payload)
 
 
 if __name__ == "__main__":

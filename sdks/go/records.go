@@ -1,10 +1,12 @@
 package codeq
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"time"
 
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -197,8 +199,13 @@ func EncodeJSON(value any, field string) ([]byte, error) {
 	return encodeJSON(value, field, PayloadBytesMax)
 }
 
+// encoderBytesMax is the size of the buffer up to which an encoder is kept.
+const encoderBytesMax = 64 << 10
+
 // EncodeProgress returns a progress value as JSON.
-func EncodeProgress(value any) ([]byte, error) { return encodeJSON(value, "progress", ProgressBytesMax) }
+func EncodeProgress(value any) ([]byte, error) {
+	return encodeJSON(value, "progress", ProgressBytesMax)
+}
 
 func encodeJSON(value any, field string, bytesMax int) ([]byte, error) {
 	var data []byte
@@ -208,20 +215,43 @@ func encodeJSON(value any, field string, bytesMax int) ([]byte, error) {
 	case []byte:
 		data = value
 	default:
-		var text strings.Builder
-		encoder := json.NewEncoder(&text)
-		encoder.SetEscapeHTML(false)
-		if err := encoder.Encode(value); err != nil {
+		var err error
+		if data, err = marshal(value); err != nil {
 			invalid := Invalid(field, "not JSON: "+err.Error())
 			invalid.Cause = err
 			return nil, invalid
 		}
-		data = []byte(strings.TrimSuffix(text.String(), "\n"))
 	}
 	if len(data) > bytesMax {
 		err := Invalid(field, fmt.Sprintf("has %d bytes; the limit is %d", len(data), bytesMax))
 		err.Reason = ErrTooLarge
 		return nil, err
+	}
+	return data, nil
+}
+
+// encoders are encoders that wait to be used again. One that failed or panicked is dropped.
+var encoders = sync.Pool{New: func() any {
+	made := &encoder{}
+	made.Encoder = json.NewEncoder(&made.text)
+	made.SetEscapeHTML(false)
+	return made
+}}
+
+type encoder struct {
+	*json.Encoder
+	text bytes.Buffer
+}
+
+func marshal(value any) ([]byte, error) {
+	used := encoders.Get().(*encoder)
+	if err := used.Encode(value); err != nil {
+		return nil, err
+	}
+	data := bytes.Clone(bytes.TrimSuffix(used.text.Bytes(), []byte("\n")))
+	if used.text.Cap() <= encoderBytesMax {
+		used.text.Reset()
+		encoders.Put(used)
 	}
 	return data, nil
 }

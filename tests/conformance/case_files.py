@@ -17,12 +17,15 @@ A step is one of these, and may have `gives` (expected reply) or `fails` (expect
 
 | step | meaning |
 |---|---|
-| `do: NAME`, `with: {…}` | an operation of the driver. A capital begins the name of a unary RPC. `token` names its token (tokens.yaml), `options` has further options for opening its client; `later: NAME` does not wait for the reply |
+| `do: NAME`, `with: {…}` | an operation of the driver; a capital begins the name of a unary RPC |
 | `join: NAME` | waits for the reply of a step with `later` |
 | `see: {…}` | waits for an event of the driver |
 | `unseen: {…}` | no such event has come |
 | `host: NAME`, `with: {…}` | an operation of the runner: see hosting.py |
 | `sweep: [RPC, …]` or `sweep: all` | calls each RPC with its request of requests.yaml |
+
+Of `do` and `sweep`, `token` names the token (tokens.yaml), and `options` has further options for opening the client. Of
+`do`, `later: NAME` does not wait for the reply.
 """
 
 from __future__ import annotations
@@ -142,7 +145,8 @@ def _case(subject: str, raw: Mapping[str, Any]) -> Case:
 def _able(steps: tuple[Mapping[str, Any], ...], raw: Mapping[str, Any]) -> tuple[str, ...]:
     """Returns the drivers that have the operations of a case."""
     names = [str(step["do"]) for step in steps if "do" in step]
-    is_unary = all(name in UNARY for name in names) and not any({"see", "unseen", "options"} & set(step) for step in steps)
+    needs_sdk = any({"see", "unseen", "options"} & set(step) for step in steps)
+    is_unary = all(name in UNARY for name in names) and not needs_sdk
     special = {"peers", "proxy", "process"} & set(raw) or raw.get("server") in ("cluster", "none")
     return DRIVERS if is_unary and not special else SDKS
 

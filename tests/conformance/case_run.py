@@ -28,7 +28,7 @@ OP_SECONDS: Final = 45.0
 _KINDS: Final = ("producer", "client", "worker")
 
 
-class CaseFailed(AssertionError):
+class CaseFailed(AssertionError):  # noqa: N818 - what happened
     """A step did not go as expected."""
 
 
@@ -122,7 +122,7 @@ class CaseRun:
         elif case.server != "none":
             self.server = self._real_server(stack)
             addresses = {"producer": [self.server.producer_addr], "worker": [self.server.worker_addr]}
-            known["http"] = self.server.http_url
+            known |= {"http": self.server.http_url, "ca": self.world.authority}
         if case.peers:
             self.peers = stack.enter_context(ScriptedPeers())
             known["peer"] = self.peers.start(case.peers)
@@ -132,9 +132,7 @@ class CaseRun:
                 addresses = {"producer": first, "worker": first}
         if case.proxy is not None:
             cuts = int(case.proxy["cuts"])
-            self.proxy = stack.enter_context(
-                CuttingProxy(addresses["producer"][0], case.proxy["cutMs"] / 1000, cuts)
-            )
+            self.proxy = stack.enter_context(CuttingProxy(addresses["producer"][0], case.proxy["cutMs"] / 1000, cuts))
             known["direct"] = addresses["producer"]
             addresses = {"producer": [self.proxy.address], "worker": [self.proxy.address]}
         known["addresses"] = addresses
@@ -176,8 +174,7 @@ class CaseRun:
         except Refused as refused:
             error = refused.error
         except TimeoutError:
-            seen = [event for event in self.driver.events[self.first_event :]][-8:]
-            return f"no such event; the last ones: {seen}"
+            return f"no such event; the last ones: {self.driver.events[self.first_event :][-8:]}"
         except DriverEnded as ended:
             return str(ended)
         seconds = time.monotonic() - begun

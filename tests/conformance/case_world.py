@@ -15,7 +15,7 @@ import pytest
 import yaml
 from cluster_process import TOKEN, ClusterProcess
 from driver_process import DriverProcess, environment
-from jwks_issuer import AUDIENCE, Issuer, Signer
+from jwks_issuer import AUDIENCE, Issuer, Signer, certificate
 from server_process import ServerProcess
 
 CLUSTER_TOKEN: Final = TOKEN
@@ -25,9 +25,10 @@ SERVERS: Final[Mapping[str, Mapping[str, str]]] = {
     "main": {"BACKOFF_BASE_SECONDS": "1"},
     "bare": {"DISK_RESERVE_BYTES": str(1 << 50)},
     "own": {"BACKOFF_BASE_SECONDS": "1"},
+    "tls": {},
 }
-"""Settings of the servers by name: `main` is shared and makes backups; `bare` is shared, and makes none; its disk counts
-as full; `own` is for one case, which may stop, kill and restart it."""
+"""Settings of the servers by name: `main` is shared and makes backups; `bare` is shared and makes none, and its disk
+counts as full; `own` is for one case, which may stop, kill and restart it; `tls` is shared and speaks TLS over gRPC."""
 
 _TOKENS: Final[Mapping[str, Mapping[str, Any]]] = yaml.safe_load(Path(__file__).with_name("tokens.yaml").read_text())
 _SIGNER: Final = Signer("conformance", "ES256")
@@ -73,11 +74,16 @@ class SameToken(Mapping[str, str]):
 
 
 class World:
-    """Starts what cases need, and ends it with the test process."""
+    """Starts what cases need, and ends it with the test process.
+
+    Attributes:
+        authority: File with the CA of the server that speaks TLS, once it runs.
+    """
 
     def __init__(self, folders: pytest.TempPathFactory) -> None:
         self._folders = folders
         self._closing = contextlib.ExitStack()
+        self.authority = ""
         self._issuer = Issuer(_SIGNER)
         self._servers: dict[str, ServerProcess] = {}
         self._cluster: ClusterProcess | None = None
@@ -118,6 +124,10 @@ class World:
             env |= {f"{role}_AUTH_PROVIDER": "jwks", f"{role}_AUTH_CONFIG": json.dumps(config)}
         if name == "main":
             env["BACKUP_DIR"] = str(folder / "backups")
+        if name == "tls":
+            authority, chain = certificate(folder)
+            self.authority = str(authority)
+            env |= {"GRPC_TLS_CERT_FILE": str(chain), "GRPC_TLS_KEY_FILE": str(chain)}
         return ServerProcess(folder, env=env, dev=False)
 
     def cluster(self) -> ClusterProcess:
@@ -152,5 +162,3 @@ class World:
     def number(self) -> int:
         """Returns a number that no other case of this process has."""
         return next(self._numbers)
-
-

@@ -52,8 +52,8 @@ STREAMS: Final = frozenset({"Produce", "Work"})
 UNARY: Final = tuple(name for name in METHODS if name not in STREAMS)
 REASONS: Final = frozenset(reasons.BY_NAME)
 
-_RPC: Final = re.compile(r"((?:^ *//.*\n)+) *rpc (\w+)\(", re.MULTILINE)
-_SERVICE: Final = re.compile(r"((?:^//.*\n)+)service (\w+) \{(.*?)^\}", re.MULTILINE | re.DOTALL)
+_RPC: Final = re.compile(r"((?:^ *//[^\n]*\n)+) *rpc (\w+)\(", re.MULTILINE)
+_SERVICE: Final = re.compile(r"((?:^//[^\n]*\n)+)service (\w+) \{(.*?)^\}", re.MULTILINE | re.DOTALL)
 _REASON: Final = re.compile(r"\b[A-Z][A-Z]+(?:_[A-Z]+)+\b|\bDRAINING\b|\bUNAUTHENTICATED\b")
 _REFERENCE: Final = re.compile(r"(?:those|the errors) of (\w+)")
 

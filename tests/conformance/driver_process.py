@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import itertools
 import json
 import os
@@ -137,22 +138,12 @@ class DriverProcess:
                 if left <= 0 or not self._changed.wait(left):
                     raise TimeoutError
 
-    def signal(self, number: int) -> None:
-        """Sends a signal."""
-        self._process.send_signal(number)
-
-    def wait(self, seconds: float) -> int:
-        """Waits for the end of the process and returns its exit code."""
-        return self._process.wait(seconds)
-
     def close(self) -> int | None:
         """Ends the process by the end of its stdin, or kills it; returns its exit code, None if it was killed."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        try:
+        with contextlib.suppress(OSError):  # it has ended already
             self._process.stdin.close()
-        except OSError:
-            pass  # it has ended already
         try:
             code: int | None = self._process.wait(EXIT_SECONDS_MAX)
         except subprocess.TimeoutExpired:

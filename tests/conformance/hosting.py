@@ -6,6 +6,7 @@ compares.
 
 from __future__ import annotations
 
+import itertools
 import re
 import signal
 import threading
@@ -25,6 +26,12 @@ if TYPE_CHECKING:
 HTTP_SECONDS: Final = 10.0
 SETTLE_SECONDS_MAX: Final = 45.0
 POLL_SECONDS: Final = 0.1
+CUT_SECONDS_MAX: Final = 100.0
+"""Streams that are cut again and again reconnect with delays of up to 10 s."""
+
+ATTEMPTS_MAX: Final = 100
+"""Deliveries of a task while its connection is cut; each cut costs one."""
+
 CREATORS: Final = 8
 """Callers that create tasks without a pause while the leader changes."""
 
@@ -66,7 +73,7 @@ def peer_seen(run: CaseRun, peer: str, where: Mapping[str, Any] | None = None) -
     assert run.peers is not None
     found = run.peers.by_name[peer]
     entries = [entry for entry in list(found.seen) if mismatch(where or {}, entry) is None]
-    gaps = [after["at"] - before["at"] for before, after in zip(entries, entries[1:], strict=False)]
+    gaps = [after["at"] - before["at"] for before, after in itertools.pairwise(entries)]
     return {"count": len(entries), "entries": entries, "streams": found.streams, "gaps": gaps}
 
 
@@ -75,17 +82,6 @@ def events(run: CaseRun, where: Mapping[str, Any]) -> dict[str, Any]:
     wanted = run.named(where)
     found = [event for event in run.driver.events[run.first_event :] if mismatch(wanted, event) is None]
     return {"count": len(found), "tasks": len({event.get("id") for event in found}), "events": found}
-
-
-def driver_signal(run: CaseRun, name: str) -> dict[str, Any]:
-    """Sends a signal to the driver."""
-    run.driver.signal(signal.Signals[name])
-    return {}
-
-
-def driver_wait(run: CaseRun, seconds: float) -> dict[str, Any]:
-    """Waits for the end of the driver."""
-    return {"code": run.driver.wait(seconds)}
 
 
 def driver_end(run: CaseRun) -> dict[str, Any]:
@@ -99,34 +95,50 @@ def driver_log(run: CaseRun, pattern: str) -> dict[str, Any]:
     return {"count": len(found), "lines": found}
 
 
-def cuts(run: CaseRun, tasks: int, concurrency: int, work_seconds: float, lease_seconds: int) -> dict[str, Any]:
-    """Creates tasks and works on them while the proxy cuts all connections; returns what came of it."""
+def cuts(run: CaseRun, tasks: int, pairs: int, concurrency: int, work_seconds: float, lease_seconds: int) -> Any:
+    """Creates tasks and works on them while the proxy cuts all connections; returns what came of it.
+
+    Args:
+        run: The run.
+        tasks: Number of tasks.
+        pairs: Number of producers, and of workers, each with a connection of its own.
+        concurrency: Tasks that each worker runs at once.
+        work_seconds: Length of a task.
+        lease_seconds: Length of the leases.
+    """
     assert run.proxy is not None
     common = {"addresses": [run.proxy.address], "token": run.variables["token"]["all"]}
     behaviour = [{"match": {}, "do": [["sleep", work_seconds], ["complete", 1]]}]
     worker = {"commands": ["A"], "concurrency": concurrency, "leaseSeconds": lease_seconds, "behaviour": behaviour}
-    run.open("worker", "w", "run", common | worker)
-    name = run.open("producer", "p", "open", common | {"requestKeys": True, "timeoutSeconds": 30})
-    load = {"name": name, "count": tasks, "template": {"command": "A", "payload": {}}, "inFlight": 64}
-    made = run.driver.call("producer.create_all", load)
+    template = {"command": "A", "payload": {}, "maxAttempts": ATTEMPTS_MAX}
+    load = {"count": tasks // pairs, "template": template, "inFlight": 32}
+    creating = []
+    for number in range(pairs):
+        run.open("worker", f"w{number}", "run", common | worker)
+        name = run.open("producer", f"p{number}", "open", common | {"requestKeys": True, "timeoutSeconds": 60})
+        creating.append(run.driver.begin("producer.create_all", {"name": name, **load}))
+    made = [run.driver.reply(each, "producer.create_all", CUT_SECONDS_MAX) for each in creating]
+    ids = {task for each in made for task in each["ids"] if task}
     usage: dict[str, Any] = {}
 
     def are_done() -> bool:
         usage.update(_get(run, run.variables["http"], "/usage")["usage"])
-        return int(usage["completedTotal"]) >= len([each for each in made["ids"] if each])
+        return int(usage["completedTotal"]) >= len(ids)
 
-    _until(are_done)
-    seen = events(run, {"event": "task"})
+    _until(are_done, CUT_SECONDS_MAX)
+    seen = [events(run, {"event": "task", "worker": f"w{number}"}) for number in range(pairs)]
+    runs = Counter(event["id"] for each in seen for event in each["events"])
+    in_flight = run.proxy.cuts * pairs * concurrency
     return {
         "cuts": run.proxy.cuts,
-        "created": len({each for each in made["ids"] if each}),
-        "errors": made["errors"],
+        "created": len(ids),
+        "errors": [error for each in made for error in each["errors"]],
         "createdTotal": int(usage["createdTotal"]),
         "completedTotal": int(usage["completedTotal"]),
-        "worked": seen["tasks"],
-        "duplicates": seen["count"] - seen["tasks"],
-        "inFlightAtCuts": run.proxy.cuts * concurrency,
-        "excess": max(0, seen["count"] - seen["tasks"] - run.proxy.cuts * concurrency),
+        "worked": len(runs),
+        "duplicates": runs.total() - len(runs),
+        "inFlightAtCuts": in_flight,
+        "excess": max(0, runs.total() - len(runs) - in_flight),
     }
 
 
@@ -166,7 +178,7 @@ def leader_change(run: CaseRun, lease_seconds: int) -> dict[str, Any]:
         "ids": len(load.made) - len(ids),
         "lost": len(ids - worked.keys()),
         "unknown": len(worked.keys() - ids),
-        "gap": max(after - before for before, after in zip(times, times[1:], strict=False)),
+        "gap": max(after - before for before, after in itertools.pairwise(times)),
     }
 
 
@@ -220,9 +232,9 @@ def _get(run: CaseRun, http_url: str, path: str) -> Any:
     return answer.raise_for_status().json()
 
 
-def _until(condition: Callable[[], Any]) -> Any:
+def _until(condition: Callable[[], Any], seconds: float = SETTLE_SECONDS_MAX) -> Any:
     """Returns the first true value of a condition, or its last one when the time is up."""
-    deadline = time.monotonic() + SETTLE_SECONDS_MAX
+    deadline = time.monotonic() + seconds
     while not (value := condition()) and time.monotonic() < deadline:
         time.sleep(POLL_SECONDS)
     return value

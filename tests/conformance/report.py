@@ -31,16 +31,17 @@ _ROW: Final = re.compile(r"^\| `([a-z0-9-]+)` \| [^|]* \| ([^|]*) \| ([^|]*) \| 
 _TEST: Final = re.compile(r"test_case\[(.+)-(python|go|ts|rest)\]")
 _INTRO: Final = """# Conformance
 
-One suite of cases runs against the SDKs for Python, Go and TypeScript and against REST: `tests/conformance`. The cases are data
-(`cases/*.yaml`); a small program for each SDK, its *driver*, executes their steps. A case uses real servers, or scripted ones for what a real
-server does too rarely: break, stall, or answer with an odd reason.
+One suite of cases runs against the SDKs for Python, Go and TypeScript and against REST: `tests/conformance`. The cases
+are data (`cases/*.yaml`); a small program for each SDK, its *driver*, executes their steps. A case uses real servers,
+or scripted ones for what a real server does too rarely: break, stall, or answer with an odd reason.
 
 ```sh
 python -m pytest tests/conformance -n 4 --dist worksteal --junitxml=build/conformance.xml
 python tests/conformance/report.py --results build/conformance.xml    # writes this document
 ```
 
-`yes`: the case passed when this document was last written with results. `FAILS`: it failed. `?`: it has not been run. A dash: REST has no such operation.
+`yes`: the case passed when this document was last written with results. `FAILS`: it failed. `?`: it has not been run.
+A dash: REST has no such operation.
 """
 
 
@@ -65,7 +66,7 @@ def results_in(report: Path) -> dict[tuple[str, str], str]:
     """Returns the results in a JUnit report."""
     names = {f"{case.subject}-{case.name}": case.name for case in cases()}
     found: dict[tuple[str, str], str] = {}
-    for test in ElementTree.parse(report).iter("testcase"):  # noqa: S314 - pytest wrote it
+    for test in ElementTree.parse(report).iter("testcase"):
         if match := _TEST.fullmatch(test.get("name", "")):
             has_failed = test.find("failure") is not None or test.find("error") is not None
             found[names[match[1]], match[2]] = "FAILS" if has_failed else "yes"
@@ -83,14 +84,15 @@ def _case_tables(results: Mapping[tuple[str, str], str]) -> Iterator[str]:
 
 
 def _case_row(case: Case, results: Mapping[tuple[str, str], str]) -> str:
-    cells = [results.get((case.name, each), "?") if each in case.drivers else "–" for each in DRIVERS]
+    cells = [results.get((case.name, each), "?") if each in case.drivers else "-" for each in DRIVERS]
     says = case.says + (f" ({case.why})" if case.why else "")
     return f"| `{case.name}` | {says.replace('|', '/')} | {' | '.join(cells)} |"
 
 
 def _call_table() -> Iterator[str]:
     yield "## Calls and their errors\n"
-    yield "Every RPC, the reasons that the protos declare for it, and whether a case provokes each on a real server. In italics: see below.\n"
+    yield "Every RPC, and the reasons that the protos declare for it. Cases provoke them on real servers, except those"
+    yield "in italics: see below.\n"
     yield "| call | REST | cases | reasons |\n|---|---|---|---|"
     for rpc in METHODS:
         shown = [f"`{each}`" if (rpc, each) in failures(real=True) else f"*{each}*" for each in sorted(declared()[rpc])]

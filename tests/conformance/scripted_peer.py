@@ -41,7 +41,6 @@ from codeq import reasons
 from codeq.v1 import (
     error_pb2,
     producer_service_pb2,
-    task_pb2,
     worker_service_pb2,
 )
 from contract import METHODS, STREAMS
@@ -50,6 +49,7 @@ from google.rpc import error_details_pb2, status_pb2
 
 READ_SECONDS_MAX: Final = 30.0
 START_SECONDS_MAX: Final = 10.0
+OPTIONS: Final = (("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", 16 << 20))
 WELCOMES: Final[Mapping[str, Mapping[str, Any]]] = {
     "Produce": {
         "unackedFramesMax": 256,
@@ -119,7 +119,9 @@ class ScriptedPeer(grpc.GenericRpcHandler):
 
     async def start(self) -> None:
         """Starts listening."""
-        self._server = grpc.aio.server(options=(("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", 16 << 20)))
+        self._server = grpc.aio.server(
+            options=(("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", 16 << 20))
+        )
         self._server.add_generic_rpc_handlers((self,))
         self.address = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
         await self._server.start()
@@ -209,24 +211,13 @@ class _Conversation:
         match verb:
             case "welcome":
                 return await self._welcome(value or {})
-            case "deliver":
-                tasks = [json_format.ParseDict(_shown(TASK | each), task_pb2.Task()) for each in value]
-                await self._write(worker_service_pb2.WorkResponse(tasks=tasks))
             case "until":
                 return not await self._until(value)
-            case "settle":
-                errors = [json_format.ParseDict(_reasoned(each), worker_service_pb2.OutcomeError()) for each in more.get("errors", [])]
-                await self._write(worker_service_pb2.WorkResponse(settled=value, outcome_errors=errors))
             case "ack":
-                for _ in range(value):
-                    if not await self._until("tasks", ack=True):
-                        return True
-            case "extended" | "lost" | "cancelled":
-                await self._write(json_format.ParseDict({verb: [_reasoned(each) for each in value]}, _message(self._response)))
-            case "notice":
-                await self._write(json_format.ParseDict({"notice": _reasoned(value)}, _message(self._response)))
+                return not all([await self._until("tasks", ack=True) for _ in range(value)])
             case "seconds":
                 await asyncio.sleep(value)
+                return False
             case "end":
                 if value != "OK":
                     await _abort(self._context, value, more)
@@ -234,8 +225,7 @@ class _Conversation:
             case "serve" | "silent":
                 await self._serve(answers=verb == "serve")
                 return True
-            case _:
-                raise ValueError(f"no such action: {action}")
+        await self._write(json_format.ParseDict(_told(verb, value, more), _message(self._response)))
         return False
 
     async def _welcome(self, fields: Mapping[str, Any]) -> bool:
@@ -311,6 +301,20 @@ async def _abort(context: Any, reason: str, about: Mapping[str, Any]) -> None:
         status.details.append(packed)
     metadata = (("grpc-status-details-bin", status.SerializeToString()),)
     await context.abort(grpc.StatusCode[name], status.message, metadata)
+
+
+def _told(verb: str, value: Any, more: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the response of an action that only tells something."""
+    match verb:
+        case "deliver":
+            return {"tasks": [_shown(TASK | each) for each in value]}
+        case "settle":
+            return {"settled": value, "outcomeErrors": [_reasoned(each) for each in more.get("errors", [])]}
+        case "extended" | "lost" | "cancelled":
+            return {verb: [_reasoned(each) for each in value]}
+        case "notice":
+            return {"notice": _reasoned(value)}
+    raise ValueError(f"no such action: {verb}")
 
 
 def _ack(request: Any) -> Any:

@@ -1,6 +1,6 @@
 """Describes the public names of the Python SDK, one line each: what programs may rely on.
 
-    python tests/sdk/public_api.py      writes sdks/python/api.txt
+python tests/sdk/public_api.py      writes sdks/python/api.txt
 """
 
 from __future__ import annotations

@@ -12,8 +12,6 @@ from server_process import DEV_TOKEN, ServerProcess
 from worker_runs import running
 
 
-
-
 async def test_create_and_wait_returns_the_result(shared_server: ServerProcess) -> None:
     worker = codeq.AsyncWorker(shared_server.worker_addr, token=DEV_TOKEN)
     async with (

@@ -19,9 +19,7 @@ LINES_MAX = 15
 
 OUTPUT = {
     "quickstart.py": "Hello, world!\n",
-    "graceful_shutdown.py": (
-        "interrupted: SHUTDOWN\nshort: finished\nendless: PENDING 0 attempts\n"
-    ),
+    "graceful_shutdown.py": ("interrupted: SHUTDOWN\nshort: finished\nendless: PENDING 0 attempts\n"),
     "retries_and_dead_letters.py": (
         "busy: charged\n"
         "stolen: the card was reported stolen\n"
@@ -102,7 +100,8 @@ if "fastapi==" in (ROOT / "requirements-dev.txt").read_text():
         for name, value in env_of(shared_server).items():
             monkeypatch.setenv(name, value)
         spec = importlib.util.spec_from_file_location("web_app", EXAMPLES / "web_app.py")
-        assert spec is not None and spec.loader is not None
+        assert spec is not None
+        assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         monkeypatch.setitem(sys.modules, "web_app", module)  # where its annotations are resolved
         spec.loader.exec_module(module)

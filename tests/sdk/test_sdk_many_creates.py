@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
 
@@ -14,7 +17,7 @@ from scripted_server import Produce, ScriptedServer, ack, welcome_producer
 from server_process import DEV_TOKEN, ServerProcess
 from waiting import eventually
 
-COUNT = 3000
+COUNT = 1500
 
 
 def numbered(command: str, count: int = COUNT) -> Iterator[codeq.NewTask]:
@@ -31,7 +34,7 @@ def check_all(results: list[str | codeq.CodeqError], command: str, server: Serve
     with codeq.Client(server.producer_addr, token=DEV_TOKEN) as client:
         for number in (0, 1234, COUNT - 1):
             assert client.get(str(results[number])).payload == number
-        assert client.queue(command).pending == COUNT - COUNT // 100
+        assert client.queue(command).ready == COUNT - COUNT // 100
 
 
 def test_create_all_yields_ids_and_errors_in_order(shared_server: ServerProcess) -> None:
@@ -57,8 +60,7 @@ async def test_async_create_all_takes_iterables_of_both_kinds(is_async: bool, sh
 async def hold_frames(stream: Produce) -> None:
     """Welcomes a producer and answers its frames only once it is told to."""
     await welcome_producer(stream)
-    while True:
-        frame = await stream.read()
+    async for frame in stream:
         await may_answer.wait()
         await stream.write(ack(frame))
 
@@ -87,7 +89,6 @@ async def test_create_all_reads_its_source_only_as_fast_as_tasks_are_created() -
         may_answer.set()
         assert await first == "0"
         assert [result async for result in results] == [str(number) for number in range(1, 50)]
-        server.failures.clear()  # the script reads until the half-close
 
 
 async def test_error_of_the_source_ends_create_all_after_the_tasks_before(shared_server: ServerProcess) -> None:
@@ -135,6 +136,40 @@ def test_closing_a_producer_settles_its_futures(shared_server: ServerProcess) ->
         raise producer.create_future("futures-closed").exception(20) or AssertionError("created")
 
 
+FORKING = """
+import os, codeq
+
+def check(producer):
+    assert producer.create_future("futures-forked").result(20)
+    assert all(isinstance(each, str) for each in producer.create_all([codeq.NewTask("futures-forked")] * 3))
+
+inherited = codeq.Producer()
+check(inherited)
+child = os.fork()
+if child == 0:
+    code = 1
+    try:
+        inherited.create_future("futures-forked")
+    except codeq.Forked:
+        with codeq.Producer() as own:
+            check(own)
+        code = 0
+    finally:
+        os._exit(code)
+check(inherited)
+inherited.close()
+raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+def test_futures_and_iterators_work_on_both_sides_of_a_fork(shared_server: ServerProcess) -> None:
+    env = {"CODEQ_PRODUCER_ADDR": shared_server.producer_addr, "CODEQ_TOKEN": DEV_TOKEN}
+    ran = subprocess.run(
+        [sys.executable, "-c", FORKING], env={**os.environ, **env}, check=False, capture_output=True, text=True
+    )
+    assert (ran.returncode, ran.stderr) == (0, "")
+
+
 def test_callback_that_raises_does_not_stop_other_futures(shared_server: ServerProcess) -> None:
     with codeq.Producer(shared_server.producer_addr, token=DEV_TOKEN) as producer:
         bad = producer.create_future("futures-raise")
@@ -145,31 +180,30 @@ def test_callback_that_raises_does_not_stop_other_futures(shared_server: ServerP
 async def test_fail_fast_producer_refuses_creates_above_the_limit() -> None:
     global may_answer  # noqa: PLW0603 - see above
     may_answer = asyncio.Event()
-    async with ScriptedServer(hold_frames) as server:
-        async with codeq.AsyncProducer(server.address, in_flight_max=3, fail_fast=True) as producer:
-            calls = [asyncio.create_task(producer.create("X", number)) for number in range(3)]
-            await asyncio.sleep(0)
-            with pytest.raises(codeq.LimitReached, match="in_flight_max") as caught:
-                await producer.create("X")
-            assert (caught.value.reason, caught.value.retryable) == ("LIMIT_REACHED", True)
-            may_answer.set()
-            assert await asyncio.gather(*calls) == ["0", "1", "2"]
-            assert await producer.create("X", 4) == "4"
-        server.failures.clear()  # the script reads until the half-close
+    async with (
+        ScriptedServer(hold_frames) as server,
+        codeq.AsyncProducer(server.address, in_flight_max=3, fail_fast=True) as producer,
+    ):
+        calls = [asyncio.create_task(producer.create("X", number)) for number in range(3)]
+        await asyncio.sleep(0)
+        with pytest.raises(codeq.LimitReached, match="in_flight_max") as caught:
+            await producer.create("X")
+        assert (caught.value.reason, caught.value.retryable) == ("LIMIT_REACHED", True)
+        may_answer.set()
+        assert await asyncio.gather(*calls) == ["0", "1", "2"]
+        assert await producer.create("X", 4) == "4"
 
 
 async def test_creates_above_the_limit_wait_for_room_or_their_timeout() -> None:
     global may_answer  # noqa: PLW0603 - see above
     may_answer = asyncio.Event()
-    async with ScriptedServer(hold_frames) as server:
-        async with codeq.AsyncProducer(server.address, in_flight_max=2) as producer:
-            calls = [asyncio.create_task(producer.create("X", number)) for number in range(5)]
-            await asyncio.sleep(0)
-            with pytest.raises(codeq.DeadlineExceeded, match="in_flight_max"):
-                await producer.create("X", timeout_seconds=0.1)
-            may_answer.set()
-            assert await asyncio.gather(*calls) == [str(number) for number in range(5)]
-        server.failures.clear()  # the script reads until the half-close
+    async with ScriptedServer(hold_frames) as server, codeq.AsyncProducer(server.address, in_flight_max=2) as producer:
+        calls = [asyncio.create_task(producer.create("X", number)) for number in range(5)]
+        await asyncio.sleep(0)
+        with pytest.raises(codeq.DeadlineExceeded, match="in_flight_max"):
+            await producer.create("X", timeout_seconds=0.1)
+        may_answer.set()
+        assert await asyncio.gather(*calls) == [str(number) for number in range(5)]
 
 
 def test_threads_wait_for_room_and_big_batches_get_in_alone() -> None:
@@ -190,10 +224,21 @@ def test_threads_wait_for_room_and_big_batches_get_in_alone() -> None:
     room.leave(1)
     assert entered.wait(10)
     thread.join()
+    full = InFlight(1, fail_fast=True)
+    full.enter(1, 0)
     with pytest.raises(codeq.LimitReached):
-        full = InFlight(1, fail_fast=True)
         full.enter(1, 0)
-        full.enter(1, 0)
+
+
+def test_signal_handler_gets_in_while_its_thread_is_getting_in() -> None:
+    room = InFlight(1, fail_fast=False)
+    room.enter(1, 0)
+    with room._guard:  # where a signal may interrupt the main thread
+        leaving = threading.Thread(target=room.leave, args=(1,))
+        leaving.start()
+        leaving.join(10)
+        assert not leaving.is_alive()
+        room.enter(1, 0)
 
 
 async def test_room_of_a_cancelled_waiter_goes_to_the_next() -> None:

@@ -6,6 +6,7 @@ import codeq
 import pytest
 from codeq import rpcs
 from codeq.v1 import cluster_service_pb2, task_service_pb2
+from google.protobuf.message import Message
 from server_process import DEV_TOKEN, ServerProcess
 
 
@@ -60,7 +61,7 @@ def test_every_unary_rpc_can_be_called(shared_server: ServerProcess) -> None:
 
 
 @pytest.mark.parametrize(
-    ("request_", "repeatable"),
+    ("sent", "repeatable"),
     [
         (task_service_pb2.GetTaskRequest(), True),
         (task_service_pb2.CreateTaskRequest(), False),
@@ -70,5 +71,5 @@ def test_every_unary_rpc_can_be_called(shared_server: ServerProcess) -> None:
         (task_service_pb2.ClaimTaskRequest(), True),
     ],
 )
-def test_only_calls_that_may_run_twice_are_repeated(request_: task_service_pb2.GetTaskRequest, repeatable: bool) -> None:
-    assert rpcs.call_of(request_).repeatable is repeatable
+def test_only_calls_that_may_run_twice_are_repeated(sent: Message, repeatable: bool) -> None:
+    assert rpcs.call_of(sent).repeatable is repeatable

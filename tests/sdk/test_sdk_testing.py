@@ -52,7 +52,7 @@ def test_command_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
         pass
 
 
-PROGRAM = '''
+PROGRAM = """
 pytest_plugins = ["codeq.testing.plugin"]
 
 
@@ -64,7 +64,7 @@ def test_creates(codeq_producer, codeq_client, codeq_command):
 def test_commands_differ(codeq_server, codeq_command):
     with codeq_server.client() as client:
         assert codeq_command not in [queue.command for queue in client.iter_queues()]
-'''
+"""
 
 
 def test_plugin_gives_fixtures_to_those_who_opt_in(tmp_path: Path) -> None:
@@ -82,6 +82,7 @@ def test_plugin_gives_fixtures_to_those_who_opt_in(tmp_path: Path) -> None:
 
 
 def test_sdk_does_not_import_pytest_or_testing_by_itself() -> None:
-    code = "import sys, codeq; codeq.Producer; assert not {'pytest', 'codeq.testing', 'pydantic', 'msgspec'} & set(sys.modules)"
+    unwanted = ("pytest", "codeq.testing", "pydantic", "msgspec")
+    code = f"import sys, codeq; codeq.Producer; assert not set({unwanted}) & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
     assert codeq.__version__

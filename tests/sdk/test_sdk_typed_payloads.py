@@ -256,18 +256,18 @@ async def create_async(producer: codeq.AsyncProducer) -> None:
     async for result in producer.create_all([codeq.NewTask("A")]):
         reveal_type(result)
 
-typed("not a task")
+plain("not a task")
 """
 
 REVEALED = [
-    "builtins.object",
+    "object",
     "Order",
-    "builtins.str",
-    "concurrent.futures._base.Future[builtins.str]",
-    "builtins.str | codeq.errors.CodeqError",
+    "str",
+    "concurrent.futures._base.Future[str]",
+    "str | codeq.errors.CodeqError",
     "Order",
     "Order",
-    "builtins.str | codeq.errors.CodeqError",
+    "str | codeq.errors.CodeqError",
 ]
 
 

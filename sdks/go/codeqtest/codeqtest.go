@@ -12,7 +12,6 @@ import (
 	"context"
 	"fmt"
 	"net"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -33,10 +32,10 @@ const (
 	// Token is the token of the server for producers, workers, administrators and operators.
 	Token = "dev-token"
 
+	host       = "127.0.0.1"
 	readyMax   = 60 * time.Second
 	readyEvery = 20 * time.Millisecond
 	stopMax    = 20 * time.Second
-	probeMax   = 2 * time.Second
 	logTail    = 4096
 )
 
@@ -49,13 +48,14 @@ type Server struct {
 	// HTTPURL is the address of the REST API.
 	HTTPURL string
 
-	t       testing.TB
-	command []string
-	env     []string
-	mu      sync.Mutex
-	process *exec.Cmd
-	ended   chan struct{}
-	log     logBuffer
+	t         testing.TB
+	command   []string
+	env       []string
+	readyFile string
+	mu        sync.Mutex
+	process   *exec.Cmd
+	ended     chan struct{}
+	log       logBuffer
 }
 
 // Option changes the server.
@@ -87,11 +87,11 @@ func Start(t testing.TB, options ...Option) *Server {
 	folder := t.TempDir()
 	server := &Server{
 		ProducerAddr: ports[0], WorkerAddr: ports[1], HTTPURL: "http://" + ports[2], t: t,
-		command: append(given, "serve", "--dev"),
+		env: withoutSettings(os.Environ()), readyFile: filepath.Join(folder, "ready.json"),
 	}
-	server.env = append(withoutSettings(os.Environ()),
-		"PRODUCER_STREAM_ADDR="+ports[0], "WORKER_STREAM_ADDR="+ports[1], "PORT="+portOf(ports[2]),
-		"PERSISTENCE_CONFIG="+fmt.Sprintf(`{"path": %q}`, filepath.Join(folder, "store")))
+	server.command = append(given, "serve", "--dev", "--http-host", host, "--port", portOf(ports[2]),
+		"--producer-stream-addr", ports[0], "--worker-stream-addr", ports[1],
+		"--store", filepath.Join(folder, "store"), "--ready-file", server.readyFile)
 	for _, option := range options {
 		option(server)
 	}
@@ -104,6 +104,7 @@ func Start(t testing.TB, options ...Option) *Server {
 func (s *Server) Restart() {
 	s.t.Helper()
 	s.Stop()
+	_ = os.Remove(s.readyFile) // left by a killed server
 	s.mu.Lock()
 	process := exec.Command(s.command[0], s.command[1:]...)
 	process.Env, process.Stdout, process.Stderr = s.env, &s.log, &s.log
@@ -141,19 +142,8 @@ func (s *Server) awaitReady(ended <-chan struct{}) {
 }
 
 func (s *Server) isReady() bool {
-	ctx, cancel := context.WithTimeout(context.Background(), probeMax)
-	defer cancel()
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, s.HTTPURL+"/readyz", nil)
-	if err != nil {
-		return false
-	}
-	transport := &http.Transport{DisableKeepAlives: true}
-	reply, err := transport.RoundTrip(request)
-	if err != nil {
-		return false
-	}
-	_ = reply.Body.Close()
-	return reply.StatusCode == http.StatusOK
+	text, err := os.ReadFile(s.readyFile)
+	return err == nil && len(text) > 0
 }
 
 // Stop drains the server and waits for its end. A stopped server does nothing.
@@ -270,7 +260,7 @@ func command() ([]string, error) {
 func freePorts(count int) ([]string, error) {
 	var addresses []string
 	for range count {
-		listener, err := net.Listen("tcp", "127.0.0.1:0")
+		listener, err := net.Listen("tcp", host+":0")
 		if err != nil {
 			return nil, err
 		}

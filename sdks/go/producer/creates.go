@@ -32,19 +32,42 @@ func (i *item) failure() error {
 	return i.err
 }
 
-// group are the items that one caller waits for.
+// group are the items that one caller waits for. One value comes on done when all are over.
 type group struct {
 	left int
 	done chan struct{}
 }
 
+// signals are channels of groups that wait to be used again.
+var signals = sync.Pool{New: func() any { return make(chan struct{}, 1) }}
+
 func newGroup(items ...*item) *group {
-	group := &group{left: len(items), done: make(chan struct{})}
+	group := &group{left: len(items), done: signals.Get().(chan struct{})}
 	for _, each := range items {
 		each.group = group
 	}
 	return group
 }
+
+// single is a group of one item.
+type single struct {
+	item
+	of group
+}
+
+func newSingle(data []byte, isKeyed bool) *single {
+	one := &single{item: item{data: data, isKeyed: isKeyed}}
+	one.of = group{left: 1, done: signals.Get().(chan struct{})}
+	one.group = &one.of
+	return one
+}
+
+// timers are timers of creates that wait to be used again.
+var timers = sync.Pool{New: func() any {
+	timer := time.NewTimer(time.Hour)
+	timer.Stop()
+	return timer
+}}
 
 // frame is a message with tasks that the server has not acked.
 type frame struct {
@@ -180,7 +203,7 @@ func (c *creates) settle(one *item, id string, err *codeq.Error) {
 	one.isOver, one.id, one.err = true, id, err
 	c.release(1)
 	if one.group.left--; one.group.left == 0 {
-		close(one.group.done)
+		one.group.done <- struct{}{}
 	}
 }
 
@@ -223,6 +246,18 @@ func (c *creates) trim() {
 		c.pending[0] = nil
 		c.pending = c.pending[1:]
 	}
+}
+
+// areUnanswered reports whether a caller waits for an ack.
+func (c *creates) areUnanswered() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, each := range c.unacked {
+		if slices.ContainsFunc(each.items, func(one *item) bool { return !one.isOver }) {
+			return true
+		}
+	}
+	return false
 }
 
 func (c *creates) count() int {
@@ -283,7 +318,10 @@ func (c *creates) take(ack *codeqv1.FrameAck) (isUndecided bool, err error) {
 	if len(ids) != len(oldest.items) {
 		return false, fault(fmt.Sprintf("ack of %d tasks for a frame of %d", len(ids), len(oldest.items)))
 	}
-	rejected := map[int]*codeq.Error{}
+	var rejected map[int]*codeq.Error
+	if len(ack.GetErrors()) > 0 {
+		rejected = map[int]*codeq.Error{}
+	}
 	for _, each := range ack.GetErrors() {
 		if int(each.GetIndex()) >= len(ids) {
 			return false, fault(fmt.Sprintf("ack with an error of item %d for a frame of %d", each.GetIndex(), len(ids)))
@@ -304,7 +342,9 @@ func (c *creates) take(ack *codeqv1.FrameAck) (isUndecided bool, err error) {
 		}
 		c.settle(each, ids[index], failure)
 	}
-	c.pending = append(again, c.pending...)
+	if len(again) > 0 {
+		c.pending = append(again, c.pending...)
+	}
 	return len(again) > 0, nil
 }
 

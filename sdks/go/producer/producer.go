@@ -122,9 +122,8 @@ func (p *Producer) create(ctx context.Context, task *Task) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	one := &item{data: data, isKeyed: isKeyed}
-	group := newGroup(one)
-	if err := p.run(ctx, group, []*item{one}); err != nil {
+	one := newSingle(data, isKeyed)
+	if err := p.run(ctx, &one.of, []*item{&one.item}); err != nil {
 		return "", err
 	}
 	return one.id, one.failure()
@@ -176,11 +175,14 @@ func (p *Producer) run(ctx context.Context, group *group, items []*item) error {
 	if cause := ctx.Err(); cause != nil {
 		return ended(cause, "before it was sent", "")
 	}
-	timer := (*time.Timer)(nil)
 	var late <-chan time.Time
 	if _, has := ctx.Deadline(); !has {
-		timer = time.NewTimer(p.config.Timeout)
-		defer timer.Stop()
+		timer := timers.Get().(*time.Timer)
+		timer.Reset(p.config.Timeout)
+		defer func() {
+			timer.Stop()
+			timers.Put(timer)
+		}()
 		late = timer.C
 	}
 	if err := p.creates.admit(ctx, late, len(items), p.config.FailFast); err != nil {
@@ -190,11 +192,15 @@ func (p *Producer) run(ctx context.Context, group *group, items []*item) error {
 	p.creates.submit(items)
 	select {
 	case <-group.done:
+		signals.Put(group.done)
+		return nil
 	case <-ctx.Done():
 		p.creates.giveUp(items, ctx.Err())
 	case <-late:
 		p.creates.giveUp(items, context.DeadlineExceeded)
 	}
+	<-group.done // all items are over now
+	signals.Put(group.done)
 	return nil
 }
 

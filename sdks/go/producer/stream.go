@@ -18,7 +18,7 @@ const (
 	// itemBytesMax is the largest encoded task; every frame must have room for one.
 	itemBytesMax = codeq.PayloadBytesMax + 4096
 	// gathersMax is how often a frame waits for the goroutines that are about to add to it; no time passes if none are.
-	gathersMax = 8
+	gathersMax = 2
 )
 
 // session is one stream of the producer.
@@ -214,16 +214,23 @@ func (s *session) gather() {
 	}
 }
 
-// leave half-closes: the server acks the frames that it has read, then ends the call.
+// leave half-closes: the server acks the frames that it has read, then ends the call. Creates that are not acked wait until
+// their own time is over.
 func (s *session) leave() error {
 	_ = s.stream.CloseSend()
-	timer := time.NewTimer(codeq.LeaveMax)
-	defer timer.Stop()
-	select {
-	case <-s.ended:
-	case <-timer.C:
-		s.stream.Break(link.Unavailable("the server did not end the stream"))
-	case <-s.producer.ctx.Done():
+	ticker := time.NewTicker(codeq.LeaveMax)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-s.ended:
+			return nil
+		case <-s.producer.ctx.Done():
+			return nil
+		case <-ticker.C:
+			if !s.producer.creates.areUnanswered() {
+				s.stream.Break(link.Unavailable("the server did not end the stream"))
+				return nil
+			}
+		}
 	}
-	return nil
 }

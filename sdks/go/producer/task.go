@@ -4,6 +4,7 @@ import (
 	"context"
 	"math"
 	"time"
+	"unicode/utf8"
 
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
@@ -121,21 +122,84 @@ func (p *Producer) encode(ctx context.Context, task *Task) (data []byte, isKeyed
 	if task.Trace == (codeq.Trace{}) {
 		task.Trace = p.config.Propagator.Inject(ctx)
 	}
-	spec, err := task.Spec()
+	if task.IdempotencyKey == "" && task.TaskID == "" && p.addsKeys() {
+		task.IdempotencyKey = newKey()
+	}
+	data, err = task.encoded()
+	return data, task.IdempotencyKey != "", err
+}
+
+// encoded returns what ProduceRequest{Tasks: {t.Spec()}} encodes to, at a third of the cost.
+func (t *Task) encoded() ([]byte, error) {
+	payload, err := codeq.EncodeJSON(t.Payload, "payload")
 	if err != nil {
-		return nil, false, err
+		return nil, err
 	}
-	if spec.IdempotencyKey == nil && spec.TaskId == nil && p.addsKeys() {
-		spec.IdempotencyKey = proto.String(newKey())
+	delay, err := wholeSeconds("delay", t.Delay)
+	if err != nil {
+		return nil, err
 	}
-	size := proto.Size(spec)
-	data = make([]byte, 0, size+protowire.SizeTag(tasksField)+protowire.SizeVarint(uint64(size)))
-	data = protowire.AppendTag(data, tasksField, protowire.BytesType)
-	data = protowire.AppendVarint(data, uint64(size))
-	if data, err = (proto.MarshalOptions{UseCachedSize: true}).MarshalAppend(data, spec); err != nil {
-		invalid := codeq.Invalid("task", err.Error()) // text that is not UTF-8
-		invalid.Cause = err
-		return nil, false, invalid
+	expire, err := wholeSeconds("expire", t.Expire)
+	if err != nil {
+		return nil, err
 	}
-	return data, spec.IdempotencyKey != nil, nil
+	texts := [...]string{t.Command, t.IdempotencyKey, t.TaskID, t.Trace.Parent, t.Trace.State}
+	room := fixedBytesMax + len(payload)
+	for index, text := range texts {
+		if !utf8.ValidString(text) {
+			return nil, codeq.Invalid(textFields[index], "is not UTF-8")
+		}
+		room += len(text)
+	}
+	spec := make([]byte, prefixBytesMax, prefixBytesMax+room)
+	spec = appendText(spec, 1, t.Command)
+	spec = protowire.AppendBytes(protowire.AppendTag(spec, 2, protowire.BytesType), payload)
+	if t.Priority != 0 {
+		spec = appendNumber(spec, 3, int32(clamp(t.Priority)))
+	}
+	if t.MaxAttempts != 0 {
+		spec = appendNumber(spec, 4, int32(clamp(t.MaxAttempts)))
+	}
+	if !t.RunAt.IsZero() {
+		at, _ := proto.Marshal(timestamppb.New(t.RunAt)) // has no text that could be malformed
+		spec = protowire.AppendBytes(protowire.AppendTag(spec, 5, protowire.BytesType), at)
+	}
+	if delay != nil {
+		spec = appendNumber(spec, 6, *delay)
+	}
+	spec = appendText(appendText(spec, 8, t.IdempotencyKey), 9, t.TaskID)
+	if expire != nil {
+		spec = appendNumber(spec, 10, *expire)
+	}
+	spec = appendText(appendText(spec, 11, t.Trace.Parent), 12, t.Trace.State)
+	return prefixed(spec), nil
+}
+
+const (
+	// fixedBytesMax is the size of all fields of a TaskSpec except texts and payload.
+	fixedBytesMax = 96
+	// prefixBytesMax is the size of the tag and the length before a TaskSpec.
+	prefixBytesMax = 6
+)
+
+// textFields names the texts of a task in errors.
+var textFields = [...]string{"command", "idempotencyKey", "taskId", "trace.parent", "trace.state"}
+
+// prefixed puts tag and length into the room at the start of an encoded TaskSpec.
+func prefixed(spec []byte) []byte {
+	size := uint64(len(spec) - prefixBytesMax)
+	start := prefixBytesMax - protowire.SizeTag(tasksField) - protowire.SizeVarint(size)
+	protowire.AppendVarint(protowire.AppendTag(spec[:start], tasksField, protowire.BytesType), size)
+	return spec[start:]
+}
+
+func appendText(data []byte, field protowire.Number, text string) []byte {
+	if text == "" {
+		return data
+	}
+	return protowire.AppendString(protowire.AppendTag(data, field, protowire.BytesType), text)
+}
+
+func appendNumber(data []byte, field protowire.Number, number int32) []byte {
+	return protowire.AppendVarint(protowire.AppendTag(data, field, protowire.VarintType), uint64(int64(number)))
 }

@@ -84,7 +84,7 @@ func (p *Producer) CreateAll(ctx context.Context, tasks iter.Seq[Task], inFlight
 
 // pending is one create of CreateAll.
 type pending struct {
-	one   *item
+	one   *single
 	begun time.Time
 	err   error
 }
@@ -114,10 +114,9 @@ func (p *Producer) submit(ctx context.Context, task *Task) *pending {
 	if err != nil {
 		return &pending{err: err}
 	}
-	one := &item{data: data, isKeyed: isKeyed}
-	newGroup(one)
+	one := newSingle(data, isKeyed)
 	p.start()
-	p.creates.submit([]*item{one})
+	p.creates.submit([]*item{&one.item})
 	return &pending{one: one, begun: time.Now()}
 }
 
@@ -125,19 +124,22 @@ func (e *pending) wait(ctx context.Context, p *Producer) (string, error) {
 	if e.err != nil {
 		return "", e.err
 	}
+	defer func() { signals.Put(e.one.of.done) }()
 	select {
-	case <-e.one.group.done:
+	case <-e.one.of.done:
 		return e.one.id, e.one.failure()
 	default:
 	}
 	timer := time.NewTimer(time.Until(e.begun.Add(p.config.Timeout)))
 	defer timer.Stop()
 	select {
-	case <-e.one.group.done:
+	case <-e.one.of.done:
+		return e.one.id, e.one.failure()
 	case <-ctx.Done():
-		p.creates.giveUp([]*item{e.one}, ctx.Err())
+		p.creates.giveUp([]*item{&e.one.item}, ctx.Err())
 	case <-timer.C:
-		p.creates.giveUp([]*item{e.one}, context.DeadlineExceeded)
+		p.creates.giveUp([]*item{&e.one.item}, context.DeadlineExceeded)
 	}
+	<-e.one.of.done
 	return e.one.id, e.one.failure()
 }

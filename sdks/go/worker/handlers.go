@@ -36,7 +36,9 @@ type HandlerOption func(*handler)
 func Limit(most int) HandlerOption { return func(handler *handler) { handler.limit = most } }
 
 // Timeout cancels the context of a handler that takes longer, with the cause ErrTimeout. 0 (default): never.
-func Timeout(after time.Duration) HandlerOption { return func(handler *handler) { handler.timeout = after } }
+func Timeout(after time.Duration) HandlerOption {
+	return func(handler *handler) { handler.timeout = after }
+}
 
 // handler is what runs for the tasks of a command.
 type handler struct {
@@ -169,6 +171,7 @@ func (r *run) execute(ctx context.Context, delivery *Delivery) (done outcome) {
 	if errors.Is(context.Cause(ctx), ErrTimeout) && errors.Is(err, context.DeadlineExceeded) {
 		err = fmt.Errorf("%w of %s: %w", ErrTimeout, delivery.handler.timeout, err)
 	}
+	r.logger().Info("codeq: a handler failed", "command", delivery.Command, "task", delivery.ID, "attempts", delivery.Attempts, "error", err)
 	return outcome{kind: nacked, err: err.Error()}
 }
 

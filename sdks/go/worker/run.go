@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	codeq "github.com/osvaldoandrade/codeq/sdks/go"
@@ -25,13 +26,15 @@ type run struct {
 	stopping chan struct{} // closed when the run begins to stop
 	wake     chan struct{}
 	handlers sync.WaitGroup
+	jobs     chan job
+	idle     atomic.Int64 // goroutines that wait for a job
 
 	mu           sync.Mutex
 	running      int
 	runningBytes int64
 	held         map[string]*Delivery
 	places       map[*handler]*places // of handlers with a limit
-	first, last  *Delivery // the held deliveries in the order of renewAt
+	first, last  *Delivery            // the held deliveries in the order of renewAt
 	due          []*Delivery
 	progress     []*Delivery
 	unsent       []*report
@@ -58,7 +61,7 @@ type run struct {
 func newRun(w *Worker, ctx context.Context, commands []string) *run {
 	r := &run{
 		worker: w, commands: commands, values: context.WithoutCancel(ctx), stopping: make(chan struct{}),
-		wake: make(chan struct{}, 1), held: map[string]*Delivery{},
+		wake: make(chan struct{}, 1), jobs: make(chan job), held: map[string]*Delivery{},
 		places: map[*handler]*places{}, lease: w.config.Lease,
 	}
 	r.streams, r.hardStop = context.WithCancel(context.Background())
@@ -77,8 +80,13 @@ func (r *run) notify() {
 // run works until stopped, reconnecting as needed.
 func (r *run) run(ctx context.Context) error {
 	done := make(chan struct{})
+	seen, cancelled := r.stopAgain(0), ctx.Done() // stopped before it began, it does not even connect
+	if ctx.Err() != nil {
+		r.stop()
+		cancelled = nil
+	}
 	var watching sync.WaitGroup
-	watching.Go(func() { r.watch(ctx, done) })
+	watching.Go(func() { r.watch(cancelled, seen, done) })
 	err := r.work()
 	close(done)
 	watching.Wait()
@@ -87,14 +95,9 @@ func (r *run) run(ctx context.Context) error {
 }
 
 // watch stops the run when its context is cancelled or Stop is called.
-func (r *run) watch(ctx context.Context, done <-chan struct{}) {
-	cancelled, seen := ctx.Done(), 0
+func (r *run) watch(cancelled <-chan struct{}, seen int, done <-chan struct{}) {
 	for {
-		if stops := r.worker.stopCount(); stops > seen {
-			for ; seen < stops; seen++ {
-				r.stop()
-			}
-		}
+		seen = r.stopAgain(seen)
 		select {
 		case <-cancelled:
 			cancelled = nil
@@ -104,6 +107,15 @@ func (r *run) watch(ctx context.Context, done <-chan struct{}) {
 			return
 		}
 	}
+}
+
+// stopAgain passes on the calls of Stop beyond those seen, and returns their number.
+func (r *run) stopAgain(seen int) int {
+	stops := r.worker.stopCount()
+	for range stops - seen {
+		r.stop()
+	}
+	return stops
 }
 
 // stop begins the drain; a second call ends it.

@@ -2,6 +2,7 @@ package worker
 
 import (
 	"runtime"
+	"slices"
 	"time"
 
 	"google.golang.org/protobuf/encoding/protowire"
@@ -18,8 +19,10 @@ const (
 	// progressItemsMax and progressBytesMax bound the progress values in one message.
 	progressItemsMax = 16
 	progressBytesMax = 1 << 20
+	// creditsBytesMax is the size of the fields that usually follow the outcomes.
+	creditsBytesMax = 32
 	// gathersMax is how often a message waits for goroutines that are about to add to it; no time passes if none are.
-	gathersMax = 8
+	gathersMax = 2
 )
 
 // session is one stream of the worker.
@@ -272,6 +275,13 @@ func (s *session) appendProgress(data link.Encoded) link.Encoded {
 }
 
 func (s *session) appendOutcomes(data link.Encoded) link.Encoded {
+	waiting := 0
+	for _, told := range s.unsent[:min(len(s.unsent), codeq.MessageItemsMax)] {
+		waiting += len(told.data)
+	}
+	if waiting > 0 {
+		data = slices.Grow(data, min(waiting, codeq.MessageBytesMax)+creditsBytesMax)
+	}
 	size, taken := 0, 0
 	for taken < len(s.unsent) && taken < codeq.MessageItemsMax && size < codeq.MessageBytesMax {
 		told := s.unsent[taken]

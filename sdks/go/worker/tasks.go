@@ -2,6 +2,7 @@ package worker
 
 import (
 	"context"
+	"log/slog"
 	"time"
 
 	codeq "github.com/osvaldoandrade/codeq/sdks/go"
@@ -65,16 +66,48 @@ func (r *run) admit(delivery *Delivery) {
 	r.start(delivery)
 }
 
-// start runs the handler of a delivery on a goroutine of its own. The mutex is held.
+// job is a delivery whose handler is to run.
+type job struct {
+	ctx      context.Context
+	delivery *Delivery
+}
+
+// start runs the handler of a delivery on an idle goroutine, or on a new one. The mutex is held.
 func (r *run) start(delivery *Delivery) {
 	var ctx context.Context
 	ctx, delivery.cancel = context.WithCancelCause(r.values)
-	r.handlers.Add(1)
-	go r.handle(ctx, delivery)
+	made := job{ctx: ctx, delivery: delivery}
+	select {
+	case r.jobs <- made:
+	default:
+		r.handlers.Go(func() { r.handleAll(made) })
+	}
+}
+
+// handleAll runs a job, and then others as long as there are few idle goroutines: a goroutine whose stack has grown is
+// cheaper than a new one.
+func (r *run) handleAll(next job) {
+	for {
+		r.handle(next.ctx, next.delivery)
+		next = job{}
+		if r.idle.Add(1) > idleMax {
+			r.idle.Add(-1)
+			return
+		}
+		isLast := false
+		select {
+		case next = <-r.jobs:
+		case <-r.streams.Done():
+			isLast = true
+		}
+		r.idle.Add(-1)
+		if isLast {
+			return
+		}
+	}
 }
 
 func (r *run) handle(ctx context.Context, delivery *Delivery) {
-	defer r.handlers.Done()
 	ctx = r.worker.config.Propagator.Extract(ctx, delivery.Trace)
 	if timeout := delivery.handler.timeout; timeout > 0 {
 		var cancel context.CancelFunc
@@ -201,7 +234,11 @@ func (r *run) release(delivery *Delivery) {
 // lose gives up the lease of a delivery and cancels its handler. The mutex is held.
 func (r *run) lose(delivery *Delivery, cause error) {
 	r.worker.count(func(stats *Stats) { stats.Lost++ })
-	r.logger().Warn("codeq: the handler of a task is cancelled", "task", delivery.ID, "command", delivery.Command,
+	level := slog.LevelWarn
+	if cause == ErrCancelled {
+		level = slog.LevelInfo
+	}
+	r.logger().Log(r.values, level, "codeq: the handler of a task is cancelled", "task", delivery.ID, "command", delivery.Command,
 		"leaseToken", delivery.LeaseToken, "cause", cause)
 	r.end(delivery, cause)
 }
@@ -269,7 +306,10 @@ func (r *run) settle(count int, refused []*codeqv1.OutcomeError) error {
 	if count > len(r.unsettled) {
 		return &codeq.Error{Reason: codeq.ErrInternal, Message: "the server settled more outcomes than were sent"}
 	}
-	refusals := map[int]*codeqv1.OutcomeError{}
+	var refusals map[int]*codeqv1.OutcomeError
+	if len(refused) > 0 {
+		refusals = map[int]*codeqv1.OutcomeError{}
+	}
 	for _, each := range refused {
 		refusals[int(each.GetNumber()-r.firstNumber)] = each
 	}

@@ -30,6 +30,7 @@ const (
 	drainMax        = 24 * time.Hour
 	windowBytesMax  = 1 << 30
 	commandsMax     = 256
+	idleMax         = 256 // goroutines kept for further tasks
 	stuckGrace      = time.Second
 	lateWarningEach = 30 * time.Second
 )

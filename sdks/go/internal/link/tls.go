@@ -121,7 +121,7 @@ func (r *reloading) ServerHandshake(net.Conn) (net.Conn, credentials.AuthInfo, e
 
 // Info describes the protocol.
 func (r *reloading) Info() credentials.ProtocolInfo {
-	return credentials.ProtocolInfo{SecurityProtocol: "tls", SecurityVersion: "1.2", ServerName: r.settings.ServerName}
+	return credentials.ProtocolInfo{SecurityProtocol: "tls"}
 }
 
 // Clone returns a copy.

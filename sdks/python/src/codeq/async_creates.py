@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine, Iterable
-from typing import Any, cast
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Coroutine, Iterable
+from typing import Any
 
 from codeq.producer_frames import Result
 from codeq.records import NewTask
@@ -26,7 +26,7 @@ class InOrder:
         self._room = asyncio.Semaphore(in_flight)
         self._begun: asyncio.Queue[_Creating | None] = asyncio.Queue()  # bounded by the semaphore; None: the end
 
-    async def results(self, tasks: Iterable[NewTask] | AsyncIterable[NewTask]) -> AsyncIterator[Result]:
+    async def results(self, tasks: Iterable[NewTask] | AsyncIterable[NewTask]) -> AsyncGenerator[Result, None]:
         """Yields the results; at the end raises what the source raised. Ends the creates in flight if it is closed."""
         reading = asyncio.create_task(self._read(tasks), name="codeq-create-all")
         creating: _Creating | None = None
@@ -37,7 +37,7 @@ class InOrder:
                 yield result
             await reading
         finally:
-            left = [reading, *([] if creating is None else [creating]), *self._left()]
+            left: list[asyncio.Task[Any]] = [reading, *([] if creating is None else [creating]), *self._left()]
             for each in left:
                 each.cancel()
             await asyncio.gather(*left, return_exceptions=True)
@@ -57,9 +57,9 @@ class InOrder:
         await self._room.acquire()
         self._begun.put_nowait(asyncio.create_task(self._create(task)))
 
-    def _left(self) -> list[Awaitable[Any] | _Creating]:
-        left: list[Any] = []
+    def _left(self) -> list[asyncio.Task[Any]]:
+        left: list[asyncio.Task[Any]] = []
         while not self._begun.empty():
             if (each := self._begun.get_nowait()) is not None:
                 left.append(each)
-        return cast("list[Awaitable[Any] | _Creating]", left)
+        return left

@@ -98,6 +98,8 @@ class AsyncProducer:
         max_attempts: int | None = None,
         idempotency_key: str | None = None,
         task_id: str | None = None,
+        traceparent: str | None = None,
+        tracestate: str | None = None,
         timeout_seconds: float | None = None,
     ) -> str:
         """Creates a task; once this returns, the task is durable.
@@ -114,6 +116,9 @@ class AsyncProducer:
                 256 printable ASCII characters.
             task_id: Id of the task, unique within the tenant; None: the server assigns one. Cannot be combined with a
                 key.
+            traceparent: Trace context that the worker gets with the task (W3C traceparent); None: that of the current
+                span, if the program uses OpenTelemetry.
+            tracestate: Vendor part of the trace context (W3C tracestate).
             timeout_seconds: Seconds within which the call ends, including the wait for a connection: over 0 and at most
                 a day.
 
@@ -130,7 +135,19 @@ class AsyncProducer:
             Closed: The producer is closed.
             ValueError, TypeError: timeout_seconds is out of range or not a number.
         """
-        task = NewTask(command, payload, priority, delay, run_at, max_attempts, idempotency_key, task_id, expire)
+        task = NewTask(
+            command,
+            payload,
+            priority,
+            delay,
+            run_at,
+            max_attempts,
+            idempotency_key,
+            task_id,
+            expire,
+            traceparent,
+            tracestate,
+        )
         [result] = await self._create([to_item(task, with_key=self._with_keys)], timeout_seconds)
         return id_of(result)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import time
 from collections.abc import Sequence
-from typing import Final, Self
+from typing import Final
 
 from codeq import settling
 from codeq.errors import CodeqError, OutcomeUnknown

@@ -28,6 +28,7 @@ from codeq.records import (
 )
 from codeq.server_records import Backup, Queue, ServerInfo
 from codeq.task_results import Explanation, Returned, TaskResult
+from codeq.tracing import traced
 from codeq.v1 import audit_service_pb2 as audit_pb
 from codeq.v1 import cluster_service_pb2 as cluster_pb
 from codeq.v1 import queue_service_pb2 as queues_pb
@@ -67,7 +68,7 @@ def create(task: NewTask, *, with_key: bool) -> Call[Task]:
         with_key: Whether a task with neither key nor id gets an idempotency key, so that the call can be retried.
     """
     spec = task_pb2.TaskSpec()
-    (keyed(task) if with_key else task).fill(spec)
+    traced(keyed(task) if with_key else task).fill(spec)
     return create_spec(spec)
 
 
@@ -93,7 +94,7 @@ def create_batch(
         tasks = [keyed(task) for task in tasks]
     request = filled(tasks_pb.BatchCreateTasksRequest, atomic=atomic, idempotency_key=idempotency_key)
     for task in tasks:
-        task.fill(request.tasks.add())
+        traced(task).fill(request.tasks.add())
     repeatable = all(task.idempotency_key is not None for task in tasks) if not atomic else idempotency_key is not None
 
     def convert(reply: tasks_pb.BatchCreateTasksResponse) -> list[Task | CodeqError]:

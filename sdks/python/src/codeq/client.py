@@ -273,7 +273,7 @@ class Client(QueueClient, TenantClient, Pages):
         Raises:
             TypeError: The value is not the request of a unary call.
         """
-        return self._call(rpcs.call_of(request))
+        return self._call(rpcs.call_of(request, with_keys=self._endpoint.servers.are_many))
 
     def close(self) -> None:
         """Disconnects; calls in flight fail."""
@@ -464,7 +464,7 @@ class AsyncClient(AsyncQueueClient, AsyncTenantClient, AsyncPages):
 
     async def rpc(self, request: Message) -> Message:
         """Makes the unary call that a request of `codeq.v1` belongs to; see Client.rpc."""
-        return await self._call(rpcs.call_of(request))
+        return await self._call(rpcs.call_of(request, with_keys=self._endpoint.servers.are_many))
 
     async def close(self) -> None:
         """Disconnects; calls in flight fail."""

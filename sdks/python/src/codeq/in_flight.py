@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import queue
 import threading
 import time
 from collections import deque
@@ -18,14 +19,19 @@ IN_FLIGHT_LIMIT: Final = 1_000_000
 
 
 class InFlight:
-    """Counts the creates of threads. A batch that exceeds the limit alone is let in when nothing else is in flight."""
+    """Counts the creates of threads. A batch that exceeds the limit alone is let in when nothing else is in flight.
+
+    Room is given back on the SDK's own thread, which never waits for a lock of the callers: a signal may interrupt one
+    of them anywhere, and the signal's handler may wait for that thread.
+    """
 
     def __init__(self, most: int, *, fail_fast: bool) -> None:
         self._most = most
         self._fail_fast = fail_fast
-        self._used = 0
-        self._waiting = 0
-        self._room = threading.Condition(threading.RLock())  # reentrant: a signal may interrupt its holder
+        self._guard = threading.RLock()  # of the callers; reentrant: a signal may interrupt its holder
+        self._entered = 0  # guarded
+        self._left = 0  # written only by the SDK's own thread
+        self._waiting: deque[queue.SimpleQueue[None]] = deque()
 
     def enter(self, count: int, deadline: float) -> None:
         """Waits for room for a number of creates, and takes it.
@@ -38,25 +44,33 @@ class InFlight:
             LimitReached: There is no room, and callers should not wait.
             DeadlineExceeded: There was no room by the deadline.
         """
-        with self._room:
-            while self._used and self._used + count > self._most:
-                if self._fail_fast:
-                    raise _full(self._most)
-                self._waiting += 1
-                try:
-                    has_time = self._room.wait(max(0.0, deadline - time.monotonic()))
-                finally:
-                    self._waiting -= 1
-                if not has_time and time.monotonic() >= deadline:
-                    raise _late(self._most)
-            self._used += count
+        if self._has_entered(count):
+            return
+        if self._fail_fast:
+            raise _full(self._most)
+        while True:
+            bell: queue.SimpleQueue[None] = queue.SimpleQueue()
+            self._waiting.append(bell)
+            if self._has_entered(count):  # room that was given back before the bell hung
+                return
+            try:
+                bell.get(timeout=max(0.0, deadline - time.monotonic()))
+            except queue.Empty:
+                raise _late(self._most) from None
 
     def leave(self, count: int) -> None:
-        """Gives room back."""
-        with self._room:
-            self._used -= count
-            if self._waiting:
-                self._room.notify_all()
+        """Gives room back; called on the SDK's own thread."""
+        self._left += count
+        for _ in range(len(self._waiting)):
+            self._waiting.popleft().put(None)
+
+    def _has_entered(self, count: int) -> bool:
+        with self._guard:
+            used = self._entered - self._left
+            if used and used + count > self._most:
+                return False
+            self._entered += count
+            return True
 
 
 class AsyncInFlight:
@@ -67,6 +81,7 @@ class AsyncInFlight:
         self._fail_fast = fail_fast
         self._used = 0
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     async def enter(self, count: int, deadline: float) -> None:
         """Waits for room for a number of creates, and takes it.
@@ -79,12 +94,16 @@ class AsyncInFlight:
             LimitReached: There is no room, and callers should not wait.
             DeadlineExceeded: There was no room by the deadline.
         """
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:  # whatever an earlier loop left behind is in flight no more
+            self._loop, self._used = loop, 0
+            self._waiting.clear()
         if self._is_free(count) and not self._waiting:
             self._used += count
             return
         if self._fail_fast:
             raise _full(self._most)
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        waiter: asyncio.Future[None] = loop.create_future()
         self._waiting.append((count, waiter))
         try:
             async with asyncio.timeout_at(deadline):
@@ -107,7 +126,7 @@ class AsyncInFlight:
     def _let_in(self) -> None:
         while self._waiting:
             count, waiter = self._waiting[0]
-            if waiter.done() or waiter.get_loop().is_closed():  # cancelled, or left behind by an earlier loop
+            if waiter.done():
                 self._waiting.popleft()
             elif self._is_free(count):
                 self._waiting.popleft()

@@ -71,7 +71,7 @@ class Producer:
         self._owner = Owner(type(self).__name__)
         self._guard = threading.RLock()  # guards the next two; reentrant, as a signal may interrupt its holder
         self._inbox: Inbox[Job] | None = None
-        self._is_closed = False
+        self._is_refusing = False  # set once the creates before the close are with the stream
         self._stream: ProducerStream | None = None  # owned by the shared thread
         self._caller = Caller(self._endpoint, timeout_seconds, self._owner)
         self._request_keys = request_keys
@@ -183,7 +183,8 @@ class Producer:
         if not self._owner.is_here:
             return
         with self._guard:
-            self._is_closed = True
+            if self._inbox is None:
+                self._is_refusing = True
         self._caller.close()
         if self._inbox is not None and runtime.may_wait():
             closing = asyncio.run_coroutine_threadsafe(self._close_stream(), runtime.loop())
@@ -245,11 +246,12 @@ class Producer:
         """Passes a job to the stream; runs on the shared thread."""
         if self._stream is None:
             self._stream = ProducerStream(self._endpoint, self._client_name, Backoff())
-            if self._is_closed:
+            if self._is_refusing:
                 self._stream.refuse()
         self._stream.submit(job)
 
     async def _close_stream(self) -> None:
+        self._is_refusing = True
         if self._stream is not None:
             await self._stream.close()
 

@@ -12,6 +12,7 @@ from codeq.errors import CodeqError
 from codeq.producer_attempts import Item
 from codeq.producer_frames import Result
 from codeq.records import NewTask, new_tasks
+from codeq.tracing import traced
 from codeq.v1 import producer_service_pb2
 
 TIMEOUT_SECONDS: Final = 30.0
@@ -30,6 +31,8 @@ class CreateOptions(TypedDict, total=False):
     max_attempts: int | None
     idempotency_key: str | None
     task_id: str | None
+    traceparent: str | None
+    tracestate: str | None
 
 
 def to_item(task: NewTask, *, with_key: bool) -> Item:
@@ -45,7 +48,7 @@ def to_item(task: NewTask, *, with_key: bool) -> Item:
     if with_key:
         task = keyed(task)
     request = producer_service_pb2.ProduceRequest()
-    task.fill(request.tasks.add())
+    traced(task).fill(request.tasks.add())
     return request.SerializeToString(), task.idempotency_key is not None
 
 

@@ -11,7 +11,7 @@ from google.protobuf import message_factory
 from google.protobuf.descriptor import FileDescriptor
 from google.protobuf.message import Message
 
-from codeq.calls import Call
+from codeq.calls import Call, new_key
 from codeq.v1 import (
     audit_service_pb2,
     cluster_service_pb2,
@@ -105,8 +105,12 @@ def by_name() -> dict[str, Rpc]:
     }
 
 
-def call_of(request: Message) -> Call[Message]:
+def call_of(request: Message, *, with_keys: bool = False) -> Call[Message]:
     """Returns the call that a request belongs to; its value is the reply as it is.
+
+    Args:
+        request: The request, which is left as it is.
+        with_keys: Whether tasks to create with neither key nor id get a key, so that the call may run twice.
 
     Raises:
         TypeError: The value is not the request of a unary RPC.
@@ -114,11 +118,30 @@ def call_of(request: Message) -> Call[Message]:
     name = type(request).__name__.removesuffix("Request")
     rpc = by_name().get(name)
     if rpc is None or not isinstance(request, rpc.request):
-        raise TypeError(f"request must be the request of a unary RPC, such as GetTaskRequest, not {type(request).__name__}")
+        raise TypeError(
+            f"request must be the request of a unary RPC, such as GetTaskRequest, not {type(request).__name__}"
+        )
+    if with_keys and name in ("CreateTask", "BatchCreateTasks"):
+        request = _keyed(request)
     condition = _REPEATABLE_IF.get(name)
     repeatable = condition(request) if condition else name.startswith(_READING) or name in _REPEATABLE
     wait = float(getattr(request, "wait_seconds", 0))
     return Call(rpc.path, request, rpc.reply, _same, wait_seconds=wait, repeatable=repeatable)
+
+
+def _keyed(request: Any) -> Any:
+    """Returns a copy of a create in which each task with neither key nor id has a key; an atomic batch gets one."""
+    keyed = type(request)()
+    keyed.CopyFrom(request)
+    tasks = keyed.tasks if isinstance(request, task_service_pb2.BatchCreateTasksRequest) else [keyed.spec]
+    free = [task for task in tasks if not (task.HasField("idempotency_key") or task.HasField("task_id"))]
+    if getattr(keyed, "atomic", False):
+        if len(free) == len(tasks) and not keyed.HasField("idempotency_key"):
+            keyed.idempotency_key = new_key()
+    else:
+        for task in free:
+            task.idempotency_key = new_key()
+    return keyed
 
 
 def _same(reply: Message) -> Message:

@@ -26,7 +26,7 @@ def settle(job: Callable[[], None]) -> None:
 
 
 def flush(seconds: float) -> None:
-    """Waits until the functions given so far have run; at most a number of seconds. Does nothing on the thread itself."""
+    """Waits until the functions given so far have run, at most a number of seconds; not on the thread itself."""
     if _thread is None or threading.current_thread() is _thread:
         return
     done = threading.Event()
@@ -35,7 +35,7 @@ def flush(seconds: float) -> None:
 
 
 def _has_thread() -> bool:
-    global _thread
+    global _thread  # noqa: PLW0603 - the thread is the process's
     if _thread is None:
         with _guard:
             if _thread is None:
@@ -58,7 +58,7 @@ def _work(jobs: queue.SimpleQueue[Callable[[], None]]) -> None:
 
 def _forget() -> None:
     """Drops the parent's thread in a forked child, where it does not exist."""
-    global _jobs, _thread, _guard  # noqa: PLW0603 - see above
+    global _jobs, _thread, _guard
     _guard, _jobs, _thread = threading.RLock(), queue.SimpleQueue(), None
 
 

@@ -1,53 +1,67 @@
-"""Trace context of OpenTelemetry, if the program uses it: the SDK itself depends on no part of it."""
+"""Trace context of OpenTelemetry, if the program uses it: the SDK itself depends on no part of it.
+
+Whatever the program's tracing raises is logged, and costs neither a create nor a task.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import sys
 from collections.abc import Iterator
-from typing import Any
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from typing import Any, Final
 
 from codeq.logs import log
 from codeq.records import NewTask, Task
 
-_API = "opentelemetry.trace"
+_API: Final = "opentelemetry.trace"
 """Module that a program with traces has imported; without it there is no current span."""
 
 
-def current() -> tuple[str | None, str | None]:
-    """Returns traceparent and tracestate of the current span; (None, None): there is none."""
-    if _API not in sys.modules:
-        return None, None
+def traced(task: NewTask) -> NewTask:
+    """Returns a task with the trace context of the current span, if there is one and the task has none of its own."""
+    if _API not in sys.modules or task.traceparent is not None:
+        return task
     carrier: dict[str, str] = {}
-    _propagator().inject(carrier)
-    return carrier.get("traceparent"), carrier.get("tracestate")
+    try:
+        _propagator().inject(carrier)
+    except Exception:  # noqa: BLE001 - see above
+        log.exception("the trace context of a create cannot be told")
+    if "traceparent" not in carrier:
+        return task
+    return replace(task, traceparent=carrier["traceparent"], tracestate=carrier.get("tracestate"))
 
 
 @contextlib.contextmanager
 def processing(task: Task[Any]) -> Iterator[None]:
     """Runs a handler in a span of kind CONSUMER, a child of the span in which the task was created."""
-    if _API not in sys.modules:
+    with _span(task) if _API in sys.modules else contextlib.nullcontext():
         yield
-        return
-    from opentelemetry import trace  # noqa: PLC0415 - only programs that use it have it
 
-    carrier = {"traceparent": task.traceparent or "", "tracestate": task.tracestate or ""}
-    span = trace.get_tracer("codeq").start_as_current_span(
-        f"process {task.command}",
-        context=_propagator().extract({name: value for name, value in carrier.items() if value}),
-        kind=trace.SpanKind.CONSUMER,
-        attributes={
-            "messaging.system": "codeq",
-            "messaging.operation.name": "process",
-            "messaging.destination.name": task.command,
-            "messaging.message.id": task.id,
-        },
-    )
-    with span:
-        yield
+
+def _span(task: Task[Any]) -> AbstractContextManager[object]:
+    try:
+        trace: Any = importlib.import_module(_API)
+        carrier = {"traceparent": task.traceparent, "tracestate": task.tracestate}
+        span: AbstractContextManager[object] = trace.get_tracer("codeq").start_as_current_span(
+            f"process {task.command}",
+            context=_propagator().extract({name: value for name, value in carrier.items() if value}),
+            kind=trace.SpanKind.CONSUMER,
+            attributes={
+                "messaging.system": "codeq",
+                "messaging.operation.name": "process",
+                "messaging.destination.name": task.command,
+                "messaging.message.id": task.id,
+            },
+        )
+    except Exception:  # noqa: BLE001 - see above
+        log.exception("task %s is processed without a span", task.id)
+        return contextlib.nullcontext()
+    return span
 
 
 def _propagator() -> Any:
-    from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator  # noqa: PLC0415
-
-    return TraceContextTextMapPropagator()
+    module: Any = importlib.import_module("opentelemetry.trace.propagation.tracecontext")
+    return module.TraceContextTextMapPropagator()

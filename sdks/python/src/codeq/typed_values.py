@@ -15,7 +15,7 @@ import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date, datetime
 from decimal import Decimal, InvalidOperation
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar, cast
 from uuid import UUID
 
 from codeq.errors import FieldViolation, InvalidField
@@ -29,7 +29,7 @@ _Convert = Callable[[Any, str], Any]
 _MSGSPEC_PATH: Final = re.compile(r" - at `\$?([^`]*)`$")
 
 
-class Mismatch(ValueError):
+class MismatchError(ValueError):
     """JSON that does not fit a type.
 
     Attributes:
@@ -67,9 +67,9 @@ class Reader(Generic[_Value]):
         """
         try:
             value = self._read(data or b"null", name)
-        except Mismatch as error:
+        except MismatchError as error:
             raise InvalidField(str(error), violations=[FieldViolation(error.path, error.problem)]) from None
-        return typing.cast("_Value", value)
+        return cast("_Value", value)
 
     def _read(self, data: bytes, name: str) -> object:
         if _is_model(self._kind):
@@ -81,7 +81,7 @@ class Reader(Generic[_Value]):
         try:
             plain = json.loads(data)
         except (ValueError, RecursionError) as error:
-            raise Mismatch(name, text_of(error)) from None
+            raise MismatchError(name, text_of(error)) from None
         assert self._convert is not None
         return self._convert(plain, name)
 
@@ -115,7 +115,7 @@ def payload_type(handler: object, of: type) -> Any:
     """
     function = handler if inspect.isroutine(handler) else getattr(type(handler), "__call__", None)  # noqa: B004
     try:
-        parameters = list(inspect.signature(typing.cast("Callable[..., object]", handler)).parameters.values())
+        parameters = list(inspect.signature(cast("Callable[..., object]", handler)).parameters.values())
     except (TypeError, ValueError):
         return None
     if not parameters:
@@ -149,7 +149,7 @@ def _checked_model(read: Callable[[], object], name: str) -> object:
     except ValueError as error:
         told = getattr(error, "errors", None)
         first: Mapping[str, Any] = told()[0] if callable(told) else {"loc": (), "msg": text_of(error)}
-        raise Mismatch(_path(name, first["loc"]), str(first["msg"])) from None
+        raise MismatchError(_path(name, first["loc"]), str(first["msg"])) from None
 
 
 def _checked_struct(read: Callable[[], object], name: str) -> object:
@@ -159,7 +159,7 @@ def _checked_struct(read: Callable[[], object], name: str) -> object:
         text = str(error)
         found = _MSGSPEC_PATH.search(text)
         path = name + (found.group(1) if found else "")
-        raise Mismatch(path, text[: found.start()] if found else text) from None
+        raise MismatchError(path, text[: found.start()] if found else text) from None
 
 
 def _path(name: str, parts: Iterable[object]) -> str:
@@ -258,8 +258,8 @@ def _scalar(accepted: tuple[type, ...], name: str) -> _Convert:
 
     def convert(value: Any, path: str) -> Any:
         if not isinstance(value, accepted) or (isinstance(value, bool) and bool not in accepted):
-            raise Mismatch(path, f"must be {name}, not {_json_name(value)}")
-        return float(value) if as_float else value
+            raise MismatchError(path, f"must be {name}, not {_json_name(value)}")
+        return float(cast("float", value)) if as_float else value
 
     return convert
 
@@ -271,7 +271,7 @@ def _parsed(parse: Callable[[Any], Any], name: str) -> _Convert:
                 return parse(value)
         except (ValueError, InvalidOperation):
             pass
-        raise Mismatch(path, f"must be {name}")
+        raise MismatchError(path, f"must be {name}")
 
     return convert
 
@@ -282,7 +282,7 @@ def _enum(kind: type[enum.Enum]) -> _Convert:
             return kind(value)
         except ValueError:
             shown = ", ".join(repr(each.value) for each in kind)
-            raise Mismatch(path, f"must be one of {shown}") from None
+            raise MismatchError(path, f"must be one of {shown}") from None
 
     return convert
 
@@ -292,7 +292,7 @@ def _one_of(values: tuple[Any, ...]) -> _Convert:
         for each in values:
             if each == value and type(each) is type(value):
                 return each
-        raise Mismatch(path, f"must be one of {', '.join(map(repr, values))}")
+        raise MismatchError(path, f"must be one of {', '.join(map(repr, values))}")
 
     return convert
 
@@ -303,7 +303,7 @@ def _union(options: list[_Convert]) -> _Convert:
         for option in options:
             try:
                 return option(value, path)
-            except Mismatch as error:
+            except MismatchError as error:
                 problems.append(error)
         # The option that got furthest into the value is most likely the one that was meant.
         raise max(problems, key=lambda problem: len(problem.path))
@@ -314,7 +314,7 @@ def _union(options: list[_Convert]) -> _Convert:
 def _list_of(item: _Convert, make: Callable[[list[Any]], object]) -> _Convert:
     def convert(value: Any, path: str) -> Any:
         if not isinstance(value, list):
-            raise Mismatch(path, f"must be a list, not {_json_name(value)}")
+            raise MismatchError(path, f"must be a list, not {_json_name(value)}")
         return make([item(each, f"{path}[{index}]") for index, each in enumerate(value)])
 
     return convert
@@ -327,8 +327,10 @@ def _tuple_of(args: tuple[Any, ...], known: dict[Any, _Convert]) -> _Convert:
 
     def convert(value: Any, path: str) -> Any:
         if not isinstance(value, list) or len(value) != len(items):
-            raise Mismatch(path, f"must be a list of {len(items)}")
-        return tuple(item(each, f"{path}[{index}]") for index, (item, each) in enumerate(zip(items, value, strict=True)))
+            raise MismatchError(path, f"must be a list of {len(items)}")
+        return tuple(
+            item(each, f"{path}[{index}]") for index, (item, each) in enumerate(zip(items, value, strict=True))
+        )
 
     return convert
 
@@ -340,7 +342,7 @@ def _dict_of(args: tuple[Any, ...], known: dict[Any, _Convert]) -> _Convert:
 
     def convert(value: Any, path: str) -> Any:
         if not isinstance(value, dict):
-            raise Mismatch(path, f"must be an object, not {_json_name(value)}")
+            raise MismatchError(path, f"must be an object, not {_json_name(value)}")
         return {key: item(each, f"{path}.{key}") for key, each in value.items()}
 
     return convert
@@ -351,17 +353,17 @@ def _dataclass(kind: Any, known: dict[Any, _Convert]) -> _Convert:
 
     def convert(value: Any, path: str) -> Any:
         if not isinstance(value, dict):
-            raise Mismatch(path, f"must be an object, not {_json_name(value)}")
+            raise MismatchError(path, f"must be an object, not {_json_name(value)}")
         given = {}
         for name, is_needed, item in fields:
             if name in value:
                 given[name] = item(value[name], f"{path}.{name}")
             elif is_needed:
-                raise Mismatch(f"{path}.{name}", "is missing")
+                raise MismatchError(f"{path}.{name}", "is missing")
         try:
             return kind(**given)
         except (TypeError, ValueError) as error:  # from the program's __post_init__
-            raise Mismatch(path, text_of(error)) from None
+            raise MismatchError(path, text_of(error)) from None
 
     known[kind] = convert
     try:

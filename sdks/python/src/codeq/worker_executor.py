@@ -23,7 +23,8 @@ from codeq.logs import log
 from codeq.metrics import SafeMetrics
 from codeq.outcomes import Nack, Outcome, Verdict
 from codeq.records import CancelReason, Task
-from codeq.worker_handlers import Entry, Handler, Handlers
+from codeq.worker_chain import Handler
+from codeq.worker_handlers import Entry, Handlers
 from codeq.worker_reports import Finish, Report, report
 from codeq.worker_stats import WorkerStats
 
@@ -228,7 +229,7 @@ class HandlerExecutor:
         return functools.partial(self._call_on_users_loop, start)
 
     def _outcome(self, run: _Run) -> Report | Awaitable[object]:
-        """Runs a sync handler; returns its report, or the awaitable that it returned (a sync wrapper of an async one)."""
+        """Runs a sync handler; returns its report, or the awaitable that a sync wrapper of an async one returned."""
         self._note_start(run)
         try:
             with tracing.processing(run.task):

@@ -10,8 +10,7 @@ from typing import Any
 from codeq import arguments
 from codeq.records import Task
 from codeq.typed_values import Reader, payload_type
-from codeq.worker_chain import Handler, InThread, Middleware, is_async, layered
-
+from codeq.worker_chain import Handler, InThread, Middleware, layered
 
 
 def check_handler(handler: object) -> None:

@@ -13,7 +13,7 @@ class WorkerStats:
         streams: Streams opened.
         received: Tasks delivered.
         settled: Outcomes that the server accepted.
-        refused: Outcomes that the server rejected, such as late outcomes with a stale token.
+        refused: Late outcomes: those that the server rejected, and those dropped because their lease was lost.
         lost: Leases lost while their task was running.
         stuck: Handlers that went on after their timeout, or after the end of their lease.
         late_renewals: Times that leases were renewed only after more than half of their length.

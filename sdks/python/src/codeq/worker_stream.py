@@ -371,7 +371,13 @@ class WorkerStream:
             del self._held[task.id]
             self._due.pop(task.id, None)
         if done.data is not None:
-            self._unsent.append(done)
+            if task.is_lost:  # too late: the server would reject it
+                self._stats.refused += 1
+                log.warning(
+                    "outcome of task %s (lease token %s) dropped: %s", task.id, task.lease_token, task.cancel_reason
+                )
+            else:
+                self._unsent.append(done)
         self._executor.ended(task)
         self._wake.set()
 

@@ -6,7 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"os"
+	"os/signal"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/osvaldoandrade/codeq/sdks/go/worker"
@@ -27,6 +30,7 @@ type workerArgs struct {
 	DrainSeconds *float64       `json:"drainSeconds"`
 	WindowBytes  int64          `json:"windowBytes"`
 	Limits       map[string]int `json:"limits"`
+	Signals      bool           `json:"handleSignals"`
 	Behaviour    []behaviour    `json:"behaviour"`
 }
 
@@ -121,6 +125,9 @@ func (d *driver) runWorker(args json.RawMessage) error {
 	d.mu.Lock()
 	d.workers[given.connection.Name] = running
 	d.mu.Unlock()
+	if given.Signals {
+		stopAtSignals(running)
+	}
 	go func() {
 		defer close(running.ended)
 		err := made.Run(context.Background())
@@ -131,6 +138,23 @@ func (d *driver) runWorker(args json.RawMessage) error {
 		d.write(ended)
 	}()
 	return nil
+}
+
+// stopAtSignals stops a worker at each signal until it has ended: the first drains it, the second ends it.
+func stopAtSignals(running *runningWorker) {
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, syscall.SIGTERM, os.Interrupt)
+	go func() {
+		defer signal.Stop(signals)
+		for {
+			select {
+			case <-signals:
+				running.worker.Stop()
+			case <-running.ended:
+				return
+			}
+		}
+	}()
 }
 
 func (d *driver) stopWorker(args json.RawMessage) error {

@@ -77,7 +77,7 @@ class Behaviour:
         self._emit({"event": "cancelled", "worker": self._worker, "id": task.id, "reason": shown})
 
 
-def _outcome(name: str, args: list[Any]) -> object:
+def _outcome(name: str, args: list[Any]) -> object:  # noqa: C901 - one case each
     """Returns or raises the outcome of a step that ends the handler."""
     first = args[0] if args else None
     match name:

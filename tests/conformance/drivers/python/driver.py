@@ -87,7 +87,7 @@ class Driver:
         }
 
     async def _stats(self, _: dict[str, Any]) -> dict[str, Any]:
-        resident = int(Path("/proc/self/statm").read_text().split()[1]) * _PAGE_BYTES
+        resident = int(Path("/proc/self/statm").read_text().split()[1]) * _PAGE_BYTES  # noqa: ASYNC240 - in memory
         files = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - names are enough
         return {"rssBytes": resident, "threads": threading.active_count(), "openFiles": files}
 
@@ -129,7 +129,7 @@ class Driver:
     async def _create_and_wait(self, args: dict[str, Any]) -> dict[str, Any]:
         producer = self._producers[args["name"]]
         result = await producer.create_and_wait(args["command"], _payload(args), **_options(args))
-        return to_json(result._message)  # noqa: SLF001 - compared with the reply of the REST API
+        return to_json(result._message)
 
     async def _call(self, verb: str, args: dict[str, Any]) -> dict[str, Any]:
         client = self._clients[args.pop("name")]

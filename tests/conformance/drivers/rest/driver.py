@@ -82,7 +82,6 @@ class Clients:
         where, method = route(rpc), METHODS[rpc]
         left = dict(request)
         path = re.sub(r"\{(\w+)\}", lambda at: quote(str(left.pop(at[1], "")), safe=""), where.path)
-        known = fields_by_json_name(method.input_type)
         content: bytes | None = None
         query: list[tuple[str, str]] = []
         if where.body == "*":
@@ -116,7 +115,7 @@ def known_name(message: Descriptor, field: str) -> str:
 
 
 def _reply(rpc: str, answer: httpx.Response) -> Any:
-    if answer.status_code >= 400:  # noqa: PLR2004
+    if answer.status_code >= 400:
         raise _failure(answer)
     if rpc == "GetTaskArtifact":
         return {

@@ -30,6 +30,9 @@ STOP_SECONDS_MAX: Final = 15.0
 COMMAND_VARIABLE: Final = "CODEQ_TEST_SERVER"
 """Variable with the command of the server, such as "/opt/codeq/bin/codeq"."""
 
+_PASSED_ON: Final = ("HOME", "LANG", "LC_ALL", "PATH", "PYTHONPATH", "TMPDIR", "VIRTUAL_ENV")
+"""Variables of this process that servers get; others may be settings of some other server."""
+
 _POLL_SECONDS: Final = 0.02
 _LOG_CHARACTERS: Final = 4000
 _TOKEN: Final = "dev-token"  # noqa: S105 - the token of servers for development
@@ -120,7 +123,8 @@ def temporary_server(
     Args:
         command: Command that starts `codeq`, with leading arguments if it is a sequence; None: CODEQ_TEST_SERVER, else
             the `codeq` beside the running Python or on the PATH, else the server package of the running Python.
-        env: Settings of the server as variables, such as {"LEASE_SECONDS": "5"}, besides those of this process.
+        env: Settings of the server as variables, such as {"LOG_LEVEL": "debug"}. It gets no others of this process,
+            except PATH and the like.
         flags: Further flags of `codeq serve`.
         in_memory: Whether the store is in memory, which is faster.
 
@@ -140,11 +144,12 @@ def temporary_server(
             *([] if in_memory else store),
             *flags,
         ]
+        inherited = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
         memory = {"PERSISTENCE_PROVIDER": "memory"} if in_memory else {}
         with log.open("wb") as output:
             process = subprocess.Popen(  # noqa: S603 - starts what the caller names
                 arguments,
-                env={**os.environ, **memory, **(env or {})},
+                env={**inherited, **memory, **(env or {})},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,

@@ -1,0 +1,60 @@
+import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+import { test } from "node:test";
+import { plain } from "../admin-records.js";
+import { AuditRecordSchema } from "../gen/codeq/v1/audit_service_pb.js";
+import { GetTopologyResponseSchema, TopologySchema } from "../gen/codeq/v1/cluster_service_pb.js";
+import { QueueSchema } from "../gen/codeq/v1/queue_service_pb.js";
+import { TenantSchema } from "../gen/codeq/v1/tenant_service_pb.js";
+import { ExplainTaskResponseSchema, TaskService } from "../gen/codeq/v1/task_service_pb.js";
+import { isRepeatable } from "../repeating.js";
+import { VERSION } from "../version.js";
+import { create } from "@bufbuild/protobuf";
+
+const ROOT = new URL("../../", import.meta.url);
+
+test("the public API is the one that was reviewed: run scripts/api.mjs after a change of it", async () => {
+  const { publicApi } = (await import(new URL("scripts/api.mjs", ROOT).href)) as { publicApi: () => string };
+  assert.equal(readFileSync(new URL("api/sdk.api.txt", ROOT), "utf8"), publicApi());
+});
+
+test("the version is that of the package", () => {
+  assert.equal((JSON.parse(readFileSync(new URL("package.json", ROOT), "utf8")) as { version: string }).version, VERSION);
+});
+
+test("the lock file names no registry", () => {
+  assert.ok(!readFileSync(new URL("package-lock.json", ROOT), "utf8").includes('"resolved"'));
+});
+
+test("plain records have every field of their messages, unset ones as undefined", () => {
+  const cases = [
+    [QueueSchema, create(QueueSchema, { command: "A", ready: 2n ** 60n })],
+    [TenantSchema, create(TenantSchema, { limits: { queuesMax: 5n } })],
+    [AuditRecordSchema, create(AuditRecordSchema)],
+    [TopologySchema, create(TopologySchema, { members: [{ id: "a" }] })],
+    [ExplainTaskResponseSchema, create(ExplainTaskResponseSchema, { reason: 1 })],
+    [GetTopologyResponseSchema, create(GetTopologyResponseSchema)],
+  ] as const;
+  for (const [schema, message] of cases) {
+    assert.deepEqual(Object.keys(plain<object>(schema, message)), schema.fields.map((field) => field.localName));
+  }
+  const queue = plain<{ ready: bigint; paused: boolean }>(QueueSchema, cases[0][1]);
+  assert.deepEqual([queue.ready, queue.paused], [2n ** 60n, false]);
+  assert.equal(plain<{ usage: unknown }>(TenantSchema, cases[1][1]).usage, undefined);
+  assert.equal(plain<{ reason: string }>(ExplainTaskResponseSchema, cases[4][1]).reason, "QUEUED");
+});
+
+test("which calls may run twice", () => {
+  assert.ok(isRepeatable("GetTask", {}));
+  assert.ok(!isRepeatable("PurgeQueue", {}));
+  assert.ok(!isRepeatable("CreateTask", { spec: {} }));
+  assert.ok(isRepeatable("CreateTask", { spec: { idempotencyKey: "k" } }));
+  assert.ok(!isRepeatable("SubmitResult", { taskId: "a" }));
+  assert.ok(isRepeatable("SubmitResult", { taskId: "a", leaseToken: 1n }));
+  assert.ok(!isRepeatable("BatchSubmitResults", { results: [{ leaseToken: 1n }, {}] }));
+  assert.ok(isRepeatable("BatchCreateTasks", { atomic: true, idempotencyKey: "k", tasks: [{}] }));
+  assert.ok(!isRepeatable("BatchCreateTasks", { atomic: true, tasks: [{}] }));
+  assert.ok(isRepeatable("RedriveTasks", { dryRun: true }));
+  assert.ok(!isRepeatable("RedriveTasks", {}));
+  assert.equal(TaskService.methods.length, 18);
+});

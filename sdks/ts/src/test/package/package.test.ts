@@ -1,0 +1,170 @@
+// Tests the package as users get it: packed, installed beside other packages, type-checked, and bundled.
+import assert from "node:assert/strict";
+import { execFileSync, spawnSync } from "node:child_process";
+import { cpSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { after, before, test } from "node:test";
+import { fileURLToPath } from "node:url";
+import { VERSION } from "../../version.js";
+
+const ROOT = fileURLToPath(new URL("../../../", import.meta.url));
+const BIN = join(ROOT, "node_modules", ".bin");
+const EXAMPLES = join(ROOT, "..", "..", "examples", "ts");
+
+let folder: string;
+let tarball: string;
+
+before(() => {
+  folder = mkdtempSync(join(tmpdir(), "codeq-package-"));
+  const packed = execFileSync("npm", ["pack", "--json", "--pack-destination", folder], { cwd: ROOT, encoding: "utf8" });
+  const told = JSON.parse(packed) as { filename: string }[] | Record<string, { filename: string }>;
+  tarball = join(folder, (Object.values(told)[0] as { filename: string }).filename);
+  const modules = join(folder, "node_modules");
+  mkdirSync(join(modules, "@codeq", "sdk"), { recursive: true });
+  execFileSync("tar", ["-xzf", tarball, "-C", join(modules, "@codeq", "sdk"), "--strip-components=1"]);
+  for (const name of readdirSync(join(ROOT, "node_modules"))) {
+    if (!name.startsWith(".")) symlinkSync(join(ROOT, "node_modules", name), join(modules, name));
+  }
+  writeFileSync(join(folder, "package.json"), '{"type":"module","private":true}');
+});
+
+after(() => rmSync(folder, { recursive: true, force: true }));
+
+/** Returns the errors of the compiler. */
+function compile(...files: string[]): string[] {
+  const options = {
+    target: "es2022",
+    lib: ["es2024", "esnext.disposable", "dom"],
+    module: "nodenext",
+    strict: true,
+    exactOptionalPropertyTypes: true,
+    noUncheckedIndexedAccess: true,
+    skipLibCheck: false,
+    noEmit: true,
+    types: ["node"],
+  };
+  writeFileSync(join(folder, "tsconfig.json"), JSON.stringify({ compilerOptions: options, files }));
+  const told = spawnSync(join(BIN, "tsc"), ["-p", folder], { encoding: "utf8" }).stdout;
+  // Continuation lines are indented. The types of Node 20 contradict each other without skipLibCheck; that is not ours.
+  return told.split("\n").filter((line) => line.includes("error TS") && !line.includes("node_modules/@types/node/"));
+}
+
+test("the package has what it needs and no tests", () => {
+  const root = join(folder, "node_modules", "@codeq", "sdk");
+  const files = readdirSync(root, { recursive: true, encoding: "utf8" });
+  for (const wanted of ["dist/index.js", "dist/index.d.ts", "dist/renewals.js", "dist/testing.js", "README.md"]) {
+    assert.ok(files.includes(wanted), wanted);
+  }
+  assert.deepEqual(files.filter((file) => file.startsWith("dist/test/")), []);
+  const told = JSON.parse(readFileSync(join(root, "package.json"), "utf8")) as { version: string; dependencies?: object };
+  assert.equal(told.version, VERSION);
+  assert.equal(told.dependencies, undefined);
+});
+
+test("the types resolve for every kind of import that an ESM package has", () => {
+  const args = [tarball, "--profile", "esm-only", "--format", "ascii", "--entrypoints", ".", "testing", "opentelemetry"];
+  const told = spawnSync(join(BIN, "attw"), args, { encoding: "utf8", cwd: folder });
+  assert.equal(told.status, 0, told.stdout + told.stderr);
+});
+
+test("the examples and a program with Connect, zod and valibot are type-checked, libraries included", () => {
+  const names = readdirSync(EXAMPLES).filter((name) => name.endsWith(".ts"));
+  assert.ok(names.includes("quickstart.ts"));
+  for (const name of names) cpSync(join(EXAMPLES, name), join(folder, name));
+  writeFileSync(join(folder, "consumer.ts"), CONSUMER);
+  assert.deepEqual(compile(...names, "consumer.ts"), []);
+});
+
+test("what the types must refuse is refused", () => {
+  writeFileSync(join(folder, "wrong.ts"), WRONG);
+  const lines = compile("wrong.ts");
+  assert.equal(lines.length, WRONG.match(/\/\/ wrong/g)?.length, lines.join("\n"));
+});
+
+test("the quick start of the README is the example", () => {
+  const readme = readFileSync(join(ROOT, "README.md"), "utf8");
+  const program = /```ts\n(import \{ Producer, Worker \}[\s\S]*?)```/.exec(readme)?.[1];
+  assert.equal(program, readFileSync(join(EXAMPLES, "quickstart.ts"), "utf8"));
+  assert.ok((program?.trim().split("\n").length ?? 99) <= 15);
+});
+
+const APP = `
+import { Worker, defaults } from "@codeq/sdk";
+const logger = { debug() {}, info() {}, warn(text) { if (text.includes("thread")) { console.log(text); process.exit(3); } }, error() {} };
+const worker = new Worker({ addresses: "127.0.0.1:1", token: "t", logger });
+worker.on("A", () => defaults().concurrency);
+const running = worker.run();
+setTimeout(async () => { await worker.stop(0); await running; console.log("ran"); }, 1500);
+`;
+
+test("an esbuild bundle runs, with its renewal thread beside it", () => {
+  writeFileSync(join(folder, "app.mjs"), APP);
+  const out = join(folder, "esbuild-out");
+  const thread = join(folder, "node_modules/@codeq/sdk/dist/renewals.js");
+  const args = ["app.mjs", thread, "--bundle", "--platform=node", "--format=esm", `--outdir=${out}`, "--entry-names=[name]"];
+  execFileSync(join(BIN, "esbuild"), args, { cwd: folder, stdio: "pipe" });
+  const told = spawnSync(process.execPath, [join(out, "app.js")], { encoding: "utf8", timeout: 30_000 });
+  assert.equal(told.stdout.trim(), "ran", told.stderr);
+});
+
+test("a Vite bundle runs", () => {
+  writeFileSync(join(folder, "app.mjs"), APP);
+  writeFileSync(
+    join(folder, "vite.config.mjs"),
+    `export default { logLevel: "error", build: { ssr: "app.mjs", outDir: "vite-out", rollupOptions: { output: { entryFileNames: "app.mjs" } } } };`,
+  );
+  execFileSync(process.execPath, [join(ROOT, "node_modules/vite/bin/vite.js"), "build"], { cwd: folder, stdio: "pipe" });
+  const told = spawnSync(process.execPath, [join(folder, "vite-out", "app.mjs")], { encoding: "utf8", timeout: 30_000 });
+  assert.equal(told.stdout.trim(), "ran", told.stderr);
+});
+
+const CONSUMER = `
+import { createClient, type Client as ConnectClient } from "@connectrpc/connect";
+import { createGrpcTransport } from "@connectrpc/connect-node";
+import { Client, Failed, isCodeqError, Producer, Worker, type DeliveredTask, type Reason } from "@codeq/sdk";
+import { openTelemetry } from "@codeq/sdk/opentelemetry";
+import { startTestServer } from "@codeq/sdk/testing";
+import { TaskService } from "@codeq/sdk/gen/codeq/v1/task_service_pb.js";
+import * as v from "valibot";
+import { z } from "zod";
+
+const connect: ConnectClient<typeof TaskService> = createClient(TaskService, createGrpcTransport({ baseUrl: "http://localhost:9092" }));
+export const read = async (id: string): Promise<string | undefined> => (await connect.getTask({ taskId: id })).task?.command;
+
+const worker = new Worker({ telemetry: openTelemetry(), metrics: { taskStarted: (task) => void task.id } });
+worker.on("ZOD", (task) => task.payload.name.length, { schema: z.object({ name: z.string() }) });
+worker.on("VALIBOT", async (task, { signal }) => (signal.aborted ? new Failed("x") : task.payload.n + 1), { schema: v.object({ n: v.number() }) });
+worker.on<{ a: number[] }>("TYPED", ({ payload }: DeliveredTask<{ a: number[] }>) => payload.a[0]?.toFixed());
+
+export async function calls(): Promise<void> {
+  await using server = await startTestServer();
+  await using producer = new Producer({ addresses: server.producerAddress, token: async () => "t" });
+  const result = await producer.createAndWait<{ n: number }>("A", { x: 1 }, { priority: 3, idempotencyKey: undefined });
+  const n: number | undefined = result.result?.n;
+  await using client = new Client();
+  const ready: bigint = (await client.queue("A")).ready;
+  const token: string | undefined = (await client.get("x")).leaseToken;
+  try {
+    await client.call(TaskService.method.getTask, { taskId: "x" });
+  } catch (error) {
+    if (isCodeqError(error, "TASK_NOT_FOUND", "RATE_LIMITED")) {
+      const reason: "TASK_NOT_FOUND" | "RATE_LIMITED" = error.reason;
+      const any: Reason = reason;
+      console.log(any, error.violations[0]?.field, n, ready, token);
+    }
+  }
+  for await (const task of client.tasks({ statuses: ["DLQ"] })) console.log(task.payload);
+}
+`;
+
+const WRONG = `
+import { Client, Producer, Worker } from "@codeq/sdk";
+import { z } from "zod";
+const worker = new Worker({ concurency: 3 }); // wrong
+worker.on("A", (task) => task.payload.name); // wrong
+worker.on("B", (task) => task.payload.name.toFixed(), { schema: z.object({ name: z.string() }) }); // wrong
+new Producer().create("A", 1, { delay: 3 }); // wrong
+const ready: number = (await new Client().queue("A")).ready; // wrong
+for await (const task of new Client().tasks({ statuses: ["DONE"] })) console.log(task); // wrong
+`;

@@ -1,0 +1,258 @@
+import { create, toBinary, type MessageInitShape } from "@bufbuild/protobuf";
+import type { Backoff } from "./backoff.js";
+import { monotonicMs, sleep, timer } from "./clock.js";
+import { FieldWriter } from "./codec.js";
+import { DEFAULTS } from "./defaults.js";
+import type { Endpoint } from "./endpoint.js";
+import { CodeqError, asCodeqError } from "./errors.js";
+import { ErrorReason } from "./gen/codeq/v1/error_pb.js";
+import { WorkRequestSchema } from "./gen/codeq/v1/worker_service_pb.js";
+import { framed } from "./grpc.js";
+import { CLIENT_INFO, Reconnects, TokenRenewal, checkProtocol, isFinal, isOfExpiredToken, learning, runStream } from "./streams.js";
+import type { Call, Channel } from "./transport.js";
+import { readWorkerMessage, type WorkerMessage } from "./worker-messages.js";
+import type { WorkerTasks } from "./worker-tasks.js";
+
+const WORK = "/codeq.v1.WorkerService/Work";
+
+/** Settings of a worker's streams. */
+export interface WorkerSettings {
+  readonly name: string;
+  readonly commands: readonly string[];
+  readonly concurrency: number;
+  readonly leaseSeconds: number;
+  readonly windowBytes: number;
+  readonly drainSeconds: number;
+}
+
+const writer = new FieldWriter();
+
+/** One worker's connection to the servers: carries tasks in, and outcomes out; reconnects, and drains when stopped. */
+export class WorkerStream {
+  readonly #endpoint: Endpoint;
+  readonly #settings: WorkerSettings;
+  readonly #tasks: WorkerTasks;
+  readonly #reconnects: Reconnects;
+  // State of the stream.
+  #call: Call | undefined;
+  #channel: Channel | undefined;
+  #tokens: TokenRenewal | undefined;
+  #endLearning: (() => void) | undefined;
+  #address = "";
+  #leader = "";
+  #isWelcomed = false;
+  #isLeaving = false;
+  #isWriting = false;
+  #isHalfClosed = false;
+  #isDrainTold = false;
+  #isPumpDue = false;
+  #isEnded = false;
+  // Stop.
+  #stopAtMs: number | undefined;
+  #stopTimers: NodeJS.Timeout[] = [];
+  readonly #over = new AbortController();
+
+  constructor(endpoint: Endpoint, settings: WorkerSettings, tasks: WorkerTasks, backoff: Backoff) {
+    this.#endpoint = endpoint;
+    this.#settings = settings;
+    this.#tasks = tasks;
+    this.#reconnects = new Reconnects("worker", endpoint, backoff);
+    tasks.onChange = () => this.#wake();
+  }
+
+  /** Stops taking tasks, and ends `run` once the running ones have ended, at the latest after `drainSeconds`. */
+  stop(drainSeconds: number): void {
+    const at = monotonicMs() + drainSeconds * 1000;
+    this.#stopAtMs = Math.min(at, this.#stopAtMs ?? Number.POSITIVE_INFINITY);
+    for (const each of this.#stopTimers) clearTimeout(each);
+    const left = Math.max(0, this.#stopAtMs - monotonicMs());
+    this.#stopTimers = [
+      timer(() => this.#timeIsUp(), left),
+      timer(() => this.#giveUp(), left + DEFAULTS.leaveSecondsMax * 1000),
+    ];
+    this.#wake();
+  }
+
+  /** Works until stopped; rejects if the server refuses the worker for good. */
+  async run(): Promise<void> {
+    try {
+      while (!this.#isOver()) {
+        const startedMs = monotonicMs();
+        const error = await this.#attempt();
+        this.#tasks.streamEnded();
+        if (this.#isOver()) return;
+        const mayRenew = this.#isWelcomed || isOfExpiredToken(error);
+        if (isFinal(error) && !(mayRenew && this.#endpoint.tokenIsRenewable)) throw error;
+        const attempt = { address: this.#address, leader: this.#leader, startedMs, isWelcomed: this.#isWelcomed };
+        await sleep(this.#reconnects.delayMsAfter(error, attempt), this.#over.signal);
+      }
+    } finally {
+      for (const each of this.#stopTimers) clearTimeout(each);
+      this.#tasks.end();
+    }
+  }
+
+  /** Returns whether the worker is stopped and has nothing left to report, or its time is up. */
+  #isOver(): boolean {
+    if (this.#stopAtMs === undefined) return false;
+    const lateMs = monotonicMs() - this.#stopAtMs;
+    const owesNothing = !this.#tasks.owesOutcomes && (this.#tasks.running === 0 || lateMs >= 0);
+    return this.#isEnded || owesNothing || lateMs >= DEFAULTS.leaveSecondsMax * 1000;
+  }
+
+  #timeIsUp(): void {
+    // Timers count from the start of their turn of the event loop, so they may fire some milliseconds early.
+    this.#stopAtMs = Math.min(this.#stopAtMs ?? Number.POSITIVE_INFINITY, monotonicMs());
+    this.#wake();
+  }
+
+  #giveUp(): void {
+    this.#isEnded = true;
+    this.#over.abort();
+    this.#call?.fail(new CodeqError("UNAVAILABLE", "the server did not settle the outcomes in time"));
+    this.#channel?.close();
+  }
+
+  /** Runs one stream to its end and returns why it ended. */
+  async #attempt(): Promise<CodeqError> {
+    this.#isWelcomed = this.#isLeaving = this.#isDrainTold = this.#isHalfClosed = this.#isWriting = false;
+    this.#address = this.#endpoint.servers.current;
+    this.#leader = "";
+    const channel = this.#endpoint.channel(this.#address);
+    this.#channel = channel;
+    try {
+      const metadata = await this.#endpoint.metadata();
+      this.#tokens = new TokenRenewal(this.#endpoint, metadata, () => this.#wake());
+      const { name, commands, leaseSeconds } = this.#settings;
+      const hello = { name, commands: [...commands], leaseSeconds, client: CLIENT_INFO };
+      const bytes = toBinary(WorkRequestSchema, create(WorkRequestSchema, { hello }));
+      await runStream(this.#endpoint, channel, WORK, bytes, metadata, {
+        opened: (call, first) => {
+          this.#open(call, readWorkerMessage(first));
+          this.#endLearning = learning(this.#endpoint, channel, metadata);
+        },
+        message: (data) => this.#take(readWorkerMessage(data)),
+      });
+      this.#isEnded ||= this.#stopAtMs !== undefined && !this.#tasks.owesOutcomes;
+    } catch (error) {
+      return asCodeqError(error);
+    } finally {
+      this.#call = undefined;
+      this.#tokens?.end();
+      this.#endLearning?.();
+      this.#endLearning = undefined;
+      channel.close();
+    }
+    if (this.#isLeaving) return new CodeqError("DRAINING", "the stream is ending");
+    return new CodeqError("UNAVAILABLE", "the stream ended");
+  }
+
+  #open(call: Call, first: WorkerMessage): void {
+    const welcome = first.rest.welcome;
+    if (welcome === undefined || welcome.leaseSeconds < 1 || welcome.creditsMax < 1) {
+      throw new CodeqError("BAD_HANDSHAKE", "the server's first message is not a valid welcome");
+    }
+    this.#isWelcomed = true;
+    this.#call = call;
+    this.#endpoint.servers.reached();
+    this.#reconnects.opened(this.#address);
+    checkProtocol(welcome, this.#endpoint.logger);
+    this.#tasks.streamOpened(welcome.leaseSeconds, welcome.creditsMax);
+    this.#take(first);
+    this.#pump();
+  }
+
+  #take(message: WorkerMessage): void {
+    const tasks = this.#tasks;
+    const { rest } = message;
+    if (message.settled > 0 && tasks.settle(message.settled, rest.outcomeErrors)) this.#isLeaving = true;
+    for (const grant of rest.extended) tasks.extended(grant.taskId, grant.leaseToken);
+    for (const lost of rest.lost) tasks.lost(lost.taskId, lost.leaseToken, "leaseLost");
+    for (const lost of rest.cancelled) tasks.lost(lost.taskId, lost.leaseToken, "cancelled");
+    const notice = rest.notice;
+    if (notice?.reason === ErrorReason.UNAUTHENTICATED) {
+      this.#tokens?.start(notice.graceMs);
+    } else if (notice !== undefined) {
+      this.#isLeaving = true;
+      this.#leader = notice.leader;
+    }
+    // Deliveries that crossed a half-close are taken back by the server; those that crossed a drain are given back.
+    if (message.tasks.length > 0 && !this.#isHalfClosed) tasks.receive(message.tasks, this.#stopAtMs !== undefined);
+    this.#wake();
+  }
+
+  /** Sends what waits once everything that runs now has had its chance to add to the message; no timer is involved. */
+  #wake(): void {
+    if (this.#stopAtMs !== undefined && this.#isOver()) this.#over.abort();
+    if (this.#isPumpDue || this.#isWriting || this.#call === undefined) return;
+    this.#isPumpDue = true;
+    queueMicrotask(() => {
+      this.#isPumpDue = false;
+      this.#pump();
+    });
+  }
+
+  #pump(): void {
+    const call = this.#call;
+    if (call === undefined || this.#isWriting || this.#isHalfClosed) return;
+    this.#isLeaving ||= this.#tokens?.isLate === true;
+    const chunks = this.#nextMessage();
+    if (chunks.length > 0) {
+      this.#isWriting = true;
+      call.write(framed(chunks), () => {
+        this.#isWriting = false;
+        if (this.#call === call) this.#pump();
+      });
+    } else if (this.#mayHalfClose()) {
+      this.#halfClose(call);
+    } else if (this.#isLeaving && !this.#tasks.hasUnsettled) {
+      // Tasks are still running. A half-close would give them back, but a broken stream keeps their leases.
+      call.fail(new CodeqError("DRAINING", "the stream is ending"));
+    }
+  }
+
+  /** Returns whether nothing more will be sent on this stream. */
+  #mayHalfClose(): boolean {
+    const isStopping = this.#stopAtMs !== undefined;
+    if (this.#tasks.running === 0 && (this.#isLeaving || isStopping)) return true;
+    return this.#stopAtMs !== undefined && monotonicMs() >= this.#stopAtMs;
+  }
+
+  /** The server settles what it has read, takes back the unfinished tasks, and ends the call. */
+  #halfClose(call: Call): void {
+    this.#isHalfClosed = true;
+    if (this.#stopAtMs !== undefined) this.#tasks.handBack();
+    call.end();
+    const late = timer(
+      () => call.fail(new CodeqError("UNAVAILABLE", "the server did not end the stream")),
+      DEFAULTS.leaveSecondsMax * 1000,
+    );
+    late.unref();
+  }
+
+  /** Returns the parts of the next message, with everything that waits, up to the limits; none: nothing waits. */
+  #nextMessage(): Uint8Array[] {
+    const tasks = this.#tasks;
+    const progress = tasks.takeProgress();
+    const chunks = tasks.takeOutcomes();
+    const isStopping = this.#stopAtMs !== undefined;
+    const token = this.#tokens?.take() ?? "";
+    const heartbeats = tasks.takeHeartbeats();
+    const drain = isStopping && !this.#isDrainTold;
+    this.#isDrainTold = isStopping;
+    if (progress.length > 0 || heartbeats.length > 0 || drain || token) {
+      const rest: MessageInitShape<typeof WorkRequestSchema> = { progress, heartbeats, drain, token };
+      chunks.push(toBinary(WorkRequestSchema, create(WorkRequestSchema, rest)));
+    }
+    if (!isStopping && !this.#isLeaving) {
+      const { credits, bytes } = tasks.takeCredits();
+      if (credits > 0 || bytes > 0) {
+        const to = writer.begin();
+        if (credits > 0) to.number(0x10, credits);
+        if (bytes > 0) to.number(0x18, bytes);
+        chunks.push(to.end());
+      }
+    }
+    return chunks;
+  }
+}

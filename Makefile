@@ -24,7 +24,8 @@ RAFT_CORE := server/raft_core
 RAFT_CORE_FILES := $(addprefix $(RAFT_CORE)/,Cargo.toml pyproject.toml codeq_raft_core.pyi py.typed) $(wildcard $(RAFT_CORE)/src/*.rs)
 # What cargo makes; a later build takes up from here.
 CARGO_TARGET := $(CURDIR)/build/raft_core
-GO_MODULES := $(patsubst %/go.mod,%,$(wildcard sdks/go/go.mod bench/load/go.mod))
+# The SDK first: all others use it.
+GO_MODULES := sdks/go sdks/go/codeqtest sdks/go/codeqotel examples/go tests/conformance/drivers/go bench/sdks/go bench/load
 BUF_TEMPLATES := buf.gen.yaml buf.gen.vendor.yaml buf.gen.internal.yaml
 TEST_TOOLS := git bash curl jq
 HOST_TOOLS := buildah debootstrap strace curl gcc ip jq nft nginx haproxy javac
@@ -173,12 +174,12 @@ test-compiled-quick: setup-dev ## Run unit and gateway tests and short searches 
 	@$(VENV)/bin/python tests/compiled.py compiled-quick
 
 .PHONY: test-go
-test-go: setup-dev ## Build, vet and test the Go modules
-	@for module in $(GO_MODULES); do echo "go build, vet, test: $$module"; (cd $$module && go build -o /dev/null ./... && go vet ./... && go test ./...); done
+test-go: setup-dev ## Build, vet and test the Go modules, with the race detector
+	@for module in $(GO_MODULES); do echo "go build, vet, test: $$module"; (cd $$module && go build -o /dev/null ./... && go vet ./... && go test -race ./...); done
 
 .PHONY: test-node
-test-node: setup-dev ## Compile and test the TypeScript package
-	@cd sdks/ts && npm test --silent
+test-node: setup-dev ## Compile and test the TypeScript package: itself, as users get it, and against a server
+	@cd sdks/ts && npm test --silent && npm run --silent test:package && npm run --silent test:server
 
 .PHONY: test-host
 test-host: setup-dev ## Run the tests that need root or system tools
@@ -203,6 +204,10 @@ model: setup-dev ## Repeat a random workload on the core, as named by a test (SE
 .PHONY: soak
 soak: setup-dev ## Search for hours: 10000 simulated nodes, 1000 clusters, 60000 workloads on the core, 200000 calls against a tenant, forks under the SDK, renewed tokens (resumes where it stopped)
 	@$(VENV)/bin/python tests/soak.py $(ARGS)
+
+.PHONY: soak-sdks
+soak-sdks: setup-dev ## Work a million tasks through each SDK while connections are cut and the server is killed (ARGS='--sdks go --tasks 50000')
+	@$(VENV)/bin/python tests/conformance/soak.py $(ARGS)
 
 .PHONY: torture
 torture: setup-dev ## Torture clusters for hours, fault by fault (resumes where it stopped; ARGS='kill-leader --rounds 20': less)
@@ -277,6 +282,10 @@ bench-rest: setup-dev ## Measure one node over REST, fsync on
 .PHONY: bench-raft
 bench-raft: setup-dev ## Measure three nodes of a Raft cluster on this machine, fsync on (ARGS='--lone 1': a lone caller)
 	@$(VENV)/bin/python bench/run.py raft $(ARGS)
+
+.PHONY: bench-sdks
+bench-sdks: setup-dev ## Measure the CPU time of each SDK per full cycle, and its lone creates, against one node with fsync on
+	@$(VENV)/bin/python bench/sdks/run.py $(ARGS)
 
 .PHONY: clean
 clean: clean-compiled ## Remove the files of setup, tests and builds, but never the store in ./data

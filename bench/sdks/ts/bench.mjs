@@ -1,19 +1,19 @@
-// Measures the TypeScript SDK against a real server with fsync on, and prints one JSON line.
-//
-//   node bench/sdks/ts/bench.mjs [--seconds 8] [--callers 256] [--concurrency 256]
+// Measures the TypeScript SDK against a running server, and prints one JSON line; started by bench/sdks/run.py.
 //
 // A cycle is a task that is created by its own call, delivered to a worker of the same process, and settled. CPU is that
-// of this process, all its threads included. The server is started from CODEQ_SERVER_COMMAND, or `codeq`.
+// of this process, all its threads included.
 import { createRequire } from "node:module";
 import { parseArgs } from "node:util";
-import { Client, Producer, Worker } from "../../../sdks/ts/dist/index.js";
-import { startTestServer } from "../../../sdks/ts/dist/testing.js";
+import { Producer, Worker } from "../../../sdks/ts/dist/index.js";
 import { bareCreates } from "./bare-call.mjs";
 
 const require = createRequire(new URL("../../../sdks/ts/package.json", import.meta.url));
 
 const { values } = parseArgs({
   options: {
+    producer: { type: "string" },
+    worker: { type: "string" },
+    token: { type: "string" },
     seconds: { type: "string", default: "8" },
     warmup: { type: "string", default: "2" },
     callers: { type: "string", default: "256" },
@@ -79,15 +79,6 @@ function round(number) {
   return Math.round(number * 1000) / 1000;
 }
 
-const server = await startTestServer();
-try {
-  const client = new Client({ addresses: server.producerAddress, token: server.token });
-  const { fsync, compiled } = await client.serverInfo();
-  await client.close();
-  if (!fsync) throw new Error("the server does not fsync");
-  const alone = await lone(server);
-  const loaded = await cycles(server);
-  console.log(JSON.stringify({ bench: "sdk-ts", node: process.version, fsync, compiled, ...loaded, ...alone }));
-} finally {
-  await server.stop();
-}
+const server = { producerAddress: values.producer, workerAddress: values.worker, token: values.token };
+const alone = await lone(server);
+console.log(JSON.stringify({ ...(await cycles(server)), ...alone }));

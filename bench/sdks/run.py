@@ -62,7 +62,6 @@ def measure(name: str, callers: int, seconds: float) -> dict[str, Any]:
             text=True,
             timeout=START_SECONDS_MAX + 10 * seconds,
             check=False,
-            env=os.environ,
         )
     if done.returncode:
         raise BenchError(f"{name}: {done.stderr or done.stdout}")

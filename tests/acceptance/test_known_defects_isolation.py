@@ -231,7 +231,9 @@ BAD_NAMES = ["", " ", "a/b", "/", "a b", ".a", "-a", "ä", "a\n", "a\x00", "a" *
 def counts_of_queues(server: ServerProcess) -> list[dict[str, object]]:
     """Returns every queue without its rates and ages, which change with time."""
     queues = call(server, "GET", "/admin/queues?pageSize=500", token="producer").json()["queues"]
-    return [{name: value for name, value in queue.items() if not name.endswith(("Rate", "AgeSeconds"))} for queue in queues]
+    return [
+        {name: value for name, value in queue.items() if not name.endswith(("Rate", "AgeSeconds"))} for queue in queues
+    ]
 
 
 @pytest.mark.parametrize("name", BAD_NAMES, ids=lambda name: repr(name[:8]))

@@ -1,13 +1,13 @@
-"""Works a million tasks through each SDK while connections are cut and the server is killed; nothing may grow or be lost.
+"""Works a million tasks through each SDK while connections are cut and the server is killed.
 
     make soak-sdks                                        a million tasks for each of Python, Go and TypeScript
     .venv/bin/python tests/conformance/soak.py --sdks go --tasks 50000
 
-The driver of the SDK, the program that the conformance suite runs, creates tasks with request keys and works on them, both
-through a proxy that cuts every connection every CUT_SECONDS. Every KILL_SECONDS the server is killed and started again.
-Prints one JSON line per SDK: tasks created, deliveries, cuts, kills, and the driver's memory, threads and open files
-after each chunk of tasks. Exit code 1: a task was lost or created twice, or the last third of the run used more than the
-third before it, by more than GROWTH_MAX (memory) or SPARE (threads, files).
+The driver of the SDK, the program that the conformance suite runs, creates tasks with request keys and works on them,
+both through proxies that cut every connection every CUT_SECONDS. Every KILL_SECONDS the server is killed and started
+again. Prints one JSON line per SDK: tasks created, deliveries, cuts, kills, and the driver's memory, threads and open
+files after each chunk of tasks. Exit code 1: a task was lost or created twice, an error reached the program, or the
+last third of the run used more than the third before it, by more than GROWTH_MAX (memory) or SPARE (threads, files).
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 import type { Logger } from "../logger.js";
 
 /** Longest time that a test waits for something. */
-const WAIT_MS_MAX = 10_000;
+const WAIT_MS_MAX = 30_000;
 
 /** A logger that keeps its lines. */
 export class KeptLogger implements Logger {

@@ -135,6 +135,26 @@ func TestAuthorityIsReadAgainForEachConnection(t *testing.T) {
 	}
 }
 
+func TestUnixSocketsAreAddressesToo(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s")
+	listener, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := grpc.NewServer()
+	codeqv1.RegisterServerServiceServer(server, &infos{})
+	go func() { _ = server.Serve(listener) }()
+	t.Cleanup(server.Stop)
+	t.Setenv("HTTP_PROXY", "http://127.0.0.1:1") // never used
+	endpoint, err := NewEndpoint(Config{Addresses: []string{"unix:" + path}}, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := ask(t, endpoint, endpoint.Servers.Current()); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestUnverifiedConnectionsLogAWarning(t *testing.T) {
 	warnings := make(chan string, 4)
 	endpoint, err := NewEndpoint(Config{

@@ -10,7 +10,7 @@ import { pages, type Page } from "./paging.js";
 import { encode } from "./payloads.js";
 import { dateOf, Task, TaskResult, type TaskStatus } from "./records.js";
 import { times } from "./requests.js";
-import { encodeTask, wholeSeconds, type NewTask, type TaskOptions } from "./tasks-new.js";
+import { encodeTask, wholeSeconds, type NewTask, type TaskOptions } from "./new-tasks.js";
 import { printable } from "./texts.js";
 import type { CallOptions } from "./unary.js";
 import { encodeArtifacts } from "./worker-reports.js";

@@ -2,7 +2,7 @@
 export type { BatchOptions, CreateAllOptions, CreateOptions, ProducerOptions } from "./producer.js";
 export { Producer } from "./producer.js";
 export type { CreateResult } from "./producer-frames.js";
-export type { NewTask, TaskOptions } from "./tasks-new.js";
+export type { NewTask, TaskOptions } from "./new-tasks.js";
 export type { WorkerOptions } from "./worker.js";
 export { Worker } from "./worker.js";
 export type { WorkerStats } from "./worker-tasks.js";

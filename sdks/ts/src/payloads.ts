@@ -36,7 +36,8 @@ function isRawJson(value: unknown): value is RawJson {
  *
  * @param value Anything that JSON.stringify takes; undefined counts as null.
  * @param field Name of the value in errors.
- * @throws CodeqError INVALID_ARGUMENT if the value has no JSON form (functions, bigint, cycles), TOO_LARGE if it has more than `bytesMax` bytes.
+ * @throws CodeqError INVALID_ARGUMENT if the value has no JSON form (functions, bigint, cycles), TOO_LARGE if it has
+ *   more than `bytesMax` bytes.
  */
 export function encode(value: unknown, field: string, bytesMax = VALUE_BYTES_MAX): Uint8Array {
   const data = value instanceof Uint8Array ? value : encoder.encode(jsonOf(value, field));

@@ -1,6 +1,6 @@
 import { CodeqError, copyOf, fromReason } from "./errors.js";
 import type { FrameAck } from "./gen/codeq/v1/producer_service_pb.js";
-import type { Item } from "./tasks-new.js";
+import type { Item } from "./new-tasks.js";
 
 /** Id of a created task, or why it was not created. */
 export type CreateResult = string | CodeqError;

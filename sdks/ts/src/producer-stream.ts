@@ -15,7 +15,7 @@ import { framed } from "./grpc.js";
 import { VALUE_BYTES_MAX } from "./payloads.js";
 import { Pending, type Frame, type Job } from "./producer-frames.js";
 import { CLIENT_INFO, Reconnects, TokenRenewal, checkProtocol, isFinal, learning, runStream } from "./streams.js";
-import { OVERHEAD_BYTES_MAX } from "./tasks-new.js";
+import { OVERHEAD_BYTES_MAX } from "./new-tasks.js";
 import type { Call, Channel } from "./transport.js";
 
 const PRODUCE = "/codeq.v1.ProducerService/Produce";

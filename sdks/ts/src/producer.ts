@@ -9,7 +9,7 @@ import { quietly, type Metrics, type Telemetry } from "./hooks.js";
 import { Job, type CreateResult } from "./producer-frames.js";
 import { ProducerStream } from "./producer-stream.js";
 import { TaskResult } from "./records.js";
-import { encodeTask, newKey, type Item, type NewTask, type TaskOptions } from "./tasks-new.js";
+import { encodeTask, newKey, type Item, type NewTask, type TaskOptions } from "./new-tasks.js";
 import { Caller } from "./unary.js";
 
 /** Longest wait of one call for a result; the server allows 60 s. */
@@ -21,7 +21,10 @@ export interface ProducerOptions extends ConnectionOptions {
   readonly clientName?: string | undefined;
   /** Seconds within which a call ends, at most a day. Default: 30. */
   readonly timeoutSeconds?: number | undefined;
-  /** Add a random key to each create that has neither key nor id, so that it can be sent again. Default: if several servers are known. */
+  /**
+   * Add a random key to each create that has neither key nor id, so that it can be sent again. Default: if several
+   * servers are known.
+   */
   readonly requestKeys?: boolean | undefined;
   /** Tasks in flight, 1 to 1048576; further creates wait. Default: 65536. */
   readonly inFlightTasksMax?: number | undefined;
@@ -87,7 +90,9 @@ export class Producer implements AsyncDisposable {
    * Creates a task; once this resolves, the task is durable. A repeated create with the same key is not an error.
    *
    * @returns Id of the task.
-   * @throws CodeqError INVALID_FIELD, TOO_LARGE, IDEMPOTENCY_CONFLICT, TASK_ID_TAKEN, UNAUTHENTICATED and others if the server refuses it; OUTCOME_UNKNOWN if it was sent but not answered; DEADLINE_EXCEEDED if it was not sent in time; INVALID_ARGUMENT; CLOSED.
+   * @throws CodeqError INVALID_FIELD, TOO_LARGE, IDEMPOTENCY_CONFLICT, TASK_ID_TAKEN, UNAUTHENTICATED and others if the
+   *   server refuses it; OUTCOME_UNKNOWN if it was sent but not answered; DEADLINE_EXCEEDED if it was not sent in time;
+   *   INVALID_ARGUMENT; CLOSED.
    */
   create<Payload = unknown>(command: string, payload?: Payload, options: CreateOptions = {}): Promise<string> {
     return new Promise((resolve, reject) => {

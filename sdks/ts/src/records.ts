@@ -1,5 +1,11 @@
-import { TaskStatus as WireStatus, AttemptEnd as WireEnd, type Artifact as WireArtifact, type Task as WireTask, type TaskResult as WireResult } from "./gen/codeq/v1/task_pb.js";
 import type { Timestamp } from "@bufbuild/protobuf/wkt";
+import {
+  AttemptEnd as WireEnd,
+  TaskStatus as WireStatus,
+  type Artifact as WireArtifact,
+  type Task as WireTask,
+  type TaskResult as WireResult,
+} from "./gen/codeq/v1/task_pb.js";
 import { textOfJson } from "./payloads.js";
 
 /** State of a task. */

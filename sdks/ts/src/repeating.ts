@@ -1,5 +1,5 @@
 import type { TaskSpec } from "./gen/codeq/v1/task_pb.js";
-import { newKey } from "./tasks-new.js";
+import { newKey } from "./new-tasks.js";
 
 /** Calls that may run twice, whatever they say: reads, and those that only reach a state. */
 const REPEATABLE: ReadonlySet<string> = new Set([

@@ -5,7 +5,7 @@ import { NewArtifactSchema, OutcomeKind } from "./gen/codeq/v1/task_pb.js";
 import type { Logger } from "./logger.js";
 import { kindOf, Nack, type Completed, type Failed, type NewArtifact, type Outcome, type Snooze } from "./outcomes.js";
 import { encode } from "./payloads.js";
-import { wholeSeconds } from "./tasks-new.js";
+import { wholeSeconds } from "./new-tasks.js";
 import { printable, textOf } from "./texts.js";
 
 /** Most bytes of content in all artifacts of one result; the server may allow less for each. */

@@ -276,7 +276,7 @@ export class WorkerTasks {
         continue;
       }
       const renewMs = this.#leaseMs / DEFAULTS.renewalsPerLease;
-      const sent = this.#sentMs.get(delivery) ?? 0;
+      const sent = this.#sentMs.get(delivery) ?? Number.NEGATIVE_INFINITY;
       if (this.renewsHere && since >= renewMs && now - sent >= renewMs / 2) {
         this.#sentMs.set(delivery, now);
         this.#due.add(delivery);

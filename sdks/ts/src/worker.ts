@@ -109,11 +109,14 @@ export class Worker implements AsyncDisposable {
   /**
    * Works until `stop` is called.
    *
-   * @throws CodeqError UNAUTHENTICATED, MISSING_SCOPE, COMMAND_NOT_ALLOWED, INVALID_FIELD and others if the server refuses the worker for good; INVALID_ARGUMENT if it has no handler or runs already.
+   * @throws CodeqError UNAUTHENTICATED, MISSING_SCOPE, COMMAND_NOT_ALLOWED, INVALID_FIELD and others if the server
+   *   refuses the worker for good; INVALID_ARGUMENT if it has no handler or runs already.
    */
   run(): Promise<void> {
-    if (this.#running !== undefined) throw invalidArgument("run", "was called while the worker runs");
-    if (this.#handlers.size === 0 && this.#default === undefined) throw invalidArgument("on", "was never called: no handler");
+    if (this.#running !== undefined) return Promise.reject(invalidArgument("run", "was called while the worker runs"));
+    if (this.#handlers.size === 0 && this.#default === undefined) {
+      return Promise.reject(invalidArgument("on", "was never called: no handler"));
+    }
     this.#running = this.#run().finally(() => {
       this.#running = undefined;
       this.#stopAsked = undefined;

@@ -9,7 +9,7 @@ import { WorkRequestSchema, WorkResponseSchema } from "../gen/codeq/v1/worker_se
 import { MessageReader, framed, timeoutHeader } from "../grpc.js";
 import { Abandon, Completed, Failed, Nack, RetryAfter, Snooze, type Outcome } from "../outcomes.js";
 import { RawJson } from "../payloads.js";
-import { encodeTask, type NewTask } from "../tasks-new.js";
+import { encodeTask, type NewTask } from "../new-tasks.js";
 import { readWorkerMessage } from "../worker-messages.js";
 import { reportOf } from "../worker-reports.js";
 import { KeptLogger } from "./support.js";

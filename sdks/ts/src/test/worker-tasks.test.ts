@@ -1,0 +1,97 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { create } from "@bufbuild/protobuf";
+import { TaskSchema } from "../gen/codeq/v1/task_pb.js";
+import { LeaseTable } from "../lease-table.js";
+import { Executor, STUCK_MS, type Handler } from "../worker-handlers.js";
+import { WorkerTasks } from "../worker-tasks.js";
+import { KeptLogger, gate, until } from "./support.js";
+
+function tasksOf(handler: Handler): { tasks: WorkerTasks; logger: KeptLogger } {
+  const logger = new KeptLogger();
+  const executor = new Executor({
+    byCommand: new Map([["A", { handler, options: {} }]]),
+    default: undefined,
+    middleware: [],
+    metrics: undefined,
+    telemetry: undefined,
+    logger,
+  });
+  const settings = { concurrency: 4, windowBytes: 1000, leaseSeconds: 60 };
+  return { tasks: new WorkerTasks({ logger, executor, leases: new LeaseTable(4), ...settings }), logger };
+}
+
+function delivered(id: string) {
+  return { message: create(TaskSchema, { id, command: "A", leaseToken: 7n }), bytes: 10 };
+}
+
+test("a handler that ignores its signal counts as stuck once, is named, and keeps its place", async (t) => {
+  const release = gate();
+  const { tasks, logger } = tasksOf(() => release.promise);
+  tasks.streamOpened(60, 100);
+  assert.deepEqual(tasks.takeCredits(), { credits: 4, bytes: 1000 });
+  tasks.receive([delivered("a")], false);
+  tasks.lost("a", 7n, "cancelled");
+  tasks.care();
+  assert.equal(tasks.stats.stuck, 0);
+  const now = performance.now();
+  t.mock.method(performance, "now", () => now + STUCK_MS + 100);
+  tasks.care();
+  tasks.care();
+  assert.equal(tasks.stats.stuck, 1);
+  assert.equal(logger.lines.filter((line) => line.includes("still runs task a")).length, 1);
+  assert.equal(tasks.running, 1);
+  assert.deepEqual(tasks.takeCredits(), { credits: 0, bytes: 0 }, "its place stays taken");
+  release.open();
+  await tasks.idle();
+  assert.deepEqual(tasks.takeCredits(), { credits: 1, bytes: 10 });
+  assert.equal(tasks.owesOutcomes, false, "the late outcome is dropped");
+});
+
+test("a task that is delivered again while its handler runs gives up the older lease", async () => {
+  const signals: AbortSignal[] = [];
+  const release = gate();
+  const { tasks } = tasksOf((_, { signal }) => {
+    signals.push(signal);
+    return release.promise;
+  });
+  tasks.streamOpened(60, 100);
+  tasks.receive([delivered("a")], false);
+  await until(() => signals.length === 1);
+  tasks.receive([{ message: create(TaskSchema, { id: "a", command: "A", leaseToken: 8n }), bytes: 10 }], false);
+  await until(() => signals.length === 2);
+  assert.deepEqual(signals.map((signal) => signal.aborted), [true, false]);
+  release.open();
+  await tasks.idle();
+  assert.equal(tasks.takeOutcomes().length, 1);
+});
+
+test("a stream that reopens asks only for the places that are free", async () => {
+  const release = gate();
+  const { tasks } = tasksOf(() => release.promise);
+  tasks.streamOpened(60, 100);
+  tasks.takeCredits();
+  tasks.receive([delivered("a"), delivered("b")], false);
+  tasks.streamEnded();
+  tasks.streamOpened(60, 3);
+  assert.deepEqual(tasks.takeCredits(), { credits: 1, bytes: 980 });
+  release.open();
+  await tasks.idle();
+});
+
+test("without the renewal thread, leases are renewed on the worker's own stream", async (t) => {
+  const release = gate();
+  const { tasks } = tasksOf(() => release.promise);
+  tasks.streamOpened(60, 100);
+  tasks.receive([delivered("a")], false);
+  tasks.renewsHere = true;
+  tasks.care();
+  assert.deepEqual(tasks.takeHeartbeats(), [], "not before a third of the lease");
+  const [seconds, nanos] = process.hrtime();
+  t.mock.method(process, "hrtime", () => [seconds + 21, nanos]);
+  tasks.care();
+  tasks.care();
+  assert.deepEqual(tasks.takeHeartbeats(), [{ taskId: "a", leaseToken: 7n }]);
+  release.open();
+  await tasks.idle();
+});

@@ -181,6 +181,11 @@ test-go: setup-dev ## Build, vet and test the Go modules, with the race detector
 test-node: setup-dev ## Compile and test the TypeScript package: itself, as users get it, and against a server
 	@cd sdks/ts && npm test --silent && npm run --silent test:package && npm run --silent test:server
 
+.PHONY: conformance
+conformance: setup-dev ## Run all cases against the SDKs and REST, and write what came of them to docs/conformance.md
+	@mkdir -p build && $(VENV)/bin/python -m pytest -q -n 4 --dist worksteal tests/conformance --junitxml=build/conformance.xml
+	@$(VENV)/bin/python tests/conformance/report.py --results build/conformance.xml
+
 .PHONY: test-host
 test-host: setup-dev ## Run the tests that need root or system tools
 	@missing=""; for tool in $(HOST_TOOLS); do command -v $$tool >/dev/null || missing="$$missing $$tool"; done; \

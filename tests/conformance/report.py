@@ -36,8 +36,7 @@ are data (`cases/*.yaml`); a small program for each SDK, its *driver*, executes 
 or scripted ones for what a real server does too rarely: break, stall, or answer with an odd reason.
 
 ```sh
-python -m pytest tests/conformance -n 4 --dist worksteal --junitxml=build/conformance.xml
-python tests/conformance/report.py --results build/conformance.xml    # writes this document
+make conformance    # runs all cases, and writes this document
 ```
 
 `yes`: the case passed when this document was last written with results. `FAILS`: it failed. `?`: it has not been run.

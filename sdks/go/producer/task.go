@@ -2,6 +2,7 @@ package producer
 
 import (
 	"context"
+	"fmt"
 	"math"
 	"time"
 	"unicode/utf8"
@@ -172,7 +173,23 @@ func (t *Task) encoded() ([]byte, error) {
 		spec = appendNumber(spec, 10, *expire)
 	}
 	spec = appendText(appendText(spec, 11, t.Trace.Parent), 12, t.Trace.State)
+	if len(spec) > itemBytesMax { // no frame has room for it, so it would hold up all creates behind it
+		return nil, tooLong(texts[:])
+	}
 	return prefixed(spec), nil
+}
+
+// tooLong returns the error of a task whose texts are too long, naming the longest one.
+func tooLong(texts []string) *codeq.Error {
+	longest := 0
+	for index, text := range texts {
+		if len(text) > len(texts[longest]) {
+			longest = index
+		}
+	}
+	err := codeq.Invalid(textFields[longest], fmt.Sprintf("has %d bytes, which is too long for a task", len(texts[longest])))
+	err.Reason = codeq.ErrTooLarge
+	return err
 }
 
 const (

@@ -97,6 +97,10 @@ func (r *run) opened(welcome *codeqv1.WorkerWelcome) {
 		each.renewAt = now.Add(r.lease / codeq.RenewalsPerLease)
 		each.isDue = true
 		r.due = append(r.due, each)
+		r.repeatProgress(each)
+	}
+	for _, told := range r.unsent {
+		r.repeatProgress(told.delivery)
 	}
 	r.notify()
 }
@@ -266,7 +270,7 @@ func (s *session) appendProgress(data link.Encoded) link.Encoded {
 		taken++
 		if delivery.progress != nil {
 			data = appendProgress(data, delivery, delivery.progress)
-			delivery.progress = nil
+			delivery.progress, delivery.sentProgress = nil, delivery.progress
 		}
 	}
 	clear(s.progress[:taken])

@@ -308,10 +308,7 @@ func (c *creates) cut(limits *codeqv1.ProducerWelcome) link.Encoded {
 	if len(items) == 0 {
 		return nil
 	}
-	clear(c.pending[:taken])
-	if c.pending = c.pending[taken:]; len(c.pending) == 0 {
-		c.pending = nil
-	}
+	c.pending = link.Rest(c.pending, taken)
 	data := make(link.Encoded, 0, size)
 	for _, each := range items {
 		each.inFrame = true

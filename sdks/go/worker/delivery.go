@@ -54,13 +54,13 @@ type Delivery struct {
 	isWaiting      bool // beyond the handler's limit
 	isOver         bool
 	isDue          bool
+	isReporting    bool  // progress is to be sent
 	ending         error // why the handler's context was cancelled; nil if it was not
 	renewAt        time.Time
 	renewedAt      time.Time // when the latest renewal was sent
 	leaseEnd       time.Time // by the clock of this machine
 	leaseUntil     time.Time // by the clock of the server
-	progress       []byte    // not sent yet; nil if there is none
-	sentProgress   []byte    // the last value sent; nil if there is none
+	progress       []byte    // the last value reported; nil if there is none
 	cancel         context.CancelCauseFunc
 	stuck          *time.Timer
 }

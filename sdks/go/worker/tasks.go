@@ -255,7 +255,7 @@ func (r *run) lose(delivery *Delivery, cause error) {
 func (r *run) end(delivery *Delivery, cause error) {
 	r.release(delivery)
 	delivery.ending = cause
-	delivery.progress, delivery.sentProgress = nil, nil
+	delivery.progress, delivery.isReporting = nil, false
 	if delivery.isWaiting {
 		delivery.isWaiting = false
 		r.over(delivery, nil)
@@ -311,16 +311,16 @@ func (r *run) report(delivery *Delivery, data []byte) error {
 
 // queueProgress takes a value to be sent. The mutex is held.
 func (r *run) queueProgress(delivery *Delivery, data []byte) {
-	if delivery.progress == nil {
+	if !delivery.isReporting {
 		r.progress = append(r.progress, delivery)
 	}
-	delivery.progress = data
+	delivery.progress, delivery.isReporting = data, true
 }
 
 // repeatProgress sends the last value again on a new stream, since the server may not have received it. The mutex is held.
 func (r *run) repeatProgress(delivery *Delivery) {
-	if delivery.progress == nil && delivery.sentProgress != nil {
-		r.queueProgress(delivery, delivery.sentProgress)
+	if delivery.progress != nil {
+		r.queueProgress(delivery, delivery.progress)
 	}
 }
 
@@ -351,8 +351,7 @@ func (r *run) settle(count int, refused []*codeqv1.OutcomeError) error {
 			r.refuse(told, reason)
 		}
 	}
-	clear(r.unsettled[:count])
-	r.unsettled = r.unsettled[count:]
+	r.unsettled = link.Rest(r.unsettled, count)
 	r.firstNumber += uint64(count)
 	r.worker.count(func(stats *Stats) { stats.Settled += settled })
 	return nil

@@ -107,3 +107,33 @@ func TestNoTasksAreTakenWhileTooManyOutcomesAreUnsettled(t *testing.T) {
 		}
 	}
 }
+
+func TestSilentServerIsLeftWithinTwentySeconds(t *testing.T) {
+	t.Parallel()
+	const most = codeq.KeepaliveInterval + codeq.KeepaliveTimeout
+	server, handlers, log := startPeer(t, 60), holding(), newRecords()
+	way := scripted.StartFreezer(t, server.Addr)
+	started := run(t, worker.Config{Addresses: []string{way.Addr}, Logger: slog.New(log)}, handlers.register)
+	stream := server.next()
+	stream.deliver("x")
+	scripted.Receive(t, handlers.started, "handler")
+	way.Freeze()
+	begun := time.Now()
+	var second *peerStream
+	select {
+	case second = <-server.opened:
+	case <-time.After(most + 5*time.Second):
+		t.Fatalf("the worker still waits for the silent server after %s", time.Since(begun))
+	}
+	if took := time.Since(begun); took < codeq.KeepaliveTimeout {
+		t.Errorf("the worker left after %s", took)
+	}
+	log.await(t, "stream to "+way.Addr+" ended")
+	second.await("renewal", isHeartbeat)
+	close(handlers.release)
+	if got := second.outcome(); got.GetTaskId() != "x" {
+		t.Errorf("got %v", got)
+	}
+	second.settle(1)
+	scripted.Eventually(t, func() bool { return started.Stats().Settled == 1 }, "settled outcome")
+}

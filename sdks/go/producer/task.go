@@ -77,6 +77,9 @@ func (t *Task) Spec() (*codeqv1.TaskSpec, error) {
 	if err != nil {
 		return nil, err
 	}
+	if _, err := t.texts(); err != nil {
+		return nil, err
+	}
 	spec := &codeqv1.TaskSpec{Command: t.Command, Payload: payload, Priority: int32(clamp(t.Priority))}
 	if spec.DelaySeconds, err = wholeSeconds("delay", t.Delay); err != nil {
 		return nil, err
@@ -144,12 +147,12 @@ func (t *Task) encoded() ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	texts := [...]string{t.Command, t.IdempotencyKey, t.TaskID, t.Trace.Parent, t.Trace.State}
+	texts, err := t.texts()
+	if err != nil {
+		return nil, err
+	}
 	room := fixedBytesMax + len(payload)
-	for index, text := range texts {
-		if !utf8.ValidString(text) {
-			return nil, codeq.Invalid(textFields[index], "is not UTF-8")
-		}
+	for _, text := range texts {
 		room += len(text)
 	}
 	spec := make([]byte, prefixBytesMax, prefixBytesMax+room)
@@ -177,6 +180,17 @@ func (t *Task) encoded() ([]byte, error) {
 		return nil, tooLong(texts[:])
 	}
 	return prefixed(spec), nil
+}
+
+// texts returns the texts of the task in the order of textFields; an error if one cannot be sent.
+func (t *Task) texts() (texts [len(textFields)]string, err error) {
+	texts = [...]string{t.Command, t.IdempotencyKey, t.TaskID, t.Trace.Parent, t.Trace.State}
+	for index, text := range texts {
+		if !utf8.ValidString(text) {
+			return texts, codeq.Invalid(textFields[index], "is not UTF-8")
+		}
+	}
+	return texts, nil
 }
 
 // tooLong returns the error of a task whose texts are too long, naming the longest one.

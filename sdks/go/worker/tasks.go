@@ -3,6 +3,7 @@ package worker
 import (
 	"context"
 	"log/slog"
+	"slices"
 	"time"
 
 	codeq "github.com/osvaldoandrade/codeq/sdks/go"
@@ -14,6 +15,16 @@ import (
 type places struct {
 	running int
 	waiting []*Delivery // beyond the limit
+}
+
+// leave ends the wait of a delivery, usually the first.
+func (p *places) leave(delivery *Delivery) {
+	delivery.isWaiting = false
+	if p.waiting[0] == delivery {
+		p.waiting = link.Rest(p.waiting, 1)
+		return
+	}
+	p.waiting = slices.DeleteFunc(p.waiting, func(each *Delivery) bool { return each == delivery })
 }
 
 // receive takes deliveries. The mutex is held.
@@ -164,13 +175,9 @@ func (r *run) done(delivery *Delivery, told *report) (isDropped bool) {
 func (r *run) startWaiting(taken *places, limit int) {
 	for len(taken.waiting) > 0 && taken.running < limit {
 		next := taken.waiting[0]
-		taken.waiting[0] = nil
-		taken.waiting = taken.waiting[1:]
-		if next.isWaiting {
-			next.isWaiting = false
-			taken.running++
-			r.start(next)
-		}
+		taken.leave(next)
+		taken.running++
+		r.start(next)
 	}
 }
 
@@ -257,7 +264,7 @@ func (r *run) end(delivery *Delivery, cause error) {
 	delivery.ending = cause
 	delivery.progress, delivery.isReporting = nil, false
 	if delivery.isWaiting {
-		delivery.isWaiting = false
+		r.places[delivery.handler].leave(delivery)
 		r.over(delivery, nil)
 		return
 	}

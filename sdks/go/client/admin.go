@@ -4,8 +4,6 @@ import (
 	"context"
 	"iter"
 
-	"google.golang.org/protobuf/proto"
-
 	codeq "github.com/osvaldoandrade/codeq/sdks/go"
 	codeqv1 "github.com/osvaldoandrade/codeq/sdks/go/gen/codeq/v1"
 )
@@ -140,7 +138,7 @@ func (c *Client) Audit(
 	ctx context.Context, request *codeqv1.ListAuditRecordsRequest,
 ) iter.Seq2[*codeqv1.AuditRecord, error] {
 	return func(yield func(*codeqv1.AuditRecord, error) bool) {
-		request := proto.CloneOf(request)
+		request := copyOf(request)
 		for {
 			page, err := c.audit.ListAuditRecords(ctx, request)
 			if err != nil {

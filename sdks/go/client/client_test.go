@@ -210,3 +210,40 @@ func TestErrorsOfTheServerKeepTheirDetails(t *testing.T) {
 		t.Errorf("an unknown call got %v", err)
 	}
 }
+
+func TestReadMovesOnFromASilentServerAndAPurgeDoesNot(t *testing.T) {
+	t.Parallel()
+	asked := make(chan string, 8)
+	silent := scripted.Start(t, scripted.Script{Unary: func(ctx context.Context, method string, _ proto.Message) (proto.Message, error) {
+		if strings.HasSuffix(method, "/GetTopology") {
+			return nil, nil
+		}
+		asked <- method
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}})
+	server := scripted.Start(t, only("GetTask", found))
+	calls := open(t, client.Config{}, silent, server)
+	late, cancel := context.WithTimeout(t.Context(), codeq.StallMax+2*time.Second)
+	defer cancel()
+	purged := make(chan error, 1)
+	go func() {
+		_, err := calls.PurgeQueue(late, "a", "")
+		purged <- err
+	}()
+	scripted.Receive(t, asked, "purge")
+	begun := time.Now()
+	if task, err := calls.Get(t.Context(), "x"); err != nil || task.ID != "x" {
+		t.Errorf("got %+v, %v", task, err)
+	}
+	if took := time.Since(begun); took < codeq.StallMax || took > codeq.StallMax+5*time.Second {
+		t.Errorf("the read took %s", took)
+	}
+	if err := scripted.Receive(t, purged, "end of the purge"); !errors.Is(err, codeq.ErrDeadlineExceeded) {
+		t.Errorf("the purge got %v", err)
+	}
+	scripted.Receive(t, asked, "read")
+	if len(asked) > 0 {
+		t.Errorf("the silent server was asked again: %s", <-asked)
+	}
+}

@@ -2,6 +2,8 @@ package client
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"iter"
 	"math"
 	"time"
@@ -49,26 +51,50 @@ func (c *Client) createBatch(ctx context.Context, tasks []producer.Task, atomic 
 	if key != "" {
 		request.IdempotencyKey = &key
 	}
+	created, places := make([]Created, len(tasks)), make([]int, 0, len(tasks))
 	for index := range tasks {
 		spec, err := tasks[index].Spec()
-		if err != nil {
-			return nil, err
+		switch {
+		case err == nil:
+			request.Tasks, places = append(request.Tasks, spec), append(places, index)
+		case atomic:
+			return nil, inBatch(index, err)
+		default:
+			created[index].Err = err
 		}
-		request.Tasks = append(request.Tasks, spec)
+	}
+	if len(request.Tasks) == 0 && len(tasks) > 0 {
+		return created, nil
 	}
 	reply, err := c.tasks.BatchCreateTasks(ctx, request)
 	if err != nil {
 		return nil, err
 	}
-	created := make([]Created, 0, len(tasks))
-	for _, each := range reply.GetResults() {
+	if answers := len(reply.GetResults()); answers != len(places) {
+		return nil, &codeq.Error{Reason: codeq.ErrInternal, Message: fmt.Sprintf("%d answers came to %d tasks", answers, len(places))}
+	}
+	for number, each := range reply.GetResults() {
 		one := Created{Task: codeq.TaskOf(each.GetTask())}
 		if failure := each.GetError(); failure != nil {
 			one.Err = link.FromReason(failure.GetReason(), failure.GetMessage())
 		}
-		created = append(created, one)
+		created[places[number]] = one
 	}
 	return created, nil
+}
+
+// inBatch returns the error of a task of a batch, whose fields are those of the request.
+func inBatch(index int, err error) error {
+	var typed *codeq.Error
+	if !errors.As(err, &typed) {
+		return err
+	}
+	failure, place := typed.Clone(), fmt.Sprintf("tasks[%d].", index)
+	failure.Message = place + failure.Message
+	for number := range failure.Violations {
+		failure.Violations[number].Field = place + failure.Violations[number].Field
+	}
+	return failure
 }
 
 // Get reads a task, with the history of its deliveries.
@@ -111,11 +137,11 @@ func (c *Client) ListTasks(ctx context.Context, request *codeqv1.ListTasksReques
 	return c.tasks.ListTasks(ctx, request)
 }
 
-// Tasks iterates over all tasks that the request selects, page by page from its page token on. An error ends the
-// iteration.
+// Tasks iterates over all tasks that the request selects (nil: all of the tenant), page by page from its page token on. An
+// error ends the iteration.
 func (c *Client) Tasks(ctx context.Context, request *codeqv1.ListTasksRequest) iter.Seq2[*codeq.Task, error] {
 	return func(yield func(*codeq.Task, error) bool) {
-		request := proto.CloneOf(request)
+		request := copyOf(request)
 		for {
 			page, err := c.tasks.ListTasks(ctx, request)
 			if err != nil {
@@ -239,6 +265,13 @@ func (c *Client) Cleanup(
 	ctx context.Context, request *codeqv1.CleanupTasksRequest,
 ) (*codeqv1.CleanupTasksResponse, error) {
 	return c.tasks.CleanupTasks(ctx, request)
+}
+
+// copyOf returns a copy of a request, whose page token the caller may set; an empty one for nil.
+func copyOf[Request proto.Message](request Request) Request {
+	made := request.ProtoReflect().Type().New().Interface().(Request)
+	proto.Merge(made, request)
+	return made
 }
 
 func leaseOf(task *codeq.Task) *uint64 {

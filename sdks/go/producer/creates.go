@@ -13,6 +13,9 @@ import (
 	"github.com/osvaldoandrade/codeq/sdks/go/internal/link"
 )
 
+// sweepMin is the number of creates given up below which they are left among the pending ones.
+const sweepMin = 64
+
 // item is one task on its way. Its fields are guarded by the mutex of creates until it is over; then its caller owns it.
 type item struct {
 	data    []byte
@@ -79,6 +82,7 @@ type frame struct {
 type creates struct {
 	mu       sync.Mutex
 	pending  []*item
+	givenUp  int // pending items given up since the last sweep
 	unacked  []frame
 	bytes    int64 // of the unacked frames
 	room     int   // tasks that may still be submitted
@@ -212,11 +216,24 @@ func (c *creates) giveUp(items []*item, cause error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, each := range items {
+		if !each.inFrame && !each.isOver {
+			c.givenUp++
+		}
 		if each.inFrame || each.wasSent {
 			c.settle(each, "", unknown("not answered in time", cause))
 		} else {
 			c.settle(each, "", ended(cause, "before it was sent", c.trouble))
 		}
+	}
+	c.sweep()
+}
+
+// sweep drops the pending items whose callers have given up, once they are many: one at the front that waits for long must
+// not keep those behind it. The mutex is held.
+func (c *creates) sweep() {
+	if c.givenUp >= sweepMin && 2*c.givenUp >= len(c.pending) {
+		c.pending = slices.DeleteFunc(c.pending, func(each *item) bool { return each.isOver })
+		c.givenUp = 0
 	}
 }
 
@@ -291,10 +308,7 @@ func (c *creates) cut(limits *codeqv1.ProducerWelcome) link.Encoded {
 	if len(items) == 0 {
 		return nil
 	}
-	clear(c.pending[:taken])
-	if c.pending = c.pending[taken:]; len(c.pending) == 0 {
-		c.pending = nil
-	}
+	c.pending = link.Rest(c.pending, taken)
 	data := make(link.Encoded, 0, size)
 	for _, each := range items {
 		each.inFrame = true

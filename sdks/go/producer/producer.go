@@ -106,8 +106,8 @@ func New(config Config) (*Producer, error) {
 // time; LIMIT_REACHED with FailFast; CLOSED.
 func (p *Producer) Create(ctx context.Context, command string, payload any, options ...Option) (string, error) {
 	task := Task{Command: command, Payload: payload}
-	for _, option := range options {
-		option(&task)
+	if len(options) > 0 { // otherwise the task stays on the stack
+		task = withOptions(task, options)
 	}
 	begun := time.Now()
 	id, err := p.create(ctx, &task)
@@ -115,6 +115,13 @@ func (p *Producer) Create(ctx context.Context, command string, payload any, opti
 		p.config.Metrics.Created(command, time.Since(begun), err)
 	}
 	return id, err
+}
+
+func withOptions(task Task, options []Option) Task {
+	for _, option := range options {
+		option(&task)
+	}
+	return task
 }
 
 func (p *Producer) create(ctx context.Context, task *Task) (string, error) {

@@ -2,6 +2,7 @@ package producer
 
 import (
 	"context"
+	"fmt"
 	"math"
 	"time"
 	"unicode/utf8"
@@ -76,6 +77,9 @@ func (t *Task) Spec() (*codeqv1.TaskSpec, error) {
 	if err != nil {
 		return nil, err
 	}
+	if _, err := t.texts(); err != nil {
+		return nil, err
+	}
 	spec := &codeqv1.TaskSpec{Command: t.Command, Payload: payload, Priority: int32(clamp(t.Priority))}
 	if spec.DelaySeconds, err = wholeSeconds("delay", t.Delay); err != nil {
 		return nil, err
@@ -143,12 +147,12 @@ func (t *Task) encoded() ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	texts := [...]string{t.Command, t.IdempotencyKey, t.TaskID, t.Trace.Parent, t.Trace.State}
+	texts, err := t.texts()
+	if err != nil {
+		return nil, err
+	}
 	room := fixedBytesMax + len(payload)
-	for index, text := range texts {
-		if !utf8.ValidString(text) {
-			return nil, codeq.Invalid(textFields[index], "is not UTF-8")
-		}
+	for _, text := range texts {
 		room += len(text)
 	}
 	spec := make([]byte, prefixBytesMax, prefixBytesMax+room)
@@ -172,7 +176,34 @@ func (t *Task) encoded() ([]byte, error) {
 		spec = appendNumber(spec, 10, *expire)
 	}
 	spec = appendText(appendText(spec, 11, t.Trace.Parent), 12, t.Trace.State)
+	if len(spec) > itemBytesMax { // no frame has room for it, so it would hold up all creates behind it
+		return nil, tooLong(texts[:])
+	}
 	return prefixed(spec), nil
+}
+
+// texts returns the texts of the task in the order of textFields; an error if one cannot be sent.
+func (t *Task) texts() (texts [len(textFields)]string, err error) {
+	texts = [...]string{t.Command, t.IdempotencyKey, t.TaskID, t.Trace.Parent, t.Trace.State}
+	for index, text := range texts {
+		if !utf8.ValidString(text) {
+			return texts, codeq.Invalid(textFields[index], "is not UTF-8")
+		}
+	}
+	return texts, nil
+}
+
+// tooLong returns the error of a task whose texts are too long, naming the longest one.
+func tooLong(texts []string) *codeq.Error {
+	longest := 0
+	for index, text := range texts {
+		if len(text) > len(texts[longest]) {
+			longest = index
+		}
+	}
+	err := codeq.Invalid(textFields[longest], fmt.Sprintf("has %d bytes, which is too long for a task", len(texts[longest])))
+	err.Reason = codeq.ErrTooLarge
+	return err
 }
 
 const (

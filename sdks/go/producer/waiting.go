@@ -1,6 +1,7 @@
 package producer
 
 import (
+	"cmp"
 	"context"
 	"iter"
 	"time"
@@ -49,8 +50,8 @@ func (p *Producer) Wait(ctx context.Context, taskID string) (*codeq.TaskResult, 
 		switch {
 		case err == nil:
 			return codeq.ResultOf(reply.GetResult()), nil
-		case ctx.Err() != nil:
-			late := ended(ctx.Err(), "before task "+taskID+" had ended", "")
+		case ctx.Err() != nil || codeq.ReasonOf(err) == codeq.ErrDeadlineExceeded: // at a server, it may be over a little earlier
+			late := ended(cmp.Or(ctx.Err(), context.DeadlineExceeded), "before task "+taskID+" had ended", "")
 			late.Metadata = map[string]string{"taskId": taskID}
 			return nil, late
 		case codeq.ReasonOf(err) != codeq.ErrResultNotFound:
@@ -60,8 +61,8 @@ func (p *Producer) Wait(ctx context.Context, taskID string) (*codeq.TaskResult, 
 }
 
 // CreateAll creates the tasks of a sequence and yields an id or an error for each, in order. At most inFlight creates are
-// on their way at once (0: 4096); the sequence is read ahead by as many, on another goroutine. A loop that breaks waits
-// until the sequence has yielded its current task; creates that are on their way go on.
+// on their way at once (0: 4096); the sequence is read ahead by one more, on another goroutine. A loop that breaks waits
+// until the sequence has yielded its current task; creates that were sent go on, the others are dropped.
 func (p *Producer) CreateAll(ctx context.Context, tasks iter.Seq[Task], inFlight int) iter.Seq2[string, error] {
 	if inFlight <= 0 {
 		inFlight = InFlightDefault
@@ -69,12 +70,18 @@ func (p *Producer) CreateAll(ctx context.Context, tasks iter.Seq[Task], inFlight
 	return func(yield func(string, error) bool) {
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()
-		answers := make(chan *pending, inFlight)
-		go p.feed(ctx, tasks, answers)
+		answers, room := make(chan *pending, inFlight), make(chan struct{}, inFlight)
+		go p.feed(ctx, tasks, answers, room)
 		for each := range answers {
-			if !yield(each.wait(ctx, p)) {
+			id, err := each.wait(ctx, p)
+			<-room
+			if p.config.Metrics.Created != nil {
+				p.config.Metrics.Created(each.command, time.Since(each.begun), err)
+			}
+			if !yield(id, err) {
 				cancel()
-				for range answers { // until the feeding goroutine has ended
+				for left := range answers { // until the feeding goroutine has ended
+					_, _ = left.wait(ctx, p)
 				}
 				return
 			}
@@ -84,20 +91,21 @@ func (p *Producer) CreateAll(ctx context.Context, tasks iter.Seq[Task], inFlight
 
 // pending is one create of CreateAll.
 type pending struct {
-	one   *single
-	begun time.Time
-	err   error
+	command string
+	begun   time.Time
+	one     *single
+	err     error
 }
 
-func (p *Producer) feed(ctx context.Context, tasks iter.Seq[Task], answers chan<- *pending) {
+func (p *Producer) feed(ctx context.Context, tasks iter.Seq[Task], answers chan<- *pending, room chan<- struct{}) {
 	defer close(answers)
 	for task := range tasks {
-		each := p.submit(ctx, &task)
 		select {
-		case answers <- each:
+		case room <- struct{}{}:
 		case <-ctx.Done():
 			return
 		}
+		answers <- p.submit(ctx, &task) // never blocks: there is as much room
 		if ctx.Err() != nil {
 			return
 		}
@@ -105,6 +113,7 @@ func (p *Producer) feed(ctx context.Context, tasks iter.Seq[Task], answers chan<
 }
 
 func (p *Producer) submit(ctx context.Context, task *Task) *pending {
+	made := &pending{command: task.Command, begun: time.Now()}
 	data, isKeyed, err := p.encode(ctx, task)
 	if err == nil {
 		late := time.NewTimer(p.config.Timeout)
@@ -112,12 +121,13 @@ func (p *Producer) submit(ctx context.Context, task *Task) *pending {
 		err = p.creates.admit(ctx, late.C, 1, p.config.FailFast)
 	}
 	if err != nil {
-		return &pending{err: err}
+		made.err = err
+		return made
 	}
-	one := newSingle(data, isKeyed)
+	made.one = newSingle(data, isKeyed)
 	p.start()
-	p.creates.submit([]*item{&one.item})
-	return &pending{one: one, begun: time.Now()}
+	p.creates.submit([]*item{&made.one.item})
+	return made
 }
 
 func (e *pending) wait(ctx context.Context, p *Producer) (string, error) {

@@ -1,9 +1,11 @@
 package worker
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -40,6 +42,8 @@ type Delivery struct {
 	run     *run
 	handler *handler
 	bytes   int64
+	// goroutine is the number of the goroutine that runs the handler; 0 before it starts.
+	goroutine atomic.Uint64
 
 	mu        sync.Mutex
 	artifacts []Artifact
@@ -50,12 +54,13 @@ type Delivery struct {
 	isWaiting      bool // beyond the handler's limit
 	isOver         bool
 	isDue          bool
+	isReporting    bool  // progress is to be sent
 	ending         error // why the handler's context was cancelled; nil if it was not
 	renewAt        time.Time
 	renewedAt      time.Time // when the latest renewal was sent
 	leaseEnd       time.Time // by the clock of this machine
 	leaseUntil     time.Time // by the clock of the server
-	progress       []byte    // not sent yet; nil if there is none
+	progress       []byte    // the last value reported; nil if there is none
 	cancel         context.CancelCauseFunc
 	stuck          *time.Timer
 }
@@ -83,7 +88,8 @@ func (a Artifact) message() *codeqv1.NewArtifact {
 	return message
 }
 
-// Attach adds a file to the result of the task, or to its error if it fails for good.
+// Attach adds a file to the result of the task, or to its error if it fails for good. Its content must not be changed
+// afterwards.
 func (d *Delivery) Attach(artifact Artifact) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -103,6 +109,10 @@ func (d *Delivery) Progress(value any) error {
 	data, err := codeq.EncodeProgress(value)
 	if err != nil {
 		return err
+	}
+	switch value.(type) {
+	case json.RawMessage, []byte: // the handler may change its bytes before they are sent
+		data = bytes.Clone(data)
 	}
 	return d.run.report(d, data)
 }

@@ -54,7 +54,7 @@ type handler struct {
 //   - NonRetryable(err): the task is FAILED and not retried;
 //   - RetryAfter(err, d): the task is retried after d;
 //   - Snooze(d), Abandon(): the task is given back, without counting an attempt, to be delivered after d, or at once;
-//   - any other error, and a panic: the task is retried after the server's backoff, and goes to the dead-letter queue after
+//   - any other error, a panic, and runtime.Goexit: the task is retried after the server's backoff, and goes to the dead-letter queue after
 //     its last attempt.
 //
 // A payload that cannot be decoded into Payload is retried in the same way. Handle panics if the command is malformed or
@@ -151,15 +151,22 @@ func Snooze(delay time.Duration) error { return &verdict{kind: abandoned, delay:
 // Abandon returns an error that gives the task back to its place in the queue, without counting an attempt.
 func Abandon() error { return &verdict{kind: abandoned} }
 
+// goexit is the error of a handler that ends its goroutine instead of returning.
+const goexit = "the handler did not return: it called runtime.Goexit, as t.FailNow does"
+
 // execute runs the handler of a delivery, contains its panics, and returns its outcome.
 func (r *run) execute(ctx context.Context, delivery *Delivery) (done outcome) {
 	defer func() {
 		if thrown := recover(); thrown != nil {
-			r.logger().Error("codeq: a handler panicked", "command", delivery.Command, "task", delivery.ID,
-				"panic", thrown, "stack", string(debug.Stack()))
+			r.logPanic("a handler", delivery, thrown)
 			done = outcome{kind: nacked, err: fmt.Sprintf("panic: %v", thrown)}
 		}
 	}()
+	config := &r.worker.config
+	ctx = config.Propagator.Extract(ctx, delivery.Trace)
+	if config.Metrics.TaskStarted != nil {
+		config.Metrics.TaskStarted(delivery.Command)
+	}
 	value, err := delivery.handler.run(ctx, delivery)
 	if err == nil {
 		return completedWith(value)
@@ -173,6 +180,12 @@ func (r *run) execute(ctx context.Context, delivery *Delivery) (done outcome) {
 	}
 	r.logger().Info("codeq: a handler failed", "command", delivery.Command, "task", delivery.ID, "attempts", delivery.Attempts, "error", err)
 	return outcome{kind: nacked, err: err.Error()}
+}
+
+// logPanic logs a panic on the goroutine of a handler.
+func (r *run) logPanic(who string, delivery *Delivery, thrown any) {
+	r.logger().Error("codeq: "+who+" panicked", "command", delivery.Command, "task", delivery.ID,
+		"panic", thrown, "stack", string(debug.Stack()))
 }
 
 // completedWith encodes a result; one that cannot be encoded becomes a nack that says why.

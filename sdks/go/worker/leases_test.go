@@ -3,6 +3,7 @@ package worker_test
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"strings"
 	"testing"
 	"time"
@@ -210,24 +211,35 @@ func TestLimitOfACommandKeepsFurtherTasksWaiting(t *testing.T) {
 }
 
 func TestStuckHandlerIsCountedAndKeepsItsPlace(t *testing.T) {
-	server, release := startPeer(t, 60), make(chan struct{})
-	started := run(t, worker.Config{Concurrency: 1}, func(w *worker.Worker) {
+	server, release, log := startPeer(t, 60), make(chan struct{}), newRecords()
+	started := run(t, worker.Config{Concurrency: 2, Logger: slog.New(log)}, func(w *worker.Worker) {
 		worker.Handle(w, "a", func(ctx context.Context, _ worker.Task[string]) (worker.None, error) {
 			<-ctx.Done()
-			<-release
+			ignoreContext(release)
 			return worker.None{}, ctx.Err()
 		}, worker.Timeout(10*time.Millisecond))
 	}, server)
 	stream := server.next()
 	scripted.Receive(t, stream.requests, "credits")
-	stream.deliver("x")
-	scripted.Eventually(t, func() bool { return started.Stats().Stuck == 1 }, "stuck handler counted")
+	stream.deliver("x", "y")
+	scripted.Eventually(t, func() bool { return started.Stats().Stuck == 2 }, "stuck handlers counted")
+	for range 2 {
+		told := log.await(t, "goes on although")
+		if stack := told["stack"].String(); !strings.Contains(stack, "ignoreContext") || strings.Count(stack, "goroutine ") > 2 {
+			t.Errorf("the log shows the stack %s", stack)
+		}
+	}
 	close(release)
 	got := stream.outcome()
 	if got.GetKind() != codeqv1.OutcomeKind_OUTCOME_KIND_NACK || !strings.Contains(got.GetError(), "timeout") {
 		t.Errorf("got %v", got)
 	}
 }
+
+// ignoreContext blocks as a handler does that knows nothing of its context.
+//
+//go:noinline
+func ignoreContext(release <-chan struct{}) { <-release }
 
 func TestFreshTokenKeepsTheWorkersStream(t *testing.T) {
 	server := startPeer(t, 60)

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
+	"strings"
 	"testing"
 
 	codeqv1 "github.com/osvaldoandrade/codeq/sdks/go/gen/codeq/v1"
@@ -166,3 +168,40 @@ func run(t testing.TB, config worker.Config, register func(*worker.Worker), serv
 func echo(_ context.Context, task worker.Task[string]) (string, error) { return task.Payload, nil }
 
 func echoing(w *worker.Worker) { worker.Handle(w, "a", echo) }
+
+// records are the lines of a log.
+type records struct{ lines chan slog.Record }
+
+func newRecords() *records { return &records{lines: make(chan slog.Record, 256)} }
+
+// Enabled is always true.
+func (*records) Enabled(context.Context, slog.Level) bool { return true }
+
+// Handle keeps the line.
+func (r *records) Handle(_ context.Context, line slog.Record) error {
+	r.lines <- line
+	return nil
+}
+
+// WithAttrs returns the handler.
+func (r *records) WithAttrs([]slog.Attr) slog.Handler { return r }
+
+// WithGroup returns the handler.
+func (r *records) WithGroup(string) slog.Handler { return r }
+
+// await returns the attributes of the next line whose message contains a text.
+func (r *records) await(t testing.TB, text string) map[string]slog.Value {
+	t.Helper()
+	for {
+		line := scripted.Receive(t, r.lines, "log line with "+text)
+		if !strings.Contains(line.Message, text) {
+			continue
+		}
+		attributes := map[string]slog.Value{}
+		line.Attrs(func(each slog.Attr) bool {
+			attributes[each.Key] = each.Value
+			return true
+		})
+		return attributes
+	}
+}

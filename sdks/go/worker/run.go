@@ -28,6 +28,7 @@ type run struct {
 	handlers sync.WaitGroup
 	jobs     chan job
 	idle     atomic.Int64 // goroutines that wait for a job
+	stacks   stacks
 
 	mu           sync.Mutex
 	running      int
@@ -188,7 +189,9 @@ func (r *run) rest(delay time.Duration) {
 		left := codeq.LeaveMax
 		r.mu.Lock()
 		if !r.stopAt.IsZero() {
-			left = max(0, time.Until(r.stopAt))
+			if left = time.Until(r.stopAt); left <= 0 {
+				left += codeq.LeaveMax
+			}
 		}
 		r.mu.Unlock()
 		stop := time.NewTimer(left)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -113,6 +114,34 @@ func TestStopWithoutAServerEnds(t *testing.T) {
 	if err := scripted.Receive(t, started.ended, "end of Run"); err != nil {
 		t.Errorf("Run returned %v", err)
 	}
+}
+
+func TestStopWithoutAServerWaitsIdly(t *testing.T) {
+	server, handlers := startPeer(t, 60), holding()
+	started := run(t, worker.Config{DrainTimeout: -1}, handlers.register, server)
+	stream := server.next()
+	stream.deliver("x")
+	scripted.Receive(t, handlers.started, "handler")
+	close(handlers.release)
+	stream.outcome() // and never settles it
+	server.Cut()
+	started.Stop()
+	used := cpuTime(t)
+	if err := scripted.Receive(t, started.ended, "end of Run"); err != nil {
+		t.Errorf("Run returned %v", err)
+	}
+	if used = cpuTime(t) - used; used > time.Second {
+		t.Errorf("the wait for the outcome to be settled took %s of CPU time", used)
+	}
+}
+
+func cpuTime(t *testing.T) time.Duration {
+	t.Helper()
+	var usage syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &usage); err != nil {
+		t.Fatal(err)
+	}
+	return time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
 }
 
 func TestRunWithACancelledContextDoesNotConnect(t *testing.T) {

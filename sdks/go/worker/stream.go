@@ -97,6 +97,10 @@ func (r *run) opened(welcome *codeqv1.WorkerWelcome) {
 		each.renewAt = now.Add(r.lease / codeq.RenewalsPerLease)
 		each.isDue = true
 		r.due = append(r.due, each)
+		r.repeatProgress(each)
+	}
+	for _, told := range r.unsent {
+		r.repeatProgress(told.delivery)
 	}
 	r.notify()
 }
@@ -264,13 +268,12 @@ func (s *session) appendProgress(data link.Encoded) link.Encoded {
 	for taken < len(s.progress) && taken < progressItemsMax && len(data) < progressBytesMax {
 		delivery := s.progress[taken]
 		taken++
-		if delivery.progress != nil {
+		if delivery.isReporting {
 			data = appendProgress(data, delivery, delivery.progress)
-			delivery.progress = nil
+			delivery.isReporting = false
 		}
 	}
-	clear(s.progress[:taken])
-	s.progress = s.progress[taken:]
+	s.progress = link.Rest(s.progress, taken)
 	return data
 }
 
@@ -286,7 +289,7 @@ func (s *session) appendOutcomes(data link.Encoded) link.Encoded {
 	for taken < len(s.unsent) && taken < codeq.MessageItemsMax && size < codeq.MessageBytesMax {
 		told := s.unsent[taken]
 		// The server handles the progress of a message before its outcomes; progress that still waits must go out first.
-		if (size+len(told.data) > codeq.MessageBytesMax && taken > 0) || told.delivery.progress != nil {
+		if (size+len(told.data) > codeq.MessageBytesMax && taken > 0) || told.delivery.isReporting {
 			break
 		}
 		size += len(told.data)
@@ -294,10 +297,7 @@ func (s *session) appendOutcomes(data link.Encoded) link.Encoded {
 		s.unsettled = append(s.unsettled, told)
 		taken++
 	}
-	clear(s.unsent[:taken])
-	if s.unsent = s.unsent[taken:]; len(s.unsent) == 0 {
-		s.unsent = nil
-	}
+	s.unsent = link.Rest(s.unsent, taken)
 	return data
 }
 
@@ -310,10 +310,7 @@ func (s *session) appendHeartbeats(data link.Encoded) link.Encoded {
 			data = appendHeartbeat(data, delivery)
 		}
 	}
-	clear(s.due[:taken])
-	if s.due = s.due[taken:]; len(s.due) == 0 {
-		s.due = nil
-	}
+	s.due = link.Rest(s.due, taken)
 	return data
 }
 

@@ -3,6 +3,7 @@ package worker
 import (
 	"context"
 	"log/slog"
+	"slices"
 	"time"
 
 	codeq "github.com/osvaldoandrade/codeq/sdks/go"
@@ -14,6 +15,16 @@ import (
 type places struct {
 	running int
 	waiting []*Delivery // beyond the limit
+}
+
+// leave ends the wait of a delivery, usually the first.
+func (p *places) leave(delivery *Delivery) {
+	delivery.isWaiting = false
+	if p.waiting[0] == delivery {
+		p.waiting = link.Rest(p.waiting, 1)
+		return
+	}
+	p.waiting = slices.DeleteFunc(p.waiting, func(each *Delivery) bool { return each == delivery })
 }
 
 // receive takes deliveries. The mutex is held.
@@ -87,7 +98,9 @@ func (r *run) start(delivery *Delivery) {
 // handleAll runs a job, and then others as long as there are few idle goroutines: a goroutine whose stack has grown is
 // cheaper than a new one.
 func (r *run) handleAll(next job) {
+	goroutine := currentGoroutine()
 	for {
+		next.delivery.goroutine.Store(goroutine)
 		r.handle(next.ctx, next.delivery)
 		next = job{}
 		if r.idle.Add(1) > idleMax {
@@ -108,7 +121,6 @@ func (r *run) handleAll(next job) {
 }
 
 func (r *run) handle(ctx context.Context, delivery *Delivery) {
-	ctx = r.worker.config.Propagator.Extract(ctx, delivery.Trace)
 	if timeout := delivery.handler.timeout; timeout > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeoutCause(ctx, timeout, ErrTimeout)
@@ -116,12 +128,13 @@ func (r *run) handle(ctx context.Context, delivery *Delivery) {
 		timer := time.AfterFunc(timeout, func() { r.timedOut(delivery) })
 		defer timer.Stop()
 	}
-	metrics := r.worker.config.Metrics
-	if metrics.TaskStarted != nil {
-		metrics.TaskStarted(delivery.Command)
-	}
-	begun := time.Now()
-	done := r.execute(ctx, delivery)
+	begun, done := time.Now(), outcome{kind: nacked, err: goexit}
+	defer func() { r.conclude(delivery, done, begun) }() // also if the handler ends its goroutine
+	done = r.execute(ctx, delivery)
+}
+
+// conclude reports how a handler ended.
+func (r *run) conclude(delivery *Delivery, done outcome, begun time.Time) {
 	told, err := newReport(delivery, done, delivery.attached())
 	if err != nil {
 		done = outcome{kind: nacked, err: "the artifacts cannot be sent: " + err.Error()}
@@ -129,13 +142,19 @@ func (r *run) handle(ctx context.Context, delivery *Delivery) {
 	}
 	isDropped := r.done(delivery, told)
 	delivery.cancel(nil)
-	if metrics.TaskEnded != nil {
-		how := done.kind.text()
-		if isDropped {
-			how = "dropped"
-		}
-		metrics.TaskEnded(delivery.Command, how, time.Since(begun))
+	if r.worker.config.Metrics.TaskEnded == nil {
+		return
 	}
+	how := done.kind.text()
+	if isDropped {
+		how = "dropped"
+	}
+	defer func() {
+		if thrown := recover(); thrown != nil {
+			r.logPanic("TaskEnded", delivery, thrown)
+		}
+	}()
+	r.worker.config.Metrics.TaskEnded(delivery.Command, how, time.Since(begun))
 }
 
 // done takes the outcome of a handler, starts the next task that waits for the handler's limit, and reports whether the
@@ -156,13 +175,9 @@ func (r *run) done(delivery *Delivery, told *report) (isDropped bool) {
 func (r *run) startWaiting(taken *places, limit int) {
 	for len(taken.waiting) > 0 && taken.running < limit {
 		next := taken.waiting[0]
-		taken.waiting[0] = nil
-		taken.waiting = taken.waiting[1:]
-		if next.isWaiting {
-			next.isWaiting = false
-			taken.running++
-			r.start(next)
-		}
+		taken.leave(next)
+		taken.running++
+		r.start(next)
 	}
 }
 
@@ -247,9 +262,9 @@ func (r *run) lose(delivery *Delivery, cause error) {
 func (r *run) end(delivery *Delivery, cause error) {
 	r.release(delivery)
 	delivery.ending = cause
-	delivery.progress = nil
+	delivery.progress, delivery.isReporting = nil, false
 	if delivery.isWaiting {
-		delivery.isWaiting = false
+		r.places[delivery.handler].leave(delivery)
 		r.over(delivery, nil)
 		return
 	}
@@ -271,16 +286,19 @@ func (r *run) watchStuck(delivery *Delivery) {
 	if delivery.isOver || delivery.stuck != nil {
 		return
 	}
-	delivery.stuck = time.AfterFunc(stuckGrace, func() {
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		if delivery.isOver {
-			return
-		}
-		r.worker.count(func(stats *Stats) { stats.Stuck++ })
-		r.logger().Warn("codeq: a handler goes on although its context is cancelled, and keeps its place",
-			"task", delivery.ID, "command", delivery.Command)
-	})
+	delivery.stuck = time.AfterFunc(stuckGrace, func() { r.tellStuck(delivery) })
+}
+
+func (r *run) tellStuck(delivery *Delivery) {
+	stack := r.stackOf(delivery)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if delivery.isOver {
+		return
+	}
+	r.worker.count(func(stats *Stats) { stats.Stuck++ })
+	r.logger().Warn("codeq: a handler goes on although its context is cancelled, and keeps its place",
+		"task", delivery.ID, "command", delivery.Command, "stack", stack)
 }
 
 // report takes the progress of a delivery.
@@ -293,12 +311,24 @@ func (r *run) report(delivery *Delivery, data []byte) error {
 	if delivery.isOver {
 		return ErrLeaseLost
 	}
-	if delivery.progress == nil {
-		r.progress = append(r.progress, delivery)
-	}
-	delivery.progress = data
+	r.queueProgress(delivery, data)
 	r.notify()
 	return nil
+}
+
+// queueProgress takes a value to be sent. The mutex is held.
+func (r *run) queueProgress(delivery *Delivery, data []byte) {
+	if !delivery.isReporting {
+		r.progress = append(r.progress, delivery)
+	}
+	delivery.progress, delivery.isReporting = data, true
+}
+
+// repeatProgress sends the last value again on a new stream, since the server may not have received it. The mutex is held.
+func (r *run) repeatProgress(delivery *Delivery) {
+	if delivery.progress != nil {
+		r.queueProgress(delivery, delivery.progress)
+	}
 }
 
 // settle takes the server's answers to the oldest outcomes. The mutex is held.
@@ -328,8 +358,7 @@ func (r *run) settle(count int, refused []*codeqv1.OutcomeError) error {
 			r.refuse(told, reason)
 		}
 	}
-	clear(r.unsettled[:count])
-	r.unsettled = r.unsettled[count:]
+	r.unsettled = link.Rest(r.unsettled, count)
 	r.firstNumber += uint64(count)
 	r.worker.count(func(stats *Stats) { stats.Settled += settled })
 	return nil

@@ -109,7 +109,11 @@ func (c *Caller) attempt(
 ) *attemptError {
 	attempt, cancel := context.WithTimeout(ctx, attempts.timeout(time.Now()))
 	defer cancel()
+	defer context.AfterFunc(c.ctx, cancel)() // Close ends the attempt, wherever it waits
 	token, err := c.endpoint.Token(attempt)
+	if c.ctx.Err() != nil {
+		return &attemptError{Error: Closed("client")}
+	}
 	if err != nil {
 		return &attemptError{Error: FromStatus(err), notSent: true}
 	}

@@ -108,10 +108,14 @@ func (r *reloading) current() *tls.Config {
 
 // ClientHandshake secures a new connection.
 func (r *reloading) ClientHandshake(ctx context.Context, authority string, raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
-	if r.settings.InsecureSkipVerify {
+	config := r.current()
+	if config.InsecureSkipVerify {
 		r.logger.Warn("codeq: certificates are NOT verified (InsecureSkipVerify): anyone in between can read the tokens", "server", authority)
 	}
-	return credentials.NewTLS(r.current()).ClientHandshake(ctx, authority, raw)
+	if config.ServerName != "" { // gRPC verifies the name that it is given here, not that of the configuration
+		authority = config.ServerName
+	}
+	return credentials.NewTLS(config).ClientHandshake(ctx, authority, raw)
 }
 
 // ServerHandshake is not supported.

@@ -1,6 +1,7 @@
 package link
 
 import (
+	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -54,8 +55,8 @@ func newAuthority(t *testing.T) *authority {
 func (a *authority) sign(t *testing.T) tls.Certificate {
 	t.Helper()
 	template := &x509.Certificate{
-		SerialNumber: big.NewInt(2), NotAfter: time.Now().Add(time.Hour), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
-		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+		SerialNumber: big.NewInt(time.Now().UnixNano()), NotAfter: time.Now().Add(time.Hour), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}, DNSNames: []string{"codeq.example"},
 	}
 	encoded, err := x509.CreateCertificate(rand.Reader, template, a.certificate, &a.key.PublicKey, a.key)
 	if err != nil {
@@ -75,11 +76,16 @@ func (a *authority) write(t *testing.T, file string) {
 // secureServer answers GetServerInfo over TLS.
 func secureServer(t *testing.T, certificate tls.Certificate) string {
 	t.Helper()
+	return serveInfo(t, &tls.Config{Certificates: []tls.Certificate{certificate}})
+}
+
+func serveInfo(t *testing.T, config *tls.Config) string {
+	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := grpc.NewServer(grpc.Creds(credentials.NewServerTLSFromCert(&certificate)))
+	server := grpc.NewServer(grpc.Creds(credentials.NewTLS(config)))
 	codeqv1.RegisterServerServiceServer(server, &infos{})
 	go func() { _ = server.Serve(listener) }()
 	t.Cleanup(server.Stop)
@@ -166,8 +172,91 @@ func TestUnverifiedConnectionsLogAWarning(t *testing.T) {
 	if err := ask(t, endpoint, secureServer(t, newAuthority(t).sign(t))); err != nil {
 		t.Fatal(err)
 	}
-	if len(warnings) != 1 {
+	endpoint.credentials, err = credentialsOf(&codeq.TLS{Base: &tls.Config{InsecureSkipVerify: true}}, endpoint.Logger)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := ask(t, endpoint, secureServer(t, newAuthority(t).sign(t))); err != nil {
+		t.Fatal(err)
+	}
+	if len(warnings) != 2 {
 		t.Errorf("there were %d warnings", len(warnings))
+	}
+}
+
+func TestServerNameReplacesTheHostOfTheAddress(t *testing.T) {
+	own := newAuthority(t)
+	file := filepath.Join(t.TempDir(), "ca.pem")
+	own.write(t, file)
+	address := secureServer(t, own.sign(t))
+	for name, isTrusted := range map[string]bool{"": true, "codeq.example": true, "elsewhere.example": false} {
+		for way, settings := range map[string]*codeq.TLS{
+			"ServerName":      {CAFile: file, ServerName: name},
+			"Base.ServerName": {CAFile: file, Base: &tls.Config{ServerName: name}},
+		} {
+			endpoint, err := NewEndpoint(Config{TLS: settings}, false)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := ask(t, endpoint, address); (err == nil) != isTrusted {
+				t.Errorf("%s %q: got %v", way, name, err)
+			}
+		}
+	}
+}
+
+func TestCertificateIsReadAgainForEachConnection(t *testing.T) {
+	own := newAuthority(t)
+	folder := t.TempDir()
+	settings := &codeq.TLS{
+		CAFile: filepath.Join(folder, "ca.pem"), CertFile: filepath.Join(folder, "tls.crt"), KeyFile: filepath.Join(folder, "tls.key"),
+	}
+	own.write(t, settings.CAFile)
+	shown := make(chan *x509.Certificate, 4)
+	clients := x509.NewCertPool()
+	clients.AddCert(own.certificate)
+	address := serveInfo(t, &tls.Config{
+		Certificates: []tls.Certificate{own.sign(t)}, ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: clients,
+		VerifyConnection: func(state tls.ConnectionState) error {
+			shown <- state.PeerCertificates[0]
+			return nil
+		},
+	})
+	var endpoint *Endpoint
+	for range 2 {
+		pair := own.sign(t)
+		writePair(t, pair, settings)
+		if endpoint == nil {
+			made, err := NewEndpoint(Config{TLS: settings}, false)
+			if err != nil {
+				t.Fatal(err)
+			}
+			endpoint = made
+		}
+		if err := ask(t, endpoint, address); err != nil {
+			t.Fatal(err)
+		}
+		if got := <-shown; !bytes.Equal(got.Raw, pair.Certificate[0]) {
+			t.Errorf("the server saw certificate %s", got.SerialNumber)
+		}
+	}
+	if !endpoint.IsRenewable() {
+		t.Error("a client without a token does not count on the next certificate")
+	}
+}
+
+func writePair(t *testing.T, pair tls.Certificate, settings *codeq.TLS) {
+	t.Helper()
+	key, err := x509.MarshalPKCS8PrivateKey(pair.PrivateKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for file, block := range map[string]*pem.Block{
+		settings.CertFile: {Type: "CERTIFICATE", Bytes: pair.Certificate[0]}, settings.KeyFile: {Type: "PRIVATE KEY", Bytes: key},
+	} {
+		if err := os.WriteFile(file, pem.EncodeToMemory(block), 0o600); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 

@@ -286,7 +286,10 @@ func performOne(ctx context.Context, task *worker.Delivery, step []json.RawMessa
 		burn(duration(seconds))
 		return nil, false, nil
 	case "sleep":
-		time.Sleep(duration(seconds))
+		select {
+		case <-time.After(duration(seconds)):
+		case <-ctx.Done():
+		}
 		return nil, false, nil
 	case "progress":
 		for _, each := range argument[[]json.RawMessage](step, 1) {

@@ -1,10 +1,11 @@
 import http2 from "node:http2";
 import net from "node:net";
+import { onAbort } from "./aborts.js";
 import { parseAddress, type Target } from "./addresses.js";
 import { monotonicMs, timer } from "./clock.js";
 import { Connection, type Keepalive } from "./connection.js";
 import { DEFAULTS } from "./defaults.js";
-import { CodeqError, NotSent } from "./errors.js";
+import { cancelled, CodeqError, NotSent } from "./errors.js";
 import { GrpcStatus, MessageReader, framed, timeoutHeader } from "./grpc.js";
 import { readTls, type TlsFiles } from "./tls.js";
 import { SDK_NAME, VERSION } from "./version.js";
@@ -156,7 +157,7 @@ export class Channel {
         if (isDone) return;
         isDone = true;
         clearTimeout(deadline);
-        signal?.removeEventListener("abort", aborted);
+        forget?.();
         if (error !== undefined) reject(error);
         else if (reply === undefined) reject(new CodeqError("INTERNAL", "the server sent no reply"));
         else resolve(reply);
@@ -165,11 +166,14 @@ export class Channel {
         finish(error);
         call?.fail(error);
       };
-      const aborted = (): void => give(new CodeqError("CANCELLED", "the caller aborted the call"));
+      const aborted = (): void => {
+        const effect = call === undefined ? "it was not sent" : "it was sent, and may have taken effect";
+        give(cancelled(effect, signal?.reason));
+      };
       const deadline = timer(() => {
         give(new CodeqError("DEADLINE_EXCEEDED", `no answer from ${this.#target.authority} in time`));
       }, timeoutMs);
-      signal?.addEventListener("abort", aborted, { once: true });
+      const forget = signal === undefined ? undefined : onAbort(signal, aborted);
       if (signal?.aborted) return aborted();
       const handler: CallHandler = { message: (data) => void (reply ??= data), ended: finish };
       const left = Math.max(1, timeoutMs - (monotonicMs() - begun));

@@ -153,6 +153,14 @@ test("an esbuild bundle renews leases in its thread, as one file each and split"
   }
 });
 
+test("an esbuild bundle that leaves the SDK outside needs nothing", async () => {
+  writeFileSync(join(folder, "app.mjs"), APP);
+  const file = join(folder, "outside.mjs");
+  const args = ["app.mjs", "--bundle", "--packages=external", "--platform=node", "--format=esm", `--outfile=${file}`];
+  execFileSync(join(BIN, "esbuild"), args, { cwd: folder, stdio: "pipe" });
+  await assertRenews(file);
+});
+
 test("a Vite bundle with the SDK inside renews leases in its thread", async () => {
   writeFileSync(join(folder, "app.mjs"), APP);
   const out = outside();

@@ -1,5 +1,5 @@
 import type http2 from "node:http2";
-import { timer } from "./clock.js";
+import { monotonicMs, timer } from "./clock.js";
 import type { Defaults } from "./defaults.js";
 
 /** When a silent server is pinged, and given up. */
@@ -10,6 +10,7 @@ export class Connection {
   readonly #session: http2.ClientHttp2Session;
   readonly #keepalive: Keepalive;
   #calls = 0;
+  #idleSinceMs = monotonicMs();
   /** Waits for the next ping, or for the answer to one. */
   #waiting: NodeJS.Timeout | undefined;
 
@@ -32,7 +33,10 @@ export class Connection {
     this.#calls += 1;
     if (this.#calls === 1) {
       this.#session.ref();
-      this.#watch();
+      // What lies between may have forgotten a connection that was idle for long.
+      const isOld = monotonicMs() - this.#idleSinceMs >= this.#keepalive.keepaliveSeconds * 1000;
+      if (isOld) this.#ping();
+      else this.#watch();
     }
     return stream;
   }
@@ -42,6 +46,7 @@ export class Connection {
     this.#calls -= 1;
     if (this.#calls > 0) return;
     clearTimeout(this.#waiting);
+    this.#idleSinceMs = monotonicMs();
     if (!this.#session.destroyed) this.#session.unref();
   }
 

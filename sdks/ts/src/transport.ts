@@ -141,6 +141,7 @@ export class Channel {
     try {
       stream = connection.request(headers);
     } catch (error) {
+      if (this.#connection === connection) this.#connection = undefined; // the next call opens another one
       throw new NotSent(`the connection to ${this.#target.authority} cannot be used: ${String(error)}`, error);
     }
     return new Call(stream, handler, () => connection.release());

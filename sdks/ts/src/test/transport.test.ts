@@ -101,3 +101,19 @@ test("a second connection is watched while a call is open on the first", async (
   assert.ok(isCodeqError(await first.ended, "UNAVAILABLE"));
   channel.close();
 });
+
+test("a connection that was idle for long is pinged at its next call", async (t) => {
+  await using server = await ScriptedServer.start({ Get: (call, number) => (number === 0 ? call.ok() : undefined) });
+  await using between = await silencer(server);
+  const channel = new Channel(between.address, undefined, { keepaliveSeconds: 600, keepaliveTimeoutSeconds: 0.2 });
+  const [first, second] = [ending(), ending()];
+  await channel.call("/a/Get", {}, first.handler);
+  assert.equal(await first.ended, undefined);
+  between.mute();
+  const now = performance.now();
+  t.mock.method(performance, "now", () => now + 601_000);
+  await channel.call("/a/Get", {}, second.handler);
+  assert.ok(isCodeqError(await second.ended, "UNAVAILABLE"));
+  assert.equal(server.connections, 1);
+  channel.close();
+});

@@ -1,7 +1,9 @@
 // What callers of a producer wait for: results, sources of tasks, and their own signals.
 import assert from "node:assert/strict";
+import { EventEmitter } from "node:events";
 import { test } from "node:test";
 import { Client } from "../client.js";
+import { Endpoint } from "../endpoint.js";
 import { isCodeqError } from "../errors.js";
 import { ProduceRequestSchema, ProduceResponseSchema } from "../gen/codeq/v1/producer_service_pb.js";
 import { GetTaskResultRequestSchema, GetTaskResultResponseSchema } from "../gen/codeq/v1/task_service_pb.js";
@@ -191,6 +193,25 @@ test("one signal for many calls raises no warning, and is left without listeners
   await new Promise((resolve) => setImmediate(resolve));
   process.off("warning", warned);
   assert.deepEqual(warnings, []);
+});
+
+test("asking again and again for a fresh token leaves no listeners behind", async () => {
+  const { TokenRenewal } = await import("../streams.js");
+  const warnings: Error[] = [];
+  const warned = (warning: Error): void => void warnings.push(warning);
+  process.on("warning", warned);
+  const most = EventEmitter.defaultMaxListeners;
+  EventEmitter.defaultMaxListeners = 2;
+  const endpoint = Endpoint.forProducer({ addresses: "127.0.0.1:1", token: () => "old", logger: new KeptLogger() });
+  const late = gate();
+  const renewal = new TokenRenewal(endpoint, await endpoint.metadata(), () => late.open());
+  renewal.start(500);
+  await late.promise;
+  EventEmitter.defaultMaxListeners = most;
+  await new Promise((resolve) => setImmediate(resolve));
+  process.off("warning", warned);
+  assert.ok(renewal.isLate);
+  assert.deepEqual(warnings.filter((warning) => warning.message.includes("AbortSignal")), []);
 });
 
 test("values that would be sent as something else are refused by name", async () => {

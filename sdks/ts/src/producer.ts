@@ -234,7 +234,7 @@ export class Producer implements AsyncDisposable {
         if (reply.result === undefined) throw new CodeqError("INTERNAL", "the server sent no result");
         return new TaskResult<Result>(reply.result);
       } catch (thrown) {
-        const error = asCodeqError(thrown);
+        const error = signal?.aborted ? cancelled(`task ${taskId} exists and goes on`, signal.reason) : asCodeqError(thrown);
         if (!isCodeqError(error, "RESULT_NOT_FOUND", "DEADLINE_EXCEEDED", "UNAVAILABLE")) throw copyOf(error, { taskId });
         if (monotonicMs() >= deadline) {
           const text = `task ${taskId} has not ended within ${total / 1000} s`;

@@ -1,3 +1,5 @@
+import { onAbort } from "./aborts.js";
+
 /** Returns milliseconds on a clock that never jumps. */
 export function monotonicMs(): number {
   return performance.now();
@@ -20,25 +22,34 @@ export function sleep(ms: number, signal?: AbortSignal): Promise<void> {
     }
     const done = (): void => {
       clearTimeout(waiting);
-      signal?.removeEventListener("abort", done);
+      forget?.();
       resolve();
     };
     const waiting = timer(done, ms);
-    signal?.addEventListener("abort", done, { once: true });
+    const forget = signal === undefined ? undefined : onAbort(signal, done);
   });
 }
 
-/** Resolves to the value of a promise, or rejects with `late()` if that takes longer than `ms`. */
-export function within<T>(promise: Promise<T>, ms: number, late: () => Error): Promise<T> {
+/** Resolves to the value of a promise, or rejects with `late()` if that takes longer than `ms`, or until `signal` aborts. */
+export function within<T>(promise: Promise<T>, ms: number, late: () => Error, signal?: AbortSignal): Promise<T> {
   return new Promise((resolve, reject) => {
-    const waiting = timer(() => reject(late()), ms);
+    const end = (): void => {
+      clearTimeout(waiting);
+      forget?.();
+    };
+    const give = (): void => {
+      end();
+      reject(late());
+    };
+    const waiting = timer(give, signal?.aborted ? 0 : ms);
+    const forget = signal === undefined ? undefined : onAbort(signal, give);
     promise.then(
       (value) => {
-        clearTimeout(waiting);
+        end();
         resolve(value);
       },
       (error: unknown) => {
-        clearTimeout(waiting);
+        end();
         reject(error as Error);
       },
     );

@@ -40,7 +40,7 @@ export interface Defaults {
   readonly refreshSeconds: number;
   /** Time after which a call that can be repeated moves on to another server. */
   readonly stallSeconds: number;
-  /** Silence of a server, during a call, after which the client pings it. */
+  /** Interval between pings of a server while calls are open. */
   readonly keepaliveSeconds: number;
   /** Longest wait for the answer to a ping. */
   readonly keepaliveTimeoutSeconds: number;

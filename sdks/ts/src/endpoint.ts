@@ -15,6 +15,9 @@ export const TOKEN_MS_MAX = 30_000;
 /** Timeout of a refresh of the cluster's members, which runs in the background. */
 const TOPOLOGY_MS_MAX = 2000;
 
+/** Texts that fit into a header. */
+const SENDABLE = /^[\x20-\x7e]*$/;
+
 const GET_TOPOLOGY = "/codeq.v1.ClusterService/GetTopology";
 
 /**
@@ -59,6 +62,9 @@ export class Endpoint {
     if (this.#token !== undefined && typeof this.#token !== "string" && typeof this.#token !== "function") {
       throw invalidArgument("token", "must be a text or a function");
     }
+    if (typeof this.#token === "string" && !SENDABLE.test(this.#token)) {
+      throw invalidArgument("token", "has characters that cannot be sent, such as a line break at its end");
+    }
   }
 
   /** Returns the endpoint of a producer or client. */
@@ -76,6 +82,11 @@ export class Endpoint {
     return typeof this.#token === "function" || this.isCertified;
   }
 
+  /** Whether the program has a function that returns tokens. */
+  get hasTokenFunction(): boolean {
+    return typeof this.#token === "function";
+  }
+
   /** Whether calls carry no token, and connections show a certificate instead. */
   get isCertified(): boolean {
     return this.#token === undefined && this.tls?.cert !== undefined;
@@ -86,17 +97,17 @@ export class Endpoint {
     return new Channel(address, this.tls);
   }
 
-  /** Returns the metadata of the next call; rejects with UNAVAILABLE if there is no token in time. */
-  async metadata(timeoutMs = TOKEN_MS_MAX): Promise<Metadata> {
-    return bearer(typeof this.#token === "function" ? await this.token(timeoutMs) : this.#token);
+  /** Returns the metadata of the next call; rejects with UNAVAILABLE if there is no token in time, or until `signal` aborts. */
+  async metadata(timeoutMs = TOKEN_MS_MAX, signal?: AbortSignal): Promise<Metadata> {
+    return bearer(typeof this.#token === "function" ? await this.token(timeoutMs, signal) : this.#token);
   }
 
   /** Returns the token of the next call; see `metadata`. */
-  token(timeoutMs = TOKEN_MS_MAX): Promise<string | undefined> {
+  token(timeoutMs = TOKEN_MS_MAX, signal?: AbortSignal): Promise<string | undefined> {
     if (typeof this.#token !== "function") return Promise.resolve(this.#token);
     const late = (): CodeqError =>
       new CodeqError("UNAVAILABLE", `no token: the token function did not return within ${timeoutMs / 1000} s`);
-    return within(this.#ask(this.#token), timeoutMs, late);
+    return within(this.#ask(this.#token), timeoutMs, late, signal);
   }
 
   /** Asks a server for the members of its cluster. If it does not answer, the known members stay. */
@@ -138,7 +149,7 @@ function checked(token: unknown): string | undefined {
   if (token !== undefined && token !== null && typeof token !== "string") {
     throw new CodeqError("UNAVAILABLE", `no token: the token function returned a ${typeof token}, not a text`);
   }
-  if (typeof token === "string" && !/^[\x20-\x7e]*$/.test(token)) {
+  if (typeof token === "string" && !SENDABLE.test(token)) {
     throw new CodeqError("UNAVAILABLE", "no token: it has characters that cannot be sent");
   }
   return token ?? undefined;

@@ -129,10 +129,16 @@ export function fromStatus(number: number, description: string, details: Uint8Ar
   return new CodeqError(told.reason, description, { violations, retryAfter, metadata });
 }
 
-/** Returns a copy of an error for another caller, with a stack of its own. */
-export function copyOf(error: CodeqError): CodeqError {
-  const { violations, retryable, retryAfter, metadata, cause } = error;
+/** Returns a copy of an error for another caller, with a stack and perhaps more metadata of its own. */
+export function copyOf(error: CodeqError, more: Readonly<Record<string, string>> = {}): CodeqError {
+  const { violations, retryable, retryAfter, cause } = error;
+  const metadata = { ...error.metadata, ...more };
   return new CodeqError(error.reason, error.description, { violations, retryable, retryAfter, metadata, cause });
+}
+
+/** Returns the error of a call whose caller aborted it; its cause is the signal's reason. */
+export function cancelled(effect: string, reason: unknown): CodeqError {
+  return new CodeqError("CANCELLED", `the caller aborted the call; ${effect}`, { cause: reason });
 }
 
 /** Returns an error of the SDK for anything thrown. */

@@ -128,6 +128,14 @@ export class LeaseTable {
     return sharedElapsed(Atomics.load(this.#words, HEAD_WORDS + slot * SLOT_WORDS + EXTENDED), sharedMs());
   }
 
+  /** Returns whether a lease may be renewed: its time is not up, and the server knows it. */
+  mayRenew(slot: number): boolean {
+    const words = this.#words;
+    const at = HEAD_WORDS + slot * SLOT_WORDS;
+    const held = sharedElapsed(Atomics.load(words, at + STARTED), sharedMs());
+    return Atomics.load(words, at + GIVEN_UP) === 0 && held <= Atomics.load(words, at + LIMIT);
+  }
+
   /** Stops the renewals of a lease. */
   giveUp(slot: number): void {
     if (slot >= 0) Atomics.store(this.#words, HEAD_WORDS + slot * SLOT_WORDS + GIVEN_UP, 1);

@@ -64,9 +64,9 @@ export function encodeTask(task: NewTask, newKey: (() => string) | undefined): I
     throw invalidArgument("runAt", "and delaySeconds cannot both be set");
   }
   const to = writer.begin();
-  if (command) to.text(0x0a, command);
+  if (command) to.text(0x0a, text(command, "command"));
   to.bytes(0x12, payload);
-  if (priority) to.number(0x18, whole(priority, "priority"));
+  if (priority !== undefined && priority !== 0) to.number(0x18, whole(priority, "priority"));
   if (maxAttempts !== undefined) to.number(0x20, whole(maxAttempts, "maxAttempts"));
   if (runAt !== undefined) to.bytes(0x2a, timestamp(runAt, "runAt"));
   if (delaySeconds !== undefined) to.number(0x30, wholeSeconds(delaySeconds, "delaySeconds"));

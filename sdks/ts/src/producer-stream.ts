@@ -56,6 +56,8 @@ export class ProducerStream {
   #isClosing = false;
   #running: Promise<void> | undefined;
   #resting = new AbortController();
+  /** Ends the attempt to connect. */
+  #quit = new AbortController();
   #sweep: { timer: NodeJS.Timeout; atMs: number } | undefined;
 
   constructor(endpoint: Endpoint, clientName: string, backoff: Backoff) {
@@ -82,9 +84,11 @@ export class ProducerStream {
     let last = monotonicMs();
     for (const job of this.#jobs()) if (!job.isDone) last = Math.max(last, job.deadlineMs);
     this.#resting.abort();
+    this.#quitIfIdle();
     this.#wake();
     const ms = last - monotonicMs() + DEFAULTS.leaveSecondsMax * 1000;
     if (this.#running !== undefined) await within(this.#running, ms, closed).catch(() => undefined);
+    this.#quit.abort();
     this.#channel?.close();
     if (this.#sweep !== undefined) clearTimeout(this.#sweep.timer);
     for (const job of this.#jobs()) job.fail(closed(), unanswered());
@@ -126,10 +130,11 @@ export class ProducerStream {
     this.#leader = "";
     this.#limits = undefined;
     this.#isLeaving = this.#isHalfClosed = this.#isWriting = false;
+    this.#quit = new AbortController();
     const channel = this.#endpoint.channel(this.#address);
     this.#channel = channel;
     try {
-      const metadata = await this.#endpoint.metadata();
+      const metadata = await this.#endpoint.metadata(undefined, this.#quit.signal);
       const tokens = new TokenRenewal(this.#endpoint, metadata, () => this.#wake());
       this.#tokens = tokens;
       const hello = { hello: { clientName: this.#clientName, client: CLIENT_INFO } };
@@ -268,6 +273,14 @@ export class ProducerStream {
     if (next !== Number.POSITIVE_INFINITY) this.#sweepAt(next);
     // Nothing waits any more: an attempt to connect, or a rest, is not needed.
     if (this.#pending.isEmpty) this.#resting.abort();
+    this.#quitIfIdle();
+  }
+
+  /** Gives up an attempt to connect for which nothing waits. */
+  #quitIfIdle(): void {
+    if (this.#call !== undefined || !this.#pending.isEmpty) return;
+    this.#quit.abort();
+    this.#channel?.close();
   }
 
   #unsent(): CodeqError {

@@ -1,15 +1,18 @@
 import { name, seconds, count } from "./arguments.js";
+import { onAbort } from "./aborts.js";
 import { Backoff } from "./backoff.js";
-import { monotonicMs, timer } from "./clock.js";
+import { monotonicMs, sleep, timer } from "./clock.js";
 import { DEFAULTS } from "./defaults.js";
 import { Endpoint, type ConnectionOptions } from "./endpoint.js";
-import { asCodeqError, CodeqError, isCodeqError } from "./errors.js";
+import { asCodeqError, cancelled, CodeqError, copyOf, invalidArgument, isCodeqError } from "./errors.js";
 import { TaskService } from "./gen/codeq/v1/task_service_pb.js";
 import { quietly, type Metrics, type Telemetry } from "./hooks.js";
 import { Job, type CreateResult } from "./producer-frames.js";
 import { ProducerStream } from "./producer-stream.js";
 import { TaskResult } from "./records.js";
 import { encodeTask, newKey, type Item, type NewTask, type TaskOptions } from "./new-tasks.js";
+import { Queue } from "./queue.js";
+import { textOf } from "./texts.js";
 import { Caller } from "./unary.js";
 
 /** Longest wait of one call for a result; the server allows 60 s. */
@@ -36,22 +39,54 @@ export interface ProducerOptions extends ConnectionOptions {
   readonly telemetry?: Telemetry | undefined;
 }
 
+/** Shortest interval between two questions for the result of a task. */
+const POLL_MS_MIN = 100;
+
+/** Pause before the next one after a server was not reached. */
+const POLL_AGAIN_MS = 500;
+
 /** Options of a create. */
 export interface CreateOptions extends TaskOptions {
   /** Seconds within which the call ends. Default: the producer's. */
   readonly timeoutSeconds?: number | undefined;
+  /**
+   * Ends the wait: the call then rejects with CANCELLED, whose `cause` is the signal's reason. A create that was sent
+   * is not undone: the task may exist, and the error's text says which it is. Default: none.
+   */
+  readonly signal?: AbortSignal | undefined;
 }
 
 /** Options of a batch. */
 export interface BatchOptions {
   /** Seconds within which the call ends. Default: the producer's. */
   readonly timeoutSeconds?: number | undefined;
+  /** Ends the wait: tasks without an answer then have the error CANCELLED, as `CreateOptions.signal` says. Default: none. */
+  readonly signal?: AbortSignal | undefined;
 }
 
 /** Options of `createAll`. */
-export interface CreateAllOptions extends BatchOptions {
+export interface CreateAllOptions {
+  /** Seconds within which each create ends. Default: the producer's. */
+  readonly timeoutSeconds?: number | undefined;
   /** Creates in flight at once, 1 to 65536. Default: 4096. */
   readonly inFlight?: number | undefined;
+}
+
+/** A job on its way to the stream. */
+interface Waiter {
+  readonly job: Job;
+  /** Whether it counts as in flight. */
+  isIn: boolean;
+  late: NodeJS.Timeout | undefined;
+}
+
+/** What a source of tasks threw. */
+class Thrown {
+  readonly error: unknown;
+
+  constructor(error: unknown) {
+    this.error = error;
+  }
 }
 
 /**
@@ -69,7 +104,9 @@ export class Producer implements AsyncDisposable {
   readonly #metrics: Metrics | undefined;
   readonly #telemetry: Telemetry | undefined;
   #inFlight = 0;
-  #waiting: { count: number; go: () => void; isGone: boolean }[] = [];
+  /** Jobs for which there is no room yet, in the order in which they came. */
+  readonly #waiting = new Set<Waiter>();
+  #isAdmitting = false;
   #isClosed = false;
 
   /** Makes a producer; throws INVALID_ARGUMENT for options out of range. */
@@ -92,12 +129,12 @@ export class Producer implements AsyncDisposable {
    * @returns Id of the task.
    * @throws CodeqError INVALID_FIELD, TOO_LARGE, IDEMPOTENCY_CONFLICT, TASK_ID_TAKEN, UNAUTHENTICATED and others if the
    *   server refuses it; OUTCOME_UNKNOWN if it was sent but not answered; DEADLINE_EXCEEDED if it was not sent in time;
-   *   INVALID_ARGUMENT; CLOSED.
+   *   CANCELLED if its signal aborted; INVALID_ARGUMENT; CLOSED.
    */
   create<Payload = unknown>(command: string, payload?: Payload, options: CreateOptions = {}): Promise<string> {
     return new Promise((resolve, reject) => {
       const item = this.#encode({ ...options, command, payload });
-      this.#send([item], [command], options.timeoutSeconds, ([result]) => {
+      this.#send([item], [command], options, ([result]) => {
         if (typeof result === "string") resolve(result);
         else reject(result);
       });
@@ -119,7 +156,7 @@ export class Producer implements AsyncDisposable {
           items.push(this.#encode(task));
           commands.push(task.command);
         } catch (error) {
-          refused.set(index, asCodeqError(error));
+          refused.set(index, isCodeqError(error) ? error : invalidArgument(`tasks[${index}]`, `is not a task: ${textOf(error)}`, error));
         }
       });
       const finish = (results: readonly CreateResult[]): void => {
@@ -127,13 +164,15 @@ export class Producer implements AsyncDisposable {
         resolve(tasks.map((_, index) => refused.get(index) ?? (results[at++] as CreateResult)));
       };
       if (items.length === 0) finish([]);
-      else this.#send(items, commands, options.timeoutSeconds, finish);
+      else this.#send(items, commands, options, finish);
     });
   }
 
   /**
-   * Creates the tasks of an iterable, with a bounded number in flight, and yields an id or an error for each, in order.
-   * The iterable is read only as fast as results are taken.
+   * Creates the tasks of an iterable, with a bounded number in flight, and yields an id or an error for each, in order
+   * and as soon as it is known. The iterable is read only as fast as results are taken.
+   *
+   * @throws Whatever the iterable throws, once the tasks before are answered.
    */
   async *createAll(
     tasks: AsyncIterable<NewTask> | Iterable<NewTask>,
@@ -141,19 +180,40 @@ export class Producer implements AsyncDisposable {
   ): AsyncGenerator<CreateResult, void, undefined> {
     const most = count(options.inFlight ?? 4096, "inFlight", 65_536);
     const { timeoutSeconds } = options;
-    const flying: Promise<CreateResult>[] = [];
-    for await (const task of tasks) {
-      flying.push(this.create(task.command, task.payload, { ...task, timeoutSeconds }).catch(asCodeqError));
-      if (flying.length >= most) yield flying.shift() as Promise<CreateResult>;
+    const flying = new Queue<Promise<CreateResult>>();
+    const source = Symbol.asyncIterator in tasks ? tasks[Symbol.asyncIterator]() : tasks[Symbol.iterator]();
+    let next: Promise<IteratorResult<NewTask> | Thrown> | undefined;
+    let thrown: Thrown | undefined;
+    let isAtEnd = false;
+    try {
+      while (!isAtEnd || flying.size > 0) {
+        if (!isAtEnd && flying.size < most) next ??= (async () => source.next())().catch((error: unknown) => new Thrown(error));
+        // A source that waits, perhaps for the answer of the task before, must not hold up that answer.
+        const first = flying.first?.then(() => undefined);
+        const read = next === undefined ? await first : await (first === undefined ? next : Promise.race([next, first]));
+        if (read === undefined) {
+          yield flying.shift() as Promise<CreateResult>;
+          continue;
+        }
+        next = undefined;
+        if (read instanceof Thrown) thrown = read;
+        isAtEnd = read instanceof Thrown || read.done === true;
+        if (!(read instanceof Thrown) && read.done !== true) flying.push(this.#createOne(read.value, timeoutSeconds));
+      }
+    } finally {
+      // The caller wants no more. A source that is being read ends later.
+      const ending = isAtEnd ? undefined : Promise.resolve(source.return?.()).catch(() => undefined);
+      if (next === undefined) await ending;
     }
-    yield* flying;
+    if (thrown !== undefined) throw thrown.error;
   }
 
   /**
    * Creates a task and waits for its end.
    *
    * @returns How the task ended, whatever its status.
-   * @throws CodeqError DEADLINE_EXCEEDED if it has not ended in time (its id is in `metadata.taskId`), and the errors of `create`.
+   * @throws CodeqError DEADLINE_EXCEEDED if it has not ended in time, and the errors of `create`. Once the task exists, its
+   *   id is in `metadata.taskId`, whatever the error is.
    */
   async createAndWait<Result = unknown, Payload = unknown>(
     command: string,
@@ -163,20 +223,25 @@ export class Producer implements AsyncDisposable {
     const total = seconds(options.timeoutSeconds ?? this.#timeoutMs / 1000, "timeoutSeconds") * 1000;
     const deadline = monotonicMs() + total;
     const taskId = await this.create(command, payload, options);
+    const { signal } = options;
     for (;;) {
-      const left = deadline - monotonicMs();
-      const waitSeconds = Math.floor(Math.min(WAIT_SECONDS_MAX, Math.max(0, left / 1000)));
-      const timeoutMs = Math.max(1, left - waitSeconds * 1000);
-      const how = { waitSeconds, timeoutMs };
+      const begun = monotonicMs();
+      const left = deadline - begun;
+      const waitSeconds = Math.max(1, Math.ceil(Math.min(WAIT_SECONDS_MAX, left / 1000)));
+      const how = { waitSeconds, timeoutMs: left - waitSeconds * 1000, signal };
       try {
         const reply = await this.#caller.call(TaskService.method.getTaskResult, { taskId, waitSeconds }, how);
         if (reply.result === undefined) throw new CodeqError("INTERNAL", "the server sent no result");
         return new TaskResult<Result>(reply.result);
-      } catch (error) {
-        if (!isCodeqError(error, "RESULT_NOT_FOUND") && !isCodeqError(error, "DEADLINE_EXCEEDED")) throw error;
-        if (monotonicMs() < deadline) continue;
-        const text = `task ${taskId} has not ended within ${total / 1000} s`;
-        throw new CodeqError("DEADLINE_EXCEEDED", text, { metadata: { taskId }, cause: error });
+      } catch (thrown) {
+        const error = signal?.aborted ? cancelled(`task ${taskId} exists and goes on`, signal.reason) : asCodeqError(thrown);
+        if (!isCodeqError(error, "RESULT_NOT_FOUND", "DEADLINE_EXCEEDED", "UNAVAILABLE")) throw copyOf(error, { taskId });
+        if (monotonicMs() >= deadline) {
+          const text = `task ${taskId} has not ended within ${total / 1000} s`;
+          throw new CodeqError("DEADLINE_EXCEEDED", text, { metadata: { taskId }, cause: error });
+        }
+        const pauseMs = isCodeqError(error, "UNAVAILABLE") ? POLL_AGAIN_MS : begun + POLL_MS_MIN - monotonicMs();
+        await sleep(Math.min(pauseMs, deadline - monotonicMs()), signal);
       }
     }
   }
@@ -184,7 +249,7 @@ export class Producer implements AsyncDisposable {
   /** Waits for the creates in flight, at most for their timeouts, then disconnects. Later creates fail with CLOSED. */
   async close(): Promise<void> {
     this.#isClosed = true;
-    for (const each of this.#waiting) each.go();
+    this.#admit();
     await this.#stream.close();
     this.#caller.close();
   }
@@ -204,66 +269,68 @@ export class Producer implements AsyncDisposable {
     return encodeTask({ ...task, ...context }, keys ? newKey : undefined);
   }
 
-  #send(items: Item[], commands: string[], timeoutSeconds: number | undefined, done: (results: CreateResult[]) => void): void {
+  #createOne(task: NewTask, timeoutSeconds: number | undefined): Promise<CreateResult> {
+    return this.createBatch([task], { timeoutSeconds }).then(([result]) => result as CreateResult, asCodeqError);
+  }
+
+  #send(items: Item[], commands: string[], how: BatchOptions, done: (results: CreateResult[]) => void): void {
+    const { timeoutSeconds, signal } = how;
     const timeoutMs = timeoutSeconds === undefined ? this.#timeoutMs : seconds(timeoutSeconds, "timeoutSeconds") * 1000;
     const begun = monotonicMs();
     const job = new Job(items, begun + timeoutMs, (results) => {
-      this.#leave(items.length);
+      forget?.();
+      clearTimeout(waiter.late);
+      if (waiter.isIn) this.#inFlight -= items.length;
+      this.#waiting.delete(waiter);
+      this.#admit();
       if (this.#metrics?.created !== undefined) this.#tell(this.#metrics, commands, results, begun);
       done(results);
     });
-    if (this.#hasRoom(items.length)) {
-      this.#inFlight += items.length;
-      this.#stream.submit(job);
-    } else {
-      this.#wait(job, timeoutMs);
-    }
+    const waiter: Waiter = { job, isIn: false, late: undefined };
+    const abort = (): void => {
+      const reason: unknown = signal?.reason;
+      job.fail(cancelled("the task was not sent", reason), cancelled("it was sent: the task may exist", reason));
+    };
+    const forget = signal === undefined || signal.aborted ? undefined : onAbort(signal, abort);
+    if (signal?.aborted) abort();
+    else if (this.#isClosed || (this.#waiting.size === 0 && this.#hasRoom(items.length))) this.#enter(waiter);
+    else if (this.#failFast) {
+      const error = new CodeqError("LIMIT_REACHED", `${this.#inFlightMax} tasks are in flight`, { retryable: true });
+      job.fail(error, error);
+    } else this.#wait(waiter, timeoutMs);
   }
 
   #hasRoom(tasks: number): boolean {
-    return this.#waiting.length === 0 && (this.#inFlight === 0 || this.#inFlight + tasks <= this.#inFlightMax);
+    return this.#inFlight === 0 || this.#inFlight + tasks <= this.#inFlightMax;
+  }
+
+  #enter(waiter: Waiter): void {
+    this.#waiting.delete(waiter);
+    clearTimeout(waiter.late);
+    waiter.isIn = true;
+    this.#inFlight += waiter.job.items.length;
+    this.#stream.submit(waiter.job);
   }
 
   /** Keeps a job back until there is room, its deadline has passed, or the producer is closed. */
-  #wait(job: Job, timeoutMs: number): void {
-    const most = this.#inFlightMax;
-    const items = job.items.length;
-    const refuse = (error: CodeqError): void => {
-      this.#inFlight += items; // the job gives its places back when it ends
-      job.fail(error, error);
-    };
-    if (this.#failFast) {
-      refuse(new CodeqError("LIMIT_REACHED", `${most} tasks are in flight`, { retryable: true }));
-      return;
-    }
-    const late = timer(() => {
-      waiter.isGone = true;
-      refuse(new CodeqError("DEADLINE_EXCEEDED", `not sent within the timeout: ${most} tasks are in flight`));
+  #wait(waiter: Waiter, timeoutMs: number): void {
+    this.#waiting.add(waiter);
+    waiter.late = timer(() => {
+      const text = `not sent within the timeout: ${this.#inFlightMax} tasks are in flight`;
+      const error = new CodeqError("DEADLINE_EXCEEDED", text);
+      waiter.job.fail(error, error);
     }, timeoutMs);
-    const waiter = {
-      count: items,
-      isGone: false,
-      go: (): void => {
-        clearTimeout(late);
-        if (waiter.isGone) return;
-        waiter.isGone = true;
-        this.#inFlight += items;
-        this.#stream.submit(job);
-      },
-    };
-    this.#waiting.push(waiter);
   }
 
-  #leave(tasks: number): void {
-    this.#inFlight -= tasks;
-    while (this.#waiting.length > 0) {
-      const next = this.#waiting[0];
-      if (next === undefined) return;
-      const fits = this.#inFlight === 0 || this.#inFlight + next.count <= this.#inFlightMax;
-      if (!next.isGone && !fits && !this.#isClosed) return;
-      this.#waiting.shift();
-      next.go();
+  /** Sends the jobs for which there is room now. */
+  #admit(): void {
+    if (this.#isAdmitting) return; // a job that fails at once ends in here again
+    this.#isAdmitting = true;
+    for (const waiter of this.#waiting) {
+      if (!this.#isClosed && !this.#hasRoom(waiter.job.items.length)) break;
+      this.#enter(waiter);
     }
+    this.#isAdmitting = false;
   }
 
   #tell(metrics: Metrics, commands: readonly string[], results: readonly CreateResult[], begun: number): void {

@@ -185,6 +185,9 @@ export class TaskStopped extends Error {
 /** A task that a worker runs. */
 export class DeliveredTask<Payload = unknown> extends Task<Payload> {
   readonly #abort = new AbortController();
+  /** Made when it is asked for: most handlers never do. */
+  #drain: AbortController | undefined;
+  #isDraining = false;
   readonly #report: (task: DeliveredTask, progress: unknown) => void;
 
   /** @internal */
@@ -199,11 +202,32 @@ export class DeliveredTask<Payload = unknown> extends Task<Payload> {
   }
 
   /**
+   * Aborts when the worker begins to stop, with a `TaskStopped` of the kind `shutdown` as its reason. The handler may go on
+   * for the worker's `drainSeconds`, until `signal` aborts; a long one may rather save its state and return a `Snooze` or
+   * an `Abandon`.
+   */
+  get draining(): AbortSignal {
+    this.#drain ??= new AbortController();
+    if (this.#isDraining) this.#tellDrain();
+    return this.#drain.signal;
+  }
+
+  /**
    * Reports progress: anything that JSON.stringify takes, at most 64 KiB. A later value replaces an earlier one, and
    * the last one reaches the server before the task's outcome.
    */
   progress(value: unknown): void {
     this.#report(this as DeliveredTask, value);
+  }
+
+  /** @internal */
+  drain(): void {
+    this.#isDraining = true;
+    this.#tellDrain();
+  }
+
+  #tellDrain(): void {
+    if (this.#drain?.signal.aborted === false) this.#drain.abort(new TaskStopped("shutdown", "the worker begins to stop"));
   }
 
   /** @internal */

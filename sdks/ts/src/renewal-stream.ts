@@ -73,8 +73,8 @@ export class RenewalStream {
       const startedMs = monotonicMs();
       const address = this.#endpoint.servers.current;
       const error = await this.#attempt(address);
-      if (error === undefined) continue;
       this.#post({ kind: "up", isUp: false });
+      if (error === undefined) continue;
       const attempt = { address, leader: this.#leader, startedMs, isWelcomed: this.#isWelcomed };
       const delay = this.#reconnects.delayMsAfter(error, attempt);
       await sleep(isFinal(error) && !this.#isWelcomed ? Math.max(delay, REFUSED_MS) : delay, this.#ended.signal);
@@ -98,6 +98,7 @@ export class RenewalStream {
 
   /** Returns whether a lease needs renewal soon. */
   #isNeeded(): boolean {
+    if (this.#options.isEager) return true;
     const now = sharedMs();
     return this.#table.leases().some((lease) => {
       return !lease.isGivenUp && sharedElapsed(lease.extendedMs, now) >= this.#renewMs / 2;

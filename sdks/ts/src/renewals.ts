@@ -12,7 +12,7 @@ function post(message: RenewalMessage): void {
 }
 
 let last = options.token;
-let isFirst = true;
+let isFirst = last !== undefined;
 let answered: ((token: string | undefined) => void) | undefined;
 
 parentPort?.on("message", (message: TokenAnswer) => answered?.(message.token));
@@ -43,7 +43,7 @@ const logger = {
 
 const endpoint = Endpoint.forWorker({
   addresses: options.addresses,
-  token: options.isTokenRenewable && options.token !== undefined ? token : (options.token ?? ""),
+  token: options.hasTokenFunction ? token : options.token,
   tls: options.tls ?? false,
   logger,
 });

@@ -13,12 +13,20 @@ export interface RenewalOptions {
   readonly tls: TlsFiles | undefined;
   /** Token to start with. */
   readonly token: string | undefined;
-  /** Whether the program can be asked for other tokens. */
-  readonly isTokenRenewable: boolean;
+  /** Whether the program can be asked for tokens. */
+  readonly hasTokenFunction: boolean;
   readonly name: string;
   readonly commands: readonly string[];
   readonly leaseSeconds: number;
+  /** Whether the stream is open from the start, not only while a task is old enough to need it. */
+  readonly isEager: boolean;
 }
+
+/**
+ * Longest lease for which the renewal stream is open before the first task comes: within a third of a shorter one, a
+ * machine under load may not start a thread and connect it.
+ */
+export const SHORT_LEASE_SECONDS = 10;
 
 /** What the worker's thread tells the renewal thread. */
 export interface TokenAnswer {
@@ -66,7 +74,8 @@ export class Renewals {
       addresses: this.#endpoint.servers.known,
       tls: this.#endpoint.tls,
       token,
-      isTokenRenewable: this.#endpoint.tokenIsRenewable,
+      hasTokenFunction: this.#endpoint.hasTokenFunction,
+      isEager: settings.leaseSeconds <= SHORT_LEASE_SECONDS,
       ...settings,
     };
     try {

@@ -1,5 +1,5 @@
 import type { Backoff } from "./backoff.js";
-import { monotonicMs, timer } from "./clock.js";
+import { monotonicMs, sleep, timer } from "./clock.js";
 import { DEFAULTS } from "./defaults.js";
 import { CodeqError, isCodeqError } from "./errors.js";
 import { tokenOf, type Endpoint } from "./endpoint.js";
@@ -177,7 +177,7 @@ export class TokenRenewal {
       } catch (error) {
         trouble = error instanceof Error ? error.message : String(error);
       }
-      await pause(Math.min(ASKING_MS_MAX, Math.max(0, until - monotonicMs()) / 2), this.#ended.signal);
+      await sleep(Math.min(ASKING_MS_MAX, Math.max(0, until - monotonicMs()) / 2), this.#ended.signal);
       if (this.#ended.signal.aborted) return;
     }
     this.#endpoint.logger.warn(`the token of a stream is about to expire, and there is no fresh one: ${trouble}`);
@@ -188,18 +188,6 @@ export class TokenRenewal {
     this.#isLate = true;
     this.#wake();
   }
-}
-
-/** Waits without keeping the process alive. */
-function pause(ms: number, signal: AbortSignal): Promise<void> {
-  return new Promise((resolve) => {
-    if (signal.aborted) return resolve();
-    const waiting = timer(resolve, ms);
-    signal.addEventListener("abort", () => {
-      clearTimeout(waiting);
-      resolve();
-    });
-  });
 }
 
 /** Takes what happens on a stream. An error that a method throws ends the stream. */

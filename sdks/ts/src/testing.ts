@@ -104,7 +104,8 @@ async function waitUntilReady(child: ChildProcess, path: string, log: () => stri
     trouble = `the command of the server cannot be started: ${error.message}`;
   });
   for (const until = Date.now() + ms; Date.now() < until; await sleep(POLL_MS)) {
-    if (trouble === "" && child.exitCode !== null) trouble = `the server ended with code ${child.exitCode}`;
+    const end = child.exitCode ?? child.signalCode;
+    if (trouble === "" && end !== null) trouble = `the server ended with ${end}`;
     if (trouble !== "") throw new CodeqError("UNAVAILABLE", `${trouble}\n${log()}`);
     // The server renames the finished file into place, but an empty file is never content.
     if ((statSync(path, { throwIfNoEntry: false })?.size ?? 0) > 0) return JSON.parse(readFileSync(path, "utf8")) as Ready;

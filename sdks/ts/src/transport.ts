@@ -1,9 +1,11 @@
 import http2 from "node:http2";
 import net from "node:net";
+import { onAbort } from "./aborts.js";
 import { parseAddress, type Target } from "./addresses.js";
 import { monotonicMs, timer } from "./clock.js";
+import { Connection, type Keepalive } from "./connection.js";
 import { DEFAULTS } from "./defaults.js";
-import { CodeqError, NotSent } from "./errors.js";
+import { cancelled, CodeqError, NotSent } from "./errors.js";
 import { GrpcStatus, MessageReader, framed, timeoutHeader } from "./grpc.js";
 import { readTls, type TlsFiles } from "./tls.js";
 import { SDK_NAME, VERSION } from "./version.js";
@@ -106,22 +108,23 @@ export class Call {
 export class Channel {
   readonly #target: Target;
   readonly #tls: TlsFiles | undefined;
-  #session: http2.ClientHttp2Session | undefined;
-  #opening: Promise<http2.ClientHttp2Session> | undefined;
+  readonly #keepalive: Keepalive;
+  /** Every session that is not closed: the present one, one that opens, and those that their server is leaving. */
+  readonly #sessions = new Set<http2.ClientHttp2Session>();
+  #connection: Connection | undefined;
+  #opening: Promise<Connection> | undefined;
   #isClosed = false;
-  #calls = 0;
-  #pinging: NodeJS.Timeout | undefined;
-  #bytesRead = 0;
 
   /** @param address HOST:PORT, [IPV6]:PORT or unix:PATH. */
-  constructor(address: string, tls: TlsFiles | undefined) {
+  constructor(address: string, tls: TlsFiles | undefined, keepalive: Keepalive = DEFAULTS) {
+    this.#keepalive = keepalive;
     this.#target = parseAddress(address);
     this.#tls = tls;
   }
 
   /** Starts a call; rejects with NotSent if there is no connection. */
   async call(path: string, metadata: Metadata, handler: CallHandler, timeoutMs?: number): Promise<Call> {
-    const session = await this.#connected();
+    const connection = await this.#connected();
     const scheme = this.#tls === undefined ? "http" : "https";
     const headers: http2.OutgoingHttpHeaders = {
       ":method": "POST",
@@ -136,12 +139,12 @@ export class Channel {
     };
     let stream: http2.ClientHttp2Stream;
     try {
-      stream = session.request(headers);
+      stream = connection.request(headers);
     } catch (error) {
+      if (this.#connection === connection) this.#connection = undefined; // the next call opens another one
       throw new NotSent(`the connection to ${this.#target.authority} cannot be used: ${String(error)}`, error);
     }
-    this.#hold(session);
-    return new Call(stream, handler, () => this.#release(session));
+    return new Call(stream, handler, () => connection.release());
   }
 
   /** Makes a unary call; `timeoutMs` counts from now, with the time to connect. */
@@ -155,7 +158,7 @@ export class Channel {
         if (isDone) return;
         isDone = true;
         clearTimeout(deadline);
-        signal?.removeEventListener("abort", aborted);
+        forget?.();
         if (error !== undefined) reject(error);
         else if (reply === undefined) reject(new CodeqError("INTERNAL", "the server sent no reply"));
         else resolve(reply);
@@ -164,11 +167,14 @@ export class Channel {
         finish(error);
         call?.fail(error);
       };
-      const aborted = (): void => give(new CodeqError("CANCELLED", "the caller aborted the call"));
+      const aborted = (): void => {
+        const effect = call === undefined ? "it was not sent" : "it was sent, and may have taken effect";
+        give(cancelled(effect, signal?.reason));
+      };
       const deadline = timer(() => {
         give(new CodeqError("DEADLINE_EXCEEDED", `no answer from ${this.#target.authority} in time`));
       }, timeoutMs);
-      signal?.addEventListener("abort", aborted, { once: true });
+      const forget = signal === undefined ? undefined : onAbort(signal, aborted);
       if (signal?.aborted) return aborted();
       const handler: CallHandler = { message: (data) => void (reply ??= data), ended: finish };
       const left = Math.max(1, timeoutMs - (monotonicMs() - begun));
@@ -183,23 +189,20 @@ export class Channel {
   /** Disconnects; calls in flight fail. */
   close(): void {
     this.#isClosed = true;
-    clearTimeout(this.#pinging);
-    const session = this.#session;
-    // Not within a callback of the session, where Node 20 can loop for ever.
-    if (session !== undefined) setImmediate(() => session.destroy());
+    // Not within a callback of a session, where Node 20 can loop for ever.
+    for (const session of this.#sessions) setImmediate(() => session.destroy());
   }
 
-  #connected(): Promise<http2.ClientHttp2Session> {
-    const session = this.#session;
+  #connected(): Promise<Connection> {
     if (this.#isClosed) return Promise.reject(new NotSent("the connection is closed"));
-    if (session !== undefined && !session.closed && !session.destroyed) return Promise.resolve(session);
+    if (this.#connection?.isUsable) return Promise.resolve(this.#connection);
     this.#opening ??= this.#open().finally(() => {
       this.#opening = undefined;
     });
     return this.#opening;
   }
 
-  #open(): Promise<http2.ClientHttp2Session> {
+  #open(): Promise<Connection> {
     return new Promise((resolve, reject) => {
       const { host, port, authority } = this.#target;
       const place = port === undefined ? host : authority;
@@ -210,6 +213,7 @@ export class Channel {
         reject(new NotSent(`cannot connect to ${place}: ${String(error)}`, error));
         return;
       }
+      this.#sessions.add(session);
       let cause: unknown = new Error("the connection was closed");
       const late = timer(() => {
         cause = new Error(`no connection within ${CONNECT_MS_MAX / 1000} s`);
@@ -217,19 +221,20 @@ export class Channel {
       }, CONNECT_MS_MAX);
       session.once("connect", () => {
         clearTimeout(late);
-        if (this.#isClosed) session.destroy();
+        if (this.#isClosed || session.destroyed) {
+          session.destroy();
+          return; // "close" follows
+        }
         session.setLocalWindowSize(WINDOW_BYTES);
-        session.unref();
-        this.#session = session;
-        this.#bytesRead = 0;
-        resolve(session);
+        this.#connection = new Connection(session, this.#keepalive);
+        resolve(this.#connection);
       });
       session.on("error", (error) => {
         cause = error;
       });
       session.on("close", () => {
         clearTimeout(late);
-        if (this.#session === session) this.#session = undefined;
+        this.#sessions.delete(session);
         const text = cause instanceof Error ? cause.message || (cause as NodeJS.ErrnoException).code : String(cause);
         reject(new NotSent(`cannot connect to ${place}: ${text ?? "unknown"}`, cause));
       });
@@ -249,51 +254,4 @@ export class Channel {
     if (port === undefined) options.createConnection = () => net.connect({ path: host });
     return http2.connect(`${this.#tls === undefined ? "http" : "https"}://${authority}`, options);
   }
-
-  /** Keeps the process alive, and watches the server, while calls are open. */
-  #hold(session: http2.ClientHttp2Session): void {
-    this.#calls += 1;
-    if (this.#calls > 1) return;
-    session.ref();
-    this.#watch(session);
-  }
-
-  #release(session: http2.ClientHttp2Session): void {
-    this.#calls -= 1;
-    if (this.#calls > 0) return;
-    clearTimeout(this.#pinging);
-    this.#pinging = undefined;
-    if (!session.destroyed) session.unref();
-  }
-
-  /** Pings a server that has sent nothing for a while; without an answer, its calls fail. */
-  #watch(session: http2.ClientHttp2Session): void {
-    clearTimeout(this.#pinging);
-    this.#pinging = timer(() => {
-      if (session.destroyed || this.#calls === 0) return;
-      const read = session.socket.bytesRead;
-      if (read !== this.#bytesRead) {
-        this.#bytesRead = read;
-        this.#watch(session);
-        return;
-      }
-      this.#ping(session);
-    }, DEFAULTS.keepaliveSeconds * 1000);
-    this.#pinging.unref();
-  }
-
-  #ping(session: http2.ClientHttp2Session): void {
-    const silent = timer(() => session.destroy(), DEFAULTS.keepaliveTimeoutSeconds * 1000);
-    silent.unref();
-    session.once("close", () => clearTimeout(silent));
-    const isSent = session.ping(() => {
-      clearTimeout(silent);
-      if (!session.destroyed && this.#calls > 0) this.#watch(session);
-    });
-    if (!isSent) {
-      clearTimeout(silent);
-      session.destroy();
-    }
-  }
 }
-

@@ -8,17 +8,18 @@ import {
   type MessageShape,
 } from "@bufbuild/protobuf";
 import { monotonicMs, sleep } from "./clock.js";
-import { asCodeqError, CodeqError } from "./errors.js";
+import { asCodeqError, cancelled, CodeqError, invalidArgument } from "./errors.js";
 import type { Endpoint } from "./endpoint.js";
 import { Following } from "./following.js";
 import { addKeys, isRepeatable } from "./repeating.js";
+import { textOf } from "./texts.js";
 import type { Channel } from "./transport.js";
 
 /** Options of one call. */
 export interface CallOptions {
   /** Seconds within which the call ends, not counting a wait that it asks of the server. Default: the client's, 30. */
   readonly timeoutSeconds?: number | undefined;
-  /** Aborts the call: it then rejects with CANCELLED, and may have taken effect. */
+  /** Ends the wait: the call rejects with CANCELLED, whose `cause` is the signal's reason, and may have taken effect. */
   readonly signal?: AbortSignal | undefined;
 }
 
@@ -46,9 +47,10 @@ export class Caller {
     request: MessageInitShape<I>,
     how: Attempting,
   ): Promise<MessageShape<O>> {
+    if (how.signal?.aborted) throw cancelled("it was not sent", how.signal.reason);
     const filled = create(method.input, request);
     if (this.#endpoint.servers.areMany) addKeys(method.name, filled);
-    const message = toBinary(method.input, filled);
+    const message = encoded(method.input, filled);
     const repeatable = isRepeatable(method.name, filled);
     const waitMs = (how.waitSeconds ?? 0) * 1000;
     const { timeoutMs, signal } = how;
@@ -65,6 +67,7 @@ export class Caller {
         const delay = this.#isClosed || signal?.aborted ? undefined : following.delayMsAfter(error, monotonicMs());
         if (delay === undefined) throw this.#isClosed ? closed() : error;
         await sleep(delay, signal);
+        if (signal?.aborted) throw cancelled("an attempt before may have taken effect", signal.reason);
       }
     }
   }
@@ -78,7 +81,8 @@ export class Caller {
 
   async #send(path: string, message: Uint8Array, address: string, timeoutMs: number, signal?: AbortSignal): Promise<Uint8Array> {
     const begun = monotonicMs();
-    const metadata = await this.#endpoint.metadata(timeoutMs);
+    const metadata = await this.#endpoint.metadata(timeoutMs, signal);
+    if (signal?.aborted) throw cancelled("it was not sent", signal.reason);
     if (this.#isClosed) throw closed();
     let channel = this.#channels.get(address);
     if (channel === undefined) {
@@ -89,6 +93,16 @@ export class Caller {
     const reply = await channel.unary(path, message, metadata, left, signal);
     if (this.#endpoint.servers.isRefreshDue(monotonicMs())) void this.#endpoint.refresh(channel, metadata);
     return reply;
+  }
+}
+
+/** Encodes a request; what a field cannot hold, such as a fraction, is refused by the field's name. */
+function encoded<I extends DescMessage>(schema: I, request: MessageShape<I>): Uint8Array {
+  try {
+    return toBinary(schema, request);
+  } catch (error) {
+    const field = /field (?:\w+\.)*(\w+) /.exec(textOf(error))?.[1]?.replaceAll(/_(\w)/g, (_, letter: string) => letter.toUpperCase());
+    throw invalidArgument(field ?? "request", `cannot be sent: ${textOf(error)}`, error);
   }
 }
 

@@ -12,6 +12,8 @@ import { textOf } from "./texts.js";
 export interface HandlerContext {
   /** Aborts when the handler should stop; its reason is a `TaskStopped`. */
   readonly signal: AbortSignal;
+  /** Aborts when the worker begins to stop, `drainSeconds` before `signal` does: see `DeliveredTask.draining`. */
+  readonly draining: AbortSignal;
 }
 
 /** Processes a task. The return value, or the thrown value, is the task's outcome. */
@@ -23,7 +25,7 @@ export interface HandlerOptions<Payload = unknown> {
   readonly limit?: number | undefined;
   /** Checks and converts the payload (Standard Schema: zod, valibot, arktype); an invalid one fails the task. */
   readonly schema?: StandardSchema<Payload> | undefined;
-  /** Seconds after which the handler's signal aborts; the lease is kept for 10 s more. Default: none. */
+  /** Seconds after which the handler's signal aborts; the lease is kept for a second more. Default: none. */
   readonly timeoutSeconds?: number | undefined;
 }
 
@@ -34,7 +36,7 @@ export interface Registered {
 }
 
 /** Time after which a handler that ignores its signal counts as stuck, and its lease is no longer renewed. */
-export const STUCK_MS = 10_000;
+export const STUCK_MS = 1000;
 
 /** Runs handlers within the limits of their commands. Whatever a handler does, its task is reported exactly once. */
 export class Executor {
@@ -118,7 +120,11 @@ export class Executor {
           ? new Nack(`no handler for command ${task.command}`)
           : outcomeOfValue(await this.#handle(registered, task));
     } catch (error) {
-      outcome = this.#thrown(error, task);
+      try {
+        outcome = this.#thrown(error, task);
+      } catch {
+        outcome = new Nack("the handler threw something that cannot be read"); // a proxy whose traps throw
+      }
     }
     clearTimeout(guard);
     const isDropped = run.isDropped();
@@ -130,7 +136,13 @@ export class Executor {
 
   #handle(registered: Registered, task: DeliveredTask): unknown {
     const { handler, options } = registered;
-    const call = (): unknown => handler(task, { signal: task.signal });
+    const context: HandlerContext = {
+      signal: task.signal,
+      get draining() {
+        return task.draining;
+      },
+    };
+    const call = (): unknown => handler(task, context);
     if (options.schema === undefined && this.#middleware.length === 0 && this.#telemetry === undefined) return call();
     const { schema } = options;
     let next = async (): Promise<unknown> => {

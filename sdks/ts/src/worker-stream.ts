@@ -50,7 +50,8 @@ export class WorkerStream {
   // Stop.
   #stopAtMs: number | undefined;
   #stopTimers: NodeJS.Timeout[] = [];
-  readonly #over = new AbortController();
+  /** Ends the attempt to connect, or the rest before the next one. */
+  #quit = new AbortController();
 
   constructor(endpoint: Endpoint, settings: WorkerSettings, tasks: WorkerTasks, backoff: Backoff) {
     this.#endpoint = endpoint;
@@ -70,6 +71,7 @@ export class WorkerStream {
       timer(() => this.#timeIsUp(), left),
       timer(() => this.#giveUp(), left + DEFAULTS.leaveSecondsMax * 1000),
     ];
+    this.#tasks.drain();
     this.#wake();
   }
 
@@ -78,13 +80,14 @@ export class WorkerStream {
     try {
       while (!this.#isOver()) {
         const startedMs = monotonicMs();
+        this.#quit = new AbortController();
         const error = await this.#attempt();
         this.#tasks.streamEnded();
         if (this.#isOver()) return;
         const mayRenew = this.#isWelcomed || isOfExpiredToken(error);
         if (isFinal(error) && !(mayRenew && this.#endpoint.tokenIsRenewable)) throw error;
         const attempt = { address: this.#address, leader: this.#leader, startedMs, isWelcomed: this.#isWelcomed };
-        await sleep(this.#reconnects.delayMsAfter(error, attempt), this.#over.signal);
+        await sleep(this.#reconnects.delayMsAfter(error, attempt), this.#quit.signal);
       }
     } finally {
       for (const each of this.#stopTimers) clearTimeout(each);
@@ -108,7 +111,7 @@ export class WorkerStream {
 
   #giveUp(): void {
     this.#isEnded = true;
-    this.#over.abort();
+    this.#quit.abort();
     this.#call?.fail(new CodeqError("UNAVAILABLE", "the server did not settle the outcomes in time"));
     this.#channel?.close();
   }
@@ -121,7 +124,8 @@ export class WorkerStream {
     const channel = this.#endpoint.channel(this.#address);
     this.#channel = channel;
     try {
-      const metadata = await this.#endpoint.metadata();
+      const metadata = await this.#endpoint.metadata(undefined, this.#quit.signal);
+      if (this.#quit.signal.aborted) return new CodeqError("CANCELLED", "the worker has stopped");
       this.#tokens = new TokenRenewal(this.#endpoint, metadata, () => this.#wake());
       const { name, commands, leaseSeconds } = this.#settings;
       const hello = { name, commands: [...commands], leaseSeconds, client: CLIENT_INFO };
@@ -183,7 +187,10 @@ export class WorkerStream {
 
   /** Sends what waits once everything that runs now has had its chance to add to the message; no timer is involved. */
   #wake(): void {
-    if (this.#stopAtMs !== undefined && this.#isOver()) this.#over.abort();
+    if (this.#stopAtMs !== undefined && this.#isOver()) {
+      this.#quit.abort();
+      if (!this.#isWelcomed) this.#channel?.close(); // nothing to say goodbye for
+    }
     if (this.#isPumpDue || this.#isWriting || this.#call === undefined) return;
     this.#isPumpDue = true;
     queueMicrotask(() => {

@@ -40,7 +40,7 @@ export interface WorkerStats {
   readonly refused: number;
   /** Leases lost, and tasks cancelled, while their handler was running. */
   readonly lost: number;
-  /** Handlers that outlived their lease or timeout by 10 s. */
+  /** Handlers that outlived their lease or timeout by a second. */
   readonly stuck: number;
   /** Renewals that came later than half a lease. */
   readonly lateRenewals: number;
@@ -69,8 +69,10 @@ export class WorkerTasks {
   readonly #windowBytes: number;
   /** Called when something is to be sent. */
   onChange: () => void = () => undefined;
-  /** Whether this side renews leases, because the renewal thread cannot. */
-  renewsHere = false;
+  /** Whether this side renews leases, because the renewal thread does not, or not yet. */
+  renewsHere = true;
+  /** Whether tasks may come; set it once their leases can be renewed. */
+  isReady = true;
   // Tasks.
   readonly #running = new Set<Delivery>();
   readonly #held = new Map<string, Delivery>();
@@ -157,6 +159,9 @@ export class WorkerTasks {
       }
       return;
     }
+    if (this.#running.size + deliveries.length > this.#concurrency) {
+      throw new CodeqError("INTERNAL", `the server delivered more than ${this.#concurrency} tasks`);
+    }
     this.#stats.received += deliveries.length;
     const started = deliveries.map((each) => this.#hold(each));
     // All leases are in the table before any handler runs: one that blocks the thread must not cost the others theirs.
@@ -175,6 +180,11 @@ export class WorkerTasks {
   lost(taskId: string, token: bigint, kind: StopKind): void {
     const delivery = this.#held.get(taskId);
     if (delivery?.token === token) this.#lose(delivery, kind);
+  }
+
+  /** Tells the handlers that the worker begins to stop. */
+  drain(): void {
+    for (const { task } of this.#running) task.drain();
   }
 
   /** Gives up every lease: the server takes the tasks back. */
@@ -260,7 +270,7 @@ export class WorkerTasks {
 
   /** Returns the credits to send now. */
   takeCredits(): { credits: number; bytes: number } {
-    if (this.#unsettled.size >= DEFAULTS.unsettledMax) return { credits: 0, bytes: 0 };
+    if (!this.isReady || this.#unsettled.size >= DEFAULTS.unsettledMax) return { credits: 0, bytes: 0 };
     const taken = { credits: this.#creditsOwed, bytes: this.#bytesOwed };
     this.#creditsOwed = this.#bytesOwed = 0;
     return taken;
@@ -275,9 +285,10 @@ export class WorkerTasks {
         this.#lose(delivery, "leaseLost"); // no server confirmed it for a whole lease: another worker may have the task
         continue;
       }
-      const renewMs = this.#leaseMs / DEFAULTS.renewalsPerLease;
+      // A thread that is late gets help, too.
+      const renewMs = this.renewsHere ? this.#leaseMs / DEFAULTS.renewalsPerLease : this.#leaseMs / 2;
       const sent = this.#sentMs.get(delivery) ?? Number.NEGATIVE_INFINITY;
-      if (this.renewsHere && since >= renewMs && now - sent >= renewMs / 2) {
+      if (since >= renewMs && now - sent >= renewMs / 2 && this.#leases.mayRenew(delivery.slot)) {
         this.#sentMs.set(delivery, now);
         this.#due.add(delivery);
       }
@@ -372,7 +383,7 @@ export class WorkerTasks {
   }
 
   #stop(delivery: Delivery, kind: StopKind, message: string): void {
-    delivery.stoppedMs ??= monotonicMs();
+    if (kind !== "shutdown") delivery.stoppedMs ??= monotonicMs(); // `stop` itself says how long handlers may take
     delivery.task.stop(kind, message);
   }
 

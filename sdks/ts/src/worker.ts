@@ -1,12 +1,12 @@
 import { count, name, secondsOrZero, seconds } from "./arguments.js";
 import { Backoff } from "./backoff.js";
-import { within } from "./clock.js";
+import { timer, within } from "./clock.js";
 import { DEFAULTS } from "./defaults.js";
 import { Endpoint, type ConnectionOptions } from "./endpoint.js";
 import { invalidArgument } from "./errors.js";
 import type { Metrics, Middleware, Telemetry } from "./hooks.js";
 import { LeaseTable } from "./lease-table.js";
-import { Renewals } from "./renewing.js";
+import { Renewals, SHORT_LEASE_SECONDS } from "./renewing.js";
 import { onSignals } from "./signals.js";
 import { checkHandler, Executor, type Handler, type HandlerOptions, type Registered } from "./worker-handlers.js";
 import { WorkerStream, type WorkerSettings } from "./worker-stream.js";
@@ -19,6 +19,9 @@ const COMMANDS_MAX = 256;
 
 /** Interval between two looks at the leases; a twelfth of a lease if that is less. */
 const CARE_MS_MAX = 500;
+
+/** Longest wait for the renewal thread before a worker with short leases takes tasks without it. */
+const RENEWALS_READY_MS_MAX = 5000;
 
 /** Options of a worker. */
 export interface WorkerOptions extends ConnectionOptions {
@@ -166,9 +169,17 @@ export class Worker implements AsyncDisposable {
     });
     const tasks = new WorkerTasks({ logger, executor, leases, ...settings });
     const stream = new WorkerStream(this.#endpoint, settings, tasks, new Backoff());
+    tasks.isReady = settings.leaseSeconds > SHORT_LEASE_SECONDS;
+    const ready = (): void => {
+      if (tasks.isReady) return;
+      tasks.isReady = true;
+      tasks.onChange();
+    };
+    const late = timer(ready, RENEWALS_READY_MS_MAX);
     const renewals = new Renewals(this.#endpoint, {
       isUp: (isUp) => {
         tasks.renewsHere = !isUp;
+        ready();
       },
       lost: (taskId, token) => tasks.lost(taskId, token, "leaseLost"),
     });
@@ -193,6 +204,7 @@ export class Worker implements AsyncDisposable {
       await within(tasks.idle(), ms, () => new Error("handlers still run")).catch(() => undefined);
     } finally {
       clearInterval(caring);
+      clearTimeout(late);
       restore?.();
       this.#earlier = this.stats;
       this.#tasks = this.#stream = undefined;

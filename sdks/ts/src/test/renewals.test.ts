@@ -8,7 +8,7 @@ import type { RenewalMessage } from "../renewing.js";
 import { TaskStopped } from "../records.js";
 import { Worker } from "../worker.js";
 import { ScriptedServer, welcomeWorker, type ServerCall } from "./scripted-server.js";
-import { KeptLogger, until } from "./support.js";
+import { KeptLogger, gate, until } from "./support.js";
 
 const LEASE_SECONDS = 1;
 const LEASE_MS = LEASE_SECONDS * 1000;
@@ -81,7 +81,8 @@ function renewalOf(server: ScriptedServer, table: LeaseTable): { posts: RenewalM
     addresses: [server.address],
     tls: undefined,
     token: "t",
-    isTokenRenewable: false,
+    hasTokenFunction: false,
+    isEager: false,
     name: "w",
     commands: ["A"],
     leaseSeconds: LEASE_SECONDS,
@@ -192,4 +193,49 @@ test("a worker that no server answers for a whole lease stops its handlers", asy
   void worker.stop(0);
   await server[Symbol.asyncDispose]();
   await run;
+});
+
+test("with short leases, tasks come only once their renewal stream is open", async () => {
+  const order: string[] = [];
+  await using server = await ScriptedServer.start({
+    Work: async (call, number) => {
+      await welcomeWorker(call);
+      order.push(`hello ${number}`);
+      for (let request = await call.read(WorkRequestSchema); request; request = await call.read(WorkRequestSchema)) {
+        if (request.addCredits > 0) order.push("credits");
+      }
+      call.ok();
+    },
+  });
+  const worker = new Worker({ addresses: server.address, token: "t", leaseSeconds: 1, logger: new KeptLogger() });
+  const run = worker.on("A", () => 1).run();
+  await until(() => order.includes("credits"));
+  await worker.stop();
+  await run;
+  assert.deepEqual(order, ["hello 0", "hello 1", "credits"]);
+});
+
+test("without a renewal stream, a worker with short leases renews on its own one", async () => {
+  let renewed = 0;
+  const release = gate();
+  await using server = await ScriptedServer.start({
+    Work: async (call, number) => {
+      if (number > 0) return call.fail({ code: 8, reason: "LIMIT_REACHED" });
+      await welcomeWorker(call);
+      for (let request = await call.read(WorkRequestSchema); request; request = await call.read(WorkRequestSchema)) {
+        if (request.addCredits === 16) call.send(WorkResponseSchema, { tasks: [{ id: "a", command: "A", leaseToken: 7n }] });
+        renewed += request.heartbeats.length;
+        const extended = request.heartbeats.map(({ taskId, leaseToken }) => ({ taskId, leaseToken }));
+        if (renewed >= 4) release.open();
+        call.send(WorkResponseSchema, { extended, settled: request.outcomes.length });
+      }
+      call.ok();
+    },
+  });
+  const worker = new Worker({ addresses: server.address, token: "t", leaseSeconds: 1, logger: new KeptLogger() });
+  const run = worker.on("A", () => release.promise).run();
+  await until(() => worker.stats.settled === 1);
+  await worker.stop();
+  await run;
+  assert.equal(worker.stats.lost, 0);
 });

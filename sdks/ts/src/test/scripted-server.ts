@@ -102,6 +102,8 @@ export class ScriptedServer {
   readonly #scripts = new Map<string, Script>();
   readonly calls: { method: string; token: string }[] = [];
   connections = 0;
+  /** Pings that clients have sent. */
+  pings = 0;
 
   /** Starts a server on a free port. */
   static async start(scripts: Record<string, Script> = {}): Promise<ScriptedServer> {
@@ -118,6 +120,7 @@ export class ScriptedServer {
       this.#sessions.add(session);
       session.on("close", () => this.#sessions.delete(session));
       session.on("error", () => undefined);
+      session.on("ping", () => (this.pings += 1));
     });
     this.#server.on("stream", (stream, headers) => {
       const method = String(headers[":path"]).split("/").at(-1) ?? "";

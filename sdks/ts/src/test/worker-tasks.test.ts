@@ -3,14 +3,14 @@ import { test } from "node:test";
 import { create } from "@bufbuild/protobuf";
 import { TaskSchema } from "../gen/codeq/v1/task_pb.js";
 import { LeaseTable } from "../lease-table.js";
-import { Executor, STUCK_MS, type Handler } from "../worker-handlers.js";
+import { Executor, STUCK_MS, type Handler, type HandlerOptions } from "../worker-handlers.js";
 import { WorkerTasks } from "../worker-tasks.js";
 import { KeptLogger, gate, until } from "./support.js";
 
-function tasksOf(handler: Handler): { tasks: WorkerTasks; logger: KeptLogger } {
+function tasksOf(handler: Handler, options: HandlerOptions = {}): { tasks: WorkerTasks; logger: KeptLogger } {
   const logger = new KeptLogger();
   const executor = new Executor({
-    byCommand: new Map([["A", { handler, options: {} }]]),
+    byCommand: new Map([["A", { handler, options }]]),
     default: undefined,
     middleware: [],
     metrics: undefined,
@@ -66,6 +66,14 @@ test("a task that is delivered again while its handler runs gives up the older l
   assert.equal(tasks.takeOutcomes().length, 1);
 });
 
+test("a server that delivers more tasks than it was asked for ends its stream, not the process", () => {
+  const { tasks } = tasksOf(() => gate().promise);
+  tasks.streamOpened(60, 100);
+  assert.throws(() => tasks.receive(["a", "b", "c", "d", "e"].map(delivered), false), /delivered more than 4 tasks/);
+  tasks.care();
+  assert.equal(tasks.running, 0);
+});
+
 test("a stream that reopens asks only for the places that are free", async () => {
   const release = gate();
   const { tasks } = tasksOf(() => release.promise);
@@ -84,7 +92,6 @@ test("without the renewal thread, leases are renewed on the worker's own stream"
   const { tasks } = tasksOf(() => release.promise);
   tasks.streamOpened(60, 100);
   tasks.receive([delivered("a")], false);
-  tasks.renewsHere = true;
   tasks.care();
   assert.deepEqual(tasks.takeHeartbeats(), [], "not before a third of the lease");
   const [seconds, nanos] = process.hrtime();
@@ -94,4 +101,24 @@ test("without the renewal thread, leases are renewed on the worker's own stream"
   assert.deepEqual(tasks.takeHeartbeats(), [{ taskId: "a", leaseToken: 7n }]);
   release.open();
   await tasks.idle();
+});
+
+test("this side helps a renewal thread that is late, but not beyond the time for which a lease may be held", async (t) => {
+  for (const [timeoutSeconds, renewed] of [[60, 1], [20, 0]] as const) {
+    const release = gate();
+    const { tasks } = tasksOf(() => release.promise, { timeoutSeconds });
+    tasks.streamOpened(60, 100);
+    tasks.renewsHere = false;
+    tasks.receive([delivered("a")], false);
+    const [seconds, nanos] = process.hrtime();
+    const clock = t.mock.method(process, "hrtime", () => [seconds + 29, nanos]);
+    tasks.care();
+    assert.deepEqual(tasks.takeHeartbeats(), [], "the thread has until half of the lease");
+    clock.mock.mockImplementation(() => [seconds + 31, nanos]);
+    tasks.care();
+    assert.equal(tasks.takeHeartbeats().length, renewed);
+    clock.mock.restore();
+    release.open();
+    await tasks.idle();
+  }
 });

@@ -1,12 +1,17 @@
 // Tests the package as users get it: packed, installed beside other packages, type-checked, and bundled.
 import assert from "node:assert/strict";
-import { execFileSync, spawnSync } from "node:child_process";
+import { execFile, execFileSync, spawnSync } from "node:child_process";
 import { cpSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { fileURLToPath } from "node:url";
+import { promisify } from "node:util";
+import { WorkRequestSchema, WorkResponseSchema } from "../../gen/codeq/v1/worker_service_pb.js";
+import { ScriptedServer, welcomeWorker } from "../scripted-server.js";
 import { VERSION } from "../../version.js";
+
+const run = promisify(execFile);
 
 const ROOT = fileURLToPath(new URL("../../../", import.meta.url));
 const BIN = join(ROOT, "node_modules", ".bin");
@@ -90,33 +95,93 @@ test("the quick start of the README is the example", () => {
 });
 
 const APP = `
-import { Worker, defaults } from "@codeq/sdk";
-const logger = { debug() {}, info() {}, warn(text) { if (text.includes("thread")) { console.log(text); process.exit(3); } }, error() {} };
-const worker = new Worker({ addresses: "127.0.0.1:1", token: "t", logger });
-worker.on("A", () => defaults().concurrency);
+import { Worker } from "@codeq/sdk";
+const logger = { debug() {}, info() {}, warn: (text) => console.log(text), error: (text) => console.log(text) };
+const worker = new Worker({ addresses: process.argv[2], token: "t", leaseSeconds: 1, logger });
+worker.on("A", () => { for (const end = Date.now() + 2500; Date.now() < end; ); });
 const running = worker.run();
-setTimeout(async () => { await worker.stop(0); await running; console.log("ran"); }, 1500);
+while (worker.stats.settled < 1) await new Promise((resolve) => setTimeout(resolve, 20));
+await worker.stop();
+await running;
+console.log("ran, lost " + worker.stats.lost);
 `;
 
-test("an esbuild bundle runs, with its renewal thread beside it", () => {
+/** Runs a bundle against a server that takes leases away: its handler blocks the event loop for two leases and a half. */
+async function runBundle(path: string): Promise<{ told: string; streams: number; heartbeats: number }> {
+  let heartbeats = 0;
+  await using server = await ScriptedServer.start({
+    Work: async (call) => {
+      await welcomeWorker(call);
+      for (let next = await call.read(WorkRequestSchema); next; next = await call.read(WorkRequestSchema)) {
+        if (next.addCredits === 16) call.send(WorkResponseSchema, { tasks: [{ id: "a", command: "A", leaseToken: 7n }] });
+        heartbeats += next.heartbeats.length;
+        const extended = next.heartbeats.map(({ taskId, leaseToken }) => ({ taskId, leaseToken }));
+        call.send(WorkResponseSchema, { extended, settled: next.outcomes.length });
+      }
+      call.ok();
+    },
+  });
+  // Nothing of the package is beside the bundle.
+  const { stdout } = await run(process.execPath, [path, server.address], { timeout: 30_000 });
+  return { told: stdout.trim(), streams: server.count("Work"), heartbeats };
+}
+
+/** Returns an empty folder outside of the one with the packages. */
+function outside(): string {
+  const made = mkdtempSync(join(tmpdir(), "codeq-bundle-"));
+  after(() => rmSync(made, { recursive: true, force: true }));
+  return made;
+}
+
+const THREAD = "node_modules/@codeq/sdk/dist/renewals.js";
+
+async function assertRenews(path: string): Promise<void> {
+  const { told, streams, heartbeats } = await runBundle(path);
+  assert.equal(told, "ran, lost 0");
+  assert.equal(streams, 2, "the renewal thread has a stream of its own");
+  assert.ok(heartbeats >= 3, `${heartbeats} renewals`);
+}
+
+test("an esbuild bundle renews leases in its thread, as one file each and split", async () => {
   writeFileSync(join(folder, "app.mjs"), APP);
-  const out = join(folder, "esbuild-out");
-  const thread = join(folder, "node_modules/@codeq/sdk/dist/renewals.js");
-  const args = ["app.mjs", thread, "--bundle", "--platform=node", "--format=esm", `--outdir=${out}`, "--entry-names=[name]"];
-  execFileSync(join(BIN, "esbuild"), args, { cwd: folder, stdio: "pipe" });
-  const told = spawnSync(process.execPath, [join(out, "app.js")], { encoding: "utf8", timeout: 30_000 });
-  assert.equal(told.stdout.trim(), "ran", told.stderr);
+  for (const more of [[], ["--splitting"], ["--minify"]]) {
+    const out = outside();
+    writeFileSync(join(out, "package.json"), '{"type":"module"}');
+    const args = ["app.mjs", THREAD, "--bundle", "--platform=node", "--format=esm", `--outdir=${out}`, "--entry-names=[name]", ...more];
+    execFileSync(join(BIN, "esbuild"), args, { cwd: folder, stdio: "pipe" });
+    await assertRenews(join(out, "app.js"));
+  }
 });
 
-test("a Vite bundle runs", () => {
+test("an esbuild bundle that leaves the SDK outside needs nothing", async () => {
   writeFileSync(join(folder, "app.mjs"), APP);
-  writeFileSync(
-    join(folder, "vite.config.mjs"),
-    `export default { logLevel: "error", build: { ssr: "app.mjs", outDir: "vite-out", rollupOptions: { output: { entryFileNames: "app.mjs" } } } };`,
-  );
+  const file = join(folder, "outside.mjs");
+  const args = ["app.mjs", "--bundle", "--packages=external", "--platform=node", "--format=esm", `--outfile=${file}`];
+  execFileSync(join(BIN, "esbuild"), args, { cwd: folder, stdio: "pipe" });
+  await assertRenews(file);
+});
+
+test("a Vite bundle with the SDK inside renews leases in its thread", async () => {
+  writeFileSync(join(folder, "app.mjs"), APP);
+  const out = outside();
+  writeFileSync(join(out, "package.json"), '{"type":"module"}');
+  const output = { entryFileNames: "[name].js", chunkFileNames: "[name].js" };
+  const build = { ssr: true, outDir: out, emptyOutDir: false, rollupOptions: { input: { app: "app.mjs", renewals: THREAD }, output } };
+  const config = { logLevel: "error", ssr: { noExternal: true }, build };
+  writeFileSync(join(folder, "vite.config.mjs"), `export default ${JSON.stringify(config)};`);
   execFileSync(process.execPath, [join(ROOT, "node_modules/vite/bin/vite.js"), "build"], { cwd: folder, stdio: "pipe" });
-  const told = spawnSync(process.execPath, [join(folder, "vite-out", "app.mjs")], { encoding: "utf8", timeout: 30_000 });
-  assert.equal(told.stdout.trim(), "ran", told.stderr);
+  assert.deepEqual(readFileSync(join(out, "app.js"), "utf8").match(/from "@codeq/), null, "the SDK is inside");
+  await assertRenews(join(out, "app.js"));
+});
+
+test("a bundle without the thread's file says so", async () => {
+  writeFileSync(join(folder, "app.mjs"), APP.replace("2500", "0"));
+  const out = outside();
+  const file = join(out, "app.mjs");
+  execFileSync(join(BIN, "esbuild"), ["app.mjs", "--bundle", "--platform=node", "--format=esm", `--outfile=${file}`], { cwd: folder, stdio: "pipe" });
+  const { told, streams } = await runBundle(file);
+  assert.match(told, /renewal thread failed[\s\S]*ran, lost 0/);
+  assert.equal(streams, 1);
 });
 
 const CONSUMER = `

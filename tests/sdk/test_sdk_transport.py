@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import ssl
 import subprocess
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, Self
 
@@ -68,6 +69,10 @@ class Echo(grpc.GenericRpcHandler):
         await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "ü and 100% \n more")
         raise AssertionError
 
+    async def _fail_blankly(self, _: bytes, context: Any) -> bytes:
+        await context.abort(grpc.StatusCode.FAILED_PRECONDITION, " because: ", (("x-note", " "),))
+        raise AssertionError
+
     async def _time_left(self, _: bytes, context: Any) -> bytes:
         return str(context.time_remaining()).encode()
 
@@ -108,6 +113,53 @@ async def test_status_of_a_failed_call_is_reported(call: Any) -> None:
     async with Echo() as echo:
         with pytest.raises(codeq.LeaseLost, match="ü and 100% \n more"):
             await call(echo, "fail")
+
+
+@both
+async def test_status_with_blanks_around_its_message_is_reported(call: Any) -> None:
+    async with Echo() as echo:
+        with pytest.raises(codeq.LeaseLost, match="because:"):
+            await call(echo, "fail_blankly")
+
+
+@contextlib.asynccontextmanager
+async def server_that_breaks_http2() -> AsyncIterator[str]:
+    """The address of a server that breaks the protocol once it has got a message with the text "echo"."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(SETTINGS)
+        await reader.readuntil(b"PRI * HTTP/2.0")
+        while b"echo" not in await reader.read(1 << 16):
+            pass
+        writer.write(frame(9, 4, 1, b""))  # continues no headers
+        await reader.read()
+        writer.close()
+        left.set()
+
+    left = asyncio.Event()
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        await asyncio.wait_for(left.wait(), SECONDS)
+
+
+@both
+async def test_call_fails_at_once_when_the_server_breaks_http2(call: Any) -> None:
+    echo = Echo()
+    async with server_that_breaks_http2() as echo.address:
+        with pytest.raises(codeq.Unavailable, match=r"connection was lost: .*HTTP/2"):
+            await call(echo, "x", b"echo", seconds=5)
+
+
+async def test_streams_fail_at_once_when_the_server_breaks_http2() -> None:
+    async with server_that_breaks_http2() as address, AsyncChannel(address, None) as channel:
+        calls = [await channel.stream("/x", ()) for _ in range(3)]
+        reads = [asyncio.create_task(call.read()) for call in calls]
+        for call in calls:
+            await call.write(b"echo")
+        async with asyncio.timeout(5):
+            ends = await asyncio.gather(*reads, return_exceptions=True)
+        assert [type(end) for end in ends] == [codeq.Unavailable] * 3
+        await channel.close()
 
 
 @both

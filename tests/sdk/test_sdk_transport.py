@@ -162,6 +162,56 @@ async def test_streams_fail_at_once_when_the_server_breaks_http2() -> None:
         await channel.close()
 
 
+async def test_calls_that_time_out_while_connecting_leave_no_connections() -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal made
+        made += 1
+        await may_greet.wait()
+        writer.write(SETTINGS)
+        await reader.readuntil(frame(4, 1, 0, b""))  # the client has read the settings
+        is_greeted.set()
+        while await reader.read(1 << 16):
+            pass
+        writer.close()
+        left.set()
+
+    made, may_greet, is_greeted, left = 0, asyncio.Event(), asyncio.Event(), asyncio.Event()
+    async with (
+        await asyncio.start_server(serve, "127.0.0.1", 0) as server,
+        AsyncChannel(f"127.0.0.1:{server.sockets[0].getsockname()[1]}", None) as channel,
+    ):
+        for _ in range(3):
+            with pytest.raises(codeq.DeadlineExceeded):
+                await channel.unary("/x", b"", (), 0.05)
+        may_greet.set()
+        await asyncio.wait_for(is_greeted.wait(), SECONDS)
+        with pytest.raises(codeq.DeadlineExceeded):
+            await channel.unary("/x", b"", (), 0.05)
+        assert made == 1
+        await channel.close()
+        await asyncio.wait_for(left.wait(), SECONDS)
+
+
+async def test_closing_a_channel_that_is_connecting_disconnects() -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        met.set()
+        with contextlib.suppress(ConnectionError):
+            while await reader.read(1 << 16):
+                pass
+        writer.close()
+        left.set()
+
+    met, left = asyncio.Event(), asyncio.Event()
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        channel = AsyncChannel(f"127.0.0.1:{server.sockets[0].getsockname()[1]}", None)
+        calling = asyncio.create_task(channel.unary("/x", b"", (), SECONDS))
+        await asyncio.wait_for(met.wait(), SECONDS)
+        await channel.close()
+        await asyncio.wait_for(left.wait(), SECONDS)
+        await asyncio.wait((calling,))
+        assert calling.cancelled() or isinstance(calling.exception(), codeq.CodeqError)
+
+
 @both
 async def test_call_ends_at_its_timeout_and_the_server_gets_its_deadline(call: Any) -> None:
     async with Echo() as echo:

@@ -327,6 +327,13 @@ def test_tls_of_a_wrong_type_is_rejected(make: Callable[..., object]) -> None:
         make("a:1", tls=grpc.ssl_channel_credentials())
 
 
+@pytest.mark.parametrize("token", [5, b"bytes"])
+@pytest.mark.parametrize("make", [codeq.Client, codeq.Producer, codeq.Worker, codeq.AsyncClient])
+def test_token_of_a_wrong_type_is_rejected(make: Callable[..., object], token: object) -> None:
+    with pytest.raises(TypeError, match="token must be a str"):
+        make("a:1", token=token)
+
+
 def test_token_that_cannot_be_sent_is_rejected(shared_server: ServerProcess) -> None:
     with codeq.Client(shared_server.producer_addr, token="two\nlines") as client, pytest.raises(codeq.Unauthenticated):
         client.queues()

@@ -419,10 +419,11 @@ class AsyncChannel:
             except BaseException:
                 connection.abort()
                 raise
-            self._connection = connection  # here, as the calls that wait for it may have timed out
-            return connection
         except ValueError as error:
             raise errors.NotSent(str(error)) from None
+        else:
+            self._connection = connection  # here, as the calls that wait for it may have timed out
+            return connection
         finally:
             self._dialing = None
 

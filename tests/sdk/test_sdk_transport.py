@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import os
 import ssl
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
@@ -210,6 +212,53 @@ async def test_closing_a_channel_that_is_connecting_disconnects() -> None:
         await asyncio.wait_for(left.wait(), SECONDS)
         await asyncio.wait((calling,))
         assert calling.cancelled() or isinstance(calling.exception(), codeq.CodeqError)
+
+
+WITHOUT_DESCRIPTORS = """
+import os, resource, threading, codeq
+from codeq import runtime
+
+loop, held = runtime.loop(), []
+with codeq.Producer() as producer, codeq.Client() as client:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    failed = threading.Event()
+    def give_back():
+        failed.wait()
+        for each in held:
+            os.close(each)
+    giving = threading.Thread(target=give_back, daemon=True)
+    giving.start()
+    try:
+        while True:
+            held.append(os.dup(0))
+    except OSError:
+        pass
+    try:
+        client.queues()
+    except codeq.Unavailable as error:
+        print(error.message.partition("] ")[2])
+    future = producer.create_future("descriptors")  # connects
+    try:
+        future.result(0.3)
+    except TimeoutError:
+        pass
+    failed.set()
+    giving.join()
+    print(client.get(future.result(20)).command)
+"""
+
+
+def test_lack_of_file_descriptors_delays_calls_but_ends_no_producer(shared_server: ServerProcess) -> None:
+    env = {"CODEQ_PRODUCER_ADDR": shared_server.producer_addr, "CODEQ_TOKEN": DEV_TOKEN}
+    ran = subprocess.run(
+        [sys.executable, "-c", WITHOUT_DESCRIPTORS],
+        env={**os.environ, **env},
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (ran.returncode, ran.stdout) == (0, "Too many open files\ndescriptors\n"), ran.stderr
 
 
 @both

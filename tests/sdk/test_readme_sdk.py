@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
@@ -15,10 +16,38 @@ README = Path(__file__).resolve().parents[2] / "sdks" / "python" / "README.md"
 LINES_MAX = 15
 
 
+def programs() -> list[str]:
+    return re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL)
+
+
+def env_of(server: ServerProcess) -> dict[str, str]:
+    """The addresses of the server, instead of the default ones. The programs name the token."""
+    return {
+        "CODEQ_PRODUCER_ADDR": server.producer_addr,
+        "CODEQ_WORKER_ADDR": server.worker_addr,
+        "PYTHONPATH": os.environ.get("PYTHONPATH", ""),
+    }
+
+
+def test_quick_start_is_the_first_program_and_prints_what_the_readme_says(shared_server: ServerProcess) -> None:
+    quick_start = programs()[0]
+    assert len(quick_start.splitlines()) <= LINES_MAX
+    [printed] = re.findall(r"prints `(.*?)`:", README.read_text())
+    ran = subprocess.run(
+        [sys.executable, "-c", quick_start],
+        env=env_of(shared_server),
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, f"{printed}\n", "")
+
+
 def test_readme_programs_create_and_complete_a_task(shared_server: ServerProcess) -> None:
-    producer, worker, *_ = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL)
+    _, producer, worker, *_ = programs()
     assert max(len(program.splitlines()) for program in (producer, worker)) <= LINES_MAX
-    env = {"CODEQ_PRODUCER_ADDR": shared_server.producer_addr, "CODEQ_WORKER_ADDR": shared_server.worker_addr}
+    env = env_of(shared_server)
     created = subprocess.run(
         [sys.executable, "-c", producer], env=env, check=True, capture_output=True, text=True, timeout=30
     )

@@ -8,10 +8,13 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import codeq
 import pytest
+from codeq import runtime
 from codeq.in_flight import AsyncInFlight, InFlight
 from scripted_server import Produce, ScriptedServer, ack, welcome_producer
 from server_process import DEV_TOKEN, ServerProcess
@@ -134,6 +137,50 @@ def test_closing_a_producer_settles_its_futures(shared_server: ServerProcess) ->
     assert len({future.result() for future in futures}) == 200
     with pytest.raises(codeq.Closed):
         raise producer.create_future("futures-closed").exception(20) or AssertionError("created")
+
+
+def test_creates_begun_before_the_close_are_made_even_if_another_thread_is_about_to_wake_the_loop(
+    shared_server: ServerProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_waking, may_wake = threading.Event(), threading.Event()
+    wake = asyncio.BaseEventLoop.call_soon_threadsafe
+
+    def wake_late(*args: Any, **kwargs: Any) -> asyncio.Handle:
+        if threading.current_thread() is other:
+            is_waking.set()
+            assert may_wake.wait(20)
+        return wake(*args, **kwargs)
+
+    with codeq.Producer(shared_server.producer_addr, token=DEV_TOKEN) as producer:
+        producer.create("futures-woken")
+        other = threading.Thread(target=producer.create_future, args=("futures-woken",))
+        monkeypatch.setattr(type(runtime.loop()), "call_soon_threadsafe", wake_late)
+        other.start()
+        assert is_waking.wait(20)
+        future = producer.create_future("futures-woken")
+    may_wake.set()
+    other.join(20)
+    assert future.done()
+    assert isinstance(future.result(), str)
+
+
+def test_close_returns_within_the_timeout_even_if_a_callback_blocks() -> None:
+    blocking, may_end = threading.Event(), threading.Event()
+
+    def block(_: object) -> None:
+        blocking.set()
+        may_end.wait(20)
+
+    try:
+        producer = codeq.Producer("127.0.0.1:1", timeout_seconds=1.0)
+        producer.create_future("X", timeout_seconds=0.05).add_done_callback(block)
+        assert blocking.wait(20)
+        producer.create_future("X", timeout_seconds=10)
+        begun = time.monotonic()
+        producer.close()
+        assert time.monotonic() - begun < 1.8
+    finally:
+        may_end.set()
 
 
 FORKING = """

@@ -126,22 +126,24 @@ def test_wrong_middleware_is_refused(layer: Any) -> None:
 class Told(codeq.Metrics):
     """Collects what it is told, and fails each time."""
 
-    def __init__(self) -> None:
+    def __init__(self, failure: type[BaseException]) -> None:
+        self.failure = failure
         self.started: list[str] = []
         self.ended: list[tuple[str, str]] = []
 
     def task_started(self, task: codeq.Task) -> None:
         self.started.append(task.id)
-        raise RuntimeError("a hook that fails")
+        raise self.failure("a hook that fails")
 
     def task_ended(self, task: codeq.Task, outcome: str, seconds: float) -> None:
         assert 0 <= seconds < 20
         self.ended.append((task.id, outcome))
-        raise RuntimeError("a hook that fails")
+        raise self.failure("a hook that fails")
 
 
+@pytest.mark.parametrize("failure", [RuntimeError, SystemExit])
 @pytest.mark.parametrize("is_async", [False, True])
-async def test_metrics_hook_is_told_of_starts_and_ends(is_async: bool) -> None:
+async def test_metrics_hook_is_told_of_starts_and_ends(is_async: bool, failure: type[BaseException]) -> None:
     script = OneDelivery("COMPLETED", "FAILED", "NACK", "ABANDON")
     outcomes = {"COMPLETED": 1, "FAILED": codeq.Failed("x"), "NACK": codeq.Nack(), "ABANDON": codeq.Abandon()}
 
@@ -151,7 +153,7 @@ async def test_metrics_hook_is_told_of_starts_and_ends(is_async: bool) -> None:
     async def handler_async(task: codeq.Task) -> object:
         return outcomes[task.id]
 
-    metrics = Told()
+    metrics = Told(failure)
     async with ScriptedServer(script) as server:
         worker = codeq.AsyncWorker(server.address, metrics=metrics)
         async with running(worker, handler_async if is_async else handler):

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
+import os
 import ssl
 import subprocess
+import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, Self
 
@@ -68,6 +71,10 @@ class Echo(grpc.GenericRpcHandler):
         await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "ü and 100% \n more")
         raise AssertionError
 
+    async def _fail_blankly(self, _: bytes, context: Any) -> bytes:
+        await context.abort(grpc.StatusCode.FAILED_PRECONDITION, " because: ", (("x-note", " "),))
+        raise AssertionError
+
     async def _time_left(self, _: bytes, context: Any) -> bytes:
         return str(context.time_remaining()).encode()
 
@@ -108,6 +115,150 @@ async def test_status_of_a_failed_call_is_reported(call: Any) -> None:
     async with Echo() as echo:
         with pytest.raises(codeq.LeaseLost, match="ü and 100% \n more"):
             await call(echo, "fail")
+
+
+@both
+async def test_status_with_blanks_around_its_message_is_reported(call: Any) -> None:
+    async with Echo() as echo:
+        with pytest.raises(codeq.LeaseLost, match="because:"):
+            await call(echo, "fail_blankly")
+
+
+@contextlib.asynccontextmanager
+async def server_that_breaks_http2() -> AsyncIterator[str]:
+    """The address of a server that breaks the protocol once it has got a message with the text "echo"."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(SETTINGS)
+        await reader.readuntil(b"PRI * HTTP/2.0")
+        while b"echo" not in await reader.read(1 << 16):
+            pass
+        writer.write(frame(9, 4, 1, b""))  # continues no headers
+        await reader.read()
+        writer.close()
+        left.set()
+
+    left = asyncio.Event()
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        await asyncio.wait_for(left.wait(), SECONDS)
+
+
+@both
+async def test_call_fails_at_once_when_the_server_breaks_http2(call: Any) -> None:
+    echo = Echo()
+    async with server_that_breaks_http2() as echo.address:
+        with pytest.raises(codeq.Unavailable, match=r"connection was lost: .*HTTP/2"):
+            await call(echo, "x", b"echo", seconds=5)
+
+
+async def test_streams_fail_at_once_when_the_server_breaks_http2() -> None:
+    async with server_that_breaks_http2() as address, AsyncChannel(address, None) as channel:
+        calls = [await channel.stream("/x", ()) for _ in range(3)]
+        reads = [asyncio.create_task(call.read()) for call in calls]
+        for call in calls:
+            await call.write(b"echo")
+        async with asyncio.timeout(5):
+            ends = await asyncio.gather(*reads, return_exceptions=True)
+        assert [type(end) for end in ends] == [codeq.Unavailable] * 3
+        await channel.close()
+
+
+async def test_calls_that_time_out_while_connecting_leave_no_connections() -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal made
+        made += 1
+        await may_greet.wait()
+        writer.write(SETTINGS)
+        await reader.readuntil(frame(4, 1, 0, b""))  # the client has read the settings
+        is_greeted.set()
+        while await reader.read(1 << 16):
+            pass
+        writer.close()
+        left.set()
+
+    made, may_greet, is_greeted, left = 0, asyncio.Event(), asyncio.Event(), asyncio.Event()
+    async with (
+        await asyncio.start_server(serve, "127.0.0.1", 0) as server,
+        AsyncChannel(f"127.0.0.1:{server.sockets[0].getsockname()[1]}", None) as channel,
+    ):
+        for _ in range(3):
+            with pytest.raises(codeq.DeadlineExceeded):
+                await channel.unary("/x", b"", (), 0.05)
+        may_greet.set()
+        await asyncio.wait_for(is_greeted.wait(), SECONDS)
+        with pytest.raises(codeq.DeadlineExceeded):
+            await channel.unary("/x", b"", (), 0.05)
+        assert made == 1
+        await channel.close()
+        await asyncio.wait_for(left.wait(), SECONDS)
+
+
+async def test_closing_a_channel_that_is_connecting_disconnects() -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        met.set()
+        with contextlib.suppress(ConnectionError):
+            while await reader.read(1 << 16):
+                pass
+        writer.close()
+        left.set()
+
+    met, left = asyncio.Event(), asyncio.Event()
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        channel = AsyncChannel(f"127.0.0.1:{server.sockets[0].getsockname()[1]}", None)
+        calling = asyncio.create_task(channel.unary("/x", b"", (), SECONDS))
+        await asyncio.wait_for(met.wait(), SECONDS)
+        await channel.close()
+        await asyncio.wait_for(left.wait(), SECONDS)
+        await asyncio.wait((calling,))
+        assert calling.cancelled() or isinstance(calling.exception(), codeq.CodeqError)
+
+
+WITHOUT_DESCRIPTORS = """
+import os, resource, threading, codeq
+from codeq import runtime
+
+loop, held = runtime.loop(), []
+with codeq.Producer() as producer, codeq.Client() as client:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    failed = threading.Event()
+    def give_back():
+        failed.wait()
+        for each in held:
+            os.close(each)
+    giving = threading.Thread(target=give_back, daemon=True)
+    giving.start()
+    try:
+        while True:
+            held.append(os.dup(0))
+    except OSError:
+        pass
+    try:
+        client.queues()
+    except codeq.Unavailable as error:
+        print(error.message.partition("] ")[2])
+    future = producer.create_future("descriptors")  # connects
+    try:
+        future.result(0.3)
+    except TimeoutError:
+        pass
+    failed.set()
+    giving.join()
+    print(client.get(future.result(20)).command)
+"""
+
+
+def test_lack_of_file_descriptors_delays_calls_but_ends_no_producer(shared_server: ServerProcess) -> None:
+    env = {"CODEQ_PRODUCER_ADDR": shared_server.producer_addr, "CODEQ_TOKEN": DEV_TOKEN}
+    ran = subprocess.run(
+        [sys.executable, "-c", WITHOUT_DESCRIPTORS],
+        env={**os.environ, **env},
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (ran.returncode, ran.stdout) == (0, "Too many open files\ndescriptors\n"), ran.stderr
 
 
 @both
@@ -223,6 +374,13 @@ def test_address_names_host_and_port(address: str, target: tuple[str, int | None
 def test_tls_of_a_wrong_type_is_rejected(make: Callable[..., object]) -> None:
     with pytest.raises(TypeError, match=r"ssl\.SSLContext"):
         make("a:1", tls=grpc.ssl_channel_credentials())
+
+
+@pytest.mark.parametrize("token", [5, b"bytes"])
+@pytest.mark.parametrize("make", [codeq.Client, codeq.Producer, codeq.Worker, codeq.AsyncClient])
+def test_token_of_a_wrong_type_is_rejected(make: Callable[..., object], token: object) -> None:
+    with pytest.raises(TypeError, match="token must be a str"):
+        make("a:1", token=token)
 
 
 def test_token_that_cannot_be_sent_is_rejected(shared_server: ServerProcess) -> None:

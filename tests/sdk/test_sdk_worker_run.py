@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import time
 from collections.abc import Callable
 
@@ -77,6 +78,46 @@ async def test_stop_does_not_wait_beyond_the_drain_time() -> None:
         assert 0.3 <= time.monotonic() - begin < 5
         await asyncio.wait_for(cancelled.wait(), 5)
     assert tasks[0].lost.is_set()
+
+
+async def test_second_stop_ends_the_worker_at_once() -> None:
+    async def script(stream: Work) -> None:
+        await welcome_worker(stream)
+        await stream.write(delivery("a"))
+        assert not any(request.outcomes for request in await stream.read_end())
+
+    async def handler(task: codeq.Task) -> None:
+        worker.stop()
+        worker.stop()
+        await asyncio.Event().wait()
+
+    async with ScriptedServer(script) as server:
+        worker = codeq.AsyncWorker(server.address, drain_seconds=60)
+        await asyncio.wait_for(worker.run(handler), 20)
+        assert worker.stats.lost == 1
+
+
+async def test_stop_called_on_the_signal_that_drains_the_worker_lets_its_tasks_end() -> None:
+    async def script(stream: Work) -> None:
+        await welcome_worker(stream)
+        await stream.write(delivery("a"))
+        await stream.read_until(lambda request: request.drain)
+        may_end.set()
+        await stream.read_until(has_outcomes)
+        await stream.write(settled(1))
+        await stream.read_end()
+
+    async def handler(task: codeq.Task) -> None:
+        signal.raise_signal(signal.SIGTERM)
+        worker.stop()
+        worker.stop(50)
+        await may_end.wait()
+
+    may_end = asyncio.Event()
+    async with ScriptedServer(script) as server:
+        worker = codeq.AsyncWorker(server.address)
+        await asyncio.wait_for(worker.run(handler), 20)
+        assert worker.stats == codeq.WorkerStats(streams=1, received=1, settled=1)
 
 
 async def test_stop_gives_up_on_a_server_that_does_not_end_the_stream() -> None:

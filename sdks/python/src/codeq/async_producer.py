@@ -240,8 +240,10 @@ class AsyncProducer:
         Does nothing in a forked child: the connection is the parent's.
         """
         if self._owner.is_here:
-            await self._connected().close()
-            await self._caller.close()
+            try:
+                await self._connected().close()
+            finally:
+                await self._caller.close()
 
     async def __aenter__(self) -> Self:
         return self

@@ -174,7 +174,6 @@ class _Connection(asyncio.Protocol):
             async with asyncio.timeout(dialing.CONNECT_SECONDS_MAX):
                 await self._greeting
         except TimeoutError:
-            self.abort()
             raise errors.NotSent(f"{self._target.authority} accepts the connection but sends nothing") from None
         except ConnectionError as error:
             raise errors.NotSent(f"{self._target.authority} accepts the connection, but: {error}") from None
@@ -390,10 +389,12 @@ class AsyncChannel:
         if self._connection is None or not self._connection.is_usable:
             if self._dialing is None:
                 self._dialing = self.loop.create_task(self._dial(), name="codeq-dial")
+                self._dialing.add_done_callback(_retrieve)
             # Several calls share one connection attempt: cancelling one of them must not abort it.
-            dialing = self._dialing
-            self._connection = await asyncio.shield(dialing)
-        return await self._connection.call(method, metadata, seconds)
+            connection = await asyncio.shield(self._dialing)
+        else:
+            connection = self._connection
+        return await connection.call(method, metadata, seconds)
 
     async def close(self) -> None:
         """Disconnects; calls in flight fail. Does nothing on any loop but the channel's."""
@@ -411,13 +412,26 @@ class AsyncChannel:
         try:
             target = Target.parse(self._address)
             scheme = "http" if self._source is None else "https"
-            _, connection = await dialing.dial_async(target, self._source, lambda: _Connection(target, scheme))
-            await connection.greeted()
-            return cast("_Connection", connection)
+            _, made = await dialing.dial_async(target, self._source, lambda: _Connection(target, scheme))
+            connection = cast("_Connection", made)
+            try:
+                await connection.greeted()
+            except BaseException:
+                connection.abort()
+                raise
         except ValueError as error:
             raise errors.NotSent(str(error)) from None
+        else:
+            self._connection = connection  # here, as the calls that wait for it may have timed out
+            return connection
         finally:
             self._dialing = None
+
+
+def _retrieve(dialing: asyncio.Task[_Connection]) -> None:
+    """Marks the error of a connection attempt as retrieved, in case no call waits for it any more."""
+    if not dialing.cancelled():
+        dialing.exception()
 
 
 async def _answer(call: AsyncCall, request: bytes) -> bytes:

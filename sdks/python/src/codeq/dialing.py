@@ -101,7 +101,11 @@ def dial(target: Target, source: ContextSource | None, deadline: float) -> socke
         left = deadline - time.monotonic()
         if left <= 0:
             break
-        sock = _open(family)
+        try:
+            sock = _open(family)
+        except OSError as error:  # no file descriptor left, or no such family here, as where IPv6 is switched off
+            trouble = error
+            continue
         try:
             sock.settimeout(min(left, CONNECT_SECONDS_MAX))
             sock.connect(address)
@@ -132,7 +136,11 @@ async def dial_async(
     context = None if source is None else await asyncio.wrap_future(aside(source))
     trouble: Exception = OSError("it has no address")
     for family, address in _known(target) or await _resolved(target):
-        sock = _open(family)
+        try:
+            sock = _open(family)
+        except OSError as error:  # as in `dial`
+            trouble = error
+            continue
         try:
             sock.setblocking(False)  # noqa: FBT003 - socket's own
             async with asyncio.timeout(CONNECT_SECONDS_MAX):

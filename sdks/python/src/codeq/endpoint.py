@@ -172,4 +172,8 @@ def _setting(variable: str, default: str) -> str:
 
 
 def _token(token: Token) -> Token:
-    return token if token is not None else os.environ.get(TOKEN_VARIABLE) or None
+    if token is None:
+        return os.environ.get(TOKEN_VARIABLE) or None
+    if not isinstance(token, str) and not callable(token):
+        raise TypeError(f"token must be a str, or a function that returns one, not {type(token).__name__}")
+    return token

@@ -96,7 +96,10 @@ class Http2:
     def __init__(self) -> None:
         """Starts a connection; `take` returns its first bytes."""
         self.is_greeted = False
-        self._h2 = connection.H2Connection(config.H2Configuration(client_side=True, header_encoding=None))
+        # Unchecked headers: h2 ends the connection, with all its calls, at values that servers do send, such as a
+        # message that ends with a blank.
+        options = config.H2Configuration(client_side=True, header_encoding=None, validate_inbound_headers=False)
+        self._h2 = connection.H2Connection(options)
         self._h2.local_settings = settings.Settings(
             client=True,
             initial_values={
@@ -115,7 +118,7 @@ class Http2:
         self._head = bytearray()  # header of a frame not yet passed to h2
         self._farewell: bytearray | None = None  # payload of a GOAWAY
         self._left = 0  # bytes of the frame that have not arrived yet
-        self._has_left = False
+        self._has_left = False  # nothing may be sent any more
 
     @property
     def streams_max(self) -> int:
@@ -176,18 +179,20 @@ class Http2:
 
     def ping(self) -> None:
         """Queues a PING."""
-        self._h2.ping(bytes(8))
+        if not self._has_left:
+            self._h2.ping(bytes(8))
 
     def leave(self) -> None:
         """Queues a GOAWAY; nothing is sent after it."""
-        self._h2.close_connection()
-        self._has_left = True
+        if not self._has_left:
+            self._h2.close_connection()
+            self._has_left = True
 
     def receive(self, data: bytes) -> list[Event]:
         """Parses bytes from the server; returns the events in them.
 
         Raises:
-            ProtocolError: The bytes are not valid HTTP/2.
+            ProtocolError: The bytes are not valid HTTP/2. Nothing is sent from now on, except h2's GOAWAY.
         """
         if not self.is_greeted and (bytes(self._head) + data).startswith(b"HTTP/"):
             raise ProtocolError("the server speaks HTTP/1.1: is this its gRPC address?")
@@ -197,6 +202,7 @@ class Http2:
             while rest:
                 rest = self._take(rest, found)
         except (exceptions.H2Error, ValueError, IndexError) as error:
+            self._has_left = True
             raise ProtocolError(f"not HTTP/2: {error or type(error).__name__}") from error
         return found
 

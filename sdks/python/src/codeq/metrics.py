@@ -70,7 +70,7 @@ class SafeMetrics:
 def _logged() -> Iterator[None]:
     try:
         yield
-    except Exception:  # noqa: BLE001 - the program's code must not cost a task its outcome
+    except BaseException:  # noqa: BLE001 - not even sys.exit() in a hook may cost a task its outcome
         log.exception("the metrics hook failed")
 
 

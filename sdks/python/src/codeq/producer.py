@@ -186,11 +186,12 @@ class Producer:
             if self._inbox is None:
                 self._is_refusing = True
         self._caller.close()
-        if self._inbox is not None and runtime.may_wait():
-            closing = asyncio.run_coroutine_threadsafe(self._close_stream(), runtime.loop())
+        if (inbox := self._inbox) is not None and runtime.may_wait():
+            until = time.monotonic() + self._timeout_seconds
+            closing = asyncio.run_coroutine_threadsafe(self._close_stream(inbox), runtime.loop())
             with contextlib.suppress(concurrent.futures.TimeoutError, concurrent.futures.CancelledError):
                 closing.result(self._timeout_seconds)
-            settling.flush(self._timeout_seconds)
+            settling.flush(max(0.0, until - time.monotonic()))
 
     def __enter__(self) -> Self:
         return self
@@ -250,7 +251,8 @@ class Producer:
                 self._stream.refuse()
         self._stream.submit(job)
 
-    async def _close_stream(self) -> None:
+    async def _close_stream(self, inbox: Inbox[Job]) -> None:
+        inbox.drain()
         self._is_refusing = True
         if self._stream is not None:
             await self._stream.close()

@@ -54,7 +54,7 @@ class Inbox(Generic[_Item]):
         self._take = take
         self._items: deque[_Item] = deque()
         self._woken = False
-        self._waker = 0  # the thread that is about to wake the loop
+        self._wakers: set[int] = set()  # the threads that are about to wake the loop
 
     def put(self, item: _Item) -> None:
         """Hands over an item; returns at once.
@@ -65,13 +65,19 @@ class Inbox(Generic[_Item]):
         self._items.append(item)
         # A signal handler may interrupt a wake-up and put an item itself; that item must not rely on the interrupted
         # wake-up.
-        if not self._woken or self._waker == threading.get_ident():
-            self._waker = threading.get_ident()
+        here = threading.get_ident()
+        if not self._woken or here in self._wakers:
+            self._wakers.add(here)
             self._woken = True
-            self._loop.call_soon_threadsafe(self._drain)
-            self._waker = 0
+            self._loop.call_soon_threadsafe(self.drain)
+            self._wakers.discard(here)
 
-    def _drain(self) -> None:
+    def drain(self) -> None:
+        """Takes everything handed over so far; runs on the loop.
+
+        The loop calls it by itself, but maybe later than a function that the same thread passed to the loop after its
+        item: another thread may be about to wake the loop for both.
+        """
         # Reset first: an item appended from now on wakes the loop again, and an item appended earlier is taken below.
         self._woken = False
         items = self._items

@@ -8,9 +8,9 @@ from __future__ import annotations
 import contextlib
 import importlib
 import sys
-from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from types import TracebackType
 from typing import Any, Final
 
 from codeq.logs import log
@@ -34,11 +34,33 @@ def traced(task: NewTask) -> NewTask:
     return replace(task, traceparent=carrier["traceparent"], tracestate=carrier.get("tracestate"))
 
 
-@contextlib.contextmanager
-def processing(task: Task[Any]) -> Iterator[None]:
-    """Runs a handler in a span of kind CONSUMER, a child of the span in which the task was created."""
-    with _span(task) if _API in sys.modules else contextlib.nullcontext():
-        yield
+def processing(task: Task[Any]) -> AbstractContextManager[object]:
+    """Returns a block for a handler, in a span of kind CONSUMER, a child of the span in which the task was created."""
+    return _Safely(_span(task), task) if _API in sys.modules else contextlib.nullcontext()
+
+
+class _Safely:
+    """A block in a span that raises nothing of its own: spans start and end with code of the program's tracing."""
+
+    def __init__(self, span: AbstractContextManager[object], task: Task[Any]) -> None:
+        self._span = span
+        self._task = task
+
+    def __enter__(self) -> None:
+        try:
+            self._span.__enter__()
+        except Exception:  # noqa: BLE001 - see above
+            log.exception("task %s is processed without a span", self._task.id)
+            self._span = contextlib.nullcontext()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            self._span.__exit__(kind, error, traceback)
+        except Exception as raised:  # noqa: BLE001 - see above
+            if raised is not error:
+                log.exception("the span of task %s cannot end", self._task.id)
 
 
 def _span(task: Task[Any]) -> AbstractContextManager[object]:

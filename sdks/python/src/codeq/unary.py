@@ -152,7 +152,13 @@ class AsyncCaller:
             raise
         if self._endpoint.servers.is_refresh_due(loop.time()) and not self._is_closed:
             self._refreshing = loop.create_task(self._endpoint.refresh(channel, metadata), name="codeq-topology")
+            self._refreshing.add_done_callback(self._forget)
         return reply
+
+    def _forget(self, refreshing: asyncio.Task[None]) -> None:
+        """Drops a task that has ended: if it was cancelled with its loop, it holds on to a connection of that loop."""
+        if self._refreshing is refreshing:
+            self._refreshing = None
 
     def _channel(self, address: str, loop: asyncio.AbstractEventLoop) -> AsyncChannel:
         channel = self._channels.get(address)

@@ -95,7 +95,8 @@ class _Worker:
         self._stats = WorkerStats()
         self._guard = threading.RLock()  # guards the fields below; reentrant, as a signal may call stop in its holder
         self._stream: WorkerStream | None = None
-        self._stop_asked: float | None = None
+        self._stop_asked: float | None = None  # seconds
+        self._has_stop_called = False
         self._is_running = False
 
     @property
@@ -169,8 +170,13 @@ class _Worker:
     def stop(self, drain_seconds: float | None = None) -> None:
         """Stops taking tasks, and makes `run` return once the running tasks have ended. Thread-safe.
 
-        Tasks that do not end within drain_seconds (None: the worker's own drain_seconds) go back to the server. If
-        called before `run`, the next `run` returns at once.
+        Tasks that do not end within drain_seconds go back to the server. A second call ends the worker at once, or in
+        the given drain_seconds if that is earlier than before. A signal and a call do not add up, as a program may call
+        `stop` on the signal that drains the worker anyway. If called before `run`, the next `run` returns at once.
+
+        Args:
+            drain_seconds: Time for running tasks to finish, 0 to 86400; None: the worker's own drain_seconds, and 0 for
+                a second call.
 
         Raises:
             ValueError, TypeError: drain_seconds is out of range or not a number.
@@ -178,12 +184,14 @@ class _Worker:
         self._owner.check()
         if drain_seconds is not None:
             arguments.seconds_or_zero(drain_seconds, "drain_seconds")
-        self._stop(drain_seconds, "")
+        with self._guard:
+            is_second, self._has_stop_called = self._has_stop_called, True
+        self._stop(0.0 if is_second and drain_seconds is None else drain_seconds, "")
 
     def _stop(self, drain_seconds: float | None, cause: str) -> None:
         seconds = self._options.drain_seconds if drain_seconds is None else drain_seconds
         with self._guard:
-            self._stop_asked = seconds
+            self._stop_asked = seconds if self._stop_asked is None else min(seconds, self._stop_asked)
             if self._stream is not None:
                 runtime.loop().call_soon_threadsafe(self._stream.stop, seconds, cause)
 
@@ -209,7 +217,7 @@ class _Worker:
         finally:
             executor.close()
             with self._guard:
-                self._is_running = False
+                self._is_running = self._has_stop_called = False
                 self._stop_asked = None
 
     async def _transport(self, options: WorkerOptions, executor: HandlerExecutor) -> None:

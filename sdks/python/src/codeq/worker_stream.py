@@ -114,6 +114,7 @@ class WorkerStream:
         self._leader = ""
         # Stop.
         self._stop_at: float | None = None
+        self._drain: asyncio.TimerHandle | None = None
         self._is_drain_told = False
         self._is_ended = False
         self._limit: asyncio.Timeout | None = None
@@ -137,7 +138,9 @@ class WorkerStream:
             self._take_report(report(task, Abandon()))
         at = self._loop.time() + drain_seconds
         self._stop_at = at if self._stop_at is None else min(at, self._stop_at)
-        self._loop.call_at(self._stop_at, self._wake.set)
+        if self._drain is not None:
+            self._drain.cancel()
+        self._drain = self._loop.call_at(self._stop_at, self._wake.set)
         if self._limit is not None:
             self._limit.reschedule(self._stop_at + LEAVE_SECONDS_MAX)
         self._wake.set()
@@ -169,6 +172,8 @@ class WorkerStream:
         finally:
             self._stop_renewing()
             self._reach()
+            if self._drain is not None:
+                self._drain.cancel()
             for task in list(self._held.values()):
                 self._lose(task, CancelReason.SHUTDOWN)
             self._executor.end()

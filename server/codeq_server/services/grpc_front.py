@@ -154,6 +154,8 @@ class GrpcFront:
                     async with working_at(self._in_flight, len(content)):
                         reply = await carry_out(method.name, claims, parse(content), authorization, origin=peer)
                 if (size := reply.ByteSize()) >= COUNTED_BYTES:
+                    if method.reads:
+                        self._unread.refuse_more(peer)  # calls that waited together all passed the first check
                     self._unread.hold(context, size)
                 return reply  # noqa: TRY300 - the rest handles failures
             except Exception as problem:  # noqa: BLE001 - every call gets a status

@@ -373,7 +373,7 @@ def _rules(field: FieldDescriptor) -> validate_pb2.FieldRules:
 
 def _limits(rules: Any) -> Json:
     limits = {_LIMITS[rule.name]: value for rule, value in rules.ListFields() if rule.name in _LIMITS}
-    one_of = [value for value in getattr(rules, "in", ()) if value]
+    one_of = list(getattr(rules, "in", ()))
     return limits | ({"enum": one_of} if one_of else {})
 
 

@@ -22,7 +22,15 @@ let tarball: string;
 
 before(() => {
   folder = mkdtempSync(join(tmpdir(), "codeq-package-"));
-  const packed = execFileSync("npm", ["pack", "--json", "--pack-destination", folder], { cwd: ROOT, encoding: "utf8" });
+  // Packed from the sources alone, as in a fresh clone: packing has to build.
+  const sources = join(folder, "sources");
+  mkdirSync(sources);
+  for (const name of ["src", "package.json", "tsconfig.json", "README.md"]) {
+    cpSync(join(ROOT, name), join(sources, name), { recursive: true });
+  }
+  symlinkSync(join(ROOT, "node_modules"), join(sources, "node_modules"));
+  const packing = ["pack", "--json", "--silent", "--pack-destination", folder];
+  const packed = execFileSync("npm", packing, { cwd: sources, encoding: "utf8" });
   const told = JSON.parse(packed) as { filename: string }[] | Record<string, { filename: string }>;
   tarball = join(folder, (Object.values(told)[0] as { filename: string }).filename);
   const modules = join(folder, "node_modules");

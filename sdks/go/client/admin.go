@@ -12,24 +12,10 @@ import (
 
 // Queues iterates over the queues of a tenant, ordered by name. An error ends the iteration.
 func (c *Client) Queues(ctx context.Context, tenant string) iter.Seq2[*codeqv1.Queue, error] {
-	return func(yield func(*codeqv1.Queue, error) bool) {
-		request := &codeqv1.ListQueuesRequest{Tenant: tenant}
-		for {
-			page, err := c.queues.ListQueues(ctx, request)
-			if err != nil {
-				yield(nil, err)
-				return
-			}
-			for _, each := range page.GetQueues() {
-				if !yield(each, nil) {
-					return
-				}
-			}
-			if request.PageToken = page.GetNextPageToken(); request.PageToken == "" {
-				return
-			}
-		}
-	}
+	return pages("", func(token string) ([]*codeqv1.Queue, string, error) {
+		page, err := c.queues.ListQueues(ctx, &codeqv1.ListQueuesRequest{Tenant: tenant, PageToken: token})
+		return page.GetQueues(), page.GetNextPageToken(), err
+	})
 }
 
 // Queue reads a queue.
@@ -65,24 +51,11 @@ func (c *Client) ListDeadLetters(
 
 // DeadLetters iterates over the dead letters of a queue, oldest first. An error ends the iteration.
 func (c *Client) DeadLetters(ctx context.Context, command, tenant string) iter.Seq2[*codeq.Task, error] {
-	return func(yield func(*codeq.Task, error) bool) {
-		request := &codeqv1.ListDeadLettersRequest{Command: command, Tenant: tenant}
-		for {
-			page, err := c.queues.ListDeadLetters(ctx, request)
-			if err != nil {
-				yield(nil, err)
-				return
-			}
-			for _, each := range page.GetTasks() {
-				if !yield(codeq.TaskOf(each), nil) {
-					return
-				}
-			}
-			if request.PageToken = page.GetNextPageToken(); request.PageToken == "" {
-				return
-			}
-		}
-	}
+	return pages("", func(token string) ([]*codeq.Task, string, error) {
+		request := &codeqv1.ListDeadLettersRequest{Command: command, Tenant: tenant, PageToken: token}
+		page, err := c.queues.ListDeadLetters(ctx, request)
+		return tasksOf(page.GetTasks()), page.GetNextPageToken(), err
+	})
 }
 
 // RedriveQueue moves ended tasks that match the request back to their queue. Repeat the call with the page token of the
@@ -101,24 +74,10 @@ func (c *Client) Usage(ctx context.Context, tenant string) (*codeqv1.Tenant, err
 
 // Tenants iterates over the tenants, ordered by name; for operators. An error ends the iteration.
 func (c *Client) Tenants(ctx context.Context) iter.Seq2[*codeqv1.Tenant, error] {
-	return func(yield func(*codeqv1.Tenant, error) bool) {
-		request := &codeqv1.ListTenantsRequest{}
-		for {
-			page, err := c.tenants.ListTenants(ctx, request)
-			if err != nil {
-				yield(nil, err)
-				return
-			}
-			for _, each := range page.GetTenants() {
-				if !yield(each, nil) {
-					return
-				}
-			}
-			if request.PageToken = page.GetNextPageToken(); request.PageToken == "" {
-				return
-			}
-		}
-	}
+	return pages("", func(token string) ([]*codeqv1.Tenant, string, error) {
+		page, err := c.tenants.ListTenants(ctx, &codeqv1.ListTenantsRequest{PageToken: token})
+		return page.GetTenants(), page.GetNextPageToken(), err
+	})
 }
 
 // Tenant reads a tenant, or "_default", the limits of all tenants without limits of their own; for operators.
@@ -137,24 +96,13 @@ func (c *Client) UpdateTenant(ctx context.Context, request *codeqv1.UpdateTenant
 func (c *Client) Audit(
 	ctx context.Context, request *codeqv1.ListAuditRecordsRequest,
 ) iter.Seq2[*codeqv1.AuditRecord, error] {
-	return func(yield func(*codeqv1.AuditRecord, error) bool) {
-		request := copyOf(request)
-		for {
-			page, err := c.audit.ListAuditRecords(ctx, request)
-			if err != nil {
-				yield(nil, err)
-				return
-			}
-			for _, each := range page.GetRecords() {
-				if !yield(each, nil) {
-					return
-				}
-			}
-			if request.PageToken = page.GetNextPageToken(); request.PageToken == "" {
-				return
-			}
-		}
-	}
+	request = copyOf(request) // the caller may change its own
+	return pages(request.GetPageToken(), func(token string) ([]*codeqv1.AuditRecord, string, error) {
+		asked := copyOf(request)
+		asked.PageToken = token
+		page, err := c.audit.ListAuditRecords(ctx, asked)
+		return page.GetRecords(), page.GetNextPageToken(), err
+	})
 }
 
 // ServerInfo reads the server's version, mode and limits.

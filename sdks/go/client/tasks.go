@@ -140,24 +140,13 @@ func (c *Client) ListTasks(ctx context.Context, request *codeqv1.ListTasksReques
 // Tasks iterates over all tasks that the request selects (nil: all of the tenant), page by page from its page token on. An
 // error ends the iteration.
 func (c *Client) Tasks(ctx context.Context, request *codeqv1.ListTasksRequest) iter.Seq2[*codeq.Task, error] {
-	return func(yield func(*codeq.Task, error) bool) {
-		request := copyOf(request)
-		for {
-			page, err := c.tasks.ListTasks(ctx, request)
-			if err != nil {
-				yield(nil, err)
-				return
-			}
-			for _, each := range page.GetTasks() {
-				if !yield(codeq.TaskOf(each), nil) {
-					return
-				}
-			}
-			if request.PageToken = page.GetNextPageToken(); request.PageToken == "" {
-				return
-			}
-		}
-	}
+	request = copyOf(request) // the caller may change its own
+	return pages(request.GetPageToken(), func(token string) ([]*codeq.Task, string, error) {
+		asked := copyOf(request)
+		asked.PageToken = token
+		page, err := c.tasks.ListTasks(ctx, asked)
+		return tasksOf(page.GetTasks()), page.GetNextPageToken(), err
+	})
 }
 
 // Claim leases one task of the commands (none: all that the token allows), waiting up to a time (0 to 30 s) for it. It
@@ -175,11 +164,7 @@ func (c *Client) ClaimBatch(
 	reply, err := c.tasks.ClaimTasks(ctx, &codeqv1.ClaimTasksRequest{
 		Commands: commands, Count: int32(count), WaitSeconds: seconds(wait), LeaseSeconds: optionalSeconds(lease),
 	})
-	tasks := make([]*codeq.Task, 0, len(reply.GetTasks()))
-	for _, each := range reply.GetTasks() {
-		tasks = append(tasks, codeq.TaskOf(each))
-	}
-	return tasks, err
+	return tasksOf(reply.GetTasks()), err
 }
 
 // Heartbeat extends the lease of a claimed task to a time from now (0: the length of the lease) and returns its end.

@@ -1,7 +1,8 @@
 """Limits on the bytes of gRPC replies that clients have not read.
 
 A client that opens no flow-control window leaves its replies in the server's memory. These limits, per connection and
-in total, bound the bytes that its next calls may add; clients that read their replies are not affected.
+in total, bound the bytes that its next calls may add, and those that reads in flight may. A client that reads its
+replies meets them only if replies of that many bytes become ready at the same time; its rejected calls may be retried.
 """
 
 from __future__ import annotations

@@ -10,7 +10,6 @@ from codeq.v1 import task_service_pb2 as pb
 from codeq.v1.task_service_pb2_grpc import TaskServiceStub
 from codeq_gateway.bodies import InFlight
 from codeq_server.auth.authenticator import Authenticator
-from codeq_server.auth.verdict import Token
 from codeq_server.core.errors import Reason, Rejection
 from codeq_server.node.listeners import new_server
 from codeq_server.services.calls import Calls
@@ -19,22 +18,17 @@ from codeq_server.services.serving import Serving
 from codeq_server.services.shard_table import ShardTable
 from codeq_server.services.unread import CONNECTION_BYTES_MAX
 from held_log import HeldRunner, turns, until
+from tenant_tokens import TenantTokens
 
 CALLS = 60
 PAYLOAD_BYTES = 1_000_000
 METADATA = (("authorization", "Bearer acme"),)
 
 
-class AnyToken:
-    def validate(self, token: str) -> Token:
-        return Token("w", "", frozenset(), frozenset({"*"}), {"tenantId": token})
-
-
 async def test_reads_that_waited_together_are_refused_beyond_the_limit() -> None:
     runner = HeldRunner()
-    calls = Calls(
-        Authenticator(AnyToken(), AnyToken()), ShardTable(Rejection(Reason.NOT_LEADER, "another node leads").again)
-    )
+    elsewhere = Rejection(Reason.NOT_LEADER, "another node leads")
+    calls = Calls(Authenticator(TenantTokens(), TenantTokens()), ShardTable(elsewhere.again))
     calls.shards.present(Serving(runner, None, lease_seconds=60, artifact_bytes_max=0))
     server = new_server(10)
     arrived: list[str] = []

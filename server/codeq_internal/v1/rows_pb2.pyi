@@ -319,3 +319,77 @@ class NameRow(_message.Message):
     batch_left: int
     meaning: bytes
     def __init__(self, queue: _Optional[int] = ..., home: _Optional[int] = ..., epoch: _Optional[int] = ..., digest: _Optional[bytes] = ..., batch: _Optional[str] = ..., batch_tasks: _Optional[int] = ..., batch_left: _Optional[int] = ..., meaning: _Optional[bytes] = ...) -> None: ...
+
+class ScheduleRow(_message.Message):
+    __slots__ = ("cron", "every", "at_ms", "time_zone", "command", "payload", "priority", "max_attempts", "delay_ms", "expire_ms", "overlap", "misfire", "misfire_max", "jitter_ms", "start_ms", "end_ms", "paused", "generation", "created_ms", "updated_ms", "next_ms", "complete", "after_ms", "tzdata", "running", "queued_ms", "fired_total", "skipped_total", "missed_total")
+    CRON_FIELD_NUMBER: _ClassVar[int]
+    EVERY_FIELD_NUMBER: _ClassVar[int]
+    AT_MS_FIELD_NUMBER: _ClassVar[int]
+    TIME_ZONE_FIELD_NUMBER: _ClassVar[int]
+    COMMAND_FIELD_NUMBER: _ClassVar[int]
+    PAYLOAD_FIELD_NUMBER: _ClassVar[int]
+    PRIORITY_FIELD_NUMBER: _ClassVar[int]
+    MAX_ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
+    DELAY_MS_FIELD_NUMBER: _ClassVar[int]
+    EXPIRE_MS_FIELD_NUMBER: _ClassVar[int]
+    OVERLAP_FIELD_NUMBER: _ClassVar[int]
+    MISFIRE_FIELD_NUMBER: _ClassVar[int]
+    MISFIRE_MAX_FIELD_NUMBER: _ClassVar[int]
+    JITTER_MS_FIELD_NUMBER: _ClassVar[int]
+    START_MS_FIELD_NUMBER: _ClassVar[int]
+    END_MS_FIELD_NUMBER: _ClassVar[int]
+    PAUSED_FIELD_NUMBER: _ClassVar[int]
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    CREATED_MS_FIELD_NUMBER: _ClassVar[int]
+    UPDATED_MS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_MS_FIELD_NUMBER: _ClassVar[int]
+    COMPLETE_FIELD_NUMBER: _ClassVar[int]
+    AFTER_MS_FIELD_NUMBER: _ClassVar[int]
+    TZDATA_FIELD_NUMBER: _ClassVar[int]
+    RUNNING_FIELD_NUMBER: _ClassVar[int]
+    QUEUED_MS_FIELD_NUMBER: _ClassVar[int]
+    FIRED_TOTAL_FIELD_NUMBER: _ClassVar[int]
+    SKIPPED_TOTAL_FIELD_NUMBER: _ClassVar[int]
+    MISSED_TOTAL_FIELD_NUMBER: _ClassVar[int]
+    cron: str
+    every: str
+    at_ms: int
+    time_zone: str
+    command: str
+    payload: bytes
+    priority: int
+    max_attempts: int
+    delay_ms: int
+    expire_ms: int
+    overlap: str
+    misfire: str
+    misfire_max: int
+    jitter_ms: int
+    start_ms: int
+    end_ms: int
+    paused: bool
+    generation: int
+    created_ms: int
+    updated_ms: int
+    next_ms: _containers.RepeatedScalarFieldContainer[int]
+    complete: bool
+    after_ms: int
+    tzdata: str
+    running: _containers.RepeatedScalarFieldContainer[str]
+    queued_ms: int
+    fired_total: int
+    skipped_total: int
+    missed_total: int
+    def __init__(self, cron: _Optional[str] = ..., every: _Optional[str] = ..., at_ms: _Optional[int] = ..., time_zone: _Optional[str] = ..., command: _Optional[str] = ..., payload: _Optional[bytes] = ..., priority: _Optional[int] = ..., max_attempts: _Optional[int] = ..., delay_ms: _Optional[int] = ..., expire_ms: _Optional[int] = ..., overlap: _Optional[str] = ..., misfire: _Optional[str] = ..., misfire_max: _Optional[int] = ..., jitter_ms: _Optional[int] = ..., start_ms: _Optional[int] = ..., end_ms: _Optional[int] = ..., paused: _Optional[bool] = ..., generation: _Optional[int] = ..., created_ms: _Optional[int] = ..., updated_ms: _Optional[int] = ..., next_ms: _Optional[_Iterable[int]] = ..., complete: _Optional[bool] = ..., after_ms: _Optional[int] = ..., tzdata: _Optional[str] = ..., running: _Optional[_Iterable[str]] = ..., queued_ms: _Optional[int] = ..., fired_total: _Optional[int] = ..., skipped_total: _Optional[int] = ..., missed_total: _Optional[int] = ...) -> None: ...
+
+class FireRow(_message.Message):
+    __slots__ = ("instant_ms", "fired_ms", "kind", "task_id")
+    INSTANT_MS_FIELD_NUMBER: _ClassVar[int]
+    FIRED_MS_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    TASK_ID_FIELD_NUMBER: _ClassVar[int]
+    instant_ms: int
+    fired_ms: int
+    kind: int
+    task_id: str
+    def __init__(self, instant_ms: _Optional[int] = ..., fired_ms: _Optional[int] = ..., kind: _Optional[int] = ..., task_id: _Optional[str] = ...) -> None: ...

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .model import Holder, Queue, TaskKey
+from .schedules import Schedule
 
 
 class Effects:
@@ -14,9 +15,10 @@ class Effects:
         fed: Tenants whose workers may lease tasks again.
         cancelled: Holder, id and lease token of tasks cancelled while a connected worker held them.
         gone_files: Home (as in keys) and name of files that no row refers to any more.
+        unscheduled: Schedules of which more instants have to be computed.
     """
 
-    __slots__ = ("cancelled", "ended", "fed", "gone_files", "woken")
+    __slots__ = ("cancelled", "ended", "fed", "gone_files", "unscheduled", "woken")
 
     def __init__(self) -> None:
         self.woken: dict[Queue, None] = {}
@@ -24,3 +26,4 @@ class Effects:
         self.fed: dict[str, None] = {}
         self.cancelled: list[tuple[Holder, str, int]] = []
         self.gone_files: list[tuple[bytes, bytes]] = []
+        self.unscheduled: list[Schedule] = []

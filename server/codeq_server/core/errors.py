@@ -67,6 +67,7 @@ class Reason(Enum):
     NOT_ALLOWED = 55
     RATE_LIMITED = 56
     QUOTA_EXCEEDED = 57
+    SCHEDULE_NOT_FOUND = 80
 
 
 class Rejection(Exception):  # noqa: N818 - a rejection is a normal answer, not an error of the server

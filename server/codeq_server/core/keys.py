@@ -16,6 +16,9 @@
 | i      | tenant length u8, tenant, task id        | NameRow                                      |
 | n      | tenant, or _default                      | TenantRow                                    |
 | a      | time ms u64, number u64                  | AuditRow                                     |
+| c      | tenant length u8, tenant, schedule       | ScheduleRow                                  |
+| f      | tenant length u8, tenant, schedule       | FireRow                                      |
+|        | length u8, schedule, number of fire u64  |                                              |
 
 All numbers are big-endian, so that keys sort by time and by place. Values of "t" and "u":
 
@@ -63,6 +66,9 @@ NAMES: Final = b"i"
 TENANTS: Final = b"n"
 AUDIT: Final = b"a"
 """Table of audit records, in the order in which they were made; their numbers have no gaps."""
+SCHEDULES: Final = b"c"
+FIRES: Final = b"f"
+"""Table of the last fires of schedules."""
 
 QUEUE_NUMBER_MAX: Final = (1 << 32) - 1
 """Largest queue number; numbers are never reused."""
@@ -154,6 +160,11 @@ def audited_after(key: bytes) -> tuple[bytes, bytes]:
 def audited_between(from_ms: int, to_ms: int) -> tuple[bytes, bytes]:
     """Returns the range of the audit records from a time on, before another time."""
     return audit_key(from_ms, 0), audit_key(to_ms, 0)
+
+
+def fires_between(schedule_key: bytes, first: int, last: int) -> tuple[bytes, bytes]:
+    """Returns the range of a schedule's fires from number `first` to number `last`, inclusive."""
+    return fire_key(schedule_key, first), fire_key(schedule_key, last + 1)
 
 
 # -- keys ----------------------------------------------------------------------------------------------------------
@@ -363,6 +374,43 @@ def tenant_of(key: bytes) -> str:
         ValueError: The key holds no name.
     """
     return key[1:].decode()
+
+
+def schedule_key(tenant: str, name: str) -> bytes:
+    """Returns the key of a schedule's row."""
+    return SCHEDULES + bytes((len(tenant),)) + tenant.encode() + name.encode()
+
+
+def split_schedule_key(key: bytes) -> tuple[str, str]:
+    """Returns tenant and name of a schedule.
+
+    Raises:
+        ValueError: The key holds no tenant or no name.
+    """
+    end = 2 + key[1]
+    if end == 2 or len(key) <= end:
+        raise ValueError("the key holds no tenant or no name")
+    return key[2:end].decode(), key[end:].decode()
+
+
+def fire_key(schedule_key: bytes, number: int) -> bytes:
+    """Returns the key of a fire of the schedule with this key."""
+    end = 2 + schedule_key[1]
+    name = schedule_key[end:]
+    return FIRES + schedule_key[1:end] + bytes((len(name),)) + name + number.to_bytes(8, "big")
+
+
+def split_fire_key(key: bytes) -> tuple[bytes, int]:
+    """Returns the key of the fire's schedule, and the number of the fire.
+
+    Raises:
+        ValueError: The lengths in the key do not match its length.
+    """
+    end = 2 + key[1]
+    name_end = end + 1 + key[end]
+    if len(key) != name_end + 8:
+        raise ValueError("the lengths do not match")
+    return SCHEDULES + key[1:end] + key[end + 1 : name_end], int.from_bytes(key[name_end:], "big")
 
 
 def pointer(lane: int, position: int, attempts: int) -> bytes:

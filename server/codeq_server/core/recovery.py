@@ -19,6 +19,7 @@ from .model import Claim, Delivery, Lane, Queue, TaskKey
 from .parsing import RowReader, listed, parsed, unpacked
 from .purging import adopt as adopt_purge
 from .rates import Rates
+from .schedules import adopt as adopt_schedule
 from .shard import Shard, ShardSettings
 from .usage import adopt as adopt_limits
 
@@ -52,6 +53,8 @@ def open_shard(rows: RowReader, settings: ShardSettings, epoch: int, wall_ms: in
         tenant.commands.sort()
     for key, value in _all(rows, *keys.table_rows(keys.TENANTS)):
         adopt_limits(shard, key, value)
+    for key, value in _all(rows, *keys.table_rows(keys.SCHEDULES)):
+        adopt_schedule(shard.schedules, key, value)
     for key, value in _all(rows, *keys.leases_from(tick.oldest_lease)):
         _adopt_claim(shard, key, parsed(rows_pb2.LeaseRow, key, value), now)
     for key, value in _all(rows, *keys.table_rows(keys.RETURNED)):

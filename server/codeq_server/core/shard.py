@@ -26,6 +26,7 @@ from .lease_ends import LeaseEnds
 from .limits import Limits
 from .model import Claim, Delivery, Lane, Purge, Queue, TaskKey
 from .parsing import RowReader, parsed
+from .schedules import Schedules
 from .tenants import QUEUES, Tenants
 from .time_index import TimeIndex
 
@@ -87,6 +88,10 @@ class Totals:
     cancelled: int = 0
     removed: int = 0
     redriven: int = 0
+    fired: int = 0
+    missed: int = 0
+    overlapped: int = 0
+    late_ms: int = 0
     rows: int = 0
 
 
@@ -123,6 +128,7 @@ class Shard:
         """Scheduled tasks, and tasks that expire if they wait too long."""
         self.purges: Alarms[Purge] = Alarms()
         """Purges in progress, in turn."""
+        self.schedules = Schedules()
         self.audit: Trail = Trail(self, settings.audit_retention_ms)
         self.sweep_mark, self.swept = b"", (b"", 0, 0)
         """The last list of ended tasks that was swept, and the list being swept with queue and home of the last task

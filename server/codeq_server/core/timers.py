@@ -16,6 +16,7 @@ from .alarms import NEVER
 from .clock import Now
 from .errors import CorruptRows
 from .expiry import expire_entry
+from .firing import fire_due
 from .idle import retire
 from .model import Queue
 from .outcomes import enqueue, expire
@@ -175,6 +176,7 @@ SOURCES: Final = (
     Timed(lambda shard: shard.directory.idle, _MONO, retire, lambda _: 0),
     Timed(lambda shard: shard.purges, _WALL, purging.work, lambda totals: totals.cancelled),
     Timed(lambda shard: shard.audit, _WALL, audit.work, lambda _: 0),
+    Timed(lambda shard: shard.schedules.alarms, _WALL, fire_due, lambda totals: totals.fired),
 )
 """Everything that falls due, in the order in which it is processed."""
 

@@ -26,6 +26,7 @@ from codeq_server.core.errors import Reason, Rejection
 from codeq_server.core.model import Queue
 from codeq_server.core.notable import Notables
 from codeq_server.core.quotas import lease_room
+from codeq_server.core.schedules import Schedule
 from codeq_server.core.shard import Shard
 from codeq_server.replication.log import Log
 
@@ -91,6 +92,8 @@ class ShardRunner:
         """Called with home and name of artifact files once it is durable that no row refers to them any more."""
         self.on_notable: Callable[[Notables], None] | None = None
         """Called with the notable events of a batch that is durable."""
+        self.on_unscheduled: Callable[[list[Schedule]], None] | None = None
+        """Called with schedules of which more instants have to be computed."""
         self._log = log
         self._clock = clock
         self._on_fatal = on_fatal
@@ -168,6 +171,8 @@ class ShardRunner:
             holder.cancelled(task_id, token)
         if effects.gone_files:
             self._let_files_go(effects.gone_files)
+        if effects.unscheduled and self.on_unscheduled is not None:
+            self.on_unscheduled(effects.unscheduled)
         if effects.woken:
             self._dispatch(effects.woken)
         for tenant in effects.fed:

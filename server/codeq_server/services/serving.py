@@ -12,12 +12,14 @@ from google.protobuf.message import Message
 from codeq_server.core.errors import Reason, Rejection
 from codeq_server.engine.artifacts import ArtifactKeeper
 from codeq_server.engine.runner import ShardRunner
+from codeq_server.engine.scheduling import Scheduling
 
 from .artifacts import Artifacts
 from .audit import AuditService
 from .produce import ProducerStream
 from .queues import QueueService
 from .rate_limits import RateLimits
+from .schedules import ScheduleService
 from .stream_token import StreamToken
 from .streams import StreamRegistry
 from .tasks import TaskService
@@ -28,7 +30,8 @@ TASKS: Final = "codeq.v1.TaskService"
 QUEUES: Final = "codeq.v1.QueueService"
 TENANTS: Final = "codeq.v1.TenantService"
 AUDIT: Final = "codeq.v1.AuditService"
-SHARD_SERVICES: Final = (TASKS, QUEUES, TENANTS, AUDIT)
+SCHEDULES: Final = "codeq.v1.ScheduleService"
+SHARD_SERVICES: Final = (TASKS, QUEUES, TENANTS, AUDIT, SCHEDULES)
 """Services whose unary calls a Serving executes."""
 
 Handler = Callable[..., Awaitable[Message]]
@@ -60,6 +63,7 @@ class Serving:
         self.runner = runner
         self.streams = StreamRegistry(runner.shard.tenants)
         self.rates = RateLimits(runner)
+        self._scheduling = Scheduling(runner)
         self._lease_seconds = lease_seconds
         self._artifacts = Artifacts(runner, keeper, artifact_bytes_max)
         tasks = TaskService(runner, lease_seconds, self._artifacts, self.rates)
@@ -67,6 +71,7 @@ class Serving:
         self.handlers |= handlers_of(QUEUES, QueueService(runner))
         self.handlers |= handlers_of(TENANTS, TenantService(runner, self.streams))
         self.handlers |= handlers_of(AUDIT, AuditService(runner))
+        self.handlers |= handlers_of(SCHEDULES, ScheduleService(runner))
 
     async def produce(self, token: StreamToken, context: Any, in_flight: InFlight) -> None:
         """Serves a producer stream to its end; `in_flight` counts the bytes of its large frames.

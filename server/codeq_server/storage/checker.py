@@ -25,6 +25,7 @@ from .checker_leases import TOKEN_COUNTER_BITS, LeaseRows, Slot
 from .checker_names import NameRows
 from .checker_places import PlaceRows
 from .checker_queues import CheckedLane, CheckedQueue
+from .checker_schedules import ScheduleRows
 from .checker_times import TimeRows
 from .findings import Difference, Summary
 
@@ -58,6 +59,7 @@ class Checker:
         """By home of a task that should be in the dead-letter index: the task's end time."""
         self._ended_rows = EndedRows()
         self._name_rows = NameRows()
+        self._schedule_rows = ScheduleRows()
         self._prefix = b""
         self._lane_now = CheckedLane(0, "", None)
         self._handlers = {
@@ -65,6 +67,8 @@ class Checker:
             keys.DUE: self._due_row,
             keys.EXPIRY: self._expiry_row,
             keys.NAMES: self._name_row,
+            keys.SCHEDULES: self._schedule_row,
+            keys.FIRES: self._fire_row,
             keys.LEASES: self._lease_row,
             keys.META: self._meta_row,
             keys.TENANTS: self._tenant_row,
@@ -117,6 +121,12 @@ class Checker:
 
     def _name_row(self, key: bytes, value: bytes) -> None:
         self._report_all(key, self._name_rows.row(key, value))
+
+    def _schedule_row(self, key: bytes, value: bytes) -> None:
+        self._report_all(key, self._schedule_rows.row(key, value))
+
+    def _fire_row(self, key: bytes, value: bytes) -> None:
+        self._report_all(key, self._schedule_rows.fire(key, value))
 
     def _lease_row(self, key: bytes, value: bytes) -> None:
         self.summary.leases += 1
@@ -392,7 +402,7 @@ class Checker:
             self._report(key, problem)
         for home in self._dead:
             self._report(keys.packed_key(keys.STATES, home), "is not in the dead-letter index with this end")
-        for key, problem in self._name_rows.finish():
+        for key, problem in (*self._name_rows.finish(), *self._schedule_rows.finish()):
             self._report(key, problem)
         self._check_counters()
 

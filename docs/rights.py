@@ -35,6 +35,9 @@ _OF_TENANT: Final = frozenset({"GetUsage"})
 _OF_ALL_TENANTS: Final = frozenset({"AuditService"})
 """Services whose calls concern all tenants unless an operator names one, and always all commands."""
 
+_SCHEDULES: Final = "ScheduleService"
+"""Service whose calls name schedules, which belong to commands."""
+
 
 def fresh(text: str) -> str:
     """Returns a document with the matrix as the protos give it.
@@ -85,6 +88,8 @@ def _bound(method: MethodDescriptor, access: options_pb2.Access, producer: str, 
         return "TASK_NOT_FOUND"
     if method.containing_service.name in _OF_ALL_TENANTS:
         return "COMMAND_NOT_ALLOWED"
+    if method.containing_service.name == _SCHEDULES and "name" in fields and "spec" not in fields:
+        return "SCHEDULE_NOT_FOUND"
     if method.name.startswith("List") and ("command" not in fields or not _is_required(fields["command"])):
         return BOUND
     return "COMMAND_NOT_ALLOWED"

@@ -62,6 +62,11 @@ def request_of(method: Method, task_id: str = "", **more: Any) -> Message:
         "id": "n2",
         "raft_addr": "127.0.0.1:1",
         "before": timestamp_pb2.Timestamp(seconds=4_000_000_000),
+        "ScheduleSpec": {"cron": "0 0 29 2 *"},
+        "BackfillScheduleRequest": {
+            "from": timestamp_pb2.Timestamp(seconds=1),
+            "to": timestamp_pb2.Timestamp(seconds=2),
+        },
     }
     return fill(message_factory.GetMessageClass(method.descriptor.input_type)(), values | more)
 

@@ -321,7 +321,7 @@ def mark(message: Message) -> None:
                 inner.SetInParent()
                 mark(inner)
         elif field.name not in NAMING and field.type in {FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_BYTES}:
-            value: Any = SECRET if field.type == FieldDescriptor.TYPE_STRING else SECRET.encode()
+            value: Any = SECRET if field.type == FieldDescriptor.TYPE_STRING else f'"{SECRET}"'.encode()
             if field.is_repeated:
                 getattr(message, field.name).append(value)
             else:

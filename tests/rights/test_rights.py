@@ -12,6 +12,7 @@ import pytest
 from authority import Authority
 from codeq.v1 import producer_service_pb2, task_pb2, worker_service_pb2
 from codeq.v1 import task_service_pb2 as pb
+from codeq.v1.schedule_service_pb2 import PutScheduleRequest, ScheduleSpec
 from codeq_server.auth.access import METHODS
 from codeq_server.auth.claims import WORKER_SCOPES
 from codeq_server.config import ListenerTls
@@ -59,7 +60,7 @@ async def task_id(server: Server) -> str:
 
 
 async def dead_letter(server: Server) -> str:
-    """Makes a dead letter of the command "mine" with payload, progress and error; returns its id."""
+    """Makes a dead letter of the command "mine" with payload, progress and error, and schedules; returns its id."""
     spec = task_pb2.TaskSpec(command="mine", payload=f'"{SECRET} payload"'.encode(), max_attempts=1)
     made = await server.grpc("/codeq.v1.TaskService/CreateTask", pb.CreateTaskRequest(spec=spec), "producer")
     claim = pb.ClaimTaskRequest(commands=["mine"])
@@ -68,6 +69,10 @@ async def dead_letter(server: Server) -> str:
     await server.grpc("/codeq.v1.TaskService/ReportProgress", progress, "worker")
     nack = pb.NackTaskRequest(task_id=held.id, reason=f"{SECRET} error")
     await server.grpc("/codeq.v1.TaskService/NackTask", nack, "worker")
+    for front in FRONTS:
+        schedule = ScheduleSpec(cron="0 0 29 2 *", command="mine", payload=f'"{SECRET} template"'.encode())
+        put = PutScheduleRequest(name=f"file-{front}", spec=schedule)
+        await server.grpc("/codeq.v1.ScheduleService/PutSchedule", put, "administrator")
     task_id: str = made.message.task.id
     return task_id
 
@@ -89,6 +94,11 @@ def values_of(task_id: str, front: str) -> dict[str, Any]:
         "before": timestamp_pb2.Timestamp(seconds=1),
         "count": 1,
         "TaskSpec": {"task_id": None},
+        "ScheduleSpec": {"cron": "0 0 29 2 *"},
+        "BackfillScheduleRequest": {
+            "from": timestamp_pb2.Timestamp(seconds=1),
+            "to": timestamp_pb2.Timestamp(seconds=2),
+        },
         "SubmitResultRequest": {"status": task_pb2.TASK_STATUS_COMPLETED},
     }
 
@@ -252,7 +262,10 @@ async def test_operator_acts_on_the_named_tenant_and_nobody_else_names_another(s
             continue
         for front in FRONTS:
             elsewhere = await ask(server, front, method, "operator", task_id, tenant="zebra")
-            assert elsewhere.reason in {"", "TASK_NOT_FOUND", "QUEUE_NOT_FOUND"}, (front, method.name)
+            assert elsewhere.reason in {"", "TASK_NOT_FOUND", "QUEUE_NOT_FOUND", "SCHEDULE_NOT_FOUND"}, (
+                front,
+                method.name,
+            )
             assert SECRET not in elsewhere.seen
             for token in ("administrator", "administrator by scope", "operator by role", "viewer"):
                 own = rights(method)["administrator" if token.startswith("admin") else "viewer"]

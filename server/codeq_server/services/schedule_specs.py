@@ -27,7 +27,7 @@ def definition_of(spec: pb.ScheduleSpec) -> rows_pb2.ScheduleRow:
     Raises:
         Rejection: INVALID_FIELD.
     """
-    kinds = [name for name in ("cron", "every") if getattr(spec, name)] + ["at"] * spec.HasField("at")
+    kinds = [name for name in ("cron", "every", "at") if spec.HasField(name)]
     if len(kinds) != 1:
         raise invalid_field(_PATH + (kinds[1] if kinds else "cron"), "exactly one of cron, every and at must be set")
     payload = spec.payload or NULL
@@ -59,8 +59,8 @@ def definition_of(spec: pb.ScheduleSpec) -> rows_pb2.ScheduleRow:
 def spec_of(row: rows_pb2.ScheduleRow) -> pb.ScheduleSpec:
     """Returns the definition in a row."""
     return pb.ScheduleSpec(
-        cron=row.cron,
-        every=row.every,
+        cron=row.cron or None,
+        every=row.every or None,
         at=timestamp(row.at_ms) if row.at_ms else None,
         time_zone=row.time_zone,
         command=row.command,

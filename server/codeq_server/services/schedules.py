@@ -142,14 +142,14 @@ class ScheduleService:
         await self._settled()
         return response
 
-    async def ListScheduleFires(  # noqa: N802
-        self, claims: Claims, request: pb.ListScheduleFiresRequest
-    ) -> pb.ListScheduleFiresResponse:
+    async def GetScheduleHistory(  # noqa: N802
+        self, claims: Claims, request: pb.GetScheduleHistoryRequest
+    ) -> pb.GetScheduleHistoryResponse:
         """Returns the last fires of a schedule."""
         schedule, _ = self._find(claims, request.name)
         fires = defining.history(self._runner.shard, schedule)
         await self._runner.wait_durable()
-        return pb.ListScheduleFiresResponse(fires=[_fire(each) for each in fires])
+        return pb.GetScheduleHistoryResponse(fires=[_fire(each) for each in fires])
 
     async def RecomputeSchedule(  # noqa: N802
         self, claims: Claims, request: pb.RecomputeScheduleRequest, act: Act

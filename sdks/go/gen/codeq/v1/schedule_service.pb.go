@@ -87,10 +87,10 @@ type ScheduleSpec struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Cron expression of 5 fields (minute, hour, day of month, month, day of week) or 6 (seconds first), or one of
 	// @yearly, @monthly, @weekly, @daily, @hourly and "@every DURATION". At most 256 characters.
-	Cron string `protobuf:"bytes,1,opt,name=cron,proto3" json:"cron,omitempty"`
+	Cron *string `protobuf:"bytes,1,opt,name=cron,proto3,oneof" json:"cron,omitempty"`
 	// Interval such as "90s" or "1h30m", of whole seconds, at most 3660 days. It counts from start_at, which is the first
 	// instant, or from the creation of the schedule.
-	Every string `protobuf:"bytes,2,opt,name=every,proto3" json:"every,omitempty"`
+	Every *string `protobuf:"bytes,2,opt,name=every,proto3,oneof" json:"every,omitempty"`
 	// The only instant, which must be in the future when the schedule is created or changed.
 	At *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=at,proto3" json:"at,omitempty"`
 	// IANA name of the time zone of `cron`, such as "Europe/Berlin". Empty: UTC.
@@ -162,15 +162,15 @@ func (*ScheduleSpec) Descriptor() ([]byte, []int) {
 }
 
 func (x *ScheduleSpec) GetCron() string {
-	if x != nil {
-		return x.Cron
+	if x != nil && x.Cron != nil {
+		return *x.Cron
 	}
 	return ""
 }
 
 func (x *ScheduleSpec) GetEvery() string {
-	if x != nil {
-		return x.Every
+	if x != nil && x.Every != nil {
+		return *x.Every
 	}
 	return ""
 }
@@ -1352,8 +1352,8 @@ func (x *BackfillScheduleResponse) GetDuplicates() int32 {
 	return 0
 }
 
-// ListScheduleFiresRequest reads the last fires of a schedule.
-type ListScheduleFiresRequest struct {
+// GetScheduleHistoryRequest reads the last fires of a schedule.
+type GetScheduleHistoryRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Name of the schedule.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -1363,20 +1363,20 @@ type ListScheduleFiresRequest struct {
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *ListScheduleFiresRequest) Reset() {
-	*x = ListScheduleFiresRequest{}
+func (x *GetScheduleHistoryRequest) Reset() {
+	*x = GetScheduleHistoryRequest{}
 	mi := &file_codeq_v1_schedule_service_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *ListScheduleFiresRequest) String() string {
+func (x *GetScheduleHistoryRequest) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*ListScheduleFiresRequest) ProtoMessage() {}
+func (*GetScheduleHistoryRequest) ProtoMessage() {}
 
-func (x *ListScheduleFiresRequest) ProtoReflect() protoreflect.Message {
+func (x *GetScheduleHistoryRequest) ProtoReflect() protoreflect.Message {
 	mi := &file_codeq_v1_schedule_service_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
@@ -1388,27 +1388,27 @@ func (x *ListScheduleFiresRequest) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use ListScheduleFiresRequest.ProtoReflect.Descriptor instead.
-func (*ListScheduleFiresRequest) Descriptor() ([]byte, []int) {
+// Deprecated: Use GetScheduleHistoryRequest.ProtoReflect.Descriptor instead.
+func (*GetScheduleHistoryRequest) Descriptor() ([]byte, []int) {
 	return file_codeq_v1_schedule_service_proto_rawDescGZIP(), []int{19}
 }
 
-func (x *ListScheduleFiresRequest) GetName() string {
+func (x *GetScheduleHistoryRequest) GetName() string {
 	if x != nil {
 		return x.Name
 	}
 	return ""
 }
 
-func (x *ListScheduleFiresRequest) GetTenant() string {
+func (x *GetScheduleHistoryRequest) GetTenant() string {
 	if x != nil {
 		return x.Tenant
 	}
 	return ""
 }
 
-// ListScheduleFiresResponse returns the fires.
-type ListScheduleFiresResponse struct {
+// GetScheduleHistoryResponse returns the fires.
+type GetScheduleHistoryResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Fires, the latest first.
 	Fires         []*ScheduleFire `protobuf:"bytes,1,rep,name=fires,proto3" json:"fires,omitempty"`
@@ -1416,20 +1416,20 @@ type ListScheduleFiresResponse struct {
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *ListScheduleFiresResponse) Reset() {
-	*x = ListScheduleFiresResponse{}
+func (x *GetScheduleHistoryResponse) Reset() {
+	*x = GetScheduleHistoryResponse{}
 	mi := &file_codeq_v1_schedule_service_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *ListScheduleFiresResponse) String() string {
+func (x *GetScheduleHistoryResponse) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*ListScheduleFiresResponse) ProtoMessage() {}
+func (*GetScheduleHistoryResponse) ProtoMessage() {}
 
-func (x *ListScheduleFiresResponse) ProtoReflect() protoreflect.Message {
+func (x *GetScheduleHistoryResponse) ProtoReflect() protoreflect.Message {
 	mi := &file_codeq_v1_schedule_service_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
@@ -1441,12 +1441,12 @@ func (x *ListScheduleFiresResponse) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use ListScheduleFiresResponse.ProtoReflect.Descriptor instead.
-func (*ListScheduleFiresResponse) Descriptor() ([]byte, []int) {
+// Deprecated: Use GetScheduleHistoryResponse.ProtoReflect.Descriptor instead.
+func (*GetScheduleHistoryResponse) Descriptor() ([]byte, []int) {
 	return file_codeq_v1_schedule_service_proto_rawDescGZIP(), []int{20}
 }
 
-func (x *ListScheduleFiresResponse) GetFires() []*ScheduleFire {
+func (x *GetScheduleHistoryResponse) GetFires() []*ScheduleFire {
 	if x != nil {
 		return x.Fires
 	}
@@ -1585,22 +1585,22 @@ var File_codeq_v1_schedule_service_proto protoreflect.FileDescriptor
 
 const file_codeq_v1_schedule_service_proto_rawDesc = "" +
 	"\n" +
-	"\x1fcodeq/v1/schedule_service.proto\x12\bcodeq.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1ecodeq/options/v1/options.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x8d\a\n" +
-	"\fScheduleSpec\x12&\n" +
-	"\x04cron\x18\x01 \x01(\tB\x12\xbaH\x0fr\r\x18\x80\x022\b^[ -~]*$R\x04cron\x124\n" +
-	"\x05every\x18\x02 \x01(\tB\x1e\xbaH\x1br\x19\x18 2\x15^([0-9]{1,9}[dhms])*$R\x05every\x12*\n" +
+	"\x1fcodeq/v1/schedule_service.proto\x12\bcodeq.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1ecodeq/options/v1/options.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xaa\a\n" +
+	"\fScheduleSpec\x12+\n" +
+	"\x04cron\x18\x01 \x01(\tB\x12\xbaH\x0fr\r\x18\x80\x022\b^[ -~]*$H\x00R\x04cron\x88\x01\x01\x129\n" +
+	"\x05every\x18\x02 \x01(\tB\x1e\xbaH\x1br\x19\x18 2\x15^([0-9]{1,9}[dhms])*$H\x01R\x05every\x88\x01\x01\x12*\n" +
 	"\x02at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x128\n" +
 	"\ttime_zone\x18\x04 \x01(\tB\x1b\xbaH\x18r\x16\x18@2\x12^[A-Za-z0-9_+/-]*$R\btimeZone\x12@\n" +
 	"\acommand\x18\x05 \x01(\tB&\xbaH#r!\x18\x80\x012\x1c^[A-Za-z0-9][A-Za-z0-9._-]*$R\acommand\x12+\n" +
 	"\apayload\x18\x06 \x01(\fB\x11\xbaH\x06z\x04\x18\x80\x80\x04ص\x18\x01\x90\xb6\x18\x01R\apayload\x12%\n" +
 	"\bpriority\x18\a \x01(\x05B\t\xbaH\x06\x1a\x04\x18\t(\x00R\bpriority\x122\n" +
 	"\fmax_attempts\x18\b \x01(\x05B\n" +
-	"\xbaH\a\x1a\x05\x18\xe8\a(\x01H\x00R\vmaxAttempts\x88\x01\x01\x122\n" +
+	"\xbaH\a\x1a\x05\x18\xe8\a(\x01H\x02R\vmaxAttempts\x88\x01\x01\x122\n" +
 	"\rdelay_seconds\x18\t \x01(\x05B\r\xbaH\n" +
 	"\x1a\b\x18\x80\x86\xb0\x96\x01(\x00R\fdelaySeconds\x129\n" +
 	"\x0eexpire_seconds\x18\n" +
 	" \x01(\x05B\r\xbaH\n" +
-	"\x1a\b\x18\x80\x86\xb0\x96\x01(\x01H\x01R\rexpireSeconds\x88\x01\x01\x12G\n" +
+	"\x1a\b\x18\x80\x86\xb0\x96\x01(\x01H\x03R\rexpireSeconds\x88\x01\x01\x12G\n" +
 	"\aoverlap\x18\v \x01(\tB-\xbaH*r(R\x00R\x05allowR\x04skipR\bqueueOneR\rcancelRunningR\aoverlap\x121\n" +
 	"\amisfire\x18\f \x01(\tB\x17\xbaH\x14r\x12R\x00R\x03oneR\x04skipR\x03allR\amisfire\x12*\n" +
 	"\vmisfire_max\x18\r \x01(\x05B\t\xbaH\x06\x1a\x04\x18d(\x00R\n" +
@@ -1608,7 +1608,9 @@ const file_codeq_v1_schedule_service_proto_rawDesc = "" +
 	"\x0ejitter_seconds\x18\x0e \x01(\x05B\v\xbaH\b\x1a\x06\x18\x80\xa3\x05(\x00R\rjitterSeconds\x125\n" +
 	"\bstart_at\x18\x0f \x01(\v2\x1a.google.protobuf.TimestampR\astartAt\x121\n" +
 	"\x06end_at\x18\x10 \x01(\v2\x1a.google.protobuf.TimestampR\x05endAt\x12\x16\n" +
-	"\x06paused\x18\x11 \x01(\bR\x06pausedB\x0f\n" +
+	"\x06paused\x18\x11 \x01(\bR\x06pausedB\a\n" +
+	"\x05_cronB\b\n" +
+	"\x06_everyB\x0f\n" +
 	"\r_max_attemptsB\x11\n" +
 	"\x0f_expire_seconds\"\xe6\x03\n" +
 	"\bSchedule\x12\x12\n" +
@@ -1683,11 +1685,11 @@ const file_codeq_v1_schedule_service_proto_rawDesc = "" +
 	"\x05fires\x18\x01 \x03(\v2\x16.codeq.v1.ScheduleFireR\x05fires\x12\x1e\n" +
 	"\n" +
 	"duplicates\x18\x02 \x01(\x05R\n" +
-	"duplicates\"\x96\x01\n" +
-	"\x18ListScheduleFiresRequest\x12:\n" +
+	"duplicates\"\x97\x01\n" +
+	"\x19GetScheduleHistoryRequest\x12:\n" +
 	"\x04name\x18\x01 \x01(\tB&\xbaH#r!\x18\x80\x012\x1c^[A-Za-z0-9][A-Za-z0-9._-]*$R\x04name\x12>\n" +
-	"\x06tenant\x18\x02 \x01(\tB&\xbaH\x1fr\x1d\x18?2\x19^([a-z][a-z0-9-]{1,62})?$\x98\xb6\x18\x01R\x06tenant\"I\n" +
-	"\x19ListScheduleFiresResponse\x12,\n" +
+	"\x06tenant\x18\x02 \x01(\tB&\xbaH\x1fr\x1d\x18?2\x19^([a-z][a-z0-9-]{1,62})?$\x98\xb6\x18\x01R\x06tenant\"J\n" +
+	"\x1aGetScheduleHistoryResponse\x12,\n" +
 	"\x05fires\x18\x01 \x03(\v2\x16.codeq.v1.ScheduleFireR\x05fires\"\x96\x01\n" +
 	"\x18RecomputeScheduleRequest\x12:\n" +
 	"\x04name\x18\x01 \x01(\tB&\xbaH#r!\x18\x80\x012\x1c^[A-Za-z0-9][A-Za-z0-9._-]*$R\x04name\x12>\n" +
@@ -1701,7 +1703,7 @@ const file_codeq_v1_schedule_service_proto_rawDesc = "" +
 	"\x1eSCHEDULE_FIRE_KIND_UNSPECIFIED\x10\x00\x12\x1e\n" +
 	"\x1aSCHEDULE_FIRE_KIND_INSTANT\x10\x01\x12\x1e\n" +
 	"\x1aSCHEDULE_FIRE_KIND_TRIGGER\x10\x02\x12\x1f\n" +
-	"\x1bSCHEDULE_FIRE_KIND_BACKFILL\x10\x032\xbb\v\n" +
+	"\x1bSCHEDULE_FIRE_KIND_BACKFILL\x10\x032\xbe\v\n" +
 	"\x0fScheduleService\x12y\n" +
 	"\rListSchedules\x12\x1e.codeq.v1.ListSchedulesRequest\x1a\x1f.codeq.v1.ListSchedulesResponse\"'\x8a\xb5\x18\x02\b\x06\x82\xd3\xe4\x93\x02\x1b\x12\x19/v1/codeq/admin/schedules\x12\x84\x01\n" +
 	"\vGetSchedule\x12\x1c.codeq.v1.GetScheduleRequest\x1a\x1d.codeq.v1.GetScheduleResponse\"8\x8a\xb5\x18\x02\b\x06\x82\xd3\xe4\x93\x02,b\bschedule\x12 /v1/codeq/admin/schedules/{name}\x12\x8a\x01\n" +
@@ -1710,8 +1712,8 @@ const file_codeq_v1_schedule_service_proto_rawDesc = "" +
 	"\rPauseSchedule\x12\x1e.codeq.v1.PauseScheduleRequest\x1a\x1f.codeq.v1.PauseScheduleResponse\"A\x8a\xb5\x18\x02\b\x04\x82\xd3\xe4\x93\x025:\x01*b\bschedule\"&/v1/codeq/admin/schedules/{name}/pause\x12\x97\x01\n" +
 	"\x0eResumeSchedule\x12\x1f.codeq.v1.ResumeScheduleRequest\x1a .codeq.v1.ResumeScheduleResponse\"B\x8a\xb5\x18\x02\b\x04\x82\xd3\xe4\x93\x026:\x01*b\bschedule\"'/v1/codeq/admin/schedules/{name}/resume\x12\x97\x01\n" +
 	"\x0fTriggerSchedule\x12 .codeq.v1.TriggerScheduleRequest\x1a!.codeq.v1.TriggerScheduleResponse\"?\x8a\xb5\x18\x02\b\x04\x82\xd3\xe4\x93\x023:\x01*b\x04fire\"(/v1/codeq/admin/schedules/{name}/trigger\x12\x95\x01\n" +
-	"\x10BackfillSchedule\x12!.codeq.v1.BackfillScheduleRequest\x1a\".codeq.v1.BackfillScheduleResponse\":\x8a\xb5\x18\x02\b\x04\x82\xd3\xe4\x93\x02.:\x01*\")/v1/codeq/admin/schedules/{name}/backfill\x12\x94\x01\n" +
-	"\x11ListScheduleFires\x12\".codeq.v1.ListScheduleFiresRequest\x1a#.codeq.v1.ListScheduleFiresResponse\"6\x8a\xb5\x18\x02\b\x06\x82\xd3\xe4\x93\x02*\x12(/v1/codeq/admin/schedules/{name}/history\x12\x99\x01\n" +
+	"\x10BackfillSchedule\x12!.codeq.v1.BackfillScheduleRequest\x1a\".codeq.v1.BackfillScheduleResponse\":\x8a\xb5\x18\x02\b\x04\x82\xd3\xe4\x93\x02.:\x01*\")/v1/codeq/admin/schedules/{name}/backfill\x12\x97\x01\n" +
+	"\x12GetScheduleHistory\x12#.codeq.v1.GetScheduleHistoryRequest\x1a$.codeq.v1.GetScheduleHistoryResponse\"6\x8a\xb5\x18\x02\b\x06\x82\xd3\xe4\x93\x02*\x12(/v1/codeq/admin/schedules/{name}/history\x12\x99\x01\n" +
 	"\x11RecomputeSchedule\x12\".codeq.v1.RecomputeScheduleRequest\x1a#.codeq.v1.RecomputeScheduleResponse\";\x8a\xb5\x18\x02\b\x04\x82\xd3\xe4\x93\x02/:\x01*\"*/v1/codeq/admin/schedules/{name}/recomputeB>Z<github.com/osvaldoandrade/codeq/sdks/go/gen/codeq/v1;codeqv1b\x06proto3"
 
 var (
@@ -1729,31 +1731,31 @@ func file_codeq_v1_schedule_service_proto_rawDescGZIP() []byte {
 var file_codeq_v1_schedule_service_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
 var file_codeq_v1_schedule_service_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
 var file_codeq_v1_schedule_service_proto_goTypes = []any{
-	(ScheduleFireKind)(0),             // 0: codeq.v1.ScheduleFireKind
-	(*ScheduleSpec)(nil),              // 1: codeq.v1.ScheduleSpec
-	(*Schedule)(nil),                  // 2: codeq.v1.Schedule
-	(*ScheduleFire)(nil),              // 3: codeq.v1.ScheduleFire
-	(*ListSchedulesRequest)(nil),      // 4: codeq.v1.ListSchedulesRequest
-	(*ListSchedulesResponse)(nil),     // 5: codeq.v1.ListSchedulesResponse
-	(*GetScheduleRequest)(nil),        // 6: codeq.v1.GetScheduleRequest
-	(*GetScheduleResponse)(nil),       // 7: codeq.v1.GetScheduleResponse
-	(*PutScheduleRequest)(nil),        // 8: codeq.v1.PutScheduleRequest
-	(*PutScheduleResponse)(nil),       // 9: codeq.v1.PutScheduleResponse
-	(*DeleteScheduleRequest)(nil),     // 10: codeq.v1.DeleteScheduleRequest
-	(*DeleteScheduleResponse)(nil),    // 11: codeq.v1.DeleteScheduleResponse
-	(*PauseScheduleRequest)(nil),      // 12: codeq.v1.PauseScheduleRequest
-	(*PauseScheduleResponse)(nil),     // 13: codeq.v1.PauseScheduleResponse
-	(*ResumeScheduleRequest)(nil),     // 14: codeq.v1.ResumeScheduleRequest
-	(*ResumeScheduleResponse)(nil),    // 15: codeq.v1.ResumeScheduleResponse
-	(*TriggerScheduleRequest)(nil),    // 16: codeq.v1.TriggerScheduleRequest
-	(*TriggerScheduleResponse)(nil),   // 17: codeq.v1.TriggerScheduleResponse
-	(*BackfillScheduleRequest)(nil),   // 18: codeq.v1.BackfillScheduleRequest
-	(*BackfillScheduleResponse)(nil),  // 19: codeq.v1.BackfillScheduleResponse
-	(*ListScheduleFiresRequest)(nil),  // 20: codeq.v1.ListScheduleFiresRequest
-	(*ListScheduleFiresResponse)(nil), // 21: codeq.v1.ListScheduleFiresResponse
-	(*RecomputeScheduleRequest)(nil),  // 22: codeq.v1.RecomputeScheduleRequest
-	(*RecomputeScheduleResponse)(nil), // 23: codeq.v1.RecomputeScheduleResponse
-	(*timestamppb.Timestamp)(nil),     // 24: google.protobuf.Timestamp
+	(ScheduleFireKind)(0),              // 0: codeq.v1.ScheduleFireKind
+	(*ScheduleSpec)(nil),               // 1: codeq.v1.ScheduleSpec
+	(*Schedule)(nil),                   // 2: codeq.v1.Schedule
+	(*ScheduleFire)(nil),               // 3: codeq.v1.ScheduleFire
+	(*ListSchedulesRequest)(nil),       // 4: codeq.v1.ListSchedulesRequest
+	(*ListSchedulesResponse)(nil),      // 5: codeq.v1.ListSchedulesResponse
+	(*GetScheduleRequest)(nil),         // 6: codeq.v1.GetScheduleRequest
+	(*GetScheduleResponse)(nil),        // 7: codeq.v1.GetScheduleResponse
+	(*PutScheduleRequest)(nil),         // 8: codeq.v1.PutScheduleRequest
+	(*PutScheduleResponse)(nil),        // 9: codeq.v1.PutScheduleResponse
+	(*DeleteScheduleRequest)(nil),      // 10: codeq.v1.DeleteScheduleRequest
+	(*DeleteScheduleResponse)(nil),     // 11: codeq.v1.DeleteScheduleResponse
+	(*PauseScheduleRequest)(nil),       // 12: codeq.v1.PauseScheduleRequest
+	(*PauseScheduleResponse)(nil),      // 13: codeq.v1.PauseScheduleResponse
+	(*ResumeScheduleRequest)(nil),      // 14: codeq.v1.ResumeScheduleRequest
+	(*ResumeScheduleResponse)(nil),     // 15: codeq.v1.ResumeScheduleResponse
+	(*TriggerScheduleRequest)(nil),     // 16: codeq.v1.TriggerScheduleRequest
+	(*TriggerScheduleResponse)(nil),    // 17: codeq.v1.TriggerScheduleResponse
+	(*BackfillScheduleRequest)(nil),    // 18: codeq.v1.BackfillScheduleRequest
+	(*BackfillScheduleResponse)(nil),   // 19: codeq.v1.BackfillScheduleResponse
+	(*GetScheduleHistoryRequest)(nil),  // 20: codeq.v1.GetScheduleHistoryRequest
+	(*GetScheduleHistoryResponse)(nil), // 21: codeq.v1.GetScheduleHistoryResponse
+	(*RecomputeScheduleRequest)(nil),   // 22: codeq.v1.RecomputeScheduleRequest
+	(*RecomputeScheduleResponse)(nil),  // 23: codeq.v1.RecomputeScheduleResponse
+	(*timestamppb.Timestamp)(nil),      // 24: google.protobuf.Timestamp
 }
 var file_codeq_v1_schedule_service_proto_depIdxs = []int32{
 	24, // 0: codeq.v1.ScheduleSpec.at:type_name -> google.protobuf.Timestamp
@@ -1776,7 +1778,7 @@ var file_codeq_v1_schedule_service_proto_depIdxs = []int32{
 	24, // 17: codeq.v1.BackfillScheduleRequest.from:type_name -> google.protobuf.Timestamp
 	24, // 18: codeq.v1.BackfillScheduleRequest.to:type_name -> google.protobuf.Timestamp
 	3,  // 19: codeq.v1.BackfillScheduleResponse.fires:type_name -> codeq.v1.ScheduleFire
-	3,  // 20: codeq.v1.ListScheduleFiresResponse.fires:type_name -> codeq.v1.ScheduleFire
+	3,  // 20: codeq.v1.GetScheduleHistoryResponse.fires:type_name -> codeq.v1.ScheduleFire
 	4,  // 21: codeq.v1.ScheduleService.ListSchedules:input_type -> codeq.v1.ListSchedulesRequest
 	6,  // 22: codeq.v1.ScheduleService.GetSchedule:input_type -> codeq.v1.GetScheduleRequest
 	8,  // 23: codeq.v1.ScheduleService.PutSchedule:input_type -> codeq.v1.PutScheduleRequest
@@ -1785,7 +1787,7 @@ var file_codeq_v1_schedule_service_proto_depIdxs = []int32{
 	14, // 26: codeq.v1.ScheduleService.ResumeSchedule:input_type -> codeq.v1.ResumeScheduleRequest
 	16, // 27: codeq.v1.ScheduleService.TriggerSchedule:input_type -> codeq.v1.TriggerScheduleRequest
 	18, // 28: codeq.v1.ScheduleService.BackfillSchedule:input_type -> codeq.v1.BackfillScheduleRequest
-	20, // 29: codeq.v1.ScheduleService.ListScheduleFires:input_type -> codeq.v1.ListScheduleFiresRequest
+	20, // 29: codeq.v1.ScheduleService.GetScheduleHistory:input_type -> codeq.v1.GetScheduleHistoryRequest
 	22, // 30: codeq.v1.ScheduleService.RecomputeSchedule:input_type -> codeq.v1.RecomputeScheduleRequest
 	5,  // 31: codeq.v1.ScheduleService.ListSchedules:output_type -> codeq.v1.ListSchedulesResponse
 	7,  // 32: codeq.v1.ScheduleService.GetSchedule:output_type -> codeq.v1.GetScheduleResponse
@@ -1795,7 +1797,7 @@ var file_codeq_v1_schedule_service_proto_depIdxs = []int32{
 	15, // 36: codeq.v1.ScheduleService.ResumeSchedule:output_type -> codeq.v1.ResumeScheduleResponse
 	17, // 37: codeq.v1.ScheduleService.TriggerSchedule:output_type -> codeq.v1.TriggerScheduleResponse
 	19, // 38: codeq.v1.ScheduleService.BackfillSchedule:output_type -> codeq.v1.BackfillScheduleResponse
-	21, // 39: codeq.v1.ScheduleService.ListScheduleFires:output_type -> codeq.v1.ListScheduleFiresResponse
+	21, // 39: codeq.v1.ScheduleService.GetScheduleHistory:output_type -> codeq.v1.GetScheduleHistoryResponse
 	23, // 40: codeq.v1.ScheduleService.RecomputeSchedule:output_type -> codeq.v1.RecomputeScheduleResponse
 	31, // [31:41] is the sub-list for method output_type
 	21, // [21:31] is the sub-list for method input_type

@@ -19,16 +19,16 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	ScheduleService_ListSchedules_FullMethodName     = "/codeq.v1.ScheduleService/ListSchedules"
-	ScheduleService_GetSchedule_FullMethodName       = "/codeq.v1.ScheduleService/GetSchedule"
-	ScheduleService_PutSchedule_FullMethodName       = "/codeq.v1.ScheduleService/PutSchedule"
-	ScheduleService_DeleteSchedule_FullMethodName    = "/codeq.v1.ScheduleService/DeleteSchedule"
-	ScheduleService_PauseSchedule_FullMethodName     = "/codeq.v1.ScheduleService/PauseSchedule"
-	ScheduleService_ResumeSchedule_FullMethodName    = "/codeq.v1.ScheduleService/ResumeSchedule"
-	ScheduleService_TriggerSchedule_FullMethodName   = "/codeq.v1.ScheduleService/TriggerSchedule"
-	ScheduleService_BackfillSchedule_FullMethodName  = "/codeq.v1.ScheduleService/BackfillSchedule"
-	ScheduleService_ListScheduleFires_FullMethodName = "/codeq.v1.ScheduleService/ListScheduleFires"
-	ScheduleService_RecomputeSchedule_FullMethodName = "/codeq.v1.ScheduleService/RecomputeSchedule"
+	ScheduleService_ListSchedules_FullMethodName      = "/codeq.v1.ScheduleService/ListSchedules"
+	ScheduleService_GetSchedule_FullMethodName        = "/codeq.v1.ScheduleService/GetSchedule"
+	ScheduleService_PutSchedule_FullMethodName        = "/codeq.v1.ScheduleService/PutSchedule"
+	ScheduleService_DeleteSchedule_FullMethodName     = "/codeq.v1.ScheduleService/DeleteSchedule"
+	ScheduleService_PauseSchedule_FullMethodName      = "/codeq.v1.ScheduleService/PauseSchedule"
+	ScheduleService_ResumeSchedule_FullMethodName     = "/codeq.v1.ScheduleService/ResumeSchedule"
+	ScheduleService_TriggerSchedule_FullMethodName    = "/codeq.v1.ScheduleService/TriggerSchedule"
+	ScheduleService_BackfillSchedule_FullMethodName   = "/codeq.v1.ScheduleService/BackfillSchedule"
+	ScheduleService_GetScheduleHistory_FullMethodName = "/codeq.v1.ScheduleService/GetScheduleHistory"
+	ScheduleService_RecomputeSchedule_FullMethodName  = "/codeq.v1.ScheduleService/RecomputeSchedule"
 )
 
 // ScheduleServiceClient is the client API for ScheduleService service.
@@ -71,9 +71,9 @@ type ScheduleServiceClient interface {
 	// Errors: NOT_ADMIN, SCHEDULE_NOT_FOUND, INVALID_FIELD (the range has more than 1000 instants or is not in the past),
 	// TOO_MANY_QUEUES, QUOTA_EXCEEDED, STORAGE_FULL.
 	BackfillSchedule(ctx context.Context, in *BackfillScheduleRequest, opts ...grpc.CallOption) (*BackfillScheduleResponse, error)
-	// ListScheduleFires returns the last 100 fires of a schedule, the latest first.
+	// GetScheduleHistory returns the last 100 fires of a schedule, the latest first.
 	// Errors: NOT_ADMIN, SCHEDULE_NOT_FOUND.
-	ListScheduleFires(ctx context.Context, in *ListScheduleFiresRequest, opts ...grpc.CallOption) (*ListScheduleFiresResponse, error)
+	GetScheduleHistory(ctx context.Context, in *GetScheduleHistoryRequest, opts ...grpc.CallOption) (*GetScheduleHistoryResponse, error)
 	// RecomputeSchedule computes the stored instants of a schedule again, with the time zone data of this server. Stored
 	// instants never change otherwise, so call it after an update of the time zone data.
 	// Errors: NOT_ADMIN, SCHEDULE_NOT_FOUND.
@@ -168,10 +168,10 @@ func (c *scheduleServiceClient) BackfillSchedule(ctx context.Context, in *Backfi
 	return out, nil
 }
 
-func (c *scheduleServiceClient) ListScheduleFires(ctx context.Context, in *ListScheduleFiresRequest, opts ...grpc.CallOption) (*ListScheduleFiresResponse, error) {
+func (c *scheduleServiceClient) GetScheduleHistory(ctx context.Context, in *GetScheduleHistoryRequest, opts ...grpc.CallOption) (*GetScheduleHistoryResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	out := new(ListScheduleFiresResponse)
-	err := c.cc.Invoke(ctx, ScheduleService_ListScheduleFires_FullMethodName, in, out, cOpts...)
+	out := new(GetScheduleHistoryResponse)
+	err := c.cc.Invoke(ctx, ScheduleService_GetScheduleHistory_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -228,9 +228,9 @@ type ScheduleServiceServer interface {
 	// Errors: NOT_ADMIN, SCHEDULE_NOT_FOUND, INVALID_FIELD (the range has more than 1000 instants or is not in the past),
 	// TOO_MANY_QUEUES, QUOTA_EXCEEDED, STORAGE_FULL.
 	BackfillSchedule(context.Context, *BackfillScheduleRequest) (*BackfillScheduleResponse, error)
-	// ListScheduleFires returns the last 100 fires of a schedule, the latest first.
+	// GetScheduleHistory returns the last 100 fires of a schedule, the latest first.
 	// Errors: NOT_ADMIN, SCHEDULE_NOT_FOUND.
-	ListScheduleFires(context.Context, *ListScheduleFiresRequest) (*ListScheduleFiresResponse, error)
+	GetScheduleHistory(context.Context, *GetScheduleHistoryRequest) (*GetScheduleHistoryResponse, error)
 	// RecomputeSchedule computes the stored instants of a schedule again, with the time zone data of this server. Stored
 	// instants never change otherwise, so call it after an update of the time zone data.
 	// Errors: NOT_ADMIN, SCHEDULE_NOT_FOUND.
@@ -269,8 +269,8 @@ func (UnimplementedScheduleServiceServer) TriggerSchedule(context.Context, *Trig
 func (UnimplementedScheduleServiceServer) BackfillSchedule(context.Context, *BackfillScheduleRequest) (*BackfillScheduleResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method BackfillSchedule not implemented")
 }
-func (UnimplementedScheduleServiceServer) ListScheduleFires(context.Context, *ListScheduleFiresRequest) (*ListScheduleFiresResponse, error) {
-	return nil, status.Error(codes.Unimplemented, "method ListScheduleFires not implemented")
+func (UnimplementedScheduleServiceServer) GetScheduleHistory(context.Context, *GetScheduleHistoryRequest) (*GetScheduleHistoryResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetScheduleHistory not implemented")
 }
 func (UnimplementedScheduleServiceServer) RecomputeSchedule(context.Context, *RecomputeScheduleRequest) (*RecomputeScheduleResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method RecomputeSchedule not implemented")
@@ -440,20 +440,20 @@ func _ScheduleService_BackfillSchedule_Handler(srv interface{}, ctx context.Cont
 	return interceptor(ctx, in, info, handler)
 }
 
-func _ScheduleService_ListScheduleFires_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
-	in := new(ListScheduleFiresRequest)
+func _ScheduleService_GetScheduleHistory_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetScheduleHistoryRequest)
 	if err := dec(in); err != nil {
 		return nil, err
 	}
 	if interceptor == nil {
-		return srv.(ScheduleServiceServer).ListScheduleFires(ctx, in)
+		return srv.(ScheduleServiceServer).GetScheduleHistory(ctx, in)
 	}
 	info := &grpc.UnaryServerInfo{
 		Server:     srv,
-		FullMethod: ScheduleService_ListScheduleFires_FullMethodName,
+		FullMethod: ScheduleService_GetScheduleHistory_FullMethodName,
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
-		return srv.(ScheduleServiceServer).ListScheduleFires(ctx, req.(*ListScheduleFiresRequest))
+		return srv.(ScheduleServiceServer).GetScheduleHistory(ctx, req.(*GetScheduleHistoryRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -516,8 +516,8 @@ var ScheduleService_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _ScheduleService_BackfillSchedule_Handler,
 		},
 		{
-			MethodName: "ListScheduleFires",
-			Handler:    _ScheduleService_ListScheduleFires_Handler,
+			MethodName: "GetScheduleHistory",
+			Handler:    _ScheduleService_GetScheduleHistory_Handler,
 		},
 		{
 			MethodName: "RecomputeSchedule",

@@ -223,7 +223,7 @@ class BackfillScheduleResponse(_message.Message):
     duplicates: int
     def __init__(self, fires: _Optional[_Iterable[_Union[ScheduleFire, _Mapping]]] = ..., duplicates: _Optional[int] = ...) -> None: ...
 
-class ListScheduleFiresRequest(_message.Message):
+class GetScheduleHistoryRequest(_message.Message):
     __slots__ = ("name", "tenant")
     NAME_FIELD_NUMBER: _ClassVar[int]
     TENANT_FIELD_NUMBER: _ClassVar[int]
@@ -231,7 +231,7 @@ class ListScheduleFiresRequest(_message.Message):
     tenant: str
     def __init__(self, name: _Optional[str] = ..., tenant: _Optional[str] = ...) -> None: ...
 
-class ListScheduleFiresResponse(_message.Message):
+class GetScheduleHistoryResponse(_message.Message):
     __slots__ = ("fires",)
     FIRES_FIELD_NUMBER: _ClassVar[int]
     fires: _containers.RepeatedCompositeFieldContainer[ScheduleFire]

@@ -79,10 +79,10 @@ class ScheduleServiceStub:
                 request_serializer=codeq_dot_v1_dot_schedule__service__pb2.BackfillScheduleRequest.SerializeToString,
                 response_deserializer=codeq_dot_v1_dot_schedule__service__pb2.BackfillScheduleResponse.FromString,
                 _registered_method=True)
-        self.ListScheduleFires = channel.unary_unary(
-                '/codeq.v1.ScheduleService/ListScheduleFires',
-                request_serializer=codeq_dot_v1_dot_schedule__service__pb2.ListScheduleFiresRequest.SerializeToString,
-                response_deserializer=codeq_dot_v1_dot_schedule__service__pb2.ListScheduleFiresResponse.FromString,
+        self.GetScheduleHistory = channel.unary_unary(
+                '/codeq.v1.ScheduleService/GetScheduleHistory',
+                request_serializer=codeq_dot_v1_dot_schedule__service__pb2.GetScheduleHistoryRequest.SerializeToString,
+                response_deserializer=codeq_dot_v1_dot_schedule__service__pb2.GetScheduleHistoryResponse.FromString,
                 _registered_method=True)
         self.RecomputeSchedule = channel.unary_unary(
                 '/codeq.v1.ScheduleService/RecomputeSchedule',
@@ -169,8 +169,8 @@ class ScheduleServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def ListScheduleFires(self, request, context):
-        """ListScheduleFires returns the last 100 fires of a schedule, the latest first.
+    def GetScheduleHistory(self, request, context):
+        """GetScheduleHistory returns the last 100 fires of a schedule, the latest first.
         Errors: NOT_ADMIN, SCHEDULE_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -229,10 +229,10 @@ def add_ScheduleServiceServicer_to_server(servicer, server):
                     request_deserializer=codeq_dot_v1_dot_schedule__service__pb2.BackfillScheduleRequest.FromString,
                     response_serializer=codeq_dot_v1_dot_schedule__service__pb2.BackfillScheduleResponse.SerializeToString,
             ),
-            'ListScheduleFires': grpc.unary_unary_rpc_method_handler(
-                    servicer.ListScheduleFires,
-                    request_deserializer=codeq_dot_v1_dot_schedule__service__pb2.ListScheduleFiresRequest.FromString,
-                    response_serializer=codeq_dot_v1_dot_schedule__service__pb2.ListScheduleFiresResponse.SerializeToString,
+            'GetScheduleHistory': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetScheduleHistory,
+                    request_deserializer=codeq_dot_v1_dot_schedule__service__pb2.GetScheduleHistoryRequest.FromString,
+                    response_serializer=codeq_dot_v1_dot_schedule__service__pb2.GetScheduleHistoryResponse.SerializeToString,
             ),
             'RecomputeSchedule': grpc.unary_unary_rpc_method_handler(
                     servicer.RecomputeSchedule,
@@ -472,7 +472,7 @@ class ScheduleService:
             _registered_method=True)
 
     @staticmethod
-    def ListScheduleFires(request,
+    def GetScheduleHistory(request,
             target,
             options=(),
             channel_credentials=None,
@@ -485,9 +485,9 @@ class ScheduleService:
         return grpc.experimental.unary_unary(
             request,
             target,
-            '/codeq.v1.ScheduleService/ListScheduleFires',
-            codeq_dot_v1_dot_schedule__service__pb2.ListScheduleFiresRequest.SerializeToString,
-            codeq_dot_v1_dot_schedule__service__pb2.ListScheduleFiresResponse.FromString,
+            '/codeq.v1.ScheduleService/GetScheduleHistory',
+            codeq_dot_v1_dot_schedule__service__pb2.GetScheduleHistoryRequest.SerializeToString,
+            codeq_dot_v1_dot_schedule__service__pb2.GetScheduleHistoryResponse.FromString,
             options,
             channel_credentials,
             insecure,

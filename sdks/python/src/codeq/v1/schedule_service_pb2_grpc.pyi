@@ -76,8 +76,8 @@ class ScheduleServiceStub:
     Errors: NOT_ADMIN, SCHEDULE_NOT_FOUND, INVALID_FIELD (the range has more than 1000 instants or is not in the past),
     TOO_MANY_QUEUES, QUOTA_EXCEEDED, STORAGE_FULL.
     """
-    ListScheduleFires: _grpc.UnaryUnaryMultiCallable[_schedule_service_pb2.ListScheduleFiresRequest, _schedule_service_pb2.ListScheduleFiresResponse]
-    """ListScheduleFires returns the last 100 fires of a schedule, the latest first.
+    GetScheduleHistory: _grpc.UnaryUnaryMultiCallable[_schedule_service_pb2.GetScheduleHistoryRequest, _schedule_service_pb2.GetScheduleHistoryResponse]
+    """GetScheduleHistory returns the last 100 fires of a schedule, the latest first.
     Errors: NOT_ADMIN, SCHEDULE_NOT_FOUND.
     """
     RecomputeSchedule: _grpc.UnaryUnaryMultiCallable[_schedule_service_pb2.RecomputeScheduleRequest, _schedule_service_pb2.RecomputeScheduleResponse]
@@ -134,8 +134,8 @@ class ScheduleServiceAsyncStub(ScheduleServiceStub):
     Errors: NOT_ADMIN, SCHEDULE_NOT_FOUND, INVALID_FIELD (the range has more than 1000 instants or is not in the past),
     TOO_MANY_QUEUES, QUOTA_EXCEEDED, STORAGE_FULL.
     """
-    ListScheduleFires: _aio.UnaryUnaryMultiCallable[_schedule_service_pb2.ListScheduleFiresRequest, _schedule_service_pb2.ListScheduleFiresResponse]  # type: ignore[assignment]
-    """ListScheduleFires returns the last 100 fires of a schedule, the latest first.
+    GetScheduleHistory: _aio.UnaryUnaryMultiCallable[_schedule_service_pb2.GetScheduleHistoryRequest, _schedule_service_pb2.GetScheduleHistoryResponse]  # type: ignore[assignment]
+    """GetScheduleHistory returns the last 100 fires of a schedule, the latest first.
     Errors: NOT_ADMIN, SCHEDULE_NOT_FOUND.
     """
     RecomputeSchedule: _aio.UnaryUnaryMultiCallable[_schedule_service_pb2.RecomputeScheduleRequest, _schedule_service_pb2.RecomputeScheduleResponse]  # type: ignore[assignment]
@@ -239,12 +239,12 @@ class ScheduleServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
-    def ListScheduleFires(
+    def GetScheduleHistory(
         self,
-        request: _schedule_service_pb2.ListScheduleFiresRequest,
+        request: _schedule_service_pb2.GetScheduleHistoryRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_schedule_service_pb2.ListScheduleFiresResponse, _abc.Awaitable[_schedule_service_pb2.ListScheduleFiresResponse]]:
-        """ListScheduleFires returns the last 100 fires of a schedule, the latest first.
+    ) -> _typing.Union[_schedule_service_pb2.GetScheduleHistoryResponse, _abc.Awaitable[_schedule_service_pb2.GetScheduleHistoryResponse]]:
+        """GetScheduleHistory returns the last 100 fires of a schedule, the latest first.
         Errors: NOT_ADMIN, SCHEDULE_NOT_FOUND.
         """
 

@@ -67,6 +67,9 @@ class Reason(Enum):
     NOT_ALLOWED = 55
     RATE_LIMITED = 56
     QUOTA_EXCEEDED = 57
+    INVALID_POLICY = 70
+    POLICY_VIOLATION = 71
+    TOPIC_NOT_FOUND = 72
 
 
 class Rejection(Exception):  # noqa: N818 - a rejection is a normal answer, not an error of the server

@@ -16,6 +16,7 @@
 | i      | tenant length u8, tenant, task id        | NameRow                                      |
 | n      | tenant, or _default                      | TenantRow                                    |
 | a      | time ms u64, number u64                  | AuditRow                                     |
+| p      | tenant length u8, tenant, command        | TopicRow                                     |
 
 All numbers are big-endian, so that keys sort by time and by place. Values of "t" and "u":
 
@@ -63,6 +64,8 @@ NAMES: Final = b"i"
 TENANTS: Final = b"n"
 AUDIT: Final = b"a"
 """Table of audit records, in the order in which they were made; their numbers have no gaps."""
+TOPICS: Final = b"p"
+"""Table of the policies of commands."""
 
 QUEUE_NUMBER_MAX: Final = (1 << 32) - 1
 """Largest queue number; numbers are never reused."""
@@ -154,6 +157,12 @@ def audited_after(key: bytes) -> tuple[bytes, bytes]:
 def audited_between(from_ms: int, to_ms: int) -> tuple[bytes, bytes]:
     """Returns the range of the audit records from a time on, before another time."""
     return audit_key(from_ms, 0), audit_key(to_ms, 0)
+
+
+def topics_after(tenant: str, command: str) -> tuple[bytes, bytes]:
+    """Returns the range of a tenant's topics after a command; empty: of all its topics."""
+    start = topic_key(tenant, "")
+    return start + command.encode() + b"\0", start + b"\x7f"
 
 
 # -- keys ----------------------------------------------------------------------------------------------------------
@@ -363,6 +372,16 @@ def tenant_of(key: bytes) -> str:
         ValueError: The key holds no name.
     """
     return key[1:].decode()
+
+
+def topic_key(tenant: str, command: str) -> bytes:
+    """Returns the key of the policy of a tenant's command."""
+    return TOPICS + bytes((len(tenant),)) + tenant.encode() + command.encode()
+
+
+def command_of(key: bytes) -> str:
+    """Returns the command in the key of a topic."""
+    return key[2 + key[1] :].decode()
 
 
 def pointer(lane: int, position: int, attempts: int) -> bytes:

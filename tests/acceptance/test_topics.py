@@ -153,7 +153,11 @@ def test_new_tasks_get_the_defaults_of_their_policy_and_stay_in_its_bounds(serve
     assert (task["priority"], task["maxAttempts"]) == (2, 3)
     task = create(server, "fit", priority=7, maxAttempts=2).json()
     assert (task["priority"], task["maxAttempts"]) == (7, 2)
-    for fields, field in (({"priority": 3}, "priority"), ({"maxAttempts": 4}, "maxAttempts"), ({"payload": "x" * 9}, "payload")):
+    for fields, field in (
+        ({"priority": 3}, "priority"),
+        ({"maxAttempts": 4}, "maxAttempts"),
+        ({"payload": "x" * 9}, "payload"),
+    ):
         answer = create(server, "fit", **fields)
         assert (answer.status_code, answer.json()["reason"], answer.json()["field"]) == (422, "POLICY_VIOLATION", field)
 

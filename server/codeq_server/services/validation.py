@@ -8,9 +8,8 @@ from typing import Any, Final
 
 import msgspec
 import protovalidate
-from codeq.v1 import task_pb2
+from codeq.v1 import task_pb2, topic_service_pb2
 from codeq.v1 import task_service_pb2 as pb
-from codeq.v1 import topic_service_pb2
 from codeq_gateway.fields import rules_of, wanted_item
 from codeq_gateway.surrogates import mark_unpaired
 from google.protobuf.message import Message
@@ -101,10 +100,10 @@ def check_message(message: Message) -> None:
 
 def _of_policy(message: Message, rejection: Rejection) -> Rejection:
     """Returns the rejection of a message, as one of a policy if only the policy in it is wrong."""
-    if isinstance(message, topic_service_pb2.PutTopicRequest):
-        if all(field.startswith(_POLICY) for field, _ in rejection.violations):
-            return Rejection(Reason.INVALID_POLICY, rejection.message, rejection.violations)
-    return rejection
+    of_policy = all(field.startswith(_POLICY) for field, _ in rejection.violations)
+    if not of_policy or not isinstance(message, topic_service_pb2.PutTopicRequest):
+        return rejection
+    return Rejection(Reason.INVALID_POLICY, rejection.message, rejection.violations)
 
 
 def is_json(content: bytes) -> bool:

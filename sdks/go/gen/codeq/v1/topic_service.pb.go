@@ -29,7 +29,8 @@ const (
 // that are 0.
 type QueuePolicy struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Priorities that tasks may have: up to 10 different ones, 0 to 9. Empty: all.
+	// Priorities that tasks may have: up to 10 different ones, 0 to 9. Empty: all. A longer list is INVALID_POLICY, as any
+	// other mistake; only one of more than 64 items is INVALID_FIELD.
 	PriorityTiers []int32 `protobuf:"varint,1,rep,packed,name=priority_tiers,json=priorityTiers,proto3" json:"priority_tiers,omitempty"`
 	// Maximum deliveries of a task, 1 to 1000: the default of tasks that name none, and the most that a task may ask for.
 	// Counts for tasks created from now on.
@@ -776,8 +777,7 @@ const file_codeq_v1_topic_service_proto_rawDesc = "" +
 	"\n" +
 	"\x1ccodeq/v1/topic_service.proto\x12\bcodeq.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1ecodeq/options/v1/options.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa7\a\n" +
 	"\vQueuePolicy\x12=\n" +
-	"\x0epriority_tiers\x18\x01 \x03(\x05B\x16\xbaH\x0f\x92\x01\f\x10\n" +
-	"\x18\x01\"\x06\x1a\x04\x18\t(\x00\xf8\xb5\x18\x01R\rpriorityTiers\x122\n" +
+	"\x0epriority_tiers\x18\x01 \x03(\x05B\x16\xbaH\x0f\x92\x01\f\x10@\x18\x01\"\x06\x1a\x04\x18\t(\x00\xf8\xb5\x18\x01R\rpriorityTiers\x122\n" +
 	"\fmax_attempts\x18\x02 \x01(\x05B\n" +
 	"\xbaH\a\x1a\x05\x18\xe8\a(\x00H\x00R\vmaxAttempts\x88\x01\x01\x129\n" +
 	"\x11retention_seconds\x18\x04 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00H\x01R\x10retentionSeconds\x88\x01\x01\x124\n" +

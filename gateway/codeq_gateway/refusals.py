@@ -37,6 +37,8 @@ _IN_PATH: Final = "/?%:@!$&'()*+,;=~"
 """Characters left as they are; `%` is one of them, so nothing is encoded twice."""
 
 _RATE_LIMITED: Final = reasons.BY_NUMBER[error_pb2.ERROR_REASON_RATE_LIMITED].name
+_UNPROCESSABLE: Final = 422
+"""Status whose error bodies name the field."""
 _RETRY_STATUSES: Final = frozenset({429, 503})
 
 
@@ -114,6 +116,8 @@ def error_body(failed: CallFailed, names: JsonNames | None) -> bytes:
         body["leader"] = leader
     if reason.name == _RATE_LIMITED and (about := {k: failed.metadata[k] for k in _AT_LIMIT if k in failed.metadata}):
         body |= {**about, "retryAfterSeconds": _retry_seconds(failed)}
+    if reason.http_status == _UNPROCESSABLE and details:
+        body["field"] = details[0]["field"]
     if _QUOTA in failed.metadata:
         body |= {_QUOTA: failed.metadata[_QUOTA], _LIMIT: int(failed.metadata[_LIMIT])}
     return _ENCODE(body) + b"\n"

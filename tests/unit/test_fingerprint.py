@@ -14,6 +14,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 MIB = 1 << 20
 DEFAULT_ATTEMPTS = 5
+DEFAULTS = [{"max_attempts": DEFAULT_ATTEMPTS}]
 SECONDS_MOST = 5.0
 """Limit in seconds of processor time, far above the time that any payload takes."""
 
@@ -43,7 +44,7 @@ OTHER = [
 
 
 def meaning(payload: bytes = b"null", **fields: Any) -> bytes:
-    return meaning_of([task_pb2.TaskSpec(command="A", payload=payload, **fields)], DEFAULT_ATTEMPTS)
+    return meaning_of([task_pb2.TaskSpec(command="A", payload=payload, **fields)], DEFAULTS)
 
 
 @pytest.mark.parametrize(("one", "other"), SAME, ids=repr)
@@ -81,13 +82,13 @@ NOT_COUNTED = {"idempotency_key", "task_id", "traceparent", "tracestate"}
 def test_key_id_and_trace_context_affect_no_digest(name: str) -> None:
     one, other = task_pb2.TaskSpec(command="A"), task_pb2.TaskSpec(**{"command": "A", name: "x"})
     assert digest_of([one]) == digest_of([other])
-    assert meaning_of([one], DEFAULT_ATTEMPTS) == meaning_of([other], DEFAULT_ATTEMPTS)
+    assert meaning_of([one], DEFAULTS) == meaning_of([other], DEFAULTS)
 
 
 def test_every_spec_field_affects_both_digests() -> None:
     assert {field.name for field in task_pb2.TaskSpec.DESCRIPTOR.fields} == set(SET) | NOT_COUNTED
     specs = [task_pb2.TaskSpec(**{"command": "A", name: value}) for name, value in SET.items()]
-    assert len({meaning_of([spec], DEFAULT_ATTEMPTS) for spec in specs}) == len(SET)
+    assert len({meaning_of([spec], DEFAULTS) for spec in specs}) == len(SET)
     assert len({digest_of([spec]) for spec in specs}) == len(SET)
 
 

@@ -142,6 +142,58 @@ class RateRow(_message.Message):
     burst_size: int
     def __init__(self, requests_per_minute: _Optional[int] = ..., burst_size: _Optional[int] = ...) -> None: ...
 
+class TopicRow(_message.Message):
+    __slots__ = ("tenant", "command", "policy", "version", "created_ms", "updated_ms")
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    COMMAND_FIELD_NUMBER: _ClassVar[int]
+    POLICY_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    CREATED_MS_FIELD_NUMBER: _ClassVar[int]
+    UPDATED_MS_FIELD_NUMBER: _ClassVar[int]
+    tenant: str
+    command: str
+    policy: PolicyRow
+    version: int
+    created_ms: int
+    updated_ms: int
+    def __init__(self, tenant: _Optional[str] = ..., command: _Optional[str] = ..., policy: _Optional[_Union[PolicyRow, _Mapping]] = ..., version: _Optional[int] = ..., created_ms: _Optional[int] = ..., updated_ms: _Optional[int] = ...) -> None: ...
+
+class PolicyRow(_message.Message):
+    __slots__ = ("priority_tiers", "max_attempts", "retention_seconds", "max_consumers", "default_priority", "completed_retention_seconds", "failed_retention_seconds", "dlq_retention_seconds", "default_expire_seconds", "backoff", "payload_bytes_max")
+    PRIORITY_TIERS_FIELD_NUMBER: _ClassVar[int]
+    MAX_ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
+    RETENTION_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    MAX_CONSUMERS_FIELD_NUMBER: _ClassVar[int]
+    DEFAULT_PRIORITY_FIELD_NUMBER: _ClassVar[int]
+    COMPLETED_RETENTION_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    FAILED_RETENTION_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    DLQ_RETENTION_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    DEFAULT_EXPIRE_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    BACKOFF_FIELD_NUMBER: _ClassVar[int]
+    PAYLOAD_BYTES_MAX_FIELD_NUMBER: _ClassVar[int]
+    priority_tiers: _containers.RepeatedScalarFieldContainer[int]
+    max_attempts: int
+    retention_seconds: int
+    max_consumers: int
+    default_priority: int
+    completed_retention_seconds: int
+    failed_retention_seconds: int
+    dlq_retention_seconds: int
+    default_expire_seconds: int
+    backoff: BackoffRow
+    payload_bytes_max: int
+    def __init__(self, priority_tiers: _Optional[_Iterable[int]] = ..., max_attempts: _Optional[int] = ..., retention_seconds: _Optional[int] = ..., max_consumers: _Optional[int] = ..., default_priority: _Optional[int] = ..., completed_retention_seconds: _Optional[int] = ..., failed_retention_seconds: _Optional[int] = ..., dlq_retention_seconds: _Optional[int] = ..., default_expire_seconds: _Optional[int] = ..., backoff: _Optional[_Union[BackoffRow, _Mapping]] = ..., payload_bytes_max: _Optional[int] = ...) -> None: ...
+
+class BackoffRow(_message.Message):
+    __slots__ = ("policy", "base_seconds", "max_seconds")
+    POLICY_FIELD_NUMBER: _ClassVar[int]
+    BASE_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    MAX_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    policy: str
+    base_seconds: int
+    max_seconds: int
+    def __init__(self, policy: _Optional[str] = ..., base_seconds: _Optional[int] = ..., max_seconds: _Optional[int] = ...) -> None: ...
+
 class AuditRow(_message.Message):
     __slots__ = ("at_ms", "subject", "tenant", "call", "object", "before", "after", "outcome", "origin", "count")
     AT_MS_FIELD_NUMBER: _ClassVar[int]

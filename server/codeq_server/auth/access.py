@@ -16,6 +16,7 @@ from codeq.v1 import (
     server_service_pb2,
     task_service_pb2,
     tenant_service_pb2,
+    topic_service_pb2,
     worker_service_pb2,
 )
 from google.protobuf import descriptor_pool
@@ -27,6 +28,7 @@ SERVICE_FILES: Final = (
     worker_service_pb2,
     queue_service_pb2,
     tenant_service_pb2,
+    topic_service_pb2,
     audit_service_pb2,
     schedule_service_pb2,
     cluster_service_pb2,

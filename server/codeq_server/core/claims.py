@@ -105,12 +105,15 @@ def claim(
             before = left
             for queue in candidates:
                 lane = queue.lane(index)
-                got, bytes_max = _take(taking, lane, share, bytes_max)
+                limited = queue.policy is not None
+                got, bytes_max = _take(taking, lane, queue.slots(share) if limited else share, bytes_max)
                 left -= got
                 queue.delivered_total += got
                 taking.claim.named |= queue.named > 0
                 shard.turn = lane.served = shard.turn + 1
-                if lane.ready:
+                if limited:
+                    shard.policies.limit(queue)
+                if lane.ready and not queue.full:
                     queues.move_to_end(queue)
                 if bytes_max <= 0:
                     break

@@ -68,6 +68,9 @@ class Reason(Enum):
     RATE_LIMITED = 56
     QUOTA_EXCEEDED = 57
     SCHEDULE_NOT_FOUND = 80
+    INVALID_POLICY = 70
+    POLICY_VIOLATION = 71
+    TOPIC_NOT_FOUND = 72
 
 
 class Rejection(Exception):  # noqa: N818 - a rejection is a normal answer, not an error of the server

@@ -42,6 +42,7 @@ def _drop(shard: Shard, queue: Queue) -> None:
         shard.starved.discard(tenant)
     if shard.effects is not None:
         shard.effects.woken.pop(queue, None)
+    shard.policies.detach(queue)
     shard.due.forget(queue)
     shard.expiry.forget(queue)
     if queue.touched:

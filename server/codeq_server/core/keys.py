@@ -19,6 +19,7 @@
 | c      | tenant length u8, tenant, schedule       | ScheduleRow                                  |
 | f      | tenant length u8, tenant, schedule       | FireRow                                      |
 |        | length u8, schedule, number of fire u64  |                                              |
+| p      | tenant length u8, tenant, command        | TopicRow                                     |
 
 All numbers are big-endian, so that keys sort by time and by place. Values of "t" and "u":
 
@@ -69,6 +70,8 @@ AUDIT: Final = b"a"
 SCHEDULES: Final = b"c"
 FIRES: Final = b"f"
 """Table of the last fires of schedules."""
+TOPICS: Final = b"p"
+"""Table of the policies of commands."""
 
 QUEUE_NUMBER_MAX: Final = (1 << 32) - 1
 """Largest queue number; numbers are never reused."""
@@ -165,6 +168,12 @@ def audited_between(from_ms: int, to_ms: int) -> tuple[bytes, bytes]:
 def fires_between(schedule_key: bytes, first: int, last: int) -> tuple[bytes, bytes]:
     """Returns the range of a schedule's fires from number `first` to number `last`, inclusive."""
     return fire_key(schedule_key, first), fire_key(schedule_key, last + 1)
+
+
+def topics_after(tenant: str, command: str) -> tuple[bytes, bytes]:
+    """Returns the range of a tenant's topics after a command; empty: of all its topics."""
+    start = topic_key(tenant, "")
+    return start + command.encode() + b"\0", start + b"\x7f"
 
 
 # -- keys ----------------------------------------------------------------------------------------------------------
@@ -411,6 +420,16 @@ def split_fire_key(key: bytes) -> tuple[bytes, int]:
     if len(key) != name_end + 8:
         raise ValueError("the lengths do not match")
     return SCHEDULES + key[1:end] + key[end + 1 : name_end], int.from_bytes(key[name_end:], "big")
+
+
+def topic_key(tenant: str, command: str) -> bytes:
+    """Returns the key of the policy of a tenant's command."""
+    return TOPICS + bytes((len(tenant),)) + tenant.encode() + command.encode()
+
+
+def command_of(key: bytes) -> str:
+    """Returns the command in the key of a topic."""
+    return key[2 + key[1] :].decode()
 
 
 def pointer(lane: int, position: int, attempts: int) -> bytes:

@@ -12,6 +12,7 @@ from typing import Final, NamedTuple, Protocol
 from codeq_internal.v1 import rows_pb2
 
 from . import ids, keys
+from .policy import Policy
 from .rates import Rates
 
 WINDOW_ENTRY_BYTES: Final = 300
@@ -209,11 +210,13 @@ class Queue:
         "dlq",
         "failed_total",
         "filed",
+        "full",
         "key",
         "lanes",
         "named",
         "number",
         "paused",
+        "policy",
         "purge",
         "rates",
         "removed_bytes",
@@ -252,6 +255,10 @@ class Queue:
         """Number of tasks with a row that maps their id to their home."""
         self.filed = 0
         """Number of ended tasks with artifacts whose contents the server stores."""
+        self.policy: Policy | None = None
+        """The policy of its command; None: it has none."""
+        self.full = False
+        """Whether as many tasks are leased as the policy allows."""
         self.rates = Rates()
         self.touched = False
         """Whether the queue was changed since its tenant's sums were brought up to date."""
@@ -264,7 +271,14 @@ class Queue:
     @property
     def held(self) -> bool:
         """Whether claims skip the queue."""
-        return self.paused or self.purge is not None
+        return self.paused or self.purge is not None or self.full
+
+    def slots(self, wanted: int) -> int:
+        """Returns how many of the wanted tasks the queue's policy allows to lease now."""
+        policy = self.policy
+        if policy is None or not policy.max_consumers:
+            return wanted
+        return min(wanted, max(0, policy.max_consumers - self.claimed))
 
     @property
     def ready(self) -> int:

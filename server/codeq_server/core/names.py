@@ -64,10 +64,13 @@ def create(shard: Shard, tenant: str, task: NewTask, now: Now) -> Created | Dupl
     """Accepts a task, or finds the task that the same request created earlier.
 
     Raises:
-        Rejection: TOO_MANY_QUEUES, QUOTA_EXCEEDED, STORAGE_FULL, IDEMPOTENCY_CONFLICT, TASK_ID_TAKEN.
+        Rejection: TOO_MANY_QUEUES, QUOTA_EXCEEDED, STORAGE_FULL, IDEMPOTENCY_CONFLICT, TASK_ID_TAKEN,
+            POLICY_VIOLATION.
     """
     if task.naming is not None and not _is_free(shard, tenant, task.naming):
         return Duplicate(task.naming.task_id)
+    if task.misfit is not None:
+        raise task.misfit
     check_storage(shard)
     check_create(shard, tenant, 1, len(task.payload) + len(task.kept))
     return _create(shard, tenant, task, "", now)
@@ -89,8 +92,8 @@ def create_all(
         The tasks just accepted; or, if the batch was accepted before, its tasks, with None for each removed since.
 
     Raises:
-        Rejection: TOO_MANY_QUEUES, QUOTA_EXCEEDED, STORAGE_FULL, IDEMPOTENCY_CONFLICT, TASK_ID_TAKEN. Nothing was
-            changed.
+        Rejection: TOO_MANY_QUEUES, QUOTA_EXCEEDED, STORAGE_FULL, IDEMPOTENCY_CONFLICT, TASK_ID_TAKEN,
+            POLICY_VIOLATION. Nothing was changed.
     """
     if batch is not None:
         row = _row(shard, tenant, batch.task_id)
@@ -101,6 +104,8 @@ def create_all(
     check_storage(shard)
     taken: set[str] = set()
     for index, task in enumerate(tasks):
+        if task.misfit is not None:
+            raise task.misfit
         if task.naming is not None:
             task_id = task.naming.task_id
             if task_id in taken or _row(shard, tenant, task_id) is not None:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from codeq_internal.v1 import rows_pb2
 
+from .errors import Rejection
+
 
 @dataclass(frozen=True, slots=True)
 class Naming:
@@ -40,6 +42,7 @@ class NewTask:
         naming: Id of the task, if the server does not assign one; the id must be free.
         expire_ms: Unix milliseconds, in the future, at which the task ends if it is still waiting; 0: never.
         kept: Fields of codeq.v1.Task, serialised, that only the producer and the worker read.
+        misfit: Why the policy of the command does not allow the task, unless an earlier request created it.
     """
 
     command: str
@@ -50,3 +53,4 @@ class NewTask:
     naming: Naming | None = None
     expire_ms: int = 0
     kept: bytes = b""
+    misfit: Rejection | None = None

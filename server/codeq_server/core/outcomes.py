@@ -21,6 +21,7 @@ from .lookup import find_home, find_live
 from .model import Caller, Delivery, Entry, Lane, TaskKey
 from .notable import DEAD_LETTERED, LEASE_EXPIRED
 from .parsing import UNREADABLE, unreadable
+from .policy import NO_POLICY
 from .shard import Shard
 from .status import Outcome, Status
 from .task_bytes import max_attempts_of, varint
@@ -166,6 +167,8 @@ def leave_claim(shard: Shard, delivery: Delivery) -> None:
     """Removes an ended delivery from its claim and from the counters."""
     claim, queue = delivery.claim, delivery.home.queue
     queue.claimed -= 1
+    if queue.full:
+        shard.policies.limit(queue)
     if not queue.touched:
         shard.touch(queue)
     claim.live -= 1
@@ -186,8 +189,14 @@ def _nack(
     attempts = delivery.attempts + 1
     shard.totals.nacked += 1
     if delay_ms is None:
-        s = shard.settings
-        delay_ms = backoff_ms(s.backoff_policy, s.backoff_base_seconds, s.backoff_max_seconds, attempts, random)
+        settings, policy = shard.settings, delivery.home.queue.policy or NO_POLICY
+        delay_ms = backoff_ms(
+            policy.backoff or settings.backoff_policy,
+            policy.backoff_base_seconds or settings.backoff_base_seconds,
+            policy.backoff_max_seconds or settings.backoff_max_seconds,
+            attempts,
+            random,
+        )
     state = _ended_state(shard, delivery, Outcome.NACK, End.NACKED, reason, now)
     state.attempts = attempts
     if reason:

@@ -55,6 +55,8 @@ def open_shard(rows: RowReader, settings: ShardSettings, epoch: int, wall_ms: in
         adopt_limits(shard, key, value)
     for key, value in _all(rows, *keys.table_rows(keys.SCHEDULES)):
         adopt_schedule(shard.schedules, key, value)
+    for key, value in _all(rows, *keys.table_rows(keys.TOPICS)):
+        shard.policies.adopt(key, value)
     for key, value in _all(rows, *keys.leases_from(tick.oldest_lease)):
         _adopt_claim(shard, key, parsed(rows_pb2.LeaseRow, key, value), now)
     for key, value in _all(rows, *keys.table_rows(keys.RETURNED)):

@@ -26,6 +26,7 @@ from .lease_ends import LeaseEnds
 from .limits import Limits
 from .model import Claim, Delivery, Lane, Purge, Queue, TaskKey
 from .parsing import RowReader, parsed
+from .policies import Policies
 from .schedules import Schedules
 from .tenants import QUEUES, Tenants
 from .time_index import TimeIndex
@@ -112,6 +113,7 @@ class Shard:
         self.by_name: dict[tuple[str, str], Queue] = {}
         self.directory = Directory()
         self.tenants = Tenants(settings.limits)
+        self.policies = Policies(self)
         self.ready: dict[str, list[OrderedDict[Queue, None] | None]] = {}
         """Queues with tasks to deliver, by tenant and lane; the most recently served queue is last. None: no queue of
         the tenant ever had such tasks in the lane."""
@@ -258,6 +260,7 @@ class Shard:
             self.tenants.note_opened(tenant, self.wall_ms)
             self.adopt(queue)
             self.directory.tenants[tenant].add(queue)
+            self.policies.attach(queue)
             self.touch(queue)
         return queue
 
@@ -327,7 +330,7 @@ class Shard:
         self.touch(queue)
 
     def hold(self, queue: Queue) -> None:
-        """Hides a queue from claims because it was paused or is being purged."""
+        """Hides a queue from claims because it was paused, is being purged or is at a limit of its policy."""
         for queues in self.ready[queue.tenant]:
             if queues is not None:
                 queues.pop(queue, None)
@@ -465,10 +468,12 @@ class Shard:
         if batch.revived:
             batch.ended = list((Counter(batch.ended) - Counter(batch.revived)).elements())
         settings = self.settings
-        self._put_lists(batch, batch.completed, now.wall_ms + settings.retention_ms, keys.ENDED_COMPLETED)
+        kinds = [(keys.ENDED_COMPLETED, settings.retention_ms, batch.completed)]
         for kind, keep_ms in ((0, settings.retention_ms), (keys.ENDED_DEAD, settings.dlq_retention_ms)):
-            ended = [(queue, home) for queue, home, to_dlq in batch.ended if to_dlq == kind]
-            self._put_lists(batch, ended, now.wall_ms + keep_ms, kind)
+            kinds.append((kind, keep_ms, [(queue, home) for queue, home, to_dlq in batch.ended if to_dlq == kind]))
+        for kind, keep_ms, ended in kinds:
+            for kept_ms, part in self.policies.by_retention(ended, kind, keep_ms):
+                self._put_lists(batch, part, now.wall_ms + kept_ms, kind)
         if batch.kept_until is not None and (self.sweep_at is None or batch.kept_until < self.sweep_at):
             self.sweep_at = batch.kept_until
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -12,6 +12,7 @@ from codeq_server.core import names
 from codeq_server.core.clock import Now
 from codeq_server.core.errors import Rejection, invalid_field
 from codeq_server.core.new_task import Naming, NewTask
+from codeq_server.core.policy import Policy, fitted
 from codeq_server.core.shard import Shard
 
 from .convert import unix_ms
@@ -29,6 +30,7 @@ def task_of(shard: Shard, tenant: str, spec: task_pb2.TaskSpec, now: Now, path: 
     Raises:
         Rejection: INVALID_FIELD.
     """
+    policy = shard.policies.of(tenant, spec.command)
     payload = spec.payload or NULL
     check_json(payload, f"{path}payload")
     due_ms = due_of(spec, now, path)
@@ -37,11 +39,13 @@ def task_of(shard: Shard, tenant: str, spec: task_pb2.TaskSpec, now: Now, path: 
     if spec.HasField("idempotency_key"):
         if spec.HasField("task_id"):
             raise invalid_field(f"{path}task_id", "cannot be combined with idempotency_key, which determines the id")
-        naming = _keyed(shard, names.keyed_id(tenant, spec.idempotency_key), (spec,))
+        defaults = [_defaults_of(shard, policy)]
+        naming = _keyed(names.keyed_id(tenant, spec.idempotency_key), (spec,), defaults)
     elif spec.HasField("task_id"):
         naming = Naming(spec.task_id)
     kept = kept_of(spec)
-    return NewTask(spec.command, payload, spec.priority, spec.max_attempts, due_ms, naming, expire_ms, kept)
+    task = NewTask(spec.command, payload, spec.priority, spec.max_attempts, due_ms, naming, expire_ms, kept)
+    return task if policy is None else fitted(policy, task, now, path)
 
 
 def batch_of(
@@ -70,13 +74,25 @@ def batch_of(
         tasks.append(task_of(shard, tenant, spec, now, path))
     if not key:
         return tasks, None
-    batch = _keyed(shard, names.keyed_id(tenant, key), specs)
+    defaults = [_defaults_of(shard, shard.policies.of(tenant, spec.command)) for spec in specs]
+    batch = _keyed(names.keyed_id(tenant, key), specs, defaults)
     namings = (replace(batch, task_id=names.keyed_id(tenant, key, index)) for index in range(len(tasks)))
     return [replace(task, naming=naming) for task, naming in zip(tasks, namings, strict=True)], batch
 
 
-def _keyed(shard: Shard, task_id: str, specs: Sequence[task_pb2.TaskSpec]) -> Naming:
-    return Naming(task_id, digest_of(specs), meaning_of(specs, shard.settings.max_attempts))
+def _keyed(task_id: str, specs: Sequence[task_pb2.TaskSpec], defaults: Sequence[Mapping[str, int]]) -> Naming:
+    return Naming(task_id, digest_of(specs), meaning_of(specs, defaults))
+
+
+def _defaults_of(shard: Shard, policy: Policy | None) -> dict[str, int]:
+    """Returns the defaults of a task's fields that settings and the policy of its command determine."""
+    defaults = {"max_attempts": shard.settings.max_attempts}
+    if policy is not None:
+        defaults["max_attempts"] = policy.max_attempts or shard.settings.max_attempts
+        defaults["priority"] = policy.default_priority
+        if policy.expire_ms:
+            defaults["expire_seconds"] = policy.expire_ms // 1000
+    return defaults
 
 
 def due_of(spec: task_pb2.TaskSpec, now: Now, path: str = "") -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -52,7 +52,7 @@ def digest_of(specs: Iterable[task_pb2.TaskSpec]) -> bytes:
     return digest.digest()
 
 
-def meaning_of(specs: Iterable[task_pb2.TaskSpec], max_attempts: int) -> bytes:
+def meaning_of(specs: Sequence[task_pb2.TaskSpec], defaults: Sequence[Mapping[str, int]]) -> bytes:
     """Returns the digest of a request's meaning: its payloads in canonical form, and its fields.
 
     A field counts only if it differs from its default. Omitting a field is therefore the same as setting it to the
@@ -60,19 +60,19 @@ def meaning_of(specs: Iterable[task_pb2.TaskSpec], max_attempts: int) -> bytes:
 
     Args:
         specs: Tasks of the request; their payloads are valid JSON.
-        max_attempts: Default of `max_attempts`.
+        defaults: For each task, the defaults of fields that are not constants of the proto, by the names of the fields.
     """
     digest = hashlib.blake2b(digest_size=DIGEST_BYTES, person=b"meaning")
-    for spec in specs:
+    for spec, own in zip(specs, defaults, strict=True):
         payload = spec.payload or NULL
         canonical = canonical_json(payload)
         content = (b"t", payload) if canonical is None else (_TAGS["payload"], canonical)
         parts = [(_TAGS["command"], spec.command.encode()), content]
-        defaults = _DEFAULTS | {"max_attempts": max_attempts}
+        usual = _DEFAULTS | own
         parts += [
             _part(spec, field)
             for field in _MORE
-            if _is_set(spec, field) and getattr(spec, field.name) != defaults[field.name]
+            if _is_set(spec, field) and getattr(spec, field.name) != usual[field.name]
         ]
         _add(digest, parts)
     return digest.digest()

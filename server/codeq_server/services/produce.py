@@ -186,10 +186,12 @@ class ProducerStream:
             for spec in specs:
                 if spec.command != command or queue is None:
                     command = spec.command
-                    # With the disk nearly full, a quota nearly used up, or the command not allowed, each task takes the
-                    # slow path, which rejects it if needed.
+                    # With the disk nearly full, a quota nearly used up, the command not allowed, or a policy, each task
+                    # takes the slow path, which rejects it if needed.
                     refused = tight or shard.storage_full or not claims.sees(command)
                     queue = None if refused else shard.by_name.get((tenant, command))
+                    if queue is not None and queue.policy is not None:
+                        queue = None
                     head_bytes = 3 + len(command)
                 payload, priority = spec.payload, spec.priority
                 size = len(payload)

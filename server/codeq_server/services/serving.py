@@ -24,14 +24,16 @@ from .stream_token import StreamToken
 from .streams import StreamRegistry
 from .tasks import TaskService
 from .tenants import TenantService
+from .topics import TopicService
 from .work import WorkerStream
 
 TASKS: Final = "codeq.v1.TaskService"
 QUEUES: Final = "codeq.v1.QueueService"
 TENANTS: Final = "codeq.v1.TenantService"
+TOPICS: Final = "codeq.v1.TopicService"
 AUDIT: Final = "codeq.v1.AuditService"
 SCHEDULES: Final = "codeq.v1.ScheduleService"
-SHARD_SERVICES: Final = (TASKS, QUEUES, TENANTS, AUDIT, SCHEDULES)
+SHARD_SERVICES: Final = (TASKS, QUEUES, TENANTS, TOPICS, AUDIT, SCHEDULES)
 """Services whose unary calls a Serving executes."""
 
 Handler = Callable[..., Awaitable[Message]]
@@ -70,6 +72,7 @@ class Serving:
         self.handlers: dict[str, Handler] = handlers_of(TASKS, tasks)
         self.handlers |= handlers_of(QUEUES, QueueService(runner))
         self.handlers |= handlers_of(TENANTS, TenantService(runner, self.streams))
+        self.handlers |= handlers_of(TOPICS, TopicService(runner))
         self.handlers |= handlers_of(AUDIT, AuditService(runner))
         self.handlers |= handlers_of(SCHEDULES, ScheduleService(runner))
 

@@ -18,6 +18,7 @@ from codeq_server.core.errors import CorruptRows, Reason, Rejection, invalid_fie
 from codeq_server.core.model import Caller
 from codeq_server.core.new_task import NewTask
 from codeq_server.core.outcomes import Verdict
+from codeq_server.core.policy import MAX_CONSUMERS
 from codeq_server.core.quotas import check_claim
 from codeq_server.core.redrive import redrive_task
 from codeq_server.core.status import Outcome, Status
@@ -232,6 +233,10 @@ class TaskService:
                 answer.reason = pb.WAIT_REASON_PURGING
             elif queue.paused:
                 answer.reason = pb.WAIT_REASON_PAUSED
+            elif queue.full and queue.policy is not None:
+                answer.reason = pb.WAIT_REASON_LIMITED
+                answer.limit, answer.limit_max = MAX_CONSUMERS, queue.policy.max_consumers
+                answer.limit_used = queue.claimed
             elif queue.claimed or runner.waiting.has_waiter(queue):
                 answer.reason = pb.WAIT_REASON_QUEUED
             else:

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import msgspec
 import protovalidate
-from codeq.v1 import task_pb2
+from codeq.v1 import task_pb2, topic_service_pb2
 from codeq.v1 import task_service_pb2 as pb
 from codeq_gateway.fields import rules_of, wanted_item
 from codeq_gateway.surrogates import mark_unpaired
@@ -28,6 +28,8 @@ _PLAIN: Final = {
     "repeated.min_items": "must have at least one item",
 }
 """Descriptions in place of protovalidate's."""
+_POLICY: Final = "policy."
+"""Start of the paths of a policy's fields in the request that sets it."""
 _is_command = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}").fullmatch
 TEXT_CHARACTERS_MAX: Final = 4096
 """Maximum characters stored of an error or a reason."""
@@ -81,16 +83,27 @@ def check_message(message: Message) -> None:
     """Checks a message against the rules of its proto.
 
     Raises:
-        Rejection: INVALID_FIELD naming each field, or TOO_LARGE.
+        Rejection: INVALID_FIELD naming each field, or TOO_LARGE; INVALID_POLICY for fields of a policy.
     """
     is_usual = _USUAL.get(type(message))
     if is_usual is not None and is_usual(message):
         return
-    check_counts(message)
     try:
-        protovalidate.validate(message)
-    except protovalidate.ValidationError as error:
-        raise _rejection(message, error) from None
+        check_counts(message)
+        try:
+            protovalidate.validate(message)
+        except protovalidate.ValidationError as error:
+            raise _rejection(message, error) from None
+    except Rejection as rejection:
+        raise _of_policy(message, rejection) from None
+
+
+def _of_policy(message: Message, rejection: Rejection) -> Rejection:
+    """Returns the rejection of a message, as one of a policy if only the policy in it is wrong."""
+    of_policy = all(field.startswith(_POLICY) for field, _ in rejection.violations)
+    if not of_policy or not isinstance(message, topic_service_pb2.PutTopicRequest):
+        return rejection
+    return Rejection(Reason.INVALID_POLICY, rejection.message, rejection.violations)
 
 
 def is_json(content: bytes) -> bool:

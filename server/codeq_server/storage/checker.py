@@ -27,6 +27,7 @@ from .checker_places import PlaceRows
 from .checker_queues import CheckedLane, CheckedQueue
 from .checker_schedules import ScheduleRows
 from .checker_times import TimeRows
+from .checker_topics import topic_problems
 from .findings import Difference, Summary
 
 _QUEUED: Final = rows_pb2.PLACE_KIND_QUEUED
@@ -72,6 +73,7 @@ class Checker:
             keys.LEASES: self._lease_row,
             keys.META: self._meta_row,
             keys.TENANTS: self._tenant_row,
+            keys.TOPICS: self._topic_row,
             keys.QUEUES: self._queue_row,
             keys.ENDED: self._ended_row,
             keys.STATES: self._state_row,
@@ -154,6 +156,9 @@ class Checker:
         rows_pb2.TenantRow.FromString(value)
         if not keys.tenant_of(key):
             self._report(key, "names no tenant")
+
+    def _topic_row(self, key: bytes, value: bytes) -> None:
+        self._report_all(key, topic_problems(key, value, self._tick))
 
     def _check_token(self, key: bytes, token: int) -> None:
         if self._identity is not None and token >> TOKEN_COUNTER_BITS > self._identity.epoch:

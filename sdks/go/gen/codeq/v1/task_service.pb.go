@@ -46,6 +46,8 @@ const (
 	// The task is waiting for the end of a purge of its queue. The purge cancels the task if the task was already waiting
 	// when the purge was requested.
 	WaitReason_WAIT_REASON_PURGING WaitReason = 7
+	// The task is waiting for a limit of its queue's policy: `limit` names it.
+	WaitReason_WAIT_REASON_LIMITED WaitReason = 8
 )
 
 // Enum value maps for WaitReason.
@@ -59,6 +61,7 @@ var (
 		5: "WAIT_REASON_LEASED",
 		6: "WAIT_REASON_ENDED",
 		7: "WAIT_REASON_PURGING",
+		8: "WAIT_REASON_LIMITED",
 	}
 	WaitReason_value = map[string]int32{
 		"WAIT_REASON_UNSPECIFIED": 0,
@@ -69,6 +72,7 @@ var (
 		"WAIT_REASON_LEASED":      5,
 		"WAIT_REASON_ENDED":       6,
 		"WAIT_REASON_PURGING":     7,
+		"WAIT_REASON_LIMITED":     8,
 	}
 )
 
@@ -1912,7 +1916,13 @@ type ExplainTaskResponse struct {
 	// Time at which the lease ends unless it is extended. Set while CLAIMED.
 	LeaseUntil *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=lease_until,json=leaseUntil,proto3" json:"lease_until,omitempty"`
 	// Time at which the task expires if it is still waiting. Set while the task is waiting and can expire.
-	ExpireAt      *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=expire_at,json=expireAt,proto3" json:"expire_at,omitempty"`
+	ExpireAt *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=expire_at,json=expireAt,proto3" json:"expire_at,omitempty"`
+	// Limit for which the task waits, such as maxConsumers. Set while LIMITED.
+	Limit *string `protobuf:"bytes,10,opt,name=limit,proto3,oneof" json:"limit,omitempty"`
+	// Value of the limit. Set while LIMITED.
+	LimitMax *int64 `protobuf:"varint,11,opt,name=limit_max,json=limitMax,proto3,oneof" json:"limit_max,omitempty"`
+	// Number of tasks that count for the limit. Set while LIMITED.
+	LimitUsed     *int64 `protobuf:"varint,12,opt,name=limit_used,json=limitUsed,proto3,oneof" json:"limit_used,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2008,6 +2018,27 @@ func (x *ExplainTaskResponse) GetExpireAt() *timestamppb.Timestamp {
 		return x.ExpireAt
 	}
 	return nil
+}
+
+func (x *ExplainTaskResponse) GetLimit() string {
+	if x != nil && x.Limit != nil {
+		return *x.Limit
+	}
+	return ""
+}
+
+func (x *ExplainTaskResponse) GetLimitMax() int64 {
+	if x != nil && x.LimitMax != nil {
+		return *x.LimitMax
+	}
+	return 0
+}
+
+func (x *ExplainTaskResponse) GetLimitUsed() int64 {
+	if x != nil && x.LimitUsed != nil {
+		return *x.LimitUsed
+	}
+	return 0
 }
 
 // RedriveTaskRequest redrives a task.
@@ -2521,7 +2552,7 @@ const file_codeq_v1_task_service_proto_rawDesc = "" +
 	"\x05tasks\x18\x01 \x03(\v2\x0e.codeq.v1.TaskR\x05tasks\x12&\n" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"8\n" +
 	"\x12ExplainTaskRequest\x12\"\n" +
-	"\atask_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\x06taskId\"\xa9\x03\n" +
+	"\atask_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\x06taskId\"\xb1\x04\n" +
 	"\x13ExplainTaskResponse\x12\x17\n" +
 	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12,\n" +
 	"\x06status\x18\x02 \x01(\x0e2\x14.codeq.v1.TaskStatusR\x06status\x12,\n" +
@@ -2532,11 +2563,20 @@ const file_codeq_v1_task_service_proto_rawDesc = "" +
 	"\tworker_id\x18\a \x01(\tH\x02R\bworkerId\x88\x01\x01\x12;\n" +
 	"\vlease_until\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"leaseUntil\x127\n" +
-	"\texpire_at\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\bexpireAtB\b\n" +
+	"\texpire_at\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\bexpireAt\x12\x19\n" +
+	"\x05limit\x18\n" +
+	" \x01(\tH\x03R\x05limit\x88\x01\x01\x12 \n" +
+	"\tlimit_max\x18\v \x01(\x03H\x04R\blimitMax\x88\x01\x01\x12\"\n" +
+	"\n" +
+	"limit_used\x18\f \x01(\x03H\x05R\tlimitUsed\x88\x01\x01B\b\n" +
 	"\x06_aheadB\x10\n" +
 	"\x0e_delay_secondsB\f\n" +
 	"\n" +
-	"_worker_id\"x\n" +
+	"_worker_idB\b\n" +
+	"\x06_limitB\f\n" +
+	"\n" +
+	"_limit_maxB\r\n" +
+	"\v_limit_used\"x\n" +
 	"\x12RedriveTaskRequest\x12\"\n" +
 	"\atask_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\x06taskId\x12>\n" +
 	"\x06tenant\x18\x02 \x01(\tB&\xbaH\x1fr\x1d\x18?2\x19^([a-z][a-z0-9-]{1,62})?$\x98\xb6\x18\x01R\x06tenant\"9\n" +
@@ -2562,7 +2602,7 @@ const file_codeq_v1_task_service_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12!\n" +
 	"\fcontent_type\x18\x02 \x01(\tR\vcontentType\x12\x18\n" +
 	"\acontent\x18\x03 \x01(\fR\acontent\x12\x16\n" +
-	"\x06sha256\x18\x04 \x01(\tR\x06sha256*\xd5\x01\n" +
+	"\x06sha256\x18\x04 \x01(\tR\x06sha256*\xee\x01\n" +
 	"\n" +
 	"WaitReason\x12\x1b\n" +
 	"\x17WAIT_REASON_UNSPECIFIED\x10\x00\x12\x16\n" +
@@ -2572,7 +2612,8 @@ const file_codeq_v1_task_service_proto_rawDesc = "" +
 	"\x15WAIT_REASON_NO_WORKER\x10\x04\x12\x16\n" +
 	"\x12WAIT_REASON_LEASED\x10\x05\x12\x15\n" +
 	"\x11WAIT_REASON_ENDED\x10\x06\x12\x17\n" +
-	"\x13WAIT_REASON_PURGING\x10\a2\xc6\x13\n" +
+	"\x13WAIT_REASON_PURGING\x10\a\x12\x17\n" +
+	"\x13WAIT_REASON_LIMITED\x10\b2\xc6\x13\n" +
 	"\vTaskService\x12\x89\x01\n" +
 	"\n" +
 	"CreateTask\x12\x1b.codeq.v1.CreateTaskRequest\x1a\x1c.codeq.v1.CreateTaskResponse\"@\x8a\xb5\x18\x02\b\x01\x92\xb5\x18\x13\b\xca\x01\x1a\x0e\n" +

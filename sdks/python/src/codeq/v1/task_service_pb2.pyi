@@ -25,6 +25,7 @@ class WaitReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     WAIT_REASON_LEASED: _ClassVar[WaitReason]
     WAIT_REASON_ENDED: _ClassVar[WaitReason]
     WAIT_REASON_PURGING: _ClassVar[WaitReason]
+    WAIT_REASON_LIMITED: _ClassVar[WaitReason]
 WAIT_REASON_UNSPECIFIED: WaitReason
 WAIT_REASON_QUEUED: WaitReason
 WAIT_REASON_PAUSED: WaitReason
@@ -33,6 +34,7 @@ WAIT_REASON_NO_WORKER: WaitReason
 WAIT_REASON_LEASED: WaitReason
 WAIT_REASON_ENDED: WaitReason
 WAIT_REASON_PURGING: WaitReason
+WAIT_REASON_LIMITED: WaitReason
 
 class CreateTaskRequest(_message.Message):
     __slots__ = ("spec",)
@@ -301,7 +303,7 @@ class ExplainTaskRequest(_message.Message):
     def __init__(self, task_id: _Optional[str] = ...) -> None: ...
 
 class ExplainTaskResponse(_message.Message):
-    __slots__ = ("task_id", "status", "reason", "paused", "ahead", "delay_seconds", "worker_id", "lease_until", "expire_at")
+    __slots__ = ("task_id", "status", "reason", "paused", "ahead", "delay_seconds", "worker_id", "lease_until", "expire_at", "limit", "limit_max", "limit_used")
     TASK_ID_FIELD_NUMBER: _ClassVar[int]
     STATUS_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
@@ -311,6 +313,9 @@ class ExplainTaskResponse(_message.Message):
     WORKER_ID_FIELD_NUMBER: _ClassVar[int]
     LEASE_UNTIL_FIELD_NUMBER: _ClassVar[int]
     EXPIRE_AT_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_MAX_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_USED_FIELD_NUMBER: _ClassVar[int]
     task_id: str
     status: _task_pb2.TaskStatus
     reason: WaitReason
@@ -320,7 +325,10 @@ class ExplainTaskResponse(_message.Message):
     worker_id: str
     lease_until: _timestamp_pb2.Timestamp
     expire_at: _timestamp_pb2.Timestamp
-    def __init__(self, task_id: _Optional[str] = ..., status: _Optional[_Union[_task_pb2.TaskStatus, str]] = ..., reason: _Optional[_Union[WaitReason, str]] = ..., paused: _Optional[bool] = ..., ahead: _Optional[int] = ..., delay_seconds: _Optional[float] = ..., worker_id: _Optional[str] = ..., lease_until: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., expire_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    limit: str
+    limit_max: int
+    limit_used: int
+    def __init__(self, task_id: _Optional[str] = ..., status: _Optional[_Union[_task_pb2.TaskStatus, str]] = ..., reason: _Optional[_Union[WaitReason, str]] = ..., paused: _Optional[bool] = ..., ahead: _Optional[int] = ..., delay_seconds: _Optional[float] = ..., worker_id: _Optional[str] = ..., lease_until: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., expire_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., limit: _Optional[str] = ..., limit_max: _Optional[int] = ..., limit_used: _Optional[int] = ...) -> None: ...
 
 class RedriveTaskRequest(_message.Message):
     __slots__ = ("task_id", "tenant")

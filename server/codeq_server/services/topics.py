@@ -1,0 +1,157 @@
+"""TopicService: the policies of queues."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from codeq.v1 import topic_service_pb2 as pb
+from codeq_internal.v1 import rows_pb2
+
+from codeq_server.auth.claims import Claims
+from codeq_server.core.errors import Reason, Rejection
+from codeq_server.core.shard import Shard
+from codeq_server.engine.runner import ShardRunner
+
+from .auditing import Act, State
+from .convert import timestamp
+from .page_tokens import last_key, page_token
+
+PAGE_DEFAULT: Final = 100
+_PAGE: Final = "topics"
+"""Kind of the page tokens."""
+
+
+class TopicService:
+    """Reports and sets policies. Methods have the names and contracts of the proto's RPCs."""
+
+    def __init__(self, runner: ShardRunner) -> None:
+        self._runner = runner
+
+    async def PutTopic(  # noqa: N802
+        self, claims: Claims, request: pb.PutTopicRequest, act: Act
+    ) -> pb.PutTopicResponse:
+        """Sets the policy of a command."""
+        claims.check_command(request.name)
+        now, tenant = self._runner.now(), claims.tenant_id
+        check_policy(request.policy)
+        policy = rows_pb2.PolicyRow.FromString(stored_form(request.policy).SerializeToString())
+        try:
+            put = self._shard.policies.put(tenant, request.name, policy, now.wall_ms)
+        except Rejection:
+            raise
+        except Exception as problem:
+            raise self._runner.fail(problem) from problem
+        act.record(self._runner, before=_state(put.before), after=_state(put.row))
+        topic = topic_message(put.row)
+        if put.before is None:
+            topic.created = True
+        await self._settled()
+        return pb.PutTopicResponse(topic=topic)
+
+    async def GetTopic(self, claims: Claims, request: pb.GetTopicRequest) -> pb.GetTopicResponse:  # noqa: N802
+        """Returns one topic."""
+        claims.check_command(request.name)
+        self._runner.now()  # raises if the runner no longer decides
+        row = self._shard.policies.row(claims.tenant_id, request.name)
+        if row is None:
+            raise Rejection(Reason.TOPIC_NOT_FOUND, f"the command {request.name!r} has no policy")
+        await self._settled()
+        return pb.GetTopicResponse(topic=topic_message(row))
+
+    async def ListTopics(self, claims: Claims, request: pb.ListTopicsRequest) -> pb.ListTopicsResponse:  # noqa: N802
+        """Returns a page of topics."""
+        of = (_PAGE, claims.tenant_id)
+        after = last_key(request.page_token, None, *of).decode("ascii", "replace") if request.page_token else ""
+        self._runner.now()  # raises if the runner no longer decides
+        rows, following = self._shard.policies.page(claims.tenant_id, after, request.page_size or PAGE_DEFAULT)
+        await self._settled()
+        return pb.ListTopicsResponse(
+            topics=[topic_message(row) for row in rows if claims.sees(row.command)],
+            next_page_token=page_token(following.encode(), *of) if following else "",
+        )
+
+    async def DeleteTopic(  # noqa: N802
+        self, claims: Claims, request: pb.DeleteTopicRequest, act: Act
+    ) -> pb.DeleteTopicResponse:
+        """Removes the policy of a command, if it has one."""
+        claims.check_command(request.name)
+        self._runner.now()  # raises if the runner no longer decides
+        before = self._shard.policies.delete(claims.tenant_id, request.name)
+        act.record(self._runner, before=_state(before), after={"version": 0})
+        await self._settled()
+        return pb.DeleteTopicResponse()
+
+    @property
+    def _shard(self) -> Shard:
+        return self._runner.shard
+
+    async def _settled(self) -> None:
+        """Waits until everything the call saw is durable."""
+        self._runner.changed()
+        await self._runner.wait_durable()
+
+
+def check_policy(policy: pb.QueuePolicy) -> None:
+    """Checks the rules about several fields of a policy, which the rules in the proto cannot name a field for.
+
+    Raises:
+        Rejection: INVALID_POLICY.
+    """
+    default, tiers = policy.default_priority, policy.priority_tiers
+    if not policy.HasField("default_priority") or not tiers:
+        return
+    if default not in tiers:
+        raise _invalid("default_priority", "must be one of priority_tiers")
+    if default and 0 in tiers:
+        raise _invalid("default_priority", "replaces priority 0, so priority_tiers must not have 0")
+
+
+def _invalid(name: str, text: str) -> Rejection:
+    field = f"policy.{name}"
+    return Rejection(Reason.INVALID_POLICY, f"{field}: {text}", ((field, text),))
+
+
+def stored_form(policy: pb.QueuePolicy) -> pb.QueuePolicy:
+    """Returns a policy as it is stored and shown: without zeros, which say nothing, and with the tiers in order."""
+    stored = pb.QueuePolicy()
+    stored.CopyFrom(policy)
+    for message in (stored, stored.backoff):
+        for field, value in message.ListFields():
+            if not field.is_repeated and not value:
+                message.ClearField(field.name)
+    if not stored.backoff.ByteSize():
+        stored.ClearField("backoff")
+    tiers = sorted(stored.priority_tiers)
+    del stored.priority_tiers[:]
+    stored.priority_tiers.extend(tiers)
+    return stored
+
+
+def topic_message(row: rows_pb2.TopicRow) -> pb.Topic:
+    """Returns a topic's message; a policy has the same wire form as in its row."""
+    return pb.Topic(
+        topic_id=f"{row.tenant}.{row.command}",
+        tenant_id=row.tenant,
+        topic_name=row.command,
+        policy=pb.QueuePolicy.FromString(row.policy.SerializeToString()),
+        version=row.version,
+        created_at=timestamp(row.created_ms),
+        updated_at=timestamp(row.updated_ms),
+    )
+
+
+def _state(row: rows_pb2.TopicRow | None) -> State:
+    """Returns a topic as the audit shows it."""
+    if row is None:
+        return {"version": 0}
+    return {"version": row.version, **_shown(pb.QueuePolicy.FromString(row.policy.SerializeToString()))}
+
+
+def _shown(message: pb.QueuePolicy | pb.Backoff) -> dict[str, object]:
+    shown: dict[str, object] = {}
+    for field, value in message.ListFields():
+        if isinstance(value, pb.Backoff):
+            shown[field.json_name] = _shown(value)
+        else:
+            shown[field.json_name] = list(value) if field.is_repeated else value
+    return shown

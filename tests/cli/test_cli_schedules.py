@@ -114,4 +114,4 @@ def test_recompute_of_all_schedules_says_which_moved(client: Run, recorder: Reco
     recorder.reply(b'{"moved":true,"before":["2026-03-01T03:00:00+01:00","x"],"after":["2026-03-01T03:00:00+02:00"]}')
     lines = client("schedule", "recompute", "-o", "table").stdout.decode().splitlines()
     assert lines[1].split() == ["nightly", "true", "2026-03-01T03:00:00+01:00", "2026-03-01T03:00:00+02:00"]
-    assert recorder.request.path == "/v1/codeq/admin/schedules/nightly/recompute"
+    assert recorder.requests[-1].path == "/v1/codeq/admin/schedules/nightly/recompute"

@@ -16,6 +16,7 @@ from codeq.v1 import (
     audit_service_pb2,
     cluster_service_pb2,
     queue_service_pb2,
+    schedule_service_pb2,
     server_service_pb2,
     task_service_pb2,
     tenant_service_pb2,
@@ -27,6 +28,7 @@ _FILES: Final[tuple[FileDescriptor, ...]] = tuple(
         audit_service_pb2,
         cluster_service_pb2,
         queue_service_pb2,
+        schedule_service_pb2,
         server_service_pb2,
         task_service_pb2,
         tenant_service_pb2,
@@ -53,7 +55,20 @@ def _are_fenced(request: Any) -> bool:
 
 
 _REPEATABLE: Final = frozenset(
-    {"ClaimTask", "ClaimTasks", "HeartbeatTask", "CancelTask", "PauseQueue", "ResumeQueue", "UpdateTenant"}
+    {
+        "ClaimTask",
+        "ClaimTasks",
+        "HeartbeatTask",
+        "CancelTask",
+        "PauseQueue",
+        "ResumeQueue",
+        "UpdateTenant",
+        "PutSchedule",
+        "PauseSchedule",
+        "ResumeSchedule",
+        "BackfillSchedule",
+        "RecomputeSchedule",
+    }
 )
 """RPCs that may run twice, in addition to those that only read."""
 

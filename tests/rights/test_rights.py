@@ -88,6 +88,7 @@ def values_of(task_id: str, front: str) -> dict[str, Any]:
         "raft_addr": "127.0.0.1:1",
         "before": timestamp_pb2.Timestamp(seconds=1),
         "count": 1,
+        "deletion_policy": "Delete",
         "TaskSpec": {"task_id": None},
         "SubmitResultRequest": {"status": task_pb2.TASK_STATUS_COMPLETED},
     }

@@ -7,7 +7,7 @@ queue, and is attached whenever the queue is opened. Only policies of existing q
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Final, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from codeq_internal.v1 import rows_pb2
 
@@ -18,9 +18,9 @@ from .model import Queue
 from .parsing import RowReader, parsed
 from .policy import Policy, policy_of
 
-TOPICS_MAX: Final = 10_000
+TOPICS_MAX = 10_000
 """Maximum number of topics of a tenant."""
-PAGE_BYTES: Final = 1 << 20
+PAGE_BYTES = 1 << 20
 """Bytes of policies after which a page of topics ends."""
 
 

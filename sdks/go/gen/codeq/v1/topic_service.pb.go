@@ -344,7 +344,7 @@ func (x *Topic) GetCreated() bool {
 type PutTopicRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Command, in the form of TaskSpec.command.
-	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Command string `protobuf:"bytes,1,opt,name=command,proto3" json:"command,omitempty"`
 	// The policy.
 	Policy *QueuePolicy `protobuf:"bytes,2,opt,name=policy,proto3" json:"policy,omitempty"`
 	// Tenant to act on; only an operator may name another one than its token's. Empty: the token's.
@@ -383,9 +383,9 @@ func (*PutTopicRequest) Descriptor() ([]byte, []int) {
 	return file_codeq_v1_topic_service_proto_rawDescGZIP(), []int{3}
 }
 
-func (x *PutTopicRequest) GetName() string {
+func (x *PutTopicRequest) GetCommand() string {
 	if x != nil {
-		return x.Name
+		return x.Command
 	}
 	return ""
 }
@@ -454,7 +454,7 @@ func (x *PutTopicResponse) GetTopic() *Topic {
 type GetTopicRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Command, in the form of TaskSpec.command.
-	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Command string `protobuf:"bytes,1,opt,name=command,proto3" json:"command,omitempty"`
 	// Tenant to act on; only an operator may name another one than its token's. Empty: the token's.
 	Tenant        string `protobuf:"bytes,2,opt,name=tenant,proto3" json:"tenant,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -491,9 +491,9 @@ func (*GetTopicRequest) Descriptor() ([]byte, []int) {
 	return file_codeq_v1_topic_service_proto_rawDescGZIP(), []int{5}
 }
 
-func (x *GetTopicRequest) GetName() string {
+func (x *GetTopicRequest) GetCommand() string {
 	if x != nil {
-		return x.Name
+		return x.Command
 	}
 	return ""
 }
@@ -674,7 +674,7 @@ func (x *ListTopicsResponse) GetNextPageToken() string {
 type DeleteTopicRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Command, in the form of TaskSpec.command.
-	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Command string `protobuf:"bytes,1,opt,name=command,proto3" json:"command,omitempty"`
 	// What to do with the policy: must be "Delete".
 	DeletionPolicy string `protobuf:"bytes,2,opt,name=deletion_policy,json=deletionPolicy,proto3" json:"deletion_policy,omitempty"`
 	// Tenant to act on; only an operator may name another one than its token's. Empty: the token's.
@@ -713,9 +713,9 @@ func (*DeleteTopicRequest) Descriptor() ([]byte, []int) {
 	return file_codeq_v1_topic_service_proto_rawDescGZIP(), []int{9}
 }
 
-func (x *DeleteTopicRequest) GetName() string {
+func (x *DeleteTopicRequest) GetCommand() string {
 	if x != nil {
-		return x.Name
+		return x.Command
 	}
 	return ""
 }
@@ -822,15 +822,15 @@ const file_codeq_v1_topic_service_proto_rawDesc = "" +
 	"updated_at\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\tupdatedAt\x12\x1d\n" +
 	"\acreated\x18\b \x01(\bH\x00R\acreated\x88\x01\x01B\n" +
 	"\n" +
-	"\b_created\"\xbe\x01\n" +
-	"\x0fPutTopicRequest\x12<\n" +
-	"\x04name\x18\x01 \x01(\tB(\xbaH%r#\x10\x01\x18\x80\x012\x1c^[A-Za-z0-9][A-Za-z0-9._-]*$R\x04name\x12-\n" +
+	"\b_created\"\xc4\x01\n" +
+	"\x0fPutTopicRequest\x12B\n" +
+	"\acommand\x18\x01 \x01(\tB(\xbaH%r#\x10\x01\x18\x80\x012\x1c^[A-Za-z0-9][A-Za-z0-9._-]*$R\acommand\x12-\n" +
 	"\x06policy\x18\x02 \x01(\v2\x15.codeq.v1.QueuePolicyR\x06policy\x12>\n" +
 	"\x06tenant\x18\x03 \x01(\tB&\xbaH\x1fr\x1d\x18?2\x19^([a-z][a-z0-9-]{1,62})?$\x98\xb6\x18\x01R\x06tenant\"9\n" +
 	"\x10PutTopicResponse\x12%\n" +
-	"\x05topic\x18\x01 \x01(\v2\x0f.codeq.v1.TopicR\x05topic\"\x8f\x01\n" +
-	"\x0fGetTopicRequest\x12<\n" +
-	"\x04name\x18\x01 \x01(\tB(\xbaH%r#\x10\x01\x18\x80\x012\x1c^[A-Za-z0-9][A-Za-z0-9._-]*$R\x04name\x12>\n" +
+	"\x05topic\x18\x01 \x01(\v2\x0f.codeq.v1.TopicR\x05topic\"\x95\x01\n" +
+	"\x0fGetTopicRequest\x12B\n" +
+	"\acommand\x18\x01 \x01(\tB(\xbaH%r#\x10\x01\x18\x80\x012\x1c^[A-Za-z0-9][A-Za-z0-9._-]*$R\acommand\x12>\n" +
 	"\x06tenant\x18\x02 \x01(\tB&\xbaH\x1fr\x1d\x18?2\x19^([a-z][a-z0-9-]{1,62})?$\x98\xb6\x18\x01R\x06tenant\"9\n" +
 	"\x10GetTopicResponse\x12%\n" +
 	"\x05topic\x18\x01 \x01(\v2\x0f.codeq.v1.TopicR\x05topic\"\xa5\x01\n" +
@@ -842,20 +842,20 @@ const file_codeq_v1_topic_service_proto_rawDesc = "" +
 	"\x06tenant\x18\x03 \x01(\tB&\xbaH\x1fr\x1d\x18?2\x19^([a-z][a-z0-9-]{1,62})?$\x98\xb6\x18\x01R\x06tenant\"e\n" +
 	"\x12ListTopicsResponse\x12'\n" +
 	"\x06topics\x18\x01 \x03(\v2\x0f.codeq.v1.TopicR\x06topics\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xca\x01\n" +
-	"\x12DeleteTopicRequest\x12<\n" +
-	"\x04name\x18\x01 \x01(\tB(\xbaH%r#\x10\x01\x18\x80\x012\x1c^[A-Za-z0-9][A-Za-z0-9._-]*$R\x04name\x126\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xd0\x01\n" +
+	"\x12DeleteTopicRequest\x12B\n" +
+	"\acommand\x18\x01 \x01(\tB(\xbaH%r#\x10\x01\x18\x80\x012\x1c^[A-Za-z0-9][A-Za-z0-9._-]*$R\acommand\x126\n" +
 	"\x0fdeletion_policy\x18\x02 \x01(\tB\r\xbaH\n" +
 	"r\bR\x06DeleteR\x0edeletionPolicy\x12>\n" +
 	"\x06tenant\x18\x03 \x01(\tB&\xbaH\x1fr\x1d\x18?2\x19^([a-z][a-z0-9-]{1,62})?$\x98\xb6\x18\x01R\x06tenant\"\x15\n" +
-	"\x13DeleteTopicResponse2\x86\x04\n" +
-	"\fTopicService\x12\x8f\x01\n" +
-	"\bPutTopic\x12\x19.codeq.v1.PutTopicRequest\x1a\x1a.codeq.v1.PutTopicResponse\"L\x8a\xb5\x18\x02\b\x04\x92\xb5\x18\x0e\x1a\f\n" +
-	"\acreated\x10\xc9\x01\x82\xd3\xe4\x93\x02.:\x06policyb\x05topic\x1a\x1d/v1/codeq/admin/topics/{name}\x12u\n" +
-	"\bGetTopic\x12\x19.codeq.v1.GetTopicRequest\x1a\x1a.codeq.v1.GetTopicResponse\"2\x8a\xb5\x18\x02\b\x06\x82\xd3\xe4\x93\x02&b\x05topic\x12\x1d/v1/codeq/admin/topics/{name}\x12m\n" +
+	"\x13DeleteTopicResponse2\x90\x04\n" +
+	"\fTopicService\x12\x92\x01\n" +
+	"\bPutTopic\x12\x19.codeq.v1.PutTopicRequest\x1a\x1a.codeq.v1.PutTopicResponse\"O\x8a\xb5\x18\x02\b\x04\x92\xb5\x18\x0e\x1a\f\n" +
+	"\acreated\x10\xc9\x01\x82\xd3\xe4\x93\x021:\x06policyb\x05topic\x1a /v1/codeq/admin/topics/{command}\x12x\n" +
+	"\bGetTopic\x12\x19.codeq.v1.GetTopicRequest\x1a\x1a.codeq.v1.GetTopicResponse\"5\x8a\xb5\x18\x02\b\x06\x82\xd3\xe4\x93\x02)b\x05topic\x12 /v1/codeq/admin/topics/{command}\x12m\n" +
 	"\n" +
-	"ListTopics\x12\x1b.codeq.v1.ListTopicsRequest\x1a\x1c.codeq.v1.ListTopicsResponse\"$\x8a\xb5\x18\x02\b\x06\x82\xd3\xe4\x93\x02\x18\x12\x16/v1/codeq/admin/topics\x12~\n" +
-	"\vDeleteTopic\x12\x1c.codeq.v1.DeleteTopicRequest\x1a\x1d.codeq.v1.DeleteTopicResponse\"2\x8a\xb5\x18\x02\b\x04\x92\xb5\x18\x03\x10\xcc\x01\x82\xd3\xe4\x93\x02\x1f*\x1d/v1/codeq/admin/topics/{name}B>Z<github.com/osvaldoandrade/codeq/sdks/go/gen/codeq/v1;codeqv1b\x06proto3"
+	"ListTopics\x12\x1b.codeq.v1.ListTopicsRequest\x1a\x1c.codeq.v1.ListTopicsResponse\"$\x8a\xb5\x18\x02\b\x06\x82\xd3\xe4\x93\x02\x18\x12\x16/v1/codeq/admin/topics\x12\x81\x01\n" +
+	"\vDeleteTopic\x12\x1c.codeq.v1.DeleteTopicRequest\x1a\x1d.codeq.v1.DeleteTopicResponse\"5\x8a\xb5\x18\x02\b\x04\x92\xb5\x18\x03\x10\xcc\x01\x82\xd3\xe4\x93\x02\"* /v1/codeq/admin/topics/{command}B>Z<github.com/osvaldoandrade/codeq/sdks/go/gen/codeq/v1;codeqv1b\x06proto3"
 
 var (
 	file_codeq_v1_topic_service_proto_rawDescOnce sync.Once

@@ -69,14 +69,14 @@ class Topic(_message.Message):
     def __init__(self, topic_id: _Optional[str] = ..., tenant_id: _Optional[str] = ..., topic_name: _Optional[str] = ..., policy: _Optional[_Union[QueuePolicy, _Mapping]] = ..., version: _Optional[int] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., updated_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., created: _Optional[bool] = ...) -> None: ...
 
 class PutTopicRequest(_message.Message):
-    __slots__ = ("name", "policy", "tenant")
-    NAME_FIELD_NUMBER: _ClassVar[int]
+    __slots__ = ("command", "policy", "tenant")
+    COMMAND_FIELD_NUMBER: _ClassVar[int]
     POLICY_FIELD_NUMBER: _ClassVar[int]
     TENANT_FIELD_NUMBER: _ClassVar[int]
-    name: str
+    command: str
     policy: QueuePolicy
     tenant: str
-    def __init__(self, name: _Optional[str] = ..., policy: _Optional[_Union[QueuePolicy, _Mapping]] = ..., tenant: _Optional[str] = ...) -> None: ...
+    def __init__(self, command: _Optional[str] = ..., policy: _Optional[_Union[QueuePolicy, _Mapping]] = ..., tenant: _Optional[str] = ...) -> None: ...
 
 class PutTopicResponse(_message.Message):
     __slots__ = ("topic",)
@@ -85,12 +85,12 @@ class PutTopicResponse(_message.Message):
     def __init__(self, topic: _Optional[_Union[Topic, _Mapping]] = ...) -> None: ...
 
 class GetTopicRequest(_message.Message):
-    __slots__ = ("name", "tenant")
-    NAME_FIELD_NUMBER: _ClassVar[int]
+    __slots__ = ("command", "tenant")
+    COMMAND_FIELD_NUMBER: _ClassVar[int]
     TENANT_FIELD_NUMBER: _ClassVar[int]
-    name: str
+    command: str
     tenant: str
-    def __init__(self, name: _Optional[str] = ..., tenant: _Optional[str] = ...) -> None: ...
+    def __init__(self, command: _Optional[str] = ..., tenant: _Optional[str] = ...) -> None: ...
 
 class GetTopicResponse(_message.Message):
     __slots__ = ("topic",)
@@ -117,14 +117,14 @@ class ListTopicsResponse(_message.Message):
     def __init__(self, topics: _Optional[_Iterable[_Union[Topic, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
 class DeleteTopicRequest(_message.Message):
-    __slots__ = ("name", "deletion_policy", "tenant")
-    NAME_FIELD_NUMBER: _ClassVar[int]
+    __slots__ = ("command", "deletion_policy", "tenant")
+    COMMAND_FIELD_NUMBER: _ClassVar[int]
     DELETION_POLICY_FIELD_NUMBER: _ClassVar[int]
     TENANT_FIELD_NUMBER: _ClassVar[int]
-    name: str
+    command: str
     deletion_policy: str
     tenant: str
-    def __init__(self, name: _Optional[str] = ..., deletion_policy: _Optional[str] = ..., tenant: _Optional[str] = ...) -> None: ...
+    def __init__(self, command: _Optional[str] = ..., deletion_policy: _Optional[str] = ..., tenant: _Optional[str] = ...) -> None: ...
 
 class DeleteTopicResponse(_message.Message):
     __slots__ = ()

@@ -181,21 +181,21 @@ def over_http(operation: Operation, request: Message) -> tuple[str, str, bytes |
     for parameter in operation.path_parameters:
         value = fields.pop(parameter.field.name, "")
         path = path.replace("{" + parameter.name + "}", quote(str(value), safe="") or "%20")
-    if operation.body_bytes_max:
-        encoded = json.loads(compile_encoder(request.DESCRIPTOR)(request))
-        if operation.body_field:
-            return operation.http_method, path, json.dumps(encoded.get(operation.body_field, {})).encode()
+    encoded = json.loads(compile_encoder(request.DESCRIPTOR)(request))
+    body: bytes | None = None
+    if operation.body_field:
+        body = json.dumps(encoded.get(operation.body_field, {})).encode()
+    elif operation.body_bytes_max:
         kept = {request.DESCRIPTOR.fields_by_name[name].json_name for name in fields}
         return operation.http_method, path, json.dumps({k: v for k, v in encoded.items() if k in kept}).encode()
     query: list[str] = []
-    encoded = json.loads(compile_encoder(request.DESCRIPTOR)(request))
     for name, parameter in operation.query.items():
         if parameter.field.name in fields:
             values = encoded[name]
             for value in values if isinstance(values, list) else [values]:
                 text = value if isinstance(value, str) else json.dumps(value)
                 query.append(f"{name}={quote(text, safe='')}")
-    return operation.http_method, path + ("?" + "&".join(query) if query else ""), None
+    return operation.http_method, path + ("?" + "&".join(query) if query else ""), body
 
 
 def fill(message: Message, values: Mapping[str, Any]) -> Message:

@@ -35,6 +35,9 @@ type QueuePolicy struct {
 	// Maximum deliveries of a task, 1 to 1000: the default of tasks that name none, and the most that a task may ask for.
 	// Counts for tasks created from now on.
 	MaxAttempts *int32 `protobuf:"varint,2,opt,name=max_attempts,json=maxAttempts,proto3,oneof" json:"max_attempts,omitempty"`
+	// Command that gets a new task, with the payload and the history of the old one, for each task that goes to the
+	// dead-letter queue. Another command; the dead-letter topics of that one must not lead back.
+	DeadLetterTopicRef *string `protobuf:"bytes,3,opt,name=dead_letter_topic_ref,json=deadLetterTopicRef,proto3,oneof" json:"dead_letter_topic_ref,omitempty"`
 	// Seconds for which ended tasks are kept, 1 to 2147483647. Counts for tasks that end from now on.
 	RetentionSeconds *int32 `protobuf:"varint,4,opt,name=retention_seconds,json=retentionSeconds,proto3,oneof" json:"retention_seconds,omitempty"`
 	// Most tasks of the queue that may be leased at a time, 1 to 10000. Tasks leased before a lower limit was set stay
@@ -101,6 +104,13 @@ func (x *QueuePolicy) GetMaxAttempts() int32 {
 		return *x.MaxAttempts
 	}
 	return 0
+}
+
+func (x *QueuePolicy) GetDeadLetterTopicRef() string {
+	if x != nil && x.DeadLetterTopicRef != nil {
+		return *x.DeadLetterTopicRef
+	}
+	return ""
 }
 
 func (x *QueuePolicy) GetRetentionSeconds() int32 {
@@ -775,23 +785,25 @@ var File_codeq_v1_topic_service_proto protoreflect.FileDescriptor
 
 const file_codeq_v1_topic_service_proto_rawDesc = "" +
 	"\n" +
-	"\x1ccodeq/v1/topic_service.proto\x12\bcodeq.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1ecodeq/options/v1/options.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa7\a\n" +
+	"\x1ccodeq/v1/topic_service.proto\x12\bcodeq.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1ecodeq/options/v1/options.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9e\b\n" +
 	"\vQueuePolicy\x12=\n" +
 	"\x0epriority_tiers\x18\x01 \x03(\x05B\x16\xbaH\x0f\x92\x01\f\x10@\x18\x01\"\x06\x1a\x04\x18\t(\x00\xf8\xb5\x18\x01R\rpriorityTiers\x122\n" +
 	"\fmax_attempts\x18\x02 \x01(\x05B\n" +
-	"\xbaH\a\x1a\x05\x18\xe8\a(\x00H\x00R\vmaxAttempts\x88\x01\x01\x129\n" +
-	"\x11retention_seconds\x18\x04 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00H\x01R\x10retentionSeconds\x88\x01\x01\x124\n" +
+	"\xbaH\a\x1a\x05\x18\xe8\a(\x00H\x00R\vmaxAttempts\x88\x01\x01\x12a\n" +
+	"\x15dead_letter_topic_ref\x18\x03 \x01(\tB)\xbaH&r$\x18\x80\x012\x1f^([A-Za-z0-9][A-Za-z0-9._-]*)?$H\x01R\x12deadLetterTopicRef\x88\x01\x01\x129\n" +
+	"\x11retention_seconds\x18\x04 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00H\x02R\x10retentionSeconds\x88\x01\x01\x124\n" +
 	"\rmax_consumers\x18\x05 \x01(\x05B\n" +
-	"\xbaH\a\x1a\x05\x18\x90N(\x00H\x02R\fmaxConsumers\x88\x01\x01\x129\n" +
-	"\x10default_priority\x18\x06 \x01(\x05B\t\xbaH\x06\x1a\x04\x18\t(\x00H\x03R\x0fdefaultPriority\x88\x01\x01\x12L\n" +
-	"\x1bcompleted_retention_seconds\x18\a \x01(\x05B\a\xbaH\x04\x1a\x02(\x00H\x04R\x19completedRetentionSeconds\x88\x01\x01\x12F\n" +
-	"\x18failed_retention_seconds\x18\b \x01(\x05B\a\xbaH\x04\x1a\x02(\x00H\x05R\x16failedRetentionSeconds\x88\x01\x01\x12@\n" +
-	"\x15dlq_retention_seconds\x18\t \x01(\x05B\a\xbaH\x04\x1a\x02(\x00H\x06R\x13dlqRetentionSeconds\x88\x01\x01\x12H\n" +
+	"\xbaH\a\x1a\x05\x18\x90N(\x00H\x03R\fmaxConsumers\x88\x01\x01\x129\n" +
+	"\x10default_priority\x18\x06 \x01(\x05B\t\xbaH\x06\x1a\x04\x18\t(\x00H\x04R\x0fdefaultPriority\x88\x01\x01\x12L\n" +
+	"\x1bcompleted_retention_seconds\x18\a \x01(\x05B\a\xbaH\x04\x1a\x02(\x00H\x05R\x19completedRetentionSeconds\x88\x01\x01\x12F\n" +
+	"\x18failed_retention_seconds\x18\b \x01(\x05B\a\xbaH\x04\x1a\x02(\x00H\x06R\x16failedRetentionSeconds\x88\x01\x01\x12@\n" +
+	"\x15dlq_retention_seconds\x18\t \x01(\x05B\a\xbaH\x04\x1a\x02(\x00H\aR\x13dlqRetentionSeconds\x88\x01\x01\x12H\n" +
 	"\x16default_expire_seconds\x18\v \x01(\x05B\r\xbaH\n" +
-	"\x1a\b\x18\x80\x86\xb0\x96\x01(\x00H\aR\x14defaultExpireSeconds\x88\x01\x01\x12+\n" +
+	"\x1a\b\x18\x80\x86\xb0\x96\x01(\x00H\bR\x14defaultExpireSeconds\x88\x01\x01\x12+\n" +
 	"\abackoff\x18\f \x01(\v2\x11.codeq.v1.BackoffR\abackoff\x12<\n" +
-	"\x11payload_bytes_max\x18\x0e \x01(\x05B\v\xbaH\b\x1a\x06\x18\x80\x80@(\x00H\bR\x0fpayloadBytesMax\x88\x01\x01B\x0f\n" +
-	"\r_max_attemptsB\x14\n" +
+	"\x11payload_bytes_max\x18\x0e \x01(\x05B\v\xbaH\b\x1a\x06\x18\x80\x80@(\x00H\tR\x0fpayloadBytesMax\x88\x01\x01B\x0f\n" +
+	"\r_max_attemptsB\x18\n" +
+	"\x16_dead_letter_topic_refB\x14\n" +
 	"\x12_retention_secondsB\x10\n" +
 	"\x0e_max_consumersB\x13\n" +
 	"\x11_default_priorityB\x1e\n" +
@@ -799,7 +811,7 @@ const file_codeq_v1_topic_service_proto_rawDesc = "" +
 	"\x19_failed_retention_secondsB\x18\n" +
 	"\x16_dlq_retention_secondsB\x19\n" +
 	"\x17_default_expire_secondsB\x14\n" +
-	"\x12_payload_bytes_maxJ\x04\b\x03\x10\x04J\x04\b\n" +
+	"\x12_payload_bytes_maxJ\x04\b\n" +
 	"\x10\vJ\x04\b\r\x10\x0eJ\x04\b\x0f\x10\x10\"\x80\x02\n" +
 	"\aBackoff\x12a\n" +
 	"\x06policy\x18\x01 \x01(\tBD\xbaHAr?R\x05fixedR\x06linearR\vexponentialR\x10exp_equal_jitterR\x0fexp_full_jitterH\x00R\x06policy\x88\x01\x01\x123\n" +

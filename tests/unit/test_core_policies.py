@@ -417,10 +417,10 @@ def test_dead_letter_leaves_a_task_with_payload_history_and_origin_to_its_topic(
     task = task_pb2.Task.FromString(heir.raw)
     assert (task.command, task.payload, task.priority, heir.attempts) == ("graves", b"1" * 300, 4, 1)
     assert (task.origin_task_id, task.origin_command, task.max_attempts) == (task_id, "a", 5)
-    assert [each.error for each in view.history] == ["no luck", "no luck"]
+    assert [each.error for each in view.deliveries] == ["no luck", "no luck"]
     shard.settle(str(heir.task_id))
     shard.write()
-    assert [each.error for each in shard.view(str(heir.task_id)).history][:2] == ["no luck", "no luck"]
+    assert [each.error for each in shard.view(str(heir.task_id)).deliveries][:2] == ["no luck", "no luck"]
 
 
 def test_dead_letter_leaves_one_task_for_each_time_that_it_dies(shard: DrivenShard) -> None:

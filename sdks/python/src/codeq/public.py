@@ -23,6 +23,7 @@ from codeq.errors import (
     Forked,
     IdempotencyConflict,
     InvalidField,
+    InvalidPolicy,
     InvalidRequest,
     InvalidTenant,
     LeaseLost,
@@ -37,6 +38,7 @@ from codeq.errors import (
     NotOperator,
     OutcomeUnknown,
     PermissionDenied,
+    PolicyViolation,
     QueueNotFound,
     QuotaExceeded,
     RateLimited,
@@ -51,6 +53,7 @@ from codeq.errors import (
     TaskNotFound,
     TooLarge,
     TooManyQueues,
+    TopicNotFound,
     Unauthenticated,
     Unavailable,
     Unsupported,
@@ -65,6 +68,7 @@ from codeq.server_records import Backup, Queue, ServerInfo
 from codeq.task_results import Explanation, Returned, TaskResult
 from codeq.tenant_records import RateLimit, Tenant, TenantLimits, TenantUsage
 from codeq.tls import TlsFiles
+from codeq.topic_records import Backoff, QueuePolicy, Topic
 from codeq.worker import AsyncWorker, Worker
 from codeq.worker_chain import Handler, Middleware
 from codeq.worker_stats import WorkerStats
@@ -81,6 +85,7 @@ __all__ = [
     "AttemptEnd",
     "AuditFilter",
     "AuditRecord",
+    "Backoff",
     "Backup",
     "BackupNotConfigured",
     "BadHandshake",
@@ -100,6 +105,7 @@ __all__ = [
     "Handler",
     "IdempotencyConflict",
     "InvalidField",
+    "InvalidPolicy",
     "InvalidRequest",
     "InvalidTenant",
     "LeaseLost",
@@ -122,9 +128,11 @@ __all__ = [
     "OrderBy",
     "OutcomeUnknown",
     "PermissionDenied",
+    "PolicyViolation",
     "Producer",
     "Queue",
     "QueueNotFound",
+    "QueuePolicy",
     "QuotaExceeded",
     "RateLimit",
     "RateLimited",
@@ -153,6 +161,8 @@ __all__ = [
     "TlsFiles",
     "TooLarge",
     "TooManyQueues",
+    "Topic",
+    "TopicNotFound",
     "Topology",
     "Unauthenticated",
     "Unavailable",

@@ -104,4 +104,10 @@ const (
 	ErrRateLimited Reason = "RATE_LIMITED"
 	// ErrQuotaExceeded is QUOTA_EXCEEDED; a retry does not help (gRPC ResourceExhausted, HTTP 429).
 	ErrQuotaExceeded Reason = "QUOTA_EXCEEDED"
+	// ErrInvalidPolicy is INVALID_POLICY; a retry does not help (gRPC InvalidArgument, HTTP 422).
+	ErrInvalidPolicy Reason = "INVALID_POLICY"
+	// ErrPolicyViolation is POLICY_VIOLATION; a retry does not help (gRPC InvalidArgument, HTTP 422).
+	ErrPolicyViolation Reason = "POLICY_VIOLATION"
+	// ErrTopicNotFound is TOPIC_NOT_FOUND; a retry does not help (gRPC NotFound, HTTP 404).
+	ErrTopicNotFound Reason = "TOPIC_NOT_FOUND"
 )

@@ -6,7 +6,6 @@ import pytest
 from codeq_server.config import load
 from codeq_server.webhooks.guard import URL_BYTES_MAX, Guard, RefusedAddressError, guard_of
 
-
 WORKER = '{"token":"worker-0123456789","scopes":["codeq:claim"],"eventTypes":["*"]}'
 
 

@@ -67,6 +67,7 @@ class Reason(Enum):
     NOT_ALLOWED = 55
     RATE_LIMITED = 56
     QUOTA_EXCEEDED = 57
+    SUBSCRIPTION_NOT_FOUND = 65
 
 
 class Rejection(Exception):  # noqa: N818 - a rejection is a normal answer, not an error of the server

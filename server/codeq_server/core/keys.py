@@ -16,6 +16,7 @@
 | i      | tenant length u8, tenant, task id        | NameRow                                      |
 | n      | tenant, or _default                      | TenantRow                                    |
 | a      | time ms u64, number u64                  | AuditRow                                     |
+| w      | tenant length u8, tenant, id: 16 bytes   | SubscriptionRow                              |
 
 All numbers are big-endian, so that keys sort by time and by place. Values of "t" and "u":
 
@@ -63,6 +64,7 @@ NAMES: Final = b"i"
 TENANTS: Final = b"n"
 AUDIT: Final = b"a"
 """Table of audit records, in the order in which they were made; their numbers have no gaps."""
+SUBSCRIPTIONS: Final = b"w"
 
 QUEUE_NUMBER_MAX: Final = (1 << 32) - 1
 """Largest queue number; numbers are never reused."""
@@ -363,6 +365,24 @@ def tenant_of(key: bytes) -> str:
         ValueError: The key holds no name.
     """
     return key[1:].decode()
+
+
+def subscription_key(tenant: str, subscription: str) -> bytes:
+    """Returns the key of a subscription's row; `subscription` is a UUID."""
+    return SUBSCRIPTIONS + bytes((len(tenant),)) + tenant.encode() + bytes.fromhex(subscription.replace("-", ""))
+
+
+def split_subscription_key(key: bytes) -> tuple[str, str]:
+    """Returns tenant and id of a subscription.
+
+    Raises:
+        ValueError: The key does not hold 16 bytes after the tenant.
+    """
+    end = 2 + key[1]
+    if len(key) != end + 16:
+        raise ValueError("not a UUID")
+    digits = key[end:].hex()
+    return key[2:end].decode(), "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
 
 
 def pointer(lane: int, position: int, attempts: int) -> bytes:

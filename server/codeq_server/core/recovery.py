@@ -20,6 +20,7 @@ from .parsing import RowReader, listed, parsed, unpacked
 from .purging import adopt as adopt_purge
 from .rates import Rates
 from .shard import Shard, ShardSettings
+from .subscriptions import adopt as adopt_subscription
 from .usage import adopt as adopt_limits
 
 PAGE = 1024
@@ -61,6 +62,8 @@ def open_shard(rows: RowReader, settings: ShardSettings, epoch: int, wall_ms: in
     first = rows.scan(*keys.ended_after(shard.sweep_mark), 1)
     shard.sweep_at = keys.split_ended_key(first[0][0])[0] if first else None
     shard.audit.adopt(rows)
+    for key, value in _all(rows, *keys.table_rows(keys.SUBSCRIPTIONS)):
+        adopt_subscription(shard, key, value)
     return shard
 
 

@@ -13,6 +13,7 @@ from codeq_server.core.errors import Reason, Rejection
 from codeq_server.engine.artifacts import ArtifactKeeper
 from codeq_server.engine.runner import ShardRunner
 from codeq_server.webhooks.outgoing import Outgoing
+from codeq_server.webhooks.signals import Notifier
 
 from .artifacts import Artifacts
 from .audit import AuditService
@@ -21,6 +22,7 @@ from .queues import QueueService
 from .rate_limits import RateLimits
 from .stream_token import StreamToken
 from .streams import StreamRegistry
+from .subscriptions import SubscriptionService
 from .tasks import TaskService
 from .tenants import TenantService
 from .work import WorkerStream
@@ -29,7 +31,8 @@ TASKS: Final = "codeq.v1.TaskService"
 QUEUES: Final = "codeq.v1.QueueService"
 TENANTS: Final = "codeq.v1.TenantService"
 AUDIT: Final = "codeq.v1.AuditService"
-SHARD_SERVICES: Final = (TASKS, QUEUES, TENANTS, AUDIT)
+SUBSCRIPTIONS: Final = "codeq.v1.SubscriptionService"
+SHARD_SERVICES: Final = (TASKS, QUEUES, TENANTS, AUDIT, SUBSCRIPTIONS)
 """Services whose unary calls a Serving executes."""
 
 Handler = Callable[..., Awaitable[Message]]
@@ -46,6 +49,7 @@ class Serving:
         runner: Runner of the shard.
         streams: Open streams.
         outgoing: Makes requests to URLs of tenants; None: none are made.
+        signals: Sends signals; None: none are sent.
         rates: Rate limits of calls and streams.
         handlers: Handlers of unary calls, by full name of the method.
 
@@ -68,6 +72,7 @@ class Serving:
     ) -> None:
         self.runner = runner
         self.outgoing = outgoing
+        self.signals = None if outgoing is None else Notifier(runner, outgoing)
         self.streams = StreamRegistry(runner.shard.tenants)
         self.rates = RateLimits(runner)
         self._lease_seconds = lease_seconds
@@ -77,6 +82,9 @@ class Serving:
         self.handlers |= handlers_of(QUEUES, QueueService(runner))
         self.handlers |= handlers_of(TENANTS, TenantService(runner, self.streams))
         self.handlers |= handlers_of(AUDIT, AuditService(runner))
+        self.handlers |= handlers_of(SUBSCRIPTIONS, SubscriptionService(runner, self.signals))
+        if self.signals is not None:
+            self.signals.start()
 
     async def produce(self, token: StreamToken, context: Any, in_flight: InFlight) -> None:
         """Serves a producer stream to its end; `in_flight` counts the bytes of its large frames.
@@ -116,12 +124,18 @@ class Serving:
         Args:
             refusal: NOT_LEADER, with all known details of the next leader as metadata.
         """
+        self._stop_signals()
         self.streams.end(refusal)
         self.runner.end(refusal)
 
     async def close(self) -> None:
         """Commits pending decisions, unless the leadership has ended, and releases the log."""
+        self._stop_signals()
         await self.runner.close()
+
+    def _stop_signals(self) -> None:
+        if self.signals is not None:
+            self.signals.stop()
 
 
 def handlers_of(service_name: str, service: object) -> dict[str, Handler]:

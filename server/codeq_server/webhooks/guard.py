@@ -106,6 +106,10 @@ class Guard(NamedTuple):
         return problem and f"must not lead to an internal network: {problem}"
 
 
+STRICT: Final = Guard(requires_https=False, networks=(), hosts=(), ports=((80, 80), (443, 443), (1024, 65535)))
+"""The guard without settings."""
+
+
 def guard_of(settings: Settings) -> Guard:
     """Returns the guard that the settings ask for; with --dev it allows loopback, and every port."""
     networks = tuple(ipaddress.ip_network(each) for each in settings.webhook_allowed_networks)

@@ -17,6 +17,7 @@ from codeq.v1 import (
     cluster_service_pb2,
     queue_service_pb2,
     server_service_pb2,
+    subscription_service_pb2,
     task_service_pb2,
     tenant_service_pb2,
 )
@@ -28,6 +29,7 @@ _FILES: Final[tuple[FileDescriptor, ...]] = tuple(
         cluster_service_pb2,
         queue_service_pb2,
         server_service_pb2,
+        subscription_service_pb2,
         task_service_pb2,
         tenant_service_pb2,
     )

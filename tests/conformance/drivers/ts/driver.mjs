@@ -6,6 +6,7 @@ import { AuditService } from "../../../../sdks/ts/dist/gen/codeq/v1/audit_servic
 import { ClusterService } from "../../../../sdks/ts/dist/gen/codeq/v1/cluster_service_pb.js";
 import { QueueService } from "../../../../sdks/ts/dist/gen/codeq/v1/queue_service_pb.js";
 import { ServerService } from "../../../../sdks/ts/dist/gen/codeq/v1/server_service_pb.js";
+import { SubscriptionService } from "../../../../sdks/ts/dist/gen/codeq/v1/subscription_service_pb.js";
 import { TaskService } from "../../../../sdks/ts/dist/gen/codeq/v1/task_service_pb.js";
 import { TenantService } from "../../../../sdks/ts/dist/gen/codeq/v1/tenant_service_pb.js";
 import { handlerOf } from "./behaviours.mjs";
@@ -14,8 +15,8 @@ import { fromJson, toJson } from "./json-messages.mjs";
 const CLOSE_MS_MAX = 8000;
 
 const METHODS = new Map(
-  [AuditService, ClusterService, QueueService, ServerService, TaskService, TenantService].flatMap((service) =>
-    service.methods.map((method) => [method.name, method]),
+  [AuditService, ClusterService, QueueService, ServerService, SubscriptionService, TaskService, TenantService].flatMap(
+    (service) => service.methods.map((method) => [method.name, method]),
   ),
 );
 

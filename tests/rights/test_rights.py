@@ -254,7 +254,10 @@ async def test_operator_acts_on_the_named_tenant_and_nobody_else_names_another(s
             continue
         for front in FRONTS:
             elsewhere = await ask(server, front, method, "operator", task_id, tenant="zebra")
-            assert elsewhere.reason in {"", "TASK_NOT_FOUND", "QUEUE_NOT_FOUND", "SUBSCRIPTION_NOT_FOUND"}, (front, method.name)
+            assert elsewhere.reason in {"", "TASK_NOT_FOUND", "QUEUE_NOT_FOUND", "SUBSCRIPTION_NOT_FOUND"}, (
+                front,
+                method.name,
+            )
             assert SECRET not in elsewhere.seen
             for token in ("administrator", "administrator by scope", "operator by role", "viewer"):
                 own = rights(method)["administrator" if token.startswith("admin") else "viewer"]

@@ -14,9 +14,10 @@ class Effects:
         fed: Tenants whose workers may lease tasks again.
         cancelled: Holder, id and lease token of tasks cancelled while a connected worker held them.
         gone_files: Home (as in keys) and name of files that no row refers to any more.
+        calls: Whether a callback is to be delivered.
     """
 
-    __slots__ = ("cancelled", "ended", "fed", "gone_files", "woken")
+    __slots__ = ("calls", "cancelled", "ended", "fed", "gone_files", "woken")
 
     def __init__(self) -> None:
         self.woken: dict[Queue, None] = {}
@@ -24,3 +25,4 @@ class Effects:
         self.fed: dict[str, None] = {}
         self.cancelled: list[tuple[Holder, str, int]] = []
         self.gone_files: list[tuple[bytes, bytes]] = []
+        self.calls = False

@@ -44,6 +44,9 @@ def _drop(shard: Shard, queue: Queue) -> None:
         shard.effects.woken.pop(queue, None)
     shard.due.forget(queue)
     shard.expiry.forget(queue)
+    shard.retries.forget(queue)
+    if queue.outbox is not None:
+        shard.outboxes.drop(queue.outbox)
     if queue.touched:
         shard.batch.touched.remove(queue)
     shard.batch.counted.pop(queue, None)

@@ -12,6 +12,7 @@ from typing import Final, NamedTuple, Protocol
 from codeq_internal.v1 import rows_pb2
 
 from . import ids, keys
+from .outbox import Outbox
 from .rates import Rates
 
 WINDOW_ENTRY_BYTES: Final = 300
@@ -209,10 +210,12 @@ class Queue:
         "dlq",
         "failed_total",
         "filed",
+        "hooked",
         "key",
         "lanes",
         "named",
         "number",
+        "outbox",
         "paused",
         "purge",
         "rates",
@@ -252,6 +255,10 @@ class Queue:
         """Number of tasks with a row that maps their id to their home."""
         self.filed = 0
         """Number of ended tasks with artifacts whose contents the server stores."""
+        self.hooked = 0
+        """Number of tasks with a webhook."""
+        self.outbox: Outbox | None = None
+        """The callbacks of its tasks; None: no task with a webhook has ended."""
         self.rates = Rates()
         self.touched = False
         """Whether the queue was changed since its tenant's sums were brought up to date."""
@@ -330,6 +337,8 @@ class Queue:
             stored_bytes=self.accepted_bytes - self.removed_bytes,
             delivered_total=self.delivered_total,
             accepted_bytes_total=self.accepted_bytes,
+            hooked=self.hooked,
+            outbox=self.outbox.row(self.timelines.get(keys.RETRIES)) if self.outbox is not None else None,
         ).SerializeToString()
 
 

@@ -40,6 +40,7 @@ class NewTask:
         naming: Id of the task, if the server does not assign one; the id must be free.
         expire_ms: Unix milliseconds, in the future, at which the task ends if it is still waiting; 0: never.
         kept: Fields of codeq.v1.Task, serialised, that only the producer and the worker read.
+        hooked: Whether `kept` has a webhook.
     """
 
     command: str
@@ -50,3 +51,4 @@ class NewTask:
     naming: Naming | None = None
     expire_ms: int = 0
     kept: bytes = b""
+    hooked: bool = False

@@ -21,10 +21,12 @@ from .batch import Batch, SealedBatch
 from .clock import Now
 from .directory import Directory, Tenant
 from .effects import Effects
+from .endpoints import Endpoints
 from .errors import CorruptRows, Reason, Rejection
 from .lease_ends import LeaseEnds
 from .limits import Limits
 from .model import Claim, Delivery, Lane, Purge, Queue, TaskKey
+from .outbox import Outbox
 from .parsing import RowReader, parsed
 from .tenants import QUEUES, Tenants
 from .time_index import TimeIndex
@@ -121,6 +123,10 @@ class Shard:
         self.lease_ends = LeaseEnds()
         self.due, self.expiry = TimeIndex(keys.DUE, self), TimeIndex(keys.EXPIRY, self)
         """Scheduled tasks, and tasks that expire if they wait too long."""
+        self.retries, self.endpoints = TimeIndex(keys.RETRIES, self), Endpoints()
+        """Callbacks that wait for another attempt, and the settings of their receivers."""
+        self.outboxes: Alarms[Outbox] = Alarms()
+        """Queues with callbacks for which no attempt has been made, in turn."""
         self.purges: Alarms[Purge] = Alarms()
         """Purges in progress, in turn."""
         self.audit: Trail = Trail(self, settings.audit_retention_ms)

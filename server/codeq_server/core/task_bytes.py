@@ -28,6 +28,7 @@ _ATTEMPTS_TAG: Final = b"\xb8\x01"
 _LEASE_TOKEN_TAG: Final = b"\xc8\x01"
 _LEASE_UNTIL: Final = 26
 _EXPIRE_AT: Final = 32
+_WEBHOOK: Final = 7
 
 _SHORT: Final = 16_384
 _LENGTHS: Final = [bytes((n,)) if n < 128 else bytes((n & 127 | 128, n >> 7)) for n in range(_SHORT)]
@@ -120,6 +121,11 @@ def expire_ms_of(task: bytes) -> int:
         else:
             nanos = number
     return seconds * 1000 + nanos // 1_000_000
+
+
+def webhook_of(task: bytes) -> bytes:
+    """Returns the URL of the webhook from task bytes; empty: the task has none."""
+    return _bytes_field(task, _WEBHOOK) or b""
 
 
 def _bytes_field(message: bytes, number: int) -> bytes | None:

@@ -41,7 +41,8 @@ def task_of(shard: Shard, tenant: str, spec: task_pb2.TaskSpec, now: Now, path: 
     elif spec.HasField("task_id"):
         naming = Naming(spec.task_id)
     kept = kept_of(spec)
-    return NewTask(spec.command, payload, spec.priority, spec.max_attempts, due_ms, naming, expire_ms, kept)
+    hooked = bool(spec.webhook)
+    return NewTask(spec.command, payload, spec.priority, spec.max_attempts, due_ms, naming, expire_ms, kept, hooked)
 
 
 def batch_of(

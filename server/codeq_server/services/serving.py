@@ -12,6 +12,7 @@ from google.protobuf.message import Message
 from codeq_server.core.errors import Reason, Rejection
 from codeq_server.engine.artifacts import ArtifactKeeper
 from codeq_server.engine.runner import ShardRunner
+from codeq_server.webhooks.outgoing import Outgoing
 
 from .artifacts import Artifacts
 from .audit import AuditService
@@ -44,6 +45,7 @@ class Serving:
     Attributes:
         runner: Runner of the shard.
         streams: Open streams.
+        outgoing: Makes requests to URLs of tenants; None: none are made.
         rates: Rate limits of calls and streams.
         handlers: Handlers of unary calls, by full name of the method.
 
@@ -52,12 +54,20 @@ class Serving:
         keeper: Stores contents of artifacts; None: contents are rejected.
         lease_seconds: Default lease of workers.
         artifact_bytes_max: Maximum bytes of one artifact's content.
+        outgoing: Makes requests to URLs of tenants; None: none are made.
     """
 
     def __init__(
-        self, runner: ShardRunner, keeper: ArtifactKeeper | None, *, lease_seconds: int, artifact_bytes_max: int
+        self,
+        runner: ShardRunner,
+        keeper: ArtifactKeeper | None,
+        *,
+        lease_seconds: int,
+        artifact_bytes_max: int,
+        outgoing: Outgoing | None = None,
     ) -> None:
         self.runner = runner
+        self.outgoing = outgoing
         self.streams = StreamRegistry(runner.shard.tenants)
         self.rates = RateLimits(runner)
         self._lease_seconds = lease_seconds

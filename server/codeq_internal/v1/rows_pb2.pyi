@@ -164,10 +164,10 @@ class EndpointRow(_message.Message):
     SECRETS_FIELD_NUMBER: _ClassVar[int]
     CHANGED_MS_FIELD_NUMBER: _ClassVar[int]
     PAUSED_FIELD_NUMBER: _ClassVar[int]
-    secrets: _containers.RepeatedScalarFieldContainer[bytes]
+    secrets: _containers.RepeatedScalarFieldContainer[str]
     changed_ms: int
     paused: bool
-    def __init__(self, secrets: _Optional[_Iterable[bytes]] = ..., changed_ms: _Optional[int] = ..., paused: _Optional[bool] = ...) -> None: ...
+    def __init__(self, secrets: _Optional[_Iterable[str]] = ..., changed_ms: _Optional[int] = ..., paused: _Optional[bool] = ...) -> None: ...
 
 class TenantRow(_message.Message):
     __slots__ = ("limits", "created_total", "delivered_total", "completed_total", "failed_total", "accepted_bytes_total")

@@ -89,6 +89,8 @@ class ShardRunner:
         self.random = random
         self.on_files_gone: Callable[[list[tuple[bytes, bytes]]], None] | None = None
         """Called with home and name of artifact files once it is durable that no row refers to them any more."""
+        self.on_calls: Callable[[], None] | None = None
+        """Called after decisions that leave callbacks to deliver."""
         self.on_notable: Callable[[Notables], None] | None = None
         """Called with the notable events of a batch that is durable."""
         self._log = log
@@ -170,6 +172,8 @@ class ShardRunner:
             self._let_files_go(effects.gone_files)
         if effects.woken:
             self._dispatch(effects.woken)
+        if effects.calls and self.on_calls is not None:
+            self.on_calls()
         for tenant in effects.fed:
             if tenant not in self._feeding:
                 self.admission.push(tenant, partial(self._feed, tenant))

@@ -42,6 +42,9 @@ def task_of(shard: Shard, tenant: str, spec: task_pb2.TaskSpec, now: Now, path: 
         naming = Naming(spec.task_id)
     kept = kept_of(spec)
     hooked = bool(spec.webhook)
+    problem = shard.endpoints.check_url(spec.webhook) if hooked else ""
+    if problem:
+        raise invalid_field(f"{path}webhook", problem)
     return NewTask(spec.command, payload, spec.priority, spec.max_attempts, due_ms, naming, expire_ms, kept, hooked)
 
 

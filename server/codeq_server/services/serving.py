@@ -12,6 +12,7 @@ from google.protobuf.message import Message
 from codeq_server.core.errors import Reason, Rejection
 from codeq_server.engine.artifacts import ArtifactKeeper
 from codeq_server.engine.runner import ShardRunner
+from codeq_server.webhooks.courier import Courier
 from codeq_server.webhooks.outgoing import Outgoing
 
 from .artifacts import Artifacts
@@ -46,6 +47,7 @@ class Serving:
         runner: Runner of the shard.
         streams: Open streams.
         outgoing: Makes requests to URLs of tenants; None: none are made.
+        courier: Delivers callbacks; None without `outgoing`.
         rates: Rate limits of calls and streams.
         handlers: Handlers of unary calls, by full name of the method.
 
@@ -68,6 +70,10 @@ class Serving:
     ) -> None:
         self.runner = runner
         self.outgoing = outgoing
+        self.courier: Courier | None = None
+        if outgoing is not None:
+            runner.shard.endpoints.check_url = outgoing.guard.check_url
+            self.courier = Courier(runner, outgoing)
         self.streams = StreamRegistry(runner.shard.tenants)
         self.rates = RateLimits(runner)
         self._lease_seconds = lease_seconds
@@ -116,11 +122,15 @@ class Serving:
         Args:
             refusal: NOT_LEADER, with all known details of the next leader as metadata.
         """
+        if self.courier is not None:
+            self.courier.stop()
         self.streams.end(refusal)
         self.runner.end(refusal)
 
     async def close(self) -> None:
         """Commits pending decisions, unless the leadership has ended, and releases the log."""
+        if self.courier is not None:
+            self.courier.stop()
         await self.runner.close()
 
 

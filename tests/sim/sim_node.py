@@ -27,6 +27,7 @@ from google.protobuf.message import Message
 from sim_audit import Audit
 from sim_disk import Disk, DiskStore
 from sim_loop import Process, SimLoop
+from sim_receiver import SimSender, outgoing
 
 LEASE_SECONDS = 2
 _OUTSIDE = contextvars.Context()
@@ -69,7 +70,9 @@ class Server:
         save(self.store, identity)
         shard = recovery.open_shard(self.store, node.settings, identity.epoch, *node.clock())
         runner = ShardRunner(shard, LocalLog(self.store), node.clock, node.chance.random, node.broke)
-        self.serving = Serving(runner, None, lease_seconds=LEASE_SECONDS, artifact_bytes_max=0)
+        self.serving = Serving(
+            runner, None, lease_seconds=LEASE_SECONDS, artifact_bytes_max=0, outgoing=outgoing(node.sender)
+        )
         self.calls = Calls(Trust(), ShardTable(lambda: Rejection(Reason.DRAINING, "not started")))
         self.calls.shards.present(self.serving)
         runner.changed()
@@ -81,6 +84,7 @@ class Node:
     def __init__(self, loop: SimLoop, chance: random.Random, audit: Audit, settings: ShardSettings) -> None:
         self.loop, self.chance, self.audit, self.settings = loop, chance, audit, settings
         self.disk = Disk(chance, audit.durable)
+        self.sender = SimSender(audit, chance, self.delay)
         self.wall_offset_ms = 1_700_000_000_000
         self.top_offset_ms = self.wall_offset_ms
         self.mono_offset_ms = 0

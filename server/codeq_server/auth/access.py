@@ -15,6 +15,7 @@ from codeq.v1 import (
     server_service_pb2,
     task_service_pb2,
     tenant_service_pb2,
+    webhook_service_pb2,
     worker_service_pb2,
 )
 from google.protobuf import descriptor_pool
@@ -27,6 +28,7 @@ SERVICE_FILES: Final = (
     queue_service_pb2,
     tenant_service_pb2,
     audit_service_pb2,
+    webhook_service_pb2,
     cluster_service_pb2,
     server_service_pb2,
 )

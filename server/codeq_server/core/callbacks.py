@@ -111,7 +111,7 @@ def add_callback(shard: Shard, home: Lane, position: int, status: Status, now: N
         The part of the task's state row that lists the callback; empty: the task has no webhook.
     """
     queue = home.queue
-    if not _url_at(shard, home, position)[0]:
+    if not webhook_at(shard, home, position)[0]:
         return b""
     outbox = queue.outbox
     if outbox is None:
@@ -361,7 +361,7 @@ def _outbox(queue: Queue) -> Outbox:
     return queue.outbox
 
 
-def _url_at(shard: Shard, home: Lane, position: int) -> tuple[str, bytes]:
+def webhook_at(shard: Shard, home: Lane, position: int) -> tuple[str, bytes]:
     """Returns the webhook (empty: none) and the value of a task's home."""
     key = keys.place_key(home.task_prefix, position)
     value = shard.get(key)
@@ -378,7 +378,7 @@ def _to_attempt(shard: Shard, queue: Queue, position: int, row: rows_pb2.OutboxR
     key = keys.outbox_key(queue.number, position)
     index, home_position = keys.unpack_home(row.home)
     home = shard.lane_named(key, queue.number, index)
-    url, value = _url_at(shard, home, home_position)
+    url, value = webhook_at(shard, home, home_position)
     result, error = None, row.error
     artifacts: Sequence[rows_pb2.ArtifactRow] = ()
     if row.ended_lsn:

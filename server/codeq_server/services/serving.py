@@ -24,13 +24,15 @@ from .stream_token import StreamToken
 from .streams import StreamRegistry
 from .tasks import TaskService
 from .tenants import TenantService
+from .webhooks import WebhookService
 from .work import WorkerStream
 
 TASKS: Final = "codeq.v1.TaskService"
 QUEUES: Final = "codeq.v1.QueueService"
 TENANTS: Final = "codeq.v1.TenantService"
 AUDIT: Final = "codeq.v1.AuditService"
-SHARD_SERVICES: Final = (TASKS, QUEUES, TENANTS, AUDIT)
+WEBHOOKS: Final = "codeq.v1.WebhookService"
+SHARD_SERVICES: Final = (TASKS, QUEUES, TENANTS, AUDIT, WEBHOOKS)
 """Services whose unary calls a Serving executes."""
 
 Handler = Callable[..., Awaitable[Message]]
@@ -83,6 +85,7 @@ class Serving:
         self.handlers |= handlers_of(QUEUES, QueueService(runner))
         self.handlers |= handlers_of(TENANTS, TenantService(runner, self.streams))
         self.handlers |= handlers_of(AUDIT, AuditService(runner))
+        self.handlers |= handlers_of(WEBHOOKS, WebhookService(runner, outgoing))
 
     async def produce(self, token: StreamToken, context: Any, in_flight: InFlight) -> None:
         """Serves a producer stream to its end; `in_flight` counts the bytes of its large frames.

@@ -25,6 +25,19 @@ def body_of(callback: Callback) -> bytes:
     return b"".join((json.dumps(head)[:-1].encode(), b', "result": ', result, b", ", json.dumps(tail)[1:].encode()))
 
 
+def test_body(tenant: str, delivery_id: str, now_ms: int) -> bytes:
+    """Returns the body of a test: that of a callback of a task that does not exist."""
+    told: dict[str, object] = {
+        "taskId": "test",
+        "eventType": "test",
+        "status": "COMPLETED",
+        "result": None,
+        "error": "",
+    }
+    told |= {"artifacts": [], "completedAt": rfc3339(now_ms), "deliveryId": delivery_id, "attempt": 1, "tenant": tenant}
+    return json.dumps(told).encode()
+
+
 def rfc3339(unix_ms: int) -> str:
     """Returns a time as REST writes it: in UTC, with milliseconds."""
     return datetime.fromtimestamp(unix_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

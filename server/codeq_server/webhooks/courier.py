@@ -240,10 +240,7 @@ class Courier:
     def _request(self, callback: Callback, name: str, host: _Host) -> None:
         seconds = self._runner.unix_seconds()
         body = body_of(callback)
-        endpoint = callback.url.partition("?")[0].partition("#")[0]
-        secrets = self._runner.shard.endpoints.secrets(callback.queue.tenant, endpoint)
-        if not secrets and self._outgoing.secret:
-            secrets = [self._outgoing.secret]
+        secrets = self._outgoing.secrets_for(self._runner.shard.endpoints, callback.queue.tenant, callback.url)
         signed = headers(secrets, callback.delivery_id, int(seconds), body)
         host.running += 1
         request = self._outgoing.sender.post(callback.url, body, signed)

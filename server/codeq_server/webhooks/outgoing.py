@@ -6,6 +6,7 @@ from typing import Final, NamedTuple
 
 from codeq_server.config import Settings
 from codeq_server.config.webhook_settings import WebhookSettings
+from codeq_server.core.endpoints import Endpoints
 from codeq_server.webhooks.guard import Guard, guard_of
 from codeq_server.webhooks.sender import Sender, SenderOptions
 
@@ -31,6 +32,11 @@ class Outgoing(NamedTuple):
     secret: str
     callback_delays_ms: tuple[int, ...]
     signal_interval_s: int
+
+    def secrets_for(self, endpoints: Endpoints, tenant: str, url: str) -> list[str]:
+        """Returns the secrets that sign a tenant's requests to a URL, newest first; empty: they are not signed."""
+        secrets = endpoints.secrets(tenant, url.partition("?")[0].partition("#")[0])
+        return secrets or ([self.secret] if self.secret else [])
 
 
 def outgoing_of(settings: Settings) -> Outgoing:

@@ -19,6 +19,7 @@ from codeq.v1 import (
     server_service_pb2,
     task_service_pb2,
     tenant_service_pb2,
+    webhook_service_pb2,
 )
 
 _FILES: Final[tuple[FileDescriptor, ...]] = tuple(
@@ -30,6 +31,7 @@ _FILES: Final[tuple[FileDescriptor, ...]] = tuple(
         server_service_pb2,
         task_service_pb2,
         tenant_service_pb2,
+        webhook_service_pb2,
     )
 )
 
@@ -53,7 +55,10 @@ def _are_fenced(request: Any) -> bool:
 
 
 _REPEATABLE: Final = frozenset(
-    {"ClaimTask", "ClaimTasks", "HeartbeatTask", "CancelTask", "PauseQueue", "ResumeQueue", "UpdateTenant"}
+    {
+        *("ClaimTask", "ClaimTasks", "HeartbeatTask", "CancelTask", "PauseQueue", "ResumeQueue", "UpdateTenant"),
+        *("PutWebhookSecrets", "DeleteWebhookSecrets", "PauseWebhooks", "ResumeWebhooks"),
+    }
 )
 """RPCs that may run twice, in addition to those that only read."""
 

@@ -8,13 +8,14 @@ import { QueueService } from "../../../../sdks/ts/dist/gen/codeq/v1/queue_servic
 import { ServerService } from "../../../../sdks/ts/dist/gen/codeq/v1/server_service_pb.js";
 import { TaskService } from "../../../../sdks/ts/dist/gen/codeq/v1/task_service_pb.js";
 import { TenantService } from "../../../../sdks/ts/dist/gen/codeq/v1/tenant_service_pb.js";
+import { WebhookService } from "../../../../sdks/ts/dist/gen/codeq/v1/webhook_service_pb.js";
 import { handlerOf } from "./behaviours.mjs";
 import { fromJson, toJson } from "./json-messages.mjs";
 
 const CLOSE_MS_MAX = 8000;
 
 const METHODS = new Map(
-  [AuditService, ClusterService, QueueService, ServerService, TaskService, TenantService].flatMap((service) =>
+  [AuditService, ClusterService, QueueService, ServerService, TaskService, TenantService, WebhookService].flatMap((service) =>
     service.methods.map((method) => [method.name, method]),
   ),
 );

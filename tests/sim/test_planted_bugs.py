@@ -203,6 +203,7 @@ BUGS: dict[str, Bug | dict[str, Bug]] = {
         "at a restart, before its first attempt": Bug(
             [(callbacks.adopt, "outbox.mark = outbox.taken = state.mark", "outbox.mark = outbox.taken = state.tail")],
             "callbacks never arrived|was removed, not made",
+            unseen_by_checker=True,
         ),
         "by the sweep": Bug(
             [(sweep._let_callbacks_go, "if is_pending(shard, queue, state):", "if False:")],

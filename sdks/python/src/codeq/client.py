@@ -76,6 +76,7 @@ class Client(QueueClient, TenantClient, Pages):
         task_id: str | None = None,
         traceparent: str | None = None,
         tracestate: str | None = None,
+        webhook: str | None = None,
     ) -> Task:
         """Creates a task; see NewTask for the arguments.
 
@@ -96,6 +97,7 @@ class Client(QueueClient, TenantClient, Pages):
             expire,
             traceparent,
             tracestate,
+            webhook,
         )
         return self._call(calls.create(task, with_key=self._endpoint.servers.are_many))
 
@@ -320,6 +322,7 @@ class AsyncClient(AsyncQueueClient, AsyncTenantClient, AsyncPages):
         task_id: str | None = None,
         traceparent: str | None = None,
         tracestate: str | None = None,
+        webhook: str | None = None,
     ) -> Task:
         """Creates a task; see Client.create."""
         task = NewTask(
@@ -334,6 +337,7 @@ class AsyncClient(AsyncQueueClient, AsyncTenantClient, AsyncPages):
             expire,
             traceparent,
             tracestate,
+            webhook,
         )
         return await self._call(calls.create(task, with_key=self._endpoint.servers.are_many))
 

@@ -23,6 +23,7 @@ from codeq.v1 import (
     server_service_pb2,
     task_service_pb2,
     tenant_service_pb2,
+    webhook_service_pb2,
     worker_service_pb2,
 )
 from google.api import annotations_pb2
@@ -36,6 +37,7 @@ FILES: Final = (
     queue_service_pb2,
     tenant_service_pb2,
     audit_service_pb2,
+    webhook_service_pb2,
     cluster_service_pb2,
     server_service_pb2,
 )

@@ -61,6 +61,9 @@ def request_of(method: Method, task_id: str = "", **more: Any) -> Message:
         "name": "made",
         "id": "n2",
         "raft_addr": "127.0.0.1:1",
+        "secrets": "a secret of some length",
+        "host": "127.0.0.1:1",
+        "url": "http://127.0.0.1:1/",
         "before": timestamp_pb2.Timestamp(seconds=4_000_000_000),
     }
     return fill(message_factory.GetMessageClass(method.descriptor.input_type)(), values | more)

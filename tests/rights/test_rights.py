@@ -88,6 +88,9 @@ def values_of(task_id: str, front: str) -> dict[str, Any]:
         "raft_addr": "127.0.0.1:1",
         "before": timestamp_pb2.Timestamp(seconds=1),
         "count": 1,
+        "secrets": "a secret of some length",
+        "host": "127.0.0.1:1",
+        "TestWebhookRequest": {"url": "http://127.0.0.1:1/"},
         "TaskSpec": {"task_id": None},
         "SubmitResultRequest": {"status": task_pb2.TASK_STATUS_COMPLETED},
     }

@@ -88,35 +88,35 @@ class WebhookService:
         await self._runner.wait_durable()
         return response
 
+    async def RetryTaskCallbacks(  # noqa: N802
+        self, claims: Claims, request: pb.RetryTaskCallbacksRequest, act: Act
+    ) -> pb.RetryTaskCallbacksResponse:
+        """Attempts callbacks of a task at once."""
+        home, position = self._home(claims, request.task_id)
+        claims.check_command(home.queue.command)
+        shard, now = self._runner.shard, self._runner.now()
+        rows = callbacks.callbacks_at(shard, home, position)
+        retried = sum([callbacks.replay(shard, home.queue, *each, now) for each in rows])
+        act.record(self._runner, after={"retried": retried})
+        await self._runner.wait_durable()
+        return pb.RetryTaskCallbacksResponse(retried=retried)
+
     async def RetryCallbacks(  # noqa: N802
         self, claims: Claims, request: pb.RetryCallbacksRequest, act: Act
     ) -> pb.RetryCallbacksResponse:
-        """Attempts callbacks of a task or of a command at once."""
+        """Attempts callbacks of a command at once."""
+        queue = self._queue(claims, request.command)
         response = pb.RetryCallbacksResponse()
         first = unix_ms(getattr(request, "from")) if request.HasField("from") else 0
         last = unix_ms(request.to) if request.HasField("to") else 1 << 62
 
-        def replay(queue: Queue, row: _Row) -> None:
-            response.retried += callbacks.replay(self._runner.shard, queue, *row, self._runner.now())
+        def look(row: _Row) -> bool:
+            if row[1].state == rows_pb2.CALLBACK_STATE_GAVE_UP and first <= row[1].ended_ms < last:
+                response.retried += callbacks.replay(self._runner.shard, queue, *row, self._runner.now())
+            return True
 
-        if request.task_id:
-            if request.page_token:
-                raise invalid_field("page_token", "is only for calls with a command")
-            home, position = self._home(claims, request.task_id)
-            for each in callbacks.callbacks_at(self._runner.shard, home, position):
-                if first <= each[1].ended_ms < last:
-                    replay(home.queue, each)
-        else:
-            queue = self._queue(claims, request.command)
-
-            def look(row: _Row) -> bool:
-                if row[1].state == rows_pb2.CALLBACK_STATE_GAVE_UP and first <= row[1].ended_ms < last:
-                    replay(queue, row)
-                return True
-
-            response.next_page_token = await self._walk(
-                queue, request.page_token, ("retry", request.command, first, last), look
-            )
+        of = ("retry", request.command, first, last)
+        response.next_page_token = await self._walk(queue, request.page_token, of, look)
         act.record(self._runner, after={"retried": response.retried})
         await self._runner.wait_durable()
         return response

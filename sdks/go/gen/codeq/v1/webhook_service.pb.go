@@ -511,28 +511,127 @@ func (x *ListCallbacksResponse) GetPausedHosts() []string {
 	return nil
 }
 
-// RetryCallbacksRequest attempts callbacks at once.
+// RetryTaskCallbacksRequest attempts the callbacks of a task at once.
+type RetryTaskCallbacksRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Task.
+	TaskId string `protobuf:"bytes,1,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
+	// Tenant to act on; only an operator may name another one than its token's. Empty: the token's.
+	Tenant        string `protobuf:"bytes,2,opt,name=tenant,proto3" json:"tenant,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RetryTaskCallbacksRequest) Reset() {
+	*x = RetryTaskCallbacksRequest{}
+	mi := &file_codeq_v1_webhook_service_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RetryTaskCallbacksRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RetryTaskCallbacksRequest) ProtoMessage() {}
+
+func (x *RetryTaskCallbacksRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_codeq_v1_webhook_service_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RetryTaskCallbacksRequest.ProtoReflect.Descriptor instead.
+func (*RetryTaskCallbacksRequest) Descriptor() ([]byte, []int) {
+	return file_codeq_v1_webhook_service_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *RetryTaskCallbacksRequest) GetTaskId() string {
+	if x != nil {
+		return x.TaskId
+	}
+	return ""
+}
+
+func (x *RetryTaskCallbacksRequest) GetTenant() string {
+	if x != nil {
+		return x.Tenant
+	}
+	return ""
+}
+
+// RetryTaskCallbacksResponse tells what was done.
+type RetryTaskCallbacksResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Number of callbacks that are attempted.
+	Retried       int64 `protobuf:"varint,1,opt,name=retried,proto3" json:"retried,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RetryTaskCallbacksResponse) Reset() {
+	*x = RetryTaskCallbacksResponse{}
+	mi := &file_codeq_v1_webhook_service_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RetryTaskCallbacksResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RetryTaskCallbacksResponse) ProtoMessage() {}
+
+func (x *RetryTaskCallbacksResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_codeq_v1_webhook_service_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RetryTaskCallbacksResponse.ProtoReflect.Descriptor instead.
+func (*RetryTaskCallbacksResponse) Descriptor() ([]byte, []int) {
+	return file_codeq_v1_webhook_service_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *RetryTaskCallbacksResponse) GetRetried() int64 {
+	if x != nil {
+		return x.Retried
+	}
+	return 0
+}
+
+// RetryCallbacksRequest attempts callbacks of a command at once.
 type RetryCallbacksRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Task whose callbacks are attempted. Cannot be combined with command.
-	TaskId string `protobuf:"bytes,1,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
-	// Command whose callbacks are attempted.
-	Command string `protobuf:"bytes,2,opt,name=command,proto3" json:"command,omitempty"`
+	// Command.
+	Command string `protobuf:"bytes,1,opt,name=command,proto3" json:"command,omitempty"`
 	// Only callbacks of tasks that ended at this time or later.
-	From *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=from,proto3" json:"from,omitempty"`
+	From *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=from,proto3" json:"from,omitempty"`
 	// Only callbacks of tasks that ended before this time.
-	To *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=to,proto3" json:"to,omitempty"`
+	To *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=to,proto3" json:"to,omitempty"`
 	// next_page_token of the previous response. Empty for the first page.
-	PageToken string `protobuf:"bytes,5,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	PageToken string `protobuf:"bytes,4,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
 	// Tenant to act on; only an operator may name another one than its token's. Empty: the token's.
-	Tenant        string `protobuf:"bytes,6,opt,name=tenant,proto3" json:"tenant,omitempty"`
+	Tenant        string `protobuf:"bytes,5,opt,name=tenant,proto3" json:"tenant,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *RetryCallbacksRequest) Reset() {
 	*x = RetryCallbacksRequest{}
-	mi := &file_codeq_v1_webhook_service_proto_msgTypes[6]
+	mi := &file_codeq_v1_webhook_service_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -544,7 +643,7 @@ func (x *RetryCallbacksRequest) String() string {
 func (*RetryCallbacksRequest) ProtoMessage() {}
 
 func (x *RetryCallbacksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_codeq_v1_webhook_service_proto_msgTypes[6]
+	mi := &file_codeq_v1_webhook_service_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -557,14 +656,7 @@ func (x *RetryCallbacksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetryCallbacksRequest.ProtoReflect.Descriptor instead.
 func (*RetryCallbacksRequest) Descriptor() ([]byte, []int) {
-	return file_codeq_v1_webhook_service_proto_rawDescGZIP(), []int{6}
-}
-
-func (x *RetryCallbacksRequest) GetTaskId() string {
-	if x != nil {
-		return x.TaskId
-	}
-	return ""
+	return file_codeq_v1_webhook_service_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *RetryCallbacksRequest) GetCommand() string {
@@ -615,7 +707,7 @@ type RetryCallbacksResponse struct {
 
 func (x *RetryCallbacksResponse) Reset() {
 	*x = RetryCallbacksResponse{}
-	mi := &file_codeq_v1_webhook_service_proto_msgTypes[7]
+	mi := &file_codeq_v1_webhook_service_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -627,7 +719,7 @@ func (x *RetryCallbacksResponse) String() string {
 func (*RetryCallbacksResponse) ProtoMessage() {}
 
 func (x *RetryCallbacksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_codeq_v1_webhook_service_proto_msgTypes[7]
+	mi := &file_codeq_v1_webhook_service_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -640,7 +732,7 @@ func (x *RetryCallbacksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetryCallbacksResponse.ProtoReflect.Descriptor instead.
 func (*RetryCallbacksResponse) Descriptor() ([]byte, []int) {
-	return file_codeq_v1_webhook_service_proto_rawDescGZIP(), []int{7}
+	return file_codeq_v1_webhook_service_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *RetryCallbacksResponse) GetRetried() int64 {
@@ -672,7 +764,7 @@ type WebhookSecrets struct {
 
 func (x *WebhookSecrets) Reset() {
 	*x = WebhookSecrets{}
-	mi := &file_codeq_v1_webhook_service_proto_msgTypes[8]
+	mi := &file_codeq_v1_webhook_service_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -684,7 +776,7 @@ func (x *WebhookSecrets) String() string {
 func (*WebhookSecrets) ProtoMessage() {}
 
 func (x *WebhookSecrets) ProtoReflect() protoreflect.Message {
-	mi := &file_codeq_v1_webhook_service_proto_msgTypes[8]
+	mi := &file_codeq_v1_webhook_service_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -697,7 +789,7 @@ func (x *WebhookSecrets) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WebhookSecrets.ProtoReflect.Descriptor instead.
 func (*WebhookSecrets) Descriptor() ([]byte, []int) {
-	return file_codeq_v1_webhook_service_proto_rawDescGZIP(), []int{8}
+	return file_codeq_v1_webhook_service_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *WebhookSecrets) GetEndpoint() string {
@@ -737,7 +829,7 @@ type PutWebhookSecretsRequest struct {
 
 func (x *PutWebhookSecretsRequest) Reset() {
 	*x = PutWebhookSecretsRequest{}
-	mi := &file_codeq_v1_webhook_service_proto_msgTypes[9]
+	mi := &file_codeq_v1_webhook_service_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -749,7 +841,7 @@ func (x *PutWebhookSecretsRequest) String() string {
 func (*PutWebhookSecretsRequest) ProtoMessage() {}
 
 func (x *PutWebhookSecretsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_codeq_v1_webhook_service_proto_msgTypes[9]
+	mi := &file_codeq_v1_webhook_service_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -762,7 +854,7 @@ func (x *PutWebhookSecretsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutWebhookSecretsRequest.ProtoReflect.Descriptor instead.
 func (*PutWebhookSecretsRequest) Descriptor() ([]byte, []int) {
-	return file_codeq_v1_webhook_service_proto_rawDescGZIP(), []int{9}
+	return file_codeq_v1_webhook_service_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *PutWebhookSecretsRequest) GetEndpoint() string {
@@ -797,7 +889,7 @@ type PutWebhookSecretsResponse struct {
 
 func (x *PutWebhookSecretsResponse) Reset() {
 	*x = PutWebhookSecretsResponse{}
-	mi := &file_codeq_v1_webhook_service_proto_msgTypes[10]
+	mi := &file_codeq_v1_webhook_service_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -809,7 +901,7 @@ func (x *PutWebhookSecretsResponse) String() string {
 func (*PutWebhookSecretsResponse) ProtoMessage() {}
 
 func (x *PutWebhookSecretsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_codeq_v1_webhook_service_proto_msgTypes[10]
+	mi := &file_codeq_v1_webhook_service_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -822,7 +914,7 @@ func (x *PutWebhookSecretsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutWebhookSecretsResponse.ProtoReflect.Descriptor instead.
 func (*PutWebhookSecretsResponse) Descriptor() ([]byte, []int) {
-	return file_codeq_v1_webhook_service_proto_rawDescGZIP(), []int{10}
+	return file_codeq_v1_webhook_service_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *PutWebhookSecretsResponse) GetSecrets() *WebhookSecrets {
@@ -843,7 +935,7 @@ type GetWebhookSecretsRequest struct {
 
 func (x *GetWebhookSecretsRequest) Reset() {
 	*x = GetWebhookSecretsRequest{}
-	mi := &file_codeq_v1_webhook_service_proto_msgTypes[11]
+	mi := &file_codeq_v1_webhook_service_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -855,7 +947,7 @@ func (x *GetWebhookSecretsRequest) String() string {
 func (*GetWebhookSecretsRequest) ProtoMessage() {}
 
 func (x *GetWebhookSecretsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_codeq_v1_webhook_service_proto_msgTypes[11]
+	mi := &file_codeq_v1_webhook_service_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -868,7 +960,7 @@ func (x *GetWebhookSecretsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetWebhookSecretsRequest.ProtoReflect.Descriptor instead.
 func (*GetWebhookSecretsRequest) Descriptor() ([]byte, []int) {
-	return file_codeq_v1_webhook_service_proto_rawDescGZIP(), []int{11}
+	return file_codeq_v1_webhook_service_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *GetWebhookSecretsRequest) GetTenant() string {
@@ -889,7 +981,7 @@ type GetWebhookSecretsResponse struct {
 
 func (x *GetWebhookSecretsResponse) Reset() {
 	*x = GetWebhookSecretsResponse{}
-	mi := &file_codeq_v1_webhook_service_proto_msgTypes[12]
+	mi := &file_codeq_v1_webhook_service_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -901,7 +993,7 @@ func (x *GetWebhookSecretsResponse) String() string {
 func (*GetWebhookSecretsResponse) ProtoMessage() {}
 
 func (x *GetWebhookSecretsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_codeq_v1_webhook_service_proto_msgTypes[12]
+	mi := &file_codeq_v1_webhook_service_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -914,7 +1006,7 @@ func (x *GetWebhookSecretsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetWebhookSecretsResponse.ProtoReflect.Descriptor instead.
 func (*GetWebhookSecretsResponse) Descriptor() ([]byte, []int) {
-	return file_codeq_v1_webhook_service_proto_rawDescGZIP(), []int{12}
+	return file_codeq_v1_webhook_service_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *GetWebhookSecretsResponse) GetEndpoints() []*WebhookSecrets {
@@ -937,7 +1029,7 @@ type DeleteWebhookSecretsRequest struct {
 
 func (x *DeleteWebhookSecretsRequest) Reset() {
 	*x = DeleteWebhookSecretsRequest{}
-	mi := &file_codeq_v1_webhook_service_proto_msgTypes[13]
+	mi := &file_codeq_v1_webhook_service_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -949,7 +1041,7 @@ func (x *DeleteWebhookSecretsRequest) String() string {
 func (*DeleteWebhookSecretsRequest) ProtoMessage() {}
 
 func (x *DeleteWebhookSecretsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_codeq_v1_webhook_service_proto_msgTypes[13]
+	mi := &file_codeq_v1_webhook_service_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -962,7 +1054,7 @@ func (x *DeleteWebhookSecretsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteWebhookSecretsRequest.ProtoReflect.Descriptor instead.
 func (*DeleteWebhookSecretsRequest) Descriptor() ([]byte, []int) {
-	return file_codeq_v1_webhook_service_proto_rawDescGZIP(), []int{13}
+	return file_codeq_v1_webhook_service_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *DeleteWebhookSecretsRequest) GetEndpoint() string {
@@ -988,7 +1080,7 @@ type DeleteWebhookSecretsResponse struct {
 
 func (x *DeleteWebhookSecretsResponse) Reset() {
 	*x = DeleteWebhookSecretsResponse{}
-	mi := &file_codeq_v1_webhook_service_proto_msgTypes[14]
+	mi := &file_codeq_v1_webhook_service_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1000,7 +1092,7 @@ func (x *DeleteWebhookSecretsResponse) String() string {
 func (*DeleteWebhookSecretsResponse) ProtoMessage() {}
 
 func (x *DeleteWebhookSecretsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_codeq_v1_webhook_service_proto_msgTypes[14]
+	mi := &file_codeq_v1_webhook_service_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1013,7 +1105,7 @@ func (x *DeleteWebhookSecretsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteWebhookSecretsResponse.ProtoReflect.Descriptor instead.
 func (*DeleteWebhookSecretsResponse) Descriptor() ([]byte, []int) {
-	return file_codeq_v1_webhook_service_proto_rawDescGZIP(), []int{14}
+	return file_codeq_v1_webhook_service_proto_rawDescGZIP(), []int{16}
 }
 
 // PauseWebhooksRequest pauses a host.
@@ -1029,7 +1121,7 @@ type PauseWebhooksRequest struct {
 
 func (x *PauseWebhooksRequest) Reset() {
 	*x = PauseWebhooksRequest{}
-	mi := &file_codeq_v1_webhook_service_proto_msgTypes[15]
+	mi := &file_codeq_v1_webhook_service_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1041,7 +1133,7 @@ func (x *PauseWebhooksRequest) String() string {
 func (*PauseWebhooksRequest) ProtoMessage() {}
 
 func (x *PauseWebhooksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_codeq_v1_webhook_service_proto_msgTypes[15]
+	mi := &file_codeq_v1_webhook_service_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1054,7 +1146,7 @@ func (x *PauseWebhooksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseWebhooksRequest.ProtoReflect.Descriptor instead.
 func (*PauseWebhooksRequest) Descriptor() ([]byte, []int) {
-	return file_codeq_v1_webhook_service_proto_rawDescGZIP(), []int{15}
+	return file_codeq_v1_webhook_service_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *PauseWebhooksRequest) GetHost() string {
@@ -1082,7 +1174,7 @@ type PauseWebhooksResponse struct {
 
 func (x *PauseWebhooksResponse) Reset() {
 	*x = PauseWebhooksResponse{}
-	mi := &file_codeq_v1_webhook_service_proto_msgTypes[16]
+	mi := &file_codeq_v1_webhook_service_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1094,7 +1186,7 @@ func (x *PauseWebhooksResponse) String() string {
 func (*PauseWebhooksResponse) ProtoMessage() {}
 
 func (x *PauseWebhooksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_codeq_v1_webhook_service_proto_msgTypes[16]
+	mi := &file_codeq_v1_webhook_service_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1107,7 +1199,7 @@ func (x *PauseWebhooksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseWebhooksResponse.ProtoReflect.Descriptor instead.
 func (*PauseWebhooksResponse) Descriptor() ([]byte, []int) {
-	return file_codeq_v1_webhook_service_proto_rawDescGZIP(), []int{16}
+	return file_codeq_v1_webhook_service_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *PauseWebhooksResponse) GetPausedHosts() []string {
@@ -1130,7 +1222,7 @@ type ResumeWebhooksRequest struct {
 
 func (x *ResumeWebhooksRequest) Reset() {
 	*x = ResumeWebhooksRequest{}
-	mi := &file_codeq_v1_webhook_service_proto_msgTypes[17]
+	mi := &file_codeq_v1_webhook_service_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1142,7 +1234,7 @@ func (x *ResumeWebhooksRequest) String() string {
 func (*ResumeWebhooksRequest) ProtoMessage() {}
 
 func (x *ResumeWebhooksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_codeq_v1_webhook_service_proto_msgTypes[17]
+	mi := &file_codeq_v1_webhook_service_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1155,7 +1247,7 @@ func (x *ResumeWebhooksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeWebhooksRequest.ProtoReflect.Descriptor instead.
 func (*ResumeWebhooksRequest) Descriptor() ([]byte, []int) {
-	return file_codeq_v1_webhook_service_proto_rawDescGZIP(), []int{17}
+	return file_codeq_v1_webhook_service_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ResumeWebhooksRequest) GetHost() string {
@@ -1183,7 +1275,7 @@ type ResumeWebhooksResponse struct {
 
 func (x *ResumeWebhooksResponse) Reset() {
 	*x = ResumeWebhooksResponse{}
-	mi := &file_codeq_v1_webhook_service_proto_msgTypes[18]
+	mi := &file_codeq_v1_webhook_service_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1195,7 +1287,7 @@ func (x *ResumeWebhooksResponse) String() string {
 func (*ResumeWebhooksResponse) ProtoMessage() {}
 
 func (x *ResumeWebhooksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_codeq_v1_webhook_service_proto_msgTypes[18]
+	mi := &file_codeq_v1_webhook_service_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1208,7 +1300,7 @@ func (x *ResumeWebhooksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeWebhooksResponse.ProtoReflect.Descriptor instead.
 func (*ResumeWebhooksResponse) Descriptor() ([]byte, []int) {
-	return file_codeq_v1_webhook_service_proto_rawDescGZIP(), []int{18}
+	return file_codeq_v1_webhook_service_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ResumeWebhooksResponse) GetPausedHosts() []string {
@@ -1231,7 +1323,7 @@ type TestWebhookRequest struct {
 
 func (x *TestWebhookRequest) Reset() {
 	*x = TestWebhookRequest{}
-	mi := &file_codeq_v1_webhook_service_proto_msgTypes[19]
+	mi := &file_codeq_v1_webhook_service_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1243,7 +1335,7 @@ func (x *TestWebhookRequest) String() string {
 func (*TestWebhookRequest) ProtoMessage() {}
 
 func (x *TestWebhookRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_codeq_v1_webhook_service_proto_msgTypes[19]
+	mi := &file_codeq_v1_webhook_service_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1256,7 +1348,7 @@ func (x *TestWebhookRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TestWebhookRequest.ProtoReflect.Descriptor instead.
 func (*TestWebhookRequest) Descriptor() ([]byte, []int) {
-	return file_codeq_v1_webhook_service_proto_rawDescGZIP(), []int{19}
+	return file_codeq_v1_webhook_service_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *TestWebhookRequest) GetUrl() string {
@@ -1290,7 +1382,7 @@ type TestWebhookResponse struct {
 
 func (x *TestWebhookResponse) Reset() {
 	*x = TestWebhookResponse{}
-	mi := &file_codeq_v1_webhook_service_proto_msgTypes[20]
+	mi := &file_codeq_v1_webhook_service_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1302,7 +1394,7 @@ func (x *TestWebhookResponse) String() string {
 func (*TestWebhookResponse) ProtoMessage() {}
 
 func (x *TestWebhookResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_codeq_v1_webhook_service_proto_msgTypes[20]
+	mi := &file_codeq_v1_webhook_service_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1315,7 +1407,7 @@ func (x *TestWebhookResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TestWebhookResponse.ProtoReflect.Descriptor instead.
 func (*TestWebhookResponse) Descriptor() ([]byte, []int) {
-	return file_codeq_v1_webhook_service_proto_rawDescGZIP(), []int{20}
+	return file_codeq_v1_webhook_service_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *TestWebhookResponse) GetStatus() int32 {
@@ -1385,16 +1477,20 @@ const file_codeq_v1_webhook_service_proto_rawDesc = "" +
 	"\x15ListCallbacksResponse\x120\n" +
 	"\tcallbacks\x18\x01 \x03(\v2\x12.codeq.v1.CallbackR\tcallbacks\x12&\n" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\x12!\n" +
-	"\fpaused_hosts\x18\x03 \x03(\tR\vpausedHosts\"\x93\x03\n" +
-	"\x15RetryCallbacksRequest\x12 \n" +
-	"\atask_id\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x18@R\x06taskId\x12\"\n" +
-	"\acommand\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\acommand\x12.\n" +
-	"\x04from\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x04from\x12*\n" +
-	"\x02to\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x02to\x12'\n" +
+	"\fpaused_hosts\x18\x03 \x03(\tR\vpausedHosts\"\x7f\n" +
+	"\x19RetryTaskCallbacksRequest\x12\"\n" +
+	"\atask_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\x06taskId\x12>\n" +
+	"\x06tenant\x18\x02 \x01(\tB&\xbaH\x1fr\x1d\x18?2\x19^([a-z][a-z0-9-]{1,62})?$\x98\xb6\x18\x01R\x06tenant\"6\n" +
+	"\x1aRetryTaskCallbacksResponse\x12\x18\n" +
+	"\aretried\x18\x01 \x01(\x03R\aretried\"\x82\x02\n" +
+	"\x15RetryCallbacksRequest\x12$\n" +
+	"\acommand\x18\x01 \x01(\tB\n" +
+	"\xbaH\ar\x05\x10\x01\x18\x80\x01R\acommand\x12.\n" +
+	"\x04from\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x04from\x12*\n" +
+	"\x02to\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x02to\x12'\n" +
 	"\n" +
-	"page_token\x18\x05 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\tpageToken\x12>\n" +
-	"\x06tenant\x18\x06 \x01(\tB&\xbaH\x1fr\x1d\x18?2\x19^([a-z][a-z0-9-]{1,62})?$\x98\xb6\x18\x01R\x06tenant:o\xbaHl\x1aj\n" +
-	"\x16retry_callbacks.one_of\x12\"must name either taskId or command\x1a,(this.task_id != '') != (this.command != '')\"Z\n" +
+	"page_token\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\tpageToken\x12>\n" +
+	"\x06tenant\x18\x05 \x01(\tB&\xbaH\x1fr\x1d\x18?2\x19^([a-z][a-z0-9-]{1,62})?$\x98\xb6\x18\x01R\x06tenant\"Z\n" +
 	"\x16RetryCallbacksResponse\x12\x18\n" +
 	"\aretried\x18\x01 \x01(\x03R\aretried\x12&\n" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x8b\x01\n" +
@@ -1440,10 +1536,11 @@ const file_codeq_v1_webhook_service_proto_rawDesc = "" +
 	"\x1aCALLBACK_STATE_UNSPECIFIED\x10\x00\x12\x1a\n" +
 	"\x16CALLBACK_STATE_PENDING\x10\x01\x12\x1c\n" +
 	"\x18CALLBACK_STATE_DELIVERED\x10\x02\x12\x1a\n" +
-	"\x16CALLBACK_STATE_GAVE_UP\x10\x032\xec\t\n" +
+	"\x16CALLBACK_STATE_GAVE_UP\x10\x032\x89\v\n" +
 	"\x0eWebhookService\x12\x8e\x01\n" +
 	"\x11ListTaskCallbacks\x12\".codeq.v1.ListTaskCallbacksRequest\x1a#.codeq.v1.ListTaskCallbacksResponse\"0\x8a\xb5\x18\x02\b\x03\x82\xd3\xe4\x93\x02$\x12\"/v1/codeq/tasks/{task_id}/webhooks\x12x\n" +
-	"\rListCallbacks\x12\x1e.codeq.v1.ListCallbacksRequest\x1a\x1f.codeq.v1.ListCallbacksResponse\"&\x8a\xb5\x18\x02\b\x06\x82\xd3\xe4\x93\x02\x1a\x12\x18/v1/codeq/admin/webhooks\x12\x84\x01\n" +
+	"\rListCallbacks\x12\x1e.codeq.v1.ListCallbacksRequest\x1a\x1f.codeq.v1.ListCallbacksResponse\"&\x8a\xb5\x18\x02\b\x06\x82\xd3\xe4\x93\x02\x1a\x12\x18/v1/codeq/admin/webhooks\x12\x9a\x01\n" +
+	"\x12RetryTaskCallbacks\x12#.codeq.v1.RetryTaskCallbacksRequest\x1a$.codeq.v1.RetryTaskCallbacksResponse\"9\x8a\xb5\x18\x02\b\x04\x82\xd3\xe4\x93\x02-:\x01*\"(/v1/codeq/tasks/{task_id}/webhooks/retry\x12\x84\x01\n" +
 	"\x0eRetryCallbacks\x12\x1f.codeq.v1.RetryCallbacksRequest\x1a .codeq.v1.RetryCallbacksResponse\"/\x8a\xb5\x18\x02\b\x04\x82\xd3\xe4\x93\x02#:\x01*\"\x1e/v1/codeq/admin/webhooks/retry\x12\x98\x01\n" +
 	"\x11PutWebhookSecrets\x12\".codeq.v1.PutWebhookSecretsRequest\x1a#.codeq.v1.PutWebhookSecretsResponse\":\x8a\xb5\x18\x02\b\x04\x82\xd3\xe4\x93\x02.:\x01*b\asecrets\x1a /v1/codeq/admin/webhooks/secrets\x12\x8c\x01\n" +
 	"\x11GetWebhookSecrets\x12\".codeq.v1.GetWebhookSecretsRequest\x1a#.codeq.v1.GetWebhookSecretsResponse\".\x8a\xb5\x18\x02\b\x04\x82\xd3\xe4\x93\x02\"\x12 /v1/codeq/admin/webhooks/secrets\x12\x95\x01\n" +
@@ -1465,7 +1562,7 @@ func file_codeq_v1_webhook_service_proto_rawDescGZIP() []byte {
 }
 
 var file_codeq_v1_webhook_service_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_codeq_v1_webhook_service_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
+var file_codeq_v1_webhook_service_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
 var file_codeq_v1_webhook_service_proto_goTypes = []any{
 	(CallbackState)(0),                   // 0: codeq.v1.CallbackState
 	(*CallbackAttempt)(nil),              // 1: codeq.v1.CallbackAttempt
@@ -1474,59 +1571,63 @@ var file_codeq_v1_webhook_service_proto_goTypes = []any{
 	(*ListTaskCallbacksResponse)(nil),    // 4: codeq.v1.ListTaskCallbacksResponse
 	(*ListCallbacksRequest)(nil),         // 5: codeq.v1.ListCallbacksRequest
 	(*ListCallbacksResponse)(nil),        // 6: codeq.v1.ListCallbacksResponse
-	(*RetryCallbacksRequest)(nil),        // 7: codeq.v1.RetryCallbacksRequest
-	(*RetryCallbacksResponse)(nil),       // 8: codeq.v1.RetryCallbacksResponse
-	(*WebhookSecrets)(nil),               // 9: codeq.v1.WebhookSecrets
-	(*PutWebhookSecretsRequest)(nil),     // 10: codeq.v1.PutWebhookSecretsRequest
-	(*PutWebhookSecretsResponse)(nil),    // 11: codeq.v1.PutWebhookSecretsResponse
-	(*GetWebhookSecretsRequest)(nil),     // 12: codeq.v1.GetWebhookSecretsRequest
-	(*GetWebhookSecretsResponse)(nil),    // 13: codeq.v1.GetWebhookSecretsResponse
-	(*DeleteWebhookSecretsRequest)(nil),  // 14: codeq.v1.DeleteWebhookSecretsRequest
-	(*DeleteWebhookSecretsResponse)(nil), // 15: codeq.v1.DeleteWebhookSecretsResponse
-	(*PauseWebhooksRequest)(nil),         // 16: codeq.v1.PauseWebhooksRequest
-	(*PauseWebhooksResponse)(nil),        // 17: codeq.v1.PauseWebhooksResponse
-	(*ResumeWebhooksRequest)(nil),        // 18: codeq.v1.ResumeWebhooksRequest
-	(*ResumeWebhooksResponse)(nil),       // 19: codeq.v1.ResumeWebhooksResponse
-	(*TestWebhookRequest)(nil),           // 20: codeq.v1.TestWebhookRequest
-	(*TestWebhookResponse)(nil),          // 21: codeq.v1.TestWebhookResponse
-	(*timestamppb.Timestamp)(nil),        // 22: google.protobuf.Timestamp
-	(TaskStatus)(0),                      // 23: codeq.v1.TaskStatus
+	(*RetryTaskCallbacksRequest)(nil),    // 7: codeq.v1.RetryTaskCallbacksRequest
+	(*RetryTaskCallbacksResponse)(nil),   // 8: codeq.v1.RetryTaskCallbacksResponse
+	(*RetryCallbacksRequest)(nil),        // 9: codeq.v1.RetryCallbacksRequest
+	(*RetryCallbacksResponse)(nil),       // 10: codeq.v1.RetryCallbacksResponse
+	(*WebhookSecrets)(nil),               // 11: codeq.v1.WebhookSecrets
+	(*PutWebhookSecretsRequest)(nil),     // 12: codeq.v1.PutWebhookSecretsRequest
+	(*PutWebhookSecretsResponse)(nil),    // 13: codeq.v1.PutWebhookSecretsResponse
+	(*GetWebhookSecretsRequest)(nil),     // 14: codeq.v1.GetWebhookSecretsRequest
+	(*GetWebhookSecretsResponse)(nil),    // 15: codeq.v1.GetWebhookSecretsResponse
+	(*DeleteWebhookSecretsRequest)(nil),  // 16: codeq.v1.DeleteWebhookSecretsRequest
+	(*DeleteWebhookSecretsResponse)(nil), // 17: codeq.v1.DeleteWebhookSecretsResponse
+	(*PauseWebhooksRequest)(nil),         // 18: codeq.v1.PauseWebhooksRequest
+	(*PauseWebhooksResponse)(nil),        // 19: codeq.v1.PauseWebhooksResponse
+	(*ResumeWebhooksRequest)(nil),        // 20: codeq.v1.ResumeWebhooksRequest
+	(*ResumeWebhooksResponse)(nil),       // 21: codeq.v1.ResumeWebhooksResponse
+	(*TestWebhookRequest)(nil),           // 22: codeq.v1.TestWebhookRequest
+	(*TestWebhookResponse)(nil),          // 23: codeq.v1.TestWebhookResponse
+	(*timestamppb.Timestamp)(nil),        // 24: google.protobuf.Timestamp
+	(TaskStatus)(0),                      // 25: codeq.v1.TaskStatus
 }
 var file_codeq_v1_webhook_service_proto_depIdxs = []int32{
-	22, // 0: codeq.v1.CallbackAttempt.at:type_name -> google.protobuf.Timestamp
-	23, // 1: codeq.v1.Callback.status:type_name -> codeq.v1.TaskStatus
-	22, // 2: codeq.v1.Callback.completed_at:type_name -> google.protobuf.Timestamp
+	24, // 0: codeq.v1.CallbackAttempt.at:type_name -> google.protobuf.Timestamp
+	25, // 1: codeq.v1.Callback.status:type_name -> codeq.v1.TaskStatus
+	24, // 2: codeq.v1.Callback.completed_at:type_name -> google.protobuf.Timestamp
 	0,  // 3: codeq.v1.Callback.state:type_name -> codeq.v1.CallbackState
-	22, // 4: codeq.v1.Callback.next_attempt_at:type_name -> google.protobuf.Timestamp
+	24, // 4: codeq.v1.Callback.next_attempt_at:type_name -> google.protobuf.Timestamp
 	1,  // 5: codeq.v1.Callback.attempts:type_name -> codeq.v1.CallbackAttempt
 	2,  // 6: codeq.v1.ListTaskCallbacksResponse.callbacks:type_name -> codeq.v1.Callback
 	0,  // 7: codeq.v1.ListCallbacksRequest.state:type_name -> codeq.v1.CallbackState
 	2,  // 8: codeq.v1.ListCallbacksResponse.callbacks:type_name -> codeq.v1.Callback
-	22, // 9: codeq.v1.RetryCallbacksRequest.from:type_name -> google.protobuf.Timestamp
-	22, // 10: codeq.v1.RetryCallbacksRequest.to:type_name -> google.protobuf.Timestamp
-	22, // 11: codeq.v1.WebhookSecrets.changed_at:type_name -> google.protobuf.Timestamp
-	9,  // 12: codeq.v1.PutWebhookSecretsResponse.secrets:type_name -> codeq.v1.WebhookSecrets
-	9,  // 13: codeq.v1.GetWebhookSecretsResponse.endpoints:type_name -> codeq.v1.WebhookSecrets
+	24, // 9: codeq.v1.RetryCallbacksRequest.from:type_name -> google.protobuf.Timestamp
+	24, // 10: codeq.v1.RetryCallbacksRequest.to:type_name -> google.protobuf.Timestamp
+	24, // 11: codeq.v1.WebhookSecrets.changed_at:type_name -> google.protobuf.Timestamp
+	11, // 12: codeq.v1.PutWebhookSecretsResponse.secrets:type_name -> codeq.v1.WebhookSecrets
+	11, // 13: codeq.v1.GetWebhookSecretsResponse.endpoints:type_name -> codeq.v1.WebhookSecrets
 	3,  // 14: codeq.v1.WebhookService.ListTaskCallbacks:input_type -> codeq.v1.ListTaskCallbacksRequest
 	5,  // 15: codeq.v1.WebhookService.ListCallbacks:input_type -> codeq.v1.ListCallbacksRequest
-	7,  // 16: codeq.v1.WebhookService.RetryCallbacks:input_type -> codeq.v1.RetryCallbacksRequest
-	10, // 17: codeq.v1.WebhookService.PutWebhookSecrets:input_type -> codeq.v1.PutWebhookSecretsRequest
-	12, // 18: codeq.v1.WebhookService.GetWebhookSecrets:input_type -> codeq.v1.GetWebhookSecretsRequest
-	14, // 19: codeq.v1.WebhookService.DeleteWebhookSecrets:input_type -> codeq.v1.DeleteWebhookSecretsRequest
-	16, // 20: codeq.v1.WebhookService.PauseWebhooks:input_type -> codeq.v1.PauseWebhooksRequest
-	18, // 21: codeq.v1.WebhookService.ResumeWebhooks:input_type -> codeq.v1.ResumeWebhooksRequest
-	20, // 22: codeq.v1.WebhookService.TestWebhook:input_type -> codeq.v1.TestWebhookRequest
-	4,  // 23: codeq.v1.WebhookService.ListTaskCallbacks:output_type -> codeq.v1.ListTaskCallbacksResponse
-	6,  // 24: codeq.v1.WebhookService.ListCallbacks:output_type -> codeq.v1.ListCallbacksResponse
-	8,  // 25: codeq.v1.WebhookService.RetryCallbacks:output_type -> codeq.v1.RetryCallbacksResponse
-	11, // 26: codeq.v1.WebhookService.PutWebhookSecrets:output_type -> codeq.v1.PutWebhookSecretsResponse
-	13, // 27: codeq.v1.WebhookService.GetWebhookSecrets:output_type -> codeq.v1.GetWebhookSecretsResponse
-	15, // 28: codeq.v1.WebhookService.DeleteWebhookSecrets:output_type -> codeq.v1.DeleteWebhookSecretsResponse
-	17, // 29: codeq.v1.WebhookService.PauseWebhooks:output_type -> codeq.v1.PauseWebhooksResponse
-	19, // 30: codeq.v1.WebhookService.ResumeWebhooks:output_type -> codeq.v1.ResumeWebhooksResponse
-	21, // 31: codeq.v1.WebhookService.TestWebhook:output_type -> codeq.v1.TestWebhookResponse
-	23, // [23:32] is the sub-list for method output_type
-	14, // [14:23] is the sub-list for method input_type
+	7,  // 16: codeq.v1.WebhookService.RetryTaskCallbacks:input_type -> codeq.v1.RetryTaskCallbacksRequest
+	9,  // 17: codeq.v1.WebhookService.RetryCallbacks:input_type -> codeq.v1.RetryCallbacksRequest
+	12, // 18: codeq.v1.WebhookService.PutWebhookSecrets:input_type -> codeq.v1.PutWebhookSecretsRequest
+	14, // 19: codeq.v1.WebhookService.GetWebhookSecrets:input_type -> codeq.v1.GetWebhookSecretsRequest
+	16, // 20: codeq.v1.WebhookService.DeleteWebhookSecrets:input_type -> codeq.v1.DeleteWebhookSecretsRequest
+	18, // 21: codeq.v1.WebhookService.PauseWebhooks:input_type -> codeq.v1.PauseWebhooksRequest
+	20, // 22: codeq.v1.WebhookService.ResumeWebhooks:input_type -> codeq.v1.ResumeWebhooksRequest
+	22, // 23: codeq.v1.WebhookService.TestWebhook:input_type -> codeq.v1.TestWebhookRequest
+	4,  // 24: codeq.v1.WebhookService.ListTaskCallbacks:output_type -> codeq.v1.ListTaskCallbacksResponse
+	6,  // 25: codeq.v1.WebhookService.ListCallbacks:output_type -> codeq.v1.ListCallbacksResponse
+	8,  // 26: codeq.v1.WebhookService.RetryTaskCallbacks:output_type -> codeq.v1.RetryTaskCallbacksResponse
+	10, // 27: codeq.v1.WebhookService.RetryCallbacks:output_type -> codeq.v1.RetryCallbacksResponse
+	13, // 28: codeq.v1.WebhookService.PutWebhookSecrets:output_type -> codeq.v1.PutWebhookSecretsResponse
+	15, // 29: codeq.v1.WebhookService.GetWebhookSecrets:output_type -> codeq.v1.GetWebhookSecretsResponse
+	17, // 30: codeq.v1.WebhookService.DeleteWebhookSecrets:output_type -> codeq.v1.DeleteWebhookSecretsResponse
+	19, // 31: codeq.v1.WebhookService.PauseWebhooks:output_type -> codeq.v1.PauseWebhooksResponse
+	21, // 32: codeq.v1.WebhookService.ResumeWebhooks:output_type -> codeq.v1.ResumeWebhooksResponse
+	23, // 33: codeq.v1.WebhookService.TestWebhook:output_type -> codeq.v1.TestWebhookResponse
+	24, // [24:34] is the sub-list for method output_type
+	14, // [14:24] is the sub-list for method input_type
 	14, // [14:14] is the sub-list for extension type_name
 	14, // [14:14] is the sub-list for extension extendee
 	0,  // [0:14] is the sub-list for field type_name
@@ -1545,7 +1646,7 @@ func file_codeq_v1_webhook_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_codeq_v1_webhook_service_proto_rawDesc), len(file_codeq_v1_webhook_service_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   21,
+			NumMessages:   23,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -21,6 +21,7 @@ const _ = grpc.SupportPackageIsVersion9
 const (
 	WebhookService_ListTaskCallbacks_FullMethodName    = "/codeq.v1.WebhookService/ListTaskCallbacks"
 	WebhookService_ListCallbacks_FullMethodName        = "/codeq.v1.WebhookService/ListCallbacks"
+	WebhookService_RetryTaskCallbacks_FullMethodName   = "/codeq.v1.WebhookService/RetryTaskCallbacks"
 	WebhookService_RetryCallbacks_FullMethodName       = "/codeq.v1.WebhookService/RetryCallbacks"
 	WebhookService_PutWebhookSecrets_FullMethodName    = "/codeq.v1.WebhookService/PutWebhookSecrets"
 	WebhookService_GetWebhookSecrets_FullMethodName    = "/codeq.v1.WebhookService/GetWebhookSecrets"
@@ -36,40 +37,43 @@ const (
 //
 // WebhookService shows and controls callbacks: the reports of ended tasks to their webhooks. An operator names any tenant
 // in the request.
-// Every RPC may also fail with NOT_OPERATOR if it names another tenant than the token's.
+// Those that name a tenant may also fail with NOT_OPERATOR, if it is another one than the token's.
 type WebhookServiceClient interface {
 	// ListTaskCallbacks returns the callbacks of a task, oldest first: one for each of its last ten ends.
 	// Errors: TASK_NOT_FOUND.
 	ListTaskCallbacks(ctx context.Context, in *ListTaskCallbacksRequest, opts ...grpc.CallOption) (*ListTaskCallbacksResponse, error)
 	// ListCallbacks returns the callbacks of a command that are not delivered, in the order in which their tasks ended. A
 	// page ends after page_size callbacks or 10000 rows scanned.
-	// Errors: NOT_ADMIN, COMMAND_NOT_ALLOWED, QUEUE_NOT_FOUND, INVALID_PAGE_TOKEN.
+	// Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED, QUEUE_NOT_FOUND, INVALID_PAGE_TOKEN.
 	ListCallbacks(ctx context.Context, in *ListCallbacksRequest, opts ...grpc.CallOption) (*ListCallbacksResponse, error)
-	// RetryCallbacks attempts callbacks at once: those of a task that were given up or wait, or those of a command that
-	// were given up. They keep their ids and get all their retries again. A call scans up to 10000 rows, and returns a page
-	// token if more callbacks may be left.
-	// Errors: NOT_ADMIN, COMMAND_NOT_ALLOWED, TASK_NOT_FOUND, QUEUE_NOT_FOUND, INVALID_FIELD, INVALID_PAGE_TOKEN.
+	// RetryTaskCallbacks attempts the callbacks of a task at once that were given up or wait. They keep their ids and get
+	// all their retries again.
+	// Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED, TASK_NOT_FOUND.
+	RetryTaskCallbacks(ctx context.Context, in *RetryTaskCallbacksRequest, opts ...grpc.CallOption) (*RetryTaskCallbacksResponse, error)
+	// RetryCallbacks attempts the callbacks of a command at once that were given up. They keep their ids and get all their
+	// retries again. A call scans up to 10000 rows, and returns a page token if more callbacks may be left.
+	// Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED, QUEUE_NOT_FOUND, INVALID_PAGE_TOKEN.
 	RetryCallbacks(ctx context.Context, in *RetryCallbacksRequest, opts ...grpc.CallOption) (*RetryCallbacksResponse, error)
 	// PutWebhookSecrets sets the secrets that sign requests to an endpoint, or to all endpoints without secrets of their
 	// own. Secrets are never returned.
-	// Errors: NOT_ADMIN, INVALID_FIELD, LIMIT_REACHED (settings for 1000 endpoints and hosts).
+	// Errors: NOT_ADMIN, NOT_OPERATOR, INVALID_FIELD, LIMIT_REACHED (settings for 1000 endpoints and hosts).
 	PutWebhookSecrets(ctx context.Context, in *PutWebhookSecretsRequest, opts ...grpc.CallOption) (*PutWebhookSecretsResponse, error)
 	// GetWebhookSecrets returns for which endpoints there are secrets, with fingerprints of the secrets.
-	// Errors: NOT_ADMIN.
+	// Errors: NOT_ADMIN, NOT_OPERATOR.
 	GetWebhookSecrets(ctx context.Context, in *GetWebhookSecretsRequest, opts ...grpc.CallOption) (*GetWebhookSecretsResponse, error)
 	// DeleteWebhookSecrets removes the secrets of an endpoint, or those for all endpoints without secrets of their own.
 	// Idempotent.
-	// Errors: NOT_ADMIN.
+	// Errors: NOT_ADMIN, NOT_OPERATOR.
 	DeleteWebhookSecrets(ctx context.Context, in *DeleteWebhookSecretsRequest, opts ...grpc.CallOption) (*DeleteWebhookSecretsResponse, error)
 	// PauseWebhooks has the tenant's callbacks to a host wait, without counting attempts; tasks are kept meanwhile.
 	// Idempotent.
-	// Errors: NOT_ADMIN, LIMIT_REACHED (settings for 1000 endpoints and hosts).
+	// Errors: NOT_ADMIN, NOT_OPERATOR, LIMIT_REACHED (settings for 1000 endpoints and hosts).
 	PauseWebhooks(ctx context.Context, in *PauseWebhooksRequest, opts ...grpc.CallOption) (*PauseWebhooksResponse, error)
 	// ResumeWebhooks delivers the callbacks to a host again; those that waited follow within about a minute. Idempotent.
-	// Errors: NOT_ADMIN.
+	// Errors: NOT_ADMIN, NOT_OPERATOR.
 	ResumeWebhooks(ctx context.Context, in *ResumeWebhooksRequest, opts ...grpc.CallOption) (*ResumeWebhooksResponse, error)
 	// TestWebhook sends one callback of a task that does not exist, signed as usual, and returns the answer.
-	// Errors: NOT_ADMIN, INVALID_FIELD, LIMIT_REACHED (8 tests at a time, or a host that is busy or keeps failing).
+	// Errors: NOT_ADMIN, NOT_OPERATOR, INVALID_FIELD, LIMIT_REACHED (8 tests at a time, or a host that is busy or keeps failing).
 	TestWebhook(ctx context.Context, in *TestWebhookRequest, opts ...grpc.CallOption) (*TestWebhookResponse, error)
 }
 
@@ -95,6 +99,16 @@ func (c *webhookServiceClient) ListCallbacks(ctx context.Context, in *ListCallba
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ListCallbacksResponse)
 	err := c.cc.Invoke(ctx, WebhookService_ListCallbacks_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *webhookServiceClient) RetryTaskCallbacks(ctx context.Context, in *RetryTaskCallbacksRequest, opts ...grpc.CallOption) (*RetryTaskCallbacksResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RetryTaskCallbacksResponse)
+	err := c.cc.Invoke(ctx, WebhookService_RetryTaskCallbacks_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -177,40 +191,43 @@ func (c *webhookServiceClient) TestWebhook(ctx context.Context, in *TestWebhookR
 //
 // WebhookService shows and controls callbacks: the reports of ended tasks to their webhooks. An operator names any tenant
 // in the request.
-// Every RPC may also fail with NOT_OPERATOR if it names another tenant than the token's.
+// Those that name a tenant may also fail with NOT_OPERATOR, if it is another one than the token's.
 type WebhookServiceServer interface {
 	// ListTaskCallbacks returns the callbacks of a task, oldest first: one for each of its last ten ends.
 	// Errors: TASK_NOT_FOUND.
 	ListTaskCallbacks(context.Context, *ListTaskCallbacksRequest) (*ListTaskCallbacksResponse, error)
 	// ListCallbacks returns the callbacks of a command that are not delivered, in the order in which their tasks ended. A
 	// page ends after page_size callbacks or 10000 rows scanned.
-	// Errors: NOT_ADMIN, COMMAND_NOT_ALLOWED, QUEUE_NOT_FOUND, INVALID_PAGE_TOKEN.
+	// Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED, QUEUE_NOT_FOUND, INVALID_PAGE_TOKEN.
 	ListCallbacks(context.Context, *ListCallbacksRequest) (*ListCallbacksResponse, error)
-	// RetryCallbacks attempts callbacks at once: those of a task that were given up or wait, or those of a command that
-	// were given up. They keep their ids and get all their retries again. A call scans up to 10000 rows, and returns a page
-	// token if more callbacks may be left.
-	// Errors: NOT_ADMIN, COMMAND_NOT_ALLOWED, TASK_NOT_FOUND, QUEUE_NOT_FOUND, INVALID_FIELD, INVALID_PAGE_TOKEN.
+	// RetryTaskCallbacks attempts the callbacks of a task at once that were given up or wait. They keep their ids and get
+	// all their retries again.
+	// Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED, TASK_NOT_FOUND.
+	RetryTaskCallbacks(context.Context, *RetryTaskCallbacksRequest) (*RetryTaskCallbacksResponse, error)
+	// RetryCallbacks attempts the callbacks of a command at once that were given up. They keep their ids and get all their
+	// retries again. A call scans up to 10000 rows, and returns a page token if more callbacks may be left.
+	// Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED, QUEUE_NOT_FOUND, INVALID_PAGE_TOKEN.
 	RetryCallbacks(context.Context, *RetryCallbacksRequest) (*RetryCallbacksResponse, error)
 	// PutWebhookSecrets sets the secrets that sign requests to an endpoint, or to all endpoints without secrets of their
 	// own. Secrets are never returned.
-	// Errors: NOT_ADMIN, INVALID_FIELD, LIMIT_REACHED (settings for 1000 endpoints and hosts).
+	// Errors: NOT_ADMIN, NOT_OPERATOR, INVALID_FIELD, LIMIT_REACHED (settings for 1000 endpoints and hosts).
 	PutWebhookSecrets(context.Context, *PutWebhookSecretsRequest) (*PutWebhookSecretsResponse, error)
 	// GetWebhookSecrets returns for which endpoints there are secrets, with fingerprints of the secrets.
-	// Errors: NOT_ADMIN.
+	// Errors: NOT_ADMIN, NOT_OPERATOR.
 	GetWebhookSecrets(context.Context, *GetWebhookSecretsRequest) (*GetWebhookSecretsResponse, error)
 	// DeleteWebhookSecrets removes the secrets of an endpoint, or those for all endpoints without secrets of their own.
 	// Idempotent.
-	// Errors: NOT_ADMIN.
+	// Errors: NOT_ADMIN, NOT_OPERATOR.
 	DeleteWebhookSecrets(context.Context, *DeleteWebhookSecretsRequest) (*DeleteWebhookSecretsResponse, error)
 	// PauseWebhooks has the tenant's callbacks to a host wait, without counting attempts; tasks are kept meanwhile.
 	// Idempotent.
-	// Errors: NOT_ADMIN, LIMIT_REACHED (settings for 1000 endpoints and hosts).
+	// Errors: NOT_ADMIN, NOT_OPERATOR, LIMIT_REACHED (settings for 1000 endpoints and hosts).
 	PauseWebhooks(context.Context, *PauseWebhooksRequest) (*PauseWebhooksResponse, error)
 	// ResumeWebhooks delivers the callbacks to a host again; those that waited follow within about a minute. Idempotent.
-	// Errors: NOT_ADMIN.
+	// Errors: NOT_ADMIN, NOT_OPERATOR.
 	ResumeWebhooks(context.Context, *ResumeWebhooksRequest) (*ResumeWebhooksResponse, error)
 	// TestWebhook sends one callback of a task that does not exist, signed as usual, and returns the answer.
-	// Errors: NOT_ADMIN, INVALID_FIELD, LIMIT_REACHED (8 tests at a time, or a host that is busy or keeps failing).
+	// Errors: NOT_ADMIN, NOT_OPERATOR, INVALID_FIELD, LIMIT_REACHED (8 tests at a time, or a host that is busy or keeps failing).
 	TestWebhook(context.Context, *TestWebhookRequest) (*TestWebhookResponse, error)
 	mustEmbedUnimplementedWebhookServiceServer()
 }
@@ -227,6 +244,9 @@ func (UnimplementedWebhookServiceServer) ListTaskCallbacks(context.Context, *Lis
 }
 func (UnimplementedWebhookServiceServer) ListCallbacks(context.Context, *ListCallbacksRequest) (*ListCallbacksResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListCallbacks not implemented")
+}
+func (UnimplementedWebhookServiceServer) RetryTaskCallbacks(context.Context, *RetryTaskCallbacksRequest) (*RetryTaskCallbacksResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RetryTaskCallbacks not implemented")
 }
 func (UnimplementedWebhookServiceServer) RetryCallbacks(context.Context, *RetryCallbacksRequest) (*RetryCallbacksResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method RetryCallbacks not implemented")
@@ -302,6 +322,24 @@ func _WebhookService_ListCallbacks_Handler(srv interface{}, ctx context.Context,
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(WebhookServiceServer).ListCallbacks(ctx, req.(*ListCallbacksRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _WebhookService_RetryTaskCallbacks_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RetryTaskCallbacksRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(WebhookServiceServer).RetryTaskCallbacks(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: WebhookService_RetryTaskCallbacks_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(WebhookServiceServer).RetryTaskCallbacks(ctx, req.(*RetryTaskCallbacksRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -446,6 +484,10 @@ var WebhookService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ListCallbacks",
 			Handler:    _WebhookService_ListCallbacks_Handler,
+		},
+		{
+			MethodName: "RetryTaskCallbacks",
+			Handler:    _WebhookService_RetryTaskCallbacks_Handler,
 		},
 		{
 			MethodName: "RetryCallbacks",

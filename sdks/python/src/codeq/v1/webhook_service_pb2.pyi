@@ -95,20 +95,32 @@ class ListCallbacksResponse(_message.Message):
     paused_hosts: _containers.RepeatedScalarFieldContainer[str]
     def __init__(self, callbacks: _Optional[_Iterable[_Union[Callback, _Mapping]]] = ..., next_page_token: _Optional[str] = ..., paused_hosts: _Optional[_Iterable[str]] = ...) -> None: ...
 
-class RetryCallbacksRequest(_message.Message):
-    __slots__ = ("task_id", "command", "to", "page_token", "tenant")
+class RetryTaskCallbacksRequest(_message.Message):
+    __slots__ = ("task_id", "tenant")
     TASK_ID_FIELD_NUMBER: _ClassVar[int]
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    task_id: str
+    tenant: str
+    def __init__(self, task_id: _Optional[str] = ..., tenant: _Optional[str] = ...) -> None: ...
+
+class RetryTaskCallbacksResponse(_message.Message):
+    __slots__ = ("retried",)
+    RETRIED_FIELD_NUMBER: _ClassVar[int]
+    retried: int
+    def __init__(self, retried: _Optional[int] = ...) -> None: ...
+
+class RetryCallbacksRequest(_message.Message):
+    __slots__ = ("command", "to", "page_token", "tenant")
     COMMAND_FIELD_NUMBER: _ClassVar[int]
     FROM_FIELD_NUMBER: _ClassVar[int]
     TO_FIELD_NUMBER: _ClassVar[int]
     PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
     TENANT_FIELD_NUMBER: _ClassVar[int]
-    task_id: str
     command: str
     to: _timestamp_pb2.Timestamp
     page_token: str
     tenant: str
-    def __init__(self, task_id: _Optional[str] = ..., command: _Optional[str] = ..., to: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., page_token: _Optional[str] = ..., tenant: _Optional[str] = ..., **kwargs) -> None: ...
+    def __init__(self, command: _Optional[str] = ..., to: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., page_token: _Optional[str] = ..., tenant: _Optional[str] = ..., **kwargs) -> None: ...
 
 class RetryCallbacksResponse(_message.Message):
     __slots__ = ("retried", "next_page_token")

@@ -28,7 +28,7 @@ if _version_not_supported:
 class WebhookServiceStub:
     """WebhookService shows and controls callbacks: the reports of ended tasks to their webhooks. An operator names any tenant
     in the request.
-    Every RPC may also fail with NOT_OPERATOR if it names another tenant than the token's.
+    Those that name a tenant may also fail with NOT_OPERATOR, if it is another one than the token's.
     """
 
     def __init__(self, channel):
@@ -46,6 +46,11 @@ class WebhookServiceStub:
                 '/codeq.v1.WebhookService/ListCallbacks',
                 request_serializer=codeq_dot_v1_dot_webhook__service__pb2.ListCallbacksRequest.SerializeToString,
                 response_deserializer=codeq_dot_v1_dot_webhook__service__pb2.ListCallbacksResponse.FromString,
+                _registered_method=True)
+        self.RetryTaskCallbacks = channel.unary_unary(
+                '/codeq.v1.WebhookService/RetryTaskCallbacks',
+                request_serializer=codeq_dot_v1_dot_webhook__service__pb2.RetryTaskCallbacksRequest.SerializeToString,
+                response_deserializer=codeq_dot_v1_dot_webhook__service__pb2.RetryTaskCallbacksResponse.FromString,
                 _registered_method=True)
         self.RetryCallbacks = channel.unary_unary(
                 '/codeq.v1.WebhookService/RetryCallbacks',
@@ -87,7 +92,7 @@ class WebhookServiceStub:
 class WebhookServiceServicer:
     """WebhookService shows and controls callbacks: the reports of ended tasks to their webhooks. An operator names any tenant
     in the request.
-    Every RPC may also fail with NOT_OPERATOR if it names another tenant than the token's.
+    Those that name a tenant may also fail with NOT_OPERATOR, if it is another one than the token's.
     """
 
     def ListTaskCallbacks(self, request, context):
@@ -101,17 +106,25 @@ class WebhookServiceServicer:
     def ListCallbacks(self, request, context):
         """ListCallbacks returns the callbacks of a command that are not delivered, in the order in which their tasks ended. A
         page ends after page_size callbacks or 10000 rows scanned.
-        Errors: NOT_ADMIN, COMMAND_NOT_ALLOWED, QUEUE_NOT_FOUND, INVALID_PAGE_TOKEN.
+        Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED, QUEUE_NOT_FOUND, INVALID_PAGE_TOKEN.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RetryTaskCallbacks(self, request, context):
+        """RetryTaskCallbacks attempts the callbacks of a task at once that were given up or wait. They keep their ids and get
+        all their retries again.
+        Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED, TASK_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RetryCallbacks(self, request, context):
-        """RetryCallbacks attempts callbacks at once: those of a task that were given up or wait, or those of a command that
-        were given up. They keep their ids and get all their retries again. A call scans up to 10000 rows, and returns a page
-        token if more callbacks may be left.
-        Errors: NOT_ADMIN, COMMAND_NOT_ALLOWED, TASK_NOT_FOUND, QUEUE_NOT_FOUND, INVALID_FIELD, INVALID_PAGE_TOKEN.
+        """RetryCallbacks attempts the callbacks of a command at once that were given up. They keep their ids and get all their
+        retries again. A call scans up to 10000 rows, and returns a page token if more callbacks may be left.
+        Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED, QUEUE_NOT_FOUND, INVALID_PAGE_TOKEN.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -120,7 +133,7 @@ class WebhookServiceServicer:
     def PutWebhookSecrets(self, request, context):
         """PutWebhookSecrets sets the secrets that sign requests to an endpoint, or to all endpoints without secrets of their
         own. Secrets are never returned.
-        Errors: NOT_ADMIN, INVALID_FIELD, LIMIT_REACHED (settings for 1000 endpoints and hosts).
+        Errors: NOT_ADMIN, NOT_OPERATOR, INVALID_FIELD, LIMIT_REACHED (settings for 1000 endpoints and hosts).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -128,7 +141,7 @@ class WebhookServiceServicer:
 
     def GetWebhookSecrets(self, request, context):
         """GetWebhookSecrets returns for which endpoints there are secrets, with fingerprints of the secrets.
-        Errors: NOT_ADMIN.
+        Errors: NOT_ADMIN, NOT_OPERATOR.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -137,7 +150,7 @@ class WebhookServiceServicer:
     def DeleteWebhookSecrets(self, request, context):
         """DeleteWebhookSecrets removes the secrets of an endpoint, or those for all endpoints without secrets of their own.
         Idempotent.
-        Errors: NOT_ADMIN.
+        Errors: NOT_ADMIN, NOT_OPERATOR.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -146,7 +159,7 @@ class WebhookServiceServicer:
     def PauseWebhooks(self, request, context):
         """PauseWebhooks has the tenant's callbacks to a host wait, without counting attempts; tasks are kept meanwhile.
         Idempotent.
-        Errors: NOT_ADMIN, LIMIT_REACHED (settings for 1000 endpoints and hosts).
+        Errors: NOT_ADMIN, NOT_OPERATOR, LIMIT_REACHED (settings for 1000 endpoints and hosts).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -154,7 +167,7 @@ class WebhookServiceServicer:
 
     def ResumeWebhooks(self, request, context):
         """ResumeWebhooks delivers the callbacks to a host again; those that waited follow within about a minute. Idempotent.
-        Errors: NOT_ADMIN.
+        Errors: NOT_ADMIN, NOT_OPERATOR.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -162,7 +175,7 @@ class WebhookServiceServicer:
 
     def TestWebhook(self, request, context):
         """TestWebhook sends one callback of a task that does not exist, signed as usual, and returns the answer.
-        Errors: NOT_ADMIN, INVALID_FIELD, LIMIT_REACHED (8 tests at a time, or a host that is busy or keeps failing).
+        Errors: NOT_ADMIN, NOT_OPERATOR, INVALID_FIELD, LIMIT_REACHED (8 tests at a time, or a host that is busy or keeps failing).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -180,6 +193,11 @@ def add_WebhookServiceServicer_to_server(servicer, server):
                     servicer.ListCallbacks,
                     request_deserializer=codeq_dot_v1_dot_webhook__service__pb2.ListCallbacksRequest.FromString,
                     response_serializer=codeq_dot_v1_dot_webhook__service__pb2.ListCallbacksResponse.SerializeToString,
+            ),
+            'RetryTaskCallbacks': grpc.unary_unary_rpc_method_handler(
+                    servicer.RetryTaskCallbacks,
+                    request_deserializer=codeq_dot_v1_dot_webhook__service__pb2.RetryTaskCallbacksRequest.FromString,
+                    response_serializer=codeq_dot_v1_dot_webhook__service__pb2.RetryTaskCallbacksResponse.SerializeToString,
             ),
             'RetryCallbacks': grpc.unary_unary_rpc_method_handler(
                     servicer.RetryCallbacks,
@@ -227,7 +245,7 @@ def add_WebhookServiceServicer_to_server(servicer, server):
 class WebhookService:
     """WebhookService shows and controls callbacks: the reports of ended tasks to their webhooks. An operator names any tenant
     in the request.
-    Every RPC may also fail with NOT_OPERATOR if it names another tenant than the token's.
+    Those that name a tenant may also fail with NOT_OPERATOR, if it is another one than the token's.
     """
 
     @staticmethod
@@ -274,6 +292,33 @@ class WebhookService:
             '/codeq.v1.WebhookService/ListCallbacks',
             codeq_dot_v1_dot_webhook__service__pb2.ListCallbacksRequest.SerializeToString,
             codeq_dot_v1_dot_webhook__service__pb2.ListCallbacksResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RetryTaskCallbacks(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/codeq.v1.WebhookService/RetryTaskCallbacks',
+            codeq_dot_v1_dot_webhook__service__pb2.RetryTaskCallbacksRequest.SerializeToString,
+            codeq_dot_v1_dot_webhook__service__pb2.RetryTaskCallbacksResponse.FromString,
             options,
             channel_credentials,
             insecure,

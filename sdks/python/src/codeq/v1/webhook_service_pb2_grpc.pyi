@@ -29,7 +29,7 @@ GRPC_VERSION: str
 class WebhookServiceStub:
     """WebhookService shows and controls callbacks: the reports of ended tasks to their webhooks. An operator names any tenant
     in the request.
-    Every RPC may also fail with NOT_OPERATOR if it names another tenant than the token's.
+    Those that name a tenant may also fail with NOT_OPERATOR, if it is another one than the token's.
     """
 
     @_typing.overload
@@ -43,47 +43,51 @@ class WebhookServiceStub:
     ListCallbacks: _grpc.UnaryUnaryMultiCallable[_webhook_service_pb2.ListCallbacksRequest, _webhook_service_pb2.ListCallbacksResponse]
     """ListCallbacks returns the callbacks of a command that are not delivered, in the order in which their tasks ended. A
     page ends after page_size callbacks or 10000 rows scanned.
-    Errors: NOT_ADMIN, COMMAND_NOT_ALLOWED, QUEUE_NOT_FOUND, INVALID_PAGE_TOKEN.
+    Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED, QUEUE_NOT_FOUND, INVALID_PAGE_TOKEN.
+    """
+    RetryTaskCallbacks: _grpc.UnaryUnaryMultiCallable[_webhook_service_pb2.RetryTaskCallbacksRequest, _webhook_service_pb2.RetryTaskCallbacksResponse]
+    """RetryTaskCallbacks attempts the callbacks of a task at once that were given up or wait. They keep their ids and get
+    all their retries again.
+    Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED, TASK_NOT_FOUND.
     """
     RetryCallbacks: _grpc.UnaryUnaryMultiCallable[_webhook_service_pb2.RetryCallbacksRequest, _webhook_service_pb2.RetryCallbacksResponse]
-    """RetryCallbacks attempts callbacks at once: those of a task that were given up or wait, or those of a command that
-    were given up. They keep their ids and get all their retries again. A call scans up to 10000 rows, and returns a page
-    token if more callbacks may be left.
-    Errors: NOT_ADMIN, COMMAND_NOT_ALLOWED, TASK_NOT_FOUND, QUEUE_NOT_FOUND, INVALID_FIELD, INVALID_PAGE_TOKEN.
+    """RetryCallbacks attempts the callbacks of a command at once that were given up. They keep their ids and get all their
+    retries again. A call scans up to 10000 rows, and returns a page token if more callbacks may be left.
+    Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED, QUEUE_NOT_FOUND, INVALID_PAGE_TOKEN.
     """
     PutWebhookSecrets: _grpc.UnaryUnaryMultiCallable[_webhook_service_pb2.PutWebhookSecretsRequest, _webhook_service_pb2.PutWebhookSecretsResponse]
     """PutWebhookSecrets sets the secrets that sign requests to an endpoint, or to all endpoints without secrets of their
     own. Secrets are never returned.
-    Errors: NOT_ADMIN, INVALID_FIELD, LIMIT_REACHED (settings for 1000 endpoints and hosts).
+    Errors: NOT_ADMIN, NOT_OPERATOR, INVALID_FIELD, LIMIT_REACHED (settings for 1000 endpoints and hosts).
     """
     GetWebhookSecrets: _grpc.UnaryUnaryMultiCallable[_webhook_service_pb2.GetWebhookSecretsRequest, _webhook_service_pb2.GetWebhookSecretsResponse]
     """GetWebhookSecrets returns for which endpoints there are secrets, with fingerprints of the secrets.
-    Errors: NOT_ADMIN.
+    Errors: NOT_ADMIN, NOT_OPERATOR.
     """
     DeleteWebhookSecrets: _grpc.UnaryUnaryMultiCallable[_webhook_service_pb2.DeleteWebhookSecretsRequest, _webhook_service_pb2.DeleteWebhookSecretsResponse]
     """DeleteWebhookSecrets removes the secrets of an endpoint, or those for all endpoints without secrets of their own.
     Idempotent.
-    Errors: NOT_ADMIN.
+    Errors: NOT_ADMIN, NOT_OPERATOR.
     """
     PauseWebhooks: _grpc.UnaryUnaryMultiCallable[_webhook_service_pb2.PauseWebhooksRequest, _webhook_service_pb2.PauseWebhooksResponse]
     """PauseWebhooks has the tenant's callbacks to a host wait, without counting attempts; tasks are kept meanwhile.
     Idempotent.
-    Errors: NOT_ADMIN, LIMIT_REACHED (settings for 1000 endpoints and hosts).
+    Errors: NOT_ADMIN, NOT_OPERATOR, LIMIT_REACHED (settings for 1000 endpoints and hosts).
     """
     ResumeWebhooks: _grpc.UnaryUnaryMultiCallable[_webhook_service_pb2.ResumeWebhooksRequest, _webhook_service_pb2.ResumeWebhooksResponse]
     """ResumeWebhooks delivers the callbacks to a host again; those that waited follow within about a minute. Idempotent.
-    Errors: NOT_ADMIN.
+    Errors: NOT_ADMIN, NOT_OPERATOR.
     """
     TestWebhook: _grpc.UnaryUnaryMultiCallable[_webhook_service_pb2.TestWebhookRequest, _webhook_service_pb2.TestWebhookResponse]
     """TestWebhook sends one callback of a task that does not exist, signed as usual, and returns the answer.
-    Errors: NOT_ADMIN, INVALID_FIELD, LIMIT_REACHED (8 tests at a time, or a host that is busy or keeps failing).
+    Errors: NOT_ADMIN, NOT_OPERATOR, INVALID_FIELD, LIMIT_REACHED (8 tests at a time, or a host that is busy or keeps failing).
     """
 
 @_typing.type_check_only
 class WebhookServiceAsyncStub(WebhookServiceStub):
     """WebhookService shows and controls callbacks: the reports of ended tasks to their webhooks. An operator names any tenant
     in the request.
-    Every RPC may also fail with NOT_OPERATOR if it names another tenant than the token's.
+    Those that name a tenant may also fail with NOT_OPERATOR, if it is another one than the token's.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -94,46 +98,50 @@ class WebhookServiceAsyncStub(WebhookServiceStub):
     ListCallbacks: _aio.UnaryUnaryMultiCallable[_webhook_service_pb2.ListCallbacksRequest, _webhook_service_pb2.ListCallbacksResponse]  # type: ignore[assignment]
     """ListCallbacks returns the callbacks of a command that are not delivered, in the order in which their tasks ended. A
     page ends after page_size callbacks or 10000 rows scanned.
-    Errors: NOT_ADMIN, COMMAND_NOT_ALLOWED, QUEUE_NOT_FOUND, INVALID_PAGE_TOKEN.
+    Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED, QUEUE_NOT_FOUND, INVALID_PAGE_TOKEN.
+    """
+    RetryTaskCallbacks: _aio.UnaryUnaryMultiCallable[_webhook_service_pb2.RetryTaskCallbacksRequest, _webhook_service_pb2.RetryTaskCallbacksResponse]  # type: ignore[assignment]
+    """RetryTaskCallbacks attempts the callbacks of a task at once that were given up or wait. They keep their ids and get
+    all their retries again.
+    Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED, TASK_NOT_FOUND.
     """
     RetryCallbacks: _aio.UnaryUnaryMultiCallable[_webhook_service_pb2.RetryCallbacksRequest, _webhook_service_pb2.RetryCallbacksResponse]  # type: ignore[assignment]
-    """RetryCallbacks attempts callbacks at once: those of a task that were given up or wait, or those of a command that
-    were given up. They keep their ids and get all their retries again. A call scans up to 10000 rows, and returns a page
-    token if more callbacks may be left.
-    Errors: NOT_ADMIN, COMMAND_NOT_ALLOWED, TASK_NOT_FOUND, QUEUE_NOT_FOUND, INVALID_FIELD, INVALID_PAGE_TOKEN.
+    """RetryCallbacks attempts the callbacks of a command at once that were given up. They keep their ids and get all their
+    retries again. A call scans up to 10000 rows, and returns a page token if more callbacks may be left.
+    Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED, QUEUE_NOT_FOUND, INVALID_PAGE_TOKEN.
     """
     PutWebhookSecrets: _aio.UnaryUnaryMultiCallable[_webhook_service_pb2.PutWebhookSecretsRequest, _webhook_service_pb2.PutWebhookSecretsResponse]  # type: ignore[assignment]
     """PutWebhookSecrets sets the secrets that sign requests to an endpoint, or to all endpoints without secrets of their
     own. Secrets are never returned.
-    Errors: NOT_ADMIN, INVALID_FIELD, LIMIT_REACHED (settings for 1000 endpoints and hosts).
+    Errors: NOT_ADMIN, NOT_OPERATOR, INVALID_FIELD, LIMIT_REACHED (settings for 1000 endpoints and hosts).
     """
     GetWebhookSecrets: _aio.UnaryUnaryMultiCallable[_webhook_service_pb2.GetWebhookSecretsRequest, _webhook_service_pb2.GetWebhookSecretsResponse]  # type: ignore[assignment]
     """GetWebhookSecrets returns for which endpoints there are secrets, with fingerprints of the secrets.
-    Errors: NOT_ADMIN.
+    Errors: NOT_ADMIN, NOT_OPERATOR.
     """
     DeleteWebhookSecrets: _aio.UnaryUnaryMultiCallable[_webhook_service_pb2.DeleteWebhookSecretsRequest, _webhook_service_pb2.DeleteWebhookSecretsResponse]  # type: ignore[assignment]
     """DeleteWebhookSecrets removes the secrets of an endpoint, or those for all endpoints without secrets of their own.
     Idempotent.
-    Errors: NOT_ADMIN.
+    Errors: NOT_ADMIN, NOT_OPERATOR.
     """
     PauseWebhooks: _aio.UnaryUnaryMultiCallable[_webhook_service_pb2.PauseWebhooksRequest, _webhook_service_pb2.PauseWebhooksResponse]  # type: ignore[assignment]
     """PauseWebhooks has the tenant's callbacks to a host wait, without counting attempts; tasks are kept meanwhile.
     Idempotent.
-    Errors: NOT_ADMIN, LIMIT_REACHED (settings for 1000 endpoints and hosts).
+    Errors: NOT_ADMIN, NOT_OPERATOR, LIMIT_REACHED (settings for 1000 endpoints and hosts).
     """
     ResumeWebhooks: _aio.UnaryUnaryMultiCallable[_webhook_service_pb2.ResumeWebhooksRequest, _webhook_service_pb2.ResumeWebhooksResponse]  # type: ignore[assignment]
     """ResumeWebhooks delivers the callbacks to a host again; those that waited follow within about a minute. Idempotent.
-    Errors: NOT_ADMIN.
+    Errors: NOT_ADMIN, NOT_OPERATOR.
     """
     TestWebhook: _aio.UnaryUnaryMultiCallable[_webhook_service_pb2.TestWebhookRequest, _webhook_service_pb2.TestWebhookResponse]  # type: ignore[assignment]
     """TestWebhook sends one callback of a task that does not exist, signed as usual, and returns the answer.
-    Errors: NOT_ADMIN, INVALID_FIELD, LIMIT_REACHED (8 tests at a time, or a host that is busy or keeps failing).
+    Errors: NOT_ADMIN, NOT_OPERATOR, INVALID_FIELD, LIMIT_REACHED (8 tests at a time, or a host that is busy or keeps failing).
     """
 
 class WebhookServiceServicer(metaclass=_abc_1.ABCMeta):
     """WebhookService shows and controls callbacks: the reports of ended tasks to their webhooks. An operator names any tenant
     in the request.
-    Every RPC may also fail with NOT_OPERATOR if it names another tenant than the token's.
+    Those that name a tenant may also fail with NOT_OPERATOR, if it is another one than the token's.
     """
 
     @_abc_1.abstractmethod
@@ -154,7 +162,18 @@ class WebhookServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_webhook_service_pb2.ListCallbacksResponse, _abc.Awaitable[_webhook_service_pb2.ListCallbacksResponse]]:
         """ListCallbacks returns the callbacks of a command that are not delivered, in the order in which their tasks ended. A
         page ends after page_size callbacks or 10000 rows scanned.
-        Errors: NOT_ADMIN, COMMAND_NOT_ALLOWED, QUEUE_NOT_FOUND, INVALID_PAGE_TOKEN.
+        Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED, QUEUE_NOT_FOUND, INVALID_PAGE_TOKEN.
+        """
+
+    @_abc_1.abstractmethod
+    def RetryTaskCallbacks(
+        self,
+        request: _webhook_service_pb2.RetryTaskCallbacksRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_webhook_service_pb2.RetryTaskCallbacksResponse, _abc.Awaitable[_webhook_service_pb2.RetryTaskCallbacksResponse]]:
+        """RetryTaskCallbacks attempts the callbacks of a task at once that were given up or wait. They keep their ids and get
+        all their retries again.
+        Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED, TASK_NOT_FOUND.
         """
 
     @_abc_1.abstractmethod
@@ -163,10 +182,9 @@ class WebhookServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _webhook_service_pb2.RetryCallbacksRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_webhook_service_pb2.RetryCallbacksResponse, _abc.Awaitable[_webhook_service_pb2.RetryCallbacksResponse]]:
-        """RetryCallbacks attempts callbacks at once: those of a task that were given up or wait, or those of a command that
-        were given up. They keep their ids and get all their retries again. A call scans up to 10000 rows, and returns a page
-        token if more callbacks may be left.
-        Errors: NOT_ADMIN, COMMAND_NOT_ALLOWED, TASK_NOT_FOUND, QUEUE_NOT_FOUND, INVALID_FIELD, INVALID_PAGE_TOKEN.
+        """RetryCallbacks attempts the callbacks of a command at once that were given up. They keep their ids and get all their
+        retries again. A call scans up to 10000 rows, and returns a page token if more callbacks may be left.
+        Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED, QUEUE_NOT_FOUND, INVALID_PAGE_TOKEN.
         """
 
     @_abc_1.abstractmethod
@@ -177,7 +195,7 @@ class WebhookServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_webhook_service_pb2.PutWebhookSecretsResponse, _abc.Awaitable[_webhook_service_pb2.PutWebhookSecretsResponse]]:
         """PutWebhookSecrets sets the secrets that sign requests to an endpoint, or to all endpoints without secrets of their
         own. Secrets are never returned.
-        Errors: NOT_ADMIN, INVALID_FIELD, LIMIT_REACHED (settings for 1000 endpoints and hosts).
+        Errors: NOT_ADMIN, NOT_OPERATOR, INVALID_FIELD, LIMIT_REACHED (settings for 1000 endpoints and hosts).
         """
 
     @_abc_1.abstractmethod
@@ -187,7 +205,7 @@ class WebhookServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_webhook_service_pb2.GetWebhookSecretsResponse, _abc.Awaitable[_webhook_service_pb2.GetWebhookSecretsResponse]]:
         """GetWebhookSecrets returns for which endpoints there are secrets, with fingerprints of the secrets.
-        Errors: NOT_ADMIN.
+        Errors: NOT_ADMIN, NOT_OPERATOR.
         """
 
     @_abc_1.abstractmethod
@@ -198,7 +216,7 @@ class WebhookServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_webhook_service_pb2.DeleteWebhookSecretsResponse, _abc.Awaitable[_webhook_service_pb2.DeleteWebhookSecretsResponse]]:
         """DeleteWebhookSecrets removes the secrets of an endpoint, or those for all endpoints without secrets of their own.
         Idempotent.
-        Errors: NOT_ADMIN.
+        Errors: NOT_ADMIN, NOT_OPERATOR.
         """
 
     @_abc_1.abstractmethod
@@ -209,7 +227,7 @@ class WebhookServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_webhook_service_pb2.PauseWebhooksResponse, _abc.Awaitable[_webhook_service_pb2.PauseWebhooksResponse]]:
         """PauseWebhooks has the tenant's callbacks to a host wait, without counting attempts; tasks are kept meanwhile.
         Idempotent.
-        Errors: NOT_ADMIN, LIMIT_REACHED (settings for 1000 endpoints and hosts).
+        Errors: NOT_ADMIN, NOT_OPERATOR, LIMIT_REACHED (settings for 1000 endpoints and hosts).
         """
 
     @_abc_1.abstractmethod
@@ -219,7 +237,7 @@ class WebhookServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_webhook_service_pb2.ResumeWebhooksResponse, _abc.Awaitable[_webhook_service_pb2.ResumeWebhooksResponse]]:
         """ResumeWebhooks delivers the callbacks to a host again; those that waited follow within about a minute. Idempotent.
-        Errors: NOT_ADMIN.
+        Errors: NOT_ADMIN, NOT_OPERATOR.
         """
 
     @_abc_1.abstractmethod
@@ -229,7 +247,7 @@ class WebhookServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_webhook_service_pb2.TestWebhookResponse, _abc.Awaitable[_webhook_service_pb2.TestWebhookResponse]]:
         """TestWebhook sends one callback of a task that does not exist, signed as usual, and returns the answer.
-        Errors: NOT_ADMIN, INVALID_FIELD, LIMIT_REACHED (8 tests at a time, or a host that is busy or keeps failing).
+        Errors: NOT_ADMIN, NOT_OPERATOR, INVALID_FIELD, LIMIT_REACHED (8 tests at a time, or a host that is busy or keeps failing).
         """
 
 def add_WebhookServiceServicer_to_server(servicer: WebhookServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

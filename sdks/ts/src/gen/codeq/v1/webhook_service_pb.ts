@@ -17,7 +17,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file codeq/v1/webhook_service.proto.
  */
 export const file_codeq_v1_webhook_service: GenFile = /*@__PURE__*/
-  fileDesc("Ch5jb2RlcS92MS93ZWJob29rX3NlcnZpY2UucHJvdG8SCGNvZGVxLnYxIm0KD0NhbGxiYWNrQXR0ZW1wdBImCgJhdBgBIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASDgoGc3RhdHVzGAIgASgFEhMKC2R1cmF0aW9uX21zGAMgASgDEg0KBWVycm9yGAQgASgJIsoCCghDYWxsYmFjaxITCgtkZWxpdmVyeV9pZBgBIAEoCRIPCgd0YXNrX2lkGAIgASgJEiQKBnN0YXR1cxgDIAEoDjIULmNvZGVxLnYxLlRhc2tTdGF0dXMSMAoMY29tcGxldGVkX2F0GAQgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIWCgN1cmwYBSABKAlCBJC2GAFIAIgBARImCgVzdGF0ZRgGIAEoDjIXLmNvZGVxLnYxLkNhbGxiYWNrU3RhdGUSFgoOYXR0ZW1wdHNfdG90YWwYByABKAUSMwoPbmV4dF9hdHRlbXB0X2F0GAggASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIrCghhdHRlbXB0cxgJIAMoCzIZLmNvZGVxLnYxLkNhbGxiYWNrQXR0ZW1wdEIGCgRfdXJsIjYKGExpc3RUYXNrQ2FsbGJhY2tzUmVxdWVzdBIaCgd0YXNrX2lkGAEgASgJQgm6SAZyBBABGEAiQgoZTGlzdFRhc2tDYWxsYmFja3NSZXNwb25zZRIlCgljYWxsYmFja3MYASADKAsyEi5jb2RlcS52MS5DYWxsYmFjayLaAQoUTGlzdENhbGxiYWNrc1JlcXVlc3QSGwoHY29tbWFuZBgBIAEoCUIKukgHcgUQARiAARIwCgVzdGF0ZRgCIAEoDjIXLmNvZGVxLnYxLkNhbGxiYWNrU3RhdGVCCLpIBYIBAhABEh0KCXBhZ2Vfc2l6ZRgDIAEoBUIKukgHGgUY9AMoABIcCgpwYWdlX3Rva2VuGAQgASgJQgi6SAVyAxiAAhI2CgZ0ZW5hbnQYBSABKAlCJrpIH3IdGD8yGV4oW2Etel1bYS16MC05LV17MSw2Mn0pPySYthgBIm0KFUxpc3RDYWxsYmFja3NSZXNwb25zZRIlCgljYWxsYmFja3MYASADKAsyEi5jb2RlcS52MS5DYWxsYmFjaxIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkSFAoMcGF1c2VkX2hvc3RzGAMgAygJIuUCChVSZXRyeUNhbGxiYWNrc1JlcXVlc3QSGAoHdGFza19pZBgBIAEoCUIHukgEcgIYQBIZCgdjb21tYW5kGAIgASgJQgi6SAVyAxiAARIoCgRmcm9tGAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBImCgJ0bxgEIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASHAoKcGFnZV90b2tlbhgFIAEoCUIIukgFcgMYgAISNgoGdGVuYW50GAYgASgJQia6SB9yHRg/MhleKFthLXpdW2EtejAtOS1dezEsNjJ9KT8kmLYYATpvukhsGmoKFnJldHJ5X2NhbGxiYWNrcy5vbmVfb2YSIm11c3QgbmFtZSBlaXRoZXIgdGFza0lkIG9yIGNvbW1hbmQaLCh0aGlzLnRhc2tfaWQgIT0gJycpICE9ICh0aGlzLmNvbW1hbmQgIT0gJycpIkIKFlJldHJ5Q2FsbGJhY2tzUmVzcG9uc2USDwoHcmV0cmllZBgBIAEoAxIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkiaAoOV2ViaG9va1NlY3JldHMSEAoIZW5kcG9pbnQYASABKAkSFAoMZmluZ2VycHJpbnRzGAIgAygJEi4KCmNoYW5nZWRfYXQYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIs0BChhQdXRXZWJob29rU2VjcmV0c1JlcXVlc3QSPwoIZW5kcG9pbnQYASABKAlCLbpIKnIoGIAQMiNeKFtIaF1bVHRdW1R0XVtQcF1bU3NdPzovL1shLX5dKyk/JBI4CgdzZWNyZXRzGAIgAygJQie6SCSSASEIARACIhtyGRAQGIABMhJeWyEtfl0rKCBbIS1+XSspKiQSNgoGdGVuYW50GAMgASgJQia6SB9yHRg/MhleKFthLXpdW2EtejAtOS1dezEsNjJ9KT8kmLYYASJGChlQdXRXZWJob29rU2VjcmV0c1Jlc3BvbnNlEikKB3NlY3JldHMYASABKAsyGC5jb2RlcS52MS5XZWJob29rU2VjcmV0cyJSChhHZXRXZWJob29rU2VjcmV0c1JlcXVlc3QSNgoGdGVuYW50GAEgASgJQia6SB9yHRg/MhleKFthLXpdW2EtejAtOS1dezEsNjJ9KT8kmLYYASJIChlHZXRXZWJob29rU2VjcmV0c1Jlc3BvbnNlEisKCWVuZHBvaW50cxgBIAMoCzIYLmNvZGVxLnYxLldlYmhvb2tTZWNyZXRzIpYBChtEZWxldGVXZWJob29rU2VjcmV0c1JlcXVlc3QSPwoIZW5kcG9pbnQYASABKAlCLbpIKnIoGIAQMiNeKFtIaF1bVHRdW1R0XVtQcF1bU3NdPzovL1shLX5dKyk/JBI2CgZ0ZW5hbnQYAiABKAlCJrpIH3IdGD8yGV4oW2Etel1bYS16MC05LV17MSw2Mn0pPySYthgBIh4KHERlbGV0ZVdlYmhvb2tTZWNyZXRzUmVzcG9uc2UipAEKFFBhdXNlV2ViaG9va3NSZXF1ZXN0ElQKBGhvc3QYASABKAlCRrpIQ3JBGIQCMjxeKFthLXowLTkuXy1dK3xcW1swLTlhLWY6Ll0rXF18WzAtOWEtZjouXSspOlsxLTldWzAtOV17MCw0fSQSNgoGdGVuYW50GAIgASgJQia6SB9yHRg/MhleKFthLXpdW2EtejAtOS1dezEsNjJ9KT8kmLYYASItChVQYXVzZVdlYmhvb2tzUmVzcG9uc2USFAoMcGF1c2VkX2hvc3RzGAEgAygJIqUBChVSZXN1bWVXZWJob29rc1JlcXVlc3QSVAoEaG9zdBgBIAEoCUJGukhDckEYhAIyPF4oW2EtejAtOS5fLV0rfFxbWzAtOWEtZjouXStcXXxbMC05YS1mOi5dKyk6WzEtOV1bMC05XXswLDR9JBI2CgZ0ZW5hbnQYAiABKAlCJrpIH3IdGD8yGV4oW2Etel1bYS16MC05LV17MSw2Mn0pPySYthgBIi4KFlJlc3VtZVdlYmhvb2tzUmVzcG9uc2USFAoMcGF1c2VkX2hvc3RzGAEgAygJIocBChJUZXN0V2ViaG9va1JlcXVlc3QSOQoDdXJsGAEgASgJQiy6SClyJxABGIAQMiBeW0hoXVtUdF1bVHRdW1BwXVtTc10/Oi8vWyEtfl0rJBI2CgZ0ZW5hbnQYAiABKAlCJrpIH3IdGD8yGV4oW2Etel1bYS16MC05LV17MSw2Mn0pPySYthgBIloKE1Rlc3RXZWJob29rUmVzcG9uc2USDgoGc3RhdHVzGAEgASgFEg0KBWVycm9yGAIgASgJEhMKC2R1cmF0aW9uX21zGAMgASgDEg8KB2V4Y2VycHQYBCABKAkqhQEKDUNhbGxiYWNrU3RhdGUSHgoaQ0FMTEJBQ0tfU1RBVEVfVU5TUEVDSUZJRUQQABIaChZDQUxMQkFDS19TVEFURV9QRU5ESU5HEAESHAoYQ0FMTEJBQ0tfU1RBVEVfREVMSVZFUkVEEAISGgoWQ0FMTEJBQ0tfU1RBVEVfR0FWRV9VUBADMuwJCg5XZWJob29rU2VydmljZRKOAQoRTGlzdFRhc2tDYWxsYmFja3MSIi5jb2RlcS52MS5MaXN0VGFza0NhbGxiYWNrc1JlcXVlc3QaIy5jb2RlcS52MS5MaXN0VGFza0NhbGxiYWNrc1Jlc3BvbnNlIjCKtRgCCAOC0+STAiQSIi92MS9jb2RlcS90YXNrcy97dGFza19pZH0vd2ViaG9va3MSeAoNTGlzdENhbGxiYWNrcxIeLmNvZGVxLnYxLkxpc3RDYWxsYmFja3NSZXF1ZXN0Gh8uY29kZXEudjEuTGlzdENhbGxiYWNrc1Jlc3BvbnNlIiaKtRgCCAaC0+STAhoSGC92MS9jb2RlcS9hZG1pbi93ZWJob29rcxKEAQoOUmV0cnlDYWxsYmFja3MSHy5jb2RlcS52MS5SZXRyeUNhbGxiYWNrc1JlcXVlc3QaIC5jb2RlcS52MS5SZXRyeUNhbGxiYWNrc1Jlc3BvbnNlIi+KtRgCCASC0+STAiM6ASoiHi92MS9jb2RlcS9hZG1pbi93ZWJob29rcy9yZXRyeRKYAQoRUHV0V2ViaG9va1NlY3JldHMSIi5jb2RlcS52MS5QdXRXZWJob29rU2VjcmV0c1JlcXVlc3QaIy5jb2RlcS52MS5QdXRXZWJob29rU2VjcmV0c1Jlc3BvbnNlIjqKtRgCCASC0+STAi46ASpiB3NlY3JldHMaIC92MS9jb2RlcS9hZG1pbi93ZWJob29rcy9zZWNyZXRzEowBChFHZXRXZWJob29rU2VjcmV0cxIiLmNvZGVxLnYxLkdldFdlYmhvb2tTZWNyZXRzUmVxdWVzdBojLmNvZGVxLnYxLkdldFdlYmhvb2tTZWNyZXRzUmVzcG9uc2UiLoq1GAIIBILT5JMCIhIgL3YxL2NvZGVxL2FkbWluL3dlYmhvb2tzL3NlY3JldHMSlQEKFERlbGV0ZVdlYmhvb2tTZWNyZXRzEiUuY29kZXEudjEuRGVsZXRlV2ViaG9va1NlY3JldHNSZXF1ZXN0GiYuY29kZXEudjEuRGVsZXRlV2ViaG9va1NlY3JldHNSZXNwb25zZSIuirUYAggEgtPkkwIiKiAvdjEvY29kZXEvYWRtaW4vd2ViaG9va3Mvc2VjcmV0cxKBAQoNUGF1c2VXZWJob29rcxIeLmNvZGVxLnYxLlBhdXNlV2ViaG9va3NSZXF1ZXN0Gh8uY29kZXEudjEuUGF1c2VXZWJob29rc1Jlc3BvbnNlIi+KtRgCCASC0+STAiM6ASoiHi92MS9jb2RlcS9hZG1pbi93ZWJob29rcy9wYXVzZRKFAQoOUmVzdW1lV2ViaG9va3MSHy5jb2RlcS52MS5SZXN1bWVXZWJob29rc1JlcXVlc3QaIC5jb2RlcS52MS5SZXN1bWVXZWJob29rc1Jlc3BvbnNlIjCKtRgCCASC0+STAiQ6ASoiHy92MS9jb2RlcS9hZG1pbi93ZWJob29rcy9yZXN1bWUSegoLVGVzdFdlYmhvb2sSHC5jb2RlcS52MS5UZXN0V2ViaG9va1JlcXVlc3QaHS5jb2RlcS52MS5UZXN0V2ViaG9va1Jlc3BvbnNlIi6KtRgCCASC0+STAiI6ASoiHS92MS9jb2RlcS9hZG1pbi93ZWJob29rcy90ZXN0Qj5aPGdpdGh1Yi5jb20vb3N2YWxkb2FuZHJhZGUvY29kZXEvc2Rrcy9nby9nZW4vY29kZXEvdjE7Y29kZXF2MWIGcHJvdG8z", [file_buf_validate_validate, file_codeq_options_v1_options, file_codeq_v1_task, file_google_api_annotations, file_google_protobuf_timestamp]);
+  fileDesc("Ch5jb2RlcS92MS93ZWJob29rX3NlcnZpY2UucHJvdG8SCGNvZGVxLnYxIm0KD0NhbGxiYWNrQXR0ZW1wdBImCgJhdBgBIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASDgoGc3RhdHVzGAIgASgFEhMKC2R1cmF0aW9uX21zGAMgASgDEg0KBWVycm9yGAQgASgJIsoCCghDYWxsYmFjaxITCgtkZWxpdmVyeV9pZBgBIAEoCRIPCgd0YXNrX2lkGAIgASgJEiQKBnN0YXR1cxgDIAEoDjIULmNvZGVxLnYxLlRhc2tTdGF0dXMSMAoMY29tcGxldGVkX2F0GAQgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIWCgN1cmwYBSABKAlCBJC2GAFIAIgBARImCgVzdGF0ZRgGIAEoDjIXLmNvZGVxLnYxLkNhbGxiYWNrU3RhdGUSFgoOYXR0ZW1wdHNfdG90YWwYByABKAUSMwoPbmV4dF9hdHRlbXB0X2F0GAggASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIrCghhdHRlbXB0cxgJIAMoCzIZLmNvZGVxLnYxLkNhbGxiYWNrQXR0ZW1wdEIGCgRfdXJsIjYKGExpc3RUYXNrQ2FsbGJhY2tzUmVxdWVzdBIaCgd0YXNrX2lkGAEgASgJQgm6SAZyBBABGEAiQgoZTGlzdFRhc2tDYWxsYmFja3NSZXNwb25zZRIlCgljYWxsYmFja3MYASADKAsyEi5jb2RlcS52MS5DYWxsYmFjayLaAQoUTGlzdENhbGxiYWNrc1JlcXVlc3QSGwoHY29tbWFuZBgBIAEoCUIKukgHcgUQARiAARIwCgVzdGF0ZRgCIAEoDjIXLmNvZGVxLnYxLkNhbGxiYWNrU3RhdGVCCLpIBYIBAhABEh0KCXBhZ2Vfc2l6ZRgDIAEoBUIKukgHGgUY9AMoABIcCgpwYWdlX3Rva2VuGAQgASgJQgi6SAVyAxiAAhI2CgZ0ZW5hbnQYBSABKAlCJrpIH3IdGD8yGV4oW2Etel1bYS16MC05LV17MSw2Mn0pPySYthgBIm0KFUxpc3RDYWxsYmFja3NSZXNwb25zZRIlCgljYWxsYmFja3MYASADKAsyEi5jb2RlcS52MS5DYWxsYmFjaxIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkSFAoMcGF1c2VkX2hvc3RzGAMgAygJIm8KGVJldHJ5VGFza0NhbGxiYWNrc1JlcXVlc3QSGgoHdGFza19pZBgBIAEoCUIJukgGcgQQARhAEjYKBnRlbmFudBgCIAEoCUImukgfch0YPzIZXihbYS16XVthLXowLTktXXsxLDYyfSk/JJi2GAEiLQoaUmV0cnlUYXNrQ2FsbGJhY2tzUmVzcG9uc2USDwoHcmV0cmllZBgBIAEoAyLcAQoVUmV0cnlDYWxsYmFja3NSZXF1ZXN0EhsKB2NvbW1hbmQYASABKAlCCrpIB3IFEAEYgAESKAoEZnJvbRgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASJgoCdG8YAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhwKCnBhZ2VfdG9rZW4YBCABKAlCCLpIBXIDGIACEjYKBnRlbmFudBgFIAEoCUImukgfch0YPzIZXihbYS16XVthLXowLTktXXsxLDYyfSk/JJi2GAEiQgoWUmV0cnlDYWxsYmFja3NSZXNwb25zZRIPCgdyZXRyaWVkGAEgASgDEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSJoCg5XZWJob29rU2VjcmV0cxIQCghlbmRwb2ludBgBIAEoCRIUCgxmaW5nZXJwcmludHMYAiADKAkSLgoKY2hhbmdlZF9hdBgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAizQEKGFB1dFdlYmhvb2tTZWNyZXRzUmVxdWVzdBI/CghlbmRwb2ludBgBIAEoCUItukgqcigYgBAyI14oW0hoXVtUdF1bVHRdW1BwXVtTc10/Oi8vWyEtfl0rKT8kEjgKB3NlY3JldHMYAiADKAlCJ7pIJJIBIQgBEAIiG3IZEBAYgAEyEl5bIS1+XSsoIFshLX5dKykqJBI2CgZ0ZW5hbnQYAyABKAlCJrpIH3IdGD8yGV4oW2Etel1bYS16MC05LV17MSw2Mn0pPySYthgBIkYKGVB1dFdlYmhvb2tTZWNyZXRzUmVzcG9uc2USKQoHc2VjcmV0cxgBIAEoCzIYLmNvZGVxLnYxLldlYmhvb2tTZWNyZXRzIlIKGEdldFdlYmhvb2tTZWNyZXRzUmVxdWVzdBI2CgZ0ZW5hbnQYASABKAlCJrpIH3IdGD8yGV4oW2Etel1bYS16MC05LV17MSw2Mn0pPySYthgBIkgKGUdldFdlYmhvb2tTZWNyZXRzUmVzcG9uc2USKwoJZW5kcG9pbnRzGAEgAygLMhguY29kZXEudjEuV2ViaG9va1NlY3JldHMilgEKG0RlbGV0ZVdlYmhvb2tTZWNyZXRzUmVxdWVzdBI/CghlbmRwb2ludBgBIAEoCUItukgqcigYgBAyI14oW0hoXVtUdF1bVHRdW1BwXVtTc10/Oi8vWyEtfl0rKT8kEjYKBnRlbmFudBgCIAEoCUImukgfch0YPzIZXihbYS16XVthLXowLTktXXsxLDYyfSk/JJi2GAEiHgocRGVsZXRlV2ViaG9va1NlY3JldHNSZXNwb25zZSKkAQoUUGF1c2VXZWJob29rc1JlcXVlc3QSVAoEaG9zdBgBIAEoCUJGukhDckEYhAIyPF4oW2EtejAtOS5fLV0rfFxbWzAtOWEtZjouXStcXXxbMC05YS1mOi5dKyk6WzEtOV1bMC05XXswLDR9JBI2CgZ0ZW5hbnQYAiABKAlCJrpIH3IdGD8yGV4oW2Etel1bYS16MC05LV17MSw2Mn0pPySYthgBIi0KFVBhdXNlV2ViaG9va3NSZXNwb25zZRIUCgxwYXVzZWRfaG9zdHMYASADKAkipQEKFVJlc3VtZVdlYmhvb2tzUmVxdWVzdBJUCgRob3N0GAEgASgJQka6SENyQRiEAjI8XihbYS16MC05Ll8tXSt8XFtbMC05YS1mOi5dK1xdfFswLTlhLWY6Ll0rKTpbMS05XVswLTldezAsNH0kEjYKBnRlbmFudBgCIAEoCUImukgfch0YPzIZXihbYS16XVthLXowLTktXXsxLDYyfSk/JJi2GAEiLgoWUmVzdW1lV2ViaG9va3NSZXNwb25zZRIUCgxwYXVzZWRfaG9zdHMYASADKAkihwEKElRlc3RXZWJob29rUmVxdWVzdBI5CgN1cmwYASABKAlCLLpIKXInEAEYgBAyIF5bSGhdW1R0XVtUdF1bUHBdW1NzXT86Ly9bIS1+XSskEjYKBnRlbmFudBgCIAEoCUImukgfch0YPzIZXihbYS16XVthLXowLTktXXsxLDYyfSk/JJi2GAEiWgoTVGVzdFdlYmhvb2tSZXNwb25zZRIOCgZzdGF0dXMYASABKAUSDQoFZXJyb3IYAiABKAkSEwoLZHVyYXRpb25fbXMYAyABKAMSDwoHZXhjZXJwdBgEIAEoCSqFAQoNQ2FsbGJhY2tTdGF0ZRIeChpDQUxMQkFDS19TVEFURV9VTlNQRUNJRklFRBAAEhoKFkNBTExCQUNLX1NUQVRFX1BFTkRJTkcQARIcChhDQUxMQkFDS19TVEFURV9ERUxJVkVSRUQQAhIaChZDQUxMQkFDS19TVEFURV9HQVZFX1VQEAMyiQsKDldlYmhvb2tTZXJ2aWNlEo4BChFMaXN0VGFza0NhbGxiYWNrcxIiLmNvZGVxLnYxLkxpc3RUYXNrQ2FsbGJhY2tzUmVxdWVzdBojLmNvZGVxLnYxLkxpc3RUYXNrQ2FsbGJhY2tzUmVzcG9uc2UiMIq1GAIIA4LT5JMCJBIiL3YxL2NvZGVxL3Rhc2tzL3t0YXNrX2lkfS93ZWJob29rcxJ4Cg1MaXN0Q2FsbGJhY2tzEh4uY29kZXEudjEuTGlzdENhbGxiYWNrc1JlcXVlc3QaHy5jb2RlcS52MS5MaXN0Q2FsbGJhY2tzUmVzcG9uc2UiJoq1GAIIBoLT5JMCGhIYL3YxL2NvZGVxL2FkbWluL3dlYmhvb2tzEpoBChJSZXRyeVRhc2tDYWxsYmFja3MSIy5jb2RlcS52MS5SZXRyeVRhc2tDYWxsYmFja3NSZXF1ZXN0GiQuY29kZXEudjEuUmV0cnlUYXNrQ2FsbGJhY2tzUmVzcG9uc2UiOYq1GAIIBILT5JMCLToBKiIoL3YxL2NvZGVxL3Rhc2tzL3t0YXNrX2lkfS93ZWJob29rcy9yZXRyeRKEAQoOUmV0cnlDYWxsYmFja3MSHy5jb2RlcS52MS5SZXRyeUNhbGxiYWNrc1JlcXVlc3QaIC5jb2RlcS52MS5SZXRyeUNhbGxiYWNrc1Jlc3BvbnNlIi+KtRgCCASC0+STAiM6ASoiHi92MS9jb2RlcS9hZG1pbi93ZWJob29rcy9yZXRyeRKYAQoRUHV0V2ViaG9va1NlY3JldHMSIi5jb2RlcS52MS5QdXRXZWJob29rU2VjcmV0c1JlcXVlc3QaIy5jb2RlcS52MS5QdXRXZWJob29rU2VjcmV0c1Jlc3BvbnNlIjqKtRgCCASC0+STAi46ASpiB3NlY3JldHMaIC92MS9jb2RlcS9hZG1pbi93ZWJob29rcy9zZWNyZXRzEowBChFHZXRXZWJob29rU2VjcmV0cxIiLmNvZGVxLnYxLkdldFdlYmhvb2tTZWNyZXRzUmVxdWVzdBojLmNvZGVxLnYxLkdldFdlYmhvb2tTZWNyZXRzUmVzcG9uc2UiLoq1GAIIBILT5JMCIhIgL3YxL2NvZGVxL2FkbWluL3dlYmhvb2tzL3NlY3JldHMSlQEKFERlbGV0ZVdlYmhvb2tTZWNyZXRzEiUuY29kZXEudjEuRGVsZXRlV2ViaG9va1NlY3JldHNSZXF1ZXN0GiYuY29kZXEudjEuRGVsZXRlV2ViaG9va1NlY3JldHNSZXNwb25zZSIuirUYAggEgtPkkwIiKiAvdjEvY29kZXEvYWRtaW4vd2ViaG9va3Mvc2VjcmV0cxKBAQoNUGF1c2VXZWJob29rcxIeLmNvZGVxLnYxLlBhdXNlV2ViaG9va3NSZXF1ZXN0Gh8uY29kZXEudjEuUGF1c2VXZWJob29rc1Jlc3BvbnNlIi+KtRgCCASC0+STAiM6ASoiHi92MS9jb2RlcS9hZG1pbi93ZWJob29rcy9wYXVzZRKFAQoOUmVzdW1lV2ViaG9va3MSHy5jb2RlcS52MS5SZXN1bWVXZWJob29rc1JlcXVlc3QaIC5jb2RlcS52MS5SZXN1bWVXZWJob29rc1Jlc3BvbnNlIjCKtRgCCASC0+STAiQ6ASoiHy92MS9jb2RlcS9hZG1pbi93ZWJob29rcy9yZXN1bWUSegoLVGVzdFdlYmhvb2sSHC5jb2RlcS52MS5UZXN0V2ViaG9va1JlcXVlc3QaHS5jb2RlcS52MS5UZXN0V2ViaG9va1Jlc3BvbnNlIi6KtRgCCASC0+STAiI6ASoiHS92MS9jb2RlcS9hZG1pbi93ZWJob29rcy90ZXN0Qj5aPGdpdGh1Yi5jb20vb3N2YWxkb2FuZHJhZGUvY29kZXEvc2Rrcy9nby9nZW4vY29kZXEvdjE7Y29kZXF2MWIGcHJvdG8z", [file_buf_validate_validate, file_codeq_options_v1_options, file_codeq_v1_task, file_google_api_annotations, file_google_protobuf_timestamp]);
 
 /**
  * CallbackAttempt is an attempt to deliver a callback.
@@ -265,50 +265,92 @@ export const ListCallbacksResponseSchema: GenMessage<ListCallbacksResponse> = /*
   messageDesc(file_codeq_v1_webhook_service, 5);
 
 /**
- * RetryCallbacksRequest attempts callbacks at once.
+ * RetryTaskCallbacksRequest attempts the callbacks of a task at once.
  *
- * @generated from message codeq.v1.RetryCallbacksRequest
+ * @generated from message codeq.v1.RetryTaskCallbacksRequest
  */
-export type RetryCallbacksRequest = Message<"codeq.v1.RetryCallbacksRequest"> & {
+export type RetryTaskCallbacksRequest = Message<"codeq.v1.RetryTaskCallbacksRequest"> & {
   /**
-   * Task whose callbacks are attempted. Cannot be combined with command.
+   * Task.
    *
    * @generated from field: string task_id = 1;
    */
   taskId: string;
 
   /**
-   * Command whose callbacks are attempted.
+   * Tenant to act on; only an operator may name another one than its token's. Empty: the token's.
    *
-   * @generated from field: string command = 2;
+   * @generated from field: string tenant = 2;
+   */
+  tenant: string;
+};
+
+/**
+ * Describes the message codeq.v1.RetryTaskCallbacksRequest.
+ * Use `create(RetryTaskCallbacksRequestSchema)` to create a new message.
+ */
+export const RetryTaskCallbacksRequestSchema: GenMessage<RetryTaskCallbacksRequest> = /*@__PURE__*/
+  messageDesc(file_codeq_v1_webhook_service, 6);
+
+/**
+ * RetryTaskCallbacksResponse tells what was done.
+ *
+ * @generated from message codeq.v1.RetryTaskCallbacksResponse
+ */
+export type RetryTaskCallbacksResponse = Message<"codeq.v1.RetryTaskCallbacksResponse"> & {
+  /**
+   * Number of callbacks that are attempted.
+   *
+   * @generated from field: int64 retried = 1;
+   */
+  retried: bigint;
+};
+
+/**
+ * Describes the message codeq.v1.RetryTaskCallbacksResponse.
+ * Use `create(RetryTaskCallbacksResponseSchema)` to create a new message.
+ */
+export const RetryTaskCallbacksResponseSchema: GenMessage<RetryTaskCallbacksResponse> = /*@__PURE__*/
+  messageDesc(file_codeq_v1_webhook_service, 7);
+
+/**
+ * RetryCallbacksRequest attempts callbacks of a command at once.
+ *
+ * @generated from message codeq.v1.RetryCallbacksRequest
+ */
+export type RetryCallbacksRequest = Message<"codeq.v1.RetryCallbacksRequest"> & {
+  /**
+   * Command.
+   *
+   * @generated from field: string command = 1;
    */
   command: string;
 
   /**
    * Only callbacks of tasks that ended at this time or later.
    *
-   * @generated from field: google.protobuf.Timestamp from = 3;
+   * @generated from field: google.protobuf.Timestamp from = 2;
    */
   from?: Timestamp | undefined;
 
   /**
    * Only callbacks of tasks that ended before this time.
    *
-   * @generated from field: google.protobuf.Timestamp to = 4;
+   * @generated from field: google.protobuf.Timestamp to = 3;
    */
   to?: Timestamp | undefined;
 
   /**
    * next_page_token of the previous response. Empty for the first page.
    *
-   * @generated from field: string page_token = 5;
+   * @generated from field: string page_token = 4;
    */
   pageToken: string;
 
   /**
    * Tenant to act on; only an operator may name another one than its token's. Empty: the token's.
    *
-   * @generated from field: string tenant = 6;
+   * @generated from field: string tenant = 5;
    */
   tenant: string;
 };
@@ -318,7 +360,7 @@ export type RetryCallbacksRequest = Message<"codeq.v1.RetryCallbacksRequest"> & 
  * Use `create(RetryCallbacksRequestSchema)` to create a new message.
  */
 export const RetryCallbacksRequestSchema: GenMessage<RetryCallbacksRequest> = /*@__PURE__*/
-  messageDesc(file_codeq_v1_webhook_service, 6);
+  messageDesc(file_codeq_v1_webhook_service, 8);
 
 /**
  * RetryCallbacksResponse tells what was done.
@@ -346,7 +388,7 @@ export type RetryCallbacksResponse = Message<"codeq.v1.RetryCallbacksResponse"> 
  * Use `create(RetryCallbacksResponseSchema)` to create a new message.
  */
 export const RetryCallbacksResponseSchema: GenMessage<RetryCallbacksResponse> = /*@__PURE__*/
-  messageDesc(file_codeq_v1_webhook_service, 7);
+  messageDesc(file_codeq_v1_webhook_service, 9);
 
 /**
  * WebhookSecrets tells which secrets there are for an endpoint, without the secrets.
@@ -381,7 +423,7 @@ export type WebhookSecrets = Message<"codeq.v1.WebhookSecrets"> & {
  * Use `create(WebhookSecretsSchema)` to create a new message.
  */
 export const WebhookSecretsSchema: GenMessage<WebhookSecrets> = /*@__PURE__*/
-  messageDesc(file_codeq_v1_webhook_service, 8);
+  messageDesc(file_codeq_v1_webhook_service, 10);
 
 /**
  * PutWebhookSecretsRequest sets secrets.
@@ -417,7 +459,7 @@ export type PutWebhookSecretsRequest = Message<"codeq.v1.PutWebhookSecretsReques
  * Use `create(PutWebhookSecretsRequestSchema)` to create a new message.
  */
 export const PutWebhookSecretsRequestSchema: GenMessage<PutWebhookSecretsRequest> = /*@__PURE__*/
-  messageDesc(file_codeq_v1_webhook_service, 9);
+  messageDesc(file_codeq_v1_webhook_service, 11);
 
 /**
  * PutWebhookSecretsResponse returns what is set now.
@@ -438,7 +480,7 @@ export type PutWebhookSecretsResponse = Message<"codeq.v1.PutWebhookSecretsRespo
  * Use `create(PutWebhookSecretsResponseSchema)` to create a new message.
  */
 export const PutWebhookSecretsResponseSchema: GenMessage<PutWebhookSecretsResponse> = /*@__PURE__*/
-  messageDesc(file_codeq_v1_webhook_service, 10);
+  messageDesc(file_codeq_v1_webhook_service, 12);
 
 /**
  * GetWebhookSecretsRequest reads for which endpoints there are secrets.
@@ -459,7 +501,7 @@ export type GetWebhookSecretsRequest = Message<"codeq.v1.GetWebhookSecretsReques
  * Use `create(GetWebhookSecretsRequestSchema)` to create a new message.
  */
 export const GetWebhookSecretsRequestSchema: GenMessage<GetWebhookSecretsRequest> = /*@__PURE__*/
-  messageDesc(file_codeq_v1_webhook_service, 11);
+  messageDesc(file_codeq_v1_webhook_service, 13);
 
 /**
  * GetWebhookSecretsResponse returns them.
@@ -480,7 +522,7 @@ export type GetWebhookSecretsResponse = Message<"codeq.v1.GetWebhookSecretsRespo
  * Use `create(GetWebhookSecretsResponseSchema)` to create a new message.
  */
 export const GetWebhookSecretsResponseSchema: GenMessage<GetWebhookSecretsResponse> = /*@__PURE__*/
-  messageDesc(file_codeq_v1_webhook_service, 12);
+  messageDesc(file_codeq_v1_webhook_service, 14);
 
 /**
  * DeleteWebhookSecretsRequest removes secrets.
@@ -508,7 +550,7 @@ export type DeleteWebhookSecretsRequest = Message<"codeq.v1.DeleteWebhookSecrets
  * Use `create(DeleteWebhookSecretsRequestSchema)` to create a new message.
  */
 export const DeleteWebhookSecretsRequestSchema: GenMessage<DeleteWebhookSecretsRequest> = /*@__PURE__*/
-  messageDesc(file_codeq_v1_webhook_service, 13);
+  messageDesc(file_codeq_v1_webhook_service, 15);
 
 /**
  * DeleteWebhookSecretsResponse confirms that there are none.
@@ -523,7 +565,7 @@ export type DeleteWebhookSecretsResponse = Message<"codeq.v1.DeleteWebhookSecret
  * Use `create(DeleteWebhookSecretsResponseSchema)` to create a new message.
  */
 export const DeleteWebhookSecretsResponseSchema: GenMessage<DeleteWebhookSecretsResponse> = /*@__PURE__*/
-  messageDesc(file_codeq_v1_webhook_service, 14);
+  messageDesc(file_codeq_v1_webhook_service, 16);
 
 /**
  * PauseWebhooksRequest pauses a host.
@@ -551,7 +593,7 @@ export type PauseWebhooksRequest = Message<"codeq.v1.PauseWebhooksRequest"> & {
  * Use `create(PauseWebhooksRequestSchema)` to create a new message.
  */
 export const PauseWebhooksRequestSchema: GenMessage<PauseWebhooksRequest> = /*@__PURE__*/
-  messageDesc(file_codeq_v1_webhook_service, 15);
+  messageDesc(file_codeq_v1_webhook_service, 17);
 
 /**
  * PauseWebhooksResponse returns the state after the change.
@@ -572,7 +614,7 @@ export type PauseWebhooksResponse = Message<"codeq.v1.PauseWebhooksResponse"> & 
  * Use `create(PauseWebhooksResponseSchema)` to create a new message.
  */
 export const PauseWebhooksResponseSchema: GenMessage<PauseWebhooksResponse> = /*@__PURE__*/
-  messageDesc(file_codeq_v1_webhook_service, 16);
+  messageDesc(file_codeq_v1_webhook_service, 18);
 
 /**
  * ResumeWebhooksRequest resumes a host.
@@ -600,7 +642,7 @@ export type ResumeWebhooksRequest = Message<"codeq.v1.ResumeWebhooksRequest"> & 
  * Use `create(ResumeWebhooksRequestSchema)` to create a new message.
  */
 export const ResumeWebhooksRequestSchema: GenMessage<ResumeWebhooksRequest> = /*@__PURE__*/
-  messageDesc(file_codeq_v1_webhook_service, 17);
+  messageDesc(file_codeq_v1_webhook_service, 19);
 
 /**
  * ResumeWebhooksResponse returns the state after the change.
@@ -621,7 +663,7 @@ export type ResumeWebhooksResponse = Message<"codeq.v1.ResumeWebhooksResponse"> 
  * Use `create(ResumeWebhooksResponseSchema)` to create a new message.
  */
 export const ResumeWebhooksResponseSchema: GenMessage<ResumeWebhooksResponse> = /*@__PURE__*/
-  messageDesc(file_codeq_v1_webhook_service, 18);
+  messageDesc(file_codeq_v1_webhook_service, 20);
 
 /**
  * TestWebhookRequest tests an endpoint.
@@ -649,7 +691,7 @@ export type TestWebhookRequest = Message<"codeq.v1.TestWebhookRequest"> & {
  * Use `create(TestWebhookRequestSchema)` to create a new message.
  */
 export const TestWebhookRequestSchema: GenMessage<TestWebhookRequest> = /*@__PURE__*/
-  messageDesc(file_codeq_v1_webhook_service, 19);
+  messageDesc(file_codeq_v1_webhook_service, 21);
 
 /**
  * TestWebhookResponse is the answer of the endpoint.
@@ -691,7 +733,7 @@ export type TestWebhookResponse = Message<"codeq.v1.TestWebhookResponse"> & {
  * Use `create(TestWebhookResponseSchema)` to create a new message.
  */
 export const TestWebhookResponseSchema: GenMessage<TestWebhookResponse> = /*@__PURE__*/
-  messageDesc(file_codeq_v1_webhook_service, 20);
+  messageDesc(file_codeq_v1_webhook_service, 22);
 
 /**
  * CallbackState is the state of a callback.
@@ -737,7 +779,7 @@ export const CallbackStateSchema: GenEnum<CallbackState> = /*@__PURE__*/
 /**
  * WebhookService shows and controls callbacks: the reports of ended tasks to their webhooks. An operator names any tenant
  * in the request.
- * Every RPC may also fail with NOT_OPERATOR if it names another tenant than the token's.
+ * Those that name a tenant may also fail with NOT_OPERATOR, if it is another one than the token's.
  *
  * @generated from service codeq.v1.WebhookService
  */
@@ -756,7 +798,7 @@ export const WebhookService: GenService<{
   /**
    * ListCallbacks returns the callbacks of a command that are not delivered, in the order in which their tasks ended. A
    * page ends after page_size callbacks or 10000 rows scanned.
-   * Errors: NOT_ADMIN, COMMAND_NOT_ALLOWED, QUEUE_NOT_FOUND, INVALID_PAGE_TOKEN.
+   * Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED, QUEUE_NOT_FOUND, INVALID_PAGE_TOKEN.
    *
    * @generated from rpc codeq.v1.WebhookService.ListCallbacks
    */
@@ -766,10 +808,21 @@ export const WebhookService: GenService<{
     output: typeof ListCallbacksResponseSchema;
   },
   /**
-   * RetryCallbacks attempts callbacks at once: those of a task that were given up or wait, or those of a command that
-   * were given up. They keep their ids and get all their retries again. A call scans up to 10000 rows, and returns a page
-   * token if more callbacks may be left.
-   * Errors: NOT_ADMIN, COMMAND_NOT_ALLOWED, TASK_NOT_FOUND, QUEUE_NOT_FOUND, INVALID_FIELD, INVALID_PAGE_TOKEN.
+   * RetryTaskCallbacks attempts the callbacks of a task at once that were given up or wait. They keep their ids and get
+   * all their retries again.
+   * Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED, TASK_NOT_FOUND.
+   *
+   * @generated from rpc codeq.v1.WebhookService.RetryTaskCallbacks
+   */
+  retryTaskCallbacks: {
+    methodKind: "unary";
+    input: typeof RetryTaskCallbacksRequestSchema;
+    output: typeof RetryTaskCallbacksResponseSchema;
+  },
+  /**
+   * RetryCallbacks attempts the callbacks of a command at once that were given up. They keep their ids and get all their
+   * retries again. A call scans up to 10000 rows, and returns a page token if more callbacks may be left.
+   * Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED, QUEUE_NOT_FOUND, INVALID_PAGE_TOKEN.
    *
    * @generated from rpc codeq.v1.WebhookService.RetryCallbacks
    */
@@ -781,7 +834,7 @@ export const WebhookService: GenService<{
   /**
    * PutWebhookSecrets sets the secrets that sign requests to an endpoint, or to all endpoints without secrets of their
    * own. Secrets are never returned.
-   * Errors: NOT_ADMIN, INVALID_FIELD, LIMIT_REACHED (settings for 1000 endpoints and hosts).
+   * Errors: NOT_ADMIN, NOT_OPERATOR, INVALID_FIELD, LIMIT_REACHED (settings for 1000 endpoints and hosts).
    *
    * @generated from rpc codeq.v1.WebhookService.PutWebhookSecrets
    */
@@ -792,7 +845,7 @@ export const WebhookService: GenService<{
   },
   /**
    * GetWebhookSecrets returns for which endpoints there are secrets, with fingerprints of the secrets.
-   * Errors: NOT_ADMIN.
+   * Errors: NOT_ADMIN, NOT_OPERATOR.
    *
    * @generated from rpc codeq.v1.WebhookService.GetWebhookSecrets
    */
@@ -804,7 +857,7 @@ export const WebhookService: GenService<{
   /**
    * DeleteWebhookSecrets removes the secrets of an endpoint, or those for all endpoints without secrets of their own.
    * Idempotent.
-   * Errors: NOT_ADMIN.
+   * Errors: NOT_ADMIN, NOT_OPERATOR.
    *
    * @generated from rpc codeq.v1.WebhookService.DeleteWebhookSecrets
    */
@@ -816,7 +869,7 @@ export const WebhookService: GenService<{
   /**
    * PauseWebhooks has the tenant's callbacks to a host wait, without counting attempts; tasks are kept meanwhile.
    * Idempotent.
-   * Errors: NOT_ADMIN, LIMIT_REACHED (settings for 1000 endpoints and hosts).
+   * Errors: NOT_ADMIN, NOT_OPERATOR, LIMIT_REACHED (settings for 1000 endpoints and hosts).
    *
    * @generated from rpc codeq.v1.WebhookService.PauseWebhooks
    */
@@ -827,7 +880,7 @@ export const WebhookService: GenService<{
   },
   /**
    * ResumeWebhooks delivers the callbacks to a host again; those that waited follow within about a minute. Idempotent.
-   * Errors: NOT_ADMIN.
+   * Errors: NOT_ADMIN, NOT_OPERATOR.
    *
    * @generated from rpc codeq.v1.WebhookService.ResumeWebhooks
    */
@@ -838,7 +891,7 @@ export const WebhookService: GenService<{
   },
   /**
    * TestWebhook sends one callback of a task that does not exist, signed as usual, and returns the answer.
-   * Errors: NOT_ADMIN, INVALID_FIELD, LIMIT_REACHED (8 tests at a time, or a host that is busy or keeps failing).
+   * Errors: NOT_ADMIN, NOT_OPERATOR, INVALID_FIELD, LIMIT_REACHED (8 tests at a time, or a host that is busy or keeps failing).
    *
    * @generated from rpc codeq.v1.WebhookService.TestWebhook
    */

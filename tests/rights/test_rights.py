@@ -61,6 +61,7 @@ async def task_id(server: Server) -> str:
 async def dead_letter(server: Server) -> str:
     """Makes a dead letter of the command "mine" with payload, progress and error; returns its id."""
     spec = task_pb2.TaskSpec(command="mine", payload=f'"{SECRET} payload"'.encode(), max_attempts=1)
+    spec.webhook = f"http://127.0.0.1:1/{SECRET}"
     made = await server.grpc("/codeq.v1.TaskService/CreateTask", pb.CreateTaskRequest(spec=spec), "producer")
     claim = pb.ClaimTaskRequest(commands=["mine"])
     held = (await server.grpc("/codeq.v1.TaskService/ClaimTask", claim, "worker")).message.task

@@ -32,6 +32,9 @@ _TOTALS: Final = {
     "rows": ("codeq_rows_written", "Rows put or deleted in the store"),
 }
 
+_OUTCOMES: Final = {"delivered": "success", "gave_up": "failure", "retried": "retry", "put_off": "put_off"}
+"""Outcomes of callbacks, with their labels."""
+
 
 class ShardCollector(Collector):
     """Exports the metrics of the current `Serving` of the shard, and of the store.
@@ -94,6 +97,7 @@ def _families(serving: Serving) -> Iterator[Metric]:
     for limited, count in serving.rates.hits.items():
         hits.add_metric((limited.scope, limited.operation), count)
     yield hits
+    yield from _callbacks(serving)
     depth = GaugeMetricFamily("codeq_queue_tasks", "Tasks in a queue.", labels=("tenant", "command", "state"))
     for number, queue in enumerate(shard.queues.values()):
         if number >= QUEUES_MAX:
@@ -101,3 +105,30 @@ def _families(serving: Serving) -> Iterator[Metric]:
         for state in ("ready", "scheduled", "claimed", "dlq"):
             depth.add_metric((queue.tenant, queue.command, state), getattr(queue, state))
     yield depth
+
+
+def _callbacks(serving: Serving) -> Iterator[Metric]:
+    """Yields the families of callbacks."""
+    outboxes = [queue.outbox for queue in serving.runner.shard.queues.values() if queue.outbox is not None]
+    yield GaugeMetricFamily(
+        "codeq_callbacks_pending", "Callbacks to deliver.", value=sum(outbox.pending for outbox in outboxes)
+    )
+    yield GaugeMetricFamily(
+        "codeq_callbacks_given_up",
+        "Callbacks that will not be delivered unless they are retried.",
+        value=sum(outbox.gave_up for outbox in outboxes),
+    )
+    courier = serving.courier
+    if courier is None:
+        return
+    deliveries = CounterMetricFamily(
+        "codeq_webhook_deliveries", "Requests to URLs of tenants since startup.", labels=("kind", "outcome")
+    )
+    for outcome, name in _OUTCOMES.items():
+        deliveries.add_metric(("task_result", name), courier.outcomes[outcome])
+    yield deliveries
+    yield GaugeMetricFamily(
+        "codeq_webhook_circuits_open",
+        "Hosts of tenants' URLs that are left alone because they keep failing.",
+        value=courier.open_circuits,
+    )

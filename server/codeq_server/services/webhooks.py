@@ -93,7 +93,6 @@ class WebhookService:
     ) -> pb.RetryTaskCallbacksResponse:
         """Attempts callbacks of a task at once."""
         home, position = self._home(claims, request.task_id)
-        claims.check_command(home.queue.command)
         shard, now = self._runner.shard, self._runner.now()
         rows = callbacks.callbacks_at(shard, home, position)
         retried = sum([callbacks.replay(shard, home.queue, *each, now) for each in rows])
@@ -150,6 +149,7 @@ class WebhookService:
         self, claims: Claims, request: pb.PutWebhookSecretsRequest, act: Act
     ) -> pb.PutWebhookSecretsResponse:
         """Sets the secrets for an endpoint."""
+        _check_all_commands(claims)
         if "?" in request.endpoint or "#" in request.endpoint:
             raise invalid_field("endpoint", "must have no query and no fragment")
         tenant, before = claims.tenant_id, self._secrets_state(claims.tenant_id, request.endpoint)
@@ -165,6 +165,7 @@ class WebhookService:
         request: pb.GetWebhookSecretsRequest,  # noqa: ARG002
     ) -> pb.GetWebhookSecretsResponse:
         """Returns for which endpoints there are secrets."""
+        _check_all_commands(claims)
         self._runner.now()  # raises if the runner no longer decides
         there = self._runner.shard.endpoints.of(claims.tenant_id)
         names = sorted(name for name, row in there.items() if row.secrets)
@@ -176,6 +177,7 @@ class WebhookService:
         self, claims: Claims, request: pb.DeleteWebhookSecretsRequest, act: Act
     ) -> pb.DeleteWebhookSecretsResponse:
         """Removes the secrets for an endpoint."""
+        _check_all_commands(claims)
         before = self._secrets_state(claims.tenant_id, request.endpoint)
         receivers.set_secrets(self._runner.shard, claims.tenant_id, request.endpoint, (), self._runner.now())
         act.record(self._runner, before=before, after=self._secrets_state(claims.tenant_id, request.endpoint))
@@ -200,6 +202,7 @@ class WebhookService:
         self, claims: Claims, request: pb.TestWebhookRequest, act: Act
     ) -> pb.TestWebhookResponse:
         """Sends a callback of a task that does not exist."""
+        _check_all_commands(claims)
         runner, outgoing = self._runner, self._outgoing
         now = runner.now()
         problem = "cannot be tested: this server makes no requests" if outgoing is None else ""
@@ -227,6 +230,7 @@ class WebhookService:
         )
 
     async def _pause(self, claims: Claims, host: str, act: Act, *, paused: bool) -> None:
+        _check_all_commands(claims)
         shard = self._runner.shard
         before: State = {"paused": shard.endpoints.is_paused(claims.tenant_id, host)}
         receivers.pause_host(shard, claims.tenant_id, host, self._runner.now(), paused=paused)
@@ -287,6 +291,16 @@ class WebhookService:
         if row.due_ms:
             message.next_attempt_at.FromMilliseconds(row.due_ms)
         return message
+
+
+def _check_all_commands(claims: Claims) -> None:
+    """Checks that the caller may act on what concerns every command.
+
+    Raises:
+        Rejection: COMMAND_NOT_ALLOWED.
+    """
+    if claims.seen_commands is not None:
+        raise Rejection(Reason.COMMAND_NOT_ALLOWED, "the call concerns every command, and the token does not allow all")
 
 
 def _attempt(row: rows_pb2.CallRow) -> pb.CallbackAttempt:

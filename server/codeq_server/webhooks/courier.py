@@ -117,6 +117,11 @@ class Courier:
         """Number of callbacks that are taken."""
         return self._tenants.total()
 
+    @property
+    def open_circuits(self) -> int:
+        """Number of hosts that are left alone because they keep failing."""
+        return self._outgoing.sender.open_circuits
+
     def stop(self) -> None:
         """Stops: requests under way are cancelled, and their callbacks stay in the rows."""
         self._runner.on_calls = None

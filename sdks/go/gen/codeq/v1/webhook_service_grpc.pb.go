@@ -48,7 +48,7 @@ type WebhookServiceClient interface {
 	ListCallbacks(ctx context.Context, in *ListCallbacksRequest, opts ...grpc.CallOption) (*ListCallbacksResponse, error)
 	// RetryTaskCallbacks attempts the callbacks of a task at once that were given up or wait. They keep their ids and get
 	// all their retries again.
-	// Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED, TASK_NOT_FOUND.
+	// Errors: NOT_ADMIN, NOT_OPERATOR, TASK_NOT_FOUND.
 	RetryTaskCallbacks(ctx context.Context, in *RetryTaskCallbacksRequest, opts ...grpc.CallOption) (*RetryTaskCallbacksResponse, error)
 	// RetryCallbacks attempts the callbacks of a command at once that were given up. They keep their ids and get all their
 	// retries again. A call scans up to 10000 rows, and returns a page token if more callbacks may be left.
@@ -56,24 +56,24 @@ type WebhookServiceClient interface {
 	RetryCallbacks(ctx context.Context, in *RetryCallbacksRequest, opts ...grpc.CallOption) (*RetryCallbacksResponse, error)
 	// PutWebhookSecrets sets the secrets that sign requests to an endpoint, or to all endpoints without secrets of their
 	// own. Secrets are never returned.
-	// Errors: NOT_ADMIN, NOT_OPERATOR, INVALID_FIELD, LIMIT_REACHED (settings for 1000 endpoints and hosts).
+	// Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED, INVALID_FIELD, LIMIT_REACHED (settings for 1000 endpoints and hosts).
 	PutWebhookSecrets(ctx context.Context, in *PutWebhookSecretsRequest, opts ...grpc.CallOption) (*PutWebhookSecretsResponse, error)
 	// GetWebhookSecrets returns for which endpoints there are secrets, with fingerprints of the secrets.
-	// Errors: NOT_ADMIN, NOT_OPERATOR.
+	// Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED.
 	GetWebhookSecrets(ctx context.Context, in *GetWebhookSecretsRequest, opts ...grpc.CallOption) (*GetWebhookSecretsResponse, error)
 	// DeleteWebhookSecrets removes the secrets of an endpoint, or those for all endpoints without secrets of their own.
 	// Idempotent.
-	// Errors: NOT_ADMIN, NOT_OPERATOR.
+	// Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED.
 	DeleteWebhookSecrets(ctx context.Context, in *DeleteWebhookSecretsRequest, opts ...grpc.CallOption) (*DeleteWebhookSecretsResponse, error)
 	// PauseWebhooks has the tenant's callbacks to a host wait, without counting attempts; tasks are kept meanwhile.
 	// Idempotent.
-	// Errors: NOT_ADMIN, NOT_OPERATOR, LIMIT_REACHED (settings for 1000 endpoints and hosts).
+	// Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED, LIMIT_REACHED (settings for 1000 endpoints and hosts).
 	PauseWebhooks(ctx context.Context, in *PauseWebhooksRequest, opts ...grpc.CallOption) (*PauseWebhooksResponse, error)
 	// ResumeWebhooks delivers the callbacks to a host again; those that waited follow within about a minute. Idempotent.
-	// Errors: NOT_ADMIN, NOT_OPERATOR.
+	// Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED.
 	ResumeWebhooks(ctx context.Context, in *ResumeWebhooksRequest, opts ...grpc.CallOption) (*ResumeWebhooksResponse, error)
 	// TestWebhook sends one callback of a task that does not exist, signed as usual, and returns the answer.
-	// Errors: NOT_ADMIN, NOT_OPERATOR, INVALID_FIELD, LIMIT_REACHED (8 tests at a time, or a host that is busy or keeps failing).
+	// Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED, INVALID_FIELD, LIMIT_REACHED (8 tests at a time, or a host that is busy or keeps failing).
 	TestWebhook(ctx context.Context, in *TestWebhookRequest, opts ...grpc.CallOption) (*TestWebhookResponse, error)
 }
 
@@ -202,7 +202,7 @@ type WebhookServiceServer interface {
 	ListCallbacks(context.Context, *ListCallbacksRequest) (*ListCallbacksResponse, error)
 	// RetryTaskCallbacks attempts the callbacks of a task at once that were given up or wait. They keep their ids and get
 	// all their retries again.
-	// Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED, TASK_NOT_FOUND.
+	// Errors: NOT_ADMIN, NOT_OPERATOR, TASK_NOT_FOUND.
 	RetryTaskCallbacks(context.Context, *RetryTaskCallbacksRequest) (*RetryTaskCallbacksResponse, error)
 	// RetryCallbacks attempts the callbacks of a command at once that were given up. They keep their ids and get all their
 	// retries again. A call scans up to 10000 rows, and returns a page token if more callbacks may be left.
@@ -210,24 +210,24 @@ type WebhookServiceServer interface {
 	RetryCallbacks(context.Context, *RetryCallbacksRequest) (*RetryCallbacksResponse, error)
 	// PutWebhookSecrets sets the secrets that sign requests to an endpoint, or to all endpoints without secrets of their
 	// own. Secrets are never returned.
-	// Errors: NOT_ADMIN, NOT_OPERATOR, INVALID_FIELD, LIMIT_REACHED (settings for 1000 endpoints and hosts).
+	// Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED, INVALID_FIELD, LIMIT_REACHED (settings for 1000 endpoints and hosts).
 	PutWebhookSecrets(context.Context, *PutWebhookSecretsRequest) (*PutWebhookSecretsResponse, error)
 	// GetWebhookSecrets returns for which endpoints there are secrets, with fingerprints of the secrets.
-	// Errors: NOT_ADMIN, NOT_OPERATOR.
+	// Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED.
 	GetWebhookSecrets(context.Context, *GetWebhookSecretsRequest) (*GetWebhookSecretsResponse, error)
 	// DeleteWebhookSecrets removes the secrets of an endpoint, or those for all endpoints without secrets of their own.
 	// Idempotent.
-	// Errors: NOT_ADMIN, NOT_OPERATOR.
+	// Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED.
 	DeleteWebhookSecrets(context.Context, *DeleteWebhookSecretsRequest) (*DeleteWebhookSecretsResponse, error)
 	// PauseWebhooks has the tenant's callbacks to a host wait, without counting attempts; tasks are kept meanwhile.
 	// Idempotent.
-	// Errors: NOT_ADMIN, NOT_OPERATOR, LIMIT_REACHED (settings for 1000 endpoints and hosts).
+	// Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED, LIMIT_REACHED (settings for 1000 endpoints and hosts).
 	PauseWebhooks(context.Context, *PauseWebhooksRequest) (*PauseWebhooksResponse, error)
 	// ResumeWebhooks delivers the callbacks to a host again; those that waited follow within about a minute. Idempotent.
-	// Errors: NOT_ADMIN, NOT_OPERATOR.
+	// Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED.
 	ResumeWebhooks(context.Context, *ResumeWebhooksRequest) (*ResumeWebhooksResponse, error)
 	// TestWebhook sends one callback of a task that does not exist, signed as usual, and returns the answer.
-	// Errors: NOT_ADMIN, NOT_OPERATOR, INVALID_FIELD, LIMIT_REACHED (8 tests at a time, or a host that is busy or keeps failing).
+	// Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED, INVALID_FIELD, LIMIT_REACHED (8 tests at a time, or a host that is busy or keeps failing).
 	TestWebhook(context.Context, *TestWebhookRequest) (*TestWebhookResponse, error)
 	mustEmbedUnimplementedWebhookServiceServer()
 }

@@ -115,7 +115,7 @@ class WebhookServiceServicer:
     def RetryTaskCallbacks(self, request, context):
         """RetryTaskCallbacks attempts the callbacks of a task at once that were given up or wait. They keep their ids and get
         all their retries again.
-        Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED, TASK_NOT_FOUND.
+        Errors: NOT_ADMIN, NOT_OPERATOR, TASK_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -133,7 +133,7 @@ class WebhookServiceServicer:
     def PutWebhookSecrets(self, request, context):
         """PutWebhookSecrets sets the secrets that sign requests to an endpoint, or to all endpoints without secrets of their
         own. Secrets are never returned.
-        Errors: NOT_ADMIN, NOT_OPERATOR, INVALID_FIELD, LIMIT_REACHED (settings for 1000 endpoints and hosts).
+        Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED, INVALID_FIELD, LIMIT_REACHED (settings for 1000 endpoints and hosts).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -141,7 +141,7 @@ class WebhookServiceServicer:
 
     def GetWebhookSecrets(self, request, context):
         """GetWebhookSecrets returns for which endpoints there are secrets, with fingerprints of the secrets.
-        Errors: NOT_ADMIN, NOT_OPERATOR.
+        Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -150,7 +150,7 @@ class WebhookServiceServicer:
     def DeleteWebhookSecrets(self, request, context):
         """DeleteWebhookSecrets removes the secrets of an endpoint, or those for all endpoints without secrets of their own.
         Idempotent.
-        Errors: NOT_ADMIN, NOT_OPERATOR.
+        Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -159,7 +159,7 @@ class WebhookServiceServicer:
     def PauseWebhooks(self, request, context):
         """PauseWebhooks has the tenant's callbacks to a host wait, without counting attempts; tasks are kept meanwhile.
         Idempotent.
-        Errors: NOT_ADMIN, NOT_OPERATOR, LIMIT_REACHED (settings for 1000 endpoints and hosts).
+        Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED, LIMIT_REACHED (settings for 1000 endpoints and hosts).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -167,7 +167,7 @@ class WebhookServiceServicer:
 
     def ResumeWebhooks(self, request, context):
         """ResumeWebhooks delivers the callbacks to a host again; those that waited follow within about a minute. Idempotent.
-        Errors: NOT_ADMIN, NOT_OPERATOR.
+        Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -175,7 +175,7 @@ class WebhookServiceServicer:
 
     def TestWebhook(self, request, context):
         """TestWebhook sends one callback of a task that does not exist, signed as usual, and returns the answer.
-        Errors: NOT_ADMIN, NOT_OPERATOR, INVALID_FIELD, LIMIT_REACHED (8 tests at a time, or a host that is busy or keeps failing).
+        Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED, INVALID_FIELD, LIMIT_REACHED (8 tests at a time, or a host that is busy or keeps failing).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

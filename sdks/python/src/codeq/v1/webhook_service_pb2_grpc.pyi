@@ -48,7 +48,7 @@ class WebhookServiceStub:
     RetryTaskCallbacks: _grpc.UnaryUnaryMultiCallable[_webhook_service_pb2.RetryTaskCallbacksRequest, _webhook_service_pb2.RetryTaskCallbacksResponse]
     """RetryTaskCallbacks attempts the callbacks of a task at once that were given up or wait. They keep their ids and get
     all their retries again.
-    Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED, TASK_NOT_FOUND.
+    Errors: NOT_ADMIN, NOT_OPERATOR, TASK_NOT_FOUND.
     """
     RetryCallbacks: _grpc.UnaryUnaryMultiCallable[_webhook_service_pb2.RetryCallbacksRequest, _webhook_service_pb2.RetryCallbacksResponse]
     """RetryCallbacks attempts the callbacks of a command at once that were given up. They keep their ids and get all their
@@ -58,29 +58,29 @@ class WebhookServiceStub:
     PutWebhookSecrets: _grpc.UnaryUnaryMultiCallable[_webhook_service_pb2.PutWebhookSecretsRequest, _webhook_service_pb2.PutWebhookSecretsResponse]
     """PutWebhookSecrets sets the secrets that sign requests to an endpoint, or to all endpoints without secrets of their
     own. Secrets are never returned.
-    Errors: NOT_ADMIN, NOT_OPERATOR, INVALID_FIELD, LIMIT_REACHED (settings for 1000 endpoints and hosts).
+    Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED, INVALID_FIELD, LIMIT_REACHED (settings for 1000 endpoints and hosts).
     """
     GetWebhookSecrets: _grpc.UnaryUnaryMultiCallable[_webhook_service_pb2.GetWebhookSecretsRequest, _webhook_service_pb2.GetWebhookSecretsResponse]
     """GetWebhookSecrets returns for which endpoints there are secrets, with fingerprints of the secrets.
-    Errors: NOT_ADMIN, NOT_OPERATOR.
+    Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED.
     """
     DeleteWebhookSecrets: _grpc.UnaryUnaryMultiCallable[_webhook_service_pb2.DeleteWebhookSecretsRequest, _webhook_service_pb2.DeleteWebhookSecretsResponse]
     """DeleteWebhookSecrets removes the secrets of an endpoint, or those for all endpoints without secrets of their own.
     Idempotent.
-    Errors: NOT_ADMIN, NOT_OPERATOR.
+    Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED.
     """
     PauseWebhooks: _grpc.UnaryUnaryMultiCallable[_webhook_service_pb2.PauseWebhooksRequest, _webhook_service_pb2.PauseWebhooksResponse]
     """PauseWebhooks has the tenant's callbacks to a host wait, without counting attempts; tasks are kept meanwhile.
     Idempotent.
-    Errors: NOT_ADMIN, NOT_OPERATOR, LIMIT_REACHED (settings for 1000 endpoints and hosts).
+    Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED, LIMIT_REACHED (settings for 1000 endpoints and hosts).
     """
     ResumeWebhooks: _grpc.UnaryUnaryMultiCallable[_webhook_service_pb2.ResumeWebhooksRequest, _webhook_service_pb2.ResumeWebhooksResponse]
     """ResumeWebhooks delivers the callbacks to a host again; those that waited follow within about a minute. Idempotent.
-    Errors: NOT_ADMIN, NOT_OPERATOR.
+    Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED.
     """
     TestWebhook: _grpc.UnaryUnaryMultiCallable[_webhook_service_pb2.TestWebhookRequest, _webhook_service_pb2.TestWebhookResponse]
     """TestWebhook sends one callback of a task that does not exist, signed as usual, and returns the answer.
-    Errors: NOT_ADMIN, NOT_OPERATOR, INVALID_FIELD, LIMIT_REACHED (8 tests at a time, or a host that is busy or keeps failing).
+    Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED, INVALID_FIELD, LIMIT_REACHED (8 tests at a time, or a host that is busy or keeps failing).
     """
 
 @_typing.type_check_only
@@ -103,7 +103,7 @@ class WebhookServiceAsyncStub(WebhookServiceStub):
     RetryTaskCallbacks: _aio.UnaryUnaryMultiCallable[_webhook_service_pb2.RetryTaskCallbacksRequest, _webhook_service_pb2.RetryTaskCallbacksResponse]  # type: ignore[assignment]
     """RetryTaskCallbacks attempts the callbacks of a task at once that were given up or wait. They keep their ids and get
     all their retries again.
-    Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED, TASK_NOT_FOUND.
+    Errors: NOT_ADMIN, NOT_OPERATOR, TASK_NOT_FOUND.
     """
     RetryCallbacks: _aio.UnaryUnaryMultiCallable[_webhook_service_pb2.RetryCallbacksRequest, _webhook_service_pb2.RetryCallbacksResponse]  # type: ignore[assignment]
     """RetryCallbacks attempts the callbacks of a command at once that were given up. They keep their ids and get all their
@@ -113,29 +113,29 @@ class WebhookServiceAsyncStub(WebhookServiceStub):
     PutWebhookSecrets: _aio.UnaryUnaryMultiCallable[_webhook_service_pb2.PutWebhookSecretsRequest, _webhook_service_pb2.PutWebhookSecretsResponse]  # type: ignore[assignment]
     """PutWebhookSecrets sets the secrets that sign requests to an endpoint, or to all endpoints without secrets of their
     own. Secrets are never returned.
-    Errors: NOT_ADMIN, NOT_OPERATOR, INVALID_FIELD, LIMIT_REACHED (settings for 1000 endpoints and hosts).
+    Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED, INVALID_FIELD, LIMIT_REACHED (settings for 1000 endpoints and hosts).
     """
     GetWebhookSecrets: _aio.UnaryUnaryMultiCallable[_webhook_service_pb2.GetWebhookSecretsRequest, _webhook_service_pb2.GetWebhookSecretsResponse]  # type: ignore[assignment]
     """GetWebhookSecrets returns for which endpoints there are secrets, with fingerprints of the secrets.
-    Errors: NOT_ADMIN, NOT_OPERATOR.
+    Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED.
     """
     DeleteWebhookSecrets: _aio.UnaryUnaryMultiCallable[_webhook_service_pb2.DeleteWebhookSecretsRequest, _webhook_service_pb2.DeleteWebhookSecretsResponse]  # type: ignore[assignment]
     """DeleteWebhookSecrets removes the secrets of an endpoint, or those for all endpoints without secrets of their own.
     Idempotent.
-    Errors: NOT_ADMIN, NOT_OPERATOR.
+    Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED.
     """
     PauseWebhooks: _aio.UnaryUnaryMultiCallable[_webhook_service_pb2.PauseWebhooksRequest, _webhook_service_pb2.PauseWebhooksResponse]  # type: ignore[assignment]
     """PauseWebhooks has the tenant's callbacks to a host wait, without counting attempts; tasks are kept meanwhile.
     Idempotent.
-    Errors: NOT_ADMIN, NOT_OPERATOR, LIMIT_REACHED (settings for 1000 endpoints and hosts).
+    Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED, LIMIT_REACHED (settings for 1000 endpoints and hosts).
     """
     ResumeWebhooks: _aio.UnaryUnaryMultiCallable[_webhook_service_pb2.ResumeWebhooksRequest, _webhook_service_pb2.ResumeWebhooksResponse]  # type: ignore[assignment]
     """ResumeWebhooks delivers the callbacks to a host again; those that waited follow within about a minute. Idempotent.
-    Errors: NOT_ADMIN, NOT_OPERATOR.
+    Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED.
     """
     TestWebhook: _aio.UnaryUnaryMultiCallable[_webhook_service_pb2.TestWebhookRequest, _webhook_service_pb2.TestWebhookResponse]  # type: ignore[assignment]
     """TestWebhook sends one callback of a task that does not exist, signed as usual, and returns the answer.
-    Errors: NOT_ADMIN, NOT_OPERATOR, INVALID_FIELD, LIMIT_REACHED (8 tests at a time, or a host that is busy or keeps failing).
+    Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED, INVALID_FIELD, LIMIT_REACHED (8 tests at a time, or a host that is busy or keeps failing).
     """
 
 class WebhookServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -173,7 +173,7 @@ class WebhookServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_webhook_service_pb2.RetryTaskCallbacksResponse, _abc.Awaitable[_webhook_service_pb2.RetryTaskCallbacksResponse]]:
         """RetryTaskCallbacks attempts the callbacks of a task at once that were given up or wait. They keep their ids and get
         all their retries again.
-        Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED, TASK_NOT_FOUND.
+        Errors: NOT_ADMIN, NOT_OPERATOR, TASK_NOT_FOUND.
         """
 
     @_abc_1.abstractmethod
@@ -195,7 +195,7 @@ class WebhookServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_webhook_service_pb2.PutWebhookSecretsResponse, _abc.Awaitable[_webhook_service_pb2.PutWebhookSecretsResponse]]:
         """PutWebhookSecrets sets the secrets that sign requests to an endpoint, or to all endpoints without secrets of their
         own. Secrets are never returned.
-        Errors: NOT_ADMIN, NOT_OPERATOR, INVALID_FIELD, LIMIT_REACHED (settings for 1000 endpoints and hosts).
+        Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED, INVALID_FIELD, LIMIT_REACHED (settings for 1000 endpoints and hosts).
         """
 
     @_abc_1.abstractmethod
@@ -205,7 +205,7 @@ class WebhookServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_webhook_service_pb2.GetWebhookSecretsResponse, _abc.Awaitable[_webhook_service_pb2.GetWebhookSecretsResponse]]:
         """GetWebhookSecrets returns for which endpoints there are secrets, with fingerprints of the secrets.
-        Errors: NOT_ADMIN, NOT_OPERATOR.
+        Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED.
         """
 
     @_abc_1.abstractmethod
@@ -216,7 +216,7 @@ class WebhookServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_webhook_service_pb2.DeleteWebhookSecretsResponse, _abc.Awaitable[_webhook_service_pb2.DeleteWebhookSecretsResponse]]:
         """DeleteWebhookSecrets removes the secrets of an endpoint, or those for all endpoints without secrets of their own.
         Idempotent.
-        Errors: NOT_ADMIN, NOT_OPERATOR.
+        Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED.
         """
 
     @_abc_1.abstractmethod
@@ -227,7 +227,7 @@ class WebhookServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_webhook_service_pb2.PauseWebhooksResponse, _abc.Awaitable[_webhook_service_pb2.PauseWebhooksResponse]]:
         """PauseWebhooks has the tenant's callbacks to a host wait, without counting attempts; tasks are kept meanwhile.
         Idempotent.
-        Errors: NOT_ADMIN, NOT_OPERATOR, LIMIT_REACHED (settings for 1000 endpoints and hosts).
+        Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED, LIMIT_REACHED (settings for 1000 endpoints and hosts).
         """
 
     @_abc_1.abstractmethod
@@ -237,7 +237,7 @@ class WebhookServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_webhook_service_pb2.ResumeWebhooksResponse, _abc.Awaitable[_webhook_service_pb2.ResumeWebhooksResponse]]:
         """ResumeWebhooks delivers the callbacks to a host again; those that waited follow within about a minute. Idempotent.
-        Errors: NOT_ADMIN, NOT_OPERATOR.
+        Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED.
         """
 
     @_abc_1.abstractmethod
@@ -247,7 +247,7 @@ class WebhookServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_webhook_service_pb2.TestWebhookResponse, _abc.Awaitable[_webhook_service_pb2.TestWebhookResponse]]:
         """TestWebhook sends one callback of a task that does not exist, signed as usual, and returns the answer.
-        Errors: NOT_ADMIN, NOT_OPERATOR, INVALID_FIELD, LIMIT_REACHED (8 tests at a time, or a host that is busy or keeps failing).
+        Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED, INVALID_FIELD, LIMIT_REACHED (8 tests at a time, or a host that is busy or keeps failing).
         """
 
 def add_WebhookServiceServicer_to_server(servicer: WebhookServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -810,7 +810,7 @@ export const WebhookService: GenService<{
   /**
    * RetryTaskCallbacks attempts the callbacks of a task at once that were given up or wait. They keep their ids and get
    * all their retries again.
-   * Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED, TASK_NOT_FOUND.
+   * Errors: NOT_ADMIN, NOT_OPERATOR, TASK_NOT_FOUND.
    *
    * @generated from rpc codeq.v1.WebhookService.RetryTaskCallbacks
    */
@@ -834,7 +834,7 @@ export const WebhookService: GenService<{
   /**
    * PutWebhookSecrets sets the secrets that sign requests to an endpoint, or to all endpoints without secrets of their
    * own. Secrets are never returned.
-   * Errors: NOT_ADMIN, NOT_OPERATOR, INVALID_FIELD, LIMIT_REACHED (settings for 1000 endpoints and hosts).
+   * Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED, INVALID_FIELD, LIMIT_REACHED (settings for 1000 endpoints and hosts).
    *
    * @generated from rpc codeq.v1.WebhookService.PutWebhookSecrets
    */
@@ -845,7 +845,7 @@ export const WebhookService: GenService<{
   },
   /**
    * GetWebhookSecrets returns for which endpoints there are secrets, with fingerprints of the secrets.
-   * Errors: NOT_ADMIN, NOT_OPERATOR.
+   * Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED.
    *
    * @generated from rpc codeq.v1.WebhookService.GetWebhookSecrets
    */
@@ -857,7 +857,7 @@ export const WebhookService: GenService<{
   /**
    * DeleteWebhookSecrets removes the secrets of an endpoint, or those for all endpoints without secrets of their own.
    * Idempotent.
-   * Errors: NOT_ADMIN, NOT_OPERATOR.
+   * Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED.
    *
    * @generated from rpc codeq.v1.WebhookService.DeleteWebhookSecrets
    */
@@ -869,7 +869,7 @@ export const WebhookService: GenService<{
   /**
    * PauseWebhooks has the tenant's callbacks to a host wait, without counting attempts; tasks are kept meanwhile.
    * Idempotent.
-   * Errors: NOT_ADMIN, NOT_OPERATOR, LIMIT_REACHED (settings for 1000 endpoints and hosts).
+   * Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED, LIMIT_REACHED (settings for 1000 endpoints and hosts).
    *
    * @generated from rpc codeq.v1.WebhookService.PauseWebhooks
    */
@@ -880,7 +880,7 @@ export const WebhookService: GenService<{
   },
   /**
    * ResumeWebhooks delivers the callbacks to a host again; those that waited follow within about a minute. Idempotent.
-   * Errors: NOT_ADMIN, NOT_OPERATOR.
+   * Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED.
    *
    * @generated from rpc codeq.v1.WebhookService.ResumeWebhooks
    */
@@ -891,7 +891,7 @@ export const WebhookService: GenService<{
   },
   /**
    * TestWebhook sends one callback of a task that does not exist, signed as usual, and returns the answer.
-   * Errors: NOT_ADMIN, NOT_OPERATOR, INVALID_FIELD, LIMIT_REACHED (8 tests at a time, or a host that is busy or keeps failing).
+   * Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED, INVALID_FIELD, LIMIT_REACHED (8 tests at a time, or a host that is busy or keeps failing).
    *
    * @generated from rpc codeq.v1.WebhookService.TestWebhook
    */

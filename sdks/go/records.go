@@ -77,6 +77,8 @@ type Task struct {
 	Progress json.RawMessage
 	// Trace is the trace context of the producer.
 	Trace Trace
+	// Webhook is the URL to which the end of the task is reported; empty if there is none.
+	Webhook string
 	// History are the last ten ended deliveries, oldest first; only from Client.Get.
 	History []Attempt
 }
@@ -165,6 +167,7 @@ func TaskOf(message *codeqv1.Task) *Task {
 		UpdatedAt: timeOf(message.GetUpdatedAt()), FinishedAt: timeOf(message.GetFinishedAt()), Error: message.GetError(),
 		Progress: message.GetProgress(),
 		Trace:    Trace{Parent: message.GetTraceparent(), State: message.GetTracestate()},
+		Webhook:  message.GetWebhook(),
 	}
 	for _, each := range message.GetAttemptHistory() {
 		task.History = append(task.History, Attempt{

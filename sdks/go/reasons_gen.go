@@ -104,4 +104,6 @@ const (
 	ErrRateLimited Reason = "RATE_LIMITED"
 	// ErrQuotaExceeded is QUOTA_EXCEEDED; a retry does not help (gRPC ResourceExhausted, HTTP 429).
 	ErrQuotaExceeded Reason = "QUOTA_EXCEEDED"
+	// ErrScheduleNotFound is SCHEDULE_NOT_FOUND; a retry does not help (gRPC NotFound, HTTP 404).
+	ErrScheduleNotFound Reason = "SCHEDULE_NOT_FOUND"
 )

@@ -66,6 +66,63 @@ class Misfire(enum.StrEnum):
     ALL = "all"
 
 
+Cron = Annotated[
+    str | None,
+    typer.Option("--cron", metavar="CRON", help='Cron expression of 5 or 6 fields, or @daily, "@every 1h", …'),
+]
+Every = Annotated[str | None, typer.Option("--every", metavar="90s|1h30m", help="Interval between the instants.")]
+At = Annotated[str | None, typer.Option("--at", parser=usage.time, metavar="RFC3339", help="The only instant.")]
+Zone = Annotated[
+    str | None,
+    typer.Option("--time-zone", metavar="ZONE", help="Time zone of CRON, such as Europe/Berlin; default UTC."),
+]
+Payload = Annotated[
+    str,
+    typer.Option(
+        "--payload",
+        metavar="JSON|@FILE|-",
+        help="Payload; in its strings {{scheduledAt}} becomes the instant. Default null.",
+    ),
+]
+Priority = Annotated[
+    int | None,
+    typer.Option("--priority", parser=usage.whole(0, 9), metavar="0-9", help="Priority of the tasks; default 0."),
+]
+Attempts = Annotated[
+    int | None,
+    typer.Option("--max-attempts", parser=usage.whole(1, 1000), metavar="N", help="Deliveries of a task; default 5."),
+]
+Delay = Annotated[
+    int | None,
+    typer.Option("--delay", parser=usage.duration(0, YEARS_10), metavar=DURATION, help="Delay of the tasks."),
+]
+Expire = Annotated[
+    int | None,
+    typer.Option("--expire", parser=usage.duration(1, YEARS_10), metavar=DURATION, help="Expiry of waiting tasks."),
+]
+OverlapOption = Annotated[
+    Overlap | None, typer.Option("--overlap", help="What to do while an earlier task has not ended; default allow.")
+]
+MisfireOption = Annotated[
+    Misfire | None,
+    typer.Option("--misfire", help="Which missed instants to fire: the latest one (default), none, or all."),
+]
+MisfireMax = Annotated[
+    int | None,
+    typer.Option("--misfire-max", parser=usage.whole(1, 100), metavar="N", help="Most instants of all; default 100."),
+]
+Jitter = Annotated[
+    int | None,
+    typer.Option("--jitter", parser=usage.duration(0, DAY), metavar=DURATION, help="Longest random delay of a fire."),
+]
+Start = Annotated[
+    str | None, typer.Option("--start", parser=usage.time, metavar="RFC3339", help="No instants before this time.")
+]
+End = Annotated[
+    str | None, typer.Option("--end", parser=usage.time, metavar="RFC3339", help="No instants after this time.")
+]
+
+
 @app.command()
 @client_command
 def put(
@@ -73,53 +130,21 @@ def put(
     name: Name,
     command: Annotated[str, typer.Option(metavar="COMMAND", help="Command of the tasks.")],
     *,
-    cron: Annotated[
-        str | None, typer.Option(metavar="CRON", help='Cron expression of 5 or 6 fields, or @daily, "@every 1h", …')
-    ] = None,
-    every: Annotated[str | None, typer.Option(metavar="90s|1h30m", help="Interval between the instants.")] = None,
-    at: Annotated[str | None, typer.Option(parser=usage.time, metavar="RFC3339", help="The only instant.")] = None,
-    time_zone: Annotated[
-        str | None, typer.Option(metavar="ZONE", help="Time zone of CRON, such as Europe/Berlin; default UTC.")
-    ] = None,
-    payload: Annotated[
-        str,
-        typer.Option(
-            metavar="JSON|@FILE|-", help="Payload; in its strings {{scheduledAt}} becomes the instant. Default null."
-        ),
-    ] = "null",
-    priority: Annotated[
-        int | None, typer.Option(parser=usage.whole(0, 9), metavar="0-9", help="Priority of the tasks; default 0.")
-    ] = None,
-    max_attempts: Annotated[
-        int | None, typer.Option(parser=usage.whole(1, 1000), metavar="N", help="Deliveries of a task; default 5.")
-    ] = None,
-    delay: Annotated[
-        int | None,
-        typer.Option(parser=usage.duration(0, YEARS_10), metavar=DURATION, help="Delay of the tasks."),
-    ] = None,
-    expire: Annotated[
-        int | None,
-        typer.Option(parser=usage.duration(1, YEARS_10), metavar=DURATION, help="Expiry of waiting tasks."),
-    ] = None,
-    overlap: Annotated[
-        Overlap | None, typer.Option(help="What to do while an earlier task has not ended; default allow.")
-    ] = None,
-    misfire: Annotated[
-        Misfire | None, typer.Option(help="Which missed instants to fire: the latest one (default), none, or all.")
-    ] = None,
-    misfire_max: Annotated[
-        int | None, typer.Option(parser=usage.whole(1, 100), metavar="N", help="Most instants of all; default 100.")
-    ] = None,
-    jitter: Annotated[
-        int | None,
-        typer.Option(parser=usage.duration(0, DAY), metavar=DURATION, help="Longest random delay of a fire."),
-    ] = None,
-    start: Annotated[
-        str | None, typer.Option(parser=usage.time, metavar="RFC3339", help="No instants before this time.")
-    ] = None,
-    end: Annotated[
-        str | None, typer.Option(parser=usage.time, metavar="RFC3339", help="No instants after this time.")
-    ] = None,
+    cron: Cron = None,
+    every: Every = None,
+    at: At = None,
+    time_zone: Zone = None,
+    payload: Payload = "null",
+    priority: Priority = None,
+    max_attempts: Attempts = None,
+    delay: Delay = None,
+    expire: Expire = None,
+    overlap: OverlapOption = None,
+    misfire: MisfireOption = None,
+    misfire_max: MisfireMax = None,
+    jitter: Jitter = None,
+    start: Start = None,
+    end: End = None,
     paused: Annotated[bool, typer.Option("--paused", help="Do not fire until resumed.")] = False,
     tenant: TenantOption = None,
 ) -> None:

@@ -10,7 +10,7 @@ from codeq_internal.v1 import rows_pb2
 from . import keys
 from .clock import Now
 from .errors import Reason, Rejection
-from .firing import BACKFILL, TRIGGER, fire, next_look, put_row, row_of
+from .firing import ALLOW, BACKFILL, QUEUE_ONE, TRIGGER, fire, next_look, put_row, row_of
 from .parsing import parsed
 from .schedules import DEFINITION, HISTORY_MAX, STATE, Schedule
 from .shard import Shard
@@ -89,6 +89,7 @@ def put(
         row = changed
         row.generation, row.updated_ms, row.after_ms = shard.next_token(), now.wall_ms, now.wall_ms
         _take(row, instants)
+        _adapt(shard, row)
         schedule.asked = False
     row.paused = definition.paused
     _store(shard, schedule, row, now)
@@ -202,6 +203,16 @@ def history(shard: Shard, schedule: Schedule) -> list[rows_pb2.FireRow]:
 def _take(row: rows_pb2.ScheduleRow, instants: Instants) -> None:
     row.next_ms[:] = instants.ms
     row.complete, row.tzdata = instants.complete, instants.tzdata
+
+
+def _adapt(shard: Shard, row: rows_pb2.ScheduleRow) -> None:
+    """Drops the state that only an earlier overlap policy needed."""
+    if row.queued_ms and row.overlap != QUEUE_ONE:
+        row.queued_ms = 0
+        row.skipped_total += 1
+        shard.totals.overlapped += 1
+    if row.overlap == ALLOW:
+        del row.running[:]
 
 
 def _store(shard: Shard, schedule: Schedule, row: rows_pb2.ScheduleRow, now: Now) -> None:

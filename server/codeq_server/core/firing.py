@@ -198,7 +198,7 @@ def _due_ms(row: rows_pb2.ScheduleRow, index: int) -> int:
     instant: int = row.next_ms[index]
     if not row.jitter_ms:
         return instant
-    seed = row.generation.to_bytes(8, "big") + instant.to_bytes(8, "big")
+    seed = f"{row.generation} {instant}".encode()
     late = int.from_bytes(blake2b(seed, digest_size=8).digest(), "big") % (row.jitter_ms + 1)
     if index + 1 < len(row.next_ms):
         late = min(late, row.next_ms[index + 1] - instant)

@@ -23,7 +23,7 @@ from codeq_server.core.firing import GRACE_MS, kept_misfires
 
 AHEAD: Final = 6
 """Number of future instants that are stored with a schedule."""
-STEPS_MAX: Final = 64
+STEPS_MAX = 64
 """Instants computed without yielding to other callers; an instant takes about 20 us, a rare one 10 ms."""
 MISSED_COUNTED_MAX = 10_000
 """Missed instants after which the search jumps to the latest ones and no longer counts."""
@@ -103,7 +103,7 @@ class Calendar:
         """Returns the first instants after a time, at most `count`, and whether no others follow."""
         walk, found = self.after(after_ms), list[int]()
         while len(found) <= count:
-            instant = walk.next()
+            instant = walk.advance()
             if instant is None:
                 return found, True
             found.append(instant)
@@ -126,7 +126,7 @@ class Walk:
         if calendar.cron and not calendar.every_ms:
             self._cron = _parse(calendar.cron, datetime.fromtimestamp(max(after_ms, 0) // 1000, calendar.zone))
 
-    def next(self) -> int | None:
+    def advance(self) -> int | None:
         """Returns the next instant in Unix milliseconds; None: there is no other."""
         calendar = self._calendar
         if self._cron is not None:
@@ -185,7 +185,7 @@ class Search:
     def step(self) -> Instants | None:
         """Computes a slice of instants; returns all that were found when the search is over."""
         for _ in range(STEPS_MAX):
-            instant = self._walk.next()
+            instant = self._walk.advance()
             if instant is None:
                 return self._result(complete=True)
             if instant < self._now_ms - GRACE_MS:

@@ -30,6 +30,9 @@ _TOTALS: Final = {
     "cancelled": ("codeq_tasks_cancelled", "Tasks cancelled"),
     "removed": ("codeq_tasks_removed", "Ended tasks removed after their retention"),
     "redriven": ("codeq_tasks_redriven", "Ended tasks that were redriven"),
+    "fired": ("codeq_schedule_fires", "Tasks created by schedules, also by triggers and backfills"),
+    "overlapped": ("codeq_schedule_skipped", "Instants left out because a task of the schedule had not ended"),
+    "missed": ("codeq_schedule_missed", "Missed instants that were left out"),
     "rows": ("codeq_rows_written", "Rows put or deleted in the store"),
 }
 
@@ -81,6 +84,12 @@ def _families(serving: Serving) -> Iterator[Metric]:
     yield CounterMetricFamily(
         "codeq_commit_seconds", "Time spent making batches durable since startup.", value=commits.seconds
     )
+    yield CounterMetricFamily(
+        "codeq_schedule_late_seconds",
+        "Time from the instants of schedules to their fires since startup.",
+        value=shard.totals.late_ms / 1000,
+    )
+    yield GaugeMetricFamily("codeq_schedules", "Schedules.", value=shard.schedules.count)
     yield GaugeMetricFamily("codeq_streams_open", "Open producer and worker streams.", value=len(serving.streams))
     yield GaugeMetricFamily("codeq_workers_waiting", "Claims and streams waiting.", value=len(runner.waiting))
     yield GaugeMetricFamily(

@@ -211,7 +211,7 @@ class ScheduleService:
         if from_ms >= to_ms:
             raise invalid_field("from", "must be before `to`")
         walk, found = _checked(row).after(max(from_ms, 1) - 1), list[int]()
-        while (instant := walk.next()) is not None and instant < to_ms:
+        while (instant := walk.advance()) is not None and instant < to_ms:
             if len(found) == BACKFILL_MAX:
                 raise invalid_field("to", f"the range has more than {BACKFILL_MAX} instants")
             found.append(instant)

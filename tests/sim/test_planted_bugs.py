@@ -193,6 +193,16 @@ BUGS: dict[str, Bug | dict[str, Bug]] = {
         [(Shard.used_by, "self.count()", "pass")],
         "tasks of .* wait, of which",
     ),
+    "slot of a limit of consumers": {
+        "leaked after an expired lease": Bug(
+            [(outcomes.leave_claim, "if queue.full:", "if queue.full and not shard.totals.expired:")],
+            "never ended",
+        ),
+        "given twice after a restart": Bug(
+            [(recovery.open_shard, "shard.policies.adopt(key, value)", "pass")],
+            "are leased, not",
+        ),
+    },
     "expired lease completed by its old holder": Bug(
         [(outcomes.expire, "del shard.deliveries[task_id]", "pass")],
         # Counts may fall below 0.
@@ -220,5 +230,5 @@ def test_planted_bug_is_found(bug: Bug) -> None:
         assert any(re.search(bug.found_by, life.violation) for life in lives)  # some lives show another symptom first
 
 
-def test_thirteen_bugs_are_planted() -> None:
-    assert len(BUGS) == 13
+def test_fourteen_bugs_are_planted() -> None:
+    assert len(BUGS) == 14

@@ -16,7 +16,7 @@ from .batch import Batch
 from .errors import CorruptRows, Reason, Rejection
 from .model import Queue
 from .parsing import RowReader, parsed
-from .policy import Policy, policy_of
+from .policy import CHECKED_FIELDS, Policy, policy_of
 
 TOPICS_MAX = 10_000
 """Maximum number of topics of a tenant."""
@@ -68,14 +68,16 @@ class Policies:
     Attributes:
         counts: Number of topics of each tenant that has any.
         retaining: Policies of existing queues with a retention of their own, by number of the queue.
+        refusals: New tasks refused by a policy since the shard was opened, by field.
     """
 
-    __slots__ = ("_shard", "counts", "retaining")
+    __slots__ = ("_shard", "counts", "refusals", "retaining")
 
     def __init__(self, shard: Rows) -> None:
         self._shard = shard
         self.counts: dict[str, int] = {}
         self.retaining: dict[int, Policy] = {}
+        self.refusals = dict.fromkeys(CHECKED_FIELDS, 0)
 
     # -- policies in force -----------------------------------------------------------------------------------------
 
@@ -86,6 +88,11 @@ class Policies:
             return queue.policy
         row = self.row(tenant, command) if tenant in self.counts else None
         return None if row is None else _policy(tenant, row)
+
+    def refuse(self, misfit: Rejection) -> Rejection:
+        """Counts a new task that a policy refuses, and returns the rejection."""
+        self.refusals[misfit.violations[0][0].rpartition(".")[2]] += 1
+        return misfit
 
     def attach(self, queue: Queue) -> None:
         """Applies the policy of its command to a queue that was opened."""

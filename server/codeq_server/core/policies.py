@@ -68,15 +68,17 @@ class Policies:
     Attributes:
         counts: Number of topics of each tenant that has any.
         retaining: Policies of existing queues with a retention of their own, by number of the queue.
+        freed: Queues of which a slot was freed; the caller of the core removes them once their waiters are woken.
         refusals: New tasks refused by a policy since the shard was opened, by field.
     """
 
-    __slots__ = ("_shard", "counts", "refusals", "retaining")
+    __slots__ = ("_shard", "counts", "freed", "refusals", "retaining")
 
     def __init__(self, shard: Rows) -> None:
         self._shard = shard
         self.counts: dict[str, int] = {}
         self.retaining: dict[int, Policy] = {}
+        self.freed: dict[Queue, None] = {}
         self.refusals = dict.fromkeys(CHECKED_FIELDS, 0)
 
     # -- policies in force -----------------------------------------------------------------------------------------
@@ -104,6 +106,7 @@ class Policies:
     def detach(self, queue: Queue) -> None:
         """Forgets a queue that is removed; its policy stays."""
         self.retaining.pop(queue.number, None)
+        self.freed.pop(queue, None)
 
     def limit(self, queue: Queue) -> None:
         """Hides the queue from claims while as many tasks are leased as its policy allows, and otherwise shows it."""
@@ -114,6 +117,7 @@ class Policies:
                 self._shard.hold(queue)
             else:
                 self._shard.release(queue)
+                self.freed[queue] = None
 
     def by_retention(
         self, ended: list[tuple[int, int]], kind: int, keep_ms: int

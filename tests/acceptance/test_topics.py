@@ -247,3 +247,42 @@ def test_worker_streams_never_hold_more_than_the_policy_allows(server: ServerPro
         for thread in threads:
             thread.join(SECONDS_MAX)
     assert most <= 3
+
+
+def waiting_workers(server: ServerProcess) -> float:
+    lines = httpx.get(f"{server.http_url}/metrics", timeout=SECONDS_MAX).text.splitlines()
+    return next(float(line.split()[1]) for line in lines if line.startswith("codeq_workers_waiting "))
+
+
+def test_workers_share_the_slots_of_a_limited_queue(server: ServerProcess, client: codeq.Client) -> None:
+    put(server, "shared", maxConsumers=1)
+    left, handled, done = 40, [0, 0], threading.Event()
+    workers = [codeq.Worker(server.worker_addr, token=DEV_TOKEN, concurrency=4) for _ in handled]
+
+    def run(index: int) -> None:
+        def handle(task: codeq.Task) -> None:
+            handled[index] += 1
+            if sum(handled) == left:
+                done.set()
+
+        workers[index].run(handle, commands=["shared"])
+
+    threads = [threading.Thread(target=run, args=(index,)) for index in range(len(workers))]
+    ask(server, "POST", "/admin/queues/shared/pause")
+    client.create_batch([codeq.NewTask("shared", number) for number in range(left)])
+    for thread in threads:
+        thread.start()
+    try:
+        with codeq.Client(server.producer_addr, token=DEV_TOKEN) as watching:
+            deadline = time.monotonic() + SECONDS_MAX
+            while waiting_workers(server) < len(workers):
+                assert time.monotonic() < deadline
+                watching.queue("shared")
+        ask(server, "POST", "/admin/queues/shared/resume")
+        assert done.wait(SECONDS_MAX)
+    finally:
+        for worker in workers:
+            worker.stop()
+        for thread in threads:
+            thread.join(SECONDS_MAX)
+    assert min(handled) >= left // 4

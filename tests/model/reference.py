@@ -66,6 +66,8 @@ class Model:
     paused: set[tuple[str, str]] = field(default_factory=set)
     quotas: dict[str, int] = field(default_factory=dict)  # of waiting tasks, by tenant; "_default": of all others
 
+    consumers: dict[tuple[str, str], int] = field(default_factory=dict)  # limits by tenant and command; 0: none
+
     def create(self, tasks: list[Task], due: int, wall: int) -> list[Task | None]:
         """Accepts all tasks or none; returns them or, for a repeat, the remaining tasks of the first request."""
         tenant, digest, batch = tasks[0].tenant, tasks[0].digest, tasks[0].batch
@@ -85,6 +87,11 @@ class Model:
 
     def waits(self, tenant: str) -> int:
         return sum(task.tenant == tenant and task.status in {"PENDING", "SCHEDULED"} for task in self.tasks.values())
+
+    def slots(self, tenant: str, command: str) -> int:
+        most = self.consumers.get((tenant, command), 0)
+        leased = sum((t.tenant, t.command) == (tenant, command) and bool(t.lease) for t in self.tasks.values())
+        return max(0, most - leased) if most else 1 << 30
 
     def room(self, tenant: str) -> float:
         most = self.quotas.get(tenant, self.quotas.get("_default", 0))

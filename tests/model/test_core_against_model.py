@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from accepted_tasks import create
+from choices import Choices
 from codeq.v1.task_pb2 import Task as TaskMessage
 from codeq_internal.v1 import rows_pb2
 from codeq_server.core import claims, heartbeats, keys, lookup, names, outcomes, reads, recovery, timers, withdrawal
@@ -35,7 +36,7 @@ CALLERS = [Caller(tenant, *who) for tenant in TENANTS for who in (("w", "w"), ("
 EXAMPLES_LEAST = 1000
 
 
-class CoreBesideModel(NamedWork, Expiries, OfTenants, RuleBasedStateMachine):
+class CoreBesideModel(NamedWork, Expiries, OfTenants, Choices, RuleBasedStateMachine):
     """Drives core and model with the same calls; after each call both must look the same to a caller."""
 
     def __init__(self) -> None:
@@ -135,24 +136,6 @@ class CoreBesideModel(NamedWork, Expiries, OfTenants, RuleBasedStateMachine):
             assert (message.priority, message.max_attempts) == (task.priority, task.max_attempts)
             assert attempts == task.attempts
             self.delivered.append((task_id, token, caller))
-
-    def check_choice(self, tenant: str, commands: Any, chosen: list[Task], count: int) -> None:
-        """A claim serves the highest priorities first, each command in order, and shares evenly among commands."""
-        left = count
-        for priority in range(9, -1, -1):
-            going = [c for c in commands if (tenant, c) not in self.held()]
-            waiting = {c: self.model.waiting(tenant, c, priority) for c in going}
-            here = [task for task in chosen if task.priority == priority]
-            expected = min(left, sum(map(len, waiting.values())))
-            assert len(here) == expected
-            assert chosen[count - left :][:expected] == here
-            left -= expected
-            shares = {c: [task for task in here if task.command == c] for c in going}
-            for command, share in shares.items():
-                assert share == waiting[command][: len(share)]
-            hungry = [len(share) for c, share in shares.items() if len(share) < len(waiting[c])]
-            assert not hungry or max(len(share) for share in shares.values()) <= min(hungry) + 1
-        assert len(chosen) == count - left
 
     def both(self, core: Callable[[], Any], model: Callable[[], Any]) -> None:
         """Checks that core and model give the same answer, or reject for the same reason."""
@@ -486,6 +469,7 @@ class CoreBesideModel(NamedWork, Expiries, OfTenants, RuleBasedStateMachine):
             told = [(e.worker, e.started_ms, e.ended_ms, History(e.end).name, e.error) for e in view.deliveries]
             assert told == task.history
         self.check_limits(shard)
+        self.check_policies(shard)
         assert {(task.tenant, task.command) for task in self.model.tasks.values()} <= set(shard.by_name)
         for (tenant, command), queue in shard.by_name.items():
             assert queue.paused == ((tenant, command) in self.model.paused)

@@ -1,10 +1,10 @@
-"""An administrator of the simulated node: redrives tasks, reads dead letters, deletes ended tasks, sets quotas."""
+"""An administrator of the simulated node: redrives, reads dead letters, deletes ended tasks, sets quotas and limits."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from codeq.v1 import queue_service_pb2, task_pb2, task_service_pb2, tenant_service_pb2
+from codeq.v1 import queue_service_pb2, task_pb2, task_service_pb2, tenant_service_pb2, topic_service_pb2
 from codeq_server.core.errors import Reason, Rejection
 from sim_audit import REDRIVABLE
 from sim_node import tenant_of
@@ -104,6 +104,20 @@ async def limit(world: World, holder: str) -> None:
     shown = answer.tenant.effective.waiting_tasks_max
     world.audit.demand(shown == quota, f"a quota of {quota} was set, and {shown} is shown")
     world.audit.count("quota set")
+
+
+async def limit_consumers(world: World, holder: str, command: str) -> None:
+    """Sets how many tasks of a queue may be leased at a time, as an administrator; 0: any number."""
+    tenant, most = tenant_of(holder), world.chance.choice((0, 1, 2, 5))
+    world.audit.consumers.setdefault((tenant, command), []).append((world.audit.batches, most))
+    if most:
+        request = topic_service_pb2.PutTopicRequest(command=command)
+        request.policy.max_consumers = most
+        await world.node.call(holder, "TopicService/PutTopic", request, doubled=0)
+    else:
+        gone = topic_service_pb2.DeleteTopicRequest(command=command, deletion_policy="Delete")
+        await world.node.call(holder, "TopicService/DeleteTopic", gone, doubled=0)
+    world.audit.count("consumers limited")
 
 
 async def cleanup(world: World, holder: str) -> None:

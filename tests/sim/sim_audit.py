@@ -16,6 +16,7 @@ import sim_acts
 import sim_delays
 import sim_history
 import sim_messages
+import sim_policies
 import sim_purges
 import sim_quotas
 import sim_receiver
@@ -113,6 +114,8 @@ class Audit:
         """Requested purges of each queue."""
         self.quotas: dict[str, list[tuple[int, int]]] = {}
         """Quotas requested for each tenant, each with the number of batches at that time."""
+        self.consumers: dict[tuple[str, str], list[tuple[int, int]]] = {}
+        """Limits of consumers requested for each queue, likewise."""
         self.delays: dict[tuple[str, str, int], int] = {}
         """Delays in ms with which workers abandon tasks, by tenant, task and token."""
         self.cleaned: dict[str, int] = {}
@@ -190,6 +193,7 @@ class Audit:
             if value is None and self.rows.get(key) is not None:
                 sim_delays.judge_due(self, key, tick.wall_ms)
         sim_quotas.judge(self, rows, table)
+        sim_policies.judge(self, rows)
         sim_purges.judge_queue_rows(self, table.get(b"q", ()))
         sim_acts.judge(self, table)
         sim_schedules.judge(self, table)

@@ -17,7 +17,7 @@ from sim_node import END, LEASE_SECONDS, Lost, Node, Stream, retryable, tenant_o
 from sim_receiver import URLS
 
 COMMANDS = ("a", "b")
-ACTS = ("redrive", "redrive", "redrive queue", "dead letters", "cleanup", "purge", "limit", "limit")
+ACTS = ("redrive", "redrive", "redrive queue", "dead letters", "cleanup", "purge", "limit", "limit consumers", "limit")
 """What administrators do."""
 TASKS_MAX = 120
 """Tasks requested in a run."""
@@ -187,6 +187,8 @@ async def _administer(world: World, holder: str) -> None:
             await sim_admin.purge(world, holder, command)
         case "limit":
             await sim_admin.limit(world, holder)
+        case "limit consumers":
+            await sim_admin.limit_consumers(world, holder, command)
         case _:
             await sim_admin.cleanup(world, holder)
 

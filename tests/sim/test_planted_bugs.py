@@ -246,6 +246,14 @@ BUGS: dict[str, Bug | dict[str, Bug]] = {
         "by a redrive": Bug(
             [(redrive.redrive, "callbacks=carry_into_next_life(shard, queue, state),", "")],
             "is listed by no task",
+    "slot of a limit of consumers": {
+        "leaked after an expired lease": Bug(
+            [(outcomes.leave_claim, "if queue.full:", "if queue.full and not shard.totals.expired:")],
+            "never ended",
+        ),
+        "given twice after a restart": Bug(
+            [(recovery.open_shard, "shard.policies.adopt(key, value)", "pass")],
+            "are leased, not",
         ),
     },
     "expired lease completed by its old holder": Bug(
@@ -277,3 +285,5 @@ def test_planted_bug_is_found(bug: Bug) -> None:
 
 def test_fifteen_bugs_are_planted() -> None:
     assert len(BUGS) == 15
+def test_fourteen_bugs_are_planted() -> None:
+    assert len(BUGS) == 14

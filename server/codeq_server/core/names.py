@@ -70,7 +70,7 @@ def create(shard: Shard, tenant: str, task: NewTask, now: Now) -> Created | Dupl
     if task.naming is not None and not _is_free(shard, tenant, task.naming):
         return Duplicate(task.naming.task_id)
     if task.misfit is not None:
-        raise task.misfit
+        raise shard.policies.refuse(task.misfit)
     check_storage(shard)
     check_create(shard, tenant, 1, len(task.payload) + len(task.kept))
     return _create(shard, tenant, task, "", now)
@@ -105,7 +105,7 @@ def create_all(
     taken: set[str] = set()
     for index, task in enumerate(tasks):
         if task.misfit is not None:
-            raise task.misfit
+            raise shard.policies.refuse(task.misfit)
         if task.naming is not None:
             task_id = task.naming.task_id
             if task_id in taken or _row(shard, tenant, task_id) is not None:

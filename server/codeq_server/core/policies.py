@@ -16,7 +16,7 @@ from .batch import Batch
 from .errors import CorruptRows, Reason, Rejection
 from .model import Queue
 from .parsing import RowReader, parsed
-from .policy import Policy, policy_of
+from .policy import CHECKED_FIELDS, Policy, policy_of
 
 TOPICS_MAX = 10_000
 """Maximum number of topics of a tenant."""
@@ -68,14 +68,18 @@ class Policies:
     Attributes:
         counts: Number of topics of each tenant that has any.
         retaining: Policies of existing queues with a retention of their own, by number of the queue.
+        freed: Queues of which a slot was freed; the caller of the core removes them once their waiters are woken.
+        refusals: New tasks refused by a policy since the shard was opened, by field.
     """
 
-    __slots__ = ("_shard", "counts", "retaining")
+    __slots__ = ("_shard", "counts", "freed", "refusals", "retaining")
 
     def __init__(self, shard: Rows) -> None:
         self._shard = shard
         self.counts: dict[str, int] = {}
         self.retaining: dict[int, Policy] = {}
+        self.freed: dict[Queue, None] = {}
+        self.refusals = dict.fromkeys(CHECKED_FIELDS, 0)
 
     # -- policies in force -----------------------------------------------------------------------------------------
 
@@ -87,6 +91,11 @@ class Policies:
         row = self.row(tenant, command) if tenant in self.counts else None
         return None if row is None else _policy(tenant, row)
 
+    def refuse(self, misfit: Rejection) -> Rejection:
+        """Counts a new task that a policy refuses, and returns the rejection."""
+        self.refusals[misfit.violations[0][0].rpartition(".")[2]] += 1
+        return misfit
+
     def attach(self, queue: Queue) -> None:
         """Applies the policy of its command to a queue that was opened."""
         if queue.tenant in self.counts:
@@ -97,6 +106,7 @@ class Policies:
     def detach(self, queue: Queue) -> None:
         """Forgets a queue that is removed; its policy stays."""
         self.retaining.pop(queue.number, None)
+        self.freed.pop(queue, None)
 
     def limit(self, queue: Queue) -> None:
         """Hides the queue from claims while as many tasks are leased as its policy allows, and otherwise shows it."""
@@ -107,6 +117,7 @@ class Policies:
                 self._shard.hold(queue)
             else:
                 self._shard.release(queue)
+                self.freed[queue] = None
 
     def by_retention(
         self, ended: list[tuple[int, int]], kind: int, keep_ms: int

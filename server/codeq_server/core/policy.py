@@ -17,6 +17,10 @@ MAX_CONSUMERS: Final = "maxConsumers"
 """Name of the limit on leased tasks."""
 
 
+CHECKED_FIELDS: Final = ("priority", "max_attempts", "payload")
+"""Fields of a new task that a policy may refuse."""
+
+
 class Policy(NamedTuple):
     """How a queue treats its tasks; the fields are those of codeq.v1.QueuePolicy. 0 and empty: the server's default.
 

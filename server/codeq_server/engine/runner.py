@@ -439,6 +439,21 @@ class ShardRunner:
             self._feeding[tenant] = self.waiting.turn  # nobody else would wake it if a lease is left for it
         return True
 
+    def gives_way(self, tenant: str, commands: Sequence[str] | None) -> bool:
+        """Returns whether a worker has to let others pass that wait for a freed slot of a queue with a limit.
+
+        Args:
+            tenant: Tenant of the worker.
+            commands: Commands that it takes; None: all.
+        """
+        freed = self.shard.policies.freed
+        if not freed:
+            return False
+        self.changed()
+        for queue in [queue for queue in freed if queue not in self._waking]:
+            del freed[queue]
+        return any(queue.tenant == tenant and (commands is None or queue.command in commands) for queue in freed)
+
     def _feed(self, tenant: str) -> int:
         """Wakes one waiter of a tenant that may lease tasks again, and schedules the next one; returns the cost."""
         shard = self.shard

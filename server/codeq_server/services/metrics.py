@@ -79,6 +79,13 @@ def _families(serving: Serving) -> Iterator[Metric]:
     for quota, count in shard.tenants.quota_refusals.items():
         quotas.add_metric((quota,), count)
     yield quotas
+    refusals = CounterMetricFamily(
+        "codeq_policy_refusals", "New tasks refused by the policy of their command since startup.", labels=("field",)
+    )
+    for field, count in shard.policies.refusals.items():
+        refusals.add_metric((field,), count)
+    yield refusals
+    yield GaugeMetricFamily("codeq_topics", "Policies of commands.", value=sum(shard.policies.counts.values()))
     commits = runner.commits
     yield CounterMetricFamily("codeq_commits", "Batches made durable since startup.", value=commits.count)
     yield CounterMetricFamily(

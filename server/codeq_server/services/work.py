@@ -420,6 +420,10 @@ class WorkerStream:
         if not in_turn and runner.line_up(self, self._caller.tenant, self._commands):
             self._pacing.delivered(0)
             return got
+        if not in_turn and runner.gives_way(self._caller.tenant, self._commands):
+            self._pacing.delivered(0)
+            runner.admission.push(self._caller.tenant, self._go_on)  # after those that are being woken
+            return got
         while self._credits and tasks < tasks_max and room > 0:
             count = min(self._credits, CLAIM_MAX, tasks_max - tasks)
             try:

@@ -46,6 +46,7 @@ LIMITED = {
     "ListAuditRecords": "admin/list_audit_records",
     "ListDeadLetters": "admin/list_dead_letters",
     "ListQueues": "admin/list_queues",
+    "ListTenantSubscriptions": "admin/list_tenant_subscriptions",
     "ListTenants": "admin/list_tenants",
     "PauseQueue": "admin/pause_queue",
     "Produce": "producer/create_task",
@@ -53,6 +54,7 @@ LIMITED = {
     "RedriveTask": "admin/redrive_task",
     "RedriveTasks": "admin/redrive_tasks",
     "RemoveMember": "admin/remove_member",
+    "RemoveTenantSubscription": "admin/remove_tenant_subscription",
     "ResumeQueue": "admin/resume_queue",
     "TransferLeadership": "admin/transfer_leadership",
     "UpdateTenant": "admin/update_tenant",
@@ -61,6 +63,7 @@ LIMITED = {
 UNLIMITED = {
     *("AbandonTask", "BatchSubmitResults", "HeartbeatTask", "NackTask", "ReportProgress", "SubmitResult"),
     *("ExplainTask", "GetTask", "GetTaskArtifact", "GetTaskResult", "ListTasks"),
+    *("CreateSubscription", "DeleteSubscription", "GetSubscription", "HeartbeatSubscription", "ListSubscriptions"),
     *("GetRaftStatus", "GetServerInfo", "GetTopology", "GetUsage"),
 }
 

@@ -68,6 +68,7 @@ class Reason(Enum):
     RATE_LIMITED = 56
     QUOTA_EXCEEDED = 57
     SUBSCRIPTION_NOT_FOUND = 65
+    URL_NOT_ALLOWED = 66
 
 
 class Rejection(Exception):  # noqa: N818 - a rejection is a normal answer, not an error of the server

@@ -143,6 +143,9 @@ const (
 	ErrorReason_ERROR_REASON_QUOTA_EXCEEDED ErrorReason = 57
 	// The tenant has no such subscription: it never existed, has ended, or is for commands that the token does not allow.
 	ErrorReason_ERROR_REASON_SUBSCRIPTION_NOT_FOUND ErrorReason = 65
+	// The URL leads to a port or an address that requests of the server may not reach, or is not https:// although the
+	// server requires it. Nothing was changed.
+	ErrorReason_ERROR_REASON_URL_NOT_ALLOWED ErrorReason = 66
 )
 
 // Enum value maps for ErrorReason.
@@ -199,6 +202,7 @@ var (
 		56: "ERROR_REASON_RATE_LIMITED",
 		57: "ERROR_REASON_QUOTA_EXCEEDED",
 		65: "ERROR_REASON_SUBSCRIPTION_NOT_FOUND",
+		66: "ERROR_REASON_URL_NOT_ALLOWED",
 	}
 	ErrorReason_value = map[string]int32{
 		"ERROR_REASON_UNSPECIFIED":                   0,
@@ -252,6 +256,7 @@ var (
 		"ERROR_REASON_RATE_LIMITED":                  56,
 		"ERROR_REASON_QUOTA_EXCEEDED":                57,
 		"ERROR_REASON_SUBSCRIPTION_NOT_FOUND":        65,
+		"ERROR_REASON_URL_NOT_ALLOWED":               66,
 	}
 )
 
@@ -354,7 +359,7 @@ const file_codeq_v1_error_proto_rawDesc = "" +
 	"\tItemError\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\rR\x05index\x12-\n" +
 	"\x06reason\x18\x02 \x01(\x0e2\x15.codeq.v1.ErrorReasonR\x06reason\x12\x18\n" +
-	"\amessage\x18\x03 \x01(\tR\amessage*\xb1\x12\n" +
+	"\amessage\x18\x03 \x01(\tR\amessage*\xde\x12\n" +
 	"\vErrorReason\x12'\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x1a\t\xa8\xb6\x18\r\xb0\xb6\x18\xf4\x03\x12)\n" +
 	"\x1aERROR_REASON_INVALID_FIELD\x10\x01\x1a\t\xa8\xb6\x18\x03\xb0\xb6\x18\x90\x03\x12(\n" +
@@ -408,7 +413,8 @@ const file_codeq_v1_error_proto_rawDesc = "" +
 	"\x18ERROR_REASON_NOT_ALLOWED\x107\x1a\t\xa8\xb6\x18\a\xb0\xb6\x18\x93\x03\x12,\n" +
 	"\x19ERROR_REASON_RATE_LIMITED\x108\x1a\r\xa8\xb6\x18\b\xb0\xb6\x18\xad\x03\xb8\xb6\x18\x01\x12*\n" +
 	"\x1bERROR_REASON_QUOTA_EXCEEDED\x109\x1a\t\xa8\xb6\x18\b\xb0\xb6\x18\xad\x03\x122\n" +
-	"#ERROR_REASON_SUBSCRIPTION_NOT_FOUND\x10A\x1a\t\xa8\xb6\x18\x05\xb0\xb6\x18\x94\x03B>Z<github.com/osvaldoandrade/codeq/sdks/go/gen/codeq/v1;codeqv1b\x06proto3"
+	"#ERROR_REASON_SUBSCRIPTION_NOT_FOUND\x10A\x1a\t\xa8\xb6\x18\x05\xb0\xb6\x18\x94\x03\x12+\n" +
+	"\x1cERROR_REASON_URL_NOT_ALLOWED\x10B\x1a\t\xa8\xb6\x18\x03\xb0\xb6\x18\xa6\x03B>Z<github.com/osvaldoandrade/codeq/sdks/go/gen/codeq/v1;codeqv1b\x06proto3"
 
 var (
 	file_codeq_v1_error_proto_rawDescOnce sync.Once

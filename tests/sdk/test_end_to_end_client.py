@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 import codeq
 import pytest
 from server_process import DEV_TOKEN, ServerProcess
+from signal_receiver import receiving
 
 
 def test_client_drives_a_task_through_its_lifecycle(shared_server: ServerProcess) -> None:
@@ -104,3 +105,29 @@ async def test_async_client_drives_a_task_through_its_lifecycle(shared_server: S
             await client.get("unknown")
     with pytest.raises(codeq.Closed):
         await client.get("unknown")
+
+
+def test_worker_subscribes_to_signals(shared_server: ServerProcess) -> None:
+    with receiving() as receiver, codeq.Client(shared_server.worker_addr, token=DEV_TOKEN) as client:
+        made, expires_at = client.subscribe(receiver.url, ["client-signals"], ttl_seconds=60, min_interval_seconds=0)
+        client.create("client-signals")
+        assert receiver.next().body["eventType"] == "client-signals"
+        assert client.renew_subscription(made, 600)[1] > expires_at
+        shown = client.subscription(made)
+        assert (shown.commands, shown.delivery_mode, shown.ttl_seconds) == (("client-signals",), "fanout", 600)
+        assert shown in client.subscriptions(page_size=500)[0]
+        client.unsubscribe(made)
+        with pytest.raises(codeq.NotFound):
+            client.subscription(made)
+        with pytest.raises(codeq.Rejected, match="internal network"):
+            client.subscribe("http://10.0.0.1/")
+
+
+async def test_async_client_has_the_same_calls_about_subscriptions(shared_server: ServerProcess) -> None:
+    async with codeq.AsyncClient(shared_server.worker_addr, token=DEV_TOKEN) as client:
+        made, _ = await client.subscribe("https://hooks.example/", delivery_mode="group", group_id="g")
+        await client.renew_subscription(made)
+        shown = await client.subscription(made)
+        assert (shown.group_id, shown.min_interval_seconds) == ("g", 5)
+        assert made in [each.id for each in (await client.subscriptions(page_size=500))[0]]
+        await client.unsubscribe(made)

@@ -49,6 +49,7 @@ LIMITED = {
     "ListAuditRecords": "admin/list_audit_records",
     "ListDeadLetters": "admin/list_dead_letters",
     "ListQueues": "admin/list_queues",
+    "ListTenantSubscriptions": "admin/list_tenant_subscriptions",
     "ListTenants": "admin/list_tenants",
     "PauseQueue": "admin/pause_queue",
     "PauseWebhooks": "admin/pause_webhooks",
@@ -58,6 +59,7 @@ LIMITED = {
     "RedriveTask": "admin/redrive_task",
     "RedriveTasks": "admin/redrive_tasks",
     "RemoveMember": "admin/remove_member",
+    "RemoveTenantSubscription": "admin/remove_tenant_subscription",
     "ResumeQueue": "admin/resume_queue",
     "ResumeWebhooks": "admin/resume_webhooks",
     "RetryCallbacks": "admin/retry_callbacks",
@@ -75,6 +77,8 @@ UNLIMITED = {
     *("AbandonTask", "BatchSubmitResults", "HeartbeatTask", "NackTask", "ReportProgress", "SubmitResult"),
     *("ExplainTask", "GetTask", "GetTaskArtifact", "GetTaskResult", "ListTasks"),
     *("GetRaftStatus", "GetServerInfo", "GetTopology", "GetUsage", "ListTaskCallbacks"),
+    *("CreateSubscription", "DeleteSubscription", "GetSubscription", "HeartbeatSubscription", "ListSubscriptions"),
+    *("GetRaftStatus", "GetServerInfo", "GetTopology", "GetUsage"),
 }
 
 

@@ -72,6 +72,7 @@ class Reason(Enum):
     POLICY_VIOLATION = 71
     TOPIC_NOT_FOUND = 72
     SUBSCRIPTION_NOT_FOUND = 65
+    URL_NOT_ALLOWED = 66
 
 
 class Rejection(Exception):  # noqa: N818 - a rejection is a normal answer, not an error of the server

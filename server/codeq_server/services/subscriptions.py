@@ -14,7 +14,7 @@ from codeq_server.core import subscriptions as core
 from codeq_server.core.errors import Reason, Rejection, invalid_field
 from codeq_server.core.subscriptions import Subscription, Wanted
 from codeq_server.engine.runner import ShardRunner
-from codeq_server.webhooks.guard import STRICT
+from codeq_server.webhooks.guard import STRICT, Guard, check_form
 from codeq_server.webhooks.signals import Notifier
 
 from .auditing import Act
@@ -131,12 +131,10 @@ class SubscriptionService:
         """Returns what a caller subscribes to.
 
         Raises:
-            Rejection: INVALID_FIELD, COMMAND_NOT_ALLOWED.
+            Rejection: INVALID_FIELD, URL_NOT_ALLOWED, COMMAND_NOT_ALLOWED.
         """
         guard = STRICT if self._notifier is None else self._notifier.outgoing.guard
-        problem = guard.check_url(request.callback_url)
-        if problem:
-            raise invalid_field("callbackUrl", problem)
+        check_callback("callbackUrl", request.callback_url, guard)
         mode = MODES[request.delivery_mode or "fanout"]
         is_group = mode == rows_pb2.SIGNAL_MODE_GROUP
         if is_group and not request.group_id:
@@ -187,6 +185,20 @@ class SubscriptionService:
         found = [there[id] for id in sorted(there) if id > after and sees(there[id])]  # noqa: A001
         following = page_token(found[count - 1].id.encode(), *of) if len(found) > count else ""
         return [_message(each) for each in found[:count]], following
+
+
+def check_callback(field: str, url: str, guard: Guard) -> None:
+    """Checks a URL that the server is to make requests to.
+
+    Raises:
+        Rejection: INVALID_FIELD, or URL_NOT_ALLOWED if the guard refuses where it leads.
+    """
+    problem = check_form(url)
+    if problem:
+        raise invalid_field(field, problem)
+    problem = guard.check_url(url)
+    if problem:
+        raise Rejection(Reason.URL_NOT_ALLOWED, f"{field}: {problem}", ((field, problem),))
 
 
 def _works_on(claims: Claims, subscription: Subscription) -> bool:

@@ -49,20 +49,13 @@ class Guard(NamedTuple):
 
     def check_url(self, url: str) -> str:
         """Returns what is wrong with a URL, in words that follow the field's name; empty: nothing can be seen yet."""
-        if len(url.encode("utf-8", "surrogatepass")) > URL_BYTES_MAX:
-            return f"must have at most {URL_BYTES_MAX} bytes"
-        try:
-            parts = urlsplit(url)
-            port = parts.port
-        except ValueError:
-            return "must be an http:// or https:// URL"
-        if parts.scheme not in _PORTS or not parts.hostname or _VISIBLE.fullmatch(url) is None:
-            return "must be an http:// or https:// URL with a host, in ASCII and without spaces"
-        if "@" in parts.netloc:
-            return "must not contain a user name or password"
+        problem = check_form(url)
+        if problem:
+            return problem
+        parts = urlsplit(url)
         if self.requires_https and parts.scheme != "https":
             return "must be an https:// URL"
-        port = _PORTS[parts.scheme] if port is None else port
+        port = _PORTS[parts.scheme] if parts.port is None else parts.port
         if not any(least <= port <= most for least, most in self.ports):
             return f"must not use port {port}"
         return self._check_host(parts)
@@ -108,6 +101,20 @@ class Guard(NamedTuple):
 
 STRICT: Final = Guard(requires_https=False, networks=(), hosts=(), ports=((80, 80), (443, 443), (1024, 65535)))
 """The guard without settings."""
+
+
+def check_form(url: str) -> str:
+    """Returns what is wrong with the form of a URL, wherever it leads, in words that follow the field's name."""
+    if len(url.encode("utf-8", "surrogatepass")) > URL_BYTES_MAX:
+        return f"must have at most {URL_BYTES_MAX} bytes"
+    try:
+        parts = urlsplit(url)
+        is_plain = parts.port is None or parts.port >= 0
+    except ValueError:
+        is_plain = False
+    if not is_plain or parts.scheme not in _PORTS or not parts.hostname or _VISIBLE.fullmatch(url) is None:
+        return "must be an http:// or https:// URL with a host, in ASCII and without spaces"
+    return "must not contain a user name or password" if "@" in parts.netloc else ""
 
 
 def guard_of(settings: Settings) -> Guard:

@@ -25,6 +25,7 @@ from codeq.queue_clients import AsyncQueueClient, QueueClient
 from codeq.records import NewTask, OrderBy, Task
 from codeq.schedule_calls import AsyncScheduleClient, ScheduleClient
 from codeq.server_records import Backup, ServerInfo
+from codeq.subscription_calls import AsyncSubscriptionClient, SubscriptionClient
 from codeq.task_results import Explanation, Returned, TaskResult
 from codeq.tenant_calls import AsyncTenantClient, TenantClient
 from codeq.tls import Tls
@@ -37,7 +38,7 @@ TIMEOUT_SECONDS: Final = 30.0
 _Value = TypeVar("_Value")
 
 
-class Client(QueueClient, ScheduleClient, TenantClient, TopicClient, Pages):
+class Client(QueueClient, ScheduleClient, SubscriptionClient, TenantClient, TopicClient, Pages):
     """A blocking, thread-safe client. Use it with `with`, or call `close`."""
 
     def __init__(
@@ -295,7 +296,7 @@ class Client(QueueClient, ScheduleClient, TenantClient, TopicClient, Pages):
         return self._caller.call(call)
 
 
-class AsyncClient(AsyncQueueClient, AsyncScheduleClient, AsyncTenantClient, AsyncTopicClient, AsyncPages):
+class AsyncClient(AsyncQueueClient, AsyncScheduleClient, AsyncSubscriptionClient, AsyncTenantClient, AsyncTopicClient, AsyncPages):
     """Client for one event loop. Use it with `async with`, or call `close`."""
 
     def __init__(

@@ -67,6 +67,7 @@ from codeq.producer import Producer
 from codeq.records import CancelReason, NewTask, OrderBy, Task, TaskStatus
 from codeq.schedule_records import Schedule, ScheduleFire, ScheduleSpec
 from codeq.server_records import Backup, Queue, ServerInfo
+from codeq.subscription_calls import Subscription
 from codeq.task_results import Explanation, Returned, TaskResult
 from codeq.tenant_records import RateLimit, Tenant, TenantLimits, TenantUsage
 from codeq.tls import TlsFiles
@@ -154,6 +155,7 @@ __all__ = [
     "Snooze",
     "StaleLeaseToken",
     "StorageFull",
+    "Subscription",
     "Task",
     "TaskEnded",
     "TaskIdTaken",

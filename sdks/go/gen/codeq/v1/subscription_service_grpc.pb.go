@@ -37,8 +37,7 @@ const (
 // and are replicated like tasks. A worker acts on those of its tenant whose commands its token allows.
 type SubscriptionServiceClient interface {
 	// CreateSubscription makes a subscription. If work is ready, the first signal follows at once.
-	// Errors: INVALID_FIELD (also of a URL that leads to an internal network), COMMAND_NOT_ALLOWED, LIMIT_REACHED (the
-	// tenant has 1000 subscriptions).
+	// Errors: INVALID_FIELD, URL_NOT_ALLOWED, COMMAND_NOT_ALLOWED, LIMIT_REACHED (the tenant has 1000 subscriptions).
 	CreateSubscription(ctx context.Context, in *CreateSubscriptionRequest, opts ...grpc.CallOption) (*CreateSubscriptionResponse, error)
 	// HeartbeatSubscription makes a subscription last for its time to live from now on.
 	// Errors: SUBSCRIPTION_NOT_FOUND.
@@ -147,8 +146,7 @@ func (c *subscriptionServiceClient) RemoveTenantSubscription(ctx context.Context
 // and are replicated like tasks. A worker acts on those of its tenant whose commands its token allows.
 type SubscriptionServiceServer interface {
 	// CreateSubscription makes a subscription. If work is ready, the first signal follows at once.
-	// Errors: INVALID_FIELD (also of a URL that leads to an internal network), COMMAND_NOT_ALLOWED, LIMIT_REACHED (the
-	// tenant has 1000 subscriptions).
+	// Errors: INVALID_FIELD, URL_NOT_ALLOWED, COMMAND_NOT_ALLOWED, LIMIT_REACHED (the tenant has 1000 subscriptions).
 	CreateSubscription(context.Context, *CreateSubscriptionRequest) (*CreateSubscriptionResponse, error)
 	// HeartbeatSubscription makes a subscription last for its time to live from now on.
 	// Errors: SUBSCRIPTION_NOT_FOUND.

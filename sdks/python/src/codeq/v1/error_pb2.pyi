@@ -63,6 +63,7 @@ class ErrorReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ERROR_REASON_TOPIC_NOT_FOUND: _ClassVar[ErrorReason]
     ERROR_REASON_SCHEDULE_NOT_FOUND: _ClassVar[ErrorReason]
     ERROR_REASON_SUBSCRIPTION_NOT_FOUND: _ClassVar[ErrorReason]
+    ERROR_REASON_URL_NOT_ALLOWED: _ClassVar[ErrorReason]
 ERROR_REASON_UNSPECIFIED: ErrorReason
 ERROR_REASON_INVALID_FIELD: ErrorReason
 ERROR_REASON_INVALID_BODY: ErrorReason
@@ -118,6 +119,7 @@ ERROR_REASON_POLICY_VIOLATION: ErrorReason
 ERROR_REASON_TOPIC_NOT_FOUND: ErrorReason
 ERROR_REASON_SCHEDULE_NOT_FOUND: ErrorReason
 ERROR_REASON_SUBSCRIPTION_NOT_FOUND: ErrorReason
+ERROR_REASON_URL_NOT_ALLOWED: ErrorReason
 
 class ItemError(_message.Message):
     __slots__ = ("index", "reason", "message")

@@ -82,8 +82,7 @@ class SubscriptionServiceServicer:
 
     def CreateSubscription(self, request, context):
         """CreateSubscription makes a subscription. If work is ready, the first signal follows at once.
-        Errors: INVALID_FIELD (also of a URL that leads to an internal network), COMMAND_NOT_ALLOWED, LIMIT_REACHED (the
-        tenant has 1000 subscriptions).
+        Errors: INVALID_FIELD, URL_NOT_ALLOWED, COMMAND_NOT_ALLOWED, LIMIT_REACHED (the tenant has 1000 subscriptions).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -38,8 +38,7 @@ class SubscriptionServiceStub:
     def __new__(cls, channel: _aio.Channel) -> SubscriptionServiceAsyncStub: ...
     CreateSubscription: _grpc.UnaryUnaryMultiCallable[_subscription_service_pb2.CreateSubscriptionRequest, _subscription_service_pb2.CreateSubscriptionResponse]
     """CreateSubscription makes a subscription. If work is ready, the first signal follows at once.
-    Errors: INVALID_FIELD (also of a URL that leads to an internal network), COMMAND_NOT_ALLOWED, LIMIT_REACHED (the
-    tenant has 1000 subscriptions).
+    Errors: INVALID_FIELD, URL_NOT_ALLOWED, COMMAND_NOT_ALLOWED, LIMIT_REACHED (the tenant has 1000 subscriptions).
     """
     HeartbeatSubscription: _grpc.UnaryUnaryMultiCallable[_subscription_service_pb2.HeartbeatSubscriptionRequest, _subscription_service_pb2.HeartbeatSubscriptionResponse]
     """HeartbeatSubscription makes a subscription last for its time to live from now on.
@@ -76,8 +75,7 @@ class SubscriptionServiceAsyncStub(SubscriptionServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateSubscription: _aio.UnaryUnaryMultiCallable[_subscription_service_pb2.CreateSubscriptionRequest, _subscription_service_pb2.CreateSubscriptionResponse]  # type: ignore[assignment]
     """CreateSubscription makes a subscription. If work is ready, the first signal follows at once.
-    Errors: INVALID_FIELD (also of a URL that leads to an internal network), COMMAND_NOT_ALLOWED, LIMIT_REACHED (the
-    tenant has 1000 subscriptions).
+    Errors: INVALID_FIELD, URL_NOT_ALLOWED, COMMAND_NOT_ALLOWED, LIMIT_REACHED (the tenant has 1000 subscriptions).
     """
     HeartbeatSubscription: _aio.UnaryUnaryMultiCallable[_subscription_service_pb2.HeartbeatSubscriptionRequest, _subscription_service_pb2.HeartbeatSubscriptionResponse]  # type: ignore[assignment]
     """HeartbeatSubscription makes a subscription last for its time to live from now on.
@@ -117,8 +115,7 @@ class SubscriptionServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_subscription_service_pb2.CreateSubscriptionResponse, _abc.Awaitable[_subscription_service_pb2.CreateSubscriptionResponse]]:
         """CreateSubscription makes a subscription. If work is ready, the first signal follows at once.
-        Errors: INVALID_FIELD (also of a URL that leads to an internal network), COMMAND_NOT_ALLOWED, LIMIT_REACHED (the
-        tenant has 1000 subscriptions).
+        Errors: INVALID_FIELD, URL_NOT_ALLOWED, COMMAND_NOT_ALLOWED, LIMIT_REACHED (the tenant has 1000 subscriptions).
         """
 
     @_abc_1.abstractmethod

@@ -493,8 +493,7 @@ export const RemoveTenantSubscriptionResponseSchema: GenMessage<RemoveTenantSubs
 export const SubscriptionService: GenService<{
   /**
    * CreateSubscription makes a subscription. If work is ready, the first signal follows at once.
-   * Errors: INVALID_FIELD (also of a URL that leads to an internal network), COMMAND_NOT_ALLOWED, LIMIT_REACHED (the
-   * tenant has 1000 subscriptions).
+   * Errors: INVALID_FIELD, URL_NOT_ALLOWED, COMMAND_NOT_ALLOWED, LIMIT_REACHED (the tenant has 1000 subscriptions).
    *
    * @generated from rpc codeq.v1.SubscriptionService.CreateSubscription
    */

@@ -35,9 +35,7 @@ TaskOption = Annotated[str | None, typer.Option("--task", metavar="ID", help="Ta
 Host = Annotated[str, typer.Argument(metavar="HOST:PORT", help="Host and port, as in hooks.example.com:443.")]
 Receiver = Annotated[
     str,
-    typer.Option(
-        "--receiver", metavar="URL", help="A URL without its query; default: all without secrets."
-    ),
+    typer.Option("--receiver", metavar="URL", help="A URL without its query; default: all without secrets."),
 ]
 
 

@@ -71,7 +71,8 @@ class WebhookService:
     ) -> pb.ListCallbacksResponse:
         """Returns a page of the callbacks of a command that are not delivered."""
         queue = self._queue(claims, request.command)
-        count, found = request.page_size or PAGE_DEFAULT, list[_Row]()
+        count = request.page_size or PAGE_DEFAULT
+        found: list[_Row] = []
 
         def look(row: _Row) -> bool:
             state = _STATES[row[1].state]

@@ -109,6 +109,7 @@ class Courier:
         self._ended: list[_Ended] = []
         self._requests: dict[asyncio.Task[Answer], None] = {}
         self._woken = asyncio.Event()
+        self._stopped = False
         runner.on_calls = self._woken.set
         self._task = asyncio.get_running_loop().create_task(self._run(), name="courier")
 
@@ -125,6 +126,7 @@ class Courier:
     def stop(self) -> None:
         """Stops: requests under way are cancelled, and their callbacks stay in the rows."""
         self._runner.on_calls = None
+        self._stopped = True
         self._task.cancel()
         for request in list(self._requests):
             request.cancel()
@@ -132,7 +134,7 @@ class Courier:
     # -- turns ---------------------------------------------------------------------------------------------------
 
     async def _run(self) -> None:
-        with contextlib.suppress(Rejection):  # the runner decides nothing more
+        try:
             while True:
                 self._woken.clear()
                 taken = await self._turn()
@@ -142,11 +144,17 @@ class Courier:
                     with contextlib.suppress(TimeoutError):
                         async with asyncio.timeout(self._next_turn()):
                             await self._woken.wait()
+        except Rejection:
+            return  # the runner decides nothing more
+        except Exception as problem:  # noqa: BLE001 - without its courier, the shard must not be served
+            self._runner.fail(problem)
 
     def _next_turn(self) -> float | None:
         """Returns the seconds until something may be due; None: until something happens."""
         if any(host.line for host in self._hosts.values()):
             return SLOW_MS / 1000
+        if not self._has_room():
+            return None
         due_ms = self._runner.shard.retries.alarms.first_ms - self._runner.now().wall_ms
         return None if due_ms > LOOK_MS << 40 else min(max(due_ms, 0), LOOK_MS) / 1000 + 0.001
 
@@ -254,7 +262,7 @@ class Courier:
 
     def _answered(self, callback: Callback, name: str, at_ms: int, request: asyncio.Task[Answer]) -> None:
         self._requests.pop(request, None)
-        if request.cancelled() or self._task.done():
+        if request.cancelled() or self._stopped:
             return  # the courier, or the sender, has stopped
         answer, host = request.result(), self._hosts[name]
         call = Call(at_ms, answer.status, answer.duration_ms, answer.error, answer.retry_after_s * 1000)

@@ -58,8 +58,8 @@ class Clock:
         """Moves the clock ahead, and returns once the server has done all that became due, in the order of its times.
 
         Delayed tasks are then waiting, leases have ended, nacked tasks wait again, and ended tasks whose retention is
-        over are gone. The lease of a running handler elapses like any other. Waiting workers are notified, but may not
-        have begun their tasks yet.
+        over are gone. Waiting workers are notified, but may not have begun their tasks yet. Leases of running handlers
+        elapse like others; a worker notices at its next renewal, after a third of the lease by the system's time.
 
         Args:
             seconds: Time to move; 0 to 10 years, rounded up to milliseconds.

@@ -10,6 +10,7 @@ import { TaskService } from "../../../../sdks/ts/dist/gen/codeq/v1/task_service_
 import { TenantService } from "../../../../sdks/ts/dist/gen/codeq/v1/tenant_service_pb.js";
 import { handlerOf } from "./behaviours.mjs";
 import { fromJson, toJson } from "./json-messages.mjs";
+import { layer, metricsOf, telemetryOf } from "./observers.mjs";
 
 const CLOSE_MS_MAX = 8000;
 
@@ -38,7 +39,8 @@ const OPS = {
   }),
   "producer.open": async (args) => {
     const { timeoutSeconds, requestKeys, failFast, inFlightTasksMax } = set(args);
-    producers.set(args.name, new Producer({ ...connection(args), timeoutSeconds, requestKeys, failFast, inFlightTasksMax }));
+    const settings = { timeoutSeconds, requestKeys, failFast, inFlightTasksMax, ...hooks(args) };
+    producers.set(args.name, new Producer({ ...connection(args), ...settings }));
     return {};
   },
   "producer.close": async ({ name }) => {
@@ -89,8 +91,10 @@ const OPS = {
   "worker.run": async (args) => {
     const { concurrency, leaseSeconds, drainSeconds, windowBytes, handleSignals, workerName } = set(args);
     const settings = { name: workerName, concurrency, leaseSeconds, drainSeconds, windowBytes, handleSignals };
-    const worker = new Worker({ ...connection(args), ...settings });
-    const handler = handlerOf(args.name, args.behaviour ?? [], emit);
+    const middleware = (args.layers ?? []).map((each) => layer(each, args.name, emit));
+    const worker = new Worker({ ...connection(args), ...settings, ...hooks(args), middleware });
+    const create = (producer, command) => opened(producers, producer).create(command, 1);
+    const handler = handlerOf(args.name, args.behaviour ?? [], emit, create);
     const limits = args.limits ?? {};
     for (const command of new Set([...(args.commands ?? []), ...Object.keys(limits)])) {
       worker.on(command, handler, { limit: limits[command] });
@@ -158,6 +162,10 @@ function connection({ addresses, token, tokens, tls }) {
     token: tokens ? () => tokens[Math.min(at++, tokens.length - 1)] : (token ?? undefined),
     tls: tls ? set({ ca: tls.ca, cert: tls.cert, key: tls.key }) : undefined,
   };
+}
+
+function hooks(args) {
+  return { metrics: metricsOf(args, emit), telemetry: telemetryOf(args) };
 }
 
 function opened(known, name) {

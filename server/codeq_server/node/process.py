@@ -67,6 +67,7 @@ async def _run(settings: Settings, logs: Logs, *, verify: bool, rest: bool) -> i
     try:
         return await node.run(process.announce)
     except StoreNotClosedError:
+        process.forget_ready_file()
         process.end_now(EXIT_FAILED)
     finally:
         process.forget_ready_file()

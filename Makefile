@@ -252,10 +252,13 @@ format: setup-dev ## Format Python, Rust and protos
 # -------------------------------------------------------------------------------------------------- generated code
 
 .PHONY: generate
-generate: setup-dev ## Generate code and OpenAPI from the protos, and the tables of docs/configuration.md and docs/security.md
+generate: setup-dev ## Generate code and OpenAPI from the protos, the tables of docs/configuration.md and docs/security.md, and docs/reference
 	@for template in $(BUF_TEMPLATES); do buf generate --template $$template; done
 	@$(VENV)/bin/python docs/generate.py
 	@$(VENV)/bin/python docs/rights.py
+	@$(VENV)/bin/python docs/reference_python.py
+	@$(VENV)/bin/python docs/reference_go.py
+	@cd sdks/ts && npm run --silent build && node scripts/reference.mjs
 
 .PHONY: check-generated
 check-generated: setup-dev ## Fail if generated files are out of date

@@ -103,7 +103,7 @@ def serve(
     # gRPC would warn at each start of a child process, but this server's child processes do not use gRPC.
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
     _silence_grpc()
-    from codeq_server.node.app import serve as run
+    from codeq_server.node.process import serve as run
 
     _run(lambda: run(settings, verify=verify))
 
@@ -139,7 +139,7 @@ def server(
     settings = load_settings(config, flags, dev=dev)
     refuse_silence(settings)
     _silence_grpc()
-    from codeq_server.node.app import serve as run
+    from codeq_server.node.process import serve as run
 
     _run(lambda: run(settings, verify=verify, rest=False))
 

@@ -41,6 +41,15 @@ with Client() as client:
     print(client.result(task_id, wait=10).result["greeting"])
 """
 
+IN_PROCESS = """
+from codeq.testing import memory_server
+
+with memory_server() as server, server.client() as client:
+    task = client.create("GREET", delay=3600)
+    server.clock.advance(seconds=3600)
+    print(client.get(task.id).status)
+"""
+
 
 @pytest.fixture(scope="module")
 def wheels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
@@ -111,6 +120,14 @@ def test_installed_server_completes_a_task(environment: Path, tmp_path: Path) ->
         ran = subprocess.run(command, env=variables, capture_output=True, text=True, check=False, timeout=30)
         assert (ran.stdout, ran.stderr) == ("hello world\n", "")
         assert server.stop() == 0
+
+
+@pytest.mark.usefixtures("_installed")
+def test_installed_server_runs_inside_the_process_of_tests(environment: Path) -> None:
+    ran = subprocess.run(
+        [environment, "-c", IN_PROCESS], env={}, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (ran.stdout, ran.stderr) == ("PENDING\n", "")
 
 
 @pytest.mark.usefixtures("_installed")

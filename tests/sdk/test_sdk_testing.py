@@ -11,6 +11,7 @@ from pathlib import Path
 import codeq
 import pytest
 from codeq import testing
+from entry_points import describe_server
 
 SERVE = (sys.executable, "-m", "codeq_cli.main")
 
@@ -34,8 +35,8 @@ def test_temporary_server_serves_and_ends_with_its_block() -> None:
         os.kill(pid, 0)
 
 
-def test_memory_server_keeps_nothing_on_disk() -> None:
-    with testing.memory_server(SERVE) as server, server.client() as client:
+def test_process_with_a_store_in_memory_keeps_nothing_on_disk() -> None:
+    with testing.temporary_server(SERVE, in_memory=True) as server, server.client() as client:
         assert client.server_info().persistence_provider == "memory"
         assert not (server.log_path.parent / "store").exists()
 
@@ -64,21 +65,30 @@ def test_creates(codeq_producer, codeq_client, codeq_command):
 def test_commands_differ(codeq_server, codeq_command):
     with codeq_server.client() as client:
         assert codeq_command not in [queue.command for queue in client.iter_queues()]
+
+
+def test_moves_its_clock(codeq_memory_server):
+    with codeq_memory_server.client() as client:
+        task = client.create("A", delay=3600)
+        codeq_memory_server.clock.advance(seconds=3600)
+        assert client.get(task.id).status == "PENDING"
 """
 
 
 def test_plugin_gives_fixtures_to_those_who_opt_in(tmp_path: Path) -> None:
     (tmp_path / "conftest.py").write_text(PROGRAM.partition("\n\n")[0])
     (tmp_path / "test_program.py").write_text(PROGRAM.partition("\n\n")[2])
+    path = [str(describe_server(tmp_path)), os.environ.get("PYTHONPATH", "")]
     ran = subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", str(tmp_path)],
         cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(path)},
         check=False,
         capture_output=True,
         text=True,
     )
     assert ran.returncode == 0, ran.stdout + ran.stderr
-    assert "2 passed" in ran.stdout
+    assert "3 passed" in ran.stdout
 
 
 def test_sdk_does_not_import_pytest_or_testing_by_itself() -> None:

@@ -55,6 +55,7 @@ _SKIPS = re.compile(
 _LOG_CALL = re.compile(r"_(?:log|LOG)\.(?:debug|info|warning|error|exception)")
 _EVENT = re.compile(r"[a-z]+(?:_[a-z]+)*")
 _LINK = re.compile(r"\]\((?!https?:|mailto:)([^)#\s]+)")
+_CODE_BLOCK = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
 
 
 def lines_matching(pattern: re.Pattern[str], text: str) -> list[str]:
@@ -85,8 +86,8 @@ def skip_marks(text: str) -> list[str]:
 
 
 def relative_links(text: str) -> list[str]:
-    """Returns the targets of links into the project in a Markdown text."""
-    return _LINK.findall(text)
+    """Returns the targets of links into the project in a Markdown text; code has none."""
+    return _LINK.findall(_CODE_BLOCK.sub("", text))
 
 
 def long_functions(source: str) -> list[str]:

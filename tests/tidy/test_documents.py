@@ -62,3 +62,9 @@ def test_stale_matrix_of_the_security_document_is_written_anew(old: str, new: st
 def test_security_document_without_the_matrix_is_refused() -> None:
     with pytest.raises(ValueError, match="no place for the matrix"):
         fresh_rights(SECURITY.replace("<!-- rights -->", ""))
+
+
+@pytest.mark.parametrize("language", ["python", "go"])
+def test_reference_of_an_sdk_is_what_its_source_gives(language: str) -> None:
+    written = runpy.run_path(str(ROOT / f"docs/reference_{language}.py"))["fresh"]()
+    assert (ROOT / f"docs/reference/{language}.md").read_text() == written, "run `make generate`"

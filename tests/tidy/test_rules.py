@@ -85,6 +85,11 @@ def test_only_links_into_the_project_are_relative_links() -> None:
     assert rules.relative_links("[a](docs/x.md#y) [b](https://x.y/z) [c](#here)") == ["docs/x.md"]
 
 
+def test_code_has_no_links() -> None:
+    text = "```go\nfunc Call[Result any](ctx Context)\n```\n[a](b.md)\n```sh\n[c](d)\n```\n"
+    assert rules.relative_links(text) == ["b.md"]
+
+
 @pytest.mark.parametrize(
     "source", ["lane.task_prefix + position.to_bytes(6, 'big')", "b't'", "scan(start, number.to_bytes(4, 'big') + end)"]
 )

@@ -42,6 +42,7 @@ class Written:
         self._path = path
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT)
         self.logs = Logs(level, log_format, self._fd)
+        self.logs.take_over()
 
     @property
     def text(self) -> str:

@@ -81,6 +81,18 @@ class DueWork:
             self._timer_at = Now(now.wall_ms + wait, now.mono_ms + wait)
             self.timer = self._loop.call_later(wait / 1000, self._on_timer)
 
+    def look(self) -> None:
+        """Starts on what is due now, without waiting for the timer."""
+        if not self._waits and not self._stopped:
+            if self.timer is not None:
+                self.timer.cancel()
+            self._on_timer()
+
+    @property
+    def is_pending(self) -> bool:
+        """Whether due work is waiting for its turn, or for the next batch."""
+        return self._waits and not self._stopped
+
     def resume(self) -> None:
         """Queues due work again if it was waiting for a batch with more room; such a batch has begun."""
         if self._held:

@@ -278,6 +278,18 @@ class ShardRunner:
         if future is not None and call is not None:
             future.add_done_callback(lambda done: None if done.cancelled() or done.exception() else call(gone))
 
+    async def catch_up(self) -> None:
+        """Processes everything that is due, and returns once it is durable; for clocks that were moved.
+
+        Raises:
+            Rejection: OUTCOME_UNKNOWN after a failed commit, the rejection given to `end` after `end`.
+        """
+        self._due.look()
+        while self._due.is_pending:
+            await self.wait_durable()  # a full batch makes due work wait for the next one
+            await asyncio.sleep(0)
+        await self.wait_durable()
+
     def drain(self) -> None:
         """Ends all waits, for work and for the ends of tasks, with DRAINING."""
         self._end_waits(Rejection(Reason.DRAINING, "the server is stopping"))

@@ -38,7 +38,7 @@ _STDOUT: Final = 1
 
 
 class Logs:
-    """Logging of the whole process.
+    """Log lines of a server; `take_over` makes them the logging of the whole process.
 
     Attributes:
         access: The access log, in the same format and to the same output.
@@ -55,20 +55,23 @@ class Logs:
         self._render = partial(text_line, coloured=is_terminal) if as_text else json_line
         self._out = LineWriter(fd, self._notice)
         self._writers = [self._out]
-        least = _LEVELS[level]
+        self._least = least = _LEVELS[level]
         self.access = AccessLog(
             self._out.put, as_text=as_text, requests=least <= logging.INFO, probes=least <= logging.DEBUG
         )
+
+    def take_over(self) -> None:
+        """Routes all events of the process here, and the lines of the standard library's logging."""
         structlog.configure(
             processors=[self._rendered],
-            wrapper_class=structlog.make_filtering_bound_logger(least),
+            wrapper_class=structlog.make_filtering_bound_logger(self._least),
             logger_factory=lambda *_: _Sink(self._out),
             cache_logger_on_first_use=False,
         )
         root = logging.getLogger()
         root.handlers[:] = [_Handler(self)]
         # Routine messages of libraries are dropped: the server logs its own events.
-        root.setLevel(max(least, logging.WARNING))
+        root.setLevel(max(self._least, logging.WARNING))
         logging.getLogger("grpc._cython.cygrpc").addFilter(_is_about_more_than_a_client_that_left)
 
     @property
@@ -136,6 +139,7 @@ class LostLines(Collector):
 def configure_logging(level: str, log_format: str | None) -> Logs:
     """Sets up logging and stderr for the whole process until it exits; see `Logs` for the arguments."""
     logs = Logs(level, log_format)
+    logs.take_over()
     logs.guard_stderr()
     atexit.register(logs.flush)
     return logs

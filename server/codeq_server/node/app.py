@@ -1,4 +1,4 @@
-"""The server: builds the shard's host, the listeners and the services from settings, and shuts them down in order.
+"""A node: builds the shard's host, the listeners and the services from settings, and shuts them down in order.
 
 Shutdown: health reports NOT_SERVING and new calls are rejected; streams are notified and running calls drain; pending
 decisions are committed; the store is closed. All of this fits within the configured grace period.
@@ -7,13 +7,10 @@ decisions are committed; the store is closed. All of this fits within the config
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
-import signal
-import sys
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 import grpc.aio
 import structlog
@@ -27,18 +24,16 @@ from grpc_health.v1 import health, health_pb2_grpc
 from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector, generate_latest
 
 from codeq_server.config import Address, Settings
-from codeq_server.core.errors import CorruptRows
-from codeq_server.log.setup import Logs, LostLines, configure_logging
+from codeq_server.engine.runner import Clock, ShardRunner, system_clock
+from codeq_server.log.setup import Logs, LostLines
 from codeq_server.node import summary
 from codeq_server.node.authentication import Authentication
 from codeq_server.node.certificates import Certificates
-from codeq_server.node.descriptors import Files, TooFewFilesError, raise_limit, share
+from codeq_server.node.descriptors import Files, raise_limit, share
 from codeq_server.node.doorkeeper import Doorkeeper
-from codeq_server.node.event_loop import ServerLoop
 from codeq_server.node.hosting import Host
 from codeq_server.node.listeners import ListenError, listen, new_server, refuse_taken, warn_plaintext
 from codeq_server.node.local_host import LocalHost
-from codeq_server.node.private_files import write_privately
 from codeq_server.node.readiness import Readiness
 from codeq_server.replication.raft.channels import CONNECTIONS_MAX as PEER_CONNECTIONS_MAX
 from codeq_server.services.call_stream import CallStreams, ServerProbes
@@ -65,49 +60,38 @@ FINISH_SECONDS: Final = 1.5
 FATAL_GRACE_SECONDS: Final = 2.0
 """Time to report unknown outcomes to callers after a failed commit."""
 
-GARBAGE_THRESHOLDS: Final = (100_000, 20, 100)
-"""Garbage collector thresholds: tasks create no reference cycles, and default collections take a tenth of the CPU."""
-
 EXIT_FAILED: Final = 1
 """Exit code of a server that failed to start or to continue."""
 
 _log = structlog.get_logger()
 
 
-def serve(settings: Settings, *, verify: bool = False, rest: bool = True) -> int:
-    """Runs a server until SIGTERM or SIGINT; a second signal ends the process at once.
-
-    Args:
-        settings: Settings.
-        rest: Whether to serve the REST API, too; otherwise standalone gateways do.
-        verify: Whether to check every row of the store first, and to refuse to start on contradictions.
-
-    Returns:
-        The exit code: 0 after a requested shutdown, otherwise EXIT_FAILED. The reason for a failed start is printed on
-        stderr.
-
-    Raises:
-        ConfigError: Files that the settings name cannot be used, or the settings do not match the store.
-    """
-    logs = configure_logging(settings.log_level, settings.log_format)
-    try:
-        write_privately()
-        files = _files(settings, rest=rest)
-        with asyncio.Runner(loop_factory=ServerLoop) as runner:
-            return runner.run(Node(settings, files, logs, verify=verify, rest=rest).run())
-    except (StoreError, CorruptRows, ListenError, TooFewFilesError, _ReadyFileError) as error:
-        print(f"codeq: {' '.join(str(error).split())}", file=sys.stderr)
-        return EXIT_FAILED
-
-
-class _ReadyFileError(Exception):
-    """The ready file cannot be written."""
+class StoreNotClosedError(Exception):
+    """The store did not close in time; threads that wait for its disk may keep the process alive."""
 
 
 class Node:
-    """The server of this process."""
+    """A server on the running event loop.
 
-    def __init__(self, settings: Settings, files: Files, logs: Logs, *, verify: bool, rest: bool) -> None:
+    Args:
+        settings: Settings.
+        files: Shares of the open files.
+        logs: Where calls are logged.
+        verify: Whether to check every row of the store first, and to refuse to start on contradictions.
+        rest: Whether to serve the REST API, too; otherwise standalone gateways do.
+        clock: Clock of the shard on a single node.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        files: Files,
+        logs: Logs,
+        *,
+        verify: bool = False,
+        rest: bool = True,
+        clock: Clock = system_clock,
+    ) -> None:
         self._rest = rest
         self._settings, self._files = settings, files
         self._logs = logs
@@ -125,6 +109,7 @@ class Node:
         self._host = _host(
             settings, files, self._doorkeeper, self._certificates, self._outgoing, self._on_fatal, verify=verify
         )
+        self._host = self._new_host(verify=verify, clock=clock)
         self._in_flight = InFlight()
         self._authentication = Authentication(settings.auth)
         self._calls = Calls(
@@ -134,19 +119,20 @@ class Node:
         )
         self._readiness = Readiness(self._calls, self._host.absence)
 
-    async def run(self) -> int:
-        """Starts the server, serves until a signal or a failure, and shuts down.
+    async def run(self, announce: Callable[[summary.Ready], None]) -> int:
+        """Starts the server, serves until `stop` or a failure, and shuts down.
+
+        Args:
+            announce: Called once requests are served; an exception that it raises shuts the server down.
 
         Returns:
             The exit code.
 
         Raises:
             StoreError, CorruptRows: The store cannot be opened.
+            StoreNotClosedError: The store did not close in time.
             ListenError: A port cannot be opened.
         """
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._on_signal, number)
         self._refuse_taken_ports()
         await self._host.start(self._present, self._readiness.changed)
         async with AsyncExitStack() as stack:
@@ -170,17 +156,29 @@ class Node:
             self._certificates.start()
             stack.push_async_callback(self._doorkeeper.stop)
             self._doorkeeper.start()
-            stack.callback(self._forget_ready_file)
-            gc.collect()
-            gc.freeze()
-            gc.set_threshold(*GARBAGE_THRESHOLDS)
-            self._announce(summary.Ready(http, worker, producer))
+            announce(summary.Ready(http, worker, producer))
             await self._stopping.wait()
             await self._drain(server, streams)
         _log.info("server_stopped")
         return EXIT_FAILED if self._failed else 0
 
+    @property
+    def runner(self) -> ShardRunner | None:
+        """Runner of the shard; None: this node does not serve it."""
+        serving = self._calls.shards.serving
+        return None if serving is None else serving.runner
+
     # -- parts -------------------------------------------------------------------------------------------------------
+
+    def _new_host(self, *, verify: bool, clock: Clock) -> Host:
+        settings, files = self._settings, self._files
+        if settings.raft is None:
+            return LocalHost(settings, files, self._on_fatal, verify=verify, clock=clock)
+        # Imported only here: a single node runs without the extension that Raft needs.
+        from codeq_server.node.raft_host import RaftHost  # noqa: PLC0415
+
+        door = self._doorkeeper.door(files.peers)
+        return RaftHost(settings, settings.raft, files, door, self._certificates, self._on_fatal, verify=verify)
 
     def _serve_grpc(self, server: grpc.aio.Server, probes: ServerProbes, stack: AsyncExitStack) -> CallStreams:
         """Adds every service to the server, with reflection and health; returns the gateways' call streams."""
@@ -323,15 +321,23 @@ class Node:
 
     # -- life --------------------------------------------------------------------------------------------------------
 
-    def _announce(self, ready: summary.Ready) -> None:
-        """Announces that requests are served: in the ready file, the log and on the terminal."""
+    @property
+    def is_stopping(self) -> bool:
+        """Whether the server shuts down, or is about to."""
+        return self._stopping.is_set()
+
+    def stop(self) -> None:
+        """Begins to shut down."""
+        self._stopping.set()
+        self._readiness.stop()
+
+    def unready(self) -> str:
+        """Returns why calls are not answered yet; empty: they are."""
+        return self._readiness.grpc()
+
+    def log_start(self, ready: summary.Ready) -> None:
+        """Logs that requests are served, and what operators should know about the settings."""
         settings = self._settings
-        if settings.ready_file is not None:
-            try:
-                summary.write_ready_file(settings.ready_file, ready)
-            except OSError as error:
-                reason = error.strerror or error
-                raise _ReadyFileError(f"cannot write the ready file {settings.ready_file}: {reason}") from None
         _log.info(
             "server_started",
             version=SERVER_VERSION,
@@ -366,12 +372,6 @@ class Node:
             _log.warning(
                 "fsync_off", hint="a crash may lose acknowledged tasks; set fsyncOnCommit to true to keep them"
             )
-        if settings.dev or sys.stderr.isatty():
-            print(summary.text(settings, ready, SERVER_VERSION, self._readiness.grpc()), file=sys.stderr, flush=True)
-
-    def _forget_ready_file(self) -> None:
-        if self._settings.ready_file is not None:
-            summary.forget_ready_file(self._settings.ready_file)
 
     async def _drain(self, server: grpc.aio.Server, streams: CallStreams) -> None:
         """Rejects new calls, notifies streams, and drains calls and streams."""
@@ -388,7 +388,11 @@ class Node:
                 group.create_task(self._http.stop(min(calls_seconds, HTTP_GRACE_SECONDS_MAX)), name="gateway-stop")
 
     async def _close(self) -> None:
-        """Commits pending decisions and closes store and artifacts; a hanging disk does not keep the process alive."""
+        """Commits pending decisions and closes store and artifacts.
+
+        Raises:
+            StoreNotClosedError: The disk hangs.
+        """
         least = asyncio.get_running_loop().time() + FINISH_SECONDS
         try:
             async with asyncio.timeout_at(max(least, self._end_by)):
@@ -396,32 +400,21 @@ class Node:
                 await self._outgoing.sender.close()
         except TimeoutError:
             _log.error("store_not_closed", hint="the disk does not respond; the next start recovers the store")
-            self._end_now(EXIT_FAILED)
-
-    def _on_signal(self, number: int) -> None:
-        name = signal.Signals(number).name
-        if self._stopping.is_set():
-            _log.warning("server_killed", signal=name)
-            self._end_now(128 + number)
-        self._stop()
-        _log.info("server_stopping", signal=name, grace_seconds=self._settings.shutdown_grace_seconds)
+            raise StoreNotClosedError from None
 
     def _on_fatal(self, problem: BaseException) -> None:
         self._failed = True
-        self._stop()
+        self.stop()
         trace = None if isinstance(problem, StoreError) else problem  # a store error's message is sufficient
         _log.error("store_failed", error=problem, exc_info=trace, hint="the server stops; restart it")
 
-    def _stop(self) -> None:
-        self._stopping.set()
-        self._readiness.stop()
 
-    def _end_now(self, code: int) -> NoReturn:
-        self._logs.flush()
-        os._exit(code)
+def files_of(settings: Settings, *, rest: bool) -> Files:
+    """Returns the shares of the open files; raises the process's limit as far as allowed.
 
-
-def _files(settings: Settings, *, rest: bool) -> Files:
+    Raises:
+        TooFewFilesError: The process may not open enough files.
+    """
     ports = {address for address in (settings.worker_stream_addr, settings.producer_stream_addr) if address is not None}
     return share(
         raise_limit(),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Sequence
 
 from codeq_internal.v1 import rows_pb2
@@ -13,6 +12,7 @@ from codeq_server.config import Settings
 from codeq_server.core import keys
 from codeq_server.core.errors import Reason, Rejection
 from codeq_server.core.parsing import RowReader, parsed
+from codeq_server.engine.runner import Clock, system_clock
 from codeq_server.node.descriptors import Files
 from codeq_server.node.hosting import Present
 from codeq_server.node.opening import load_shard, make_serving, verify
@@ -36,6 +36,7 @@ class LocalHost:
         on_fatal: Called once when a commit has failed: nothing more is decided, and the process must end.
         verify: Whether to check every row first.
         outgoing: Makes requests to URLs of tenants.
+        clock: Clock of the shard.
     """
 
     mode = "single"
@@ -50,11 +51,14 @@ class LocalHost:
         *,
         verify: bool,
         outgoing: Outgoing | None = None,
+        clock: Clock = system_clock,
     ) -> None:
         self.cluster: Cluster = NoCluster()
         self._settings, self._files = settings, files
         self._on_fatal = on_fatal
         self._verify, self._outgoing = verify, outgoing
+        self._verify = verify
+        self._clock = clock
         self._serving: Serving | None = None
 
     async def start(self, present: Present, absence_changed: Callable[[], None]) -> None:  # noqa: ARG002
@@ -71,7 +75,7 @@ class LocalHost:
         try:
             _refuse_member(store)
             # Nothing may be written before the format is known and the store is known to be complete.
-            unix_seconds = int(time.time())
+            unix_seconds = self._clock()[0] // 1000
             identity = next_identity(store, persistence.num_shards, unix_seconds, os.urandom(CLUSTER_ID_BYTES))
             tick = store.get(keys.TICK)
             store.check_recovered(0 if tick is None else parsed(rows_pb2.TickRow, keys.TICK, tick).lsn)
@@ -86,6 +90,8 @@ class LocalHost:
             keeper = self.upkeep.keeper
             shard = load_shard(settings, store, identity.epoch)
             serving = make_serving(settings, shard, LocalLog(store), keeper, self._on_fatal, outgoing=self._outgoing)
+            shard = load_shard(settings, store, identity.epoch, self._clock)
+            serving = make_serving(settings, shard, LocalLog(store), keeper, self._on_fatal, clock=self._clock)
         except BaseException:
             await self.upkeep.stop()
             store.close()

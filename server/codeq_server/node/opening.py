@@ -14,7 +14,7 @@ from codeq_server.core.parsing import RowReader
 from codeq_server.core.recovery import open_shard
 from codeq_server.core.shard import Shard, ShardSettings
 from codeq_server.engine.artifacts import ArtifactKeeper
-from codeq_server.engine.runner import ShardRunner, system_clock
+from codeq_server.engine.runner import Clock, ShardRunner, system_clock
 from codeq_server.log.task_events import TaskEvents
 from codeq_server.replication.log import Log
 from codeq_server.services.serving import Serving
@@ -38,19 +38,20 @@ def verify(rows: RowReader) -> None:
         )
 
 
-def load_shard(settings: Settings, rows: RowReader, epoch: int) -> Shard:
+def load_shard(settings: Settings, rows: RowReader, epoch: int, clock: Clock = system_clock) -> Shard:
     """Loads the shard from the store; may run on any thread as long as no other one writes its rows.
 
     Args:
         settings: Settings of the server.
         rows: The rows of the store.
         epoch: Epoch of this opening, greater than all earlier ones.
+        clock: Clock of the shard.
 
     Raises:
         CorruptRows: The rows contradict each other.
     """
     with _no_collection():
-        return open_shard(rows, _shard_settings(settings), epoch, *system_clock())
+        return open_shard(rows, _shard_settings(settings), epoch, *clock())
 
 
 def make_serving(
@@ -62,6 +63,7 @@ def make_serving(
     *,
     outgoing: Outgoing | None = None,
     keeps_time: bool = True,
+    clock: Clock = system_clock,
 ) -> Serving:
     """Returns the Serving of a shard. Must be called within the event loop that serves it.
 
@@ -73,8 +75,9 @@ def make_serving(
         on_fatal: Called once when a commit has failed: nothing more is decided, and the process must end.
         outgoing: Makes requests to URLs of tenants; None: none are made, as for a shard that is only read.
         keeps_time: Whether timers run: expiring leases and due tasks are processed.
+        clock: Clock of the shard, the same as in `load_shard`.
     """
-    runner = ShardRunner(shard, log, system_clock, random.SystemRandom().random, on_fatal, keeps_time=keeps_time)
+    runner = ShardRunner(shard, log, clock, random.SystemRandom().random, on_fatal, keeps_time=keeps_time)
     runner.on_notable = TaskEvents().take
     runner.changed()  # starts the timers of existing leases and due times
     return Serving(

@@ -18,6 +18,11 @@ test("the public API is the one that was reviewed: run scripts/api.mjs after a c
   assert.equal(readFileSync(new URL("api/sdk.api.txt", ROOT), "utf8"), publicApi());
 });
 
+test("the reference is the one that the declarations give: run scripts/reference.mjs after a change of them", async () => {
+  const { reference } = (await import(new URL("scripts/reference.mjs", ROOT).href)) as { reference: () => string };
+  assert.equal(readFileSync(new URL("../../docs/reference/typescript.md", ROOT), "utf8"), reference());
+});
+
 test("the version is that of the package", () => {
   assert.equal((JSON.parse(readFileSync(new URL("package.json", ROOT), "utf8")) as { version: string }).version, VERSION);
 });

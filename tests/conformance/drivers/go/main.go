@@ -183,6 +183,7 @@ type connection struct {
 	RequestKeys      bool     `json:"requestKeys"`
 	FailFast         bool     `json:"failFast"`
 	InFlightTasksMax int      `json:"inFlightTasksMax"`
+	Metrics          bool     `json:"metrics"`
 	TLS              *struct {
 		CA   string `json:"ca"`
 		Cert string `json:"cert"`

@@ -65,6 +65,7 @@ func (d *driver) openProducer(args json.RawMessage) error {
 	opened, err := producer.New(producer.Config{
 		Addresses: given.Addresses, Token: given.Token, TokenFunc: given.tokenFunc(), TLS: given.tls(), Timeout: given.timeout(),
 		RequestKeys: given.RequestKeys, FailFast: given.FailFast, InFlightTasksMax: given.InFlightTasksMax,
+		Metrics: d.metrics(given),
 	})
 	if err != nil {
 		return err

@@ -30,6 +30,7 @@ type workerArgs struct {
 	DrainSeconds *float64       `json:"drainSeconds"`
 	WindowBytes  int64          `json:"windowBytes"`
 	Limits       map[string]int `json:"limits"`
+	Layers       []string       `json:"layers"`
 	Signals      bool           `json:"handleSignals"`
 	Behaviour    []behaviour    `json:"behaviour"`
 }
@@ -103,7 +104,7 @@ func (d *driver) runWorker(args json.RawMessage) error {
 	config := worker.Config{
 		Addresses: given.Addresses, Token: given.Token, TokenFunc: given.tokenFunc(), TLS: given.tls(), Name: given.WorkerName,
 		Commands: given.Commands, Concurrency: given.Concurrency, Lease: time.Duration(given.LeaseSeconds) * time.Second,
-		WindowBytes: given.WindowBytes,
+		WindowBytes: given.WindowBytes, Middleware: d.layers(given), Metrics: d.metrics(given.connection),
 	}
 	if given.DrainSeconds != nil {
 		if config.DrainTimeout = duration(*given.DrainSeconds); config.DrainTimeout == 0 {
@@ -213,7 +214,7 @@ func (d *driver) handle(ctx context.Context, given workerArgs, task *worker.Deli
 	}()
 	for _, each := range given.Behaviour {
 		if each.matches(task) {
-			return perform(ctx, task, each.steps())
+			return d.perform(ctx, task, each.steps())
 		}
 	}
 	return nil, nil
@@ -232,9 +233,9 @@ func causeOf(ctx context.Context) string {
 	}
 }
 
-func perform(ctx context.Context, task *worker.Delivery, steps [][]json.RawMessage) (any, error) {
+func (d *driver) perform(ctx context.Context, task *worker.Delivery, steps [][]json.RawMessage) (any, error) {
 	for _, step := range steps {
-		value, isLast, err := performOne(ctx, task, step)
+		value, isLast, err := d.performOne(ctx, task, step)
 		if isLast || err != nil {
 			return value, err
 		}
@@ -251,7 +252,7 @@ func argument[Value any](step []json.RawMessage, index int) Value {
 	return value
 }
 
-func performOne(ctx context.Context, task *worker.Delivery, step []json.RawMessage) (value any, isLast bool, err error) {
+func (d *driver) performOne(ctx context.Context, task *worker.Delivery, step []json.RawMessage) (value any, isLast bool, err error) {
 	text := argument[string](step, 1)
 	seconds := argument[float64](step, 1)
 	switch name := argument[string](step, 0); name {
@@ -279,6 +280,12 @@ func performOne(ctx context.Context, task *worker.Delivery, step []json.RawMessa
 		return nil, true, errors.New(text)
 	case "panic":
 		panic(text)
+	case "create":
+		opened, err := named(d, d.producers, text)
+		if err == nil {
+			_, err = opened.Create(ctx, argument[string](step, 2), 1)
+		}
+		return nil, err != nil, err
 	case "hang":
 		<-ctx.Done()
 		return nil, true, ctx.Err()

@@ -17,8 +17,11 @@ _REASONS = {"LEASE_LOST": "leaseLost", "CANCELLED": "cancelled", "SHUTDOWN": "sh
 class Behaviour:
     """The handler of a worker: the first rule that matches a task says what to do."""
 
-    def __init__(self, worker: str, rules: Sequence[dict[str, Any]], emit: Emit) -> None:
+    def __init__(
+        self, worker: str, rules: Sequence[dict[str, Any]], emit: Emit, create: Callable[[str, str], None]
+    ) -> None:
         self._worker = worker
+        self._create = create
         self._rules = rules
         self._emit = emit
 
@@ -53,6 +56,9 @@ class Behaviour:
                 for value in args[0]:
                     task.progress(value)
                 return self._do(task, args[1]) if len(args) > 1 else None
+            case "create":
+                self._create(*args)
+                return None
             case "hang":
                 task.lost.wait()
                 self._tell_lost(task)

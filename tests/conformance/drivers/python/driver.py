@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib
 import json
 import os
 import sys
@@ -17,6 +18,7 @@ import codeq
 from behaviours import Behaviour
 from codeq import rpcs
 from json_messages import fill, to_json
+from observers import ToldMetrics, layer
 
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
@@ -94,7 +96,9 @@ class Driver:
     async def _open_producer(self, args: dict[str, Any]) -> dict[str, Any]:
         names = {"timeoutSeconds": "timeout_seconds", "requestKeys": "request_keys", "failFast": "fail_fast"}
         names["inFlightTasksMax"] = "in_flight_max"
-        self._producers[args["name"]] = codeq.AsyncProducer(**_connection(args), **_renamed(args, names))
+        _trace(args)
+        made = codeq.AsyncProducer(**_connection(args), **_renamed(args, names), metrics=_metrics(args))
+        self._producers[args["name"]] = made
         return {}
 
     async def _open_client(self, args: dict[str, Any]) -> dict[str, Any]:
@@ -144,8 +148,11 @@ class Driver:
         name = args["name"]
         names = {"workerName": "name", "concurrency": "concurrency", "leaseSeconds": "lease_seconds"}
         names |= {"drainSeconds": "drain_seconds", "windowBytes": "window_bytes"}
-        worker = codeq.AsyncWorker(**_connection(args), **_renamed(args, names))
-        behaviour = Behaviour(name, args.get("behaviour") or (), emit)
+        _trace(args)
+        worker = codeq.AsyncWorker(**_connection(args), **_renamed(args, names), metrics=_metrics(args))
+        for each in args.get("layers") or ():
+            worker.middleware(layer(each, name, emit))
+        behaviour = Behaviour(name, args.get("behaviour") or (), emit, self._creator())
         for command, limit in (args.get("limits") or {}).items():
             worker.task(command, limit=limit)(behaviour)
         self._workers[name] = worker
@@ -154,6 +161,16 @@ class Driver:
         self._runs.add(run)
         run.add_done_callback(self._runs.discard)
         return {}
+
+    def _creator(self) -> Callable[[str, str], None]:
+        """Returns a function with which handlers create tasks, by the names of a producer and of a command."""
+        loop = asyncio.get_running_loop()
+
+        def create(producer: str, command: str) -> None:
+            creating = self._producers[producer].create(command, 1)
+            asyncio.run_coroutine_threadsafe(creating, loop).result()
+
+        return create
 
     async def _run(self, name: str, worker: codeq.AsyncWorker, behaviour: Behaviour, commands: list[str]) -> None:
         error = None
@@ -214,6 +231,16 @@ def _connection(args: dict[str, Any]) -> dict[str, Any]:
     if (tls := args.get("tls")) is not None:
         given["tls"] = codeq.TlsFiles(ca=tls.get("ca"), certificate=tls.get("cert"), key=tls.get("key"))
     return given
+
+
+def _metrics(args: dict[str, Any]) -> codeq.Metrics | None:
+    return ToldMetrics(args["name"], emit) if args.get("metrics") else None
+
+
+def _trace(args: dict[str, Any]) -> None:
+    """Makes the SDK trace, which it does once a program has imported OpenTelemetry."""
+    if args.get("telemetry"):
+        importlib.import_module("opentelemetry.trace")
 
 
 def _in_turn(tokens: list[str]) -> Callable[[], str]:

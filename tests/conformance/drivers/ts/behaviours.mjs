@@ -2,12 +2,12 @@
 import { Abandon, Completed, Failed, Nack, RawJson, RetryAfter, Snooze } from "../../../../sdks/ts/dist/index.js";
 
 /** Returns the handler of a worker: the first rule that matches a task says what to do. */
-export function handlerOf(worker, rules, emit) {
+export function handlerOf(worker, rules, emit, create) {
   return async (task, { signal }) => {
     emit({ event: "task", worker, ...shown(task), task: shown(task) });
     const steps = stepsOf(rules, task);
-    for (const step of steps.slice(0, -1)) await carryOut(step, { worker, task, signal, emit });
-    return steps.length === 0 ? undefined : carryOut(steps.at(-1), { worker, task, signal, emit });
+    for (const step of steps.slice(0, -1)) await carryOut(step, { worker, task, signal, emit, create });
+    return steps.length === 0 ? undefined : carryOut(steps.at(-1), { worker, task, signal, emit, create });
   };
 }
 
@@ -26,6 +26,9 @@ async function carryOut([name, ...args], run) {
     case "progress":
       for (const value of args[0]) task.progress(value);
       return args[1] === undefined ? undefined : carryOut(args[1], run);
+    case "create":
+      await run.create(...args);
+      return undefined;
     case "hang":
       await aborted(signal);
       tellStopped(run);

@@ -14,6 +14,7 @@ import { TopicService } from "../../../../sdks/ts/dist/gen/codeq/v1/topic_servic
 import { WebhookService } from "../../../../sdks/ts/dist/gen/codeq/v1/webhook_service_pb.js";
 import { handlerOf } from "./behaviours.mjs";
 import { fromJson, toJson } from "./json-messages.mjs";
+import { layer, metricsOf, telemetryOf } from "./observers.mjs";
 
 const CLOSE_MS_MAX = 8000;
 
@@ -42,7 +43,8 @@ const OPS = {
   }),
   "producer.open": async (args) => {
     const { timeoutSeconds, requestKeys, failFast, inFlightTasksMax } = set(args);
-    producers.set(args.name, new Producer({ ...connection(args), timeoutSeconds, requestKeys, failFast, inFlightTasksMax }));
+    const settings = { timeoutSeconds, requestKeys, failFast, inFlightTasksMax, ...hooks(args) };
+    producers.set(args.name, new Producer({ ...connection(args), ...settings }));
     return {};
   },
   "producer.close": async ({ name }) => {
@@ -93,8 +95,10 @@ const OPS = {
   "worker.run": async (args) => {
     const { concurrency, leaseSeconds, drainSeconds, windowBytes, handleSignals, workerName } = set(args);
     const settings = { name: workerName, concurrency, leaseSeconds, drainSeconds, windowBytes, handleSignals };
-    const worker = new Worker({ ...connection(args), ...settings });
-    const handler = handlerOf(args.name, args.behaviour ?? [], emit);
+    const middleware = (args.layers ?? []).map((each) => layer(each, args.name, emit));
+    const worker = new Worker({ ...connection(args), ...settings, ...hooks(args), middleware });
+    const create = (producer, command) => opened(producers, producer).create(command, 1);
+    const handler = handlerOf(args.name, args.behaviour ?? [], emit, create);
     const limits = args.limits ?? {};
     for (const command of new Set([...(args.commands ?? []), ...Object.keys(limits)])) {
       worker.on(command, handler, { limit: limits[command] });
@@ -162,6 +166,10 @@ function connection({ addresses, token, tokens, tls }) {
     token: tokens ? () => tokens[Math.min(at++, tokens.length - 1)] : (token ?? undefined),
     tls: tls ? set({ ca: tls.ca, cert: tls.cert, key: tls.key }) : undefined,
   };
+}
+
+function hooks(args) {
+  return { metrics: metricsOf(args, emit), telemetry: telemetryOf(args) };
 }
 
 function opened(known, name) {

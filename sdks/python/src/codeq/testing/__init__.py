@@ -2,6 +2,16 @@
 
 from __future__ import annotations
 
-from codeq.testing.server import LocalServer, ServerNotFoundError, memory_server, temporary_server
+from codeq.testing.memory import Clock, MemoryServer, memory_server
+from codeq.testing.processes import LocalServer, temporary_server
+from codeq.testing.running import RunningServer, ServerNotFoundError
 
-__all__ = ["LocalServer", "ServerNotFoundError", "memory_server", "temporary_server"]
+__all__ = [
+    "Clock",
+    "LocalServer",
+    "MemoryServer",
+    "RunningServer",
+    "ServerNotFoundError",
+    "memory_server",
+    "temporary_server",
+]

@@ -1,6 +1,7 @@
 """Fixtures for pytest. To use them, write in the top conftest.py: `pytest_plugins = ["codeq.testing.plugin"]`.
 
-One server in memory serves the whole session, so each test should use commands of its own; `codeq_command` gives one.
+One server process serves the whole session, so each test should use commands of its own; `codeq_command` gives one. A
+test that moves the clock gets a server of its own from `codeq_memory_server`.
 """
 
 from __future__ import annotations
@@ -12,12 +13,20 @@ import pytest
 
 from codeq.client import Client
 from codeq.producer import Producer
-from codeq.testing.server import LocalServer, memory_server
+from codeq.testing.memory import MemoryServer, memory_server
+from codeq.testing.processes import LocalServer, temporary_server
 
 
 @pytest.fixture(scope="session")
 def codeq_server() -> Iterator[LocalServer]:
-    """A server in memory, for all tests of the session."""
+    """A server process with a store in memory, for all tests of the session."""
+    with temporary_server(in_memory=True) as server:
+        yield server
+
+
+@pytest.fixture
+def codeq_memory_server() -> Iterator[MemoryServer]:
+    """A server in this process, for one test, which may move its clock."""
     with memory_server() as server:
         yield server
 

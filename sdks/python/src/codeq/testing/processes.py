@@ -1,4 +1,4 @@
-"""Starts servers for tests: each is a process of its own, on free ports, with a store that goes with it."""
+"""Servers for tests in processes of their own: on free ports, with a store that goes with the server."""
 
 from __future__ import annotations
 
@@ -16,10 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from codeq.async_producer import AsyncProducer
-from codeq.client import AsyncClient, Client
-from codeq.producer import Producer
-from codeq.worker import AsyncWorker, Worker
+from codeq.testing.running import RunningServer, ServerNotFoundError
 
 START_SECONDS_MAX: Final = 60.0
 """Maximum time until a server is ready. It is generous, since many may start at once on a busy machine."""
@@ -38,76 +35,17 @@ _LOG_CHARACTERS: Final = 4000
 _TOKEN: Final = "dev-token"  # noqa: S105 - the token of servers for development
 
 
-class ServerNotFoundError(RuntimeError):
-    """No command that starts a server was found."""
-
-
 @dataclass(frozen=True, slots=True)
-class LocalServer:
-    """A running server.
+class LocalServer(RunningServer):
+    """A server in a process of its own.
 
     Attributes:
-        producer_addr: Address for producers and clients.
-        worker_addr: Address for workers.
-        http_url: URL of the REST API.
-        token: Token that may do everything.
         log_path: Output of the server; gone once the server is.
         pid: Id of the server's process.
     """
 
-    producer_addr: str
-    worker_addr: str
-    http_url: str
-    token: str
     log_path: Path
     pid: int
-
-    @property
-    def env(self) -> dict[str, str]:
-        """The variables that make the SDK, in this or another process, use the server."""
-        return {
-            "CODEQ_PRODUCER_ADDR": self.producer_addr,
-            "CODEQ_WORKER_ADDR": self.worker_addr,
-            "CODEQ_TOKEN": self.token,
-        }
-
-    def producer(self) -> Producer:
-        """Returns a new producer; the caller closes it."""
-        return Producer(self.producer_addr, token=self.token)
-
-    def async_producer(self) -> AsyncProducer:
-        """Returns a new producer for an event loop; the caller closes it."""
-        return AsyncProducer(self.producer_addr, token=self.token)
-
-    def client(self) -> Client:
-        """Returns a new client; the caller closes it."""
-        return Client(self.producer_addr, token=self.token)
-
-    def async_client(self) -> AsyncClient:
-        """Returns a new client for an event loop; the caller closes it."""
-        return AsyncClient(self.producer_addr, token=self.token)
-
-    def worker(self, *, concurrency: int = 16, lease_seconds: int = 60, drain_seconds: float = 5.0) -> Worker:
-        """Returns a new worker, which the caller runs and stops; see codeq.Worker for the arguments."""
-        return Worker(
-            self.worker_addr,
-            token=self.token,
-            concurrency=concurrency,
-            lease_seconds=lease_seconds,
-            drain_seconds=drain_seconds,
-        )
-
-    def async_worker(
-        self, *, concurrency: int = 16, lease_seconds: int = 60, drain_seconds: float = 5.0
-    ) -> AsyncWorker:
-        """Returns a new worker for an event loop, which the caller runs and stops."""
-        return AsyncWorker(
-            self.worker_addr,
-            token=self.token,
-            concurrency=concurrency,
-            lease_seconds=lease_seconds,
-            drain_seconds=drain_seconds,
-        )
 
 
 @contextlib.contextmanager
@@ -158,15 +96,6 @@ def temporary_server(
             yield _started(process, ready, log)
         finally:
             _stop(process)
-
-
-@contextlib.contextmanager
-def memory_server(
-    command: Sequence[str] | str | None = None, *, env: Mapping[str, str] | None = None, flags: Sequence[str] = ()
-) -> Iterator[LocalServer]:
-    """Runs a server whose store is in memory for the length of a block; see `temporary_server`."""
-    with temporary_server(command, env=env, flags=flags, in_memory=True) as server:
-        yield server
 
 
 def _program(command: Sequence[str] | str | None) -> list[str]:

@@ -86,6 +86,8 @@ func (s *Server) serve(listener net.Listener) {
 	codeqv1.RegisterProducerServiceServer(made, &producers{script: &s.script})
 	codeqv1.RegisterTaskServiceServer(made, codeqv1.UnimplementedTaskServiceServer{})
 	codeqv1.RegisterQueueServiceServer(made, codeqv1.UnimplementedQueueServiceServer{})
+	codeqv1.RegisterTopicServiceServer(made, codeqv1.UnimplementedTopicServiceServer{})
+	codeqv1.RegisterScheduleServiceServer(made, codeqv1.UnimplementedScheduleServiceServer{})
 	codeqv1.RegisterClusterServiceServer(made, codeqv1.UnimplementedClusterServiceServer{})
 	codeqv1.RegisterServerServiceServer(made, codeqv1.UnimplementedServerServiceServer{})
 	s.mu.Lock()

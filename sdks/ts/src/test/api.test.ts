@@ -5,7 +5,9 @@ import { plain } from "../admin-records.js";
 import { AuditRecordSchema } from "../gen/codeq/v1/audit_service_pb.js";
 import { GetTopologyResponseSchema, TopologySchema } from "../gen/codeq/v1/cluster_service_pb.js";
 import { QueueSchema } from "../gen/codeq/v1/queue_service_pb.js";
+import { ScheduleSchema } from "../gen/codeq/v1/schedule_service_pb.js";
 import { TenantSchema } from "../gen/codeq/v1/tenant_service_pb.js";
+import { TopicSchema } from "../gen/codeq/v1/topic_service_pb.js";
 import { ExplainTaskResponseSchema, TaskService } from "../gen/codeq/v1/task_service_pb.js";
 import { isRepeatable } from "../repeating.js";
 import { VERSION } from "../version.js";
@@ -34,6 +36,8 @@ test("plain records have every field of their messages, unset ones as undefined"
     [TopologySchema, create(TopologySchema, { members: [{ id: "a" }] })],
     [ExplainTaskResponseSchema, create(ExplainTaskResponseSchema, { reason: 1 })],
     [GetTopologyResponseSchema, create(GetTopologyResponseSchema)],
+    [TopicSchema, create(TopicSchema, { policy: {} })],
+    [ScheduleSchema, create(ScheduleSchema, { spec: {} })],
   ] as const;
   for (const [schema, message] of cases) {
     assert.deepEqual(Object.keys(plain<object>(schema, message)), schema.fields.map((field) => field.localName));
@@ -56,5 +60,7 @@ test("which calls may run twice", () => {
   assert.ok(!isRepeatable("BatchCreateTasks", { atomic: true, tasks: [{}] }));
   assert.ok(isRepeatable("RedriveTasks", { dryRun: true }));
   assert.ok(!isRepeatable("RedriveTasks", {}));
+  for (const name of ["PutTopic", "DeleteTopic", "PutSchedule", "PauseSchedule", "ResumeSchedule"]) assert.ok(isRepeatable(name, {}), name);
+  for (const name of ["DeleteSchedule", "TriggerSchedule", "BackfillSchedule", "RecomputeSchedule"]) assert.ok(!isRepeatable(name, {}), name);
   assert.equal(TaskService.methods.length, 18);
 });

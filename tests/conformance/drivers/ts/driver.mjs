@@ -5,6 +5,7 @@ import { Client, Producer, RawJson, Worker, defaults, isCodeqError, PROTOCOL, SD
 import { AuditService } from "../../../../sdks/ts/dist/gen/codeq/v1/audit_service_pb.js";
 import { ClusterService } from "../../../../sdks/ts/dist/gen/codeq/v1/cluster_service_pb.js";
 import { QueueService } from "../../../../sdks/ts/dist/gen/codeq/v1/queue_service_pb.js";
+import { ScheduleService } from "../../../../sdks/ts/dist/gen/codeq/v1/schedule_service_pb.js";
 import { ServerService } from "../../../../sdks/ts/dist/gen/codeq/v1/server_service_pb.js";
 import { TaskService } from "../../../../sdks/ts/dist/gen/codeq/v1/task_service_pb.js";
 import { TenantService } from "../../../../sdks/ts/dist/gen/codeq/v1/tenant_service_pb.js";
@@ -15,8 +16,8 @@ import { fromJson, toJson } from "./json-messages.mjs";
 const CLOSE_MS_MAX = 8000;
 
 const METHODS = new Map(
-  [AuditService, ClusterService, QueueService, ServerService, TaskService, TenantService, TopicService].flatMap((service) =>
-    service.methods.map((method) => [method.name, method]),
+  [AuditService, ClusterService, QueueService, ScheduleService, ServerService, TaskService, TenantService, TopicService].flatMap(
+    (service) => service.methods.map((method) => [method.name, method]),
   ),
 );
 

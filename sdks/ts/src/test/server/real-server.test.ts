@@ -122,6 +122,46 @@ test("single calls: claim, heartbeat, complete, cancel, explain, lists, queues",
   await assert.rejects(client.get("x".repeat(65)), (error) => isCodeqError(error, "INVALID_FIELD") && error.violations.length === 1);
 });
 
+test("topics: a policy limits its queue until it is deleted", async () => {
+  const topic = await client.putTopic("POLICED", { priorityTiers: [5, 1], maxAttempts: 3, backoff: { policy: "fixed" } });
+  assert.deepEqual([topic.version, topic.created, topic.policy?.priorityTiers], [1n, true, [1, 5]]);
+  await assert.rejects(client.create("POLICED", 1, { priority: 2 }), (error) => isCodeqError(error, "POLICY_VIOLATION"));
+  assert.equal((await client.create("POLICED", 1, { priority: 5 })).maxAttempts, 3);
+  assert.equal((await client.putTopic("POLICED", topic.policy!)).version, 1n, "what was read changes nothing");
+  await assert.rejects(client.putTopic("POLICED", { priorityTiers: [1], defaultPriority: 2 }), (error) => isCodeqError(error, "INVALID_POLICY"));
+  const names: string[] = [];
+  for await (const { topicName } of client.topics()) names.push(topicName);
+  assert.deepEqual(names, ["POLICED"]);
+  await client.deleteTopic("POLICED");
+  await client.deleteTopic("POLICED");
+  await assert.rejects(client.topic("POLICED"), (error) => isCodeqError(error, "TOPIC_NOT_FOUND"));
+});
+
+test("schedules: one is defined, fired, listed and deleted", async () => {
+  const payload = new RawJson('{"n":9007199254740993}');
+  const daily = await client.putSchedule("daily", { cron: "0 6 * * *", timeZone: "Europe/Berlin", command: "FIRED", payload });
+  assert.equal(daily.next.length, 10);
+  assert.equal(daily.spec.payload.text, payload.text);
+  const { updatedAt } = await client.putSchedule("daily", daily.spec);
+  assert.deepEqual(updatedAt, daily.updatedAt, "what was read changes nothing");
+  assert.equal((await client.pauseSchedule("daily")).spec.paused, true);
+  const fire = await client.triggerSchedule("daily");
+  assert.equal(fire.kind, "TRIGGER");
+  assert.equal((await client.get(fire.taskId)).payloadText, payload.text);
+  assert.equal((await client.resumeSchedule("daily")).spec.paused, false);
+  const [from, to] = [new Date("2026-01-01T12:00:00Z"), new Date("2026-01-04T12:00:00Z")];
+  const filled = await client.backfillSchedule("daily", from, to);
+  assert.deepEqual([filled.fires.length, filled.duplicates], [3, 0]);
+  assert.equal((await client.backfillSchedule("daily", from, to)).duplicates, 3);
+  assert.equal((await client.scheduleHistory("daily")).length, 4);
+  assert.equal((await client.recomputeSchedule("daily")).moved, false);
+  const names: string[] = [];
+  for await (const { name } of client.schedules()) names.push(name);
+  assert.deepEqual(names, ["daily"]);
+  await client.deleteSchedule("daily");
+  await assert.rejects(client.schedule("daily"), (error) => isCodeqError(error, "SCHEDULE_NOT_FOUND"));
+});
+
 test("a cancel reaches the handler", async () => {
   let kind = "";
   const worker = workerOf().on("CANCEL", async (_, { signal }) => {

@@ -36,6 +36,19 @@ def command(text: str) -> str:
     return text
 
 
+def schedule(text: str) -> str:
+    """Returns the text if it is a valid name of a schedule.
+
+    Raises:
+        Failure: The text is not a valid name of a schedule.
+    """
+    if not _COMMAND.fullmatch(text):
+        raise usage_failure(
+            f"{text!r} is not a name of a schedule; use 1 to 128 of A-Z a-z 0-9 . _ -, starting with a letter or digit"
+        )
+    return text
+
+
 def tenant(text: str) -> str:
     """Returns the text if it is a valid name of a tenant, or _default.
 

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import enum
-import json
-import os
-import sys
-from pathlib import Path
 from typing import Annotated, Final
 
 import typer
@@ -14,10 +10,8 @@ import typer
 from codeq_cli import artifacts, json_text, names, render, usage
 from codeq_cli.client_options import ClientOptions, TenantOption, client_command, of_tenant
 from codeq_cli.failures import ExitCode, Failure, usage_failure
+from codeq_cli.json_input import json_input
 from codeq_cli.rest import members_of, pages
-
-INPUT_BYTES_MAX: Final = 8 * 1024 * 1024
-"""Largest JSON value read from an option, a file or stdin, in bytes; the server enforces its own limit, 1 MiB."""
 
 PAGE_SIZE: Final = 500
 """Tasks per page; the server's maximum."""
@@ -97,7 +91,7 @@ def create(
         raise usage_failure("--delay and --run-at cannot be combined")
     if idempotency_key is not None and task_id is not None:
         raise usage_failure("--idempotency-key and --task-id cannot be combined")
-    fields = {"command": json_text.quote(names.command(command)), "payload": _json_input("--payload", payload)}
+    fields = {"command": json_text.quote(names.command(command)), "payload": json_input("--payload", payload)}
     _add_numbers(fields, priority=priority, delaySeconds=delay, expireSeconds=expire, maxAttempts=max_attempts)
     if run_at is not None:
         fields["runAt"] = json_text.quote(run_at)
@@ -243,7 +237,7 @@ def complete(
     """Ends a claimed task as COMPLETED and shows its result."""
     fields = {"status": '"COMPLETED"', **_lease_fields(lease_token), **artifacts.fields(artifact or ())}
     if result is not None:
-        fields["result"] = _json_input("--result", result)
+        fields["result"] = json_input("--result", result)
     _post(options, task_id, "result", fields)
 
 
@@ -328,7 +322,7 @@ def progress(
     lease_token: LeaseToken = None,
 ) -> None:
     """Stores the progress of a claimed task, at most 64 KiB, replacing the previous value."""
-    fields = {"progress": _json_input("JSON", value), **_lease_fields(lease_token)}
+    fields = {"progress": json_input("JSON", value), **_lease_fields(lease_token)}
     _add_numbers(fields, extendSeconds=extend)
     _post(options, task_id, "progress", fields)
 
@@ -411,40 +405,3 @@ def _show_reply(options: ClientOptions, reply: str | None, *, table_field: str |
     if table_field is not None:
         members_of(fields.get(table_field))
     render.show_object(reply or "", options.format, table_field=table_field)
-
-
-def _json_input(name: str, value: str) -> str:
-    """Returns the JSON text of an option: the value itself, or the content of a file or stdin.
-
-    Raises:
-        Failure: The text cannot be read, is too large, or is not one JSON value in UTF-8.
-    """
-    if value == "-":
-        text = _decoded(name, sys.stdin.buffer.read(INPUT_BYTES_MAX + 1))
-    elif value.startswith("@"):
-        try:
-            with Path(value[1:]).open("rb") as file:
-                text = _decoded(name, file.read(INPUT_BYTES_MAX + 1))
-        except (OSError, ValueError) as error:
-            raise usage_failure(f"{name}: {value[1:]}: {getattr(error, 'strerror', error)}") from None
-    else:
-        text = _decoded(name, os.fsencode(value))  # the original bytes, whatever the locale
-    if not text.strip():
-        raise usage_failure(f"{name}: is empty; it must be one JSON value, such as null, 42, '\"text\"' or '{{}}'")
-    try:
-        json_text.parse(text)
-    except json.JSONDecodeError as error:
-        what = f"{error.msg[:1].lower()}{error.msg[1:]}, at line {error.lineno}, column {error.colno}"
-        raise usage_failure(f"{name}: not JSON: {what}") from None
-    except ValueError as error:
-        raise usage_failure(f"{name}: not JSON: {error}") from None
-    return text
-
-
-def _decoded(name: str, content: bytes) -> str:
-    if len(content) > INPUT_BYTES_MAX:
-        raise usage_failure(f"{name}: larger than {INPUT_BYTES_MAX} bytes")
-    try:
-        return content.decode()
-    except UnicodeDecodeError as error:
-        raise usage_failure(f"{name}: not UTF-8, at byte {error.start}") from None

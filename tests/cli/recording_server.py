@@ -64,7 +64,7 @@ def recording_server() -> Iterator[RecordingServer]:
             self.end_headers()
             self.wfile.write(reply)
 
-        do_GET = do_POST = do_PATCH = do_DELETE = handle_any  # noqa: N815 - the names that the base class looks for
+        do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = handle_any  # noqa: N815 - the names that the base class looks for
 
         def log_message(self, *_: object) -> None:
             """Logs nothing."""

@@ -20,6 +20,7 @@ from codeq.v1 import (
     cluster_service_pb2,
     producer_service_pb2,
     queue_service_pb2,
+    schedule_service_pb2,
     server_service_pb2,
     task_service_pb2,
     tenant_service_pb2,
@@ -38,6 +39,7 @@ FILES: Final = (
     tenant_service_pb2,
     topic_service_pb2,
     audit_service_pb2,
+    schedule_service_pb2,
     cluster_service_pb2,
     server_service_pb2,
 )

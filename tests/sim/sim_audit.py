@@ -18,6 +18,7 @@ import sim_history
 import sim_messages
 import sim_purges
 import sim_quotas
+import sim_schedules
 from codeq.v1 import producer_service_pb2, task_pb2
 from codeq_internal.v1 import rows_pb2
 from codeq_server.core import ids, keys
@@ -189,6 +190,7 @@ class Audit:
         sim_quotas.judge(self, rows, table)
         sim_purges.judge_queue_rows(self, table.get(b"q", ()))
         sim_acts.judge(self, table)
+        sim_schedules.judge(self, table)
         if table.get(b"l"):
             self.top_token = max(self.top_token, *(int.from_bytes(key[1:], "big") for key, _ in table[b"l"]))
 
@@ -205,7 +207,7 @@ class Audit:
         name = keys.name_of(value)
         task_id = name or ids.task_id(queue, lane, position, keys.home_epoch(value))
         self.demand(before is None or before.task_id == task_id, f"another task took the home of {before}")
-        asked = self.asked.get(raw.payload)
+        asked = self.asked.get(raw.payload) or sim_schedules.fired(self, raw.payload, wall_ms)
         self.demand(asked, f"{task_id} was never requested")
         assert asked is not None
         self.demand(

@@ -26,6 +26,7 @@ from sim_clients import (
 )
 from sim_loop import SimLoop, bury
 from sim_node import Node
+from sim_schedule_keeper import keep_schedule
 
 FAULTY_SECONDS = 8.0
 """Simulated time with faults."""
@@ -33,6 +34,8 @@ CALM_SECONDS = 3600.0
 """Simulated time in which all remaining tasks must end."""
 HOUR_MS = 3_600_000
 QUEUE_IDLE_MS = 1_500
+SCHEDULED_SEEDS = 3
+"""One in this many seeds has schedules."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,7 @@ class Simulation:
 
     def __init__(self, seed: int, *, checked: bool) -> None:
         self.chance = chance = random.Random(seed)
+        self.has_schedules = seed % SCHEDULED_SEEDS == 0
         self.loop = SimLoop(chance)
         self.audit = Audit(lambda: self.node.mono_ms(), checked=checked)  # noqa: PLW0108 - there is no node yet
         settings = ShardSettings(
@@ -106,6 +110,8 @@ class Simulation:
                 look_around(world, "globex p"),
             )
         ]
+        if self.has_schedules:
+            clients += [asyncio.ensure_future(keep_schedule(world, holder)) for holder in ("acme p", "globex p")]
         while self.loop.seconds < FAULTY_SECONDS:
             await self._until(self.loop.seconds + chance.expovariate(1.5))
             self._check(clients)

@@ -14,6 +14,7 @@ import pytest
 from codeq_server.core import (
     ending,
     expiry,
+    firing,
     holders,
     names,
     outcomes,
@@ -40,6 +41,11 @@ LATE_NAMES = (
     "late, self.late = getattr(self, 'late', {}), {k: v for k, v in rows.items() if k[:1] == b'i'}; "
     "rows = {k: v for k, v in rows.items() if k[:1] != b'i'} | late; "
 ) + SEALED
+ANEW = (
+    "adopt_schedule(shard.schedules, key, value); early = rows_pb2.ScheduleRow.FromString(value); "
+    "early.next_ms[:] = sorted({early.after_ms, *early.next_ms} - {0}); early.after_ms = 0; "
+    "shard.batch.rows[key] = early.SerializeToString()"
+)
 LISTED = "shard.batch.ended.append((home.queue.number, keys.pack_home(home.index, delivery.position), False))"
 
 
@@ -189,6 +195,30 @@ BUGS: dict[str, Bug | dict[str, Bug]] = {
         ),
         "over a restart": Bug([(recovery._note_earlier, "claim.again.add(task_id)", "pass")], "lost part"),
     },
+    "instant fires twice": {
+        "with another id": Bug(
+            [
+                (firing.fire, "_naming(schedule, row.generation, instant)", "_naming(schedule, now.mono_ms, instant)"),
+                (firing._fire_instants, "del row.next_ms[:done]", "del row.next_ms[: done - 1]"),
+            ],
+            "both ids of|does not move its schedule",
+            unseen_by_checker=True,
+        ),
+        "because the schedule moves in a later batch": Bug(
+            [(firing._turn, "if row.SerializeToString() != before:", "if row.fired_total % 2:")],
+            "does not move its schedule|inconsistent",
+        ),
+        "because a server that starts computes its instants anew": Bug(
+            [
+                (
+                    recovery.open_shard,
+                    "adopt_schedule(shard.schedules, key, value)",
+                    ANEW,
+                ),
+            ],
+            "went back to an earlier instant|fires early|both ids of",
+        ),
+    },
     "quota forgets the open batch": Bug(
         [(Shard.used_by, "self.count()", "pass")],
         "tasks of .* wait, of which",
@@ -220,5 +250,5 @@ def test_planted_bug_is_found(bug: Bug) -> None:
         assert any(re.search(bug.found_by, life.violation) for life in lives)  # some lives show another symptom first
 
 
-def test_thirteen_bugs_are_planted() -> None:
-    assert len(BUGS) == 13
+def test_fourteen_bugs_are_planted() -> None:
+    assert len(BUGS) == 14

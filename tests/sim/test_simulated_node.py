@@ -22,7 +22,7 @@ HAPPENS = {
     *("kill", "power cut", "stop", "created", "found again", "refused", "claimed", "extended", "accepted"),
     *("expired", "outdated", "matured", "abandoned with a delay", "removed", "cancelled", "paused", "listed"),
     *("quota set", "created under a quota", "refused by a quota"),
-    *("redriven", "redrive of a queue", "dead letters listed", "cleanup", "purge over", "purged"),
+    *("redriven", "redrive of a queue", "dead letters listed", "cleanup", "purge over", "purged", "fired"),
 }
 """Events that must occur in every GROUP of seeds."""
 GROUP = 50

@@ -23,6 +23,7 @@ from codeq.ownership import Owner
 from codeq.pages import AsyncPages, Pages
 from codeq.queue_clients import AsyncQueueClient, QueueClient
 from codeq.records import NewTask, OrderBy, Task
+from codeq.schedule_calls import AsyncScheduleClient, ScheduleClient
 from codeq.server_records import Backup, ServerInfo
 from codeq.task_results import Explanation, Returned, TaskResult
 from codeq.tenant_calls import AsyncTenantClient, TenantClient
@@ -35,7 +36,7 @@ TIMEOUT_SECONDS: Final = 30.0
 _Value = TypeVar("_Value")
 
 
-class Client(QueueClient, TenantClient, Pages):
+class Client(QueueClient, ScheduleClient, TenantClient, Pages):
     """A blocking, thread-safe client. Use it with `with`, or call `close`."""
 
     def __init__(
@@ -291,7 +292,7 @@ class Client(QueueClient, TenantClient, Pages):
         return self._caller.call(call)
 
 
-class AsyncClient(AsyncQueueClient, AsyncTenantClient, AsyncPages):
+class AsyncClient(AsyncQueueClient, AsyncScheduleClient, AsyncTenantClient, AsyncPages):
     """Client for one event loop. Use it with `async with`, or call `close`."""
 
     def __init__(

@@ -18,7 +18,8 @@ CodeqError                      reason, message, violations, retryable, retry_af
 │   │   ├── TaskNotFound        TASK_NOT_FOUND
 │   │   ├── ResultNotFound      RESULT_NOT_FOUND: the task has not ended yet
 │   │   ├── ArtifactNotFound    ARTIFACT_NOT_FOUND: no such artifact, or it is stored elsewhere
-│   │   └── QueueNotFound       QUEUE_NOT_FOUND
+│   │   ├── QueueNotFound       QUEUE_NOT_FOUND
+│   │   └── ScheduleNotFound    SCHEDULE_NOT_FOUND
 │   ├── LeaseLost                   the caller does not hold the lease, or lost it
 │   │   ├── TaskNotClaimed      TASK_NOT_CLAIMED
 │   │   ├── StaleLeaseToken     STALE_LEASE_TOKEN
@@ -241,6 +242,12 @@ class QueueNotFound(NotFound):
     """The command has no queue."""
 
     default_reason = "QUEUE_NOT_FOUND"
+
+
+class ScheduleNotFound(NotFound):
+    """The tenant has no such schedule."""
+
+    default_reason = "SCHEDULE_NOT_FOUND"
 
 
 class LeaseLost(Rejected):

@@ -7,10 +7,11 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from datetime import datetime
 from typing import TypeVar
 
-from codeq import calls, tenant_calls
+from codeq import calls, schedule_calls, tenant_calls
 from codeq.audit import AuditFilter, AuditRecord
 from codeq.calls import Call
 from codeq.records import OrderBy, Task
+from codeq.schedule_records import Schedule
 from codeq.server_records import Queue
 from codeq.tenant_records import Tenant
 
@@ -52,6 +53,10 @@ def _audit(wanted: AuditFilter | None, tenant: str) -> _Page[AuditRecord]:
     return lambda token: calls.audit(wanted, token, tenant)
 
 
+def _schedules(page_size: int, tenant: str) -> _Page[Schedule]:
+    return lambda token: schedule_calls.schedules(page_size, token, tenant)
+
+
 def _tenants(page_size: int) -> _Page[Tenant]:
     return lambda token: tenant_calls.tenants(page_size, token)
 
@@ -89,6 +94,10 @@ class Pages:
     def iter_audit(self, wanted: AuditFilter | None = None, *, tenant: str = "") -> Iterator[AuditRecord]:
         """Iterates over the audit; takes the filter of `Client.audit`."""
         return self._iterate(_audit(wanted, tenant))
+
+    def iter_schedules(self, *, page_size: int = 0, tenant: str = "") -> Iterator[Schedule]:
+        """Iterates over schedules, ordered by name, without their next instants."""
+        return self._iterate(_schedules(page_size, tenant))
 
     def iter_tenants(self, *, page_size: int = 0) -> Iterator[Tenant]:
         """Iterates over tenants, ordered by name; for operators."""
@@ -135,6 +144,10 @@ class AsyncPages:
     def iter_audit(self, wanted: AuditFilter | None = None, *, tenant: str = "") -> AsyncIterator[AuditRecord]:
         """Iterates over the audit; takes the filter of `Client.audit`."""
         return self._iterate(_audit(wanted, tenant))
+
+    def iter_schedules(self, *, page_size: int = 0, tenant: str = "") -> AsyncIterator[Schedule]:
+        """Iterates over schedules, ordered by name, without their next instants."""
+        return self._iterate(_schedules(page_size, tenant))
 
     def iter_tenants(self, *, page_size: int = 0) -> AsyncIterator[Tenant]:
         """Iterates over tenants, ordered by name; for operators."""

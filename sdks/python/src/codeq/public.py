@@ -42,6 +42,7 @@ from codeq.errors import (
     RateLimited,
     Rejected,
     ResultNotFound,
+    ScheduleNotFound,
     ServerFault,
     StaleLeaseToken,
     StorageFull,
@@ -61,6 +62,7 @@ from codeq.outcomes import Abandon, Completed, Failed, Nack, NonRetryable, Retry
 from codeq.payloads import RawJson
 from codeq.producer import Producer
 from codeq.records import CancelReason, NewTask, OrderBy, Task, TaskStatus
+from codeq.schedule_records import Schedule, ScheduleFire, ScheduleSpec
 from codeq.server_records import Backup, Queue, ServerInfo
 from codeq.task_results import Explanation, Returned, TaskResult
 from codeq.tenant_records import RateLimit, Tenant, TenantLimits, TenantUsage
@@ -135,6 +137,10 @@ __all__ = [
     "ResultNotFound",
     "RetryAfter",
     "Returned",
+    "Schedule",
+    "ScheduleFire",
+    "ScheduleNotFound",
+    "ScheduleSpec",
     "ServerFault",
     "ServerInfo",
     "Snooze",

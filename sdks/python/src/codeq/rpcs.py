@@ -16,6 +16,7 @@ from codeq.v1 import (
     audit_service_pb2,
     cluster_service_pb2,
     queue_service_pb2,
+    schedule_service_pb2,
     server_service_pb2,
     task_service_pb2,
     tenant_service_pb2,
@@ -28,6 +29,7 @@ _FILES: Final[tuple[FileDescriptor, ...]] = tuple(
         audit_service_pb2,
         cluster_service_pb2,
         queue_service_pb2,
+        schedule_service_pb2,
         server_service_pb2,
         task_service_pb2,
         tenant_service_pb2,
@@ -65,6 +67,11 @@ _REPEATABLE: Final = frozenset(
         "UpdateTenant",
         "PutTopic",
         "DeleteTopic",
+        "PutSchedule",
+        "PauseSchedule",
+        "ResumeSchedule",
+        "BackfillSchedule",
+        "RecomputeSchedule",
     }
 )
 """RPCs that may run twice, in addition to those that only read."""

@@ -89,7 +89,7 @@ class Clients:
         elif where.body:
             body = left.pop(known_name(method.input_type, where.body), {})
             content = _encoded(method.input_type.fields_by_name[where.body].message_type, body).encode()
-        else:
+        if where.body != "*":
             query = [(key, _text(each)) for key, value in left.items() for each in _listed(value)]
         wait = min(float(request.get("waitSeconds", 0) or 0), WAIT_SECONDS_MAX)
         try:

@@ -38,8 +38,8 @@ const (
 // ScheduleService creates tasks at given times, for the caller's tenant; an operator names any tenant in the request.
 // A schedule creates one task for each of its instants. The task and the move of the schedule to its next instant are
 // one write, so that an instant never fires twice, whatever happens to the server or its clock.
-// Every RPC may also fail with NOT_OPERATOR if it names another tenant than the token's, and COMMAND_NOT_ALLOWED.
-// Schedules of commands that the token does not allow are SCHEDULE_NOT_FOUND.
+// Every RPC may also fail with NOT_OPERATOR if it names another tenant than the token's. A token that is bound to
+// commands does not see schedules of others.
 type ScheduleServiceClient interface {
 	// ListSchedules returns the schedules, ordered by name.
 	// Errors: NOT_ADMIN, INVALID_PAGE_TOKEN.
@@ -50,7 +50,7 @@ type ScheduleServiceClient interface {
 	// PutSchedule creates a schedule or replaces its definition. A definition that equals the stored one changes nothing.
 	// A change takes effect with the first instant after it; totals, history and running tasks are kept. The response has
 	// the next ten instants.
-	// Errors: NOT_ADMIN, INVALID_FIELD, LIMIT_REACHED (the tenant has 10000 schedules, or the server 100000).
+	// Errors: NOT_ADMIN, COMMAND_NOT_ALLOWED, INVALID_FIELD, LIMIT_REACHED (the tenant has 10000 schedules, or the server 100000).
 	PutSchedule(ctx context.Context, in *PutScheduleRequest, opts ...grpc.CallOption) (*PutScheduleResponse, error)
 	// DeleteSchedule removes a schedule with its history. Tasks that it created stay.
 	// Errors: NOT_ADMIN, SCHEDULE_NOT_FOUND.
@@ -195,8 +195,8 @@ func (c *scheduleServiceClient) RecomputeSchedule(ctx context.Context, in *Recom
 // ScheduleService creates tasks at given times, for the caller's tenant; an operator names any tenant in the request.
 // A schedule creates one task for each of its instants. The task and the move of the schedule to its next instant are
 // one write, so that an instant never fires twice, whatever happens to the server or its clock.
-// Every RPC may also fail with NOT_OPERATOR if it names another tenant than the token's, and COMMAND_NOT_ALLOWED.
-// Schedules of commands that the token does not allow are SCHEDULE_NOT_FOUND.
+// Every RPC may also fail with NOT_OPERATOR if it names another tenant than the token's. A token that is bound to
+// commands does not see schedules of others.
 type ScheduleServiceServer interface {
 	// ListSchedules returns the schedules, ordered by name.
 	// Errors: NOT_ADMIN, INVALID_PAGE_TOKEN.
@@ -207,7 +207,7 @@ type ScheduleServiceServer interface {
 	// PutSchedule creates a schedule or replaces its definition. A definition that equals the stored one changes nothing.
 	// A change takes effect with the first instant after it; totals, history and running tasks are kept. The response has
 	// the next ten instants.
-	// Errors: NOT_ADMIN, INVALID_FIELD, LIMIT_REACHED (the tenant has 10000 schedules, or the server 100000).
+	// Errors: NOT_ADMIN, COMMAND_NOT_ALLOWED, INVALID_FIELD, LIMIT_REACHED (the tenant has 10000 schedules, or the server 100000).
 	PutSchedule(context.Context, *PutScheduleRequest) (*PutScheduleResponse, error)
 	// DeleteSchedule removes a schedule with its history. Tasks that it created stay.
 	// Errors: NOT_ADMIN, SCHEDULE_NOT_FOUND.

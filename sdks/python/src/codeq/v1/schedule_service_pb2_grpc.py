@@ -29,8 +29,8 @@ class ScheduleServiceStub:
     """ScheduleService creates tasks at given times, for the caller's tenant; an operator names any tenant in the request.
     A schedule creates one task for each of its instants. The task and the move of the schedule to its next instant are
     one write, so that an instant never fires twice, whatever happens to the server or its clock.
-    Every RPC may also fail with NOT_OPERATOR if it names another tenant than the token's, and COMMAND_NOT_ALLOWED.
-    Schedules of commands that the token does not allow are SCHEDULE_NOT_FOUND.
+    Every RPC may also fail with NOT_OPERATOR if it names another tenant than the token's. A token that is bound to
+    commands does not see schedules of others.
     """
 
     def __init__(self, channel):
@@ -95,8 +95,8 @@ class ScheduleServiceServicer:
     """ScheduleService creates tasks at given times, for the caller's tenant; an operator names any tenant in the request.
     A schedule creates one task for each of its instants. The task and the move of the schedule to its next instant are
     one write, so that an instant never fires twice, whatever happens to the server or its clock.
-    Every RPC may also fail with NOT_OPERATOR if it names another tenant than the token's, and COMMAND_NOT_ALLOWED.
-    Schedules of commands that the token does not allow are SCHEDULE_NOT_FOUND.
+    Every RPC may also fail with NOT_OPERATOR if it names another tenant than the token's. A token that is bound to
+    commands does not see schedules of others.
     """
 
     def ListSchedules(self, request, context):
@@ -119,7 +119,7 @@ class ScheduleServiceServicer:
         """PutSchedule creates a schedule or replaces its definition. A definition that equals the stored one changes nothing.
         A change takes effect with the first instant after it; totals, history and running tasks are kept. The response has
         the next ten instants.
-        Errors: NOT_ADMIN, INVALID_FIELD, LIMIT_REACHED (the tenant has 10000 schedules, or the server 100000).
+        Errors: NOT_ADMIN, COMMAND_NOT_ALLOWED, INVALID_FIELD, LIMIT_REACHED (the tenant has 10000 schedules, or the server 100000).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -251,8 +251,8 @@ class ScheduleService:
     """ScheduleService creates tasks at given times, for the caller's tenant; an operator names any tenant in the request.
     A schedule creates one task for each of its instants. The task and the move of the schedule to its next instant are
     one write, so that an instant never fires twice, whatever happens to the server or its clock.
-    Every RPC may also fail with NOT_OPERATOR if it names another tenant than the token's, and COMMAND_NOT_ALLOWED.
-    Schedules of commands that the token does not allow are SCHEDULE_NOT_FOUND.
+    Every RPC may also fail with NOT_OPERATOR if it names another tenant than the token's. A token that is bound to
+    commands does not see schedules of others.
     """
 
     @staticmethod

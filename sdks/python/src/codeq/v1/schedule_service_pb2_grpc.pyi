@@ -30,8 +30,8 @@ class ScheduleServiceStub:
     """ScheduleService creates tasks at given times, for the caller's tenant; an operator names any tenant in the request.
     A schedule creates one task for each of its instants. The task and the move of the schedule to its next instant are
     one write, so that an instant never fires twice, whatever happens to the server or its clock.
-    Every RPC may also fail with NOT_OPERATOR if it names another tenant than the token's, and COMMAND_NOT_ALLOWED.
-    Schedules of commands that the token does not allow are SCHEDULE_NOT_FOUND.
+    Every RPC may also fail with NOT_OPERATOR if it names another tenant than the token's. A token that is bound to
+    commands does not see schedules of others.
     """
 
     @_typing.overload
@@ -50,7 +50,7 @@ class ScheduleServiceStub:
     """PutSchedule creates a schedule or replaces its definition. A definition that equals the stored one changes nothing.
     A change takes effect with the first instant after it; totals, history and running tasks are kept. The response has
     the next ten instants.
-    Errors: NOT_ADMIN, INVALID_FIELD, LIMIT_REACHED (the tenant has 10000 schedules, or the server 100000).
+    Errors: NOT_ADMIN, COMMAND_NOT_ALLOWED, INVALID_FIELD, LIMIT_REACHED (the tenant has 10000 schedules, or the server 100000).
     """
     DeleteSchedule: _grpc.UnaryUnaryMultiCallable[_schedule_service_pb2.DeleteScheduleRequest, _schedule_service_pb2.DeleteScheduleResponse]
     """DeleteSchedule removes a schedule with its history. Tasks that it created stay.
@@ -91,8 +91,8 @@ class ScheduleServiceAsyncStub(ScheduleServiceStub):
     """ScheduleService creates tasks at given times, for the caller's tenant; an operator names any tenant in the request.
     A schedule creates one task for each of its instants. The task and the move of the schedule to its next instant are
     one write, so that an instant never fires twice, whatever happens to the server or its clock.
-    Every RPC may also fail with NOT_OPERATOR if it names another tenant than the token's, and COMMAND_NOT_ALLOWED.
-    Schedules of commands that the token does not allow are SCHEDULE_NOT_FOUND.
+    Every RPC may also fail with NOT_OPERATOR if it names another tenant than the token's. A token that is bound to
+    commands does not see schedules of others.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -108,7 +108,7 @@ class ScheduleServiceAsyncStub(ScheduleServiceStub):
     """PutSchedule creates a schedule or replaces its definition. A definition that equals the stored one changes nothing.
     A change takes effect with the first instant after it; totals, history and running tasks are kept. The response has
     the next ten instants.
-    Errors: NOT_ADMIN, INVALID_FIELD, LIMIT_REACHED (the tenant has 10000 schedules, or the server 100000).
+    Errors: NOT_ADMIN, COMMAND_NOT_ALLOWED, INVALID_FIELD, LIMIT_REACHED (the tenant has 10000 schedules, or the server 100000).
     """
     DeleteSchedule: _aio.UnaryUnaryMultiCallable[_schedule_service_pb2.DeleteScheduleRequest, _schedule_service_pb2.DeleteScheduleResponse]  # type: ignore[assignment]
     """DeleteSchedule removes a schedule with its history. Tasks that it created stay.
@@ -148,8 +148,8 @@ class ScheduleServiceServicer(metaclass=_abc_1.ABCMeta):
     """ScheduleService creates tasks at given times, for the caller's tenant; an operator names any tenant in the request.
     A schedule creates one task for each of its instants. The task and the move of the schedule to its next instant are
     one write, so that an instant never fires twice, whatever happens to the server or its clock.
-    Every RPC may also fail with NOT_OPERATOR if it names another tenant than the token's, and COMMAND_NOT_ALLOWED.
-    Schedules of commands that the token does not allow are SCHEDULE_NOT_FOUND.
+    Every RPC may also fail with NOT_OPERATOR if it names another tenant than the token's. A token that is bound to
+    commands does not see schedules of others.
     """
 
     @_abc_1.abstractmethod
@@ -181,7 +181,7 @@ class ScheduleServiceServicer(metaclass=_abc_1.ABCMeta):
         """PutSchedule creates a schedule or replaces its definition. A definition that equals the stored one changes nothing.
         A change takes effect with the first instant after it; totals, history and running tasks are kept. The response has
         the next ten instants.
-        Errors: NOT_ADMIN, INVALID_FIELD, LIMIT_REACHED (the tenant has 10000 schedules, or the server 100000).
+        Errors: NOT_ADMIN, COMMAND_NOT_ALLOWED, INVALID_FIELD, LIMIT_REACHED (the tenant has 10000 schedules, or the server 100000).
         """
 
     @_abc_1.abstractmethod

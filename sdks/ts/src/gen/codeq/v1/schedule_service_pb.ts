@@ -891,8 +891,8 @@ export const ScheduleFireKindSchema: GenEnum<ScheduleFireKind> = /*@__PURE__*/
  * ScheduleService creates tasks at given times, for the caller's tenant; an operator names any tenant in the request.
  * A schedule creates one task for each of its instants. The task and the move of the schedule to its next instant are
  * one write, so that an instant never fires twice, whatever happens to the server or its clock.
- * Every RPC may also fail with NOT_OPERATOR if it names another tenant than the token's, and COMMAND_NOT_ALLOWED.
- * Schedules of commands that the token does not allow are SCHEDULE_NOT_FOUND.
+ * Every RPC may also fail with NOT_OPERATOR if it names another tenant than the token's. A token that is bound to
+ * commands does not see schedules of others.
  *
  * @generated from service codeq.v1.ScheduleService
  */
@@ -923,7 +923,7 @@ export const ScheduleService: GenService<{
    * PutSchedule creates a schedule or replaces its definition. A definition that equals the stored one changes nothing.
    * A change takes effect with the first instant after it; totals, history and running tasks are kept. The response has
    * the next ten instants.
-   * Errors: NOT_ADMIN, INVALID_FIELD, LIMIT_REACHED (the tenant has 10000 schedules, or the server 100000).
+   * Errors: NOT_ADMIN, COMMAND_NOT_ALLOWED, INVALID_FIELD, LIMIT_REACHED (the tenant has 10000 schedules, or the server 100000).
    *
    * @generated from rpc codeq.v1.ScheduleService.PutSchedule
    */

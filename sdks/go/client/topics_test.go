@@ -107,7 +107,7 @@ func TestLostCallIsRepeatedOnlyIfItMayRunTwice(t *testing.T) {
 		"RecomputeSchedule": {func(calls *client.Client) error {
 			_, err := calls.RecomputeSchedule(t.Context(), "a", "")
 			return err
-		}, &codeqv1.RecomputeScheduleResponse{}, false},
+		}, &codeqv1.RecomputeScheduleResponse{}, true},
 		"DeleteSchedule": {func(calls *client.Client) error {
 			return calls.DeleteSchedule(t.Context(), "a", "")
 		}, &codeqv1.DeleteScheduleResponse{}, false},

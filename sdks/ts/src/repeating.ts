@@ -26,6 +26,8 @@ const REPEATABLE: ReadonlySet<string> = new Set([
   "PutSchedule",
   "PauseSchedule",
   "ResumeSchedule",
+  "BackfillSchedule",
+  "RecomputeSchedule",
   "GetScheduleHistory",
   "ListTenants",
   "GetTenant",

@@ -46,6 +46,7 @@ _MODULES: Final = {
     "queue": ("queue_commands", _CLIENT_CODES),
     "dlq": ("dlq_commands", _CLIENT_CODES),
     "schedule": ("schedule_commands", _CLIENT_CODES),
+    "topic": ("topic_commands", _CLIENT_CODES),
     "tenant": ("tenant_commands", _CLIENT_CODES),
     "usage": ("usage_commands", _CLIENT_CODES),
     "cluster": ("cluster_commands", _CLIENT_CODES),

@@ -96,7 +96,7 @@ def test_malformed_policy_gets_400(server: ServerProcess, body: bytes, field: st
 @pytest.mark.parametrize(
     ("policy", "field"),
     [
-        ({"priorityTiers": list(range(10)) + [0]}, "priorityTiers"),
+        ({"priorityTiers": [*range(10), 0]}, "priorityTiers"),
         ({"priorityTiers": [1, 1]}, "priorityTiers"),
         ({"priorityTiers": [10]}, "priorityTiers[0]"),
         ({"priorityTiers": [-1]}, "priorityTiers[0]"),

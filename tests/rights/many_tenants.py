@@ -181,7 +181,8 @@ def over_http(operation: Operation, request: Message) -> tuple[str, str, bytes |
     for parameter in operation.path_parameters:
         value = fields.pop(parameter.field.name, "")
         path = path.replace("{" + parameter.name + "}", quote(str(value), safe="") or "%20")
-    body, encoded = None, json.loads(compile_encoder(request.DESCRIPTOR)(request))
+    encoded = json.loads(compile_encoder(request.DESCRIPTOR)(request))
+    body: bytes | None = None
     if operation.body_field:
         body = json.dumps(encoded.get(operation.body_field, {})).encode()
     elif operation.body_bytes_max:

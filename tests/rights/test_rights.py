@@ -93,6 +93,7 @@ def values_of(task_id: str, front: str) -> dict[str, Any]:
         "raft_addr": "127.0.0.1:1",
         "before": timestamp_pb2.Timestamp(seconds=1),
         "count": 1,
+        "deletion_policy": "Delete",
         "TaskSpec": {"task_id": None},
         "ScheduleSpec": {"cron": "0 0 29 2 *"},
         "BackfillScheduleRequest": {
@@ -262,7 +263,13 @@ async def test_operator_acts_on_the_named_tenant_and_nobody_else_names_another(s
             continue
         for front in FRONTS:
             elsewhere = await ask(server, front, method, "operator", task_id, tenant="zebra")
-            assert elsewhere.reason in {"", "TASK_NOT_FOUND", "QUEUE_NOT_FOUND", "SCHEDULE_NOT_FOUND"}, (
+            assert elsewhere.reason in {
+                "",
+                "TASK_NOT_FOUND",
+                "QUEUE_NOT_FOUND",
+                "SCHEDULE_NOT_FOUND",
+                "TOPIC_NOT_FOUND",
+            }, (
                 front,
                 method.name,
             )

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
+from codeq.v1 import task_pb2
 from codeq.v1 import topic_service_pb2 as pb
 from codeq_internal.v1 import rows_pb2
 from codeq_server.core import keys, policies
 from codeq_server.core.errors import CorruptRows, Reason, Rejection
+from codeq_server.core.limits import Limits
 from codeq_server.core.new_task import NewTask
 from codeq_server.core.policies import Put
 from codeq_server.core.policy import NO_POLICY, Policy, fitted, policy_of
+from codeq_server.core.redrive import redrive_task
 from codeq_server.core.status import Outcome
 from driven_shard import TENANT, DrivenShard
 
@@ -44,7 +49,11 @@ def test_row_of_a_policy_has_the_wire_form_of_the_public_message() -> None:
 
 
 def test_every_field_of_a_row_changes_the_policy() -> None:
-    values: dict[str, object] = {"priority_tiers": [1], "backoff": rows_pb2.BackoffRow(policy="fixed")}
+    values: dict[str, object] = {
+        "priority_tiers": [1],
+        "dead_letter_topic_ref": "b",
+        "backoff": rows_pb2.BackoffRow(policy="fixed"),
+    }
     for field in rows_pb2.PolicyRow.DESCRIPTOR.fields:
         row = rows_pb2.PolicyRow(**{field.name: values.get(field.name, 7)})  # type: ignore[arg-type]
         assert policy_of(row) != NO_POLICY, field.name
@@ -384,3 +393,91 @@ def test_backoff_that_names_only_the_base_keeps_the_rest_of_the_settings(shard: 
     task_id = shard.create()
     shard.claim(1)
     assert shard.nack(task_id, None).delay_ms == 9_000
+
+
+# -- dead-letter topics --------------------------------------------------------------------------------------------
+
+
+def bury(shard: DrivenShard, task_id: str) -> None:
+    """Delivers a task until it is dead."""
+    while shard.status(task_id) != "DLQ":
+        shard.claim(1, ["a"])
+        shard.settle(task_id, Outcome.NACK, error="no luck", delay=0)
+
+
+def test_dead_letter_leaves_a_task_with_payload_history_and_origin_to_its_topic(shard: DrivenShard) -> None:
+    put(shard, dead_letter_topic_ref="graves")
+    task_id = shard.create(attempts=2, priority=4, size=300)
+    bury(shard, task_id)
+    shard.write()
+    reopen(shard)
+    assert shard.status(task_id) == "DLQ"
+    (heir,) = shard.claim(5, ["graves"])
+    view = shard.view(str(heir.task_id))
+    task = task_pb2.Task.FromString(heir.raw)
+    assert (task.command, task.payload, task.priority, heir.attempts) == ("graves", b"1" * 300, 4, 1)
+    assert (task.origin_task_id, task.origin_command, task.max_attempts) == (task_id, "a", 5)
+    assert [each.error for each in view.deliveries] == ["no luck", "no luck"]
+    shard.settle(str(heir.task_id))
+    shard.write()
+    assert [each.error for each in shard.view(str(heir.task_id)).deliveries][:2] == ["no luck", "no luck"]
+
+
+def test_dead_letter_leaves_one_task_for_each_time_that_it_dies(shard: DrivenShard) -> None:
+    put(shard, dead_letter_topic_ref="graves")
+    task_id = shard.create(attempts=1)
+    for deaths in (1, 2):
+        bury(shard, task_id)
+        shard.write()
+        assert shard.queue("graves").ready == deaths
+        redrive_task(shard.shard, TENANT, task_id, shard.now)
+
+
+def test_expired_last_lease_leaves_a_task_and_wakes_its_queue(shard: DrivenShard) -> None:
+    put(shard, dead_letter_topic_ref="graves")
+    shard.create(attempts=1)
+    shard.claim(1)
+    shard.shard.take_effects()
+    shard.pass_time(60_000)
+    effects = shard.shard.take_effects()
+    assert effects is not None
+    assert [queue.command for queue in effects.woken] == ["graves"]
+
+
+def test_task_of_a_dead_letter_fits_the_policy_of_its_queue(shard: DrivenShard) -> None:
+    put(shard, dead_letter_topic_ref="graves")
+    put(shard, "graves", priority_tiers=[2, 7], max_attempts=1, dead_letter_topic_ref="ashes")
+    task_id = shard.create(attempts=1, priority=3)
+    bury(shard, task_id)
+    (heir,) = shard.claim(1, ["graves"])
+    task = task_pb2.Task.FromString(heir.raw)
+    assert (task.priority, task.max_attempts) == (2, 1)
+    shard.nack(str(heir.task_id))
+    assert shard.queue("ashes").ready == 1
+    shard.write()
+
+
+def test_burial_opens_the_queue_of_its_topic_beyond_the_limit_of_queues() -> None:
+    shard = DrivenShard(queues_max=1, limits=Limits(queues_max=1))
+    put(shard, dead_letter_topic_ref="graves")
+    bury(shard, shard.create(attempts=1))
+    assert shard.queue("graves").ready == 1
+
+
+@pytest.mark.parametrize("chain", [["a"], ["b", "a"], ["b", "c", "a"]], ids=len)
+def test_dead_letter_topics_that_lead_back_are_refused(shard: DrivenShard, chain: list[str]) -> None:
+    for command, following in itertools.pairwise(chain):
+        put(shard, command, dead_letter_topic_ref=following)
+    with pytest.raises(Rejection) as caught:
+        put(shard, "a", dead_letter_topic_ref=chain[0])
+    assert caught.value.reason is Reason.INVALID_POLICY
+    assert [field for field, _ in caught.value.violations] == ["policy.dead_letter_topic_ref"]
+    assert policy(shard) is None
+
+
+def test_chain_of_dead_letter_topics_is_bounded(shard: DrivenShard) -> None:
+    names = [f"t{number}" for number in range(policies.CHAIN_MAX + 2)]
+    for command, following in reversed(list(itertools.pairwise(names[1:]))):
+        put(shard, command, dead_letter_topic_ref=following)
+    with pytest.raises(Rejection):
+        put(shard, names[0], dead_letter_topic_ref=names[1])

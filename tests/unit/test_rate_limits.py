@@ -55,6 +55,10 @@ LIMITED = {
     "RemoveMember": "admin/remove_member",
     "ResumeQueue": "admin/resume_queue",
     "TransferLeadership": "admin/transfer_leadership",
+    "PutTopic": "admin/put_topic",
+    "GetTopic": "admin/get_topic",
+    "ListTopics": "admin/list_topics",
+    "DeleteTopic": "admin/delete_topic",
     "UpdateTenant": "admin/update_tenant",
     "Work": "worker/claim",
 }

@@ -20,7 +20,7 @@ func (c *Client) Topics(ctx context.Context, tenant string) iter.Seq2[*codeqv1.T
 
 // Topic reads the policy of a queue.
 func (c *Client) Topic(ctx context.Context, command, tenant string) (*codeqv1.Topic, error) {
-	reply, err := c.topics.GetTopic(ctx, &codeqv1.GetTopicRequest{Name: command, Tenant: tenant})
+	reply, err := c.topics.GetTopic(ctx, &codeqv1.GetTopicRequest{Command: command, Tenant: tenant})
 	return reply.GetTopic(), err
 }
 
@@ -28,14 +28,14 @@ func (c *Client) Topic(ctx context.Context, command, tenant string) (*codeqv1.To
 func (c *Client) PutTopic(
 	ctx context.Context, command string, policy *codeqv1.QueuePolicy, tenant string,
 ) (*codeqv1.Topic, error) {
-	reply, err := c.topics.PutTopic(ctx, &codeqv1.PutTopicRequest{Name: command, Policy: policy, Tenant: tenant})
+	reply, err := c.topics.PutTopic(ctx, &codeqv1.PutTopicRequest{Command: command, Policy: policy, Tenant: tenant})
 	return reply.GetTopic(), err
 }
 
 // DeleteTopic removes the policy of a queue; the queue and its tasks stay. Without a policy it does nothing.
 func (c *Client) DeleteTopic(ctx context.Context, command, tenant string) error {
 	_, err := c.topics.DeleteTopic(ctx, &codeqv1.DeleteTopicRequest{
-		Name: command, DeletionPolicy: deletionPolicy, Tenant: tenant,
+		Command: command, DeletionPolicy: deletionPolicy, Tenant: tenant,
 	})
 	return err
 }

@@ -48,15 +48,15 @@ func TestTopicIsPutReadAndDeleted(t *testing.T) {
 	if put, err := calls.PutTopic(t.Context(), "order", policy, "shop"); err != nil || !proto.Equal(put, topic) {
 		t.Errorf("put %v, %v", put, err)
 	}
-	isSent(t, requests, &codeqv1.PutTopicRequest{Name: "order", Policy: policy, Tenant: "shop"})
+	isSent(t, requests, &codeqv1.PutTopicRequest{Command: "order", Policy: policy, Tenant: "shop"})
 	if read, err := calls.Topic(t.Context(), "order", ""); err != nil || !proto.Equal(read, topic) {
 		t.Errorf("read %v, %v", read, err)
 	}
-	isSent(t, requests, &codeqv1.GetTopicRequest{Name: "order"})
+	isSent(t, requests, &codeqv1.GetTopicRequest{Command: "order"})
 	if err := calls.DeleteTopic(t.Context(), "order", "shop"); err != nil {
 		t.Error(err)
 	}
-	isSent(t, requests, &codeqv1.DeleteTopicRequest{Name: "order", DeletionPolicy: "Delete", Tenant: "shop"})
+	isSent(t, requests, &codeqv1.DeleteTopicRequest{Command: "order", DeletionPolicy: "Delete", Tenant: "shop"})
 }
 
 func TestTopicsAreReadPageByPage(t *testing.T) {

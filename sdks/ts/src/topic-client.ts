@@ -23,7 +23,7 @@ export abstract class TopicClient extends BaseClient {
 
   /** Reads the policy of a queue. */
   async topic(command: string, options: TenantOptions = {}): Promise<Topic> {
-    const request = { name: command, tenant: options.tenant ?? "" };
+    const request = { command, tenant: options.tenant ?? "" };
     const reply = await this.send(TopicService.method.getTopic, request, options);
     return plain<Topic>(TopicSchema, there(reply.topic, "topic"));
   }
@@ -31,14 +31,14 @@ export abstract class TopicClient extends BaseClient {
   /** Sets the whole policy of a queue, which need not exist: limits that the policy does not name no longer apply. */
   async putTopic(command: string, policy: QueuePolicy, options: TenantOptions = {}): Promise<Topic> {
     // Values that are undefined are left out when the message is made.
-    const request = { name: command, policy: policy as MessageInitShape<typeof QueuePolicySchema>, tenant: options.tenant ?? "" };
+    const request = { command, policy: policy as MessageInitShape<typeof QueuePolicySchema>, tenant: options.tenant ?? "" };
     const reply = await this.send(TopicService.method.putTopic, request, options);
     return plain<Topic>(TopicSchema, there(reply.topic, "topic"));
   }
 
   /** Removes the policy of a queue; the queue and its tasks stay. Without a policy it does nothing. */
   async deleteTopic(command: string, options: TenantOptions = {}): Promise<void> {
-    const request = { name: command, deletionPolicy: DELETION_POLICY, tenant: options.tenant ?? "" };
+    const request = { command, deletionPolicy: DELETION_POLICY, tenant: options.tenant ?? "" };
     await this.send(TopicService.method.deleteTopic, request, options);
   }
 }

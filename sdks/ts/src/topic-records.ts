@@ -14,6 +14,8 @@ export interface QueuePolicy {
   readonly priorityTiers?: readonly number[] | undefined;
   /** Most deliveries of a task, 1 to 1000: the default, and the most that a task may ask for. */
   readonly maxAttempts?: number | undefined;
+  /** Command that gets a new task for each task that goes to the dead-letter queue. */
+  readonly deadLetterTopicRef?: string | undefined;
   /** Seconds for which ended tasks are kept. */
   readonly retentionSeconds?: number | undefined;
   /** Most tasks that may be leased at a time, 1 to 10000. */

@@ -159,9 +159,10 @@ class TopicRow(_message.Message):
     def __init__(self, tenant: _Optional[str] = ..., command: _Optional[str] = ..., policy: _Optional[_Union[PolicyRow, _Mapping]] = ..., version: _Optional[int] = ..., created_ms: _Optional[int] = ..., updated_ms: _Optional[int] = ...) -> None: ...
 
 class PolicyRow(_message.Message):
-    __slots__ = ("priority_tiers", "max_attempts", "retention_seconds", "max_consumers", "default_priority", "completed_retention_seconds", "failed_retention_seconds", "dlq_retention_seconds", "default_expire_seconds", "backoff", "payload_bytes_max")
+    __slots__ = ("priority_tiers", "max_attempts", "dead_letter_topic_ref", "retention_seconds", "max_consumers", "default_priority", "completed_retention_seconds", "failed_retention_seconds", "dlq_retention_seconds", "default_expire_seconds", "backoff", "payload_bytes_max")
     PRIORITY_TIERS_FIELD_NUMBER: _ClassVar[int]
     MAX_ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
+    DEAD_LETTER_TOPIC_REF_FIELD_NUMBER: _ClassVar[int]
     RETENTION_SECONDS_FIELD_NUMBER: _ClassVar[int]
     MAX_CONSUMERS_FIELD_NUMBER: _ClassVar[int]
     DEFAULT_PRIORITY_FIELD_NUMBER: _ClassVar[int]
@@ -173,6 +174,7 @@ class PolicyRow(_message.Message):
     PAYLOAD_BYTES_MAX_FIELD_NUMBER: _ClassVar[int]
     priority_tiers: _containers.RepeatedScalarFieldContainer[int]
     max_attempts: int
+    dead_letter_topic_ref: str
     retention_seconds: int
     max_consumers: int
     default_priority: int
@@ -182,7 +184,7 @@ class PolicyRow(_message.Message):
     default_expire_seconds: int
     backoff: BackoffRow
     payload_bytes_max: int
-    def __init__(self, priority_tiers: _Optional[_Iterable[int]] = ..., max_attempts: _Optional[int] = ..., retention_seconds: _Optional[int] = ..., max_consumers: _Optional[int] = ..., default_priority: _Optional[int] = ..., completed_retention_seconds: _Optional[int] = ..., failed_retention_seconds: _Optional[int] = ..., dlq_retention_seconds: _Optional[int] = ..., default_expire_seconds: _Optional[int] = ..., backoff: _Optional[_Union[BackoffRow, _Mapping]] = ..., payload_bytes_max: _Optional[int] = ...) -> None: ...
+    def __init__(self, priority_tiers: _Optional[_Iterable[int]] = ..., max_attempts: _Optional[int] = ..., dead_letter_topic_ref: _Optional[str] = ..., retention_seconds: _Optional[int] = ..., max_consumers: _Optional[int] = ..., default_priority: _Optional[int] = ..., completed_retention_seconds: _Optional[int] = ..., failed_retention_seconds: _Optional[int] = ..., dlq_retention_seconds: _Optional[int] = ..., default_expire_seconds: _Optional[int] = ..., backoff: _Optional[_Union[BackoffRow, _Mapping]] = ..., payload_bytes_max: _Optional[int] = ...) -> None: ...
 
 class BackoffRow(_message.Message):
     __slots__ = ("policy", "base_seconds", "max_seconds")

@@ -13,6 +13,7 @@ from . import keys
 from .backoff import backoff_ms
 from .claims import lease_row
 from .clock import Now
+from .dead_letters import heir_of
 from .ending import end_task, end_with_state, ended_row
 from .errors import CorruptRows, Reason, Rejection
 from .history import End, carried_over, note
@@ -241,7 +242,7 @@ def _try_again(
     home = delivery.home
     lane, max_attempts = _lane_and_max(shard, delivery)
     if state.attempts >= max_attempts:
-        return _bury(shard, delivery, task_id, state, now)
+        return _bury(shard, delivery, task_id, lane, state, now)
     if delay_ms > 0:
         delay_ms = min(delay_ms, DELAY_MAX_MS)
         due_ms = now.wall_ms + delay_ms
@@ -267,12 +268,18 @@ def enqueue(shard: Shard, lane: Lane, home: Lane, home_position: int, state: row
     shard.touch(lane.queue)
 
 
-def _bury(shard: Shard, delivery: Delivery, task_id: TaskKey, state: rows_pb2.StateRow, now: Now) -> Verdict:
-    """Puts a task into the dead-letter queue."""
+def _bury(
+    shard: Shard, delivery: Delivery, task_id: TaskKey, lane: Lane, state: rows_pb2.StateRow, now: Now
+) -> Verdict:
+    """Puts a task into the dead-letter queue; `lane` is that of its priority."""
     if not state.HasField("error"):
         state.error = MAX_ATTEMPTS_ERROR
     shard.batch.notable.note(DEAD_LETTERED, delivery, task_id, state.outcome)
     end_with_state(shard, delivery.home, delivery.position, task_id, Status.DLQ, state, now)
+    heir = heir_of(shard, delivery.home, delivery.position, lane, task_id, state, now)
+    if heir is not None:
+        enqueue(shard, heir.lane, heir.home, heir.position, heir.state)
+        shard.put_state(heir.home, heir.position, heir.state)
     leave_claim(shard, delivery)
     return Verdict(Status.DLQ, 0, now.wall_ms)
 

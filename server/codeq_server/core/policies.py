@@ -7,7 +7,7 @@ queue, and is attached whenever the queue is opened. Only policies of existing q
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Final, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from codeq_internal.v1 import rows_pb2
 
@@ -18,9 +18,11 @@ from .model import Queue
 from .parsing import RowReader, parsed
 from .policy import Policy, policy_of
 
-TOPICS_MAX: Final = 10_000
+TOPICS_MAX = 10_000
 """Maximum number of topics of a tenant."""
-PAGE_BYTES: Final = 1 << 20
+CHAIN_MAX = 8
+"""Maximum number of dead-letter topics that lead from one to the next."""
+PAGE_BYTES = 1 << 20
 """Bytes of policies after which a page of topics ends."""
 
 
@@ -146,9 +148,10 @@ class Policies:
         """Sets the policy of a command; a policy that is already in force changes nothing.
 
         Raises:
-            Rejection: LIMIT_REACHED.
+            Rejection: LIMIT_REACHED, INVALID_POLICY.
         """
         before = self.row(tenant, command)
+        self._check_chain(tenant, command, policy.dead_letter_topic_ref)
         count = self.counts.get(tenant, 0)
         if before is None and count >= TOPICS_MAX:
             raise Rejection(Reason.LIMIT_REACHED, f"the tenant has {TOPICS_MAX} topics, the most there may be")
@@ -172,6 +175,17 @@ class Policies:
         if queue is not None:
             self._apply(queue, in_force)
         return Put(row, before)
+
+    def _check_chain(self, tenant: str, command: str, following: str) -> None:
+        """Checks that the dead-letter topics from `following` on do not lead back to the command."""
+        for _ in range(CHAIN_MAX):
+            if following == command:
+                raise _bad_chain("the dead-letter topics must not lead back to the command itself")
+            row = self.row(tenant, following) if following else None
+            if row is None:
+                return
+            following = row.policy.dead_letter_topic_ref
+        raise _bad_chain(f"more than {CHAIN_MAX} dead-letter topics lead from one to the next")
 
     def delete(self, tenant: str, command: str) -> rows_pb2.TopicRow | None:
         """Removes a topic, and returns its row; None: there was no such topic."""
@@ -219,6 +233,11 @@ class Policies:
         queue = self._shard.by_name.get((row.tenant, row.command))
         if queue is not None:
             self._apply(queue, policy)
+
+
+def _bad_chain(text: str) -> Rejection:
+    field = "policy.dead_letter_topic_ref"
+    return Rejection(Reason.INVALID_POLICY, f"{field}: {text}", ((field, text),))
 
 
 def _row(key: bytes, value: bytes) -> rows_pb2.TopicRow:

@@ -33,6 +33,7 @@ class Policy(NamedTuple):
         backoff: How the delay after a nack grows; None: as configured.
         backoff_base_seconds: First delay.
         backoff_max_seconds: Largest delay.
+        dead_letters: Command that gets a task for each dead letter.
     """
 
     tiers: tuple[int, ...] = ()
@@ -47,6 +48,7 @@ class Policy(NamedTuple):
     backoff: BackoffPolicy | None = None
     backoff_base_seconds: int = 0
     backoff_max_seconds: int = 0
+    dead_letters: str = ""
 
     @property
     def retains(self) -> bool:
@@ -83,6 +85,7 @@ def policy_of(row: rows_pb2.PolicyRow) -> Policy:
         backoff=BackoffPolicy(backoff.policy) if backoff.HasField("policy") else None,
         backoff_base_seconds=backoff.base_seconds,
         backoff_max_seconds=backoff.max_seconds,
+        dead_letters=row.dead_letter_topic_ref,
     )
 
 

@@ -255,13 +255,18 @@ class Shard:
         queue = self.by_name.get((tenant, command))
         if queue is None:
             self.make_room(tenant, (command,))
-            self.directory.last_queue += 1
-            queue = Queue(self.directory.last_queue, tenant, command)
-            self.tenants.note_opened(tenant, self.wall_ms)
-            self.adopt(queue)
-            self.directory.tenants[tenant].add(queue)
-            self.policies.attach(queue)
-            self.touch(queue)
+            queue = self.add_queue(tenant, command)
+        return queue
+
+    def add_queue(self, tenant: str, command: str) -> Queue:
+        """Returns a new queue, for which no limit is checked."""
+        self.directory.last_queue += 1
+        queue = Queue(self.directory.last_queue, tenant, command)
+        self.tenants.note_opened(tenant, self.wall_ms)
+        self.adopt(queue)
+        self.directory.tenants[tenant].add(queue)
+        self.policies.attach(queue)
+        self.touch(queue)
         return queue
 
     def lane_named(self, key: bytes, number: int, index: int) -> Lane:

@@ -28,6 +28,10 @@ _ATTEMPTS_TAG: Final = b"\xb8\x01"
 _LEASE_TOKEN_TAG: Final = b"\xc8\x01"
 _LEASE_UNTIL: Final = 26
 _EXPIRE_AT: Final = 32
+_ORIGIN_TASK_ID: Final = 34
+_ORIGIN_COMMAND: Final = 35
+_TRACE: Final = (11, 12)
+"""Fields of the trace context."""
 
 _SHORT: Final = 16_384
 _LENGTHS: Final = [bytes((n,)) if n < 128 else bytes((n & 127 | 128, n >> 7)) for n in range(_SHORT)]
@@ -92,6 +96,11 @@ def encode_task(head: bytes, payload: bytes, created: bytes, kept: bytes, expire
     return raw + _timestamp(_EXPIRE_AT, expire_ms) if expire_ms else raw
 
 
+def origin(task_id: str, command: str) -> bytes:
+    """Returns the fields of a task created for a dead letter that name the dead letter."""
+    return field(_ORIGIN_TASK_ID, task_id.encode()) + field(_ORIGIN_COMMAND, command.encode())
+
+
 # -- reading -------------------------------------------------------------------------------------------------------
 
 
@@ -120,6 +129,17 @@ def expire_ms_of(task: bytes) -> int:
         else:
             nanos = number
     return seconds * 1000 + nanos // 1_000_000
+
+
+def payload_of(task: bytes) -> bytes:
+    """Returns the payload from task bytes."""
+    return _bytes_field(task, _PAYLOAD_TAG[0] >> 3) or b""
+
+
+def trace_of(task: bytes) -> bytes:
+    """Returns the fields of the trace context from task bytes."""
+    fields = [(number, _bytes_field(task, number)) for number in _TRACE]
+    return b"".join([field(number, content) for number, content in fields if content is not None])
 
 
 def _bytes_field(message: bytes, number: int) -> bytes | None:

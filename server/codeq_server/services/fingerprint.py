@@ -68,7 +68,7 @@ def meaning_of(specs: Sequence[task_pb2.TaskSpec], defaults: Sequence[Mapping[st
         canonical = canonical_json(payload)
         content = (b"t", payload) if canonical is None else (_TAGS["payload"], canonical)
         parts = [(_TAGS["command"], spec.command.encode()), content]
-        usual = _DEFAULTS | own
+        usual = {**_DEFAULTS, **own}
         parts += [
             _part(spec, field)
             for field in _MORE

@@ -31,12 +31,12 @@ class TopicService:
         self, claims: Claims, request: pb.PutTopicRequest, act: Act
     ) -> pb.PutTopicResponse:
         """Sets the policy of a command."""
-        claims.check_command(request.name)
+        claims.check_command(request.command)
         now, tenant = self._runner.now(), claims.tenant_id
         check_policy(request.policy)
         policy = rows_pb2.PolicyRow.FromString(stored_form(request.policy).SerializeToString())
         try:
-            put = self._shard.policies.put(tenant, request.name, policy, now.wall_ms)
+            put = self._shard.policies.put(tenant, request.command, policy, now.wall_ms)
         except Rejection:
             raise
         except Exception as problem:
@@ -50,11 +50,11 @@ class TopicService:
 
     async def GetTopic(self, claims: Claims, request: pb.GetTopicRequest) -> pb.GetTopicResponse:  # noqa: N802
         """Returns one topic."""
-        claims.check_command(request.name)
+        claims.check_command(request.command)
         self._runner.now()  # raises if the runner no longer decides
-        row = self._shard.policies.row(claims.tenant_id, request.name)
+        row = self._shard.policies.row(claims.tenant_id, request.command)
         if row is None:
-            raise Rejection(Reason.TOPIC_NOT_FOUND, f"the command {request.name!r} has no policy")
+            raise Rejection(Reason.TOPIC_NOT_FOUND, f"the command {request.command!r} has no policy")
         await self._settled()
         return pb.GetTopicResponse(topic=topic_message(row))
 
@@ -74,9 +74,9 @@ class TopicService:
         self, claims: Claims, request: pb.DeleteTopicRequest, act: Act
     ) -> pb.DeleteTopicResponse:
         """Removes the policy of a command, if it has one."""
-        claims.check_command(request.name)
+        claims.check_command(request.command)
         self._runner.now()  # raises if the runner no longer decides
-        before = self._shard.policies.delete(claims.tenant_id, request.name)
+        before = self._shard.policies.delete(claims.tenant_id, request.command)
         act.record(self._runner, before=_state(before), after={"version": 0})
         await self._settled()
         return pb.DeleteTopicResponse()
@@ -144,14 +144,17 @@ def _state(row: rows_pb2.TopicRow | None) -> State:
     """Returns a topic as the audit shows it."""
     if row is None:
         return {"version": 0}
-    return {"version": row.version, **_shown(pb.QueuePolicy.FromString(row.policy.SerializeToString()))}
+    policy = topic_message(row).policy
+    state = {"version": row.version, **_set_fields(policy)}
+    if policy.HasField("backoff"):
+        state["backoff"] = _set_fields(policy.backoff)
+    return state
 
 
-def _shown(message: pb.QueuePolicy | pb.Backoff) -> dict[str, object]:
-    shown: dict[str, object] = {}
-    for field, value in message.ListFields():
-        if isinstance(value, pb.Backoff):
-            shown[field.json_name] = _shown(value)
-        else:
-            shown[field.json_name] = list(value) if field.is_repeated else value
-    return shown
+def _set_fields(message: pb.QueuePolicy | pb.Backoff) -> dict[str, object]:
+    """Returns the fields that are set, without messages."""
+    return {
+        field.json_name: list(value) if field.is_repeated else value
+        for field, value in message.ListFields()
+        if field.message_type is None
+    }

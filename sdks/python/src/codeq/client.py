@@ -28,6 +28,7 @@ from codeq.server_records import Backup, ServerInfo
 from codeq.task_results import Explanation, Returned, TaskResult
 from codeq.tenant_calls import AsyncTenantClient, TenantClient
 from codeq.tls import Tls
+from codeq.topic_calls import AsyncTopicClient, TopicClient
 from codeq.unary import AsyncCaller, Caller
 
 TIMEOUT_SECONDS: Final = 30.0
@@ -36,7 +37,7 @@ TIMEOUT_SECONDS: Final = 30.0
 _Value = TypeVar("_Value")
 
 
-class Client(QueueClient, ScheduleClient, TenantClient, Pages):
+class Client(QueueClient, ScheduleClient, TenantClient, TopicClient, Pages):
     """A blocking, thread-safe client. Use it with `with`, or call `close`."""
 
     def __init__(
@@ -292,7 +293,7 @@ class Client(QueueClient, ScheduleClient, TenantClient, Pages):
         return self._caller.call(call)
 
 
-class AsyncClient(AsyncQueueClient, AsyncScheduleClient, AsyncTenantClient, AsyncPages):
+class AsyncClient(AsyncQueueClient, AsyncScheduleClient, AsyncTenantClient, AsyncTopicClient, AsyncPages):
     """Client for one event loop. Use it with `async with`, or call `close`."""
 
     def __init__(

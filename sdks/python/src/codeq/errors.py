@@ -4,6 +4,8 @@ CodeqError                      reason, message, violations, retryable, retry_af
 ├── Rejected                    the server rejected the call and changed nothing
 │   ├── InvalidRequest          INVALID_BODY and other malformed requests
 │   │   ├── InvalidField        INVALID_FIELD: `violations` names each field
+│   │   │   ├── InvalidPolicy   INVALID_POLICY: a policy contradicts itself or a bound
+│   │   │   └── PolicyViolation POLICY_VIOLATION: the policy of the command does not allow such a task
 │   │   └── TooLarge            TOO_LARGE
 │   ├── Unauthenticated         UNAUTHENTICATED
 │   ├── PermissionDenied
@@ -19,7 +21,8 @@ CodeqError                      reason, message, violations, retryable, retry_af
 │   │   ├── ResultNotFound      RESULT_NOT_FOUND: the task has not ended yet
 │   │   ├── ArtifactNotFound    ARTIFACT_NOT_FOUND: no such artifact, or it is stored elsewhere
 │   │   ├── QueueNotFound       QUEUE_NOT_FOUND
-│   │   └── ScheduleNotFound    SCHEDULE_NOT_FOUND
+│   │   ├── ScheduleNotFound    SCHEDULE_NOT_FOUND
+│   │   └── TopicNotFound       TOPIC_NOT_FOUND
 │   ├── LeaseLost                   the caller does not hold the lease, or lost it
 │   │   ├── TaskNotClaimed      TASK_NOT_CLAIMED
 │   │   ├── StaleLeaseToken     STALE_LEASE_TOKEN
@@ -154,6 +157,18 @@ class InvalidField(InvalidRequest):
     default_reason = "INVALID_FIELD"
 
 
+class InvalidPolicy(InvalidField):
+    """The policy of a topic contradicts itself or a bound."""
+
+    default_reason = "INVALID_POLICY"
+
+
+class PolicyViolation(InvalidField):
+    """The policy of the command does not allow such a task."""
+
+    default_reason = "POLICY_VIOLATION"
+
+
 class TooLarge(InvalidRequest):
     """The request, or a payload or result in it, exceeds its size limit."""
 
@@ -248,6 +263,12 @@ class ScheduleNotFound(NotFound):
     """The tenant has no such schedule."""
 
     default_reason = "SCHEDULE_NOT_FOUND"
+
+
+class TopicNotFound(NotFound):
+    """The command has no policy."""
+
+    default_reason = "TOPIC_NOT_FOUND"
 
 
 class LeaseLost(Rejected):

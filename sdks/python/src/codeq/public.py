@@ -23,6 +23,7 @@ from codeq.errors import (
     Forked,
     IdempotencyConflict,
     InvalidField,
+    InvalidPolicy,
     InvalidRequest,
     InvalidTenant,
     LeaseLost,
@@ -37,6 +38,7 @@ from codeq.errors import (
     NotOperator,
     OutcomeUnknown,
     PermissionDenied,
+    PolicyViolation,
     QueueNotFound,
     QuotaExceeded,
     RateLimited,
@@ -52,6 +54,7 @@ from codeq.errors import (
     TaskNotFound,
     TooLarge,
     TooManyQueues,
+    TopicNotFound,
     Unauthenticated,
     Unavailable,
     Unsupported,
@@ -67,6 +70,7 @@ from codeq.server_records import Backup, Queue, ServerInfo
 from codeq.task_results import Explanation, Returned, TaskResult
 from codeq.tenant_records import RateLimit, Tenant, TenantLimits, TenantUsage
 from codeq.tls import TlsFiles
+from codeq.topic_records import Backoff, QueuePolicy, Topic
 from codeq.worker import AsyncWorker, Worker
 from codeq.worker_chain import Handler, Middleware
 from codeq.worker_stats import WorkerStats
@@ -83,6 +87,7 @@ __all__ = [
     "AttemptEnd",
     "AuditFilter",
     "AuditRecord",
+    "Backoff",
     "Backup",
     "BackupNotConfigured",
     "BadHandshake",
@@ -102,6 +107,7 @@ __all__ = [
     "Handler",
     "IdempotencyConflict",
     "InvalidField",
+    "InvalidPolicy",
     "InvalidRequest",
     "InvalidTenant",
     "LeaseLost",
@@ -124,9 +130,11 @@ __all__ = [
     "OrderBy",
     "OutcomeUnknown",
     "PermissionDenied",
+    "PolicyViolation",
     "Producer",
     "Queue",
     "QueueNotFound",
+    "QueuePolicy",
     "QuotaExceeded",
     "RateLimit",
     "RateLimited",
@@ -159,6 +167,8 @@ __all__ = [
     "TlsFiles",
     "TooLarge",
     "TooManyQueues",
+    "Topic",
+    "TopicNotFound",
     "Topology",
     "Unauthenticated",
     "Unavailable",

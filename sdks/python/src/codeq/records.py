@@ -374,6 +374,16 @@ class Task(Generic[_Payload_co]):
         return _DONE
 
     @property
+    def origin_task_id(self) -> str | None:
+        """Id of the dead letter for which the server created the task."""
+        return self._message.origin_task_id if self._message.HasField("origin_task_id") else None
+
+    @property
+    def origin_command(self) -> str | None:
+        """Command of the dead letter for which the server created the task."""
+        return self._message.origin_command if self._message.HasField("origin_command") else None
+
+    @property
     def attempt_history(self) -> list[Attempt]:
         """The last ten ended deliveries, oldest first; filled only by `Client.get`."""
         return [Attempt.of(each) for each in self._message.attempt_history]

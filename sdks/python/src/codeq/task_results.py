@@ -100,13 +100,17 @@ class Explanation:
 
     Attributes:
         status: Status of the task.
-        reason: The main reason: QUEUED, PAUSED, PURGING, DELAYED, NO_WORKER, LEASED or ENDED.
+        reason: The main reason: QUEUED, PAUSED, PURGING, DELAYED, NO_WORKER, LIMITED, LEASED or
+            ENDED.
         paused: Whether its queue is paused.
         ahead: Approximate number of tasks ahead of it in its queue, if PENDING.
         delay_seconds: Time until it is due, if SCHEDULED.
         worker_id: Worker that holds it, if CLAIMED.
         lease_until: End of the lease, if CLAIMED.
         expire_at: Time at which it expires, if it is waiting and can expire.
+        limit: Limit for which it waits, if LIMITED.
+        limit_max: Value of the limit.
+        limit_used: Number of tasks that count for the limit.
     """
 
     status: TaskStatus
@@ -117,6 +121,9 @@ class Explanation:
     worker_id: str | None = None
     lease_until: datetime | None = None
     expire_at: datetime | None = None
+    limit: str | None = None
+    limit_max: int | None = None
+    limit_used: int | None = None
 
     @classmethod
     def from_message(cls, message: task_service_pb2.ExplainTaskResponse) -> Self:
@@ -132,6 +139,9 @@ class Explanation:
             worker_id=message.worker_id if message.HasField("worker_id") else None,
             lease_until=to_datetime(message.lease_until) if message.HasField("lease_until") else None,
             expire_at=to_datetime(message.expire_at) if message.HasField("expire_at") else None,
+            limit=message.limit if message.HasField("limit") else None,
+            limit_max=message.limit_max if message.HasField("limit_max") else None,
+            limit_used=message.limit_used if message.HasField("limit_used") else None,
         )
 
 

@@ -78,7 +78,7 @@ test("topics are listed page by page, and deleted with the policy that the serve
     },
     DeleteTopic: async (call) => {
       const request = await call.read(DeleteTopicRequestSchema);
-      if (request) deleted.push([request.name, request.deletionPolicy, request.tenant]);
+      if (request) deleted.push([request.command, request.deletionPolicy, request.tenant]);
       call.send(DeleteTopicResponseSchema, {});
       call.ok();
     },

@@ -430,8 +430,12 @@ type Task struct {
 	ExpireAt *timestamppb.Timestamp `protobuf:"bytes,32,opt,name=expire_at,json=expireAt,proto3" json:"expire_at,omitempty"`
 	// The last ten ended deliveries, oldest first, including those before a redrive. Set by GetTask only.
 	AttemptHistory []*Attempt `protobuf:"bytes,33,rep,name=attempt_history,json=attemptHistory,proto3" json:"attempt_history,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// Id of the dead letter for which the server created this task, as the policy of its command says.
+	OriginTaskId *string `protobuf:"bytes,34,opt,name=origin_task_id,json=originTaskId,proto3,oneof" json:"origin_task_id,omitempty"`
+	// Command of that dead letter.
+	OriginCommand *string `protobuf:"bytes,35,opt,name=origin_command,json=originCommand,proto3,oneof" json:"origin_command,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Task) Reset() {
@@ -616,6 +620,20 @@ func (x *Task) GetAttemptHistory() []*Attempt {
 		return x.AttemptHistory
 	}
 	return nil
+}
+
+func (x *Task) GetOriginTaskId() string {
+	if x != nil && x.OriginTaskId != nil {
+		return *x.OriginTaskId
+	}
+	return ""
+}
+
+func (x *Task) GetOriginCommand() string {
+	if x != nil && x.OriginCommand != nil {
+		return *x.OriginCommand
+	}
+	return ""
 }
 
 // Attempt is a delivery that has ended.
@@ -1072,7 +1090,7 @@ const file_codeq_v1_task_proto_rawDesc = "" +
 	"\b_task_idB\x11\n" +
 	"\x0f_expire_secondsB\x0e\n" +
 	"\f_traceparentB\r\n" +
-	"\v_tracestateJ\x04\b\a\x10\bJ\x04\b\r\x10\x10\"\x89\b\n" +
+	"\v_tracestateJ\x04\b\a\x10\bJ\x04\b\r\x10\x10\"\x86\t\n" +
 	"\x04Task\x12\x18\n" +
 	"\acommand\x18\x01 \x01(\tR\acommand\x12\"\n" +
 	"\apayload\x18\x02 \x01(\fB\bص\x18\x01\x90\xb6\x18\x01R\apayload\x12\x1a\n" +
@@ -1102,7 +1120,9 @@ const file_codeq_v1_task_proto_rawDesc = "" +
 	"\bprogress\x18\x1e \x01(\fB\bص\x18\x01\x90\xb6\x18\x01H\x05R\bprogress\x88\x01\x01\x12!\n" +
 	"\tduplicate\x18\x1f \x01(\bH\x06R\tduplicate\x88\x01\x01\x127\n" +
 	"\texpire_at\x18  \x01(\v2\x1a.google.protobuf.TimestampR\bexpireAt\x12@\n" +
-	"\x0fattempt_history\x18! \x03(\v2\x11.codeq.v1.AttemptB\x04\xf8\xb5\x18\x01R\x0eattemptHistoryB\x0e\n" +
+	"\x0fattempt_history\x18! \x03(\v2\x11.codeq.v1.AttemptB\x04\xf8\xb5\x18\x01R\x0eattemptHistory\x12)\n" +
+	"\x0eorigin_task_id\x18\" \x01(\tH\aR\foriginTaskId\x88\x01\x01\x12*\n" +
+	"\x0eorigin_command\x18# \x01(\tH\bR\roriginCommand\x88\x01\x01B\x0e\n" +
 	"\f_traceparentB\r\n" +
 	"\v_tracestateB\f\n" +
 	"\n" +
@@ -1111,7 +1131,9 @@ const file_codeq_v1_task_proto_rawDesc = "" +
 	"\x06_errorB\v\n" +
 	"\t_progressB\f\n" +
 	"\n" +
-	"_duplicateJ\x04\b\x06\x10\vJ\x04\b\r\x10\x10\"\xeb\x01\n" +
+	"_duplicateB\x11\n" +
+	"\x0f_origin_task_idB\x11\n" +
+	"\x0f_origin_commandJ\x04\b\x06\x10\vJ\x04\b\r\x10\x10\"\xeb\x01\n" +
 	"\aAttempt\x12\x1b\n" +
 	"\tworker_id\x18\x01 \x01(\tR\bworkerId\x129\n" +
 	"\n" +

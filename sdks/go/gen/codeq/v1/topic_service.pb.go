@@ -35,6 +35,9 @@ type QueuePolicy struct {
 	// Maximum deliveries of a task, 1 to 1000: the default of tasks that name none, and the most that a task may ask for.
 	// Counts for tasks created from now on.
 	MaxAttempts *int32 `protobuf:"varint,2,opt,name=max_attempts,json=maxAttempts,proto3,oneof" json:"max_attempts,omitempty"`
+	// Command that gets a new task, with the payload and the history of the old one, for each task that goes to the
+	// dead-letter queue. Another command; the dead-letter topics of that one must not lead back.
+	DeadLetterTopicRef *string `protobuf:"bytes,3,opt,name=dead_letter_topic_ref,json=deadLetterTopicRef,proto3,oneof" json:"dead_letter_topic_ref,omitempty"`
 	// Seconds for which ended tasks are kept, 1 to 2147483647. Counts for tasks that end from now on.
 	RetentionSeconds *int32 `protobuf:"varint,4,opt,name=retention_seconds,json=retentionSeconds,proto3,oneof" json:"retention_seconds,omitempty"`
 	// Most tasks of the queue that may be leased at a time, 1 to 10000. Tasks leased before a lower limit was set stay
@@ -101,6 +104,13 @@ func (x *QueuePolicy) GetMaxAttempts() int32 {
 		return *x.MaxAttempts
 	}
 	return 0
+}
+
+func (x *QueuePolicy) GetDeadLetterTopicRef() string {
+	if x != nil && x.DeadLetterTopicRef != nil {
+		return *x.DeadLetterTopicRef
+	}
+	return ""
 }
 
 func (x *QueuePolicy) GetRetentionSeconds() int32 {
@@ -344,7 +354,7 @@ func (x *Topic) GetCreated() bool {
 type PutTopicRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Command, in the form of TaskSpec.command.
-	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Command string `protobuf:"bytes,1,opt,name=command,proto3" json:"command,omitempty"`
 	// The policy.
 	Policy *QueuePolicy `protobuf:"bytes,2,opt,name=policy,proto3" json:"policy,omitempty"`
 	// Tenant to act on; only an operator may name another one than its token's. Empty: the token's.
@@ -383,9 +393,9 @@ func (*PutTopicRequest) Descriptor() ([]byte, []int) {
 	return file_codeq_v1_topic_service_proto_rawDescGZIP(), []int{3}
 }
 
-func (x *PutTopicRequest) GetName() string {
+func (x *PutTopicRequest) GetCommand() string {
 	if x != nil {
-		return x.Name
+		return x.Command
 	}
 	return ""
 }
@@ -454,7 +464,7 @@ func (x *PutTopicResponse) GetTopic() *Topic {
 type GetTopicRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Command, in the form of TaskSpec.command.
-	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Command string `protobuf:"bytes,1,opt,name=command,proto3" json:"command,omitempty"`
 	// Tenant to act on; only an operator may name another one than its token's. Empty: the token's.
 	Tenant        string `protobuf:"bytes,2,opt,name=tenant,proto3" json:"tenant,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -491,9 +501,9 @@ func (*GetTopicRequest) Descriptor() ([]byte, []int) {
 	return file_codeq_v1_topic_service_proto_rawDescGZIP(), []int{5}
 }
 
-func (x *GetTopicRequest) GetName() string {
+func (x *GetTopicRequest) GetCommand() string {
 	if x != nil {
-		return x.Name
+		return x.Command
 	}
 	return ""
 }
@@ -674,7 +684,7 @@ func (x *ListTopicsResponse) GetNextPageToken() string {
 type DeleteTopicRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Command, in the form of TaskSpec.command.
-	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Command string `protobuf:"bytes,1,opt,name=command,proto3" json:"command,omitempty"`
 	// What to do with the policy: must be "Delete".
 	DeletionPolicy string `protobuf:"bytes,2,opt,name=deletion_policy,json=deletionPolicy,proto3" json:"deletion_policy,omitempty"`
 	// Tenant to act on; only an operator may name another one than its token's. Empty: the token's.
@@ -713,9 +723,9 @@ func (*DeleteTopicRequest) Descriptor() ([]byte, []int) {
 	return file_codeq_v1_topic_service_proto_rawDescGZIP(), []int{9}
 }
 
-func (x *DeleteTopicRequest) GetName() string {
+func (x *DeleteTopicRequest) GetCommand() string {
 	if x != nil {
-		return x.Name
+		return x.Command
 	}
 	return ""
 }
@@ -775,23 +785,25 @@ var File_codeq_v1_topic_service_proto protoreflect.FileDescriptor
 
 const file_codeq_v1_topic_service_proto_rawDesc = "" +
 	"\n" +
-	"\x1ccodeq/v1/topic_service.proto\x12\bcodeq.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1ecodeq/options/v1/options.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa7\a\n" +
+	"\x1ccodeq/v1/topic_service.proto\x12\bcodeq.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1ecodeq/options/v1/options.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9e\b\n" +
 	"\vQueuePolicy\x12=\n" +
 	"\x0epriority_tiers\x18\x01 \x03(\x05B\x16\xbaH\x0f\x92\x01\f\x10@\x18\x01\"\x06\x1a\x04\x18\t(\x00\xf8\xb5\x18\x01R\rpriorityTiers\x122\n" +
 	"\fmax_attempts\x18\x02 \x01(\x05B\n" +
-	"\xbaH\a\x1a\x05\x18\xe8\a(\x00H\x00R\vmaxAttempts\x88\x01\x01\x129\n" +
-	"\x11retention_seconds\x18\x04 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00H\x01R\x10retentionSeconds\x88\x01\x01\x124\n" +
+	"\xbaH\a\x1a\x05\x18\xe8\a(\x00H\x00R\vmaxAttempts\x88\x01\x01\x12a\n" +
+	"\x15dead_letter_topic_ref\x18\x03 \x01(\tB)\xbaH&r$\x18\x80\x012\x1f^([A-Za-z0-9][A-Za-z0-9._-]*)?$H\x01R\x12deadLetterTopicRef\x88\x01\x01\x129\n" +
+	"\x11retention_seconds\x18\x04 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00H\x02R\x10retentionSeconds\x88\x01\x01\x124\n" +
 	"\rmax_consumers\x18\x05 \x01(\x05B\n" +
-	"\xbaH\a\x1a\x05\x18\x90N(\x00H\x02R\fmaxConsumers\x88\x01\x01\x129\n" +
-	"\x10default_priority\x18\x06 \x01(\x05B\t\xbaH\x06\x1a\x04\x18\t(\x00H\x03R\x0fdefaultPriority\x88\x01\x01\x12L\n" +
-	"\x1bcompleted_retention_seconds\x18\a \x01(\x05B\a\xbaH\x04\x1a\x02(\x00H\x04R\x19completedRetentionSeconds\x88\x01\x01\x12F\n" +
-	"\x18failed_retention_seconds\x18\b \x01(\x05B\a\xbaH\x04\x1a\x02(\x00H\x05R\x16failedRetentionSeconds\x88\x01\x01\x12@\n" +
-	"\x15dlq_retention_seconds\x18\t \x01(\x05B\a\xbaH\x04\x1a\x02(\x00H\x06R\x13dlqRetentionSeconds\x88\x01\x01\x12H\n" +
+	"\xbaH\a\x1a\x05\x18\x90N(\x00H\x03R\fmaxConsumers\x88\x01\x01\x129\n" +
+	"\x10default_priority\x18\x06 \x01(\x05B\t\xbaH\x06\x1a\x04\x18\t(\x00H\x04R\x0fdefaultPriority\x88\x01\x01\x12L\n" +
+	"\x1bcompleted_retention_seconds\x18\a \x01(\x05B\a\xbaH\x04\x1a\x02(\x00H\x05R\x19completedRetentionSeconds\x88\x01\x01\x12F\n" +
+	"\x18failed_retention_seconds\x18\b \x01(\x05B\a\xbaH\x04\x1a\x02(\x00H\x06R\x16failedRetentionSeconds\x88\x01\x01\x12@\n" +
+	"\x15dlq_retention_seconds\x18\t \x01(\x05B\a\xbaH\x04\x1a\x02(\x00H\aR\x13dlqRetentionSeconds\x88\x01\x01\x12H\n" +
 	"\x16default_expire_seconds\x18\v \x01(\x05B\r\xbaH\n" +
-	"\x1a\b\x18\x80\x86\xb0\x96\x01(\x00H\aR\x14defaultExpireSeconds\x88\x01\x01\x12+\n" +
+	"\x1a\b\x18\x80\x86\xb0\x96\x01(\x00H\bR\x14defaultExpireSeconds\x88\x01\x01\x12+\n" +
 	"\abackoff\x18\f \x01(\v2\x11.codeq.v1.BackoffR\abackoff\x12<\n" +
-	"\x11payload_bytes_max\x18\x0e \x01(\x05B\v\xbaH\b\x1a\x06\x18\x80\x80@(\x00H\bR\x0fpayloadBytesMax\x88\x01\x01B\x0f\n" +
-	"\r_max_attemptsB\x14\n" +
+	"\x11payload_bytes_max\x18\x0e \x01(\x05B\v\xbaH\b\x1a\x06\x18\x80\x80@(\x00H\tR\x0fpayloadBytesMax\x88\x01\x01B\x0f\n" +
+	"\r_max_attemptsB\x18\n" +
+	"\x16_dead_letter_topic_refB\x14\n" +
 	"\x12_retention_secondsB\x10\n" +
 	"\x0e_max_consumersB\x13\n" +
 	"\x11_default_priorityB\x1e\n" +
@@ -799,7 +811,7 @@ const file_codeq_v1_topic_service_proto_rawDesc = "" +
 	"\x19_failed_retention_secondsB\x18\n" +
 	"\x16_dlq_retention_secondsB\x19\n" +
 	"\x17_default_expire_secondsB\x14\n" +
-	"\x12_payload_bytes_maxJ\x04\b\x03\x10\x04J\x04\b\n" +
+	"\x12_payload_bytes_maxJ\x04\b\n" +
 	"\x10\vJ\x04\b\r\x10\x0eJ\x04\b\x0f\x10\x10\"\x80\x02\n" +
 	"\aBackoff\x12a\n" +
 	"\x06policy\x18\x01 \x01(\tBD\xbaHAr?R\x05fixedR\x06linearR\vexponentialR\x10exp_equal_jitterR\x0fexp_full_jitterH\x00R\x06policy\x88\x01\x01\x123\n" +
@@ -822,15 +834,15 @@ const file_codeq_v1_topic_service_proto_rawDesc = "" +
 	"updated_at\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\tupdatedAt\x12\x1d\n" +
 	"\acreated\x18\b \x01(\bH\x00R\acreated\x88\x01\x01B\n" +
 	"\n" +
-	"\b_created\"\xbe\x01\n" +
-	"\x0fPutTopicRequest\x12<\n" +
-	"\x04name\x18\x01 \x01(\tB(\xbaH%r#\x10\x01\x18\x80\x012\x1c^[A-Za-z0-9][A-Za-z0-9._-]*$R\x04name\x12-\n" +
+	"\b_created\"\xc4\x01\n" +
+	"\x0fPutTopicRequest\x12B\n" +
+	"\acommand\x18\x01 \x01(\tB(\xbaH%r#\x10\x01\x18\x80\x012\x1c^[A-Za-z0-9][A-Za-z0-9._-]*$R\acommand\x12-\n" +
 	"\x06policy\x18\x02 \x01(\v2\x15.codeq.v1.QueuePolicyR\x06policy\x12>\n" +
 	"\x06tenant\x18\x03 \x01(\tB&\xbaH\x1fr\x1d\x18?2\x19^([a-z][a-z0-9-]{1,62})?$\x98\xb6\x18\x01R\x06tenant\"9\n" +
 	"\x10PutTopicResponse\x12%\n" +
-	"\x05topic\x18\x01 \x01(\v2\x0f.codeq.v1.TopicR\x05topic\"\x8f\x01\n" +
-	"\x0fGetTopicRequest\x12<\n" +
-	"\x04name\x18\x01 \x01(\tB(\xbaH%r#\x10\x01\x18\x80\x012\x1c^[A-Za-z0-9][A-Za-z0-9._-]*$R\x04name\x12>\n" +
+	"\x05topic\x18\x01 \x01(\v2\x0f.codeq.v1.TopicR\x05topic\"\x95\x01\n" +
+	"\x0fGetTopicRequest\x12B\n" +
+	"\acommand\x18\x01 \x01(\tB(\xbaH%r#\x10\x01\x18\x80\x012\x1c^[A-Za-z0-9][A-Za-z0-9._-]*$R\acommand\x12>\n" +
 	"\x06tenant\x18\x02 \x01(\tB&\xbaH\x1fr\x1d\x18?2\x19^([a-z][a-z0-9-]{1,62})?$\x98\xb6\x18\x01R\x06tenant\"9\n" +
 	"\x10GetTopicResponse\x12%\n" +
 	"\x05topic\x18\x01 \x01(\v2\x0f.codeq.v1.TopicR\x05topic\"\xa5\x01\n" +
@@ -842,20 +854,20 @@ const file_codeq_v1_topic_service_proto_rawDesc = "" +
 	"\x06tenant\x18\x03 \x01(\tB&\xbaH\x1fr\x1d\x18?2\x19^([a-z][a-z0-9-]{1,62})?$\x98\xb6\x18\x01R\x06tenant\"e\n" +
 	"\x12ListTopicsResponse\x12'\n" +
 	"\x06topics\x18\x01 \x03(\v2\x0f.codeq.v1.TopicR\x06topics\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xca\x01\n" +
-	"\x12DeleteTopicRequest\x12<\n" +
-	"\x04name\x18\x01 \x01(\tB(\xbaH%r#\x10\x01\x18\x80\x012\x1c^[A-Za-z0-9][A-Za-z0-9._-]*$R\x04name\x126\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xd0\x01\n" +
+	"\x12DeleteTopicRequest\x12B\n" +
+	"\acommand\x18\x01 \x01(\tB(\xbaH%r#\x10\x01\x18\x80\x012\x1c^[A-Za-z0-9][A-Za-z0-9._-]*$R\acommand\x126\n" +
 	"\x0fdeletion_policy\x18\x02 \x01(\tB\r\xbaH\n" +
 	"r\bR\x06DeleteR\x0edeletionPolicy\x12>\n" +
 	"\x06tenant\x18\x03 \x01(\tB&\xbaH\x1fr\x1d\x18?2\x19^([a-z][a-z0-9-]{1,62})?$\x98\xb6\x18\x01R\x06tenant\"\x15\n" +
-	"\x13DeleteTopicResponse2\x86\x04\n" +
-	"\fTopicService\x12\x8f\x01\n" +
-	"\bPutTopic\x12\x19.codeq.v1.PutTopicRequest\x1a\x1a.codeq.v1.PutTopicResponse\"L\x8a\xb5\x18\x02\b\x04\x92\xb5\x18\x0e\x1a\f\n" +
-	"\acreated\x10\xc9\x01\x82\xd3\xe4\x93\x02.:\x06policyb\x05topic\x1a\x1d/v1/codeq/admin/topics/{name}\x12u\n" +
-	"\bGetTopic\x12\x19.codeq.v1.GetTopicRequest\x1a\x1a.codeq.v1.GetTopicResponse\"2\x8a\xb5\x18\x02\b\x06\x82\xd3\xe4\x93\x02&b\x05topic\x12\x1d/v1/codeq/admin/topics/{name}\x12m\n" +
+	"\x13DeleteTopicResponse2\x90\x04\n" +
+	"\fTopicService\x12\x92\x01\n" +
+	"\bPutTopic\x12\x19.codeq.v1.PutTopicRequest\x1a\x1a.codeq.v1.PutTopicResponse\"O\x8a\xb5\x18\x02\b\x04\x92\xb5\x18\x0e\x1a\f\n" +
+	"\acreated\x10\xc9\x01\x82\xd3\xe4\x93\x021:\x06policyb\x05topic\x1a /v1/codeq/admin/topics/{command}\x12x\n" +
+	"\bGetTopic\x12\x19.codeq.v1.GetTopicRequest\x1a\x1a.codeq.v1.GetTopicResponse\"5\x8a\xb5\x18\x02\b\x06\x82\xd3\xe4\x93\x02)b\x05topic\x12 /v1/codeq/admin/topics/{command}\x12m\n" +
 	"\n" +
-	"ListTopics\x12\x1b.codeq.v1.ListTopicsRequest\x1a\x1c.codeq.v1.ListTopicsResponse\"$\x8a\xb5\x18\x02\b\x06\x82\xd3\xe4\x93\x02\x18\x12\x16/v1/codeq/admin/topics\x12~\n" +
-	"\vDeleteTopic\x12\x1c.codeq.v1.DeleteTopicRequest\x1a\x1d.codeq.v1.DeleteTopicResponse\"2\x8a\xb5\x18\x02\b\x04\x92\xb5\x18\x03\x10\xcc\x01\x82\xd3\xe4\x93\x02\x1f*\x1d/v1/codeq/admin/topics/{name}B>Z<github.com/osvaldoandrade/codeq/sdks/go/gen/codeq/v1;codeqv1b\x06proto3"
+	"ListTopics\x12\x1b.codeq.v1.ListTopicsRequest\x1a\x1c.codeq.v1.ListTopicsResponse\"$\x8a\xb5\x18\x02\b\x06\x82\xd3\xe4\x93\x02\x18\x12\x16/v1/codeq/admin/topics\x12\x81\x01\n" +
+	"\vDeleteTopic\x12\x1c.codeq.v1.DeleteTopicRequest\x1a\x1d.codeq.v1.DeleteTopicResponse\"5\x8a\xb5\x18\x02\b\x04\x92\xb5\x18\x03\x10\xcc\x01\x82\xd3\xe4\x93\x02\"* /v1/codeq/admin/topics/{command}B>Z<github.com/osvaldoandrade/codeq/sdks/go/gen/codeq/v1;codeqv1b\x06proto3"
 
 var (
 	file_codeq_v1_topic_service_proto_rawDescOnce sync.Once

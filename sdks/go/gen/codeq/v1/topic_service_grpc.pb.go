@@ -31,20 +31,20 @@ const (
 //
 // TopicService manages the policies of queues. A topic is the policy of one command of a tenant; the queue itself need
 // not exist. Policies are enforced, replicated like tasks, and take effect at once.
+// Every RPC may also fail with NOT_OPERATOR if it names another tenant than the token's, and COMMAND_NOT_ALLOWED.
 type TopicServiceClient interface {
 	// PutTopic sets the whole policy of a command: limits that the policy does not name no longer apply. A new topic has
 	// version 1, a changed one the next version, and an unchanged one keeps its version.
-	// Errors: NOT_ADMIN, NOT_OPERATOR, INVALID_POLICY (names the field), LIMIT_REACHED (the tenant has 10000 topics),
-	// COMMAND_NOT_ALLOWED.
+	// Errors: NOT_ADMIN, INVALID_POLICY (names the field), LIMIT_REACHED (the tenant has 10000 topics).
 	PutTopic(ctx context.Context, in *PutTopicRequest, opts ...grpc.CallOption) (*PutTopicResponse, error)
 	// GetTopic returns a topic.
-	// Errors: NOT_ADMIN, NOT_OPERATOR, TOPIC_NOT_FOUND, COMMAND_NOT_ALLOWED.
+	// Errors: NOT_ADMIN, TOPIC_NOT_FOUND.
 	GetTopic(ctx context.Context, in *GetTopicRequest, opts ...grpc.CallOption) (*GetTopicResponse, error)
 	// ListTopics returns topics ordered by name.
-	// Errors: NOT_ADMIN, NOT_OPERATOR, INVALID_PAGE_TOKEN.
+	// Errors: NOT_ADMIN, INVALID_PAGE_TOKEN.
 	ListTopics(ctx context.Context, in *ListTopicsRequest, opts ...grpc.CallOption) (*ListTopicsResponse, error)
 	// DeleteTopic removes a topic; its queue and tasks stay. Idempotent.
-	// Errors: NOT_ADMIN, NOT_OPERATOR, INVALID_FIELD (deletion_policy is not "Delete"), COMMAND_NOT_ALLOWED.
+	// Errors: NOT_ADMIN, INVALID_FIELD (deletion_policy is not "Delete").
 	DeleteTopic(ctx context.Context, in *DeleteTopicRequest, opts ...grpc.CallOption) (*DeleteTopicResponse, error)
 }
 
@@ -102,20 +102,20 @@ func (c *topicServiceClient) DeleteTopic(ctx context.Context, in *DeleteTopicReq
 //
 // TopicService manages the policies of queues. A topic is the policy of one command of a tenant; the queue itself need
 // not exist. Policies are enforced, replicated like tasks, and take effect at once.
+// Every RPC may also fail with NOT_OPERATOR if it names another tenant than the token's, and COMMAND_NOT_ALLOWED.
 type TopicServiceServer interface {
 	// PutTopic sets the whole policy of a command: limits that the policy does not name no longer apply. A new topic has
 	// version 1, a changed one the next version, and an unchanged one keeps its version.
-	// Errors: NOT_ADMIN, NOT_OPERATOR, INVALID_POLICY (names the field), LIMIT_REACHED (the tenant has 10000 topics),
-	// COMMAND_NOT_ALLOWED.
+	// Errors: NOT_ADMIN, INVALID_POLICY (names the field), LIMIT_REACHED (the tenant has 10000 topics).
 	PutTopic(context.Context, *PutTopicRequest) (*PutTopicResponse, error)
 	// GetTopic returns a topic.
-	// Errors: NOT_ADMIN, NOT_OPERATOR, TOPIC_NOT_FOUND, COMMAND_NOT_ALLOWED.
+	// Errors: NOT_ADMIN, TOPIC_NOT_FOUND.
 	GetTopic(context.Context, *GetTopicRequest) (*GetTopicResponse, error)
 	// ListTopics returns topics ordered by name.
-	// Errors: NOT_ADMIN, NOT_OPERATOR, INVALID_PAGE_TOKEN.
+	// Errors: NOT_ADMIN, INVALID_PAGE_TOKEN.
 	ListTopics(context.Context, *ListTopicsRequest) (*ListTopicsResponse, error)
 	// DeleteTopic removes a topic; its queue and tasks stay. Idempotent.
-	// Errors: NOT_ADMIN, NOT_OPERATOR, INVALID_FIELD (deletion_policy is not "Delete"), COMMAND_NOT_ALLOWED.
+	// Errors: NOT_ADMIN, INVALID_FIELD (deletion_policy is not "Delete").
 	DeleteTopic(context.Context, *DeleteTopicRequest) (*DeleteTopicResponse, error)
 	mustEmbedUnimplementedTopicServiceServer()
 }

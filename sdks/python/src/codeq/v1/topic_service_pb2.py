@@ -28,7 +28,7 @@ from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x63odeq/v1/topic_service.proto\x12\x08\x63odeq.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1e\x63odeq/options/v1/options.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa7\x07\n\x0bQueuePolicy\x12=\n\x0epriority_tiers\x18\x01 \x03(\x05\x42\x16\xbaH\x0f\x92\x01\x0c\x10@\x18\x01\"\x06\x1a\x04\x18\t(\x00\xf8\xb5\x18\x01R\rpriorityTiers\x12\x32\n\x0cmax_attempts\x18\x02 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00H\x00R\x0bmaxAttempts\x88\x01\x01\x12\x39\n\x11retention_seconds\x18\x04 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00H\x01R\x10retentionSeconds\x88\x01\x01\x12\x34\n\rmax_consumers\x18\x05 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\x90N(\x00H\x02R\x0cmaxConsumers\x88\x01\x01\x12\x39\n\x10\x64\x65\x66\x61ult_priority\x18\x06 \x01(\x05\x42\t\xbaH\x06\x1a\x04\x18\t(\x00H\x03R\x0f\x64\x65\x66\x61ultPriority\x88\x01\x01\x12L\n\x1b\x63ompleted_retention_seconds\x18\x07 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00H\x04R\x19\x63ompletedRetentionSeconds\x88\x01\x01\x12\x46\n\x18\x66\x61iled_retention_seconds\x18\x08 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00H\x05R\x16\x66\x61iledRetentionSeconds\x88\x01\x01\x12@\n\x15\x64lq_retention_seconds\x18\t \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00H\x06R\x13\x64lqRetentionSeconds\x88\x01\x01\x12H\n\x16\x64\x65\x66\x61ult_expire_seconds\x18\x0b \x01(\x05\x42\r\xbaH\n\x1a\x08\x18\x80\x86\xb0\x96\x01(\x00H\x07R\x14\x64\x65\x66\x61ultExpireSeconds\x88\x01\x01\x12+\n\x07\x62\x61\x63koff\x18\x0c \x01(\x0b\x32\x11.codeq.v1.BackoffR\x07\x62\x61\x63koff\x12<\n\x11payload_bytes_max\x18\x0e \x01(\x05\x42\x0b\xbaH\x08\x1a\x06\x18\x80\x80@(\x00H\x08R\x0fpayloadBytesMax\x88\x01\x01\x42\x0f\n\r_max_attemptsB\x14\n\x12_retention_secondsB\x10\n\x0e_max_consumersB\x13\n\x11_default_priorityB\x1e\n\x1c_completed_retention_secondsB\x1b\n\x19_failed_retention_secondsB\x18\n\x16_dlq_retention_secondsB\x19\n\x17_default_expire_secondsB\x14\n\x12_payload_bytes_maxJ\x04\x08\x03\x10\x04J\x04\x08\n\x10\x0bJ\x04\x08\r\x10\x0eJ\x04\x08\x0f\x10\x10\"\x80\x02\n\x07\x42\x61\x63koff\x12\x61\n\x06policy\x18\x01 \x01(\tBD\xbaHAr?R\x05\x66ixedR\x06linearR\x0b\x65xponentialR\x10\x65xp_equal_jitterR\x0f\x65xp_full_jitterH\x00R\x06policy\x88\x01\x01\x12\x33\n\x0c\x62\x61se_seconds\x18\x02 \x01(\x05\x42\x0b\xbaH\x08\x1a\x06\x18\xc0\xd1\x02(\x00H\x01R\x0b\x62\x61seSeconds\x88\x01\x01\x12\x31\n\x0bmax_seconds\x18\x03 \x01(\x05\x42\x0b\xbaH\x08\x1a\x06\x18\xc0\xd1\x02(\x00H\x02R\nmaxSeconds\x88\x01\x01\x42\t\n\x07_policyB\x0f\n\r_base_secondsB\x0e\n\x0c_max_seconds\"\xc8\x02\n\x05Topic\x12\x19\n\x08topic_id\x18\x01 \x01(\tR\x07topicId\x12\x1b\n\ttenant_id\x18\x02 \x01(\tR\x08tenantId\x12\x1d\n\ntopic_name\x18\x03 \x01(\tR\ttopicName\x12-\n\x06policy\x18\x04 \x01(\x0b\x32\x15.codeq.v1.QueuePolicyR\x06policy\x12\x18\n\x07version\x18\x05 \x01(\x03R\x07version\x12\x39\n\ncreated_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tcreatedAt\x12\x39\n\nupdated_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tupdatedAt\x12\x1d\n\x07\x63reated\x18\x08 \x01(\x08H\x00R\x07\x63reated\x88\x01\x01\x42\n\n\x08_created\"\xbe\x01\n\x0fPutTopicRequest\x12<\n\x04name\x18\x01 \x01(\tB(\xbaH%r#\x10\x01\x18\x80\x01\x32\x1c^[A-Za-z0-9][A-Za-z0-9._-]*$R\x04name\x12-\n\x06policy\x18\x02 \x01(\x0b\x32\x15.codeq.v1.QueuePolicyR\x06policy\x12>\n\x06tenant\x18\x03 \x01(\tB&\xbaH\x1fr\x1d\x18?2\x19^([a-z][a-z0-9-]{1,62})?$\x98\xb6\x18\x01R\x06tenant\"9\n\x10PutTopicResponse\x12%\n\x05topic\x18\x01 \x01(\x0b\x32\x0f.codeq.v1.TopicR\x05topic\"\x8f\x01\n\x0fGetTopicRequest\x12<\n\x04name\x18\x01 \x01(\tB(\xbaH%r#\x10\x01\x18\x80\x01\x32\x1c^[A-Za-z0-9][A-Za-z0-9._-]*$R\x04name\x12>\n\x06tenant\x18\x02 \x01(\tB&\xbaH\x1fr\x1d\x18?2\x19^([a-z][a-z0-9-]{1,62})?$\x98\xb6\x18\x01R\x06tenant\"9\n\x10GetTopicResponse\x12%\n\x05topic\x18\x01 \x01(\x0b\x32\x0f.codeq.v1.TopicR\x05topic\"\xa5\x01\n\x11ListTopicsRequest\x12\'\n\tpage_size\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xf4\x03(\x00R\x08pageSize\x12\'\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02R\tpageToken\x12>\n\x06tenant\x18\x03 \x01(\tB&\xbaH\x1fr\x1d\x18?2\x19^([a-z][a-z0-9-]{1,62})?$\x98\xb6\x18\x01R\x06tenant\"e\n\x12ListTopicsResponse\x12\'\n\x06topics\x18\x01 \x03(\x0b\x32\x0f.codeq.v1.TopicR\x06topics\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xca\x01\n\x12\x44\x65leteTopicRequest\x12<\n\x04name\x18\x01 \x01(\tB(\xbaH%r#\x10\x01\x18\x80\x01\x32\x1c^[A-Za-z0-9][A-Za-z0-9._-]*$R\x04name\x12\x36\n\x0f\x64\x65letion_policy\x18\x02 \x01(\tB\r\xbaH\nr\x08R\x06\x44\x65leteR\x0e\x64\x65letionPolicy\x12>\n\x06tenant\x18\x03 \x01(\tB&\xbaH\x1fr\x1d\x18?2\x19^([a-z][a-z0-9-]{1,62})?$\x98\xb6\x18\x01R\x06tenant\"\x15\n\x13\x44\x65leteTopicResponse2\x86\x04\n\x0cTopicService\x12\x8f\x01\n\x08PutTopic\x12\x19.codeq.v1.PutTopicRequest\x1a\x1a.codeq.v1.PutTopicResponse\"L\x8a\xb5\x18\x02\x08\x04\x92\xb5\x18\x0e\x1a\x0c\n\x07\x63reated\x10\xc9\x01\x82\xd3\xe4\x93\x02.\x1a\x1d/v1/codeq/admin/topics/{name}:\x06policyb\x05topic\x12u\n\x08GetTopic\x12\x19.codeq.v1.GetTopicRequest\x1a\x1a.codeq.v1.GetTopicResponse\"2\x8a\xb5\x18\x02\x08\x06\x82\xd3\xe4\x93\x02&\x12\x1d/v1/codeq/admin/topics/{name}b\x05topic\x12m\n\nListTopics\x12\x1b.codeq.v1.ListTopicsRequest\x1a\x1c.codeq.v1.ListTopicsResponse\"$\x8a\xb5\x18\x02\x08\x06\x82\xd3\xe4\x93\x02\x18\x12\x16/v1/codeq/admin/topics\x12~\n\x0b\x44\x65leteTopic\x12\x1c.codeq.v1.DeleteTopicRequest\x1a\x1d.codeq.v1.DeleteTopicResponse\"2\x8a\xb5\x18\x02\x08\x04\x92\xb5\x18\x03\x10\xcc\x01\x82\xd3\xe4\x93\x02\x1f*\x1d/v1/codeq/admin/topics/{name}B>Z<github.com/osvaldoandrade/codeq/sdks/go/gen/codeq/v1;codeqv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x63odeq/v1/topic_service.proto\x12\x08\x63odeq.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1e\x63odeq/options/v1/options.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9e\x08\n\x0bQueuePolicy\x12=\n\x0epriority_tiers\x18\x01 \x03(\x05\x42\x16\xbaH\x0f\x92\x01\x0c\x10@\x18\x01\"\x06\x1a\x04\x18\t(\x00\xf8\xb5\x18\x01R\rpriorityTiers\x12\x32\n\x0cmax_attempts\x18\x02 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00H\x00R\x0bmaxAttempts\x88\x01\x01\x12\x61\n\x15\x64\x65\x61\x64_letter_topic_ref\x18\x03 \x01(\tB)\xbaH&r$\x18\x80\x01\x32\x1f^([A-Za-z0-9][A-Za-z0-9._-]*)?$H\x01R\x12\x64\x65\x61\x64LetterTopicRef\x88\x01\x01\x12\x39\n\x11retention_seconds\x18\x04 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00H\x02R\x10retentionSeconds\x88\x01\x01\x12\x34\n\rmax_consumers\x18\x05 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\x90N(\x00H\x03R\x0cmaxConsumers\x88\x01\x01\x12\x39\n\x10\x64\x65\x66\x61ult_priority\x18\x06 \x01(\x05\x42\t\xbaH\x06\x1a\x04\x18\t(\x00H\x04R\x0f\x64\x65\x66\x61ultPriority\x88\x01\x01\x12L\n\x1b\x63ompleted_retention_seconds\x18\x07 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00H\x05R\x19\x63ompletedRetentionSeconds\x88\x01\x01\x12\x46\n\x18\x66\x61iled_retention_seconds\x18\x08 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00H\x06R\x16\x66\x61iledRetentionSeconds\x88\x01\x01\x12@\n\x15\x64lq_retention_seconds\x18\t \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00H\x07R\x13\x64lqRetentionSeconds\x88\x01\x01\x12H\n\x16\x64\x65\x66\x61ult_expire_seconds\x18\x0b \x01(\x05\x42\r\xbaH\n\x1a\x08\x18\x80\x86\xb0\x96\x01(\x00H\x08R\x14\x64\x65\x66\x61ultExpireSeconds\x88\x01\x01\x12+\n\x07\x62\x61\x63koff\x18\x0c \x01(\x0b\x32\x11.codeq.v1.BackoffR\x07\x62\x61\x63koff\x12<\n\x11payload_bytes_max\x18\x0e \x01(\x05\x42\x0b\xbaH\x08\x1a\x06\x18\x80\x80@(\x00H\tR\x0fpayloadBytesMax\x88\x01\x01\x42\x0f\n\r_max_attemptsB\x18\n\x16_dead_letter_topic_refB\x14\n\x12_retention_secondsB\x10\n\x0e_max_consumersB\x13\n\x11_default_priorityB\x1e\n\x1c_completed_retention_secondsB\x1b\n\x19_failed_retention_secondsB\x18\n\x16_dlq_retention_secondsB\x19\n\x17_default_expire_secondsB\x14\n\x12_payload_bytes_maxJ\x04\x08\n\x10\x0bJ\x04\x08\r\x10\x0eJ\x04\x08\x0f\x10\x10\"\x80\x02\n\x07\x42\x61\x63koff\x12\x61\n\x06policy\x18\x01 \x01(\tBD\xbaHAr?R\x05\x66ixedR\x06linearR\x0b\x65xponentialR\x10\x65xp_equal_jitterR\x0f\x65xp_full_jitterH\x00R\x06policy\x88\x01\x01\x12\x33\n\x0c\x62\x61se_seconds\x18\x02 \x01(\x05\x42\x0b\xbaH\x08\x1a\x06\x18\xc0\xd1\x02(\x00H\x01R\x0b\x62\x61seSeconds\x88\x01\x01\x12\x31\n\x0bmax_seconds\x18\x03 \x01(\x05\x42\x0b\xbaH\x08\x1a\x06\x18\xc0\xd1\x02(\x00H\x02R\nmaxSeconds\x88\x01\x01\x42\t\n\x07_policyB\x0f\n\r_base_secondsB\x0e\n\x0c_max_seconds\"\xc8\x02\n\x05Topic\x12\x19\n\x08topic_id\x18\x01 \x01(\tR\x07topicId\x12\x1b\n\ttenant_id\x18\x02 \x01(\tR\x08tenantId\x12\x1d\n\ntopic_name\x18\x03 \x01(\tR\ttopicName\x12-\n\x06policy\x18\x04 \x01(\x0b\x32\x15.codeq.v1.QueuePolicyR\x06policy\x12\x18\n\x07version\x18\x05 \x01(\x03R\x07version\x12\x39\n\ncreated_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tcreatedAt\x12\x39\n\nupdated_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tupdatedAt\x12\x1d\n\x07\x63reated\x18\x08 \x01(\x08H\x00R\x07\x63reated\x88\x01\x01\x42\n\n\x08_created\"\xc4\x01\n\x0fPutTopicRequest\x12\x42\n\x07\x63ommand\x18\x01 \x01(\tB(\xbaH%r#\x10\x01\x18\x80\x01\x32\x1c^[A-Za-z0-9][A-Za-z0-9._-]*$R\x07\x63ommand\x12-\n\x06policy\x18\x02 \x01(\x0b\x32\x15.codeq.v1.QueuePolicyR\x06policy\x12>\n\x06tenant\x18\x03 \x01(\tB&\xbaH\x1fr\x1d\x18?2\x19^([a-z][a-z0-9-]{1,62})?$\x98\xb6\x18\x01R\x06tenant\"9\n\x10PutTopicResponse\x12%\n\x05topic\x18\x01 \x01(\x0b\x32\x0f.codeq.v1.TopicR\x05topic\"\x95\x01\n\x0fGetTopicRequest\x12\x42\n\x07\x63ommand\x18\x01 \x01(\tB(\xbaH%r#\x10\x01\x18\x80\x01\x32\x1c^[A-Za-z0-9][A-Za-z0-9._-]*$R\x07\x63ommand\x12>\n\x06tenant\x18\x02 \x01(\tB&\xbaH\x1fr\x1d\x18?2\x19^([a-z][a-z0-9-]{1,62})?$\x98\xb6\x18\x01R\x06tenant\"9\n\x10GetTopicResponse\x12%\n\x05topic\x18\x01 \x01(\x0b\x32\x0f.codeq.v1.TopicR\x05topic\"\xa5\x01\n\x11ListTopicsRequest\x12\'\n\tpage_size\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xf4\x03(\x00R\x08pageSize\x12\'\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02R\tpageToken\x12>\n\x06tenant\x18\x03 \x01(\tB&\xbaH\x1fr\x1d\x18?2\x19^([a-z][a-z0-9-]{1,62})?$\x98\xb6\x18\x01R\x06tenant\"e\n\x12ListTopicsResponse\x12\'\n\x06topics\x18\x01 \x03(\x0b\x32\x0f.codeq.v1.TopicR\x06topics\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xd0\x01\n\x12\x44\x65leteTopicRequest\x12\x42\n\x07\x63ommand\x18\x01 \x01(\tB(\xbaH%r#\x10\x01\x18\x80\x01\x32\x1c^[A-Za-z0-9][A-Za-z0-9._-]*$R\x07\x63ommand\x12\x36\n\x0f\x64\x65letion_policy\x18\x02 \x01(\tB\r\xbaH\nr\x08R\x06\x44\x65leteR\x0e\x64\x65letionPolicy\x12>\n\x06tenant\x18\x03 \x01(\tB&\xbaH\x1fr\x1d\x18?2\x19^([a-z][a-z0-9-]{1,62})?$\x98\xb6\x18\x01R\x06tenant\"\x15\n\x13\x44\x65leteTopicResponse2\x90\x04\n\x0cTopicService\x12\x92\x01\n\x08PutTopic\x12\x19.codeq.v1.PutTopicRequest\x1a\x1a.codeq.v1.PutTopicResponse\"O\x8a\xb5\x18\x02\x08\x04\x92\xb5\x18\x0e\x1a\x0c\n\x07\x63reated\x10\xc9\x01\x82\xd3\xe4\x93\x02\x31\x1a /v1/codeq/admin/topics/{command}:\x06policyb\x05topic\x12x\n\x08GetTopic\x12\x19.codeq.v1.GetTopicRequest\x1a\x1a.codeq.v1.GetTopicResponse\"5\x8a\xb5\x18\x02\x08\x06\x82\xd3\xe4\x93\x02)\x12 /v1/codeq/admin/topics/{command}b\x05topic\x12m\n\nListTopics\x12\x1b.codeq.v1.ListTopicsRequest\x1a\x1c.codeq.v1.ListTopicsResponse\"$\x8a\xb5\x18\x02\x08\x06\x82\xd3\xe4\x93\x02\x18\x12\x16/v1/codeq/admin/topics\x12\x81\x01\n\x0b\x44\x65leteTopic\x12\x1c.codeq.v1.DeleteTopicRequest\x1a\x1d.codeq.v1.DeleteTopicResponse\"5\x8a\xb5\x18\x02\x08\x04\x92\xb5\x18\x03\x10\xcc\x01\x82\xd3\xe4\x93\x02\"* /v1/codeq/admin/topics/{command}B>Z<github.com/osvaldoandrade/codeq/sdks/go/gen/codeq/v1;codeqv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,6 +40,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_QUEUEPOLICY'].fields_by_name['priority_tiers']._serialized_options = b'\272H\017\222\001\014\020@\030\001\"\006\032\004\030\t(\000\370\265\030\001'
   _globals['_QUEUEPOLICY'].fields_by_name['max_attempts']._loaded_options = None
   _globals['_QUEUEPOLICY'].fields_by_name['max_attempts']._serialized_options = b'\272H\007\032\005\030\350\007(\000'
+  _globals['_QUEUEPOLICY'].fields_by_name['dead_letter_topic_ref']._loaded_options = None
+  _globals['_QUEUEPOLICY'].fields_by_name['dead_letter_topic_ref']._serialized_options = b'\272H&r$\030\200\0012\037^([A-Za-z0-9][A-Za-z0-9._-]*)?$'
   _globals['_QUEUEPOLICY'].fields_by_name['retention_seconds']._loaded_options = None
   _globals['_QUEUEPOLICY'].fields_by_name['retention_seconds']._serialized_options = b'\272H\004\032\002(\000'
   _globals['_QUEUEPOLICY'].fields_by_name['max_consumers']._loaded_options = None
@@ -62,12 +64,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_BACKOFF'].fields_by_name['base_seconds']._serialized_options = b'\272H\010\032\006\030\300\321\002(\000'
   _globals['_BACKOFF'].fields_by_name['max_seconds']._loaded_options = None
   _globals['_BACKOFF'].fields_by_name['max_seconds']._serialized_options = b'\272H\010\032\006\030\300\321\002(\000'
-  _globals['_PUTTOPICREQUEST'].fields_by_name['name']._loaded_options = None
-  _globals['_PUTTOPICREQUEST'].fields_by_name['name']._serialized_options = b'\272H%r#\020\001\030\200\0012\034^[A-Za-z0-9][A-Za-z0-9._-]*$'
+  _globals['_PUTTOPICREQUEST'].fields_by_name['command']._loaded_options = None
+  _globals['_PUTTOPICREQUEST'].fields_by_name['command']._serialized_options = b'\272H%r#\020\001\030\200\0012\034^[A-Za-z0-9][A-Za-z0-9._-]*$'
   _globals['_PUTTOPICREQUEST'].fields_by_name['tenant']._loaded_options = None
   _globals['_PUTTOPICREQUEST'].fields_by_name['tenant']._serialized_options = b'\272H\037r\035\030?2\031^([a-z][a-z0-9-]{1,62})?$\230\266\030\001'
-  _globals['_GETTOPICREQUEST'].fields_by_name['name']._loaded_options = None
-  _globals['_GETTOPICREQUEST'].fields_by_name['name']._serialized_options = b'\272H%r#\020\001\030\200\0012\034^[A-Za-z0-9][A-Za-z0-9._-]*$'
+  _globals['_GETTOPICREQUEST'].fields_by_name['command']._loaded_options = None
+  _globals['_GETTOPICREQUEST'].fields_by_name['command']._serialized_options = b'\272H%r#\020\001\030\200\0012\034^[A-Za-z0-9][A-Za-z0-9._-]*$'
   _globals['_GETTOPICREQUEST'].fields_by_name['tenant']._loaded_options = None
   _globals['_GETTOPICREQUEST'].fields_by_name['tenant']._serialized_options = b'\272H\037r\035\030?2\031^([a-z][a-z0-9-]{1,62})?$\230\266\030\001'
   _globals['_LISTTOPICSREQUEST'].fields_by_name['page_size']._loaded_options = None
@@ -76,42 +78,42 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTTOPICSREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003\030\200\002'
   _globals['_LISTTOPICSREQUEST'].fields_by_name['tenant']._loaded_options = None
   _globals['_LISTTOPICSREQUEST'].fields_by_name['tenant']._serialized_options = b'\272H\037r\035\030?2\031^([a-z][a-z0-9-]{1,62})?$\230\266\030\001'
-  _globals['_DELETETOPICREQUEST'].fields_by_name['name']._loaded_options = None
-  _globals['_DELETETOPICREQUEST'].fields_by_name['name']._serialized_options = b'\272H%r#\020\001\030\200\0012\034^[A-Za-z0-9][A-Za-z0-9._-]*$'
+  _globals['_DELETETOPICREQUEST'].fields_by_name['command']._loaded_options = None
+  _globals['_DELETETOPICREQUEST'].fields_by_name['command']._serialized_options = b'\272H%r#\020\001\030\200\0012\034^[A-Za-z0-9][A-Za-z0-9._-]*$'
   _globals['_DELETETOPICREQUEST'].fields_by_name['deletion_policy']._loaded_options = None
   _globals['_DELETETOPICREQUEST'].fields_by_name['deletion_policy']._serialized_options = b'\272H\nr\010R\006Delete'
   _globals['_DELETETOPICREQUEST'].fields_by_name['tenant']._loaded_options = None
   _globals['_DELETETOPICREQUEST'].fields_by_name['tenant']._serialized_options = b'\272H\037r\035\030?2\031^([a-z][a-z0-9-]{1,62})?$\230\266\030\001'
   _globals['_TOPICSERVICE'].methods_by_name['PutTopic']._loaded_options = None
-  _globals['_TOPICSERVICE'].methods_by_name['PutTopic']._serialized_options = b'\212\265\030\002\010\004\222\265\030\016\032\014\n\007created\020\311\001\202\323\344\223\002.\032\035/v1/codeq/admin/topics/{name}:\006policyb\005topic'
+  _globals['_TOPICSERVICE'].methods_by_name['PutTopic']._serialized_options = b'\212\265\030\002\010\004\222\265\030\016\032\014\n\007created\020\311\001\202\323\344\223\0021\032 /v1/codeq/admin/topics/{command}:\006policyb\005topic'
   _globals['_TOPICSERVICE'].methods_by_name['GetTopic']._loaded_options = None
-  _globals['_TOPICSERVICE'].methods_by_name['GetTopic']._serialized_options = b'\212\265\030\002\010\006\202\323\344\223\002&\022\035/v1/codeq/admin/topics/{name}b\005topic'
+  _globals['_TOPICSERVICE'].methods_by_name['GetTopic']._serialized_options = b'\212\265\030\002\010\006\202\323\344\223\002)\022 /v1/codeq/admin/topics/{command}b\005topic'
   _globals['_TOPICSERVICE'].methods_by_name['ListTopics']._loaded_options = None
   _globals['_TOPICSERVICE'].methods_by_name['ListTopics']._serialized_options = b'\212\265\030\002\010\006\202\323\344\223\002\030\022\026/v1/codeq/admin/topics'
   _globals['_TOPICSERVICE'].methods_by_name['DeleteTopic']._loaded_options = None
-  _globals['_TOPICSERVICE'].methods_by_name['DeleteTopic']._serialized_options = b'\212\265\030\002\010\004\222\265\030\003\020\314\001\202\323\344\223\002\037*\035/v1/codeq/admin/topics/{name}'
+  _globals['_TOPICSERVICE'].methods_by_name['DeleteTopic']._serialized_options = b'\212\265\030\002\010\004\222\265\030\003\020\314\001\202\323\344\223\002\"* /v1/codeq/admin/topics/{command}'
   _globals['_QUEUEPOLICY']._serialized_start=167
-  _globals['_QUEUEPOLICY']._serialized_end=1102
-  _globals['_BACKOFF']._serialized_start=1105
-  _globals['_BACKOFF']._serialized_end=1361
-  _globals['_TOPIC']._serialized_start=1364
-  _globals['_TOPIC']._serialized_end=1692
-  _globals['_PUTTOPICREQUEST']._serialized_start=1695
-  _globals['_PUTTOPICREQUEST']._serialized_end=1885
-  _globals['_PUTTOPICRESPONSE']._serialized_start=1887
-  _globals['_PUTTOPICRESPONSE']._serialized_end=1944
-  _globals['_GETTOPICREQUEST']._serialized_start=1947
-  _globals['_GETTOPICREQUEST']._serialized_end=2090
-  _globals['_GETTOPICRESPONSE']._serialized_start=2092
-  _globals['_GETTOPICRESPONSE']._serialized_end=2149
-  _globals['_LISTTOPICSREQUEST']._serialized_start=2152
-  _globals['_LISTTOPICSREQUEST']._serialized_end=2317
-  _globals['_LISTTOPICSRESPONSE']._serialized_start=2319
-  _globals['_LISTTOPICSRESPONSE']._serialized_end=2420
-  _globals['_DELETETOPICREQUEST']._serialized_start=2423
-  _globals['_DELETETOPICREQUEST']._serialized_end=2625
-  _globals['_DELETETOPICRESPONSE']._serialized_start=2627
-  _globals['_DELETETOPICRESPONSE']._serialized_end=2648
-  _globals['_TOPICSERVICE']._serialized_start=2651
-  _globals['_TOPICSERVICE']._serialized_end=3169
+  _globals['_QUEUEPOLICY']._serialized_end=1221
+  _globals['_BACKOFF']._serialized_start=1224
+  _globals['_BACKOFF']._serialized_end=1480
+  _globals['_TOPIC']._serialized_start=1483
+  _globals['_TOPIC']._serialized_end=1811
+  _globals['_PUTTOPICREQUEST']._serialized_start=1814
+  _globals['_PUTTOPICREQUEST']._serialized_end=2010
+  _globals['_PUTTOPICRESPONSE']._serialized_start=2012
+  _globals['_PUTTOPICRESPONSE']._serialized_end=2069
+  _globals['_GETTOPICREQUEST']._serialized_start=2072
+  _globals['_GETTOPICREQUEST']._serialized_end=2221
+  _globals['_GETTOPICRESPONSE']._serialized_start=2223
+  _globals['_GETTOPICRESPONSE']._serialized_end=2280
+  _globals['_LISTTOPICSREQUEST']._serialized_start=2283
+  _globals['_LISTTOPICSREQUEST']._serialized_end=2448
+  _globals['_LISTTOPICSRESPONSE']._serialized_start=2450
+  _globals['_LISTTOPICSRESPONSE']._serialized_end=2551
+  _globals['_DELETETOPICREQUEST']._serialized_start=2554
+  _globals['_DELETETOPICREQUEST']._serialized_end=2762
+  _globals['_DELETETOPICRESPONSE']._serialized_start=2764
+  _globals['_DELETETOPICRESPONSE']._serialized_end=2785
+  _globals['_TOPICSERVICE']._serialized_start=2788
+  _globals['_TOPICSERVICE']._serialized_end=3316
 # @@protoc_insertion_point(module_scope)

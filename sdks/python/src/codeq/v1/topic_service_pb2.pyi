@@ -13,9 +13,10 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class QueuePolicy(_message.Message):
-    __slots__ = ("priority_tiers", "max_attempts", "retention_seconds", "max_consumers", "default_priority", "completed_retention_seconds", "failed_retention_seconds", "dlq_retention_seconds", "default_expire_seconds", "backoff", "payload_bytes_max")
+    __slots__ = ("priority_tiers", "max_attempts", "dead_letter_topic_ref", "retention_seconds", "max_consumers", "default_priority", "completed_retention_seconds", "failed_retention_seconds", "dlq_retention_seconds", "default_expire_seconds", "backoff", "payload_bytes_max")
     PRIORITY_TIERS_FIELD_NUMBER: _ClassVar[int]
     MAX_ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
+    DEAD_LETTER_TOPIC_REF_FIELD_NUMBER: _ClassVar[int]
     RETENTION_SECONDS_FIELD_NUMBER: _ClassVar[int]
     MAX_CONSUMERS_FIELD_NUMBER: _ClassVar[int]
     DEFAULT_PRIORITY_FIELD_NUMBER: _ClassVar[int]
@@ -27,6 +28,7 @@ class QueuePolicy(_message.Message):
     PAYLOAD_BYTES_MAX_FIELD_NUMBER: _ClassVar[int]
     priority_tiers: _containers.RepeatedScalarFieldContainer[int]
     max_attempts: int
+    dead_letter_topic_ref: str
     retention_seconds: int
     max_consumers: int
     default_priority: int
@@ -36,7 +38,7 @@ class QueuePolicy(_message.Message):
     default_expire_seconds: int
     backoff: Backoff
     payload_bytes_max: int
-    def __init__(self, priority_tiers: _Optional[_Iterable[int]] = ..., max_attempts: _Optional[int] = ..., retention_seconds: _Optional[int] = ..., max_consumers: _Optional[int] = ..., default_priority: _Optional[int] = ..., completed_retention_seconds: _Optional[int] = ..., failed_retention_seconds: _Optional[int] = ..., dlq_retention_seconds: _Optional[int] = ..., default_expire_seconds: _Optional[int] = ..., backoff: _Optional[_Union[Backoff, _Mapping]] = ..., payload_bytes_max: _Optional[int] = ...) -> None: ...
+    def __init__(self, priority_tiers: _Optional[_Iterable[int]] = ..., max_attempts: _Optional[int] = ..., dead_letter_topic_ref: _Optional[str] = ..., retention_seconds: _Optional[int] = ..., max_consumers: _Optional[int] = ..., default_priority: _Optional[int] = ..., completed_retention_seconds: _Optional[int] = ..., failed_retention_seconds: _Optional[int] = ..., dlq_retention_seconds: _Optional[int] = ..., default_expire_seconds: _Optional[int] = ..., backoff: _Optional[_Union[Backoff, _Mapping]] = ..., payload_bytes_max: _Optional[int] = ...) -> None: ...
 
 class Backoff(_message.Message):
     __slots__ = ("policy", "base_seconds", "max_seconds")
@@ -69,14 +71,14 @@ class Topic(_message.Message):
     def __init__(self, topic_id: _Optional[str] = ..., tenant_id: _Optional[str] = ..., topic_name: _Optional[str] = ..., policy: _Optional[_Union[QueuePolicy, _Mapping]] = ..., version: _Optional[int] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., updated_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., created: _Optional[bool] = ...) -> None: ...
 
 class PutTopicRequest(_message.Message):
-    __slots__ = ("name", "policy", "tenant")
-    NAME_FIELD_NUMBER: _ClassVar[int]
+    __slots__ = ("command", "policy", "tenant")
+    COMMAND_FIELD_NUMBER: _ClassVar[int]
     POLICY_FIELD_NUMBER: _ClassVar[int]
     TENANT_FIELD_NUMBER: _ClassVar[int]
-    name: str
+    command: str
     policy: QueuePolicy
     tenant: str
-    def __init__(self, name: _Optional[str] = ..., policy: _Optional[_Union[QueuePolicy, _Mapping]] = ..., tenant: _Optional[str] = ...) -> None: ...
+    def __init__(self, command: _Optional[str] = ..., policy: _Optional[_Union[QueuePolicy, _Mapping]] = ..., tenant: _Optional[str] = ...) -> None: ...
 
 class PutTopicResponse(_message.Message):
     __slots__ = ("topic",)
@@ -85,12 +87,12 @@ class PutTopicResponse(_message.Message):
     def __init__(self, topic: _Optional[_Union[Topic, _Mapping]] = ...) -> None: ...
 
 class GetTopicRequest(_message.Message):
-    __slots__ = ("name", "tenant")
-    NAME_FIELD_NUMBER: _ClassVar[int]
+    __slots__ = ("command", "tenant")
+    COMMAND_FIELD_NUMBER: _ClassVar[int]
     TENANT_FIELD_NUMBER: _ClassVar[int]
-    name: str
+    command: str
     tenant: str
-    def __init__(self, name: _Optional[str] = ..., tenant: _Optional[str] = ...) -> None: ...
+    def __init__(self, command: _Optional[str] = ..., tenant: _Optional[str] = ...) -> None: ...
 
 class GetTopicResponse(_message.Message):
     __slots__ = ("topic",)
@@ -117,14 +119,14 @@ class ListTopicsResponse(_message.Message):
     def __init__(self, topics: _Optional[_Iterable[_Union[Topic, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
 class DeleteTopicRequest(_message.Message):
-    __slots__ = ("name", "deletion_policy", "tenant")
-    NAME_FIELD_NUMBER: _ClassVar[int]
+    __slots__ = ("command", "deletion_policy", "tenant")
+    COMMAND_FIELD_NUMBER: _ClassVar[int]
     DELETION_POLICY_FIELD_NUMBER: _ClassVar[int]
     TENANT_FIELD_NUMBER: _ClassVar[int]
-    name: str
+    command: str
     deletion_policy: str
     tenant: str
-    def __init__(self, name: _Optional[str] = ..., deletion_policy: _Optional[str] = ..., tenant: _Optional[str] = ...) -> None: ...
+    def __init__(self, command: _Optional[str] = ..., deletion_policy: _Optional[str] = ..., tenant: _Optional[str] = ...) -> None: ...
 
 class DeleteTopicResponse(_message.Message):
     __slots__ = ()

@@ -28,6 +28,7 @@ if _version_not_supported:
 class TopicServiceStub:
     """TopicService manages the policies of queues. A topic is the policy of one command of a tenant; the queue itself need
     not exist. Policies are enforced, replicated like tasks, and take effect at once.
+    Every RPC may also fail with NOT_OPERATOR if it names another tenant than the token's, and COMMAND_NOT_ALLOWED.
     """
 
     def __init__(self, channel):
@@ -61,13 +62,13 @@ class TopicServiceStub:
 class TopicServiceServicer:
     """TopicService manages the policies of queues. A topic is the policy of one command of a tenant; the queue itself need
     not exist. Policies are enforced, replicated like tasks, and take effect at once.
+    Every RPC may also fail with NOT_OPERATOR if it names another tenant than the token's, and COMMAND_NOT_ALLOWED.
     """
 
     def PutTopic(self, request, context):
         """PutTopic sets the whole policy of a command: limits that the policy does not name no longer apply. A new topic has
         version 1, a changed one the next version, and an unchanged one keeps its version.
-        Errors: NOT_ADMIN, NOT_OPERATOR, INVALID_POLICY (names the field), LIMIT_REACHED (the tenant has 10000 topics),
-        COMMAND_NOT_ALLOWED.
+        Errors: NOT_ADMIN, INVALID_POLICY (names the field), LIMIT_REACHED (the tenant has 10000 topics).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -75,7 +76,7 @@ class TopicServiceServicer:
 
     def GetTopic(self, request, context):
         """GetTopic returns a topic.
-        Errors: NOT_ADMIN, NOT_OPERATOR, TOPIC_NOT_FOUND, COMMAND_NOT_ALLOWED.
+        Errors: NOT_ADMIN, TOPIC_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -83,7 +84,7 @@ class TopicServiceServicer:
 
     def ListTopics(self, request, context):
         """ListTopics returns topics ordered by name.
-        Errors: NOT_ADMIN, NOT_OPERATOR, INVALID_PAGE_TOKEN.
+        Errors: NOT_ADMIN, INVALID_PAGE_TOKEN.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -91,7 +92,7 @@ class TopicServiceServicer:
 
     def DeleteTopic(self, request, context):
         """DeleteTopic removes a topic; its queue and tasks stay. Idempotent.
-        Errors: NOT_ADMIN, NOT_OPERATOR, INVALID_FIELD (deletion_policy is not "Delete"), COMMAND_NOT_ALLOWED.
+        Errors: NOT_ADMIN, INVALID_FIELD (deletion_policy is not "Delete").
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -131,6 +132,7 @@ def add_TopicServiceServicer_to_server(servicer, server):
 class TopicService:
     """TopicService manages the policies of queues. A topic is the policy of one command of a tenant; the queue itself need
     not exist. Policies are enforced, replicated like tasks, and take effect at once.
+    Every RPC may also fail with NOT_OPERATOR if it names another tenant than the token's, and COMMAND_NOT_ALLOWED.
     """
 
     @staticmethod

@@ -29,6 +29,7 @@ GRPC_VERSION: str
 class TopicServiceStub:
     """TopicService manages the policies of queues. A topic is the policy of one command of a tenant; the queue itself need
     not exist. Policies are enforced, replicated like tasks, and take effect at once.
+    Every RPC may also fail with NOT_OPERATOR if it names another tenant than the token's, and COMMAND_NOT_ALLOWED.
     """
 
     @_typing.overload
@@ -38,51 +39,51 @@ class TopicServiceStub:
     PutTopic: _grpc.UnaryUnaryMultiCallable[_topic_service_pb2.PutTopicRequest, _topic_service_pb2.PutTopicResponse]
     """PutTopic sets the whole policy of a command: limits that the policy does not name no longer apply. A new topic has
     version 1, a changed one the next version, and an unchanged one keeps its version.
-    Errors: NOT_ADMIN, NOT_OPERATOR, INVALID_POLICY (names the field), LIMIT_REACHED (the tenant has 10000 topics),
-    COMMAND_NOT_ALLOWED.
+    Errors: NOT_ADMIN, INVALID_POLICY (names the field), LIMIT_REACHED (the tenant has 10000 topics).
     """
     GetTopic: _grpc.UnaryUnaryMultiCallable[_topic_service_pb2.GetTopicRequest, _topic_service_pb2.GetTopicResponse]
     """GetTopic returns a topic.
-    Errors: NOT_ADMIN, NOT_OPERATOR, TOPIC_NOT_FOUND, COMMAND_NOT_ALLOWED.
+    Errors: NOT_ADMIN, TOPIC_NOT_FOUND.
     """
     ListTopics: _grpc.UnaryUnaryMultiCallable[_topic_service_pb2.ListTopicsRequest, _topic_service_pb2.ListTopicsResponse]
     """ListTopics returns topics ordered by name.
-    Errors: NOT_ADMIN, NOT_OPERATOR, INVALID_PAGE_TOKEN.
+    Errors: NOT_ADMIN, INVALID_PAGE_TOKEN.
     """
     DeleteTopic: _grpc.UnaryUnaryMultiCallable[_topic_service_pb2.DeleteTopicRequest, _topic_service_pb2.DeleteTopicResponse]
     """DeleteTopic removes a topic; its queue and tasks stay. Idempotent.
-    Errors: NOT_ADMIN, NOT_OPERATOR, INVALID_FIELD (deletion_policy is not "Delete"), COMMAND_NOT_ALLOWED.
+    Errors: NOT_ADMIN, INVALID_FIELD (deletion_policy is not "Delete").
     """
 
 @_typing.type_check_only
 class TopicServiceAsyncStub(TopicServiceStub):
     """TopicService manages the policies of queues. A topic is the policy of one command of a tenant; the queue itself need
     not exist. Policies are enforced, replicated like tasks, and take effect at once.
+    Every RPC may also fail with NOT_OPERATOR if it names another tenant than the token's, and COMMAND_NOT_ALLOWED.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     PutTopic: _aio.UnaryUnaryMultiCallable[_topic_service_pb2.PutTopicRequest, _topic_service_pb2.PutTopicResponse]  # type: ignore[assignment]
     """PutTopic sets the whole policy of a command: limits that the policy does not name no longer apply. A new topic has
     version 1, a changed one the next version, and an unchanged one keeps its version.
-    Errors: NOT_ADMIN, NOT_OPERATOR, INVALID_POLICY (names the field), LIMIT_REACHED (the tenant has 10000 topics),
-    COMMAND_NOT_ALLOWED.
+    Errors: NOT_ADMIN, INVALID_POLICY (names the field), LIMIT_REACHED (the tenant has 10000 topics).
     """
     GetTopic: _aio.UnaryUnaryMultiCallable[_topic_service_pb2.GetTopicRequest, _topic_service_pb2.GetTopicResponse]  # type: ignore[assignment]
     """GetTopic returns a topic.
-    Errors: NOT_ADMIN, NOT_OPERATOR, TOPIC_NOT_FOUND, COMMAND_NOT_ALLOWED.
+    Errors: NOT_ADMIN, TOPIC_NOT_FOUND.
     """
     ListTopics: _aio.UnaryUnaryMultiCallable[_topic_service_pb2.ListTopicsRequest, _topic_service_pb2.ListTopicsResponse]  # type: ignore[assignment]
     """ListTopics returns topics ordered by name.
-    Errors: NOT_ADMIN, NOT_OPERATOR, INVALID_PAGE_TOKEN.
+    Errors: NOT_ADMIN, INVALID_PAGE_TOKEN.
     """
     DeleteTopic: _aio.UnaryUnaryMultiCallable[_topic_service_pb2.DeleteTopicRequest, _topic_service_pb2.DeleteTopicResponse]  # type: ignore[assignment]
     """DeleteTopic removes a topic; its queue and tasks stay. Idempotent.
-    Errors: NOT_ADMIN, NOT_OPERATOR, INVALID_FIELD (deletion_policy is not "Delete"), COMMAND_NOT_ALLOWED.
+    Errors: NOT_ADMIN, INVALID_FIELD (deletion_policy is not "Delete").
     """
 
 class TopicServiceServicer(metaclass=_abc_1.ABCMeta):
     """TopicService manages the policies of queues. A topic is the policy of one command of a tenant; the queue itself need
     not exist. Policies are enforced, replicated like tasks, and take effect at once.
+    Every RPC may also fail with NOT_OPERATOR if it names another tenant than the token's, and COMMAND_NOT_ALLOWED.
     """
 
     @_abc_1.abstractmethod
@@ -93,8 +94,7 @@ class TopicServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_topic_service_pb2.PutTopicResponse, _abc.Awaitable[_topic_service_pb2.PutTopicResponse]]:
         """PutTopic sets the whole policy of a command: limits that the policy does not name no longer apply. A new topic has
         version 1, a changed one the next version, and an unchanged one keeps its version.
-        Errors: NOT_ADMIN, NOT_OPERATOR, INVALID_POLICY (names the field), LIMIT_REACHED (the tenant has 10000 topics),
-        COMMAND_NOT_ALLOWED.
+        Errors: NOT_ADMIN, INVALID_POLICY (names the field), LIMIT_REACHED (the tenant has 10000 topics).
         """
 
     @_abc_1.abstractmethod
@@ -104,7 +104,7 @@ class TopicServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_topic_service_pb2.GetTopicResponse, _abc.Awaitable[_topic_service_pb2.GetTopicResponse]]:
         """GetTopic returns a topic.
-        Errors: NOT_ADMIN, NOT_OPERATOR, TOPIC_NOT_FOUND, COMMAND_NOT_ALLOWED.
+        Errors: NOT_ADMIN, TOPIC_NOT_FOUND.
         """
 
     @_abc_1.abstractmethod
@@ -114,7 +114,7 @@ class TopicServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_topic_service_pb2.ListTopicsResponse, _abc.Awaitable[_topic_service_pb2.ListTopicsResponse]]:
         """ListTopics returns topics ordered by name.
-        Errors: NOT_ADMIN, NOT_OPERATOR, INVALID_PAGE_TOKEN.
+        Errors: NOT_ADMIN, INVALID_PAGE_TOKEN.
         """
 
     @_abc_1.abstractmethod
@@ -124,7 +124,7 @@ class TopicServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_topic_service_pb2.DeleteTopicResponse, _abc.Awaitable[_topic_service_pb2.DeleteTopicResponse]]:
         """DeleteTopic removes a topic; its queue and tasks stay. Idempotent.
-        Errors: NOT_ADMIN, NOT_OPERATOR, INVALID_FIELD (deletion_policy is not "Delete"), COMMAND_NOT_ALLOWED.
+        Errors: NOT_ADMIN, INVALID_FIELD (deletion_policy is not "Delete").
         """
 
 def add_TopicServiceServicer_to_server(servicer: TopicServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

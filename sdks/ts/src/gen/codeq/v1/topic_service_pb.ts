@@ -15,7 +15,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file codeq/v1/topic_service.proto.
  */
 export const file_codeq_v1_topic_service: GenFile = /*@__PURE__*/
-  fileDesc("Chxjb2RlcS92MS90b3BpY19zZXJ2aWNlLnByb3RvEghjb2RlcS52MSLiBQoLUXVldWVQb2xpY3kSLgoOcHJpb3JpdHlfdGllcnMYASADKAVCFrpID5IBDBBAGAEiBhoEGAkoAPi1GAESJQoMbWF4X2F0dGVtcHRzGAIgASgFQgq6SAcaBRjoBygASACIAQESJwoRcmV0ZW50aW9uX3NlY29uZHMYBCABKAVCB7pIBBoCKABIAYgBARImCg1tYXhfY29uc3VtZXJzGAUgASgFQgq6SAcaBRiQTigASAKIAQESKAoQZGVmYXVsdF9wcmlvcml0eRgGIAEoBUIJukgGGgQYCSgASAOIAQESMQobY29tcGxldGVkX3JldGVudGlvbl9zZWNvbmRzGAcgASgFQge6SAQaAigASASIAQESLgoYZmFpbGVkX3JldGVudGlvbl9zZWNvbmRzGAggASgFQge6SAQaAigASAWIAQESKwoVZGxxX3JldGVudGlvbl9zZWNvbmRzGAkgASgFQge6SAQaAigASAaIAQESMgoWZGVmYXVsdF9leHBpcmVfc2Vjb25kcxgLIAEoBUINukgKGggYgIawlgEoAEgHiAEBEiIKB2JhY2tvZmYYDCABKAsyES5jb2RlcS52MS5CYWNrb2ZmEisKEXBheWxvYWRfYnl0ZXNfbWF4GA4gASgFQgu6SAgaBhiAgEAoAEgIiAEBQg8KDV9tYXhfYXR0ZW1wdHNCFAoSX3JldGVudGlvbl9zZWNvbmRzQhAKDl9tYXhfY29uc3VtZXJzQhMKEV9kZWZhdWx0X3ByaW9yaXR5Qh4KHF9jb21wbGV0ZWRfcmV0ZW50aW9uX3NlY29uZHNCGwoZX2ZhaWxlZF9yZXRlbnRpb25fc2Vjb25kc0IYChZfZGxxX3JldGVudGlvbl9zZWNvbmRzQhkKF19kZWZhdWx0X2V4cGlyZV9zZWNvbmRzQhQKEl9wYXlsb2FkX2J5dGVzX21heEoECAMQBEoECAoQC0oECA0QDkoECA8QECLfAQoHQmFja29mZhJZCgZwb2xpY3kYASABKAlCRLpIQXI/UgVmaXhlZFIGbGluZWFyUgtleHBvbmVudGlhbFIQZXhwX2VxdWFsX2ppdHRlclIPZXhwX2Z1bGxfaml0dGVySACIAQESJgoMYmFzZV9zZWNvbmRzGAIgASgFQgu6SAgaBhjA0QIoAEgBiAEBEiUKC21heF9zZWNvbmRzGAMgASgFQgu6SAgaBhjA0QIoAEgCiAEBQgkKB19wb2xpY3lCDwoNX2Jhc2Vfc2Vjb25kc0IOCgxfbWF4X3NlY29uZHMi+gEKBVRvcGljEhAKCHRvcGljX2lkGAEgASgJEhEKCXRlbmFudF9pZBgCIAEoCRISCgp0b3BpY19uYW1lGAMgASgJEiUKBnBvbGljeRgEIAEoCzIVLmNvZGVxLnYxLlF1ZXVlUG9saWN5Eg8KB3ZlcnNpb24YBSABKAMSLgoKY3JlYXRlZF9hdBgGIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLgoKdXBkYXRlZF9hdBgHIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASFAoHY3JlYXRlZBgIIAEoCEgAiAEBQgoKCF9jcmVhdGVkIqgBCg9QdXRUb3BpY1JlcXVlc3QSNgoEbmFtZRgBIAEoCUIoukglciMQARiAATIcXltBLVphLXowLTldW0EtWmEtejAtOS5fLV0qJBIlCgZwb2xpY3kYAiABKAsyFS5jb2RlcS52MS5RdWV1ZVBvbGljeRI2CgZ0ZW5hbnQYAyABKAlCJrpIH3IdGD8yGV4oW2Etel1bYS16MC05LV17MSw2Mn0pPySYthgBIjIKEFB1dFRvcGljUmVzcG9uc2USHgoFdG9waWMYASABKAsyDy5jb2RlcS52MS5Ub3BpYyKBAQoPR2V0VG9waWNSZXF1ZXN0EjYKBG5hbWUYASABKAlCKLpIJXIjEAEYgAEyHF5bQS1aYS16MC05XVtBLVphLXowLTkuXy1dKiQSNgoGdGVuYW50GAIgASgJQia6SB9yHRg/MhleKFthLXpdW2EtejAtOS1dezEsNjJ9KT8kmLYYASIyChBHZXRUb3BpY1Jlc3BvbnNlEh4KBXRvcGljGAEgASgLMg8uY29kZXEudjEuVG9waWMiiAEKEUxpc3RUb3BpY3NSZXF1ZXN0Eh0KCXBhZ2Vfc2l6ZRgBIAEoBUIKukgHGgUY9AMoABIcCgpwYWdlX3Rva2VuGAIgASgJQgi6SAVyAxiAAhI2CgZ0ZW5hbnQYAyABKAlCJrpIH3IdGD8yGV4oW2Etel1bYS16MC05LV17MSw2Mn0pPySYthgBIk4KEkxpc3RUb3BpY3NSZXNwb25zZRIfCgZ0b3BpY3MYASADKAsyDy5jb2RlcS52MS5Ub3BpYxIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkirAEKEkRlbGV0ZVRvcGljUmVxdWVzdBI2CgRuYW1lGAEgASgJQii6SCVyIxABGIABMhxeW0EtWmEtejAtOV1bQS1aYS16MC05Ll8tXSokEiYKD2RlbGV0aW9uX3BvbGljeRgCIAEoCUINukgKcghSBkRlbGV0ZRI2CgZ0ZW5hbnQYAyABKAlCJrpIH3IdGD8yGV4oW2Etel1bYS16MC05LV17MSw2Mn0pPySYthgBIhUKE0RlbGV0ZVRvcGljUmVzcG9uc2UyhgQKDFRvcGljU2VydmljZRKPAQoIUHV0VG9waWMSGS5jb2RlcS52MS5QdXRUb3BpY1JlcXVlc3QaGi5jb2RlcS52MS5QdXRUb3BpY1Jlc3BvbnNlIkyKtRgCCASStRgOGgwKB2NyZWF0ZWQQyQGC0+STAi46BnBvbGljeWIFdG9waWMaHS92MS9jb2RlcS9hZG1pbi90b3BpY3Mve25hbWV9EnUKCEdldFRvcGljEhkuY29kZXEudjEuR2V0VG9waWNSZXF1ZXN0GhouY29kZXEudjEuR2V0VG9waWNSZXNwb25zZSIyirUYAggGgtPkkwImYgV0b3BpYxIdL3YxL2NvZGVxL2FkbWluL3RvcGljcy97bmFtZX0SbQoKTGlzdFRvcGljcxIbLmNvZGVxLnYxLkxpc3RUb3BpY3NSZXF1ZXN0GhwuY29kZXEudjEuTGlzdFRvcGljc1Jlc3BvbnNlIiSKtRgCCAaC0+STAhgSFi92MS9jb2RlcS9hZG1pbi90b3BpY3MSfgoLRGVsZXRlVG9waWMSHC5jb2RlcS52MS5EZWxldGVUb3BpY1JlcXVlc3QaHS5jb2RlcS52MS5EZWxldGVUb3BpY1Jlc3BvbnNlIjKKtRgCCASStRgDEMwBgtPkkwIfKh0vdjEvY29kZXEvYWRtaW4vdG9waWNzL3tuYW1lfUI+WjxnaXRodWIuY29tL29zdmFsZG9hbmRyYWRlL2NvZGVxL3Nka3MvZ28vZ2VuL2NvZGVxL3YxO2NvZGVxdjFiBnByb3RvMw", [file_buf_validate_validate, file_codeq_options_v1_options, file_google_api_annotations, file_google_protobuf_timestamp]);
+  fileDesc("Chxjb2RlcS92MS90b3BpY19zZXJ2aWNlLnByb3RvEghjb2RlcS52MSLFBgoLUXVldWVQb2xpY3kSLgoOcHJpb3JpdHlfdGllcnMYASADKAVCFrpID5IBDBBAGAEiBhoEGAkoAPi1GAESJQoMbWF4X2F0dGVtcHRzGAIgASgFQgq6SAcaBRjoBygASACIAQESTQoVZGVhZF9sZXR0ZXJfdG9waWNfcmVmGAMgASgJQim6SCZyJBiAATIfXihbQS1aYS16MC05XVtBLVphLXowLTkuXy1dKik/JEgBiAEBEicKEXJldGVudGlvbl9zZWNvbmRzGAQgASgFQge6SAQaAigASAKIAQESJgoNbWF4X2NvbnN1bWVycxgFIAEoBUIKukgHGgUYkE4oAEgDiAEBEigKEGRlZmF1bHRfcHJpb3JpdHkYBiABKAVCCbpIBhoEGAkoAEgEiAEBEjEKG2NvbXBsZXRlZF9yZXRlbnRpb25fc2Vjb25kcxgHIAEoBUIHukgEGgIoAEgFiAEBEi4KGGZhaWxlZF9yZXRlbnRpb25fc2Vjb25kcxgIIAEoBUIHukgEGgIoAEgGiAEBEisKFWRscV9yZXRlbnRpb25fc2Vjb25kcxgJIAEoBUIHukgEGgIoAEgHiAEBEjIKFmRlZmF1bHRfZXhwaXJlX3NlY29uZHMYCyABKAVCDbpIChoIGICGsJYBKABICIgBARIiCgdiYWNrb2ZmGAwgASgLMhEuY29kZXEudjEuQmFja29mZhIrChFwYXlsb2FkX2J5dGVzX21heBgOIAEoBUILukgIGgYYgIBAKABICYgBAUIPCg1fbWF4X2F0dGVtcHRzQhgKFl9kZWFkX2xldHRlcl90b3BpY19yZWZCFAoSX3JldGVudGlvbl9zZWNvbmRzQhAKDl9tYXhfY29uc3VtZXJzQhMKEV9kZWZhdWx0X3ByaW9yaXR5Qh4KHF9jb21wbGV0ZWRfcmV0ZW50aW9uX3NlY29uZHNCGwoZX2ZhaWxlZF9yZXRlbnRpb25fc2Vjb25kc0IYChZfZGxxX3JldGVudGlvbl9zZWNvbmRzQhkKF19kZWZhdWx0X2V4cGlyZV9zZWNvbmRzQhQKEl9wYXlsb2FkX2J5dGVzX21heEoECAoQC0oECA0QDkoECA8QECLfAQoHQmFja29mZhJZCgZwb2xpY3kYASABKAlCRLpIQXI/UgVmaXhlZFIGbGluZWFyUgtleHBvbmVudGlhbFIQZXhwX2VxdWFsX2ppdHRlclIPZXhwX2Z1bGxfaml0dGVySACIAQESJgoMYmFzZV9zZWNvbmRzGAIgASgFQgu6SAgaBhjA0QIoAEgBiAEBEiUKC21heF9zZWNvbmRzGAMgASgFQgu6SAgaBhjA0QIoAEgCiAEBQgkKB19wb2xpY3lCDwoNX2Jhc2Vfc2Vjb25kc0IOCgxfbWF4X3NlY29uZHMi+gEKBVRvcGljEhAKCHRvcGljX2lkGAEgASgJEhEKCXRlbmFudF9pZBgCIAEoCRISCgp0b3BpY19uYW1lGAMgASgJEiUKBnBvbGljeRgEIAEoCzIVLmNvZGVxLnYxLlF1ZXVlUG9saWN5Eg8KB3ZlcnNpb24YBSABKAMSLgoKY3JlYXRlZF9hdBgGIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLgoKdXBkYXRlZF9hdBgHIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASFAoHY3JlYXRlZBgIIAEoCEgAiAEBQgoKCF9jcmVhdGVkIqsBCg9QdXRUb3BpY1JlcXVlc3QSOQoHY29tbWFuZBgBIAEoCUIoukglciMQARiAATIcXltBLVphLXowLTldW0EtWmEtejAtOS5fLV0qJBIlCgZwb2xpY3kYAiABKAsyFS5jb2RlcS52MS5RdWV1ZVBvbGljeRI2CgZ0ZW5hbnQYAyABKAlCJrpIH3IdGD8yGV4oW2Etel1bYS16MC05LV17MSw2Mn0pPySYthgBIjIKEFB1dFRvcGljUmVzcG9uc2USHgoFdG9waWMYASABKAsyDy5jb2RlcS52MS5Ub3BpYyKEAQoPR2V0VG9waWNSZXF1ZXN0EjkKB2NvbW1hbmQYASABKAlCKLpIJXIjEAEYgAEyHF5bQS1aYS16MC05XVtBLVphLXowLTkuXy1dKiQSNgoGdGVuYW50GAIgASgJQia6SB9yHRg/MhleKFthLXpdW2EtejAtOS1dezEsNjJ9KT8kmLYYASIyChBHZXRUb3BpY1Jlc3BvbnNlEh4KBXRvcGljGAEgASgLMg8uY29kZXEudjEuVG9waWMiiAEKEUxpc3RUb3BpY3NSZXF1ZXN0Eh0KCXBhZ2Vfc2l6ZRgBIAEoBUIKukgHGgUY9AMoABIcCgpwYWdlX3Rva2VuGAIgASgJQgi6SAVyAxiAAhI2CgZ0ZW5hbnQYAyABKAlCJrpIH3IdGD8yGV4oW2Etel1bYS16MC05LV17MSw2Mn0pPySYthgBIk4KEkxpc3RUb3BpY3NSZXNwb25zZRIfCgZ0b3BpY3MYASADKAsyDy5jb2RlcS52MS5Ub3BpYxIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkirwEKEkRlbGV0ZVRvcGljUmVxdWVzdBI5Cgdjb21tYW5kGAEgASgJQii6SCVyIxABGIABMhxeW0EtWmEtejAtOV1bQS1aYS16MC05Ll8tXSokEiYKD2RlbGV0aW9uX3BvbGljeRgCIAEoCUINukgKcghSBkRlbGV0ZRI2CgZ0ZW5hbnQYAyABKAlCJrpIH3IdGD8yGV4oW2Etel1bYS16MC05LV17MSw2Mn0pPySYthgBIhUKE0RlbGV0ZVRvcGljUmVzcG9uc2UykAQKDFRvcGljU2VydmljZRKSAQoIUHV0VG9waWMSGS5jb2RlcS52MS5QdXRUb3BpY1JlcXVlc3QaGi5jb2RlcS52MS5QdXRUb3BpY1Jlc3BvbnNlIk+KtRgCCASStRgOGgwKB2NyZWF0ZWQQyQGC0+STAjE6BnBvbGljeWIFdG9waWMaIC92MS9jb2RlcS9hZG1pbi90b3BpY3Mve2NvbW1hbmR9EngKCEdldFRvcGljEhkuY29kZXEudjEuR2V0VG9waWNSZXF1ZXN0GhouY29kZXEudjEuR2V0VG9waWNSZXNwb25zZSI1irUYAggGgtPkkwIpYgV0b3BpYxIgL3YxL2NvZGVxL2FkbWluL3RvcGljcy97Y29tbWFuZH0SbQoKTGlzdFRvcGljcxIbLmNvZGVxLnYxLkxpc3RUb3BpY3NSZXF1ZXN0GhwuY29kZXEudjEuTGlzdFRvcGljc1Jlc3BvbnNlIiSKtRgCCAaC0+STAhgSFi92MS9jb2RlcS9hZG1pbi90b3BpY3MSgQEKC0RlbGV0ZVRvcGljEhwuY29kZXEudjEuRGVsZXRlVG9waWNSZXF1ZXN0Gh0uY29kZXEudjEuRGVsZXRlVG9waWNSZXNwb25zZSI1irUYAggEkrUYAxDMAYLT5JMCIiogL3YxL2NvZGVxL2FkbWluL3RvcGljcy97Y29tbWFuZH1CPlo8Z2l0aHViLmNvbS9vc3ZhbGRvYW5kcmFkZS9jb2RlcS9zZGtzL2dvL2dlbi9jb2RlcS92MTtjb2RlcXYxYgZwcm90bzM", [file_buf_validate_validate, file_codeq_options_v1_options, file_google_api_annotations, file_google_protobuf_timestamp]);
 
 /**
  * QueuePolicy says how a queue treats its tasks. The server's defaults apply in place of absent fields, and of numbers
@@ -39,6 +39,14 @@ export type QueuePolicy = Message<"codeq.v1.QueuePolicy"> & {
    * @generated from field: optional int32 max_attempts = 2;
    */
   maxAttempts?: number | undefined;
+
+  /**
+   * Command that gets a new task, with the payload and the history of the old one, for each task that goes to the
+   * dead-letter queue. Another command; the dead-letter topics of that one must not lead back.
+   *
+   * @generated from field: optional string dead_letter_topic_ref = 3;
+   */
+  deadLetterTopicRef?: string | undefined;
 
   /**
    * Seconds for which ended tasks are kept, 1 to 2147483647. Counts for tasks that end from now on.
@@ -228,9 +236,9 @@ export type PutTopicRequest = Message<"codeq.v1.PutTopicRequest"> & {
   /**
    * Command, in the form of TaskSpec.command.
    *
-   * @generated from field: string name = 1;
+   * @generated from field: string command = 1;
    */
-  name: string;
+  command: string;
 
   /**
    * The policy.
@@ -284,9 +292,9 @@ export type GetTopicRequest = Message<"codeq.v1.GetTopicRequest"> & {
   /**
    * Command, in the form of TaskSpec.command.
    *
-   * @generated from field: string name = 1;
+   * @generated from field: string command = 1;
    */
-  name: string;
+  command: string;
 
   /**
    * Tenant to act on; only an operator may name another one than its token's. Empty: the token's.
@@ -396,9 +404,9 @@ export type DeleteTopicRequest = Message<"codeq.v1.DeleteTopicRequest"> & {
   /**
    * Command, in the form of TaskSpec.command.
    *
-   * @generated from field: string name = 1;
+   * @generated from field: string command = 1;
    */
-  name: string;
+  command: string;
 
   /**
    * What to do with the policy: must be "Delete".
@@ -440,6 +448,7 @@ export const DeleteTopicResponseSchema: GenMessage<DeleteTopicResponse> = /*@__P
 /**
  * TopicService manages the policies of queues. A topic is the policy of one command of a tenant; the queue itself need
  * not exist. Policies are enforced, replicated like tasks, and take effect at once.
+ * Every RPC may also fail with NOT_OPERATOR if it names another tenant than the token's, and COMMAND_NOT_ALLOWED.
  *
  * @generated from service codeq.v1.TopicService
  */
@@ -447,8 +456,7 @@ export const TopicService: GenService<{
   /**
    * PutTopic sets the whole policy of a command: limits that the policy does not name no longer apply. A new topic has
    * version 1, a changed one the next version, and an unchanged one keeps its version.
-   * Errors: NOT_ADMIN, NOT_OPERATOR, INVALID_POLICY (names the field), LIMIT_REACHED (the tenant has 10000 topics),
-   * COMMAND_NOT_ALLOWED.
+   * Errors: NOT_ADMIN, INVALID_POLICY (names the field), LIMIT_REACHED (the tenant has 10000 topics).
    *
    * @generated from rpc codeq.v1.TopicService.PutTopic
    */
@@ -459,7 +467,7 @@ export const TopicService: GenService<{
   },
   /**
    * GetTopic returns a topic.
-   * Errors: NOT_ADMIN, NOT_OPERATOR, TOPIC_NOT_FOUND, COMMAND_NOT_ALLOWED.
+   * Errors: NOT_ADMIN, TOPIC_NOT_FOUND.
    *
    * @generated from rpc codeq.v1.TopicService.GetTopic
    */
@@ -470,7 +478,7 @@ export const TopicService: GenService<{
   },
   /**
    * ListTopics returns topics ordered by name.
-   * Errors: NOT_ADMIN, NOT_OPERATOR, INVALID_PAGE_TOKEN.
+   * Errors: NOT_ADMIN, INVALID_PAGE_TOKEN.
    *
    * @generated from rpc codeq.v1.TopicService.ListTopics
    */
@@ -481,7 +489,7 @@ export const TopicService: GenService<{
   },
   /**
    * DeleteTopic removes a topic; its queue and tasks stay. Idempotent.
-   * Errors: NOT_ADMIN, NOT_OPERATOR, INVALID_FIELD (deletion_policy is not "Delete"), COMMAND_NOT_ALLOWED.
+   * Errors: NOT_ADMIN, INVALID_FIELD (deletion_policy is not "Delete").
    *
    * @generated from rpc codeq.v1.TopicService.DeleteTopic
    */

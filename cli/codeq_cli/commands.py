@@ -49,6 +49,7 @@ _MODULES: Final = {
     "topic": ("topic_commands", _CLIENT_CODES),
     "tenant": ("tenant_commands", _CLIENT_CODES),
     "usage": ("usage_commands", _CLIENT_CODES),
+    "subscription": ("subscription_commands", _CLIENT_CODES),
     "cluster": ("cluster_commands", _CLIENT_CODES),
     "audit": ("audit_commands", _CLIENT_CODES),
     "config": ("config_commands", _CONFIG_CODES),

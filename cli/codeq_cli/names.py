@@ -60,6 +60,17 @@ def tenant(text: str) -> str:
     return text
 
 
+def subscription(text: str) -> str:
+    """Returns the text if it can be the id of a subscription.
+
+    Raises:
+        Failure: The text cannot be one.
+    """
+    if not _ID.fullmatch(text):
+        raise usage_failure(f"{text!r} is not the id of a subscription")
+    return text
+
+
 def member(text: str) -> str:
     """Returns the text if it is a valid member name.
 

@@ -112,4 +112,6 @@ const (
 	ErrTopicNotFound Reason = "TOPIC_NOT_FOUND"
 	// ErrScheduleNotFound is SCHEDULE_NOT_FOUND; a retry does not help (gRPC NotFound, HTTP 404).
 	ErrScheduleNotFound Reason = "SCHEDULE_NOT_FOUND"
+	// ErrSubscriptionNotFound is SUBSCRIPTION_NOT_FOUND; a retry does not help (gRPC NotFound, HTTP 404).
+	ErrSubscriptionNotFound Reason = "SUBSCRIPTION_NOT_FOUND"
 )

@@ -69,7 +69,7 @@ class Server:
         save(self.store, identity)
         shard = recovery.open_shard(self.store, node.settings, identity.epoch, *node.clock())
         runner = ShardRunner(shard, LocalLog(self.store), node.clock, node.chance.random, node.broke)
-        self.serving = Serving(runner, None, lease_seconds=LEASE_SECONDS, artifact_bytes_max=0)
+        self.serving = Serving(runner, None, lease_seconds=LEASE_SECONDS, artifact_bytes_max=0, outgoing=node.outgoing)
         self.calls = Calls(Trust(), ShardTable(lambda: Rejection(Reason.DRAINING, "not started")))
         self.calls.shards.present(self.serving)
         runner.changed()
@@ -86,6 +86,8 @@ class Node:
         self.mono_offset_ms = 0
         self.server: Any = None
         """The value returned by `serve`, while the process lives."""
+        self.outgoing: Any = None
+        """What the server makes requests to URLs with; None: it makes none."""
         self.slowness = 1.0
         self.process: Process | None = None
         self.dead: list[Process] = []

@@ -193,7 +193,12 @@ def test_load_accepts_several_spellings_of_booleans(text: str, expected: bool) -
         ("CODEQ_CONFIG_PATH", "/nowhere/codeq.yaml"),
         ("CLUSTER_ENABLED", "yes"),
         ("TRACING_ENABLED", "true"),
-        ("WEBHOOK_HMAC_SECRET", "secret"),
+        ("WEBHOOK_HMAC_SECRET", "too-short"),
+        ("WEBHOOK_ALLOWED_NETWORKS", "10.0.0.0/33"),
+        ("WEBHOOK_ALLOWED_HOSTS", "a b"),
+        ("WEBHOOK_ALLOWED_PORTS", "9-8"),
+        ("WEBHOOK_PROXY", "ftp://proxy:1"),
+        ("SUBSCRIPTION_MIN_INTERVAL_SECONDS", "3601"),
         ("REDIS_ADDR", "localhost:6379"),
     ],
 )

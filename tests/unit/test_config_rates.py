@@ -59,12 +59,9 @@ def test_error_names_the_malformed_rate(config: object, key: str) -> None:
     assert caught.value.key == f"RATE_LIMIT.{key}"
 
 
-def test_rate_of_webhooks_is_rejected_by_name_and_accepted_if_it_is_off() -> None:
-    with pytest.raises(ConfigError) as caught:
-        loaded({"webhook": rate(600, 50)})
-    assert caught.value.key == "RATE_LIMIT.webhook"
-    assert caught.value.message == "is not supported by this version: webhooks are not built yet"
-    assert limits({"webhook": rate(0, 0)}) == CONFIGURED
+def test_rate_of_webhooks_is_one_of_each_url_and_none_of_tokens() -> None:
+    assert loaded({"webhook": rate(600, 50)}).rate_limit.webhook.rate == Rate(600, 50)
+    assert limits({"webhook": rate(600, 50)}) == CONFIGURED
 
 
 @pytest.mark.parametrize("half", [rate(5, 0), rate(0, 5)])

@@ -9,6 +9,7 @@ from codeq_internal.v1 import rows_pb2
 from codeq_server.core import timers
 from codeq_server.core.clock import Now
 from codeq_server.core.purging import purge
+from codeq_server.core.subscriptions import Wanted, subscribe
 from driven_shard import DrivenShard
 
 
@@ -51,6 +52,12 @@ def _audited(driven: DrivenShard) -> int:
     return 6000
 
 
+def _subscribed(driven: DrivenShard) -> int:
+    wanted = Wanted("http://hooks.example/", (), rows_pb2.SIGNAL_MODE_UNSPECIFIED, "", 0, 10_000)
+    subscribe(driven.shard, "00000000-0000-4000-8000-000000000001", "acme", "w", wanted, driven.now)
+    return 10_000
+
+
 KINDS: dict[str, tuple[Callable[[DrivenShard], int], int]] = {
     "lease": (_lease, 1),
     "scheduled task": (_scheduled, 1),
@@ -59,6 +66,7 @@ KINDS: dict[str, tuple[Callable[[DrivenShard], int], int]] = {
     "idle queue": (_idle, 0),
     "purge": (_purged, 1),
     "audit record": (_audited, 0),
+    "subscription": (_subscribed, 0),
 }
 
 

@@ -80,6 +80,7 @@ export const REASONS = {
   POLICY_VIOLATION: { number: 71, code: "INVALID_ARGUMENT", httpStatus: 422, retryable: false },
   TOPIC_NOT_FOUND: { number: 72, code: "NOT_FOUND", httpStatus: 404, retryable: false },
   SCHEDULE_NOT_FOUND: { number: 80, code: "NOT_FOUND", httpStatus: 404, retryable: false },
+  SUBSCRIPTION_NOT_FOUND: { number: 65, code: "NOT_FOUND", httpStatus: 404, retryable: false },
 } as const;
 
 /** Reason of an error of the server. */

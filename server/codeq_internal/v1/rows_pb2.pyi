@@ -13,10 +13,19 @@ class PlaceKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     PLACE_KIND_QUEUED: _ClassVar[PlaceKind]
     PLACE_KIND_DUE: _ClassVar[PlaceKind]
     PLACE_KIND_RETURNED: _ClassVar[PlaceKind]
+
+class SignalMode(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    SIGNAL_MODE_UNSPECIFIED: _ClassVar[SignalMode]
+    SIGNAL_MODE_GROUP: _ClassVar[SignalMode]
+    SIGNAL_MODE_HASH: _ClassVar[SignalMode]
 PLACE_KIND_UNSPECIFIED: PlaceKind
 PLACE_KIND_QUEUED: PlaceKind
 PLACE_KIND_DUE: PlaceKind
 PLACE_KIND_RETURNED: PlaceKind
+SIGNAL_MODE_UNSPECIFIED: SignalMode
+SIGNAL_MODE_GROUP: SignalMode
+SIGNAL_MODE_HASH: SignalMode
 
 class IdentityRow(_message.Message):
     __slots__ = ("format", "shard", "num_shards", "cluster_id", "epoch")
@@ -447,3 +456,25 @@ class FireRow(_message.Message):
     kind: int
     task_id: str
     def __init__(self, instant_ms: _Optional[int] = ..., fired_ms: _Optional[int] = ..., kind: _Optional[int] = ..., task_id: _Optional[str] = ...) -> None: ...
+
+class SubscriptionRow(_message.Message):
+    __slots__ = ("url", "commands", "mode", "group", "interval_ms", "ttl_ms", "subject", "created_ms", "expires_ms")
+    URL_FIELD_NUMBER: _ClassVar[int]
+    COMMANDS_FIELD_NUMBER: _ClassVar[int]
+    MODE_FIELD_NUMBER: _ClassVar[int]
+    GROUP_FIELD_NUMBER: _ClassVar[int]
+    INTERVAL_MS_FIELD_NUMBER: _ClassVar[int]
+    TTL_MS_FIELD_NUMBER: _ClassVar[int]
+    SUBJECT_FIELD_NUMBER: _ClassVar[int]
+    CREATED_MS_FIELD_NUMBER: _ClassVar[int]
+    EXPIRES_MS_FIELD_NUMBER: _ClassVar[int]
+    url: str
+    commands: _containers.RepeatedScalarFieldContainer[str]
+    mode: SignalMode
+    group: str
+    interval_ms: int
+    ttl_ms: int
+    subject: str
+    created_ms: int
+    expires_ms: int
+    def __init__(self, url: _Optional[str] = ..., commands: _Optional[_Iterable[str]] = ..., mode: _Optional[_Union[SignalMode, str]] = ..., group: _Optional[str] = ..., interval_ms: _Optional[int] = ..., ttl_ms: _Optional[int] = ..., subject: _Optional[str] = ..., created_ms: _Optional[int] = ..., expires_ms: _Optional[int] = ...) -> None: ...

@@ -14,6 +14,7 @@ from codeq.v1 import (
     queue_service_pb2,
     schedule_service_pb2,
     server_service_pb2,
+    subscription_service_pb2,
     task_service_pb2,
     tenant_service_pb2,
     topic_service_pb2,
@@ -31,6 +32,7 @@ SERVICE_FILES: Final = (
     topic_service_pb2,
     audit_service_pb2,
     schedule_service_pb2,
+    subscription_service_pb2,
     cluster_service_pb2,
     server_service_pb2,
 )

@@ -19,12 +19,6 @@ VARIABLES: Final = frozenset(
         "REDIS_ADDR",
         "REDIS_PASSWORD",
         "REQUEUE_INSPECT_LIMIT",
-        "RESULT_WEBHOOK_BASE_BACKOFF_SECONDS",
-        "RESULT_WEBHOOK_MAX_ATTEMPTS",
-        "RESULT_WEBHOOK_MAX_BACKOFF_SECONDS",
-        "SUBSCRIPTION_CLEANUP_INTERVAL_SECONDS",
-        "SUBSCRIPTION_MIN_INTERVAL_SECONDS",
-        "WEBHOOK_HMAC_SECRET",
     }
 )
 """Variables of features that this version lacks; in the file, their keys have the same names in camelCase."""

@@ -138,8 +138,6 @@ def _refuse_contradictions(given: GivenSettings, settings: Settings) -> None:
         address = getattr(settings, name)
         if address is not None and address.port == settings.port != 0:
             raise given.error(name, f"port {settings.port} is already the HTTP port")
-    if settings.rate_limit.webhook.rate.limits:
-        raise given.error("rate_limit.webhook", f"is {NOT_SUPPORTED}: webhooks are not built yet")
     if settings.backoff_max_seconds < settings.backoff_base_seconds:
         least = f"{settings.backoff_base_seconds}, the value of {given.key('backoff_base_seconds')}"
         raise given.error("backoff_max_seconds", f"must be at least {least}")

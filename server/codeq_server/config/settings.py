@@ -33,6 +33,7 @@ from codeq_server.config.forms import Boolean, Choice, FilePath, Text, Whole
 from codeq_server.config.given import Given, Note
 from codeq_server.config.providers import AuthConfig, AuthConfigForm, ProviderName
 from codeq_server.config.tls import ClientTls, ListenerTls, client_tls_of, tls_of
+from codeq_server.config.webhook_settings import WebhookSettings
 from codeq_server.core.limits import Rate
 
 BackoffPolicy = Literal["fixed", "linear", "exponential", "exp_equal_jitter", "exp_full_jitter"]
@@ -95,7 +96,11 @@ class RateLimitSettings:
     producer: RateSettings = setting(Group(RateSettings), RateSettings(), "creates and cancels")
     worker: RateSettings = setting(Group(RateSettings), RateSettings(), "claims and deliveries")
     admin: RateSettings = setting(Group(RateSettings), RateSettings(), "calls of administrators, viewers and operators")
-    webhook: RateSettings = setting(Group(RateSettings), RateSettings(), "must be off: webhooks are not built yet")
+    webhook: RateSettings = setting(
+        Group(RateSettings),
+        RateSettings(),
+        "requests to each URL: callbacks wait for it, signals beyond it are dropped",
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -337,7 +342,7 @@ class GatewaySettings(RestSettings):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settings(RestSettings):
+class Settings(RestSettings, WebhookSettings):
     """Settings of a server, with REST or without.
 
     Complete settings have both providers; `raft` is None on a single node.

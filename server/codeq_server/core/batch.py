@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from .model import Claim, Purge, Queue
 from .notable import Notables
+from .subscriptions import Readiness
 
 
 @dataclass(slots=True)
@@ -27,6 +28,7 @@ class Batch:
         notable: Events for the log.
         kept_until: Earliest time at which a task that ended in the batch may be removed, in Unix milliseconds; set
             by `seal`.
+        readiness: Changed queues of tenants with subscriptions; set by `seal`. None: no tenant has any.
     """
 
     lsn: int
@@ -41,6 +43,7 @@ class Batch:
     size: int = 0
     notable: Notables = field(default_factory=Notables)
     kept_until: int | None = None
+    readiness: list[Readiness] | None = None
 
     def __bool__(self) -> bool:
         """Returns whether anything was decided."""

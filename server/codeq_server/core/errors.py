@@ -71,6 +71,7 @@ class Reason(Enum):
     INVALID_POLICY = 70
     POLICY_VIOLATION = 71
     TOPIC_NOT_FOUND = 72
+    SUBSCRIPTION_NOT_FOUND = 65
 
 
 class Rejection(Exception):  # noqa: N818 - a rejection is a normal answer, not an error of the server

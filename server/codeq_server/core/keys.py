@@ -20,6 +20,7 @@
 | f      | tenant length u8, tenant, schedule       | FireRow                                      |
 |        | length u8, schedule, number of fire u64  |                                              |
 | p      | tenant length u8, tenant, command        | TopicRow                                     |
+| w      | tenant length u8, tenant, id: 16 bytes   | SubscriptionRow                              |
 
 All numbers are big-endian, so that keys sort by time and by place. Values of "t" and "u":
 
@@ -72,6 +73,7 @@ FIRES: Final = b"f"
 """Table of the last fires of schedules."""
 TOPICS: Final = b"p"
 """Table of the policies of commands."""
+SUBSCRIPTIONS: Final = b"w"
 
 QUEUE_NUMBER_MAX: Final = (1 << 32) - 1
 """Largest queue number; numbers are never reused."""
@@ -430,6 +432,24 @@ def topic_key(tenant: str, command: str) -> bytes:
 def command_of(key: bytes) -> str:
     """Returns the command in the key of a topic."""
     return key[2 + key[1] :].decode()
+
+
+def subscription_key(tenant: str, subscription: str) -> bytes:
+    """Returns the key of a subscription's row; `subscription` is a UUID."""
+    return SUBSCRIPTIONS + bytes((len(tenant),)) + tenant.encode() + bytes.fromhex(subscription.replace("-", ""))
+
+
+def split_subscription_key(key: bytes) -> tuple[str, str]:
+    """Returns tenant and id of a subscription.
+
+    Raises:
+        ValueError: The key does not hold 16 bytes after the tenant.
+    """
+    end = 2 + key[1]
+    if len(key) != end + 16:
+        raise ValueError("not a UUID")
+    digits = key[end:].hex()
+    return key[2:end].decode(), "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
 
 
 def pointer(lane: int, position: int, attempts: int) -> bytes:

@@ -221,6 +221,8 @@ class Queue:
         "rates",
         "removed_bytes",
         "removed_total",
+        "reshown",
+        "signalled",
         "tenant",
         "timelines",
         "touched",
@@ -260,6 +262,10 @@ class Queue:
         self.full = False
         """Whether as many tasks are leased as the policy allows."""
         self.rates = Rates()
+        self.reshown = 0
+        """Times that tasks became ready without a new place: returned tasks, and resumed deliveries."""
+        self.signalled = 0
+        """The queue's arrivals when it was last seen to have ready work; see `subscriptions`."""
         self.touched = False
         """Whether the queue was changed since its tenant's sums were brought up to date."""
 

@@ -313,6 +313,7 @@ def give_back(
     target = (home.index, delivery.position, delivery.attempts)
     shard.batch.rows[keys.returned_key(lane.task_prefix, position)] = keys.pointer(*target)
     heapq.heappush(lane.returned, (position, *target))
+    lane.queue.reshown += 1
     lane.ready += 1
     if lane.ready == 1:
         shard.became_ready(lane)

@@ -21,6 +21,7 @@ from .purging import adopt as adopt_purge
 from .rates import Rates
 from .schedules import adopt as adopt_schedule
 from .shard import Shard, ShardSettings
+from .subscriptions import adopt as adopt_subscription
 from .usage import adopt as adopt_limits
 
 PAGE = 1024
@@ -66,6 +67,8 @@ def open_shard(rows: RowReader, settings: ShardSettings, epoch: int, wall_ms: in
     first = rows.scan(*keys.ended_after(shard.sweep_mark), 1)
     shard.sweep_at = keys.split_ended_key(first[0][0])[0] if first else None
     shard.audit.adopt(rows)
+    for key, value in _all(rows, *keys.table_rows(keys.SUBSCRIPTIONS)):
+        adopt_subscription(shard, key, value)
     return shard
 
 

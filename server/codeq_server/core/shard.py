@@ -28,6 +28,7 @@ from .model import Claim, Delivery, Lane, Purge, Queue, TaskKey
 from .parsing import RowReader, parsed
 from .policies import Policies
 from .schedules import Schedules
+from .subscriptions import Subscriptions
 from .tenants import QUEUES, Tenants
 from .time_index import TimeIndex
 
@@ -132,6 +133,7 @@ class Shard:
         """Purges in progress, in turn."""
         self.schedules = Schedules()
         self.audit: Trail = Trail(self, settings.audit_retention_ms)
+        self.subscriptions = Subscriptions()
         self.sweep_mark, self.swept = b"", (b"", 0, 0)
         """The last list of ended tasks that was swept, and the list being swept with queue and home of the last task
         examined."""
@@ -342,6 +344,7 @@ class Shard:
 
     def release(self, queue: Queue) -> None:
         """Shows a queue to claims again, unless it is held for another reason."""
+        queue.reshown += 1
         for lane in queue.lanes[: keys.LANES]:
             if lane is not None and lane.ready:
                 self.became_ready(lane)
@@ -418,6 +421,8 @@ class Shard:
                 idle.add(queue, now.mono_ms, self.settings.queue_idle_ms)
             elif idle.since:
                 idle.since.pop(queue, None)
+        if self.subscriptions.by_tenant:
+            batch.readiness = self.subscriptions.readiness(batch.counted)
         for claim in batch.extended:
             if claim.token in self.claims:
                 # Empty if every extended delivery has ended since; a row without grants is deleted.

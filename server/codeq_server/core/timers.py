@@ -22,6 +22,7 @@ from .model import Queue
 from .outcomes import enqueue, expire
 from .parsing import unpacked
 from .shard import Shard, Totals
+from .subscriptions import expire_subscriptions
 from .sweep import sweep
 
 SLICE = 512
@@ -177,6 +178,7 @@ SOURCES: Final = (
     Timed(lambda shard: shard.purges, _WALL, purging.work, lambda totals: totals.cancelled),
     Timed(lambda shard: shard.audit, _WALL, audit.work, lambda _: 0),
     Timed(lambda shard: shard.schedules.alarms, _WALL, fire_due, lambda totals: totals.fired),
+    Timed(lambda shard: shard.subscriptions.ends, _WALL, expire_subscriptions, lambda _: 0),
 )
 """Everything that falls due, in the order in which it is processed."""
 

@@ -28,6 +28,7 @@ from codeq_server.core.notable import Notables
 from codeq_server.core.quotas import lease_room
 from codeq_server.core.schedules import Schedule
 from codeq_server.core.shard import Shard
+from codeq_server.core.subscriptions import Readiness
 from codeq_server.replication.log import Log
 
 from .admission import CALL_COST, QUEUES_PER_COST, Admission
@@ -94,6 +95,8 @@ class ShardRunner:
         """Called with the notable events of a batch that is durable."""
         self.on_unscheduled: Callable[[list[Schedule]], None] | None = None
         """Called with schedules of which more instants have to be computed."""
+        self.on_readiness: Callable[[list[Readiness]], None] | None = None
+        """Called with the subscribed queues that a batch changed, once it is durable."""
         self._log = log
         self._clock = clock
         self._on_fatal = on_fatal
@@ -144,6 +147,11 @@ class ShardRunner:
     def mono_ms(self) -> int:
         """Returns the monotonic time in milliseconds."""
         return self._clock()[1]
+
+    @property
+    def durable_lsn(self) -> int:
+        """Number of the last batch that is durable."""
+        return (self._flights[0].lsn if self._flights else self.shard.batch.lsn) - 1
 
     def _time(self) -> Now:
         return self.shard.at(*self._clock())
@@ -320,7 +328,7 @@ class ShardRunner:
 
     def _settle(self, flight: _Flight) -> None:
         """Resolves the waiters of a batch that is durable."""
-        notable = self.shard.settled(flight.lsn).notable
+        batch = self.shard.settled(flight.lsn)
         self._flights.popleft()
         seconds = time.perf_counter() - flight.started
         self.commits.count += 1
@@ -329,8 +337,10 @@ class ShardRunner:
         for future in flight.waiters:
             if not future.done():
                 future.set_result(None)
-        if notable.listed and self.on_notable is not None:
-            self.on_notable(notable)
+        if batch.notable.listed and self.on_notable is not None:
+            self.on_notable(batch.notable)
+        if batch.readiness and self.on_readiness is not None:
+            self.on_readiness(batch.readiness)
 
     def _confirmed(self, confirmation: asyncio.Future[None]) -> asyncio.Future[None]:
         """Returns a future that resolves when the leadership is confirmed and all batches in flight are durable."""

@@ -54,6 +54,7 @@ from codeq_server.services.serving import Serving
 from codeq_server.services.shard_table import ShardTable
 from codeq_server.services.tokenless import TokenlessServer
 from codeq_server.storage.errors import StoreError
+from codeq_server.webhooks.outgoing import Outgoing, outgoing_of
 
 HTTP_GRACE_SECONDS_MAX: Final = 2.0
 """Maximum time to drain HTTP requests at shutdown; those that take longer wait for work that will not come."""
@@ -120,7 +121,10 @@ class Node:
         self._certificates = Certificates(
             settings.http_tls if rest else None, settings.grpc_tls, settings.server_tls, "codeq"
         )
-        self._host = _host(settings, files, self._doorkeeper, self._certificates, self._on_fatal, verify=verify)
+        self._outgoing = outgoing_of(settings)
+        self._host = _host(
+            settings, files, self._doorkeeper, self._certificates, self._outgoing, self._on_fatal, verify=verify
+        )
         self._in_flight = InFlight()
         self._authentication = Authentication(settings.auth)
         self._calls = Calls(
@@ -389,6 +393,7 @@ class Node:
         try:
             async with asyncio.timeout_at(max(least, self._end_by)):
                 await self._host.close()
+                await self._outgoing.sender.close()
         except TimeoutError:
             _log.error("store_not_closed", hint="the disk does not respond; the next start recovers the store")
             self._end_now(EXIT_FAILED)
@@ -432,17 +437,18 @@ def _host(
     files: Files,
     doorkeeper: Doorkeeper,
     certificates: Certificates,
+    outgoing: Outgoing,
     on_fatal: Callable[[BaseException], None],
     *,
     verify: bool,
 ) -> Host:
     if settings.raft is None:
-        return LocalHost(settings, files, on_fatal, verify=verify)
+        return LocalHost(settings, files, on_fatal, verify=verify, outgoing=outgoing)
     # Imported only here: a single node runs without the extension that Raft needs.
     from codeq_server.node.raft_host import RaftHost  # noqa: PLC0415
 
     door = doorkeeper.door(files.peers)
-    return RaftHost(settings, settings.raft, files, door, certificates, on_fatal, verify=verify)
+    return RaftHost(settings, settings.raft, files, door, certificates, outgoing, on_fatal, verify=verify)
 
 
 def _log_defect(method: str, problem: BaseException) -> None:

@@ -24,6 +24,7 @@ from codeq_server.services.serving import Serving
 from codeq_server.storage.errors import StoreFormat
 from codeq_server.storage.identity import CLUSTER_ID_BYTES, next_identity, save
 from codeq_server.storage.opening import open_store
+from codeq_server.webhooks.outgoing import Outgoing
 
 
 class LocalHost:
@@ -34,6 +35,7 @@ class LocalHost:
         files: Shares of the open files.
         on_fatal: Called once when a commit has failed: nothing more is decided, and the process must end.
         verify: Whether to check every row first.
+        outgoing: Makes requests to URLs of tenants.
     """
 
     mode = "single"
@@ -41,12 +43,18 @@ class LocalHost:
     collectors: Sequence[Collector] = ()
 
     def __init__(
-        self, settings: Settings, files: Files, on_fatal: Callable[[BaseException], None], *, verify: bool
+        self,
+        settings: Settings,
+        files: Files,
+        on_fatal: Callable[[BaseException], None],
+        *,
+        verify: bool,
+        outgoing: Outgoing | None = None,
     ) -> None:
         self.cluster: Cluster = NoCluster()
         self._settings, self._files = settings, files
         self._on_fatal = on_fatal
-        self._verify = verify
+        self._verify, self._outgoing = verify, outgoing
         self._serving: Serving | None = None
 
     async def start(self, present: Present, absence_changed: Callable[[], None]) -> None:  # noqa: ARG002
@@ -77,7 +85,7 @@ class LocalHost:
         try:
             keeper = self.upkeep.keeper
             shard = load_shard(settings, store, identity.epoch)
-            serving = make_serving(settings, shard, LocalLog(store), keeper, self._on_fatal)
+            serving = make_serving(settings, shard, LocalLog(store), keeper, self._on_fatal, outgoing=self._outgoing)
         except BaseException:
             await self.upkeep.stop()
             store.close()

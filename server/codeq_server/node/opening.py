@@ -20,6 +20,7 @@ from codeq_server.replication.log import Log
 from codeq_server.services.serving import Serving
 from codeq_server.storage.check import check_open
 from codeq_server.storage.errors import StoreDamaged
+from codeq_server.webhooks.outgoing import Outgoing
 
 
 def verify(rows: RowReader) -> None:
@@ -59,6 +60,7 @@ def make_serving(
     keeper: ArtifactKeeper | None,
     on_fatal: Callable[[BaseException], None],
     *,
+    outgoing: Outgoing | None = None,
     keeps_time: bool = True,
 ) -> Serving:
     """Returns the Serving of a shard. Must be called within the event loop that serves it.
@@ -69,6 +71,7 @@ def make_serving(
         log: Makes batches durable; the Serving closes it.
         keeper: Stores artifact contents; None: they are rejected.
         on_fatal: Called once when a commit has failed: nothing more is decided, and the process must end.
+        outgoing: Makes requests to URLs of tenants; None: none are made, as for a shard that is only read.
         keeps_time: Whether timers run: expiring leases and due tasks are processed.
     """
     runner = ShardRunner(shard, log, system_clock, random.SystemRandom().random, on_fatal, keeps_time=keeps_time)
@@ -79,6 +82,7 @@ def make_serving(
         keeper,
         lease_seconds=settings.default_lease_seconds,
         artifact_bytes_max=settings.artifact_bytes_max,
+        outgoing=outgoing,
     )
 
 

@@ -37,6 +37,7 @@ from codeq_server.services.cluster import Cluster
 from codeq_server.services.serving import Serving
 from codeq_server.storage.rocks import RocksStore
 from codeq_server.storage.scratch import scratch_of, take_scratch
+from codeq_server.webhooks.outgoing import Outgoing
 
 TICKS_PER_ELECTION: Final = 20
 """Ticks in the minimum election timeout, so that two members seldom start an election in the same tick."""
@@ -69,6 +70,7 @@ class RaftHost:
         files: Files,
         door: Door,
         certificates: Certificates,
+        outgoing: Outgoing,
         on_fatal: Callable[[BaseException], None],
         *,
         verify: bool,
@@ -80,6 +82,7 @@ class RaftHost:
         """
         self._settings, self._raft = settings, raft
         self._files, self._door, self._certificates = files, door, certificates
+        self._outgoing = outgoing
         self._on_fatal = on_fatal
         self._verify = verify
         self._tls: PemFiles[tuple[bytes, bytes, bytes]] | None = None
@@ -122,7 +125,7 @@ class RaftHost:
             settings.persistence.num_shards,
             lambda: int(time.time()),
             lambda epoch: load_shard(settings, store, epoch),
-            lambda shard, log: make_serving(settings, shard, log, None, self._fail),
+            lambda shard, log: make_serving(settings, shard, log, None, self._fail, outgoing=self._outgoing),
         )
         self._leading = Leading(store, opening, self._lead_with, self._fail)
         self._maker = SnapshotMaker(store, GroupKeys(GROUP), scratch / "snapshots")

@@ -9,6 +9,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from codeq_server.engine.space import SpaceWatch
+from codeq_server.webhooks.signals import KIND
 
 from .serving import Serving
 
@@ -94,6 +95,7 @@ def _families(serving: Serving) -> Iterator[Metric]:
     for limited, count in serving.rates.hits.items():
         hits.add_metric((limited.scope, limited.operation), count)
     yield hits
+    yield from _webhooks(serving)
     depth = GaugeMetricFamily("codeq_queue_tasks", "Tasks in a queue.", labels=("tenant", "command", "state"))
     for number, queue in enumerate(shard.queues.values()):
         if number >= QUEUES_MAX:
@@ -101,3 +103,23 @@ def _families(serving: Serving) -> Iterator[Metric]:
         for state in ("ready", "scheduled", "claimed", "dlq"):
             depth.add_metric((queue.tenant, queue.command, state), getattr(queue, state))
     yield depth
+
+
+def _webhooks(serving: Serving) -> Iterator[Metric]:
+    """Yields the families of requests to URLs of tenants."""
+    yield GaugeMetricFamily(
+        "codeq_subscriptions_active", "Subscriptions to signals.", value=serving.runner.shard.subscriptions.count
+    )
+    if serving.signals is None:
+        return
+    deliveries = CounterMetricFamily(
+        "codeq_webhook_deliveries", "Requests to URLs of tenants since startup.", labels=("kind", "outcome")
+    )
+    for outcome, count in serving.signals.outcomes.items():
+        deliveries.add_metric((KIND, outcome), count)
+    yield deliveries
+    yield GaugeMetricFamily(
+        "codeq_webhook_circuits_open",
+        "Hosts of tenants' URLs that are left alone because they keep failing.",
+        value=serving.signals.outgoing.sender.open_circuits,
+    )

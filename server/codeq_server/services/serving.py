@@ -13,6 +13,8 @@ from codeq_server.core.errors import Reason, Rejection
 from codeq_server.engine.artifacts import ArtifactKeeper
 from codeq_server.engine.runner import ShardRunner
 from codeq_server.engine.scheduling import Scheduling
+from codeq_server.webhooks.outgoing import Outgoing
+from codeq_server.webhooks.signals import Notifier
 
 from .artifacts import Artifacts
 from .audit import AuditService
@@ -22,6 +24,7 @@ from .rate_limits import RateLimits
 from .schedules import ScheduleService
 from .stream_token import StreamToken
 from .streams import StreamRegistry
+from .subscriptions import SubscriptionService
 from .tasks import TaskService
 from .tenants import TenantService
 from .topics import TopicService
@@ -33,7 +36,8 @@ TENANTS: Final = "codeq.v1.TenantService"
 TOPICS: Final = "codeq.v1.TopicService"
 AUDIT: Final = "codeq.v1.AuditService"
 SCHEDULES: Final = "codeq.v1.ScheduleService"
-SHARD_SERVICES: Final = (TASKS, QUEUES, TENANTS, TOPICS, AUDIT, SCHEDULES)
+SUBSCRIPTIONS: Final = "codeq.v1.SubscriptionService"
+SHARD_SERVICES: Final = (TASKS, QUEUES, TENANTS, TOPICS, AUDIT, SCHEDULES, SUBSCRIPTIONS)
 """Services whose unary calls a Serving executes."""
 
 Handler = Callable[..., Awaitable[Message]]
@@ -49,6 +53,8 @@ class Serving:
     Attributes:
         runner: Runner of the shard.
         streams: Open streams.
+        outgoing: Makes requests to URLs of tenants; None: none are made.
+        signals: Sends signals; None: none are sent.
         rates: Rate limits of calls and streams.
         handlers: Handlers of unary calls, by full name of the method.
 
@@ -57,12 +63,21 @@ class Serving:
         keeper: Stores contents of artifacts; None: contents are rejected.
         lease_seconds: Default lease of workers.
         artifact_bytes_max: Maximum bytes of one artifact's content.
+        outgoing: Makes requests to URLs of tenants; None: none are made.
     """
 
     def __init__(
-        self, runner: ShardRunner, keeper: ArtifactKeeper | None, *, lease_seconds: int, artifact_bytes_max: int
+        self,
+        runner: ShardRunner,
+        keeper: ArtifactKeeper | None,
+        *,
+        lease_seconds: int,
+        artifact_bytes_max: int,
+        outgoing: Outgoing | None = None,
     ) -> None:
         self.runner = runner
+        self.outgoing = outgoing
+        self.signals = None if outgoing is None else Notifier(runner, outgoing)
         self.streams = StreamRegistry(runner.shard.tenants)
         self.rates = RateLimits(runner)
         self._scheduling = Scheduling(runner)
@@ -75,6 +90,9 @@ class Serving:
         self.handlers |= handlers_of(TOPICS, TopicService(runner))
         self.handlers |= handlers_of(AUDIT, AuditService(runner))
         self.handlers |= handlers_of(SCHEDULES, ScheduleService(runner))
+        self.handlers |= handlers_of(SUBSCRIPTIONS, SubscriptionService(runner, self.signals))
+        if self.signals is not None:
+            self.signals.start()
 
     async def produce(self, token: StreamToken, context: Any, in_flight: InFlight) -> None:
         """Serves a producer stream to its end; `in_flight` counts the bytes of its large frames.
@@ -114,12 +132,18 @@ class Serving:
         Args:
             refusal: NOT_LEADER, with all known details of the next leader as metadata.
         """
+        self._stop_signals()
         self.streams.end(refusal)
         self.runner.end(refusal)
 
     async def close(self) -> None:
         """Commits pending decisions, unless the leadership has ended, and releases the log."""
+        self._stop_signals()
         await self.runner.close()
+
+    def _stop_signals(self) -> None:
+        if self.signals is not None:
+            self.signals.stop()
 
 
 def handlers_of(service_name: str, service: object) -> dict[str, Handler]:

@@ -26,6 +26,7 @@ from .checker_names import NameRows
 from .checker_places import PlaceRows
 from .checker_queues import CheckedLane, CheckedQueue
 from .checker_schedules import ScheduleRows
+from .checker_subscriptions import subscription_problems
 from .checker_times import TimeRows
 from .checker_topics import topic_problems
 from .findings import Difference, Summary
@@ -81,6 +82,7 @@ class Checker:
             keys.RETURNED: self._returned_row,
             keys.EXTENSIONS: self._extension_row,
             keys.DEAD_LETTERS: self._dead_row,
+            keys.SUBSCRIPTIONS: self._subscription_row,
         }
 
     def row(self, key: bytes, value: bytes) -> None:
@@ -113,6 +115,9 @@ class Checker:
 
     def _audit_row(self, key: bytes, value: bytes) -> None:
         self._report_all(key, self._audit_rows.row(key, value))
+
+    def _subscription_row(self, key: bytes, value: bytes) -> None:
+        self._report_all(key, subscription_problems(key, value))
 
     def _due_row(self, key: bytes, value: bytes) -> None:
         keys.split_due_value(value)

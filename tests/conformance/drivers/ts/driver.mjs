@@ -7,6 +7,7 @@ import { ClusterService } from "../../../../sdks/ts/dist/gen/codeq/v1/cluster_se
 import { QueueService } from "../../../../sdks/ts/dist/gen/codeq/v1/queue_service_pb.js";
 import { ScheduleService } from "../../../../sdks/ts/dist/gen/codeq/v1/schedule_service_pb.js";
 import { ServerService } from "../../../../sdks/ts/dist/gen/codeq/v1/server_service_pb.js";
+import { SubscriptionService } from "../../../../sdks/ts/dist/gen/codeq/v1/subscription_service_pb.js";
 import { TaskService } from "../../../../sdks/ts/dist/gen/codeq/v1/task_service_pb.js";
 import { TenantService } from "../../../../sdks/ts/dist/gen/codeq/v1/tenant_service_pb.js";
 import { TopicService } from "../../../../sdks/ts/dist/gen/codeq/v1/topic_service_pb.js";
@@ -16,7 +17,7 @@ import { fromJson, toJson } from "./json-messages.mjs";
 const CLOSE_MS_MAX = 8000;
 
 const METHODS = new Map(
-  [AuditService, ClusterService, QueueService, ScheduleService, ServerService, TaskService, TenantService, TopicService].flatMap(
+  [AuditService, ClusterService, QueueService, ScheduleService, ServerService, SubscriptionService, TaskService, TenantService, TopicService].flatMap(
     (service) => service.methods.map((method) => [method.name, method]),
   ),
 );

@@ -151,6 +151,8 @@ const (
 	ErrorReason_ERROR_REASON_TOPIC_NOT_FOUND ErrorReason = 72
 	// The tenant has no schedule of this name, or the token does not allow its command.
 	ErrorReason_ERROR_REASON_SCHEDULE_NOT_FOUND ErrorReason = 80
+	// The tenant has no such subscription: it never existed, has ended, or is for commands that the token does not allow.
+	ErrorReason_ERROR_REASON_SUBSCRIPTION_NOT_FOUND ErrorReason = 65
 )
 
 // Enum value maps for ErrorReason.
@@ -210,6 +212,7 @@ var (
 		71: "ERROR_REASON_POLICY_VIOLATION",
 		72: "ERROR_REASON_TOPIC_NOT_FOUND",
 		80: "ERROR_REASON_SCHEDULE_NOT_FOUND",
+		65: "ERROR_REASON_SUBSCRIPTION_NOT_FOUND",
 	}
 	ErrorReason_value = map[string]int32{
 		"ERROR_REASON_UNSPECIFIED":                   0,
@@ -266,6 +269,7 @@ var (
 		"ERROR_REASON_POLICY_VIOLATION":              71,
 		"ERROR_REASON_TOPIC_NOT_FOUND":               72,
 		"ERROR_REASON_SCHEDULE_NOT_FOUND":            80,
+		"ERROR_REASON_SUBSCRIPTION_NOT_FOUND":        65,
 	}
 )
 
@@ -368,7 +372,7 @@ const file_codeq_v1_error_proto_rawDesc = "" +
 	"\tItemError\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\rR\x05index\x12-\n" +
 	"\x06reason\x18\x02 \x01(\x0e2\x15.codeq.v1.ErrorReasonR\x06reason\x12\x18\n" +
-	"\amessage\x18\x03 \x01(\tR\amessage*\xb4\x13\n" +
+	"\amessage\x18\x03 \x01(\tR\amessage*\xe8\x13\n" +
 	"\vErrorReason\x12'\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x1a\t\xa8\xb6\x18\r\xb0\xb6\x18\xf4\x03\x12)\n" +
 	"\x1aERROR_REASON_INVALID_FIELD\x10\x01\x1a\t\xa8\xb6\x18\x03\xb0\xb6\x18\x90\x03\x12(\n" +
@@ -425,7 +429,8 @@ const file_codeq_v1_error_proto_rawDesc = "" +
 	"\x1bERROR_REASON_INVALID_POLICY\x10F\x1a\t\xa8\xb6\x18\x03\xb0\xb6\x18\xa6\x03\x12,\n" +
 	"\x1dERROR_REASON_POLICY_VIOLATION\x10G\x1a\t\xa8\xb6\x18\x03\xb0\xb6\x18\xa6\x03\x12+\n" +
 	"\x1cERROR_REASON_TOPIC_NOT_FOUND\x10H\x1a\t\xa8\xb6\x18\x05\xb0\xb6\x18\x94\x03\x12.\n" +
-	"\x1fERROR_REASON_SCHEDULE_NOT_FOUND\x10P\x1a\t\xa8\xb6\x18\x05\xb0\xb6\x18\x94\x03B>Z<github.com/osvaldoandrade/codeq/sdks/go/gen/codeq/v1;codeqv1b\x06proto3"
+	"\x1fERROR_REASON_SCHEDULE_NOT_FOUND\x10P\x1a\t\xa8\xb6\x18\x05\xb0\xb6\x18\x94\x03\x122\n" +
+	"#ERROR_REASON_SUBSCRIPTION_NOT_FOUND\x10A\x1a\t\xa8\xb6\x18\x05\xb0\xb6\x18\x94\x03B>Z<github.com/osvaldoandrade/codeq/sdks/go/gen/codeq/v1;codeqv1b\x06proto3"
 
 var (
 	file_codeq_v1_error_proto_rawDescOnce sync.Once

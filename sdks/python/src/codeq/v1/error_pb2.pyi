@@ -62,6 +62,7 @@ class ErrorReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ERROR_REASON_POLICY_VIOLATION: _ClassVar[ErrorReason]
     ERROR_REASON_TOPIC_NOT_FOUND: _ClassVar[ErrorReason]
     ERROR_REASON_SCHEDULE_NOT_FOUND: _ClassVar[ErrorReason]
+    ERROR_REASON_SUBSCRIPTION_NOT_FOUND: _ClassVar[ErrorReason]
 ERROR_REASON_UNSPECIFIED: ErrorReason
 ERROR_REASON_INVALID_FIELD: ErrorReason
 ERROR_REASON_INVALID_BODY: ErrorReason
@@ -116,6 +117,7 @@ ERROR_REASON_INVALID_POLICY: ErrorReason
 ERROR_REASON_POLICY_VIOLATION: ErrorReason
 ERROR_REASON_TOPIC_NOT_FOUND: ErrorReason
 ERROR_REASON_SCHEDULE_NOT_FOUND: ErrorReason
+ERROR_REASON_SUBSCRIPTION_NOT_FOUND: ErrorReason
 
 class ItemError(_message.Message):
     __slots__ = ("index", "reason", "message")

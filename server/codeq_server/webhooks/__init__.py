@@ -1,0 +1,1 @@
+"""HTTP requests to URLs of tenants: the guard, the sender, signatures, signals of subscriptions."""

@@ -111,6 +111,14 @@ func TestLostCallIsRepeatedOnlyIfItMayRunTwice(t *testing.T) {
 		"DeleteSchedule": {func(calls *client.Client) error {
 			return calls.DeleteSchedule(t.Context(), "a", "")
 		}, &codeqv1.DeleteScheduleResponse{}, false},
+		"HeartbeatSubscription": {func(calls *client.Client) error {
+			_, err := calls.HeartbeatSubscription(t.Context(), "a", 0)
+			return err
+		}, &codeqv1.HeartbeatSubscriptionResponse{}, true},
+		"CreateSubscription": {func(calls *client.Client) error {
+			_, err := calls.CreateSubscription(t.Context(), &codeqv1.CreateSubscriptionRequest{})
+			return err
+		}, &codeqv1.CreateSubscriptionResponse{}, false},
 	}
 	for method, each := range cases {
 		t.Run(method, func(t *testing.T) {

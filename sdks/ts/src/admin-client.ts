@@ -21,7 +21,7 @@ import { TenantSchema, TenantService } from "./gen/codeq/v1/tenant_service_pb.js
 import { pages, type Page } from "./paging.js";
 import type { Task } from "./records.js";
 import { times } from "./requests.js";
-import { ScheduleClient } from "./schedule-client.js";
+import { SubscriptionClient } from "./subscription-client.js";
 import type { CallOptions } from "./unary.js";
 
 /** Options of a list of dead letters. */
@@ -75,7 +75,7 @@ export interface AuditOptions extends TenantPageOptions {
 }
 
 /** Calls about queues, tenants and servers; a base of `Client`. */
-export abstract class AdminClient extends ScheduleClient {
+export abstract class AdminClient extends SubscriptionClient {
   /** Reads a page of queues. */
   async queuesPage(options: TenantPageOptions = {}): Promise<Page<Queue>> {
     const request = pageRequest(options);

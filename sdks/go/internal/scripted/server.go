@@ -88,6 +88,7 @@ func (s *Server) serve(listener net.Listener) {
 	codeqv1.RegisterQueueServiceServer(made, codeqv1.UnimplementedQueueServiceServer{})
 	codeqv1.RegisterTopicServiceServer(made, codeqv1.UnimplementedTopicServiceServer{})
 	codeqv1.RegisterScheduleServiceServer(made, codeqv1.UnimplementedScheduleServiceServer{})
+	codeqv1.RegisterSubscriptionServiceServer(made, codeqv1.UnimplementedSubscriptionServiceServer{})
 	codeqv1.RegisterClusterServiceServer(made, codeqv1.UnimplementedClusterServiceServer{})
 	codeqv1.RegisterServerServiceServer(made, codeqv1.UnimplementedServerServiceServer{})
 	s.mu.Lock()

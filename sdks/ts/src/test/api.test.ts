@@ -6,11 +6,13 @@ import { AuditRecordSchema } from "../gen/codeq/v1/audit_service_pb.js";
 import { GetTopologyResponseSchema, TopologySchema } from "../gen/codeq/v1/cluster_service_pb.js";
 import { QueueSchema } from "../gen/codeq/v1/queue_service_pb.js";
 import { ScheduleFireSchema, ScheduleSchema, ScheduleSpecSchema } from "../gen/codeq/v1/schedule_service_pb.js";
+import { CreateSubscriptionResponseSchema, SubscriptionSchema } from "../gen/codeq/v1/subscription_service_pb.js";
 import { TenantLimitsSchema, TenantSchema, TenantUsageSchema } from "../gen/codeq/v1/tenant_service_pb.js";
 import { BackoffSchema, QueuePolicySchema, TopicSchema } from "../gen/codeq/v1/topic_service_pb.js";
 import { ExplainTaskResponseSchema, TaskService } from "../gen/codeq/v1/task_service_pb.js";
 import { isRepeatable } from "../repeating.js";
 import type { Schedule, ScheduleFire, ScheduleSpec } from "../schedule-records.js";
+import type { Subscribed, Subscription } from "../subscription-records.js";
 import type { BackoffPolicy, QueuePolicy, Topic } from "../topic-records.js";
 import { VERSION } from "../version.js";
 import { create, type DescMessage, type MessageShape } from "@bufbuild/protobuf";
@@ -68,7 +70,9 @@ test("the types of records have the fields of their messages", () => {
     Has<Schedule, typeof ScheduleSchema>,
     Has<ScheduleFire, typeof ScheduleFireSchema>,
     Has<ScheduleSpec, typeof ScheduleSpecSchema>,
-  ] = [true, true, true, true, true, true, true, true, true, true, true];
+    Has<Subscription, typeof SubscriptionSchema>,
+    Has<Subscribed, typeof CreateSubscriptionResponseSchema>,
+  ] = [true, true, true, true, true, true, true, true, true, true, true, true, true];
   assert.ok(areWhole.every(Boolean));
 });
 
@@ -84,7 +88,7 @@ test("which calls may run twice", () => {
   assert.ok(!isRepeatable("BatchCreateTasks", { atomic: true, tasks: [{}] }));
   assert.ok(isRepeatable("RedriveTasks", { dryRun: true }));
   assert.ok(!isRepeatable("RedriveTasks", {}));
-  for (const name of ["PutTopic", "DeleteTopic", "PutSchedule", "BackfillSchedule"]) assert.ok(isRepeatable(name, {}), name);
-  for (const name of ["DeleteSchedule", "TriggerSchedule"]) assert.ok(!isRepeatable(name, {}), name);
+  for (const name of ["PutTopic", "DeleteTopic", "PutSchedule", "HeartbeatSubscription"]) assert.ok(isRepeatable(name, {}), name);
+  for (const name of ["DeleteSchedule", "TriggerSchedule", "CreateSubscription", "DeleteSubscription"]) assert.ok(!isRepeatable(name, {}), name);
   assert.equal(TaskService.methods.length, 18);
 });

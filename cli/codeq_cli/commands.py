@@ -50,6 +50,7 @@ _MODULES: Final = {
     "tenant": ("tenant_commands", _CLIENT_CODES),
     "usage": ("usage_commands", _CLIENT_CODES),
     "subscription": ("subscription_commands", _CLIENT_CODES),
+    "webhook": ("webhook_commands", _CLIENT_CODES),
     "cluster": ("cluster_commands", _CLIENT_CODES),
     "audit": ("audit_commands", _CLIENT_CODES),
     "config": ("config_commands", _CONFIG_CODES),

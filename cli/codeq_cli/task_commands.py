@@ -54,6 +54,7 @@ def create(
     payload: Annotated[
         str, typer.Option(metavar="JSON|@FILE|-", help="Payload, one JSON value, sent byte for byte; - reads stdin.")
     ],
+    *,
     priority: Annotated[
         int | None, typer.Option(parser=usage.whole(0, 9), metavar="0-9", help="Priority, highest first; default 0.")
     ] = None,
@@ -85,6 +86,9 @@ def create(
     task_id: Annotated[
         str | None, typer.Option(metavar="ID", help="Id of the task; default: assigned by the server.")
     ] = None,
+    webhook: Annotated[
+        str | None, typer.Option(metavar="URL", help="URL to which the end of the task is reported.")
+    ] = None,
 ) -> None:
     """Creates a task and shows it."""
     if delay is not None and run_at is not None:
@@ -99,6 +103,8 @@ def create(
         fields["idempotencyKey"] = json_text.quote(idempotency_key)
     if task_id is not None:
         fields["taskId"] = json_text.quote(task_id)
+    if webhook is not None:
+        fields["webhook"] = json_text.quote(webhook)
     _show_reply(options, options.server().call("POST", "/tasks", body=json_text.join(fields)))
 
 

@@ -16,7 +16,7 @@ var update = flag.Bool("update", false, "write the files of the public API inste
 func TestPublicAPIIsTheRecordedOne(t *testing.T) {
 	packages := map[string]string{
 		".": "codeq", "./client": "client", "./producer": "producer", "./worker": "worker", "./reasons": "reasons",
-		"./producerclient": "producerclient", "./workerclient": "workerclient",
+		"./producerclient": "producerclient", "./workerclient": "workerclient", "./webhooks": "webhooks",
 	}
 	for path, name := range packages {
 		t.Run(name, func(t *testing.T) { compareAPI(t, path, filepath.Join("api", name+".txt")) })

@@ -77,6 +77,8 @@ type Task struct {
 	Progress json.RawMessage
 	// Trace is the trace context of the producer.
 	Trace Trace
+	// Webhook is the URL to which the end of the task is reported; empty if there is none.
+	Webhook string
 	// OriginTaskID is the dead letter for which the server created the task, as a policy says; empty if there is none.
 	OriginTaskID string
 	// OriginCommand is the command of that dead letter.
@@ -167,8 +169,8 @@ func TaskOf(message *codeqv1.Task) *Task {
 		WorkerID: message.GetWorkerId(), LeaseToken: message.GetLeaseToken(), LeaseUntil: timeOf(message.GetLeaseUntil()),
 		RunAt: timeOf(message.GetRunAt()), ExpireAt: timeOf(message.GetExpireAt()), CreatedAt: timeOf(message.GetCreatedAt()),
 		UpdatedAt: timeOf(message.GetUpdatedAt()), FinishedAt: timeOf(message.GetFinishedAt()), Error: message.GetError(),
-		Progress:     message.GetProgress(),
-		Trace:        Trace{Parent: message.GetTraceparent(), State: message.GetTracestate()},
+		Progress: message.GetProgress(),
+		Trace:    Trace{Parent: message.GetTraceparent(), State: message.GetTracestate()}, Webhook: message.GetWebhook(),
 		OriginTaskID: message.GetOriginTaskId(), OriginCommand: message.GetOriginCommand(),
 	}
 	for _, each := range message.GetAttemptHistory() {

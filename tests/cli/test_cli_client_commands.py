@@ -350,6 +350,12 @@ def test_cancel_sends_the_reason(client: Run, recorder: RecordingServer) -> None
         (("task", "explain", "t1"), "GET", "/tasks/t1/explain", b""),
         (("queue", "pause", "A"), "POST", "/admin/queues/A/pause", b"{}"),
         (("queue", "resume", "A"), "POST", "/admin/queues/A/resume", b"{}"),
+        (("webhook", "retry", "--task", "t1"), "POST", "/tasks/t1/webhooks/retry", b"{}"),
+        (("webhook", "retry", "A"), "POST", "/admin/webhooks/retry", b'{"command":"A"}'),
+        (("webhook", "pause", "h:443"), "POST", "/admin/webhooks/pause", b'{"host":"h:443"}'),
+        (("webhook", "resume", "h:443"), "POST", "/admin/webhooks/resume", b'{"host":"h:443"}'),
+        (("webhook", "test", "https://h/"), "POST", "/admin/webhooks/test", b'{"url":"https://h/"}'),
+        (("webhook", "secrets", "put", "-"), "PUT", "/admin/webhooks/secrets", b'{"endpoint":"","secrets":[]}'),
     ],
 )
 def test_control_commands_send_their_requests(

@@ -26,6 +26,7 @@ from codeq.v1 import (
     task_service_pb2,
     tenant_service_pb2,
     topic_service_pb2,
+    webhook_service_pb2,
     worker_service_pb2,
 )
 from google.api import annotations_pb2
@@ -42,6 +43,7 @@ FILES: Final = (
     audit_service_pb2,
     schedule_service_pb2,
     subscription_service_pb2,
+    webhook_service_pb2,
     cluster_service_pb2,
     server_service_pb2,
 )

@@ -427,7 +427,7 @@ class CoreBesideModel(NamedWork, Expiries, OfTenants, RuleBasedStateMachine):
         for home in self.removed:
             self.check_no_rows(home)
         wait = timers.next_wake(self.shard, now)
-        ends = [task.kept_until - now.wall_ms for task in self.model.tasks.values() if task.kept_until is not None]
+        ends = [kept - now.wall_ms for t in self.model.tasks.values() if (kept := t.kept_until or 0) > now.wall_ms]
         ends += [task.lease.until - now.mono_ms for task in self.model.tasks.values() if task.lease]
         ends += [task.due - now.wall_ms for task in self.model.tasks.values() if task.due]
         ends += [task.expire - now.wall_ms for task in expiring(self.model)]

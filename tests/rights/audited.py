@@ -62,6 +62,9 @@ def request_of(method: Method, task_id: str = "", **more: Any) -> Message:
         "id": "n2",
         "raft_addr": "127.0.0.1:1",
         "deletion_policy": "Delete",
+        "secrets": "a secret of some length",
+        "host": "127.0.0.1:1",
+        "url": "http://127.0.0.1:1/",
         "before": timestamp_pb2.Timestamp(seconds=4_000_000_000),
         "ScheduleSpec": {"cron": "0 0 29 2 *"},
         "BackfillScheduleRequest": {

@@ -39,6 +39,7 @@ from codeq_server.services.grpc_front import GrpcFront
 from codeq_server.services.local_dispatch import LocalDispatcher
 from codeq_server.services.server_info import ServerService
 from codeq_server.services.shard_table import ShardTable
+from codeq_server.webhooks.outgoing import outgoing_of
 from google.protobuf import descriptor_pool, message_factory
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
@@ -244,7 +245,9 @@ async def serving(
     (folder / "backups").mkdir()
     async with AsyncExitStack() as stack:
         settings = load(None, environment, {}, dev=True)
-        host = LocalHost(settings, share(1024, http=100, grpc=100, grpc_ports=1, peers=0), _never, verify=False)
+        files, outgoing = share(1024, http=100, grpc=100, grpc_ports=1, peers=0), outgoing_of(settings)
+        host = LocalHost(settings, files, _never, verify=False, outgoing=outgoing)
+        stack.push_async_callback(outgoing.sender.close)
         authenticator = Authenticator(
             Known(producers),
             Known(workers),

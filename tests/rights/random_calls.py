@@ -46,7 +46,11 @@ class RandomCalls:
             "wait_seconds": lambda: 0,
             "id": lambda: "n2",
             "raft_addr": lambda: "127.0.0.1:1",
-            "url": lambda: "https://files.example/1",
+            "url": lambda: "http://127.0.0.1:1/1",
+            "secrets": lambda: "a secret of some length",
+            "host": lambda: "127.0.0.1:1",
+            "endpoint": lambda: self._pick(["", "http://127.0.0.1:1/1"]),
+            "webhook": lambda: "http://127.0.0.1:1/1",
         }
 
     def learn(self, seen: str) -> None:

@@ -65,6 +65,7 @@ async def task_id(server: Server) -> str:
 async def dead_letter(server: Server) -> str:
     """Makes a dead letter of the command "mine" with payload, progress and error, and schedules; returns its id."""
     spec = task_pb2.TaskSpec(command="mine", payload=f'"{SECRET} payload"'.encode(), max_attempts=1)
+    spec.webhook = f"http://127.0.0.1:1/{SECRET}"
     made = await server.grpc("/codeq.v1.TaskService/CreateTask", pb.CreateTaskRequest(spec=spec), "producer")
     claim = pb.ClaimTaskRequest(commands=["mine"])
     held = (await server.grpc("/codeq.v1.TaskService/ClaimTask", claim, "worker")).message.task
@@ -99,6 +100,9 @@ def values_of(task_id: str, front: str) -> dict[str, Any]:
         "before": timestamp_pb2.Timestamp(seconds=1),
         "count": 1,
         "deletion_policy": "Delete",
+        "secrets": "a secret of some length",
+        "host": "127.0.0.1:1",
+        "TestWebhookRequest": {"url": "http://127.0.0.1:1/"},
         "TaskSpec": {"task_id": None},
         "ScheduleSpec": {"cron": "0 0 29 2 *"},
         "BackfillScheduleRequest": {

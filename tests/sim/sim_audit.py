@@ -18,6 +18,7 @@ import sim_history
 import sim_messages
 import sim_purges
 import sim_quotas
+import sim_receiver
 import sim_schedules
 from codeq.v1 import producer_service_pb2, task_pb2
 from codeq_internal.v1 import rows_pb2
@@ -98,6 +99,7 @@ class Audit:
         self.tokens: set[int] = set()
         self.top_token = 0
         self.batches = 0
+        self.calls = sim_receiver.Calls()
         self.digest = sha256()
         self.violations: list[str] = []
         self.counts: dict[str, int] = {}
@@ -191,6 +193,7 @@ class Audit:
         sim_purges.judge_queue_rows(self, table.get(b"q", ()))
         sim_acts.judge(self, table)
         sim_schedules.judge(self, table)
+        self.calls.batch(self, table.get(b"o", ()))
         if table.get(b"l"):
             self.top_token = max(self.top_token, *(int.from_bytes(key[1:], "big") for key, _ in table[b"l"]))
 
@@ -477,6 +480,11 @@ class Audit:
         if known.told is None:
             known.told, known.told_at = told, self._next()
 
+    @property
+    def is_over(self) -> bool:
+        """Whether every task has ended and was reported."""
+        return not self.calls.due and all(task.end for task in self.tasks.values())
+
     def finish(self) -> None:
         """Judges the end of a run, after all faults are over and clients have had time to finish."""
         lost = self.acked - self.tasks.keys()
@@ -485,3 +493,4 @@ class Audit:
         self.demand(not often, f"created more often than requested, by calls reported as unprocessed: {often}")
         waiting = sorted(task.task_id for task in self.tasks.values() if task.end is None)
         self.demand(not waiting, f"never ended: {waiting}")
+        self.calls.finish(self)

@@ -14,6 +14,7 @@ from codeq.v1 import producer_service_pb2, queue_service_pb2, task_pb2, task_ser
 from codeq_server.core.errors import Reason, Rejection
 from sim_audit import Asked, Audit, Known
 from sim_node import END, LEASE_SECONDS, Lost, Node, Stream, retryable, tenant_of
+from sim_receiver import URLS
 
 COMMANDS = ("a", "b")
 ACTS = ("redrive", "redrive", "redrive queue", "dead letters", "cleanup", "purge", "limit", "limit")
@@ -66,6 +67,8 @@ class World:
             spec.delay_seconds = chance.choice((0, 1, 3))
         if chance.random() < 0.2:
             spec.expire_seconds = chance.choice((1, 2, 5, 60))
+        if chance.random() < 0.3:
+            spec.webhook = chance.choice(URLS)
         if name is not None and name[2] < 0:
             setattr(spec, {"key": "idempotency_key", "id": "task_id"}[name[0]], name[1])
         self.audit.asked[spec.payload] = Asked(

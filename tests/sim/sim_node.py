@@ -27,6 +27,7 @@ from google.protobuf.message import Message
 from sim_audit import Audit
 from sim_disk import Disk, DiskStore
 from sim_loop import Process, SimLoop
+from sim_receiver import SimSender, outgoing
 
 LEASE_SECONDS = 2
 _OUTSIDE = contextvars.Context()
@@ -81,13 +82,13 @@ class Node:
     def __init__(self, loop: SimLoop, chance: random.Random, audit: Audit, settings: ShardSettings) -> None:
         self.loop, self.chance, self.audit, self.settings = loop, chance, audit, settings
         self.disk = Disk(chance, audit.durable)
+        self.outgoing = outgoing(SimSender(audit, chance, self.delay))
+        """What the server makes requests to URLs with."""
         self.wall_offset_ms = 1_700_000_000_000
         self.top_offset_ms = self.wall_offset_ms
         self.mono_offset_ms = 0
         self.server: Any = None
         """The value returned by `serve`, while the process lives."""
-        self.outgoing: Any = None
-        """What the server makes requests to URLs with; None: it makes none."""
         self.slowness = 1.0
         self.process: Process | None = None
         self.dead: list[Process] = []

@@ -116,7 +116,7 @@ class Simulation:
             await self._until(self.loop.seconds + chance.expovariate(1.5))
             self._check(clients)
             await self._fault()
-        world.asking = False
+        world.asking = self.audit.calls.failing = False
         node.settle_clock()
         await self._drain(clients)
         self.audit.finish()
@@ -129,7 +129,7 @@ class Simulation:
             await resume_all(self.world)
             await asyncio.sleep(1)
             self._check(clients)
-            if self.loop.seconds > FAULTY_SECONDS + 10 and all(task.end for task in self.audit.tasks.values()):
+            if self.loop.seconds > FAULTY_SECONDS + 10 and self.audit.is_over:
                 return
 
     async def _until(self, seconds: float) -> None:

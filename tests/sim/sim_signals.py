@@ -141,7 +141,7 @@ class SignalWorld:
         kind = CalmNode if calm else Node
         self.node = kind(self.loop, self.chance, self.audit, settings)  # type: ignore[arg-type]
         self.receivers = Receivers(self.loop)
-        self.node.outgoing = Outgoing(self.receivers, STRICT, secret, 5)  # type: ignore[arg-type]
+        self.node.outgoing = Outgoing(self.receivers, STRICT, secret, (), 5)  # type: ignore[arg-type]
 
     def run(self, story: Callable[[SignalWorld], Awaitable[None]]) -> None:
         """Runs a story to its end."""

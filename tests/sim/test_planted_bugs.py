@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import pytest
 from codeq_server.core import (
+    callbacks,
     ending,
     expiry,
     firing,
@@ -27,6 +28,7 @@ from codeq_server.core import (
 from codeq_server.core.shard import Shard
 from codeq_server.core.time_index import TimeIndex
 from codeq_server.engine.runner import ShardRunner
+from codeq_server.webhooks.courier import Courier
 from planting import planted
 from sim_run import simulate
 
@@ -223,6 +225,29 @@ BUGS: dict[str, Bug | dict[str, Bug]] = {
         [(Shard.used_by, "self.count()", "pass")],
         "tasks of .* wait, of which",
     ),
+    "callback before its end is durable": Bug(
+        [(Courier._turn, "await runner.wait_durable()", "pass")],
+        "is reported, but not durable",
+    ),
+    "callback lost": {
+        "at a restart, before its first attempt": Bug(
+            [(callbacks.adopt, "outbox.mark = outbox.taken = state.mark", "outbox.mark = outbox.taken = state.tail")],
+            "callbacks never arrived|was removed, not made",
+            unseen_by_checker=True,
+        ),
+        "by the sweep": Bug(
+            [(sweep._let_callbacks_go, "if is_pending(shard, queue, state):", "if False:")],
+            "was removed, not made",
+        ),
+        "with its lease": Bug(
+            [(callbacks.take_again, "_wait_until(shard, queue, position, row, now.wall_ms + LEASE_MS)", "pass")],
+            "is not in the index of retries",
+        ),
+        "by a redrive": Bug(
+            [(redrive.redrive, "callbacks=carry_into_next_life(shard, queue, state),", "")],
+            "is listed by no task",
+        ),
+    },
     "expired lease completed by its old holder": Bug(
         [(outcomes.expire, "del shard.deliveries[task_id]", "pass")],
         # Counts may fall below 0.
@@ -250,5 +275,5 @@ def test_planted_bug_is_found(bug: Bug) -> None:
         assert any(re.search(bug.found_by, life.violation) for life in lives)  # some lives show another symptom first
 
 
-def test_fourteen_bugs_are_planted() -> None:
-    assert len(BUGS) == 14
+def test_fifteen_bugs_are_planted() -> None:
+    assert len(BUGS) == 15

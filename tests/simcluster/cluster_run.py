@@ -125,7 +125,7 @@ class Simulation:
             await asyncio.sleep(chance.expovariate(chance.choice((0.5, 2, 4))))
             self._check(clients)
             await self.faults.strike()
-        world.asking = False
+        world.asking = self.audit.calls.failing = False
         await self.faults.heal()
         await self._led()
         await self._until(self.faults.repair, "a lost disk is not replaced")
@@ -151,7 +151,7 @@ class Simulation:
             await resume_all(self.world)
             await asyncio.sleep(1)
             self._check(clients)
-            if self.loop.seconds > calm + 5 and all(task.end for task in self.audit.tasks.values()):
+            if self.loop.seconds > calm + 5 and self.audit.is_over:
                 return
 
     async def _converge(self) -> None:

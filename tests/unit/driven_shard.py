@@ -55,10 +55,11 @@ class DrivenShard:
         delay: int = 0,
         size: int = 2,
         expire: int = 0,
+        webhook: str = "",
     ) -> str:
         now = self.now
         due, expire_ms = (now.wall_ms + delay if delay else 0), (now.wall_ms + expire if expire else 0)
-        return create(self.shard, tenant, command, b"1" * size, priority, attempts, due, now, expire_ms)[0]
+        return create(self.shard, tenant, command, b"1" * size, priority, attempts, due, now, expire_ms, webhook)[0]
 
     def claim(
         self, count: int = 1, commands: list[str] | None = None, *, by: Caller = WORKER, lease: int = 60_000

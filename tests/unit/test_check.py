@@ -270,7 +270,7 @@ MUTATIONS: dict[str, tuple[Mutation, bytes]] = {
     "pointer truncated": (put(place(b"t", LANE, 11), b"p"), place(b"t", LANE, 11)),
     # Identity and tick.
     "no identity": (drop(keys.IDENTITY), keys.IDENTITY),
-    "other format": (edit(keys.IDENTITY, rows_pb2.IdentityRow, format=2), keys.IDENTITY),
+    "other format": (edit(keys.IDENTITY, rows_pb2.IdentityRow, format=keys.FORMAT + 1), keys.IDENTITY),
     "no tick": (drop(keys.TICK), keys.TICK),
     "oldest lease too high": (edit(keys.TICK, rows_pb2.TickRow, oldest_lease=SECOND), keys.TICK),
     "last batch below an end": (edit(keys.TICK, rows_pb2.TickRow, lsn=41), keys.ended_key(2000, 42, 0)),

@@ -38,11 +38,11 @@ def test_lost_durable_rows_are_reported_as_a_difference(tmp_path: Path) -> None:
 
 
 def test_differences_beyond_the_limit_are_counted_but_not_listed(tmp_path: Path) -> None:
-    write_store(tmp_path / "s", {b"y%06d" % number: b"" for number in range(DIFFERENCES_MAX + 5)}, durable=3)
+    write_store(tmp_path / "s", {b"v%06d" % number: b"" for number in range(DIFFERENCES_MAX + 5)}, durable=3)
     differences, summary = check_store(tmp_path / "s")
     assert len(differences) == DIFFERENCES_MAX
     assert summary.differences == DIFFERENCES_MAX + 5
-    assert str(differences[0]) == "y 303030303030: unknown prefix"
+    assert str(differences[0]) == "v 303030303030: unknown prefix"
 
 
 def test_damaged_side_file_is_reported_as_a_difference(tmp_path: Path) -> None:

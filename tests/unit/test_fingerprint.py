@@ -74,6 +74,7 @@ SET = {
     "run_at": Timestamp(seconds=1),
     "delay_seconds": 1,
     "expire_seconds": 1,
+    "webhook": "https://example.com/",
 }
 NOT_COUNTED = {"idempotency_key", "task_id", "traceparent", "tracestate"}
 

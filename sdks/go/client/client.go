@@ -1,5 +1,5 @@
 // Package client makes single calls: it reads and cancels tasks, claims them without a stream, and administers queues and
-// their policies, schedules, subscriptions, tenants and servers.
+// their policies, schedules, subscriptions, callbacks, tenants and servers.
 //
 // Records of tasks are values of package codeq. Administrative records are the generated messages of package codeqv1, whose
 // comments explain each field.
@@ -45,6 +45,8 @@ type Config struct {
 // that may run twice, such as reads, creates with a key, claims, and outcomes with a lease token, are repeated when their
 // answer is lost; calls that a rate limit refuses wait as long as the server asks, if their time allows. All errors are
 // *codeq.Error.
+//
+// Only operators name a tenant in calls that take one; empty: the token's.
 type Client struct {
 	caller *link.Caller
 
@@ -53,6 +55,7 @@ type Client struct {
 	topics        codeqv1.TopicServiceClient
 	schedules     codeqv1.ScheduleServiceClient
 	subscriptions codeqv1.SubscriptionServiceClient
+	webhooks      codeqv1.WebhookServiceClient
 	tenants       codeqv1.TenantServiceClient
 	audit         codeqv1.AuditServiceClient
 	cluster       codeqv1.ClusterServiceClient
@@ -81,6 +84,7 @@ func New(config Config) (*Client, error) {
 		topics:        codeqv1.NewTopicServiceClient(caller),
 		schedules:     codeqv1.NewScheduleServiceClient(caller),
 		subscriptions: codeqv1.NewSubscriptionServiceClient(caller),
+		webhooks:      codeqv1.NewWebhookServiceClient(caller),
 		tenants:       codeqv1.NewTenantServiceClient(caller),
 		audit:         codeqv1.NewAuditServiceClient(caller),
 		cluster:       codeqv1.NewClusterServiceClient(caller),

@@ -42,6 +42,8 @@ type Task struct {
 	TaskID string
 	// Trace is the trace context sent with the task. Zero: that of the context of the create.
 	Trace codeq.Trace
+	// Webhook is the URL (http or https) to which the server reports the end of the task. Empty: none.
+	Webhook string
 }
 
 // Option sets a field of a task.
@@ -71,6 +73,9 @@ func TaskID(id string) Option { return func(task *Task) { task.TaskID = id } }
 // Trace sets the trace context sent with the task.
 func Trace(trace codeq.Trace) Option { return func(task *Task) { task.Trace = trace } }
 
+// Webhook sets the URL to which the server reports the end of the task.
+func Webhook(url string) Option { return func(task *Task) { task.Webhook = url } }
+
 // Spec returns the task as a message, with its payload encoded. Errors name the field.
 func (t *Task) Spec() (*codeqv1.TaskSpec, error) {
 	payload, err := codeq.EncodeJSON(t.Payload, "payload")
@@ -97,6 +102,7 @@ func (t *Task) Spec() (*codeqv1.TaskSpec, error) {
 	spec.TaskId = optional(t.TaskID)
 	spec.Traceparent = optional(t.Trace.Parent)
 	spec.Tracestate = optional(t.Trace.State)
+	spec.Webhook = optional(t.Webhook)
 	return spec, nil
 }
 
@@ -171,7 +177,7 @@ func (t *Task) encoded() ([]byte, error) {
 	if delay != nil {
 		spec = appendNumber(spec, 6, *delay)
 	}
-	spec = appendText(appendText(spec, 8, t.IdempotencyKey), 9, t.TaskID)
+	spec = appendText(appendText(appendText(spec, 7, t.Webhook), 8, t.IdempotencyKey), 9, t.TaskID)
 	if expire != nil {
 		spec = appendNumber(spec, 10, *expire)
 	}
@@ -184,7 +190,7 @@ func (t *Task) encoded() ([]byte, error) {
 
 // texts returns the texts of the task in the order of textFields; an error if one cannot be sent.
 func (t *Task) texts() (texts [len(textFields)]string, err error) {
-	texts = [...]string{t.Command, t.IdempotencyKey, t.TaskID, t.Trace.Parent, t.Trace.State}
+	texts = [...]string{t.Command, t.IdempotencyKey, t.TaskID, t.Trace.Parent, t.Trace.State, t.Webhook}
 	for index, text := range texts {
 		if !utf8.ValidString(text) {
 			return texts, codeq.Invalid(textFields[index], "is not UTF-8")
@@ -208,13 +214,13 @@ func tooLong(texts []string) *codeq.Error {
 
 const (
 	// fixedBytesMax is the size of all fields of a TaskSpec except texts and payload.
-	fixedBytesMax = 96
+	fixedBytesMax = 104
 	// prefixBytesMax is the size of the tag and the length before a TaskSpec.
 	prefixBytesMax = 6
 )
 
 // textFields names the texts of a task in errors.
-var textFields = [...]string{"command", "idempotencyKey", "taskId", "trace.parent", "trace.state"}
+var textFields = [...]string{"command", "idempotencyKey", "taskId", "trace.parent", "trace.state", "webhook"}
 
 // prefixed puts tag and length into the room at the start of an encoded TaskSpec.
 func prefixed(spec []byte) []byte {

@@ -42,4 +42,6 @@ export type { EndKind, Metrics, Middleware, Telemetry, TraceContext } from "./ho
 export type { SchemaIssue, SchemaResult, StandardSchema } from "./schema.js";
 export type { Defaults } from "./defaults.js";
 export { defaults } from "./defaults.js";
+export type { WebhookHeaders } from "./webhooks.js";
+export { WEBHOOK_TOLERANCE_SECONDS, WebhookRejected, verifyWebhook } from "./webhooks.js";
 export { PROTOCOL, SDK_NAME, VERSION } from "./version.js";

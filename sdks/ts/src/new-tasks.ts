@@ -23,6 +23,8 @@ export interface TaskOptions {
   readonly traceparent?: string | undefined;
   /** Vendor part of the trace context (W3C tracestate). */
   readonly tracestate?: string | undefined;
+  /** URL (http or https) to which the server reports the end of the task; see `verifyWebhook`. Default: none. */
+  readonly webhook?: string | undefined;
 }
 
 /** A task to create. */
@@ -70,6 +72,7 @@ export function encodeTask(task: NewTask, newKey: (() => string) | undefined): I
   if (maxAttempts !== undefined) to.number(0x20, whole(maxAttempts, "maxAttempts"));
   if (runAt !== undefined) to.bytes(0x2a, timestamp(runAt, "runAt"));
   if (delaySeconds !== undefined) to.number(0x30, wholeSeconds(delaySeconds, "delaySeconds"));
+  if (task.webhook !== undefined) to.text(0x3a, text(task.webhook, "webhook"));
   if (key !== undefined) to.text(0x42, text(key, "idempotencyKey"));
   if (taskId !== undefined) to.text(0x4a, text(taskId, "taskId"));
   if (expireSeconds !== undefined) to.number(0x50, wholeSeconds(expireSeconds, "expireSeconds"));

@@ -109,6 +109,10 @@ export class Task<Payload = unknown> {
   get tracestate(): string | undefined {
     return this.#message.tracestate;
   }
+  /** URL to which the end of the task is reported. */
+  get webhook(): string | undefined {
+    return this.#message.webhook;
+  }
   /** State. Undefined if only a newer server knows it. */
   get status(): TaskStatus | undefined {
     return nameOf(WireStatus, this.#message.status);

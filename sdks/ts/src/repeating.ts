@@ -41,6 +41,13 @@ const REPEATABLE: ReadonlySet<string> = new Set([
   "GetServerInfo",
   "GetRaftStatus",
   "GetTopology",
+  "ListTaskCallbacks",
+  "ListCallbacks",
+  "PutWebhookSecrets",
+  "GetWebhookSecrets",
+  "DeleteWebhookSecrets",
+  "PauseWebhooks",
+  "ResumeWebhooks",
 ]);
 
 /** Calls that may run twice if they name their lease. */

@@ -7,6 +7,13 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class CallbackState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    CALLBACK_STATE_UNSPECIFIED: _ClassVar[CallbackState]
+    CALLBACK_STATE_WAITING: _ClassVar[CallbackState]
+    CALLBACK_STATE_DELIVERED: _ClassVar[CallbackState]
+    CALLBACK_STATE_GAVE_UP: _ClassVar[CallbackState]
+
 class PlaceKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     PLACE_KIND_UNSPECIFIED: _ClassVar[PlaceKind]
@@ -19,6 +26,10 @@ class SignalMode(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     SIGNAL_MODE_UNSPECIFIED: _ClassVar[SignalMode]
     SIGNAL_MODE_GROUP: _ClassVar[SignalMode]
     SIGNAL_MODE_HASH: _ClassVar[SignalMode]
+CALLBACK_STATE_UNSPECIFIED: CallbackState
+CALLBACK_STATE_WAITING: CallbackState
+CALLBACK_STATE_DELIVERED: CallbackState
+CALLBACK_STATE_GAVE_UP: CallbackState
 PLACE_KIND_UNSPECIFIED: PlaceKind
 PLACE_KIND_QUEUED: PlaceKind
 PLACE_KIND_DUE: PlaceKind
@@ -56,7 +67,7 @@ class TickRow(_message.Message):
     def __init__(self, lsn: _Optional[int] = ..., wall_ms: _Optional[int] = ..., oldest_lease: _Optional[int] = ..., sweep_mark: _Optional[bytes] = ..., last_queue: _Optional[int] = ...) -> None: ...
 
 class QueueRow(_message.Message):
-    __slots__ = ("tenant", "command", "lanes", "scheduled", "claimed", "dlq", "completed_total", "failed_total", "created_total", "paused", "named", "due_mark", "removed_total", "filed", "purge", "expiring", "expire_mark", "stored_bytes", "delivered_total", "accepted_bytes_total")
+    __slots__ = ("tenant", "command", "lanes", "scheduled", "claimed", "dlq", "completed_total", "failed_total", "created_total", "paused", "named", "due_mark", "removed_total", "filed", "purge", "expiring", "expire_mark", "stored_bytes", "delivered_total", "accepted_bytes_total", "hooked", "outbox")
     TENANT_FIELD_NUMBER: _ClassVar[int]
     COMMAND_FIELD_NUMBER: _ClassVar[int]
     LANES_FIELD_NUMBER: _ClassVar[int]
@@ -77,6 +88,8 @@ class QueueRow(_message.Message):
     STORED_BYTES_FIELD_NUMBER: _ClassVar[int]
     DELIVERED_TOTAL_FIELD_NUMBER: _ClassVar[int]
     ACCEPTED_BYTES_TOTAL_FIELD_NUMBER: _ClassVar[int]
+    HOOKED_FIELD_NUMBER: _ClassVar[int]
+    OUTBOX_FIELD_NUMBER: _ClassVar[int]
     tenant: str
     command: str
     lanes: _containers.RepeatedCompositeFieldContainer[LaneState]
@@ -97,7 +110,73 @@ class QueueRow(_message.Message):
     stored_bytes: int
     delivered_total: int
     accepted_bytes_total: int
-    def __init__(self, tenant: _Optional[str] = ..., command: _Optional[str] = ..., lanes: _Optional[_Iterable[_Union[LaneState, _Mapping]]] = ..., scheduled: _Optional[int] = ..., claimed: _Optional[int] = ..., dlq: _Optional[int] = ..., completed_total: _Optional[int] = ..., failed_total: _Optional[int] = ..., created_total: _Optional[int] = ..., paused: _Optional[bool] = ..., named: _Optional[int] = ..., due_mark: _Optional[bytes] = ..., removed_total: _Optional[int] = ..., filed: _Optional[int] = ..., purge: _Optional[_Union[PurgeState, _Mapping]] = ..., expiring: _Optional[int] = ..., expire_mark: _Optional[bytes] = ..., stored_bytes: _Optional[int] = ..., delivered_total: _Optional[int] = ..., accepted_bytes_total: _Optional[int] = ...) -> None: ...
+    hooked: int
+    outbox: OutboxState
+    def __init__(self, tenant: _Optional[str] = ..., command: _Optional[str] = ..., lanes: _Optional[_Iterable[_Union[LaneState, _Mapping]]] = ..., scheduled: _Optional[int] = ..., claimed: _Optional[int] = ..., dlq: _Optional[int] = ..., completed_total: _Optional[int] = ..., failed_total: _Optional[int] = ..., created_total: _Optional[int] = ..., paused: _Optional[bool] = ..., named: _Optional[int] = ..., due_mark: _Optional[bytes] = ..., removed_total: _Optional[int] = ..., filed: _Optional[int] = ..., purge: _Optional[_Union[PurgeState, _Mapping]] = ..., expiring: _Optional[int] = ..., expire_mark: _Optional[bytes] = ..., stored_bytes: _Optional[int] = ..., delivered_total: _Optional[int] = ..., accepted_bytes_total: _Optional[int] = ..., hooked: _Optional[int] = ..., outbox: _Optional[_Union[OutboxState, _Mapping]] = ...) -> None: ...
+
+class OutboxState(_message.Message):
+    __slots__ = ("mark", "tail", "pending", "retries", "retry_mark", "gave_up")
+    MARK_FIELD_NUMBER: _ClassVar[int]
+    TAIL_FIELD_NUMBER: _ClassVar[int]
+    PENDING_FIELD_NUMBER: _ClassVar[int]
+    RETRIES_FIELD_NUMBER: _ClassVar[int]
+    RETRY_MARK_FIELD_NUMBER: _ClassVar[int]
+    GAVE_UP_FIELD_NUMBER: _ClassVar[int]
+    mark: int
+    tail: int
+    pending: int
+    retries: int
+    retry_mark: bytes
+    gave_up: int
+    def __init__(self, mark: _Optional[int] = ..., tail: _Optional[int] = ..., pending: _Optional[int] = ..., retries: _Optional[int] = ..., retry_mark: _Optional[bytes] = ..., gave_up: _Optional[int] = ...) -> None: ...
+
+class OutboxRow(_message.Message):
+    __slots__ = ("home", "state", "status", "ended_ms", "ended_lsn", "epoch", "error", "due_ms", "tries", "attempts_total", "attempts")
+    HOME_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    ENDED_MS_FIELD_NUMBER: _ClassVar[int]
+    ENDED_LSN_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    DUE_MS_FIELD_NUMBER: _ClassVar[int]
+    TRIES_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPTS_TOTAL_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
+    home: int
+    state: CallbackState
+    status: int
+    ended_ms: int
+    ended_lsn: int
+    epoch: int
+    error: str
+    due_ms: int
+    tries: int
+    attempts_total: int
+    attempts: _containers.RepeatedCompositeFieldContainer[CallRow]
+    def __init__(self, home: _Optional[int] = ..., state: _Optional[_Union[CallbackState, str]] = ..., status: _Optional[int] = ..., ended_ms: _Optional[int] = ..., ended_lsn: _Optional[int] = ..., epoch: _Optional[int] = ..., error: _Optional[str] = ..., due_ms: _Optional[int] = ..., tries: _Optional[int] = ..., attempts_total: _Optional[int] = ..., attempts: _Optional[_Iterable[_Union[CallRow, _Mapping]]] = ...) -> None: ...
+
+class CallRow(_message.Message):
+    __slots__ = ("at_ms", "status", "duration_ms", "error")
+    AT_MS_FIELD_NUMBER: _ClassVar[int]
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    DURATION_MS_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    at_ms: int
+    status: int
+    duration_ms: int
+    error: str
+    def __init__(self, at_ms: _Optional[int] = ..., status: _Optional[int] = ..., duration_ms: _Optional[int] = ..., error: _Optional[str] = ...) -> None: ...
+
+class EndpointRow(_message.Message):
+    __slots__ = ("secrets", "changed_ms", "paused")
+    SECRETS_FIELD_NUMBER: _ClassVar[int]
+    CHANGED_MS_FIELD_NUMBER: _ClassVar[int]
+    PAUSED_FIELD_NUMBER: _ClassVar[int]
+    secrets: _containers.RepeatedScalarFieldContainer[str]
+    changed_ms: int
+    paused: bool
+    def __init__(self, secrets: _Optional[_Iterable[str]] = ..., changed_ms: _Optional[int] = ..., paused: _Optional[bool] = ...) -> None: ...
 
 class TenantRow(_message.Message):
     __slots__ = ("limits", "created_total", "delivered_total", "completed_total", "failed_total", "accepted_bytes_total")
@@ -250,7 +329,7 @@ class LaneState(_message.Message):
     def __init__(self, lane: _Optional[int] = ..., mark: _Optional[int] = ..., tail: _Optional[int] = ..., ready: _Optional[int] = ...) -> None: ...
 
 class StateRow(_message.Message):
-    __slots__ = ("ended_lsn", "ended_token", "outcome", "attempts", "abandons", "place", "place_lane", "place_at", "worker", "changed_ms", "status", "delay_ms", "error", "result", "subject", "progress", "redriven_lsn", "artifacts", "deliveries", "started_ms")
+    __slots__ = ("ended_lsn", "ended_token", "outcome", "attempts", "abandons", "place", "place_lane", "place_at", "worker", "changed_ms", "status", "delay_ms", "error", "result", "subject", "progress", "redriven_lsn", "artifacts", "deliveries", "started_ms", "callbacks")
     ENDED_LSN_FIELD_NUMBER: _ClassVar[int]
     ENDED_TOKEN_FIELD_NUMBER: _ClassVar[int]
     OUTCOME_FIELD_NUMBER: _ClassVar[int]
@@ -271,6 +350,7 @@ class StateRow(_message.Message):
     ARTIFACTS_FIELD_NUMBER: _ClassVar[int]
     DELIVERIES_FIELD_NUMBER: _ClassVar[int]
     STARTED_MS_FIELD_NUMBER: _ClassVar[int]
+    CALLBACKS_FIELD_NUMBER: _ClassVar[int]
     ended_lsn: int
     ended_token: int
     outcome: int
@@ -291,7 +371,8 @@ class StateRow(_message.Message):
     artifacts: _containers.RepeatedCompositeFieldContainer[ArtifactRow]
     deliveries: _containers.RepeatedCompositeFieldContainer[DeliveryRow]
     started_ms: int
-    def __init__(self, ended_lsn: _Optional[int] = ..., ended_token: _Optional[int] = ..., outcome: _Optional[int] = ..., attempts: _Optional[int] = ..., abandons: _Optional[int] = ..., place: _Optional[_Union[PlaceKind, str]] = ..., place_lane: _Optional[int] = ..., place_at: _Optional[int] = ..., worker: _Optional[str] = ..., changed_ms: _Optional[int] = ..., status: _Optional[int] = ..., delay_ms: _Optional[int] = ..., error: _Optional[str] = ..., result: _Optional[bytes] = ..., subject: _Optional[str] = ..., progress: _Optional[bytes] = ..., redriven_lsn: _Optional[int] = ..., artifacts: _Optional[_Iterable[_Union[ArtifactRow, _Mapping]]] = ..., deliveries: _Optional[_Iterable[_Union[DeliveryRow, _Mapping]]] = ..., started_ms: _Optional[int] = ...) -> None: ...
+    callbacks: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, ended_lsn: _Optional[int] = ..., ended_token: _Optional[int] = ..., outcome: _Optional[int] = ..., attempts: _Optional[int] = ..., abandons: _Optional[int] = ..., place: _Optional[_Union[PlaceKind, str]] = ..., place_lane: _Optional[int] = ..., place_at: _Optional[int] = ..., worker: _Optional[str] = ..., changed_ms: _Optional[int] = ..., status: _Optional[int] = ..., delay_ms: _Optional[int] = ..., error: _Optional[str] = ..., result: _Optional[bytes] = ..., subject: _Optional[str] = ..., progress: _Optional[bytes] = ..., redriven_lsn: _Optional[int] = ..., artifacts: _Optional[_Iterable[_Union[ArtifactRow, _Mapping]]] = ..., deliveries: _Optional[_Iterable[_Union[DeliveryRow, _Mapping]]] = ..., started_ms: _Optional[int] = ..., callbacks: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class DeliveryRow(_message.Message):
     __slots__ = ("worker", "started_ms", "ended_ms", "end", "error")

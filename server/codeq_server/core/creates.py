@@ -45,6 +45,8 @@ def create_in(
         max_attempts = task.max_attempts or max_attempts
         due_ms, expire_ms, kept = task.due_ms, task.expire_ms, task.kept
         name = task.naming.task_id if task.naming is not None else ""
+        if task.hooked:
+            queue.hooked += 1
     lane = queue.lanes[9 - priority] or queue.lane(9 - priority)
     if lane.max_attempts != max_attempts:
         lane.max_attempts, lane.task_head = max_attempts, task_head(queue.command, lane.index, max_attempts)

@@ -16,9 +16,10 @@ class Effects:
         cancelled: Holder, id and lease token of tasks cancelled while a connected worker held them.
         gone_files: Home (as in keys) and name of files that no row refers to any more.
         unscheduled: Schedules of which more instants have to be computed.
+        calls: Whether a callback is to be delivered.
     """
 
-    __slots__ = ("cancelled", "ended", "fed", "gone_files", "unscheduled", "woken")
+    __slots__ = ("calls", "cancelled", "ended", "fed", "gone_files", "unscheduled", "woken")
 
     def __init__(self) -> None:
         self.woken: dict[Queue, None] = {}
@@ -27,3 +28,4 @@ class Effects:
         self.cancelled: list[tuple[Holder, str, int]] = []
         self.gone_files: list[tuple[bytes, bytes]] = []
         self.unscheduled: list[Schedule] = []
+        self.calls = False

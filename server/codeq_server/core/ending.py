@@ -10,6 +10,7 @@ from typing import Final
 from codeq_internal.v1 import rows_pb2
 
 from . import keys
+from .callbacks import add_callback
 from .clock import Now
 from .model import Lane, TaskKey
 from .shard import Shard
@@ -37,6 +38,8 @@ def end_task(shard: Shard, home: Lane, position: int, task_id: TaskKey, status: 
         now: Time of the end.
     """
     batch, queue, totals = shard.batch, home.queue, shard.totals
+    if queue.hooked:
+        row += add_callback(shard, home, position, status, now)
     batch.rows[home.state_prefix + position.to_bytes(6, "big")] = row
     if status is _COMPLETED:
         batch.completed.append((queue.number, home.index << 48 | position))

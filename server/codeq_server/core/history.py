@@ -39,8 +39,8 @@ def note(state: rows_pb2.StateRow, claim: Claim, end: End, error: str, now: Now)
 
 
 def carried_over(state: rows_pb2.StateRow, *, progressed: bool) -> bytes:
-    """Returns what remains of a state row when the next delivery ends the task: the history, and any progress."""
-    row = rows_pb2.StateRow(deliveries=state.deliveries[1 - DELIVERIES_KEPT :])
+    """Returns what remains of a state row when a delivery ends the task: history, callbacks, and any progress."""
+    row = rows_pb2.StateRow(deliveries=state.deliveries[1 - DELIVERIES_KEPT :], callbacks=state.callbacks)
     if progressed:
         row.progress = state.progress
     return row.SerializeToString()

@@ -45,6 +45,9 @@ def _drop(shard: Shard, queue: Queue) -> None:
     shard.policies.detach(queue)
     shard.due.forget(queue)
     shard.expiry.forget(queue)
+    shard.retries.forget(queue)
+    if queue.outbox is not None:
+        shard.outboxes.drop(queue.outbox)
     if queue.touched:
         shard.batch.touched.remove(queue)
     shard.batch.counted.pop(queue, None)

@@ -21,6 +21,9 @@
 |        | length u8, schedule, number of fire u64  |                                              |
 | p      | tenant length u8, tenant, command        | TopicRow                                     |
 | w      | tenant length u8, tenant, id: 16 bytes   | SubscriptionRow                              |
+| o      | queue u32, position u48                  | OutboxRow                                    |
+| y      | queue u32, due ms u64, 14, position      | empty                                        |
+| k      | tenant length u8, tenant, endpoint       | EndpointRow                                  |
 
 All numbers are big-endian, so that keys sort by time and by place. Values of "t" and "u":
 
@@ -45,8 +48,9 @@ import struct
 from collections.abc import Iterable
 from typing import Final
 
-FORMAT: Final = 1
-"""Format of the rows; a store with a newer format is rejected."""
+FORMAT: Final = 2
+"""Format of the rows; a store with a newer format is rejected. Format 2 adds callbacks: rows "o" and "y", and fields
+that refer to them. A store of format 1 needs no conversion."""
 
 IDENTITY: Final = b"midentity"
 TICK: Final = b"mtick"
@@ -75,10 +79,18 @@ TOPICS: Final = b"p"
 """Table of the policies of commands."""
 SUBSCRIPTIONS: Final = b"w"
 
+OUTBOX: Final = b"o"
+"""Table of callbacks, in the order in which their tasks ended."""
+RETRIES: Final = b"y"
+"""Table of callbacks that wait for another attempt, by due time."""
+ENDPOINTS: Final = b"k"
+
 QUEUE_NUMBER_MAX: Final = (1 << 32) - 1
 """Largest queue number; numbers are never reused."""
 LANES: Final = 10
 """Lanes 0 to 9 hold priorities 9 to 0."""
+OUTBOX_LANE: Final = 14
+"""Number in place of a lane in ids of callbacks and in their index of retries; no task has its home there."""
 PARKED_LANE: Final = 15
 """Lane of the homes of tasks created with a delay."""
 
@@ -119,6 +131,8 @@ KEY_BYTES: Final = {
     ENDED: _ENDED_KEY.size,
     DEAD_LETTERS: TIME_KEY_BYTES,
     AUDIT: _AUDIT_KEY.size,
+    OUTBOX: 11,
+    RETRIES: TIME_KEY_BYTES,
 }
 """Length of the keys of each table with keys of a fixed length."""
 
@@ -287,6 +301,30 @@ def split_ended_key(key: bytes) -> tuple[int, int, int]:
     """Returns the end of retention, LSN and number."""
     _, until_ms, lsn, number = _ENDED_KEY.unpack(key)
     return until_ms, lsn, number
+
+
+def outbox_key(queue: int, position: int) -> bytes:
+    """Returns the key of the callback at a position of a queue's outbox."""
+    return queue_prefix(OUTBOX, queue) + position.to_bytes(6, "big")
+
+
+def split_outbox_key(key: bytes) -> tuple[int, int]:
+    """Returns queue and position of a callback."""
+    return queue_of(key), int.from_bytes(key[5:11], "big")
+
+
+def endpoint_key(tenant: str, endpoint: str) -> bytes:
+    """Returns the key of a tenant's settings for an endpoint; empty: for all its endpoints."""
+    return ENDPOINTS + bytes((len(tenant),)) + tenant.encode() + endpoint.encode()
+
+
+def split_endpoint_key(key: bytes) -> tuple[str, str]:
+    """Returns tenant and endpoint.
+
+    Raises:
+        ValueError: The key holds no such names.
+    """
+    return key[2 : 2 + key[1]].decode(), key[2 + key[1] :].decode()
 
 
 def audit_key(at_ms: int, number: int) -> bytes:

@@ -12,6 +12,7 @@ from typing import Final, NamedTuple, Protocol
 from codeq_internal.v1 import rows_pb2
 
 from . import ids, keys
+from .outbox import Outbox
 from .policy import Policy
 from .rates import Rates
 
@@ -211,10 +212,12 @@ class Queue:
         "failed_total",
         "filed",
         "full",
+        "hooked",
         "key",
         "lanes",
         "named",
         "number",
+        "outbox",
         "paused",
         "policy",
         "purge",
@@ -261,6 +264,10 @@ class Queue:
         """The policy of its command; None: it has none."""
         self.full = False
         """Whether as many tasks are leased as the policy allows."""
+        self.hooked = 0
+        """Number of tasks with a webhook."""
+        self.outbox: Outbox | None = None
+        """The callbacks of its tasks; None: no task with a webhook has ended."""
         self.rates = Rates()
         self.reshown = 0
         """Times that tasks became ready without a new place: returned tasks, and resumed deliveries."""
@@ -350,6 +357,8 @@ class Queue:
             stored_bytes=self.accepted_bytes - self.removed_bytes,
             delivered_total=self.delivered_total,
             accepted_bytes_total=self.accepted_bytes,
+            hooked=self.hooked,
+            outbox=self.outbox.row(self.timelines.get(keys.RETRIES)) if self.outbox is not None else None,
         ).SerializeToString()
 
 

@@ -43,6 +43,7 @@ class NewTask:
         expire_ms: Unix milliseconds, in the future, at which the task ends if it is still waiting; 0: never.
         kept: Fields of codeq.v1.Task, serialised, that only the producer and the worker read.
         misfit: Why the policy of the command does not allow the task, unless an earlier request created it.
+        hooked: Whether `kept` has a webhook.
     """
 
     command: str
@@ -54,3 +55,4 @@ class NewTask:
     expire_ms: int = 0
     kept: bytes = b""
     misfit: Rejection | None = None
+    hooked: bool = False

@@ -12,6 +12,7 @@ from functools import partial
 from codeq_internal.v1 import rows_pb2
 
 from . import keys
+from .callbacks import adopt as adopt_outbox
 from .claims import lease_row
 from .clock import Now
 from .errors import CorruptRows
@@ -58,6 +59,8 @@ def open_shard(rows: RowReader, settings: ShardSettings, epoch: int, wall_ms: in
         adopt_schedule(shard.schedules, key, value)
     for key, value in _all(rows, *keys.table_rows(keys.TOPICS)):
         shard.policies.adopt(key, value)
+    for key, value in _all(rows, *keys.table_rows(keys.ENDPOINTS)):
+        shard.endpoints.put(*unpacked(keys.split_endpoint_key, key, key), parsed(rows_pb2.EndpointRow, key, value))
     for key, value in _all(rows, *keys.leases_from(tick.oldest_lease)):
         _adopt_claim(shard, key, parsed(rows_pb2.LeaseRow, key, value), now)
     for key, value in _all(rows, *keys.table_rows(keys.RETURNED)):
@@ -95,6 +98,7 @@ def _adopt_queue(shard: Shard, key: bytes, row: rows_pb2.QueueRow, now: Now) -> 
     queue.completed_total, queue.failed_total = row.completed_total, row.failed_total
     queue.created_total, queue.paused = row.created_total, row.paused
     queue.named, queue.removed_total, queue.filed = row.named, row.removed_total, row.filed
+    queue.hooked = row.hooked
     queue.delivered_total, queue.accepted_bytes = row.delivered_total, row.accepted_bytes_total
     queue.removed_bytes = row.accepted_bytes_total - row.stored_bytes
     if row.HasField("purge"):
@@ -105,6 +109,8 @@ def _adopt_queue(shard: Shard, key: bytes, row: rows_pb2.QueueRow, now: Now) -> 
         shard.due.adopt(queue, row.scheduled, row.due_mark)
     if row.expire_mark or row.expiring:
         shard.expiry.adopt(queue, row.expiring, row.expire_mark)
+    if row.HasField("outbox"):
+        adopt_outbox(shard, queue, row.outbox)
     tenant = shard.directory.tenants[queue.tenant]
     tenant.commands.append(queue.command)
     tenant.numbers.append(number)

@@ -8,6 +8,7 @@ from codeq_internal.v1 import rows_pb2
 
 from . import history, keys
 from .artifacts import let_go
+from .callbacks import carry_into_next_life, is_pending
 from .clock import Now
 from .errors import CorruptRows, Reason, Rejection
 from .lookup import find_home
@@ -16,7 +17,7 @@ from .outcomes import enqueue
 from .parsing import listed, parsed, unpacked
 from .shard import Shard
 from .status import Status
-from .sweep import remove_ended
+from .sweep import list_of, remove_ended
 from .usage import forgive
 
 REDRIVABLE: Final = frozenset({Status.DLQ, Status.FAILED, Status.CANCELLED})
@@ -80,6 +81,7 @@ def redrive(shard: Shard, home: Lane, position: int, state: rows_pb2.StateRow, n
         changed_ms=now.wall_ms,
         redriven_lsn=batch.lsn,
         deliveries=history.deliveries(state),
+        callbacks=carry_into_next_life(shard, queue, state),
     )
     lane = queue.lane(unpacked(keys.split_parked, key, value)[1]) if value[:1] == keys.PARKED else home
     enqueue(shard, lane, home, position, life)
@@ -116,17 +118,13 @@ def cleanup(shard: Shard, key: bytes, tenant: str, before_ms: int, start: int, l
         of_tenant = queue is not None and queue.tenant == tenant
         state = shard.state(shard.lane_named(key, number, lane_index), position) if of_tenant else None
         matches = state is not None and state.ended_lsn == row.lsn and state.changed_ms < before_ms
+        if matches and queue is not None and state is not None and state.callbacks:
+            matches = not is_pending(shard, queue, state)
         (gone if matches else left).append((number, home))
     looked = len(gone) + len(left) - min(start, len(tasks))
     left += tasks[start + looked :]
     if gone:
-        remove_ended(shard, key, _ended_row(row.lsn, gone))
-        shard.batch.rows[key] = _ended_row(row.lsn, left).SerializeToString() if left else None
+        remove_ended(shard, key, list_of(row.lsn, gone))
+        shard.batch.rows[key] = list_of(row.lsn, left).SerializeToString() if left else None
     following = start + looked - len(gone)
     return Cleaned(len(gone), looked, following if following < len(left) else None)
-
-
-def _ended_row(lsn: int, tasks: list[tuple[int, int]]) -> rows_pb2.EndedRow:
-    queues = [queue for queue, _ in tasks]
-    same = len(set(queues)) == 1
-    return rows_pb2.EndedRow(lsn=lsn, queues=queues[:1] if same else queues, homes=[home for _, home in tasks])

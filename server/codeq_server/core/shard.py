@@ -21,10 +21,12 @@ from .batch import Batch, SealedBatch
 from .clock import Now
 from .directory import Directory, Tenant
 from .effects import Effects
+from .endpoints import Endpoints
 from .errors import CorruptRows, Reason, Rejection
 from .lease_ends import LeaseEnds
 from .limits import Limits
 from .model import Claim, Delivery, Lane, Purge, Queue, TaskKey
+from .outbox import Outbox
 from .parsing import RowReader, parsed
 from .policies import Policies
 from .schedules import Schedules
@@ -101,9 +103,7 @@ class Shard:
     """A shard's memory; only the functions of this package change it."""
 
     def __init__(self, rows: RowReader, settings: ShardSettings, epoch: int) -> None:
-        self.stored = rows
-        self.settings = settings
-        self.epoch = epoch
+        self.stored, self.settings, self.epoch = rows, settings, epoch
         self.totals = Totals()
         # The anchors are the readings of both clocks when the wall clock was last not behind.
         self.wall_ms = self._anchor_wall_ms = self._anchor_mono_ms = 0
@@ -129,11 +129,14 @@ class Shard:
         self.lease_ends = LeaseEnds()
         self.due, self.expiry = TimeIndex(keys.DUE, self), TimeIndex(keys.EXPIRY, self)
         """Scheduled tasks, and tasks that expire if they wait too long."""
+        self.retries, self.endpoints = TimeIndex(keys.RETRIES, self), Endpoints()
+        """Callbacks that wait for another attempt, and the settings of their receivers."""
+        self.outboxes: Alarms[Outbox] = Alarms()
+        """Queues with callbacks for which no attempt has been made, in turn."""
         self.purges: Alarms[Purge] = Alarms()
         """Purges in progress, in turn."""
-        self.schedules = Schedules()
         self.audit: Trail = Trail(self, settings.audit_retention_ms)
-        self.subscriptions = Subscriptions()
+        self.schedules, self.subscriptions = Schedules(), Subscriptions()
         self.sweep_mark, self.swept = b"", (b"", 0, 0)
         """The last list of ended tasks that was swept, and the list being swept with queue and home of the last task
         examined."""

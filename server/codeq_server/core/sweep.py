@@ -16,6 +16,7 @@ from codeq_internal.v1 import rows_pb2
 
 from . import keys
 from .artifacts import let_go
+from .callbacks import forget_callbacks, is_pending
 from .clock import Now
 from .errors import CorruptRows
 from .expiry import leave_expiry
@@ -34,6 +35,8 @@ REMOVED_PER_READ: Final = 8
 """Number of tasks that can be removed without reading them at the cost of reading one row."""
 LISTS_MAX = 8
 """Maximum number of lists of one slice."""
+LATER_MS = 3_600_000
+"""Time for which a task stays whose callback is still to be delivered, before the sweep looks again."""
 
 _QUEUE: Final = itemgetter(0)
 
@@ -56,7 +59,10 @@ def sweep(shard: Shard, now: Now) -> bool:
         if _all_completed(shard, key, ended):
             left -= _remove_all(shard, key, ended)
         else:
-            left -= _sweep_list(shard, key, ended, left)
+            later: list[tuple[int, int]] = []
+            left -= _sweep_list(shard, key, ended, left, later)
+            if later:
+                _list_later(shard, key, ended, later, now)
             if left <= 0:
                 return True
         shard.batch.rows[key] = None
@@ -76,7 +82,7 @@ def _all_completed(shard: Shard, key: bytes, ended: rows_pb2.EndedRow) -> bool:
         return False
     for number in set(ended.queues):
         queue = shard.queues.get(number)
-        if queue is None or queue.named or queue.filed or queue.expiring:
+        if queue is None or queue.named or queue.filed or queue.expiring or queue.hooked:
             return False
     index, position = keys.unpack_home(ended.homes[0])
     state = shard.get(keys.place_key(keys.lane_prefix(keys.STATES, ended.queues[0], index), position))
@@ -98,26 +104,47 @@ def _remove_all(shard: Shard, key: bytes, ended: rows_pb2.EndedRow) -> int:
     return 1 + len(ended.homes) // REMOVED_PER_READ
 
 
-def _sweep_list(shard: Shard, key: bytes, ended: rows_pb2.EndedRow, most: int) -> int:
+def _sweep_list(shard: Shard, key: bytes, ended: rows_pb2.EndedRow, most: int, later: list[tuple[int, int]]) -> int:
     """Removes the next tasks of a list; returns the cost. If the cost is `most` or more, tasks may be left in the list.
 
     Progress is not stored: a removed task is no longer there to be removed again. A cleanup may shorten the list in the
-    meantime, so the position is stored as the last task examined.
+    meantime, so the position is stored as the last task examined. Tasks that have to stay are added to `later`.
     """
     cost = 0
     list_key, *after = shard.swept
     for number, first, last in _pieces(key, ended):
         if list_key == key and [number, last] <= after:
             continue
-        cost += _remove_run(shard, key, ended.lsn, number, first, last)
+        cost += _remove_run(shard, key, ended.lsn, number, first, last, later)
         if cost >= most:
             shard.swept = (key, number, last)
             break
     return cost
 
 
+def _list_later(shard: Shard, key: bytes, ended: rows_pb2.EndedRow, later: list[tuple[int, int]], now: Now) -> None:
+    """Moves tasks from a list to one that is due later, which is that of the same end."""
+    until, moved = now.wall_ms + LATER_MS, set(later)
+    left = [task for task in listed(key, ended.queues, ended.homes) if task not in moved]
+    shard.batch.rows[key] = list_of(ended.lsn, left).SerializeToString()
+    later_key = keys.ended_key(until, *keys.split_ended_key(key)[1:])
+    there = shard.get(later_key)
+    if there is not None:
+        row = parsed(rows_pb2.EndedRow, later_key, there)
+        later = sorted((*listed(later_key, row.queues, row.homes), *later))
+    shard.batch.rows[later_key] = list_of(ended.lsn, later).SerializeToString()
+    shard.batch.kept_until = min(until, shard.batch.kept_until or until)
+
+
+def list_of(lsn: int, tasks: list[tuple[int, int]]) -> rows_pb2.EndedRow:
+    """Returns the row that lists tasks, given as queue and home, which ended in one batch."""
+    queues = [queue for queue, _ in tasks]
+    same = len(set(queues)) == 1
+    return rows_pb2.EndedRow(lsn=lsn, queues=queues[:1] if same else queues, homes=[home for _, home in tasks])
+
+
 def remove_ended(shard: Shard, key: bytes, ended: rows_pb2.EndedRow) -> None:
-    """Deletes every row of the listed tasks whose end, as listed, still holds.
+    """Deletes every row of the listed tasks whose end, as listed, still holds; none has a callback to deliver.
 
     Args:
         shard: Shard that owns them.
@@ -125,11 +152,16 @@ def remove_ended(shard: Shard, key: bytes, ended: rows_pb2.EndedRow) -> None:
         ended: Tasks of the list, few enough for one call.
     """
     for number, first, last in _pieces(key, ended):
-        _remove_run(shard, key, ended.lsn, number, first, last)
+        _remove_run(shard, key, ended.lsn, number, first, last, [])
 
 
-def _remove_run(shard: Shard, list_key: bytes, lsn: int, number: int, home: int, last_home: int) -> int:
-    """Removes neighbours that ended in this batch; returns the cost, in rows read one by one."""
+def _remove_run(
+    shard: Shard, list_key: bytes, lsn: int, number: int, home: int, last_home: int, later: list[tuple[int, int]]
+) -> int:
+    """Removes neighbours that ended in this batch, except those that it adds to `later`; returns the cost.
+
+    The cost counts rows read one by one.
+    """
     queue = shard.queues.get(number)
     if queue is None:
         return 1  # the queue's last task was in another list, and the queue was removed
@@ -139,6 +171,9 @@ def _remove_run(shard: Shard, list_key: bytes, lsn: int, number: int, home: int,
     head = _head(lsn)
     gone = [(key, value) for key, value in _states(shard, lane, first, last) if value.startswith(head)]
     cost = min(last - first + 1, SCAN_READS)
+    if queue.hooked and gone:
+        gone = _let_callbacks_go(shard, queue, gone, later)
+        cost += 2 * (last - first + 1)
     if not gone:
         return cost
     named, filed, expiring = queue.named, queue.filed, queue.expiring
@@ -159,6 +194,23 @@ def _remove_run(shard: Shard, list_key: bytes, lsn: int, number: int, home: int,
         queue.dlq -= len(gone)
     _count(shard, queue, len(gone))
     return cost
+
+
+def _let_callbacks_go(
+    shard: Shard, queue: Queue, gone: list[tuple[bytes, bytes]], later: list[tuple[int, int]]
+) -> list[tuple[bytes, bytes]]:
+    """Deletes the callbacks of tasks; returns the tasks without those whose callbacks are to be delivered."""
+    free = []
+    for key, value in gone:
+        state = parsed(rows_pb2.StateRow, key, value)
+        if state.callbacks:
+            if is_pending(shard, queue, state):
+                later.append((queue.number, keys.pack_home(*keys.split_place_key(key)[1:])))
+                continue
+            forget_callbacks(shard, queue, state.callbacks)
+            queue.hooked -= 1
+        free.append((key, value))
+    return free
 
 
 def _count(shard: Shard, queue: Queue, removed: int) -> None:

@@ -32,6 +32,7 @@ _ORIGIN_TASK_ID: Final = 34
 _ORIGIN_COMMAND: Final = 35
 _TRACE: Final = (11, 12)
 """Fields of the trace context."""
+_WEBHOOK: Final = 7
 
 _SHORT: Final = 16_384
 _LENGTHS: Final = [bytes((n,)) if n < 128 else bytes((n & 127 | 128, n >> 7)) for n in range(_SHORT)]
@@ -140,6 +141,11 @@ def trace_of(task: bytes) -> bytes:
     """Returns the fields of the trace context from task bytes."""
     fields = [(number, _bytes_field(task, number)) for number in _TRACE]
     return b"".join([field(number, content) for number, content in fields if content is not None])
+
+
+def webhook_of(task: bytes) -> bytes:
+    """Returns the URL of the webhook from task bytes; empty: the task has none."""
+    return _bytes_field(task, _WEBHOOK) or b""
 
 
 def _bytes_field(message: bytes, number: int) -> bytes | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final, Protocol
 
 from . import keys
@@ -106,12 +106,16 @@ class TimeIndex:
         elif len(line.gone) > len(line.heap) // 2 + HEAD_MAX // 16:
             self._replace(line, line.heap)
 
-    def take(self, now_ms: int, most: int) -> tuple[Queue, list[bytes]] | None:
+    def take(
+        self, now_ms: int, most: int, room: Callable[[str], int] | None = None
+    ) -> tuple[Queue, list[bytes]] | None:
         """Takes due entries of the queue whose turn it is.
 
         Args:
             now_ms: Time; never less than in earlier calls.
             most: Maximum number of entries to take.
+            room: Returns the maximum number of entries to take for a tenant. A queue whose tenant has no room gets no
+                further turns until the caller sets its alarm again. None: there is room.
 
         Returns:
             The queue, and entries of it in the order of their times: keys followed by values. The list is empty if the
@@ -120,6 +124,11 @@ class TimeIndex:
         line = self.alarms.turn(now_ms)
         if line is None:
             return None
+        if room is not None:
+            most = min(most, room(line.tenant))
+            if most <= 0:
+                self.alarms.rest(line, None, now_ms)
+                return line.queue, []
         taken: list[bytes] = []
         rows, bound = self._rows.batch.rows, keys.time_bound(line.prefix, now_ms + 1)
         entry = self._first(line)

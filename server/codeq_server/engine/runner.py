@@ -91,6 +91,8 @@ class ShardRunner:
         self.random = random
         self.on_files_gone: Callable[[list[tuple[bytes, bytes]]], None] | None = None
         """Called with home and name of artifact files once it is durable that no row refers to them any more."""
+        self.on_calls: Callable[[], None] | None = None
+        """Called after decisions that leave callbacks to deliver."""
         self.on_notable: Callable[[Notables], None] | None = None
         """Called with the notable events of a batch that is durable."""
         self.on_unscheduled: Callable[[list[Schedule]], None] | None = None
@@ -183,6 +185,8 @@ class ShardRunner:
             self.on_unscheduled(effects.unscheduled)
         if effects.woken:
             self._dispatch(effects.woken)
+        if effects.calls and self.on_calls is not None:
+            self.on_calls()
         for tenant in effects.fed:
             if tenant not in self._feeding:
                 self.admission.push(tenant, partial(self._feed, tenant))

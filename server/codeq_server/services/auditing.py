@@ -45,7 +45,7 @@ DENIALS: Final = frozenset(
 _ELSEWHERE: Final = frozenset({Reason.NOT_LEADER, Reason.DRAINING})
 """Reasons for which another node has to decide a call, which then records it; this one only if it has begun."""
 
-_OBJECTS: Final = ("command", "task_id", "id", "name")
+_OBJECTS: Final = ("command", "task_id", "id", "name", "endpoint", "host")
 """Fields of requests that name what a call acts on."""
 
 State = Mapping[str, object]

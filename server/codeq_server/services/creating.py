@@ -44,7 +44,13 @@ def task_of(shard: Shard, tenant: str, spec: task_pb2.TaskSpec, now: Now, path: 
     elif spec.HasField("task_id"):
         naming = Naming(spec.task_id)
     kept = kept_of(spec)
-    task = NewTask(spec.command, payload, spec.priority, spec.max_attempts, due_ms, naming, expire_ms, kept)
+    hooked = bool(spec.webhook)
+    problem = shard.endpoints.check_url(spec.webhook) if hooked else ""
+    if problem:
+        raise invalid_field(f"{path}webhook", problem)
+    task = NewTask(
+        spec.command, payload, spec.priority, spec.max_attempts, due_ms, naming, expire_ms, kept, hooked=hooked
+    )
     return task if policy is None else fitted(policy, task, now, path)
 
 

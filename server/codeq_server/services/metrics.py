@@ -33,6 +33,9 @@ _TOTALS: Final = {
     "rows": ("codeq_rows_written", "Rows put or deleted in the store"),
 }
 
+_OUTCOMES: Final = {"delivered": "success", "gave_up": "failure", "retried": "retry", "put_off": "put_off"}
+"""Outcomes of callbacks, with their labels."""
+
 
 class ShardCollector(Collector):
     """Exports the metrics of the current `Serving` of the shard, and of the store.
@@ -110,16 +113,28 @@ def _webhooks(serving: Serving) -> Iterator[Metric]:
     yield GaugeMetricFamily(
         "codeq_subscriptions_active", "Subscriptions to signals.", value=serving.runner.shard.subscriptions.count
     )
-    if serving.signals is None:
+    outboxes = [queue.outbox for queue in serving.runner.shard.queues.values() if queue.outbox is not None]
+    yield GaugeMetricFamily(
+        "codeq_callbacks_pending", "Callbacks to deliver.", value=sum(outbox.pending for outbox in outboxes)
+    )
+    yield GaugeMetricFamily(
+        "codeq_callbacks_given_up",
+        "Callbacks that will not be delivered unless they are retried.",
+        value=sum(outbox.gave_up for outbox in outboxes),
+    )
+    courier, signals = serving.courier, serving.signals
+    if courier is None or signals is None:
         return
     deliveries = CounterMetricFamily(
         "codeq_webhook_deliveries", "Requests to URLs of tenants since startup.", labels=("kind", "outcome")
     )
-    for outcome, count in serving.signals.outcomes.items():
-        deliveries.add_metric((KIND, outcome), count)
+    for name, count in signals.outcomes.items():
+        deliveries.add_metric((KIND, name), count)
+    for outcome, name in _OUTCOMES.items():
+        deliveries.add_metric(("task_result", name), courier.outcomes[outcome])
     yield deliveries
     yield GaugeMetricFamily(
         "codeq_webhook_circuits_open",
         "Hosts of tenants' URLs that are left alone because they keep failing.",
-        value=serving.signals.outgoing.sender.open_circuits,
+        value=courier.open_circuits,
     )

@@ -13,6 +13,7 @@ from codeq_server.core.errors import Reason, Rejection
 from codeq_server.engine.artifacts import ArtifactKeeper
 from codeq_server.engine.runner import ShardRunner
 from codeq_server.engine.scheduling import Scheduling
+from codeq_server.webhooks.courier import Courier
 from codeq_server.webhooks.outgoing import Outgoing
 from codeq_server.webhooks.signals import Notifier
 
@@ -28,6 +29,7 @@ from .subscriptions import SubscriptionService
 from .tasks import TaskService
 from .tenants import TenantService
 from .topics import TopicService
+from .webhooks import WebhookService
 from .work import WorkerStream
 
 TASKS: Final = "codeq.v1.TaskService"
@@ -37,7 +39,8 @@ TOPICS: Final = "codeq.v1.TopicService"
 AUDIT: Final = "codeq.v1.AuditService"
 SCHEDULES: Final = "codeq.v1.ScheduleService"
 SUBSCRIPTIONS: Final = "codeq.v1.SubscriptionService"
-SHARD_SERVICES: Final = (TASKS, QUEUES, TENANTS, TOPICS, AUDIT, SCHEDULES, SUBSCRIPTIONS)
+WEBHOOKS: Final = "codeq.v1.WebhookService"
+SHARD_SERVICES: Final = (TASKS, QUEUES, TENANTS, TOPICS, AUDIT, SCHEDULES, SUBSCRIPTIONS, WEBHOOKS)
 """Services whose unary calls a Serving executes."""
 
 Handler = Callable[..., Awaitable[Message]]
@@ -55,6 +58,7 @@ class Serving:
         streams: Open streams.
         outgoing: Makes requests to URLs of tenants; None: none are made.
         signals: Sends signals; None: none are sent.
+        courier: Delivers callbacks; None without `outgoing`.
         rates: Rate limits of calls and streams.
         handlers: Handlers of unary calls, by full name of the method.
 
@@ -78,6 +82,10 @@ class Serving:
         self.runner = runner
         self.outgoing = outgoing
         self.signals = None if outgoing is None else Notifier(runner, outgoing)
+        self.courier: Courier | None = None
+        if outgoing is not None:
+            runner.shard.endpoints.check_url = outgoing.guard.check_url
+            self.courier = Courier(runner, outgoing)
         self.streams = StreamRegistry(runner.shard.tenants)
         self.rates = RateLimits(runner)
         self._scheduling = Scheduling(runner)
@@ -93,6 +101,7 @@ class Serving:
         self.handlers |= handlers_of(SUBSCRIPTIONS, SubscriptionService(runner, self.signals))
         if self.signals is not None:
             self.signals.start()
+        self.handlers |= handlers_of(WEBHOOKS, WebhookService(runner, outgoing))
 
     async def produce(self, token: StreamToken, context: Any, in_flight: InFlight) -> None:
         """Serves a producer stream to its end; `in_flight` counts the bytes of its large frames.
@@ -132,18 +141,20 @@ class Serving:
         Args:
             refusal: NOT_LEADER, with all known details of the next leader as metadata.
         """
-        self._stop_signals()
+        self._stop_outgoing()
         self.streams.end(refusal)
         self.runner.end(refusal)
 
     async def close(self) -> None:
         """Commits pending decisions, unless the leadership has ended, and releases the log."""
-        self._stop_signals()
+        self._stop_outgoing()
         await self.runner.close()
 
-    def _stop_signals(self) -> None:
+    def _stop_outgoing(self) -> None:
         if self.signals is not None:
             self.signals.stop()
+        if self.courier is not None:
+            self.courier.stop()
 
 
 def handlers_of(service_name: str, service: object) -> dict[str, Handler]:

@@ -23,6 +23,7 @@ from .checker_ended import ENDED, EndedRows
 from .checker_homes import listed_homes, pack, queues_match
 from .checker_leases import TOKEN_COUNTER_BITS, LeaseRows, Slot
 from .checker_names import NameRows
+from .checker_outbox import OutboxRows, endpoint_problems
 from .checker_places import PlaceRows
 from .checker_queues import CheckedLane, CheckedQueue
 from .checker_schedules import ScheduleRows
@@ -62,11 +63,13 @@ class Checker:
         self._ended_rows = EndedRows()
         self._name_rows = NameRows()
         self._schedule_rows = ScheduleRows()
+        self._outbox_rows = OutboxRows()
         self._prefix = b""
         self._lane_now = CheckedLane(0, "", None)
         self._handlers = {
             keys.AUDIT: self._audit_row,
             keys.DUE: self._due_row,
+            keys.ENDPOINTS: self._endpoint_row,
             keys.EXPIRY: self._expiry_row,
             keys.NAMES: self._name_row,
             keys.SCHEDULES: self._schedule_row,
@@ -75,7 +78,9 @@ class Checker:
             keys.META: self._meta_row,
             keys.TENANTS: self._tenant_row,
             keys.TOPICS: self._topic_row,
+            keys.OUTBOX: self._outbox_row,
             keys.QUEUES: self._queue_row,
+            keys.RETRIES: self._retry_row,
             keys.ENDED: self._ended_row,
             keys.STATES: self._state_row,
             keys.TASKS: self._task_row,
@@ -126,6 +131,12 @@ class Checker:
     def _expiry_row(self, key: bytes, value: bytes) -> None:
         self._report_all(key, self._expiry_rows.row(key, value))
 
+    def _endpoint_row(self, key: bytes, value: bytes) -> None:
+        self._report_all(key, endpoint_problems(key, value))
+
+    def _outbox_row(self, key: bytes, value: bytes) -> None:
+        self._report_all(key, self._outbox_rows.row(key, value))
+
     def _name_row(self, key: bytes, value: bytes) -> None:
         self._report_all(key, self._name_rows.row(key, value))
 
@@ -142,8 +153,8 @@ class Checker:
     def _meta_row(self, key: bytes, value: bytes) -> None:
         if key == keys.IDENTITY:
             self._identity = rows_pb2.IdentityRow.FromString(value)
-            if self._identity.format != keys.FORMAT:
-                self._report(key, f"format {self._identity.format}, not {keys.FORMAT}")
+            if not 0 < self._identity.format <= keys.FORMAT:
+                self._report(key, f"format {self._identity.format}, not 1 to {keys.FORMAT}")
             for token in self._lease_rows.tokens:
                 self._check_token(keys.lease_key(token), token)
         elif key == keys.TICK:
@@ -187,6 +198,7 @@ class Checker:
         self._report_all(key, self._due_rows.queue(queue_number, row.due_mark))
         self._report_all(key, self._expiry_rows.queue(queue_number, row.expire_mark))
         self._report_all(key, queue.malformed(self._tick))
+        self._report_all(key, self._outbox_rows.queue(queue_number, row))
         queue.expiring = self._expiry_rows.count(queue_number)
 
     def _ended_row(self, key: bytes, value: bytes) -> None:
@@ -217,6 +229,7 @@ class Checker:
             self._report(key, "has not ended, yet has artifacts")
         self._moved[home] = -1
         self._report_all(key, self._ended_rows.state(home, state))
+        self._report_all(key, self._outbox_rows.state(home, state))
         if state.ended_lsn or state.status in ENDED:
             if live:
                 self._report(key, f"has ended, yet is leased by {live[0].token}")
@@ -336,6 +349,8 @@ class Checker:
         if task.command != lane.command or task.priority != keys.LANES - 1 - priority_lane:
             self._report(key, "command or priority differ from its queue and lane")
         home = keys.split_packed_key(key)
+        queue.hooked += task.HasField("webhook")
+        self._report_all(key, self._outbox_rows.home(home, task))
         self._report_all(key, self._expiry_rows.expires(home, task, self._tick.wall_ms if self._tick else 0))
         waits_in = self._moved.pop(home, None)
         slots = self._lease_rows.take(home)
@@ -387,6 +402,9 @@ class Checker:
     def _extension_row(self, key: bytes, value: bytes) -> None:
         self._report_all(key, self._lease_rows.extension(key, value))
 
+    def _retry_row(self, key: bytes, value: bytes) -> None:
+        self._report_all(key, self._outbox_rows.retry(key, value))
+
     def _dead_row(self, key: bytes, value: bytes) -> None:
         queue, ended_ms, lane, position = keys.split_dead_key(key)
         home = pack(queue, lane, position)
@@ -412,7 +430,7 @@ class Checker:
             self._report(key, problem)
         for home in self._dead:
             self._report(keys.packed_key(keys.STATES, home), "is not in the dead-letter index with this end")
-        for key, problem in (*self._name_rows.finish(), *self._schedule_rows.finish()):
+        for key, problem in (*self._name_rows.finish(), *self._schedule_rows.finish(), *self._outbox_rows.finish()):
             self._report(key, problem)
         self._check_counters()
 

@@ -26,12 +26,25 @@ class CheckedLane:
 class CheckedQueue:
     """A queue according to its row, and counts of the tasks found in it."""
 
-    __slots__ = ("claimed", "dlq", "ended", "expiring", "filed", "homes", "lanes", "named", "row", "scheduled")
+    __slots__ = (
+        "claimed",
+        "dlq",
+        "ended",
+        "expiring",
+        "filed",
+        "homes",
+        "hooked",
+        "lanes",
+        "named",
+        "row",
+        "scheduled",
+    )
 
     def __init__(self, row: rows_pb2.QueueRow) -> None:
         self.row = row
         self.lanes = {lane.lane: CheckedLane(lane.lane, row.command, lane) for lane in row.lanes}
         self.scheduled = self.claimed = self.dlq = self.named = self.homes = self.filed = self.expiring = 0
+        self.hooked = 0
         self.ended = {"completed": 0, "failed": 0}
 
     def malformed(self, tick: rows_pb2.TickRow | None) -> Iterator[str]:
@@ -63,6 +76,7 @@ class CheckedQueue:
         counters = [("scheduled", row.scheduled, self.scheduled), ("expiring", row.expiring, self.expiring)]
         counters += [("claimed", row.claimed, self.claimed), ("dlq", row.dlq, self.dlq)]
         counters += [("named", row.named, self.named), ("filed", row.filed, self.filed)]
+        counters += [("hooked", row.hooked, self.hooked)]
         counters += [("created_total less removed_total", row.created_total - row.removed_total, self.homes)]
         counters += [
             (f"ready of lane {lane.index}", lane.state.ready if lane.state else 0, lane.ready)

@@ -56,6 +56,7 @@ def next_identity(rows: RowReader, num_shards: int, unix_seconds: int, random16:
     if epoch > ids.EPOCH_MAX:
         raise StoreFailed(f"the store cannot be opened again: epoch {epoch} is above the last one, {ids.EPOCH_MAX}")
     stored.epoch = epoch
+    stored.format = keys.FORMAT
     return stored
 
 

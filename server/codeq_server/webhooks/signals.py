@@ -7,7 +7,7 @@ import heapq
 import itertools
 import json
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Final
 
@@ -49,9 +49,6 @@ SUSPECT_WAIT_MS: Final = 1_000
 
 _GONE: Final = 410
 
-Secrets = Callable[[str, str], Sequence[str]]
-"""Returns the valid secrets of a tenant and a URL, the newest first."""
-
 
 class Notifier:
     """The signals of one Serving.
@@ -63,15 +60,13 @@ class Notifier:
     Args:
         runner: Runner of the shard.
         outgoing: Makes the requests.
-        secrets: Returns the secrets that sign them; None: the configured one does.
     """
 
-    def __init__(self, runner: ShardRunner, outgoing: Outgoing, secrets: Secrets | None = None) -> None:
+    def __init__(self, runner: ShardRunner, outgoing: Outgoing) -> None:
         self.outgoing = outgoing
         self.outcomes: Counter[str] = Counter(dict.fromkeys(OUTCOMES, 0))
         self._runner = runner
         self._subscriptions = runner.shard.subscriptions
-        self._secrets = secrets or self._configured
         self._audiences: OrderedDict[tuple[str, str], Audience] = OrderedDict()
         self._waiting: list[tuple[int, int, Target]] = []
         """Heap of pending signals that may be sent later: time in monotonic milliseconds, number, target."""
@@ -286,7 +281,8 @@ class Notifier:
         seconds = self._runner.unix_seconds()
         body = _body(audience, number, seconds)
         url = subscription.wanted.url
-        headers = signing.headers(self._secrets(tenant, url), number, int(seconds), body)
+        secrets = self.outgoing.secrets_for(self._runner.shard.endpoints, tenant, url)
+        headers = signing.headers(secrets, number, int(seconds), body)
         self._in_flight[tenant] += 1
         self._in_flight_total += 1
         self._suspects_in_flight += is_suspect
@@ -330,9 +326,6 @@ class Notifier:
 
     def _note(self, outcome: str) -> None:
         self.outcomes[outcome] += 1
-
-    def _configured(self, _tenant: str, _url: str) -> Sequence[str]:
-        return (self.outgoing.secret,) if self.outgoing.secret else ()
 
 
 def _body(audience: Audience, notification: str, seconds: float) -> bytes:

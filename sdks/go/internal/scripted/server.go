@@ -89,6 +89,7 @@ func (s *Server) serve(listener net.Listener) {
 	codeqv1.RegisterTopicServiceServer(made, codeqv1.UnimplementedTopicServiceServer{})
 	codeqv1.RegisterScheduleServiceServer(made, codeqv1.UnimplementedScheduleServiceServer{})
 	codeqv1.RegisterSubscriptionServiceServer(made, codeqv1.UnimplementedSubscriptionServiceServer{})
+	codeqv1.RegisterWebhookServiceServer(made, codeqv1.UnimplementedWebhookServiceServer{})
 	codeqv1.RegisterClusterServiceServer(made, codeqv1.UnimplementedClusterServiceServer{})
 	codeqv1.RegisterServerServiceServer(made, codeqv1.UnimplementedServerServiceServer{})
 	s.mu.Lock()

@@ -100,6 +100,7 @@ class AsyncProducer:
         task_id: str | None = None,
         traceparent: str | None = None,
         tracestate: str | None = None,
+        webhook: str | None = None,
         timeout_seconds: float | None = None,
     ) -> str:
         """Creates a task; once this returns, the task is durable.
@@ -119,6 +120,7 @@ class AsyncProducer:
             traceparent: Trace context that the worker gets with the task (W3C traceparent); None: that of the current
                 span, if the program uses OpenTelemetry.
             tracestate: Vendor part of the trace context (W3C tracestate).
+            webhook: URL to which the server reports the end of the task.
             timeout_seconds: Seconds within which the call ends, including the wait for a connection: over 0 and at most
                 a day.
 
@@ -147,6 +149,7 @@ class AsyncProducer:
             expire,
             traceparent,
             tracestate,
+            webhook,
         )
         [result] = await self._create([to_item(task, with_key=self._with_keys)], timeout_seconds)
         return id_of(result)

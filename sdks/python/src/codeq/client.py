@@ -78,6 +78,7 @@ class Client(QueueClient, ScheduleClient, TenantClient, TopicClient, Pages):
         task_id: str | None = None,
         traceparent: str | None = None,
         tracestate: str | None = None,
+        webhook: str | None = None,
     ) -> Task:
         """Creates a task; see NewTask for the arguments.
 
@@ -98,6 +99,7 @@ class Client(QueueClient, ScheduleClient, TenantClient, TopicClient, Pages):
             expire,
             traceparent,
             tracestate,
+            webhook,
         )
         return self._call(calls.create(task, with_key=self._endpoint.servers.are_many))
 
@@ -322,6 +324,7 @@ class AsyncClient(AsyncQueueClient, AsyncScheduleClient, AsyncTenantClient, Asyn
         task_id: str | None = None,
         traceparent: str | None = None,
         tracestate: str | None = None,
+        webhook: str | None = None,
     ) -> Task:
         """Creates a task; see Client.create."""
         task = NewTask(
@@ -336,6 +339,7 @@ class AsyncClient(AsyncQueueClient, AsyncScheduleClient, AsyncTenantClient, Asyn
             expire,
             traceparent,
             tracestate,
+            webhook,
         )
         return await self._call(calls.create(task, with_key=self._endpoint.servers.are_many))
 

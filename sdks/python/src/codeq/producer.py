@@ -93,6 +93,7 @@ class Producer:
         task_id: str | None = None,
         traceparent: str | None = None,
         tracestate: str | None = None,
+        webhook: str | None = None,
         timeout_seconds: float | None = None,
     ) -> str:
         """Creates a task and returns its id; see AsyncProducer.create."""
@@ -108,6 +109,7 @@ class Producer:
             expire,
             traceparent,
             tracestate,
+            webhook,
         )
         [result] = self._create([to_item(task, with_key=self._with_keys)], timeout_seconds)
         return id_of(result)

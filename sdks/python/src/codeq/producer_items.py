@@ -33,6 +33,7 @@ class CreateOptions(TypedDict, total=False):
     task_id: str | None
     traceparent: str | None
     tracestate: str | None
+    webhook: str | None
 
 
 def to_item(task: NewTask, *, with_key: bool) -> Item:

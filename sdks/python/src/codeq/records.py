@@ -122,6 +122,7 @@ class NewTask:
         traceparent: Trace context that the worker gets with the task (W3C traceparent); it is not compared when a
             create is repeated.
         tracestate: Vendor part of the trace context (W3C tracestate), at most 512 printable ASCII characters.
+        webhook: URL (http or https) to which the server reports the end of the task; see `codeq.webhooks`. None: none.
     """
 
     command: str
@@ -135,6 +136,7 @@ class NewTask:
     expire: float | timedelta | None = None
     traceparent: str | None = None
     tracestate: str | None = None
+    webhook: str | None = None
 
     def fill(self, spec: task_pb2.TaskSpec) -> None:
         """Writes the task into a message; the server checks ranges.
@@ -168,6 +170,9 @@ class NewTask:
             field = "tracestate"
             if self.tracestate is not None:
                 spec.tracestate = self.tracestate
+            field = "webhook"
+            if self.webhook is not None:
+                spec.webhook = self.webhook
             field = "run_at"
             self._fill_times(spec)
         except (TypeError, ValueError, OverflowError, AttributeError) as error:
@@ -331,6 +336,11 @@ class Task(Generic[_Payload_co]):
     def tracestate(self) -> str | None:
         """Vendor part of the trace context (W3C tracestate); None if the producer gave none."""
         return self._message.tracestate if self._message.HasField("tracestate") else None
+
+    @property
+    def webhook(self) -> str | None:
+        """URL to which the end of the task is reported; None if it has none."""
+        return self._message.webhook if self._message.HasField("webhook") else None
 
     @property
     def created_at(self) -> datetime | None:

@@ -22,6 +22,7 @@ from codeq.v1 import (
     task_service_pb2,
     tenant_service_pb2,
     topic_service_pb2,
+    webhook_service_pb2,
 )
 
 _FILES: Final[tuple[FileDescriptor, ...]] = tuple(
@@ -36,6 +37,7 @@ _FILES: Final[tuple[FileDescriptor, ...]] = tuple(
         task_service_pb2,
         tenant_service_pb2,
         topic_service_pb2,
+        webhook_service_pb2,
     )
 )
 
@@ -74,6 +76,7 @@ _REPEATABLE: Final = frozenset(
         "ResumeSchedule",
         "BackfillSchedule",
         "RecomputeSchedule",
+        *("PutWebhookSecrets", "DeleteWebhookSecrets", "PauseWebhooks", "ResumeWebhooks"),
     }
 )
 """RPCs that may run twice, in addition to those that only read."""

@@ -11,13 +11,14 @@ import { SubscriptionService } from "../../../../sdks/ts/dist/gen/codeq/v1/subsc
 import { TaskService } from "../../../../sdks/ts/dist/gen/codeq/v1/task_service_pb.js";
 import { TenantService } from "../../../../sdks/ts/dist/gen/codeq/v1/tenant_service_pb.js";
 import { TopicService } from "../../../../sdks/ts/dist/gen/codeq/v1/topic_service_pb.js";
+import { WebhookService } from "../../../../sdks/ts/dist/gen/codeq/v1/webhook_service_pb.js";
 import { handlerOf } from "./behaviours.mjs";
 import { fromJson, toJson } from "./json-messages.mjs";
 
 const CLOSE_MS_MAX = 8000;
 
 const METHODS = new Map(
-  [AuditService, ClusterService, QueueService, ScheduleService, ServerService, SubscriptionService, TaskService, TenantService, TopicService].flatMap(
+  [AuditService, ClusterService, QueueService, ScheduleService, ServerService, SubscriptionService, TaskService, TenantService, TopicService, WebhookService].flatMap(
     (service) => service.methods.map((method) => [method.name, method]),
   ),
 );

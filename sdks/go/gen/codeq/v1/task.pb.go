@@ -251,6 +251,10 @@ type TaskSpec struct {
 	RunAt *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=run_at,json=runAt,proto3" json:"run_at,omitempty"`
 	// Delay before the first delivery, in seconds from acceptance, 0 to 315360000 (10 years).
 	DelaySeconds *int32 `protobuf:"varint,6,opt,name=delay_seconds,json=delaySeconds,proto3,oneof" json:"delay_seconds,omitempty"`
+	// URL to which the server reports the end of the task with a POST, whatever its status: COMPLETED, FAILED, DLQ or
+	// CANCELLED. The report is repeated until the receiver accepts it. http or https, with a host, at most 2048 printable
+	// ASCII characters; addresses that the server may not call are rejected.
+	Webhook *string `protobuf:"bytes,7,opt,name=webhook,proto3,oneof" json:"webhook,omitempty"`
 	// Makes retries safe: within the tenant, requests with the same key create only one task, and repeated requests
 	// return that task. A different request with the same key fails with IDEMPOTENCY_CONFLICT. The key lives as long as
 	// the task is stored. The task's id is derived from the tenant and the key. 1 to 256 printable ASCII characters.
@@ -344,6 +348,13 @@ func (x *TaskSpec) GetDelaySeconds() int32 {
 	return 0
 }
 
+func (x *TaskSpec) GetWebhook() string {
+	if x != nil && x.Webhook != nil {
+		return *x.Webhook
+	}
+	return ""
+}
+
 func (x *TaskSpec) GetIdempotencyKey() string {
 	if x != nil && x.IdempotencyKey != nil {
 		return *x.IdempotencyKey
@@ -393,6 +404,8 @@ type Task struct {
 	MaxAttempts int32 `protobuf:"varint,4,opt,name=max_attempts,json=maxAttempts,proto3" json:"max_attempts,omitempty"`
 	// Earliest time of the next delivery. Set while SCHEDULED.
 	RunAt *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=run_at,json=runAt,proto3" json:"run_at,omitempty"`
+	// URL to which the end of the task is reported.
+	Webhook *string `protobuf:"bytes,7,opt,name=webhook,proto3,oneof" json:"webhook,omitempty"`
 	// Trace context of the producer (W3C traceparent).
 	Traceparent *string `protobuf:"bytes,11,opt,name=traceparent,proto3,oneof" json:"traceparent,omitempty"`
 	// Vendor part of the trace context (W3C tracestate).
@@ -501,6 +514,13 @@ func (x *Task) GetRunAt() *timestamppb.Timestamp {
 		return x.RunAt
 	}
 	return nil
+}
+
+func (x *Task) GetWebhook() string {
+	if x != nil && x.Webhook != nil {
+		return *x.Webhook
+	}
+	return ""
 }
 
 func (x *Task) GetTraceparent() string {
@@ -1062,7 +1082,7 @@ var File_codeq_v1_task_proto protoreflect.FileDescriptor
 
 const file_codeq_v1_task_proto_rawDesc = "" +
 	"\n" +
-	"\x13codeq/v1/task.proto\x12\bcodeq.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1ecodeq/options/v1/options.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9d\t\n" +
+	"\x13codeq/v1/task.proto\x12\bcodeq.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1ecodeq/options/v1/options.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf2\t\n" +
 	"\bTaskSpec\x12B\n" +
 	"\acommand\x18\x01 \x01(\tB(\xbaH%r#\x10\x01\x18\x80\x012\x1c^[A-Za-z0-9][A-Za-z0-9._-]*$R\acommand\x12'\n" +
 	"\apayload\x18\x02 \x01(\fB\r\xbaH\x06z\x04\x18\x80\x80@ص\x18\x01R\apayload\x12%\n" +
@@ -1071,35 +1091,39 @@ const file_codeq_v1_task_proto_rawDesc = "" +
 	"\xbaH\a\x1a\x05\x18\xe8\a(\x01H\x00R\vmaxAttempts\x88\x01\x01\x121\n" +
 	"\x06run_at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x05runAt\x127\n" +
 	"\rdelay_seconds\x18\x06 \x01(\x05B\r\xbaH\n" +
-	"\x1a\b\x18\x80\x86\xb0\x96\x01(\x00H\x01R\fdelaySeconds\x88\x01\x01\x12W\n" +
-	"\x0fidempotency_key\x18\b \x01(\tB)\xbaH\x0fr\r\x18\x80\x022\b^[ -~]+$\xea\xb5\x18\x0fIdempotency-Key\x88\xb6\x18\x01H\x02R\x0eidempotencyKey\x88\x01\x01\x12\x92\x02\n" +
+	"\x1a\b\x18\x80\x86\xb0\x96\x01(\x00H\x01R\fdelaySeconds\x88\x01\x01\x12M\n" +
+	"\awebhook\x18\a \x01(\tB.\xbaH'r%\x18\x80\x102 ^[Hh][Tt][Tt][Pp][Ss]?://[!-~]+$\x80\xb6\x18\x01H\x02R\awebhook\x88\x01\x01\x12W\n" +
+	"\x0fidempotency_key\x18\b \x01(\tB)\xbaH\x0fr\r\x18\x80\x022\b^[ -~]+$\xea\xb5\x18\x0fIdempotency-Key\x88\xb6\x18\x01H\x03R\x0eidempotencyKey\x88\x01\x01\x12\x92\x02\n" +
 	"\atask_id\x18\t \x01(\tB\xf3\x01\xbaH\xeb\x01\xba\x01\xc5\x01\n" +
-	"\x1ftask_spec.task_id_not_of_server\x12Amust not be a UUID of version 8, the form of the server's own ids\x1a_!this.matches('^[0-9A-Fa-f]{8}-[0-9A-Fa-f]{4}-8[0-9A-Fa-f]{3}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{12}$')r \x18@2\x1c^[A-Za-z0-9][A-Za-z0-9._-]*$\x88\xb6\x18\x01H\x03R\x06taskId\x88\x01\x01\x129\n" +
+	"\x1ftask_spec.task_id_not_of_server\x12Amust not be a UUID of version 8, the form of the server's own ids\x1a_!this.matches('^[0-9A-Fa-f]{8}-[0-9A-Fa-f]{4}-8[0-9A-Fa-f]{3}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{12}$')r \x18@2\x1c^[A-Za-z0-9][A-Za-z0-9._-]*$\x88\xb6\x18\x01H\x04R\x06taskId\x88\x01\x01\x129\n" +
 	"\x0eexpire_seconds\x18\n" +
 	" \x01(\x05B\r\xbaH\n" +
-	"\x1a\b\x18\x80\x86\xb0\x96\x01(\x01H\x04R\rexpireSeconds\x88\x01\x01\x12v\n" +
-	"\vtraceparent\x18\v \x01(\tBO\xbaHDrB\x18\x80\x012=^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}(-[!-~]*)?$\x80\xb6\x18\x01\x88\xb6\x18\x01H\x05R\vtraceparent\x88\x01\x01\x12?\n" +
+	"\x1a\b\x18\x80\x86\xb0\x96\x01(\x01H\x05R\rexpireSeconds\x88\x01\x01\x12v\n" +
+	"\vtraceparent\x18\v \x01(\tBO\xbaHDrB\x18\x80\x012=^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}(-[!-~]*)?$\x80\xb6\x18\x01\x88\xb6\x18\x01H\x06R\vtraceparent\x88\x01\x01\x12?\n" +
 	"\n" +
-	"tracestate\x18\f \x01(\tB\x1a\xbaH\x0fr\r\x18\x80\x042\b^[ -~]*$\x80\xb6\x18\x01\x88\xb6\x18\x01H\x06R\n" +
+	"tracestate\x18\f \x01(\tB\x1a\xbaH\x0fr\r\x18\x80\x042\b^[ -~]*$\x80\xb6\x18\x01\x88\xb6\x18\x01H\aR\n" +
 	"tracestate\x88\x01\x01:z\xbaHw\x1au\n" +
 	"\x16task_spec.one_schedule\x12+delay_seconds and run_at cannot both be set\x1a.!(has(this.run_at) && has(this.delay_seconds))B\x0f\n" +
 	"\r_max_attemptsB\x10\n" +
-	"\x0e_delay_secondsB\x12\n" +
+	"\x0e_delay_secondsB\n" +
+	"\n" +
+	"\b_webhookB\x12\n" +
 	"\x10_idempotency_keyB\n" +
 	"\n" +
 	"\b_task_idB\x11\n" +
 	"\x0f_expire_secondsB\x0e\n" +
 	"\f_traceparentB\r\n" +
-	"\v_tracestateJ\x04\b\a\x10\bJ\x04\b\r\x10\x10\"\x86\t\n" +
+	"\v_tracestateJ\x04\b\r\x10\x10\"\xbd\t\n" +
 	"\x04Task\x12\x18\n" +
 	"\acommand\x18\x01 \x01(\tR\acommand\x12\"\n" +
 	"\apayload\x18\x02 \x01(\fB\bص\x18\x01\x90\xb6\x18\x01R\apayload\x12\x1a\n" +
 	"\bpriority\x18\x03 \x01(\x05R\bpriority\x12!\n" +
 	"\fmax_attempts\x18\x04 \x01(\x05R\vmaxAttempts\x121\n" +
-	"\x06run_at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x05runAt\x12%\n" +
-	"\vtraceparent\x18\v \x01(\tH\x00R\vtraceparent\x88\x01\x01\x12#\n" +
+	"\x06run_at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x05runAt\x12#\n" +
+	"\awebhook\x18\a \x01(\tB\x04\x90\xb6\x18\x01H\x00R\awebhook\x88\x01\x01\x12%\n" +
+	"\vtraceparent\x18\v \x01(\tH\x01R\vtraceparent\x88\x01\x01\x12#\n" +
 	"\n" +
-	"tracestate\x18\f \x01(\tH\x01R\n" +
+	"tracestate\x18\f \x01(\tH\x02R\n" +
 	"tracestate\x88\x01\x01\x129\n" +
 	"\n" +
 	"created_at\x18\x10 \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\x12\x0e\n" +
@@ -1107,22 +1131,24 @@ const file_codeq_v1_task_proto_rawDesc = "" +
 	"\x06status\x18\x15 \x01(\x0e2\x14.codeq.v1.TaskStatusR\x06status\x12\x1b\n" +
 	"\ttenant_id\x18\x16 \x01(\tR\btenantId\x12\x1a\n" +
 	"\battempts\x18\x17 \x01(\x05R\battempts\x12 \n" +
-	"\tworker_id\x18\x18 \x01(\tH\x02R\bworkerId\x88\x01\x01\x12$\n" +
-	"\vlease_token\x18\x19 \x01(\x04H\x03R\n" +
+	"\tworker_id\x18\x18 \x01(\tH\x03R\bworkerId\x88\x01\x01\x12$\n" +
+	"\vlease_token\x18\x19 \x01(\x04H\x04R\n" +
 	"leaseToken\x88\x01\x01\x12;\n" +
 	"\vlease_until\x18\x1a \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"leaseUntil\x12\x1f\n" +
-	"\x05error\x18\x1b \x01(\tB\x04\x90\xb6\x18\x01H\x04R\x05error\x88\x01\x01\x129\n" +
+	"\x05error\x18\x1b \x01(\tB\x04\x90\xb6\x18\x01H\x05R\x05error\x88\x01\x01\x129\n" +
 	"\n" +
 	"updated_at\x18\x1c \x01(\v2\x1a.google.protobuf.TimestampR\tupdatedAt\x12;\n" +
 	"\vfinished_at\x18\x1d \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"finishedAt\x12)\n" +
-	"\bprogress\x18\x1e \x01(\fB\bص\x18\x01\x90\xb6\x18\x01H\x05R\bprogress\x88\x01\x01\x12!\n" +
-	"\tduplicate\x18\x1f \x01(\bH\x06R\tduplicate\x88\x01\x01\x127\n" +
+	"\bprogress\x18\x1e \x01(\fB\bص\x18\x01\x90\xb6\x18\x01H\x06R\bprogress\x88\x01\x01\x12!\n" +
+	"\tduplicate\x18\x1f \x01(\bH\aR\tduplicate\x88\x01\x01\x127\n" +
 	"\texpire_at\x18  \x01(\v2\x1a.google.protobuf.TimestampR\bexpireAt\x12@\n" +
 	"\x0fattempt_history\x18! \x03(\v2\x11.codeq.v1.AttemptB\x04\xf8\xb5\x18\x01R\x0eattemptHistory\x12)\n" +
-	"\x0eorigin_task_id\x18\" \x01(\tH\aR\foriginTaskId\x88\x01\x01\x12*\n" +
-	"\x0eorigin_command\x18# \x01(\tH\bR\roriginCommand\x88\x01\x01B\x0e\n" +
+	"\x0eorigin_task_id\x18\" \x01(\tH\bR\foriginTaskId\x88\x01\x01\x12*\n" +
+	"\x0eorigin_command\x18# \x01(\tH\tR\roriginCommand\x88\x01\x01B\n" +
+	"\n" +
+	"\b_webhookB\x0e\n" +
 	"\f_traceparentB\r\n" +
 	"\v_tracestateB\f\n" +
 	"\n" +
@@ -1133,7 +1159,7 @@ const file_codeq_v1_task_proto_rawDesc = "" +
 	"\n" +
 	"_duplicateB\x11\n" +
 	"\x0f_origin_task_idB\x11\n" +
-	"\x0f_origin_commandJ\x04\b\x06\x10\vJ\x04\b\r\x10\x10\"\xeb\x01\n" +
+	"\x0f_origin_commandJ\x04\b\x06\x10\aJ\x04\b\b\x10\vJ\x04\b\r\x10\x10\"\xeb\x01\n" +
 	"\aAttempt\x12\x1b\n" +
 	"\tworker_id\x18\x01 \x01(\tR\bworkerId\x129\n" +
 	"\n" +

@@ -64,13 +64,14 @@ OUTCOME_KIND_NACK: OutcomeKind
 OUTCOME_KIND_ABANDON: OutcomeKind
 
 class TaskSpec(_message.Message):
-    __slots__ = ("command", "payload", "priority", "max_attempts", "run_at", "delay_seconds", "idempotency_key", "task_id", "expire_seconds", "traceparent", "tracestate")
+    __slots__ = ("command", "payload", "priority", "max_attempts", "run_at", "delay_seconds", "webhook", "idempotency_key", "task_id", "expire_seconds", "traceparent", "tracestate")
     COMMAND_FIELD_NUMBER: _ClassVar[int]
     PAYLOAD_FIELD_NUMBER: _ClassVar[int]
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
     MAX_ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
     RUN_AT_FIELD_NUMBER: _ClassVar[int]
     DELAY_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    WEBHOOK_FIELD_NUMBER: _ClassVar[int]
     IDEMPOTENCY_KEY_FIELD_NUMBER: _ClassVar[int]
     TASK_ID_FIELD_NUMBER: _ClassVar[int]
     EXPIRE_SECONDS_FIELD_NUMBER: _ClassVar[int]
@@ -82,20 +83,22 @@ class TaskSpec(_message.Message):
     max_attempts: int
     run_at: _timestamp_pb2.Timestamp
     delay_seconds: int
+    webhook: str
     idempotency_key: str
     task_id: str
     expire_seconds: int
     traceparent: str
     tracestate: str
-    def __init__(self, command: _Optional[str] = ..., payload: _Optional[bytes] = ..., priority: _Optional[int] = ..., max_attempts: _Optional[int] = ..., run_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., delay_seconds: _Optional[int] = ..., idempotency_key: _Optional[str] = ..., task_id: _Optional[str] = ..., expire_seconds: _Optional[int] = ..., traceparent: _Optional[str] = ..., tracestate: _Optional[str] = ...) -> None: ...
+    def __init__(self, command: _Optional[str] = ..., payload: _Optional[bytes] = ..., priority: _Optional[int] = ..., max_attempts: _Optional[int] = ..., run_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., delay_seconds: _Optional[int] = ..., webhook: _Optional[str] = ..., idempotency_key: _Optional[str] = ..., task_id: _Optional[str] = ..., expire_seconds: _Optional[int] = ..., traceparent: _Optional[str] = ..., tracestate: _Optional[str] = ...) -> None: ...
 
 class Task(_message.Message):
-    __slots__ = ("command", "payload", "priority", "max_attempts", "run_at", "traceparent", "tracestate", "created_at", "id", "status", "tenant_id", "attempts", "worker_id", "lease_token", "lease_until", "error", "updated_at", "finished_at", "progress", "duplicate", "expire_at", "attempt_history", "origin_task_id", "origin_command")
+    __slots__ = ("command", "payload", "priority", "max_attempts", "run_at", "webhook", "traceparent", "tracestate", "created_at", "id", "status", "tenant_id", "attempts", "worker_id", "lease_token", "lease_until", "error", "updated_at", "finished_at", "progress", "duplicate", "expire_at", "attempt_history", "origin_task_id", "origin_command")
     COMMAND_FIELD_NUMBER: _ClassVar[int]
     PAYLOAD_FIELD_NUMBER: _ClassVar[int]
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
     MAX_ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
     RUN_AT_FIELD_NUMBER: _ClassVar[int]
+    WEBHOOK_FIELD_NUMBER: _ClassVar[int]
     TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
     TRACESTATE_FIELD_NUMBER: _ClassVar[int]
     CREATED_AT_FIELD_NUMBER: _ClassVar[int]
@@ -120,6 +123,7 @@ class Task(_message.Message):
     priority: int
     max_attempts: int
     run_at: _timestamp_pb2.Timestamp
+    webhook: str
     traceparent: str
     tracestate: str
     created_at: _timestamp_pb2.Timestamp
@@ -139,7 +143,7 @@ class Task(_message.Message):
     attempt_history: _containers.RepeatedCompositeFieldContainer[Attempt]
     origin_task_id: str
     origin_command: str
-    def __init__(self, command: _Optional[str] = ..., payload: _Optional[bytes] = ..., priority: _Optional[int] = ..., max_attempts: _Optional[int] = ..., run_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., traceparent: _Optional[str] = ..., tracestate: _Optional[str] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., id: _Optional[str] = ..., status: _Optional[_Union[TaskStatus, str]] = ..., tenant_id: _Optional[str] = ..., attempts: _Optional[int] = ..., worker_id: _Optional[str] = ..., lease_token: _Optional[int] = ..., lease_until: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., error: _Optional[str] = ..., updated_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., finished_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., progress: _Optional[bytes] = ..., duplicate: _Optional[bool] = ..., expire_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., attempt_history: _Optional[_Iterable[_Union[Attempt, _Mapping]]] = ..., origin_task_id: _Optional[str] = ..., origin_command: _Optional[str] = ...) -> None: ...
+    def __init__(self, command: _Optional[str] = ..., payload: _Optional[bytes] = ..., priority: _Optional[int] = ..., max_attempts: _Optional[int] = ..., run_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., webhook: _Optional[str] = ..., traceparent: _Optional[str] = ..., tracestate: _Optional[str] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., id: _Optional[str] = ..., status: _Optional[_Union[TaskStatus, str]] = ..., tenant_id: _Optional[str] = ..., attempts: _Optional[int] = ..., worker_id: _Optional[str] = ..., lease_token: _Optional[int] = ..., lease_until: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., error: _Optional[str] = ..., updated_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., finished_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., progress: _Optional[bytes] = ..., duplicate: _Optional[bool] = ..., expire_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., attempt_history: _Optional[_Iterable[_Union[Attempt, _Mapping]]] = ..., origin_task_id: _Optional[str] = ..., origin_command: _Optional[str] = ...) -> None: ...
 
 class Attempt(_message.Message):
     __slots__ = ("worker_id", "started_at", "ended_at", "end", "error")

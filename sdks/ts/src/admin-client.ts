@@ -11,6 +11,7 @@ import {
   type Topology,
 } from "./admin-records.js";
 import { pageRequest, there, type PageOptions, type TenantOptions, type TenantPageOptions } from "./base-client.js";
+import { CallbackClient } from "./callback-client.js";
 import { AuditRecordSchema, AuditService } from "./gen/codeq/v1/audit_service_pb.js";
 import { ClusterService, TopologySchema, type RaftStatus } from "./gen/codeq/v1/cluster_service_pb.js";
 import { ListDeadLettersResponseSchema, QueueSchema, QueueService, RedriveTasksResponseSchema } from "./gen/codeq/v1/queue_service_pb.js";
@@ -21,7 +22,6 @@ import { TenantSchema, TenantService } from "./gen/codeq/v1/tenant_service_pb.js
 import { pages, type Page } from "./paging.js";
 import type { Task } from "./records.js";
 import { times } from "./requests.js";
-import { SubscriptionClient } from "./subscription-client.js";
 import type { CallOptions } from "./unary.js";
 
 /** Options of a list of dead letters. */
@@ -75,7 +75,7 @@ export interface AuditOptions extends TenantPageOptions {
 }
 
 /** Calls about queues, tenants and servers; a base of `Client`. */
-export abstract class AdminClient extends SubscriptionClient {
+export abstract class AdminClient extends CallbackClient {
   /** Reads a page of queues. */
   async queuesPage(options: TenantPageOptions = {}): Promise<Page<Queue>> {
     const request = pageRequest(options);

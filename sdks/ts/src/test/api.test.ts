@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
 import { plain, type AuditRecord, type Queue, type Tenant, type TenantLimits, type TenantUsage } from "../admin-records.js";
+import type { Callback, CallbackAttempt, Callbacks, CallbacksRetried, WebhookAnswer, WebhookSecrets } from "../callback-records.js";
 import { AuditRecordSchema } from "../gen/codeq/v1/audit_service_pb.js";
 import { GetTopologyResponseSchema, TopologySchema } from "../gen/codeq/v1/cluster_service_pb.js";
 import { QueueSchema } from "../gen/codeq/v1/queue_service_pb.js";
@@ -10,6 +11,14 @@ import { CreateSubscriptionResponseSchema, SubscriptionSchema } from "../gen/cod
 import { TenantLimitsSchema, TenantSchema, TenantUsageSchema } from "../gen/codeq/v1/tenant_service_pb.js";
 import { BackoffSchema, QueuePolicySchema, TopicSchema } from "../gen/codeq/v1/topic_service_pb.js";
 import { ExplainTaskResponseSchema, TaskService } from "../gen/codeq/v1/task_service_pb.js";
+import {
+  CallbackAttemptSchema,
+  CallbackSchema,
+  ListCallbacksResponseSchema,
+  RetryCallbacksResponseSchema,
+  TestWebhookResponseSchema,
+  WebhookSecretsSchema,
+} from "../gen/codeq/v1/webhook_service_pb.js";
 import { isRepeatable } from "../repeating.js";
 import type { Schedule, ScheduleFire, ScheduleSpec } from "../schedule-records.js";
 import type { Subscribed, Subscription } from "../subscription-records.js";
@@ -72,7 +81,13 @@ test("the types of records have the fields of their messages", () => {
     Has<ScheduleSpec, typeof ScheduleSpecSchema>,
     Has<Subscription, typeof SubscriptionSchema>,
     Has<Subscribed, typeof CreateSubscriptionResponseSchema>,
-  ] = [true, true, true, true, true, true, true, true, true, true, true, true, true];
+    Has<Callback, typeof CallbackSchema>,
+    Has<CallbackAttempt, typeof CallbackAttemptSchema>,
+    Has<Callbacks, typeof ListCallbacksResponseSchema>,
+    Has<CallbacksRetried, typeof RetryCallbacksResponseSchema>,
+    Has<WebhookSecrets, typeof WebhookSecretsSchema>,
+    Has<WebhookAnswer, typeof TestWebhookResponseSchema>,
+  ] = [true, true, true, true, true, true, true, true, true, true, true, true, true, true, true, true, true, true, true];
   assert.ok(areWhole.every(Boolean));
 });
 
@@ -89,6 +104,6 @@ test("which calls may run twice", () => {
   assert.ok(isRepeatable("RedriveTasks", { dryRun: true }));
   assert.ok(!isRepeatable("RedriveTasks", {}));
   for (const name of ["PutTopic", "DeleteTopic", "PutSchedule", "HeartbeatSubscription"]) assert.ok(isRepeatable(name, {}), name);
-  for (const name of ["DeleteSchedule", "TriggerSchedule", "CreateSubscription", "DeleteSubscription"]) assert.ok(!isRepeatable(name, {}), name);
+  for (const name of ["DeleteSchedule", "TriggerSchedule", "CreateSubscription", "RetryCallbacks"]) assert.ok(!isRepeatable(name, {}), name);
   assert.equal(TaskService.methods.length, 18);
 });

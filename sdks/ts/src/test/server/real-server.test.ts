@@ -1,5 +1,7 @@
 // Against a real server, whose command is in CODEQ_SERVER_COMMAND, or `codeq` of the PATH.
 import assert from "node:assert/strict";
+import http from "node:http";
+import type { AddressInfo } from "node:net";
 import { after, before, test } from "node:test";
 import { Client } from "../../client.js";
 import { isCodeqError } from "../../errors.js";
@@ -8,7 +10,7 @@ import { RawJson } from "../../payloads.js";
 import { Producer } from "../../producer.js";
 import { startTestServer, type TestServer } from "../../testing.js";
 import { Worker, type WorkerOptions } from "../../worker.js";
-import { KeptLogger } from "../support.js";
+import { KeptLogger, until } from "../support.js";
 
 let server: TestServer;
 let producer: Producer;
@@ -160,6 +162,49 @@ test("schedules: one is defined, fired, listed and deleted", async () => {
   assert.deepEqual(names, ["daily"]);
   await client.deleteSchedule("daily");
   await assert.rejects(client.schedule("daily"), (error) => isCodeqError(error, "SCHEDULE_NOT_FOUND"));
+});
+
+test("callbacks and signals: the end of a task and new work are posted to a receiver", async () => {
+  const posted: Record<string, unknown>[] = [];
+  const receiver = http.createServer((request, response) => {
+    let body = "";
+    request.on("data", (chunk: Buffer) => (body += chunk.toString()));
+    request.on("end", () => {
+      posted.push(JSON.parse(body) as Record<string, unknown>);
+      response.end();
+    });
+  });
+  await new Promise<void>((resolve) => receiver.listen(0, "127.0.0.1", resolve));
+  const host = `127.0.0.1:${(receiver.address() as AddressInfo).port}`;
+  const url = `http://${host}/hook`;
+  try {
+    assert.equal((await client.testWebhook(url)).status, 200);
+    const put = await client.putWebhookSecrets(["a-secret-of-16-b"], { endpoint: url });
+    assert.deepEqual(await client.webhookSecrets(), [put]);
+    await client.deleteWebhookSecrets({ endpoint: url });
+    assert.deepEqual(await client.pauseWebhooks(host), [host]);
+    assert.deepEqual(await client.resumeWebhooks(host), []);
+    const { subscriptionId } = await client.createSubscription(url, { eventTypes: ["HOOKED"], minIntervalSeconds: 0 });
+    assert.deepEqual((await client.subscription(subscriptionId)).eventTypes, ["HOOKED"]);
+    assert.ok((await client.heartbeatSubscription(subscriptionId, 60)).expiresAt);
+    const { id } = await client.create("HOOKED", 1, { webhook: url });
+    await until(() => posted.some((each) => each["eventType"] === "HOOKED"), "the signal");
+    const [claimed] = await client.claim(["HOOKED"]);
+    await client.complete(claimed ?? id);
+    await until(() => posted.some((each) => each["taskId"] === id), "the callback");
+    assert.equal((await client.taskCallbacks(id))[0]?.taskId, id);
+    for await (const { deliveryId } of client.callbacks("HOOKED", { state: "GAVE_UP" })) assert.fail(deliveryId);
+    assert.equal(await client.retryTaskCallbacks(id), 0n);
+    const ids: string[] = [];
+    for await (const each of client.subscriptions()) ids.push(each.subscriptionId);
+    for await (const each of client.tenantSubscriptions()) ids.push(each.subscriptionId);
+    assert.deepEqual(ids, [subscriptionId, subscriptionId]);
+    await client.deleteSubscription(subscriptionId);
+    await assert.rejects(client.removeTenantSubscription(subscriptionId), (error) => isCodeqError(error, "SUBSCRIPTION_NOT_FOUND"));
+  } finally {
+    receiver.closeAllConnections();
+    receiver.close();
+  }
 });
 
 test("a cancel reaches the handler", async () => {

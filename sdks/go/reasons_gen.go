@@ -104,6 +104,16 @@ const (
 	ErrRateLimited Reason = "RATE_LIMITED"
 	// ErrQuotaExceeded is QUOTA_EXCEEDED; a retry does not help (gRPC ResourceExhausted, HTTP 429).
 	ErrQuotaExceeded Reason = "QUOTA_EXCEEDED"
+	// ErrInvalidPolicy is INVALID_POLICY; a retry does not help (gRPC InvalidArgument, HTTP 422).
+	ErrInvalidPolicy Reason = "INVALID_POLICY"
+	// ErrPolicyViolation is POLICY_VIOLATION; a retry does not help (gRPC InvalidArgument, HTTP 422).
+	ErrPolicyViolation Reason = "POLICY_VIOLATION"
+	// ErrTopicNotFound is TOPIC_NOT_FOUND; a retry does not help (gRPC NotFound, HTTP 404).
+	ErrTopicNotFound Reason = "TOPIC_NOT_FOUND"
 	// ErrScheduleNotFound is SCHEDULE_NOT_FOUND; a retry does not help (gRPC NotFound, HTTP 404).
 	ErrScheduleNotFound Reason = "SCHEDULE_NOT_FOUND"
+	// ErrSubscriptionNotFound is SUBSCRIPTION_NOT_FOUND; a retry does not help (gRPC NotFound, HTTP 404).
+	ErrSubscriptionNotFound Reason = "SUBSCRIPTION_NOT_FOUND"
+	// ErrUrlNotAllowed is URL_NOT_ALLOWED; a retry does not help (gRPC InvalidArgument, HTTP 422).
+	ErrUrlNotAllowed Reason = "URL_NOT_ALLOWED"
 )

@@ -79,6 +79,10 @@ type Task struct {
 	Trace Trace
 	// Webhook is the URL to which the end of the task is reported; empty if there is none.
 	Webhook string
+	// OriginTaskID is the dead letter for which the server created the task, as a policy says; empty if there is none.
+	OriginTaskID string
+	// OriginCommand is the command of that dead letter.
+	OriginCommand string
 	// History are the last ten ended deliveries, oldest first; only from Client.Get.
 	History []Attempt
 }
@@ -166,8 +170,8 @@ func TaskOf(message *codeqv1.Task) *Task {
 		RunAt: timeOf(message.GetRunAt()), ExpireAt: timeOf(message.GetExpireAt()), CreatedAt: timeOf(message.GetCreatedAt()),
 		UpdatedAt: timeOf(message.GetUpdatedAt()), FinishedAt: timeOf(message.GetFinishedAt()), Error: message.GetError(),
 		Progress: message.GetProgress(),
-		Trace:    Trace{Parent: message.GetTraceparent(), State: message.GetTracestate()},
-		Webhook:  message.GetWebhook(),
+		Trace:    Trace{Parent: message.GetTraceparent(), State: message.GetTracestate()}, Webhook: message.GetWebhook(),
+		OriginTaskID: message.GetOriginTaskId(), OriginCommand: message.GetOriginCommand(),
 	}
 	for _, each := range message.GetAttemptHistory() {
 		task.History = append(task.History, Attempt{

@@ -25,7 +25,6 @@ HAPPENS = {
     *("redriven", "redrive of a queue", "dead letters listed", "cleanup", "purge over", "purged", "fired"),
     *("callback", "callback accepted"),
     *("consumers limited", "claimed under a limit of consumers"),
-    *("redriven", "redrive of a queue", "dead letters listed", "cleanup", "purge over", "purged"),
 }
 """Events that must occur in every GROUP of seeds."""
 GROUP = 50

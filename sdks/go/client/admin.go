@@ -8,8 +8,6 @@ import (
 	codeqv1 "github.com/osvaldoandrade/codeq/sdks/go/gen/codeq/v1"
 )
 
-// In the calls below, only operators name a tenant; empty: the token's.
-
 // Queues iterates over the queues of a tenant, ordered by name. An error ends the iteration.
 func (c *Client) Queues(ctx context.Context, tenant string) iter.Seq2[*codeqv1.Queue, error] {
 	return pages("", func(token string) ([]*codeqv1.Queue, string, error) {

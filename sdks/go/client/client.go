@@ -1,5 +1,5 @@
-// Package client makes single calls: it reads and cancels tasks, claims them without a stream, and administers queues,
-// tenants and servers.
+// Package client makes single calls: it reads and cancels tasks, claims them without a stream, and administers queues and
+// their policies, schedules, subscriptions, callbacks, tenants and servers.
 //
 // Records of tasks are values of package codeq. Administrative records are the generated messages of package codeqv1, whose
 // comments explain each field.
@@ -45,15 +45,21 @@ type Config struct {
 // that may run twice, such as reads, creates with a key, claims, and outcomes with a lease token, are repeated when their
 // answer is lost; calls that a rate limit refuses wait as long as the server asks, if their time allows. All errors are
 // *codeq.Error.
+//
+// Only operators name a tenant in calls that take one; empty: the token's.
 type Client struct {
 	caller *link.Caller
 
-	tasks   codeqv1.TaskServiceClient
-	queues  codeqv1.QueueServiceClient
-	tenants codeqv1.TenantServiceClient
-	audit   codeqv1.AuditServiceClient
-	cluster codeqv1.ClusterServiceClient
-	server  codeqv1.ServerServiceClient
+	tasks         codeqv1.TaskServiceClient
+	queues        codeqv1.QueueServiceClient
+	topics        codeqv1.TopicServiceClient
+	schedules     codeqv1.ScheduleServiceClient
+	subscriptions codeqv1.SubscriptionServiceClient
+	webhooks      codeqv1.WebhookServiceClient
+	tenants       codeqv1.TenantServiceClient
+	audit         codeqv1.AuditServiceClient
+	cluster       codeqv1.ClusterServiceClient
+	server        codeqv1.ServerServiceClient
 }
 
 // New checks the settings and returns a client. It does not connect.
@@ -72,13 +78,17 @@ func New(config Config) (*Client, error) {
 	}
 	caller := link.NewCaller(endpoint, config.Timeout, config.RequestKeys)
 	return &Client{
-		caller:  caller,
-		tasks:   codeqv1.NewTaskServiceClient(caller),
-		queues:  codeqv1.NewQueueServiceClient(caller),
-		tenants: codeqv1.NewTenantServiceClient(caller),
-		audit:   codeqv1.NewAuditServiceClient(caller),
-		cluster: codeqv1.NewClusterServiceClient(caller),
-		server:  codeqv1.NewServerServiceClient(caller),
+		caller:        caller,
+		tasks:         codeqv1.NewTaskServiceClient(caller),
+		queues:        codeqv1.NewQueueServiceClient(caller),
+		topics:        codeqv1.NewTopicServiceClient(caller),
+		schedules:     codeqv1.NewScheduleServiceClient(caller),
+		subscriptions: codeqv1.NewSubscriptionServiceClient(caller),
+		webhooks:      codeqv1.NewWebhookServiceClient(caller),
+		tenants:       codeqv1.NewTenantServiceClient(caller),
+		audit:         codeqv1.NewAuditServiceClient(caller),
+		cluster:       codeqv1.NewClusterServiceClient(caller),
+		server:        codeqv1.NewServerServiceClient(caller),
 	}, nil
 }
 

@@ -43,6 +43,28 @@ func only(method string, reply answer) scripted.Script {
 	}}
 }
 
+// replying answers every call of a server with a reply of its method, and gives the requests in their order.
+func replying(t *testing.T, replies map[string]proto.Message) (*client.Client, <-chan proto.Message) {
+	t.Helper()
+	requests := make(chan proto.Message, 64)
+	server := scripted.Start(t, scripted.Script{Unary: func(_ context.Context, method string, request proto.Message) (proto.Message, error) {
+		reply, has := replies[method[strings.LastIndex(method, "/")+1:]]
+		if !has {
+			return nil, nil
+		}
+		requests <- request
+		return reply, nil
+	}})
+	return open(t, client.Config{}, server), requests
+}
+
+func isSent(t *testing.T, requests <-chan proto.Message, want proto.Message) {
+	t.Helper()
+	if got := scripted.Receive(t, requests, "request"); !proto.Equal(got, want) {
+		t.Errorf("sent %v, want %v", got, want)
+	}
+}
+
 func found(context.Context, string, proto.Message) (proto.Message, error) {
 	return &codeqv1.GetTaskResponse{Task: &codeqv1.Task{Id: "x", Status: codeqv1.TaskStatus_TASK_STATUS_PENDING}}, nil
 }

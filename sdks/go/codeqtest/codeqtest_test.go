@@ -7,9 +7,12 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+
 	codeq "github.com/osvaldoandrade/codeq/sdks/go"
 	"github.com/osvaldoandrade/codeq/sdks/go/client"
 	"github.com/osvaldoandrade/codeq/sdks/go/codeqtest"
+	codeqv1 "github.com/osvaldoandrade/codeq/sdks/go/gen/codeq/v1"
 	"github.com/osvaldoandrade/codeq/sdks/go/producer"
 	"github.com/osvaldoandrade/codeq/sdks/go/worker"
 )
@@ -111,5 +114,84 @@ func TestCreateWithKeySurvivesARestart(t *testing.T) {
 		}
 	case <-time.After(30 * time.Second):
 		t.Error("the create did not end")
+	}
+}
+
+func TestPolicyLimitsItsQueueUntilItIsDeleted(t *testing.T) {
+	calls := codeqtest.Start(t).Client(t, client.Config{})
+	policy := &codeqv1.QueuePolicy{PriorityTiers: []int32{5, 1}, MaxAttempts: proto.Int32(3)}
+	put, err := calls.PutTopic(t.Context(), "order", policy, "")
+	if err != nil || put.GetVersion() != 1 || !put.GetCreated() || put.GetPolicy().GetPriorityTiers()[0] != 1 {
+		t.Fatalf("got %v, %v", put, err)
+	}
+	if _, err := calls.Create(t.Context(), producer.Task{Command: "order", Priority: 2}); !errors.Is(err, codeq.ErrPolicyViolation) {
+		t.Errorf("a priority without a tier got %v", err)
+	}
+	task, err := calls.Create(t.Context(), producer.Task{Command: "order", Priority: 5})
+	if err != nil || task.MaxAttempts != 3 {
+		t.Errorf("got %+v, %v", task, err)
+	}
+	policy.PriorityTiers = []int32{12}
+	if _, err := calls.PutTopic(t.Context(), "order", policy, ""); err == nil {
+		t.Error("a priority over 9 was accepted")
+	}
+	for topic, err := range calls.Topics(t.Context(), "") {
+		if err != nil || topic.GetTopicName() != "order" {
+			t.Errorf("got %v, %v", topic, err)
+		}
+	}
+	for range 2 {
+		if err := calls.DeleteTopic(t.Context(), "order", ""); err != nil {
+			t.Error(err)
+		}
+	}
+	if _, err := calls.Topic(t.Context(), "order", ""); !errors.Is(err, codeq.ErrTopicNotFound) {
+		t.Errorf("got %v, want TOPIC_NOT_FOUND", err)
+	}
+}
+
+func TestScheduleIsDefinedFiredAndDeleted(t *testing.T) {
+	calls := codeqtest.Start(t).Client(t, client.Config{})
+	spec := &codeqv1.ScheduleSpec{
+		Cron: proto.String("0 6 * * *"), TimeZone: "Europe/Berlin", Command: "report", Payload: []byte(`{"at":"{{scheduledAt}}"}`),
+	}
+	put, err := calls.PutSchedule(t.Context(), "daily", spec, "")
+	if err != nil || len(put.GetNext()) != 10 {
+		t.Fatalf("got %v, %v", put, err)
+	}
+	if paused, err := calls.PauseSchedule(t.Context(), "daily", ""); err != nil || !paused.GetSpec().GetPaused() {
+		t.Errorf("got %v, %v", paused, err)
+	}
+	fire, err := calls.TriggerSchedule(t.Context(), "daily", "")
+	if err != nil || fire.GetKind() != codeqv1.ScheduleFireKind_SCHEDULE_FIRE_KIND_TRIGGER {
+		t.Fatalf("got %v, %v", fire, err)
+	}
+	if task, err := calls.Get(t.Context(), fire.GetTaskId()); err != nil || task.Command != "report" {
+		t.Errorf("got %+v, %v", task, err)
+	}
+	if resumed, err := calls.ResumeSchedule(t.Context(), "daily", ""); err != nil || resumed.GetSpec().GetPaused() {
+		t.Errorf("got %v, %v", resumed, err)
+	}
+	from := time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
+	filled, err := calls.BackfillSchedule(t.Context(), "daily", from, from.AddDate(0, 0, 3), "")
+	if err != nil || len(filled.GetFires()) != 3 {
+		t.Errorf("got %v, %v", filled, err)
+	}
+	if fires, err := calls.ScheduleHistory(t.Context(), "daily", ""); err != nil || len(fires) != 4 {
+		t.Errorf("got %v, %v", fires, err)
+	}
+	if again, err := calls.RecomputeSchedule(t.Context(), "daily", ""); err != nil || again.GetMoved() {
+		t.Errorf("got %v, %v", again, err)
+	}
+	for schedule, err := range calls.Schedules(t.Context(), "") {
+		if err != nil || schedule.GetName() != "daily" {
+			t.Errorf("got %v, %v", schedule, err)
+		}
+	}
+	if err := calls.DeleteSchedule(t.Context(), "daily", ""); err != nil {
+		t.Error(err)
+	}
+	if _, err := calls.Schedule(t.Context(), "daily", ""); !errors.Is(err, codeq.ErrScheduleNotFound) {
+		t.Errorf("got %v, want SCHEDULE_NOT_FOUND", err)
 	}
 }

@@ -1,8 +1,10 @@
-import { isMessage, type DescEnum, type DescField, type DescMessage, type Message } from "@bufbuild/protobuf";
+import { getOption, isMessage, type DescEnum, type DescField, type DescMessage, type Message } from "@bufbuild/protobuf";
 import { reflect, type ReflectMessage } from "@bufbuild/protobuf/reflect";
 import { TimestampSchema } from "@bufbuild/protobuf/wkt";
-import { dateOf, Task } from "./records.js";
+import { json_embedded } from "./gen/codeq/options/v1/options_pb.js";
 import { TaskSchema } from "./gen/codeq/v1/task_pb.js";
+import { RawJson, textOfJson } from "./payloads.js";
+import { dateOf, Task } from "./records.js";
 
 /** A queue: the tasks of one command of one tenant. Counts are exact. */
 export interface Queue {
@@ -264,8 +266,8 @@ export interface ArtifactContent {
 }
 
 /**
- * Returns the plain form of a message: times as Date, enums by name, tasks as Task, 64-bit numbers as bigint. The
- * interfaces above describe these forms; a test compares them with the protos.
+ * Returns the plain form of a message: times as Date, enums by name, tasks as Task, JSON as RawJson, 64-bit numbers as
+ * bigint. The interfaces of records describe these forms; a test compares them with the protos.
  */
 export function plain<T>(schema: DescMessage, message: Message): T {
   return plainOf(reflect(schema, message)) as T;
@@ -290,6 +292,7 @@ function valueOf(message: ReflectMessage, field: DescField): unknown {
     case "enum":
       return enumName(field.enum, message.get(field));
     case "scalar":
+      if (getOption(field, json_embedded)) return new RawJson(textOfJson(message.get(field) as Uint8Array));
       return field.proto.proto3Optional && !message.isSet(field) ? undefined : message.get(field);
     default:
       return undefined;

@@ -16,20 +16,18 @@ export type {
   WaitOptions,
 } from "./client.js";
 export { Client } from "./client.js";
-export type {
-  AuditOptions,
-  CleanupOptions,
-  ClientOptions,
-  DeadLetterOptions,
-  PageOptions,
-  RedriveOptions,
-  TenantOptions,
-  TenantPageOptions,
-} from "./admin-client.js";
+export type { ClientOptions, PageOptions, TenantOptions, TenantPageOptions } from "./base-client.js";
+export type { AuditOptions, CleanupOptions, DeadLetterOptions, RedriveOptions } from "./admin-client.js";
 export { AdminClient } from "./admin-client.js";
+export type { CallbackOptions, EndpointOptions, RetryCallbacksOptions } from "./callback-client.js";
+export type { SubscriptionOptions } from "./subscription-client.js";
 export type { Page } from "./paging.js";
 export type { CallOptions } from "./unary.js";
 export type * from "./admin-records.js";
+export type * from "./callback-records.js";
+export type * from "./schedule-records.js";
+export type * from "./subscription-records.js";
+export type * from "./topic-records.js";
 export type { Artifact, Attempt, AttemptEnd, StopKind, TaskStatus } from "./records.js";
 export { DeliveredTask, Task, TaskResult, TaskStopped } from "./records.js";
 export type { NewArtifact, Outcome } from "./outcomes.js";

@@ -76,6 +76,10 @@ export const REASONS = {
   NOT_ALLOWED: { number: 55, code: "PERMISSION_DENIED", httpStatus: 403, retryable: false },
   RATE_LIMITED: { number: 56, code: "RESOURCE_EXHAUSTED", httpStatus: 429, retryable: true },
   QUOTA_EXCEEDED: { number: 57, code: "RESOURCE_EXHAUSTED", httpStatus: 429, retryable: false },
+  INVALID_POLICY: { number: 70, code: "INVALID_ARGUMENT", httpStatus: 422, retryable: false },
+  POLICY_VIOLATION: { number: 71, code: "INVALID_ARGUMENT", httpStatus: 422, retryable: false },
+  TOPIC_NOT_FOUND: { number: 72, code: "NOT_FOUND", httpStatus: 404, retryable: false },
+  SCHEDULE_NOT_FOUND: { number: 80, code: "NOT_FOUND", httpStatus: 404, retryable: false },
   SUBSCRIPTION_NOT_FOUND: { number: 65, code: "NOT_FOUND", httpStatus: 404, retryable: false },
   URL_NOT_ALLOWED: { number: 66, code: "INVALID_ARGUMENT", httpStatus: 422, retryable: false },
 } as const;

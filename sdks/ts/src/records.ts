@@ -149,6 +149,14 @@ export class Task<Payload = unknown> {
   get progressText(): string | undefined {
     return this.#message.progress === undefined ? undefined : textOfJson(this.#message.progress);
   }
+  /** Dead letter for which the server created the task, as a policy says. */
+  get originTaskId(): string | undefined {
+    return this.#message.originTaskId;
+  }
+  /** Command of that dead letter. */
+  get originCommand(): string | undefined {
+    return this.#message.originCommand;
+  }
   /** Whether an earlier request had created the task. Set in answers to creates. */
   get isDuplicate(): boolean {
     return this.#message.duplicate ?? false;

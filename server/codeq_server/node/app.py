@@ -49,7 +49,7 @@ from codeq_server.services.serving import Serving
 from codeq_server.services.shard_table import ShardTable
 from codeq_server.services.tokenless import TokenlessServer
 from codeq_server.storage.errors import StoreError
-from codeq_server.webhooks.outgoing import Outgoing, outgoing_of
+from codeq_server.webhooks.outgoing import outgoing_of
 
 HTTP_GRACE_SECONDS_MAX: Final = 2.0
 """Maximum time to drain HTTP requests at shutdown; those that take longer wait for work that will not come."""
@@ -106,9 +106,6 @@ class Node:
             settings.http_tls if rest else None, settings.grpc_tls, settings.server_tls, "codeq"
         )
         self._outgoing = outgoing_of(settings)
-        self._host = _host(
-            settings, files, self._doorkeeper, self._certificates, self._outgoing, self._on_fatal, verify=verify
-        )
         self._host = self._new_host(verify=verify, clock=clock)
         self._in_flight = InFlight()
         self._authentication = Authentication(settings.auth)
@@ -173,12 +170,14 @@ class Node:
     def _new_host(self, *, verify: bool, clock: Clock) -> Host:
         settings, files = self._settings, self._files
         if settings.raft is None:
-            return LocalHost(settings, files, self._on_fatal, verify=verify, clock=clock)
+            return LocalHost(settings, files, self._on_fatal, verify=verify, outgoing=self._outgoing, clock=clock)
         # Imported only here: a single node runs without the extension that Raft needs.
         from codeq_server.node.raft_host import RaftHost  # noqa: PLC0415
 
         door = self._doorkeeper.door(files.peers)
-        return RaftHost(settings, settings.raft, files, door, self._certificates, self._on_fatal, verify=verify)
+        return RaftHost(
+            settings, settings.raft, files, door, self._certificates, self._outgoing, self._on_fatal, verify=verify
+        )
 
     def _serve_grpc(self, server: grpc.aio.Server, probes: ServerProbes, stack: AsyncExitStack) -> CallStreams:
         """Adds every service to the server, with reflection and health; returns the gateways' call streams."""
@@ -423,25 +422,6 @@ def files_of(settings: Settings, *, rest: bool) -> Files:
         grpc_ports=len(ports),
         peers=0 if settings.raft is None else PEER_CONNECTIONS_MAX,
     )
-
-
-def _host(
-    settings: Settings,
-    files: Files,
-    doorkeeper: Doorkeeper,
-    certificates: Certificates,
-    outgoing: Outgoing,
-    on_fatal: Callable[[BaseException], None],
-    *,
-    verify: bool,
-) -> Host:
-    if settings.raft is None:
-        return LocalHost(settings, files, on_fatal, verify=verify, outgoing=outgoing)
-    # Imported only here: a single node runs without the extension that Raft needs.
-    from codeq_server.node.raft_host import RaftHost  # noqa: PLC0415
-
-    door = doorkeeper.door(files.peers)
-    return RaftHost(settings, settings.raft, files, door, certificates, outgoing, on_fatal, verify=verify)
 
 
 def _log_defect(method: str, problem: BaseException) -> None:

@@ -57,7 +57,6 @@ class LocalHost:
         self._settings, self._files = settings, files
         self._on_fatal = on_fatal
         self._verify, self._outgoing = verify, outgoing
-        self._verify = verify
         self._clock = clock
         self._serving: Serving | None = None
 
@@ -88,10 +87,16 @@ class LocalHost:
             raise
         try:
             keeper = self.upkeep.keeper
-            shard = load_shard(settings, store, identity.epoch)
-            serving = make_serving(settings, shard, LocalLog(store), keeper, self._on_fatal, outgoing=self._outgoing)
             shard = load_shard(settings, store, identity.epoch, self._clock)
-            serving = make_serving(settings, shard, LocalLog(store), keeper, self._on_fatal, clock=self._clock)
+            serving = make_serving(
+                settings,
+                shard,
+                LocalLog(store),
+                keeper,
+                self._on_fatal,
+                outgoing=self._outgoing,
+                clock=self._clock,
+            )
         except BaseException:
             await self.upkeep.stop()
             store.close()

@@ -101,9 +101,12 @@ func isRepeatable(request proto.Message) bool {
 	case *codeqv1.RedriveTasksRequest:
 		return request.GetDryRun()
 	case *codeqv1.PurgeQueueRequest, *codeqv1.RedriveTaskRequest, *codeqv1.CleanupTasksRequest, *codeqv1.BackUpRequest,
-		*codeqv1.AddMemberRequest, *codeqv1.RemoveMemberRequest, *codeqv1.TransferLeadershipRequest:
+		*codeqv1.AddMemberRequest, *codeqv1.RemoveMemberRequest, *codeqv1.TransferLeadershipRequest,
+		*codeqv1.DeleteScheduleRequest, *codeqv1.TriggerScheduleRequest, *codeqv1.CreateSubscriptionRequest,
+		*codeqv1.DeleteSubscriptionRequest, *codeqv1.RemoveTenantSubscriptionRequest,
+		*codeqv1.RetryTaskCallbacksRequest, *codeqv1.RetryCallbacksRequest, *codeqv1.TestWebhookRequest:
 		return false
-	default: // reads, claims, heartbeats, cancel, pause, resume, limits of tenants
+	default: // reads, claims, heartbeats, cancel, pause, resume, limits of tenants, policies, definitions of schedules
 		return true
 	}
 }

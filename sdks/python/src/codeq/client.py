@@ -296,7 +296,9 @@ class Client(QueueClient, ScheduleClient, SubscriptionClient, TenantClient, Topi
         return self._caller.call(call)
 
 
-class AsyncClient(AsyncQueueClient, AsyncScheduleClient, AsyncSubscriptionClient, AsyncTenantClient, AsyncTopicClient, AsyncPages):
+class AsyncClient(
+    AsyncQueueClient, AsyncScheduleClient, AsyncSubscriptionClient, AsyncTenantClient, AsyncTopicClient, AsyncPages
+):
     """Client for one event loop. Use it with `async with`, or call `close`."""
 
     def __init__(

@@ -141,6 +141,16 @@ const (
 	// The call would exceed a quota of the tenant. Nothing was changed. A retry helps only after the tenant uses less.
 	// The metadata of google.rpc.ErrorInfo has `quota`, the name of the limit, such as waitingTasksMax, and `limit`.
 	ErrorReason_ERROR_REASON_QUOTA_EXCEEDED ErrorReason = 57
+	// The policy of a topic contradicts itself or a bound. google.rpc.BadRequest names the field; over HTTP, the error body
+	// has it as `field`, too.
+	ErrorReason_ERROR_REASON_INVALID_POLICY ErrorReason = 70
+	// The policy of the command does not allow such a task. google.rpc.BadRequest names the field; over HTTP, the error
+	// body has it as `field`, too.
+	ErrorReason_ERROR_REASON_POLICY_VIOLATION ErrorReason = 71
+	// The command has no policy.
+	ErrorReason_ERROR_REASON_TOPIC_NOT_FOUND ErrorReason = 72
+	// The tenant has no schedule of this name, or the token does not allow its command.
+	ErrorReason_ERROR_REASON_SCHEDULE_NOT_FOUND ErrorReason = 80
 	// The tenant has no such subscription: it never existed, has ended, or is for commands that the token does not allow.
 	ErrorReason_ERROR_REASON_SUBSCRIPTION_NOT_FOUND ErrorReason = 65
 	// The URL leads to a port or an address that requests of the server may not reach, or is not https:// although the
@@ -201,6 +211,10 @@ var (
 		55: "ERROR_REASON_NOT_ALLOWED",
 		56: "ERROR_REASON_RATE_LIMITED",
 		57: "ERROR_REASON_QUOTA_EXCEEDED",
+		70: "ERROR_REASON_INVALID_POLICY",
+		71: "ERROR_REASON_POLICY_VIOLATION",
+		72: "ERROR_REASON_TOPIC_NOT_FOUND",
+		80: "ERROR_REASON_SCHEDULE_NOT_FOUND",
 		65: "ERROR_REASON_SUBSCRIPTION_NOT_FOUND",
 		66: "ERROR_REASON_URL_NOT_ALLOWED",
 	}
@@ -255,6 +269,10 @@ var (
 		"ERROR_REASON_NOT_ALLOWED":                   55,
 		"ERROR_REASON_RATE_LIMITED":                  56,
 		"ERROR_REASON_QUOTA_EXCEEDED":                57,
+		"ERROR_REASON_INVALID_POLICY":                70,
+		"ERROR_REASON_POLICY_VIOLATION":              71,
+		"ERROR_REASON_TOPIC_NOT_FOUND":               72,
+		"ERROR_REASON_SCHEDULE_NOT_FOUND":            80,
 		"ERROR_REASON_SUBSCRIPTION_NOT_FOUND":        65,
 		"ERROR_REASON_URL_NOT_ALLOWED":               66,
 	}
@@ -359,7 +377,7 @@ const file_codeq_v1_error_proto_rawDesc = "" +
 	"\tItemError\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\rR\x05index\x12-\n" +
 	"\x06reason\x18\x02 \x01(\x0e2\x15.codeq.v1.ErrorReasonR\x06reason\x12\x18\n" +
-	"\amessage\x18\x03 \x01(\tR\amessage*\xde\x12\n" +
+	"\amessage\x18\x03 \x01(\tR\amessage*\x95\x14\n" +
 	"\vErrorReason\x12'\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x1a\t\xa8\xb6\x18\r\xb0\xb6\x18\xf4\x03\x12)\n" +
 	"\x1aERROR_REASON_INVALID_FIELD\x10\x01\x1a\t\xa8\xb6\x18\x03\xb0\xb6\x18\x90\x03\x12(\n" +
@@ -412,7 +430,11 @@ const file_codeq_v1_error_proto_rawDesc = "" +
 	"\x19ERROR_REASON_NOT_OPERATOR\x106\x1a\t\xa8\xb6\x18\a\xb0\xb6\x18\x93\x03\x12'\n" +
 	"\x18ERROR_REASON_NOT_ALLOWED\x107\x1a\t\xa8\xb6\x18\a\xb0\xb6\x18\x93\x03\x12,\n" +
 	"\x19ERROR_REASON_RATE_LIMITED\x108\x1a\r\xa8\xb6\x18\b\xb0\xb6\x18\xad\x03\xb8\xb6\x18\x01\x12*\n" +
-	"\x1bERROR_REASON_QUOTA_EXCEEDED\x109\x1a\t\xa8\xb6\x18\b\xb0\xb6\x18\xad\x03\x122\n" +
+	"\x1bERROR_REASON_QUOTA_EXCEEDED\x109\x1a\t\xa8\xb6\x18\b\xb0\xb6\x18\xad\x03\x12*\n" +
+	"\x1bERROR_REASON_INVALID_POLICY\x10F\x1a\t\xa8\xb6\x18\x03\xb0\xb6\x18\xa6\x03\x12,\n" +
+	"\x1dERROR_REASON_POLICY_VIOLATION\x10G\x1a\t\xa8\xb6\x18\x03\xb0\xb6\x18\xa6\x03\x12+\n" +
+	"\x1cERROR_REASON_TOPIC_NOT_FOUND\x10H\x1a\t\xa8\xb6\x18\x05\xb0\xb6\x18\x94\x03\x12.\n" +
+	"\x1fERROR_REASON_SCHEDULE_NOT_FOUND\x10P\x1a\t\xa8\xb6\x18\x05\xb0\xb6\x18\x94\x03\x122\n" +
 	"#ERROR_REASON_SUBSCRIPTION_NOT_FOUND\x10A\x1a\t\xa8\xb6\x18\x05\xb0\xb6\x18\x94\x03\x12+\n" +
 	"\x1cERROR_REASON_URL_NOT_ALLOWED\x10B\x1a\t\xa8\xb6\x18\x03\xb0\xb6\x18\xa6\x03B>Z<github.com/osvaldoandrade/codeq/sdks/go/gen/codeq/v1;codeqv1b\x06proto3"
 

@@ -1,5 +1,7 @@
 // Against a real server, whose command is in CODEQ_SERVER_COMMAND, or `codeq` of the PATH.
 import assert from "node:assert/strict";
+import http from "node:http";
+import type { AddressInfo } from "node:net";
 import { after, before, test } from "node:test";
 import { Client } from "../../client.js";
 import { isCodeqError } from "../../errors.js";
@@ -8,7 +10,7 @@ import { RawJson } from "../../payloads.js";
 import { Producer } from "../../producer.js";
 import { startTestServer, type TestServer } from "../../testing.js";
 import { Worker, type WorkerOptions } from "../../worker.js";
-import { KeptLogger } from "../support.js";
+import { KeptLogger, until } from "../support.js";
 
 let server: TestServer;
 let producer: Producer;
@@ -120,6 +122,89 @@ test("single calls: claim, heartbeat, complete, cancel, explain, lists, queues",
   assert.ok((await client.usage()).usage);
   await assert.rejects(client.result(listed[0] ?? ""), (error) => isCodeqError(error, "TASK_NOT_FOUND"));
   await assert.rejects(client.get("x".repeat(65)), (error) => isCodeqError(error, "INVALID_FIELD") && error.violations.length === 1);
+});
+
+test("topics: a policy limits its queue until it is deleted", async () => {
+  const topic = await client.putTopic("POLICED", { priorityTiers: [5, 1], maxAttempts: 3, backoff: { policy: "fixed" } });
+  assert.deepEqual([topic.version, topic.created, topic.policy?.priorityTiers], [1n, true, [1, 5]]);
+  await assert.rejects(client.create("POLICED", 1, { priority: 2 }), (error) => isCodeqError(error, "POLICY_VIOLATION"));
+  assert.equal((await client.create("POLICED", 1, { priority: 5 })).maxAttempts, 3);
+  assert.equal((await client.putTopic("POLICED", topic.policy!)).version, 1n, "what was read changes nothing");
+  await assert.rejects(client.putTopic("POLICED", { priorityTiers: [1], defaultPriority: 2 }), (error) => isCodeqError(error, "INVALID_POLICY"));
+  const names: string[] = [];
+  for await (const { topicName } of client.topics()) names.push(topicName);
+  assert.deepEqual(names, ["POLICED"]);
+  await client.deleteTopic("POLICED");
+  await client.deleteTopic("POLICED");
+  await assert.rejects(client.topic("POLICED"), (error) => isCodeqError(error, "TOPIC_NOT_FOUND"));
+});
+
+test("schedules: one is defined, fired, listed and deleted", async () => {
+  const payload = new RawJson('{"n":9007199254740993}');
+  const daily = await client.putSchedule("daily", { cron: "0 6 * * *", timeZone: "Europe/Berlin", command: "FIRED", payload });
+  assert.equal(daily.next.length, 10);
+  assert.equal(daily.spec.payload.text, payload.text);
+  const { updatedAt } = await client.putSchedule("daily", daily.spec);
+  assert.deepEqual(updatedAt, daily.updatedAt, "what was read changes nothing");
+  assert.equal((await client.pauseSchedule("daily")).spec.paused, true);
+  const fire = await client.triggerSchedule("daily");
+  assert.equal(fire.kind, "TRIGGER");
+  assert.equal((await client.get(fire.taskId)).payloadText, payload.text);
+  assert.equal((await client.resumeSchedule("daily")).spec.paused, false);
+  const [from, to] = [new Date("2026-01-01T12:00:00Z"), new Date("2026-01-04T12:00:00Z")];
+  const filled = await client.backfillSchedule("daily", from, to);
+  assert.deepEqual([filled.fires.length, filled.duplicates], [3, 0]);
+  assert.equal((await client.backfillSchedule("daily", from, to)).duplicates, 3);
+  assert.equal((await client.scheduleHistory("daily")).length, 4);
+  assert.equal((await client.recomputeSchedule("daily")).moved, false);
+  const names: string[] = [];
+  for await (const { name } of client.schedules()) names.push(name);
+  assert.deepEqual(names, ["daily"]);
+  await client.deleteSchedule("daily");
+  await assert.rejects(client.schedule("daily"), (error) => isCodeqError(error, "SCHEDULE_NOT_FOUND"));
+});
+
+test("callbacks and signals: the end of a task and new work are posted to a receiver", async () => {
+  const posted: Record<string, unknown>[] = [];
+  const receiver = http.createServer((request, response) => {
+    let body = "";
+    request.on("data", (chunk: Buffer) => (body += chunk.toString()));
+    request.on("end", () => {
+      posted.push(JSON.parse(body) as Record<string, unknown>);
+      response.end();
+    });
+  });
+  await new Promise<void>((resolve) => receiver.listen(0, "127.0.0.1", resolve));
+  const host = `127.0.0.1:${(receiver.address() as AddressInfo).port}`;
+  const url = `http://${host}/hook`;
+  try {
+    assert.equal((await client.testWebhook(url)).status, 200);
+    const put = await client.putWebhookSecrets(["a-secret-of-16-b"], { endpoint: url });
+    assert.deepEqual(await client.webhookSecrets(), [put]);
+    await client.deleteWebhookSecrets({ endpoint: url });
+    assert.deepEqual(await client.pauseWebhooks(host), [host]);
+    assert.deepEqual(await client.resumeWebhooks(host), []);
+    const { subscriptionId } = await client.createSubscription(url, { eventTypes: ["HOOKED"], minIntervalSeconds: 0 });
+    assert.deepEqual((await client.subscription(subscriptionId)).eventTypes, ["HOOKED"]);
+    assert.ok((await client.heartbeatSubscription(subscriptionId, 60)).expiresAt);
+    const { id } = await client.create("HOOKED", 1, { webhook: url });
+    await until(() => posted.some((each) => each["eventType"] === "HOOKED"), "the signal");
+    const [claimed] = await client.claim(["HOOKED"]);
+    await client.complete(claimed ?? id);
+    await until(() => posted.some((each) => each["taskId"] === id), "the callback");
+    assert.equal((await client.taskCallbacks(id))[0]?.taskId, id);
+    for await (const { deliveryId } of client.callbacks("HOOKED", { state: "GAVE_UP" })) assert.fail(deliveryId);
+    assert.equal(await client.retryTaskCallbacks(id), 0n);
+    const ids: string[] = [];
+    for await (const each of client.subscriptions()) ids.push(each.subscriptionId);
+    for await (const each of client.tenantSubscriptions()) ids.push(each.subscriptionId);
+    assert.deepEqual(ids, [subscriptionId, subscriptionId]);
+    await client.deleteSubscription(subscriptionId);
+    await assert.rejects(client.removeTenantSubscription(subscriptionId), (error) => isCodeqError(error, "SUBSCRIPTION_NOT_FOUND"));
+  } finally {
+    receiver.closeAllConnections();
+    receiver.close();
+  }
 });
 
 test("a cancel reaches the handler", async () => {

@@ -471,8 +471,18 @@ def picture(of: Shard) -> object:
     }
     counters = {number: queue.row() for number, queue in of.queues.items()}
     ready = {tenant: [sorted(q.number for q in queues or ()) for queues in lanes] for tenant, lanes in of.ready.items()}
+    for queue in of.queues.values():
+        for index in queue.ring.sifting if queue.ring is not None and not queue.held else ():
+            if queue.lane(index).ready:  # hidden from claims until it is sifted
+                ready[queue.tenant][index] = sorted({*ready[queue.tenant][index], queue.number})
     sums = {name: (each.waiting, each.leases, each.stored_bytes) for name, each in of.directory.tenants.items()}
-    return deliveries, lanes, grants, counters, ready, sums, of.batch.lsn
+    gates = {
+        (queue.number, name): (sorted(gate.running), gate.has_waiting and gate.first)
+        for queue in of.queues.values()
+        for name, gate in (queue.ring.gates if queue.ring is not None else {}).items()
+        if gate.running or gate.has_waiting
+    }
+    return deliveries, lanes, grants, counters, ready, sums, gates, of.batch.lsn
 
 
 @pytest.mark.timeout(3600)

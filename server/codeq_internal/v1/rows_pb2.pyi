@@ -13,10 +13,12 @@ class PlaceKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     PLACE_KIND_QUEUED: _ClassVar[PlaceKind]
     PLACE_KIND_DUE: _ClassVar[PlaceKind]
     PLACE_KIND_RETURNED: _ClassVar[PlaceKind]
+    PLACE_KIND_BLOCKED: _ClassVar[PlaceKind]
 PLACE_KIND_UNSPECIFIED: PlaceKind
 PLACE_KIND_QUEUED: PlaceKind
 PLACE_KIND_DUE: PlaceKind
 PLACE_KIND_RETURNED: PlaceKind
+PLACE_KIND_BLOCKED: PlaceKind
 
 class IdentityRow(_message.Message):
     __slots__ = ("format", "shard", "num_shards", "cluster_id", "epoch")
@@ -47,7 +49,7 @@ class TickRow(_message.Message):
     def __init__(self, lsn: _Optional[int] = ..., wall_ms: _Optional[int] = ..., oldest_lease: _Optional[int] = ..., sweep_mark: _Optional[bytes] = ..., last_queue: _Optional[int] = ...) -> None: ...
 
 class QueueRow(_message.Message):
-    __slots__ = ("tenant", "command", "lanes", "scheduled", "claimed", "dlq", "completed_total", "failed_total", "created_total", "paused", "named", "due_mark", "removed_total", "filed", "purge", "expiring", "expire_mark", "stored_bytes", "delivered_total", "accepted_bytes_total")
+    __slots__ = ("tenant", "command", "lanes", "scheduled", "claimed", "dlq", "completed_total", "failed_total", "created_total", "paused", "named", "due_mark", "removed_total", "filed", "purge", "expiring", "expire_mark", "stored_bytes", "delivered_total", "accepted_bytes_total", "keyed", "blocked")
     TENANT_FIELD_NUMBER: _ClassVar[int]
     COMMAND_FIELD_NUMBER: _ClassVar[int]
     LANES_FIELD_NUMBER: _ClassVar[int]
@@ -68,6 +70,8 @@ class QueueRow(_message.Message):
     STORED_BYTES_FIELD_NUMBER: _ClassVar[int]
     DELIVERED_TOTAL_FIELD_NUMBER: _ClassVar[int]
     ACCEPTED_BYTES_TOTAL_FIELD_NUMBER: _ClassVar[int]
+    KEYED_FIELD_NUMBER: _ClassVar[int]
+    BLOCKED_FIELD_NUMBER: _ClassVar[int]
     tenant: str
     command: str
     lanes: _containers.RepeatedCompositeFieldContainer[LaneState]
@@ -88,7 +92,9 @@ class QueueRow(_message.Message):
     stored_bytes: int
     delivered_total: int
     accepted_bytes_total: int
-    def __init__(self, tenant: _Optional[str] = ..., command: _Optional[str] = ..., lanes: _Optional[_Iterable[_Union[LaneState, _Mapping]]] = ..., scheduled: _Optional[int] = ..., claimed: _Optional[int] = ..., dlq: _Optional[int] = ..., completed_total: _Optional[int] = ..., failed_total: _Optional[int] = ..., created_total: _Optional[int] = ..., paused: _Optional[bool] = ..., named: _Optional[int] = ..., due_mark: _Optional[bytes] = ..., removed_total: _Optional[int] = ..., filed: _Optional[int] = ..., purge: _Optional[_Union[PurgeState, _Mapping]] = ..., expiring: _Optional[int] = ..., expire_mark: _Optional[bytes] = ..., stored_bytes: _Optional[int] = ..., delivered_total: _Optional[int] = ..., accepted_bytes_total: _Optional[int] = ...) -> None: ...
+    keyed: bool
+    blocked: int
+    def __init__(self, tenant: _Optional[str] = ..., command: _Optional[str] = ..., lanes: _Optional[_Iterable[_Union[LaneState, _Mapping]]] = ..., scheduled: _Optional[int] = ..., claimed: _Optional[int] = ..., dlq: _Optional[int] = ..., completed_total: _Optional[int] = ..., failed_total: _Optional[int] = ..., created_total: _Optional[int] = ..., paused: _Optional[bool] = ..., named: _Optional[int] = ..., due_mark: _Optional[bytes] = ..., removed_total: _Optional[int] = ..., filed: _Optional[int] = ..., purge: _Optional[_Union[PurgeState, _Mapping]] = ..., expiring: _Optional[int] = ..., expire_mark: _Optional[bytes] = ..., stored_bytes: _Optional[int] = ..., delivered_total: _Optional[int] = ..., accepted_bytes_total: _Optional[int] = ..., keyed: _Optional[bool] = ..., blocked: _Optional[int] = ...) -> None: ...
 
 class TenantRow(_message.Message):
     __slots__ = ("limits", "created_total", "delivered_total", "completed_total", "failed_total", "accepted_bytes_total")
@@ -187,7 +193,7 @@ class LaneState(_message.Message):
     def __init__(self, lane: _Optional[int] = ..., mark: _Optional[int] = ..., tail: _Optional[int] = ..., ready: _Optional[int] = ...) -> None: ...
 
 class StateRow(_message.Message):
-    __slots__ = ("ended_lsn", "ended_token", "outcome", "attempts", "abandons", "place", "place_lane", "place_at", "worker", "changed_ms", "status", "delay_ms", "error", "result", "subject", "progress", "redriven_lsn", "artifacts", "deliveries", "started_ms")
+    __slots__ = ("ended_lsn", "ended_token", "outcome", "attempts", "abandons", "place", "place_lane", "place_at", "worker", "changed_ms", "status", "delay_ms", "error", "result", "subject", "progress", "redriven_lsn", "artifacts", "deliveries", "started_ms", "blocked", "ordering_number")
     ENDED_LSN_FIELD_NUMBER: _ClassVar[int]
     ENDED_TOKEN_FIELD_NUMBER: _ClassVar[int]
     OUTCOME_FIELD_NUMBER: _ClassVar[int]
@@ -208,6 +214,8 @@ class StateRow(_message.Message):
     ARTIFACTS_FIELD_NUMBER: _ClassVar[int]
     DELIVERIES_FIELD_NUMBER: _ClassVar[int]
     STARTED_MS_FIELD_NUMBER: _ClassVar[int]
+    BLOCKED_FIELD_NUMBER: _ClassVar[int]
+    ORDERING_NUMBER_FIELD_NUMBER: _ClassVar[int]
     ended_lsn: int
     ended_token: int
     outcome: int
@@ -228,7 +236,9 @@ class StateRow(_message.Message):
     artifacts: _containers.RepeatedCompositeFieldContainer[ArtifactRow]
     deliveries: _containers.RepeatedCompositeFieldContainer[DeliveryRow]
     started_ms: int
-    def __init__(self, ended_lsn: _Optional[int] = ..., ended_token: _Optional[int] = ..., outcome: _Optional[int] = ..., attempts: _Optional[int] = ..., abandons: _Optional[int] = ..., place: _Optional[_Union[PlaceKind, str]] = ..., place_lane: _Optional[int] = ..., place_at: _Optional[int] = ..., worker: _Optional[str] = ..., changed_ms: _Optional[int] = ..., status: _Optional[int] = ..., delay_ms: _Optional[int] = ..., error: _Optional[str] = ..., result: _Optional[bytes] = ..., subject: _Optional[str] = ..., progress: _Optional[bytes] = ..., redriven_lsn: _Optional[int] = ..., artifacts: _Optional[_Iterable[_Union[ArtifactRow, _Mapping]]] = ..., deliveries: _Optional[_Iterable[_Union[DeliveryRow, _Mapping]]] = ..., started_ms: _Optional[int] = ...) -> None: ...
+    blocked: bytes
+    ordering_number: int
+    def __init__(self, ended_lsn: _Optional[int] = ..., ended_token: _Optional[int] = ..., outcome: _Optional[int] = ..., attempts: _Optional[int] = ..., abandons: _Optional[int] = ..., place: _Optional[_Union[PlaceKind, str]] = ..., place_lane: _Optional[int] = ..., place_at: _Optional[int] = ..., worker: _Optional[str] = ..., changed_ms: _Optional[int] = ..., status: _Optional[int] = ..., delay_ms: _Optional[int] = ..., error: _Optional[str] = ..., result: _Optional[bytes] = ..., subject: _Optional[str] = ..., progress: _Optional[bytes] = ..., redriven_lsn: _Optional[int] = ..., artifacts: _Optional[_Iterable[_Union[ArtifactRow, _Mapping]]] = ..., deliveries: _Optional[_Iterable[_Union[DeliveryRow, _Mapping]]] = ..., started_ms: _Optional[int] = ..., blocked: _Optional[bytes] = ..., ordering_number: _Optional[int] = ...) -> None: ...
 
 class DeliveryRow(_message.Message):
     __slots__ = ("worker", "started_ms", "ended_ms", "end", "error")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from . import keys
+from . import gates, keys, ordering
 from .clock import Now
 from .errors import Reason, Rejection
 from .model import Entry, Lane, Name, Queue
 from .new_task import NewTask
 from .shard import Shard
-from .task_bytes import created_at, encode_task, task_head
+from .task_bytes import created_at, encode_task, ordering_number, task_head
 from .windows import append
 
 _new = tuple.__new__
@@ -51,6 +51,12 @@ def create_in(
     if shard.created_of != now.wall_ms:
         shard.created_of, shard.created = now.wall_ms, created_at(now.wall_ms)
     raw = encode_task(lane.task_head, payload, shard.created, kept, expire_ms)
+    if task is not None and task.keys is not None:
+        gates.ring_of(queue).keyed = True
+        if task.keys.ordering:
+            home = queue.lane(keys.PARKED_LANE) if due_ms > now.wall_ms else lane
+            packed = keys.pack_home(home.index, home.tail + 1)
+            raw += ordering_number(ordering.join(shard, queue, task.keys.ordering, packed))
     if expire_ms:
         home = queue.lane(keys.PARKED_LANE) if due_ms > now.wall_ms else lane
         shard.expiry.put(queue, expire_ms, home.index, home.tail + 1, b"")

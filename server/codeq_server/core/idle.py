@@ -44,6 +44,8 @@ def _drop(shard: Shard, queue: Queue) -> None:
         shard.effects.woken.pop(queue, None)
     shard.due.forget(queue)
     shard.expiry.forget(queue)
+    if queue.ring is not None:
+        shard.gates_due.drop(queue.ring)
     if queue.touched:
         shard.batch.touched.remove(queue)
     shard.batch.counted.pop(queue, None)

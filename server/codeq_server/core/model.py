@@ -12,6 +12,7 @@ from typing import Final, NamedTuple, Protocol
 from codeq_internal.v1 import rows_pb2
 
 from . import ids, keys
+from .key_rings import KeyPolicy, KeyRing
 from .rates import Rates
 
 WINDOW_ENTRY_BYTES: Final = 300
@@ -182,7 +183,7 @@ class Purge:
         """Time of the request, in Unix milliseconds."""
         self.tails = tails
         """Tail of each lane at the time of the request."""
-        self.following: dict[bytes, bytes | None] = {keys.RETURNED: b"", keys.DUE: b""}
+        self.following: dict[bytes, bytes | None] = {keys.BLOCKED: b"", keys.RETURNED: b"", keys.DUE: b""}
         """Next key to read in each table it scans; empty: start at the beginning, None: done."""
         self.page = FIRST_PAGE
         """Number of places to read next; depends on the size of the places already read."""
@@ -198,6 +199,7 @@ class Queue:
 
     __slots__ = (
         "accepted_bytes",
+        "blocked",
         "claimed",
         "command",
         "completed_total",
@@ -210,6 +212,7 @@ class Queue:
         "failed_total",
         "filed",
         "key",
+        "key_policy",
         "lanes",
         "named",
         "number",
@@ -218,6 +221,7 @@ class Queue:
         "rates",
         "removed_bytes",
         "removed_total",
+        "ring",
         "tenant",
         "timelines",
         "touched",
@@ -253,6 +257,12 @@ class Queue:
         self.filed = 0
         """Number of ended tasks with artifacts whose contents the server stores."""
         self.rates = Rates()
+        self.key_policy: KeyPolicy | None = None
+        """Limits of tasks with keys, and of the queue's rate."""
+        self.ring: KeyRing | None = None
+        """Keys in use; None: no task of the queue ever had a key, and the rate of the queue has no limit."""
+        self.blocked = 0
+        """Number of PENDING tasks that wait for their key; no lane counts them."""
         self.touched = False
         """Whether the queue was changed since its tenant's sums were brought up to date."""
 
@@ -267,9 +277,14 @@ class Queue:
         return self.paused or self.purge is not None
 
     @property
+    def claimable(self) -> int:
+        """Number of PENDING tasks that do not wait for their key."""
+        return sum(lane.ready for lane in self.lanes if lane is not None)
+
+    @property
     def ready(self) -> int:
         """Number of PENDING tasks."""
-        return sum(lane.ready for lane in self.lanes if lane is not None)
+        return self.claimable + self.blocked
 
     @property
     def scheduled(self) -> int:
@@ -330,6 +345,8 @@ class Queue:
             stored_bytes=self.accepted_bytes - self.removed_bytes,
             delivered_total=self.delivered_total,
             accepted_bytes_total=self.accepted_bytes,
+            keyed=self.ring is not None and self.ring.keyed,
+            blocked=self.blocked,
         ).SerializeToString()
 
 
@@ -390,6 +407,10 @@ class Claim:
         """Returns the end of a delivery's lease on the monotonic clock."""
         extended = self.extended.get(task_id)
         return self.until if extended is None else extended[0]
+
+
+MOVED_PLACE: Final = 1 << 56
+"""Bit set in the place of a delivery that was not claimed from the task's home."""
 
 
 class Delivery(NamedTuple):

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from codeq_internal.v1 import rows_pb2
 
 from . import artifacts as filing
-from . import keys
+from . import gates, keys
 from .backoff import backoff_ms
 from .claims import lease_row
 from .clock import Now
@@ -24,7 +23,7 @@ from .parsing import UNREADABLE, unreadable
 from .shard import Shard
 from .status import Outcome, Status
 from .task_bytes import max_attempts_of, varint
-from .windows import append
+from .windows import append, put_back
 
 ABANDONS_MAX = 100
 """Number of times that a task can be abandoned without changing its attempts; later abandons count as deliveries."""
@@ -166,6 +165,8 @@ def leave_claim(shard: Shard, delivery: Delivery) -> None:
     """Removes an ended delivery from its claim and from the counters."""
     claim, queue = delivery.claim, delivery.home.queue
     queue.claimed -= 1
+    if queue.ring is not None:
+        gates.leave(shard, queue, queue.ring, keys.pack_home(delivery.home.index, delivery.position))
     if not queue.touched:
         shard.touch(queue)
     claim.live -= 1
@@ -294,12 +295,9 @@ def give_back(
     state.status = Status.PENDING
     state.place, state.place_lane, state.place_at = rows_pb2.PLACE_KIND_RETURNED, lane.index, position
     shard.put_state(home, delivery.position, state)
-    target = (home.index, delivery.position, delivery.attempts)
-    shard.batch.rows[keys.returned_key(lane.task_prefix, position)] = keys.pointer(*target)
-    heapq.heappush(lane.returned, (position, *target))
-    lane.ready += 1
-    if lane.ready == 1:
-        shard.became_ready(lane)
+    if home.queue.ring is not None:
+        gates.keep(home.queue.ring, keys.pack_home(home.index, delivery.position))
+    put_back(shard, lane, position, (home.index, delivery.position, delivery.attempts))
     leave_claim(shard, delivery)
     return Verdict(Status.PENDING, 0, now.wall_ms)
 

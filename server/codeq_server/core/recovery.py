@@ -11,10 +11,11 @@ from functools import partial
 
 from codeq_internal.v1 import rows_pb2
 
-from . import keys
+from . import gates, keys
 from .claims import lease_row
 from .clock import Now
 from .errors import CorruptRows
+from .gate_recovery import adopt_blocked, adopt_returned, adopt_running
 from .model import Claim, Delivery, Lane, Queue, TaskKey
 from .parsing import RowReader, listed, parsed, unpacked
 from .purging import adopt as adopt_purge
@@ -58,6 +59,9 @@ def open_shard(rows: RowReader, settings: ShardSettings, epoch: int, wall_ms: in
         number, index, position = keys.split_place_key(key)
         lane = shard.lane_named(key, number, index)
         heapq.heappush(lane.returned, (position, *unpacked(keys.split_pointer, key, value)))
+        if lane.queue.ring is not None:
+            adopt_returned(shard, lane.queue, lane.queue.ring, key, value)
+    adopt_blocked(shard)
     first = rows.scan(*keys.ended_after(shard.sweep_mark), 1)
     shard.sweep_at = keys.split_ended_key(first[0][0])[0] if first else None
     shard.audit.adopt(rows)
@@ -91,6 +95,9 @@ def _adopt_queue(shard: Shard, key: bytes, row: rows_pb2.QueueRow, now: Now) -> 
     queue.removed_bytes = row.accepted_bytes_total - row.stored_bytes
     if row.HasField("purge"):
         adopt_purge(shard, queue, row.purge)
+    if row.keyed:
+        gates.ring_of(queue).keyed = True
+        queue.blocked = row.blocked
     queue.rates = Rates(row.created_total, row.completed_total)
     shard.adopt(queue)
     if row.due_mark or row.scheduled:
@@ -121,6 +128,7 @@ def _adopt_claim(shard: Shard, key: bytes, row: rows_pb2.LeaseRow, now: Now) -> 
         if state is not None and state.ended_token >= token:
             continue
         task_id = unpacked(partial(lane.key_of, position), keys.place_key(lane.task_prefix, position), value)
+        adopt_running(lane, position, value)
         place, attempts = places[index], befores[index]
         if task_id in shard.deliveries:
             raise CorruptRows(key, f"task {task_id} is live in two claims")

@@ -22,6 +22,7 @@ from .clock import Now
 from .directory import Directory, Tenant
 from .effects import Effects
 from .errors import CorruptRows, Reason, Rejection
+from .key_rings import KeyRing
 from .lease_ends import LeaseEnds
 from .limits import Limits
 from .model import Claim, Delivery, Lane, Purge, Queue, TaskKey
@@ -87,6 +88,7 @@ class Totals:
     cancelled: int = 0
     removed: int = 0
     redriven: int = 0
+    sifted: int = 0
     rows: int = 0
 
 
@@ -123,6 +125,8 @@ class Shard:
         """Scheduled tasks, and tasks that expire if they wait too long."""
         self.purges: Alarms[Purge] = Alarms()
         """Purges in progress, in turn."""
+        self.gates_due: Alarms[KeyRing] = Alarms()
+        """Queues with gates that may open, or with lanes to sift."""
         self.audit: Trail = Trail(self, settings.audit_retention_ms)
         self.sweep_mark, self.swept = b"", (b"", 0, 0)
         """The last list of ended tasks that was swept, and the list being swept with queue and home of the last task

@@ -11,6 +11,7 @@ from typing import Final
 
 from . import keys
 from .model import TaskKey, id_of
+from .new_task import TaskKeys
 from .status import Status
 
 _COMMAND: Final = 1
@@ -28,6 +29,10 @@ _ATTEMPTS_TAG: Final = b"\xb8\x01"
 _LEASE_TOKEN_TAG: Final = b"\xc8\x01"
 _LEASE_UNTIL: Final = 26
 _EXPIRE_AT: Final = 32
+_CONCURRENCY_KEY: Final = 13
+_RATE_KEY: Final = 14
+_ORDERING_KEY: Final = 15
+_ORDERING_NUMBER: Final = 36
 
 _SHORT: Final = 16_384
 _LENGTHS: Final = [bytes((n,)) if n < 128 else bytes((n & 127 | 128, n >> 7)) for n in range(_SHORT)]
@@ -77,6 +82,11 @@ def created_at(unix_ms: int) -> bytes:
     return _timestamp(_CREATED_AT, unix_ms)
 
 
+def ordering_number(number: int) -> bytes:
+    """Returns the field with a task's number within its ordering key."""
+    return varint(_ORDERING_NUMBER << 3) + varint(number)
+
+
 def encode_task(head: bytes, payload: bytes, created: bytes, kept: bytes, expire_ms: int) -> bytes:
     """Returns the task bytes of a new task.
 
@@ -120,6 +130,27 @@ def expire_ms_of(task: bytes) -> int:
         else:
             nanos = number
     return seconds * 1000 + nanos // 1_000_000
+
+
+def keys_of(task: bytes) -> TaskKeys | None:
+    """Returns the keys in task bytes; None: the task has none."""
+    concurrency = rate = ordering = ""
+    number = at = 0
+    while at < len(task):
+        tag, at = _varint(task, at)
+        size, at = _varint(task, at)
+        if tag & 7 == 2:
+            kind = tag >> 3
+            if kind == _CONCURRENCY_KEY:
+                concurrency = task[at : at + size].decode()
+            elif kind == _RATE_KEY:
+                rate = task[at : at + size].decode()
+            elif kind == _ORDERING_KEY:
+                ordering = task[at : at + size].decode()
+            at += size
+        elif tag >> 3 == _ORDERING_NUMBER:
+            number = size
+    return TaskKeys(concurrency, rate, ordering, number) if concurrency or rate or ordering else None
 
 
 def _bytes_field(message: bytes, number: int) -> bytes | None:

@@ -21,6 +21,7 @@ from .model import Queue
 from .outcomes import enqueue, expire
 from .parsing import unpacked
 from .shard import Shard, Totals
+from .sifting import sift
 from .sweep import sweep
 
 SLICE = 512
@@ -174,6 +175,7 @@ SOURCES: Final = (
     Timed(_SweepAlarm, _WALL, sweep, lambda totals: totals.removed),
     Timed(lambda shard: shard.directory.idle, _MONO, retire, lambda _: 0),
     Timed(lambda shard: shard.purges, _WALL, purging.work, lambda totals: totals.cancelled),
+    Timed(lambda shard: shard.gates_due, _MONO, sift, lambda totals: totals.sifted),
     Timed(lambda shard: shard.audit, _WALL, audit.work, lambda _: 0),
 )
 """Everything that falls due, in the order in which it is processed."""

@@ -64,7 +64,7 @@ OUTCOME_KIND_NACK: OutcomeKind
 OUTCOME_KIND_ABANDON: OutcomeKind
 
 class TaskSpec(_message.Message):
-    __slots__ = ("command", "payload", "priority", "max_attempts", "run_at", "delay_seconds", "idempotency_key", "task_id", "expire_seconds", "traceparent", "tracestate")
+    __slots__ = ("command", "payload", "priority", "max_attempts", "run_at", "delay_seconds", "idempotency_key", "task_id", "expire_seconds", "traceparent", "tracestate", "concurrency_key", "rate_key", "ordering_key")
     COMMAND_FIELD_NUMBER: _ClassVar[int]
     PAYLOAD_FIELD_NUMBER: _ClassVar[int]
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
@@ -76,6 +76,9 @@ class TaskSpec(_message.Message):
     EXPIRE_SECONDS_FIELD_NUMBER: _ClassVar[int]
     TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
     TRACESTATE_FIELD_NUMBER: _ClassVar[int]
+    CONCURRENCY_KEY_FIELD_NUMBER: _ClassVar[int]
+    RATE_KEY_FIELD_NUMBER: _ClassVar[int]
+    ORDERING_KEY_FIELD_NUMBER: _ClassVar[int]
     command: str
     payload: bytes
     priority: int
@@ -87,10 +90,13 @@ class TaskSpec(_message.Message):
     expire_seconds: int
     traceparent: str
     tracestate: str
-    def __init__(self, command: _Optional[str] = ..., payload: _Optional[bytes] = ..., priority: _Optional[int] = ..., max_attempts: _Optional[int] = ..., run_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., delay_seconds: _Optional[int] = ..., idempotency_key: _Optional[str] = ..., task_id: _Optional[str] = ..., expire_seconds: _Optional[int] = ..., traceparent: _Optional[str] = ..., tracestate: _Optional[str] = ...) -> None: ...
+    concurrency_key: str
+    rate_key: str
+    ordering_key: str
+    def __init__(self, command: _Optional[str] = ..., payload: _Optional[bytes] = ..., priority: _Optional[int] = ..., max_attempts: _Optional[int] = ..., run_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., delay_seconds: _Optional[int] = ..., idempotency_key: _Optional[str] = ..., task_id: _Optional[str] = ..., expire_seconds: _Optional[int] = ..., traceparent: _Optional[str] = ..., tracestate: _Optional[str] = ..., concurrency_key: _Optional[str] = ..., rate_key: _Optional[str] = ..., ordering_key: _Optional[str] = ...) -> None: ...
 
 class Task(_message.Message):
-    __slots__ = ("command", "payload", "priority", "max_attempts", "run_at", "traceparent", "tracestate", "created_at", "id", "status", "tenant_id", "attempts", "worker_id", "lease_token", "lease_until", "error", "updated_at", "finished_at", "progress", "duplicate", "expire_at", "attempt_history")
+    __slots__ = ("command", "payload", "priority", "max_attempts", "run_at", "traceparent", "tracestate", "concurrency_key", "rate_key", "ordering_key", "created_at", "id", "status", "tenant_id", "attempts", "worker_id", "lease_token", "lease_until", "error", "updated_at", "finished_at", "progress", "duplicate", "expire_at", "attempt_history", "ordering_number")
     COMMAND_FIELD_NUMBER: _ClassVar[int]
     PAYLOAD_FIELD_NUMBER: _ClassVar[int]
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
@@ -98,6 +104,9 @@ class Task(_message.Message):
     RUN_AT_FIELD_NUMBER: _ClassVar[int]
     TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
     TRACESTATE_FIELD_NUMBER: _ClassVar[int]
+    CONCURRENCY_KEY_FIELD_NUMBER: _ClassVar[int]
+    RATE_KEY_FIELD_NUMBER: _ClassVar[int]
+    ORDERING_KEY_FIELD_NUMBER: _ClassVar[int]
     CREATED_AT_FIELD_NUMBER: _ClassVar[int]
     ID_FIELD_NUMBER: _ClassVar[int]
     STATUS_FIELD_NUMBER: _ClassVar[int]
@@ -113,6 +122,7 @@ class Task(_message.Message):
     DUPLICATE_FIELD_NUMBER: _ClassVar[int]
     EXPIRE_AT_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_HISTORY_FIELD_NUMBER: _ClassVar[int]
+    ORDERING_NUMBER_FIELD_NUMBER: _ClassVar[int]
     command: str
     payload: bytes
     priority: int
@@ -120,6 +130,9 @@ class Task(_message.Message):
     run_at: _timestamp_pb2.Timestamp
     traceparent: str
     tracestate: str
+    concurrency_key: str
+    rate_key: str
+    ordering_key: str
     created_at: _timestamp_pb2.Timestamp
     id: str
     status: TaskStatus
@@ -135,7 +148,8 @@ class Task(_message.Message):
     duplicate: bool
     expire_at: _timestamp_pb2.Timestamp
     attempt_history: _containers.RepeatedCompositeFieldContainer[Attempt]
-    def __init__(self, command: _Optional[str] = ..., payload: _Optional[bytes] = ..., priority: _Optional[int] = ..., max_attempts: _Optional[int] = ..., run_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., traceparent: _Optional[str] = ..., tracestate: _Optional[str] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., id: _Optional[str] = ..., status: _Optional[_Union[TaskStatus, str]] = ..., tenant_id: _Optional[str] = ..., attempts: _Optional[int] = ..., worker_id: _Optional[str] = ..., lease_token: _Optional[int] = ..., lease_until: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., error: _Optional[str] = ..., updated_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., finished_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., progress: _Optional[bytes] = ..., duplicate: _Optional[bool] = ..., expire_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., attempt_history: _Optional[_Iterable[_Union[Attempt, _Mapping]]] = ...) -> None: ...
+    ordering_number: int
+    def __init__(self, command: _Optional[str] = ..., payload: _Optional[bytes] = ..., priority: _Optional[int] = ..., max_attempts: _Optional[int] = ..., run_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., traceparent: _Optional[str] = ..., tracestate: _Optional[str] = ..., concurrency_key: _Optional[str] = ..., rate_key: _Optional[str] = ..., ordering_key: _Optional[str] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., id: _Optional[str] = ..., status: _Optional[_Union[TaskStatus, str]] = ..., tenant_id: _Optional[str] = ..., attempts: _Optional[int] = ..., worker_id: _Optional[str] = ..., lease_token: _Optional[int] = ..., lease_until: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., error: _Optional[str] = ..., updated_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., finished_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., progress: _Optional[bytes] = ..., duplicate: _Optional[bool] = ..., expire_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., attempt_history: _Optional[_Iterable[_Union[Attempt, _Mapping]]] = ..., ordering_number: _Optional[int] = ...) -> None: ...
 
 class Attempt(_message.Message):
     __slots__ = ("worker_id", "started_at", "ended_at", "end", "error")

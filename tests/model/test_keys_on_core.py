@@ -38,11 +38,9 @@ class KeyedShardMachine(ShardMachine):
         self.apply_policies()
 
     def apply_policies(self) -> None:
-        """Sets the limits of queues that do not have theirs, as those just opened."""
-        for queue in self.shard.queues.values():
-            policy = self.policies.get((queue.tenant, queue.command))
-            if queue.key_policy != policy:
-                gates.set_policy(self.shard, queue, policy)
+        """Sets the limits of every command."""
+        for (tenant, command), policy in self.policies.items():
+            gates.set_policy(self.shard, tenant, command, policy)
 
     def kill(self) -> None:
         self.turns = [turn for turn in self.turns if turn[0] <= self.written]
@@ -89,7 +87,6 @@ class KeyedShardMachine(ShardMachine):
             self.created[made.task_id] = self.shard.batch.lsn
             self.keys[made.task_id] = (command, keys)
             self.turns.append((self.shard.batch.lsn, made.task_id))
-        self.apply_policies()
 
     @rule(
         tenant=st.sampled_from(TENANTS),
@@ -98,8 +95,8 @@ class KeyedShardMachine(ShardMachine):
         rates=st.sampled_from([(0, 0), (0, 0), (0, 2), (3, 0)]),
     )
     def limit(self, tenant: str, command: str, limit: int, rates: tuple[int, int]) -> None:
-        self.policies[tenant, command] = KeyPolicy(limit, rates[0], 1, rates[1])
-        self.apply_policies()
+        policy = self.policies[tenant, command] = KeyPolicy(limit, rates[0], 1, rates[1])
+        gates.set_policy(self.shard, tenant, command, policy)
 
     @rule(
         tenant=st.sampled_from(TENANTS),

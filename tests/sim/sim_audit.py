@@ -15,6 +15,7 @@ from typing import Any
 import sim_acts
 import sim_delays
 import sim_history
+import sim_keys
 import sim_messages
 import sim_purges
 import sim_quotas
@@ -189,6 +190,7 @@ class Audit:
         sim_quotas.judge(self, rows, table)
         sim_purges.judge_queue_rows(self, table.get(b"q", ()))
         sim_acts.judge(self, table)
+        sim_keys.judge(self)
         if table.get(b"l"):
             self.top_token = max(self.top_token, *(int.from_bytes(key[1:], "big") for key, _ in table[b"l"]))
 

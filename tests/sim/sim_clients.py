@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import sim_admin
+import sim_keys
 import sim_quotas
 from codeq.v1 import producer_service_pb2, queue_service_pb2, task_pb2, task_service_pb2, worker_service_pb2
 from codeq_server.core.errors import Reason, Rejection
@@ -66,10 +67,11 @@ class World:
             spec.delay_seconds = chance.choice((0, 1, 3))
         if chance.random() < 0.2:
             spec.expire_seconds = chance.choice((1, 2, 5, 60))
+        sim_keys.give_keys(chance, spec)
         if name is not None and name[2] < 0:
             setattr(spec, {"key": "idempotency_key", "id": "task_id"}[name[0]], name[1])
         self.audit.asked[spec.payload] = Asked(
-            tenant, spec.command, spec.priority, attempts, name, spec.expire_seconds * 1000
+            tenant, spec.command, spec.priority, attempts, name, spec.expire_seconds * 1000, keys=sim_keys.keys_of(spec)
         )
         return spec
 

@@ -23,6 +23,7 @@ HAPPENS = {
     *("expired", "outdated", "matured", "abandoned with a delay", "removed", "cancelled", "paused", "listed"),
     *("quota set", "created under a quota", "refused by a quota"),
     *("redriven", "redrive of a queue", "dead letters listed", "cleanup", "purge over", "purged"),
+    *("limit of a key reached", "waited for its turn"),
 }
 """Events that must occur in every GROUP of seeds."""
 GROUP = 50

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import gates, keys, ordering
+from . import keys, ordering
 from .clock import Now
 from .errors import Reason, Rejection
 from .model import Entry, Lane, Name, Queue
@@ -52,7 +52,7 @@ def create_in(
         shard.created_of, shard.created = now.wall_ms, created_at(now.wall_ms)
     raw = encode_task(lane.task_head, payload, shard.created, kept, expire_ms)
     if task is not None and task.keys is not None:
-        gates.ring_of(queue).keyed = True
+        queue.keep_keys().keyed = True
         if task.keys.ordering:
             home = queue.lane(keys.PARKED_LANE) if due_ms > now.wall_ms else lane
             packed = keys.pack_home(home.index, home.tail + 1)

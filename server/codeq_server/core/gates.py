@@ -315,26 +315,22 @@ def open_at(shard: Shard, ring: KeyRing, name: bytes, at_ms: int) -> None:
 # -- policy and recovery -------------------------------------------------------------------------------------------
 
 
-def ring_of(queue: Queue) -> KeyRing:
-    """Returns the keys of a queue, which from now on has keys or a limit of its rate."""
-    ring = queue.ring
-    if ring is None:
-        ring = queue.ring = KeyRing(queue.number, queue.tenant)
-    return ring
-
-
-def set_policy(shard: Shard, queue: Queue, policy: KeyPolicy | None) -> None:
-    """Sets the limits of a queue, effective at once.
+def set_policy(shard: Shard, tenant: str, command: str, policy: KeyPolicy | None) -> None:
+    """Sets the limits of a command, effective at once, whether it has a queue or gets one later.
 
     A raised limit lets waiting tasks through, a lowered one admits none until enough deliveries have ended.
     """
-    queue.key_policy = policy
-    if policy is not None and policy.rate_per_second:
-        ring_of(queue)
-    ring = queue.ring
-    if ring is None:
+    if policy is None:
+        shard.key_policies.pop((tenant, command), None)
+    else:
+        shard.key_policies[tenant, command] = policy
+    queue = shard.by_name.get((tenant, command))
+    if queue is None:
         return
-    for name, gate in ring.gates.items():
-        if gate.has_waiting:
-            ring.open_at(name, 0)
-    shard.gates_due.set(ring, 0)
+    queue.limit(policy)
+    ring = queue.ring
+    if ring is not None:
+        for name, gate in ring.gates.items():
+            if gate.has_waiting:
+                ring.open_at(name, 0)
+        shard.gates_due.set(ring, 0)

@@ -317,6 +317,19 @@ class Queue:
             lane = self.lanes[index] = Lane(self, index)
         return lane
 
+    def keep_keys(self) -> KeyRing:
+        """Returns the keys in use, which from now on the queue keeps."""
+        ring = self.ring
+        if ring is None:
+            ring = self.ring = KeyRing(self.number, self.tenant)
+        return ring
+
+    def limit(self, policy: KeyPolicy | None) -> None:
+        """Sets the limits of tasks with keys, and of the queue's rate."""
+        self.key_policy = policy
+        if policy is not None and policy.rate_per_second:
+            self.keep_keys()
+
     def row(self) -> bytes:
         """Returns the queue's row."""
         due, expiry = self.timelines.get(keys.DUE), self.timelines.get(keys.EXPIRY)

@@ -11,7 +11,7 @@ from functools import partial
 
 from codeq_internal.v1 import rows_pb2
 
-from . import gates, keys
+from . import keys
 from .claims import lease_row
 from .clock import Now
 from .errors import CorruptRows
@@ -96,7 +96,7 @@ def _adopt_queue(shard: Shard, key: bytes, row: rows_pb2.QueueRow, now: Now) -> 
     if row.HasField("purge"):
         adopt_purge(shard, queue, row.purge)
     if row.keyed:
-        gates.ring_of(queue).keyed = True
+        queue.keep_keys().keyed = True
         queue.blocked = row.blocked
     queue.rates = Rates(row.created_total, row.completed_total)
     shard.adopt(queue)

@@ -22,7 +22,7 @@ from .clock import Now
 from .directory import Directory, Tenant
 from .effects import Effects
 from .errors import CorruptRows, Reason, Rejection
-from .key_rings import KeyRing
+from .key_rings import KeyPolicy, KeyRing
 from .lease_ends import LeaseEnds
 from .limits import Limits
 from .model import Claim, Delivery, Lane, Purge, Queue, TaskKey
@@ -127,6 +127,8 @@ class Shard:
         """Purges in progress, in turn."""
         self.gates_due: Alarms[KeyRing] = Alarms()
         """Queues with gates that may open, or with lanes to sift."""
+        self.key_policies: dict[tuple[str, str], KeyPolicy] = {}
+        """Limits of tasks with keys, by tenant and command; the queue need not exist."""
         self.audit: Trail = Trail(self, settings.audit_retention_ms)
         self.sweep_mark, self.swept = b"", (b"", 0, 0)
         """The last list of ended tasks that was swept, and the list being swept with queue and home of the last task
@@ -301,6 +303,8 @@ class Shard:
         """Adds a new or a stored queue to memory; the caller maintains the lists of its tenant."""
         self.queues[queue.number] = queue
         self.by_name[queue.tenant, queue.command] = queue
+        if self.key_policies:
+            queue.limit(self.key_policies.get((queue.tenant, queue.command)))
         if queue.tenant not in self.ready:
             self.ready[queue.tenant] = [None] * keys.LANES
             self.directory.tenants[queue.tenant] = Tenant()

@@ -11,7 +11,7 @@ from codeq.v1 import task_pb2
 from codeq_server.core import names
 from codeq_server.core.clock import Now
 from codeq_server.core.errors import Rejection, invalid_field
-from codeq_server.core.new_task import Naming, NewTask
+from codeq_server.core.new_task import Naming, NewTask, TaskKeys
 from codeq_server.core.shard import Shard
 
 from .convert import unix_ms
@@ -40,8 +40,10 @@ def task_of(shard: Shard, tenant: str, spec: task_pb2.TaskSpec, now: Now, path: 
         naming = _keyed(shard, names.keyed_id(tenant, spec.idempotency_key), (spec,))
     elif spec.HasField("task_id"):
         naming = Naming(spec.task_id)
-    kept = kept_of(spec)
-    return NewTask(spec.command, payload, spec.priority, spec.max_attempts, due_ms, naming, expire_ms, kept)
+    kept, keys = kept_of(spec), None
+    if spec.concurrency_key or spec.rate_key or spec.ordering_key:
+        keys = TaskKeys(spec.concurrency_key, spec.rate_key, spec.ordering_key)
+    return NewTask(spec.command, payload, spec.priority, spec.max_attempts, due_ms, naming, expire_ms, kept, keys)
 
 
 def batch_of(

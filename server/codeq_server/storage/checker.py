@@ -266,7 +266,7 @@ class Checker:
         elif state.place == _BLOCKED and state.place_lane < keys.LANES:
             queue.blocked += 1
             self.summary.pending += 1
-            self._report_all(key, self._gate_rows.waits(home, state))
+            self._report_all(key, self._gate_rows.waits(home, state, purged=queue.row.HasField("purge")))
             self._moved[home] = state.place_lane
         else:
             self._report(key, "has not ended, is not leased, and does not wait anywhere")

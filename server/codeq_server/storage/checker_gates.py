@@ -88,15 +88,15 @@ class GateRows:
         if line is not None and not self._started:
             yield f"the line {line.key.hex()} has no tasks"
 
-    def waits(self, home: int, state: rows_pb2.StateRow) -> Iterator[str]:
-        """Processes the state row of a blocked task; yields its problems."""
+    def waits(self, home: int, state: rows_pb2.StateRow, *, purged: bool) -> Iterator[str]:
+        """Processes the state row of a blocked task; yields its problems. A purge ends all blocked tasks of a queue."""
         name, number = state.blocked[: keys.GATE_BYTES], state.blocked[keys.GATE_BYTES :]
         self._blocked[home] = name
         if name[:1] == keys.ORDERING_GATE:
             row = self._ordered.get(home)
             if row is None or row.name != name:
                 yield "waits for its turn, but is not in the line of its key"
-            elif row.is_first:
+            elif row.is_first and not purged:
                 yield "waits for its turn, but is the first of its line"
             return
         row = self._waiting.pop(home, None)

@@ -77,6 +77,12 @@ type Task struct {
 	Progress json.RawMessage
 	// Trace is the trace context of the producer.
 	Trace Trace
+	// ConcurrencyKey is the key that limits how many tasks run at a time; empty: none.
+	ConcurrencyKey string
+	// RateKey is the key that limits how fast tasks are delivered; empty: none.
+	RateKey string
+	// OrderingKey is the key that keeps tasks in order; empty: none.
+	OrderingKey string
 	// History are the last ten ended deliveries, oldest first; only from Client.Get.
 	History []Attempt
 }
@@ -165,6 +171,8 @@ func TaskOf(message *codeqv1.Task) *Task {
 		UpdatedAt: timeOf(message.GetUpdatedAt()), FinishedAt: timeOf(message.GetFinishedAt()), Error: message.GetError(),
 		Progress: message.GetProgress(),
 		Trace:    Trace{Parent: message.GetTraceparent(), State: message.GetTracestate()},
+
+		ConcurrencyKey: message.GetConcurrencyKey(), RateKey: message.GetRateKey(), OrderingKey: message.GetOrderingKey(),
 	}
 	for _, each := range message.GetAttemptHistory() {
 		task.History = append(task.History, Attempt{

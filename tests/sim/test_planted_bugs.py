@@ -231,7 +231,7 @@ BUGS: dict[str, Bug | dict[str, Bug]] = {
             unseen_by_checker=True,
         ),
         "by a claim": Bug(
-            [(ordering.is_first, "[2] == home", "[2] <= 1 << 56")],
+            [(ordering.is_first, "line[1] == home", "True")],
             "passed|of one ordering key are leased",
         ),
     },

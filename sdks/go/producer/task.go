@@ -42,6 +42,12 @@ type Task struct {
 	TaskID string
 	// Trace is the trace context sent with the task. Zero: that of the context of the create.
 	Trace codeq.Trace
+	// ConcurrencyKey limits how many tasks of the command with the same key run at a time. Empty: none.
+	ConcurrencyKey string
+	// RateKey limits how fast tasks of the command with the same key are delivered. Empty: none.
+	RateKey string
+	// OrderingKey makes tasks of the command with the same key run one at a time, in the order of acceptance. Empty: none.
+	OrderingKey string
 }
 
 // Option sets a field of a task.
@@ -71,6 +77,15 @@ func TaskID(id string) Option { return func(task *Task) { task.TaskID = id } }
 // Trace sets the trace context sent with the task.
 func Trace(trace codeq.Trace) Option { return func(task *Task) { task.Trace = trace } }
 
+// ConcurrencyKey sets the key that limits how many tasks run at a time.
+func ConcurrencyKey(key string) Option { return func(task *Task) { task.ConcurrencyKey = key } }
+
+// RateKey sets the key that limits how fast tasks are delivered.
+func RateKey(key string) Option { return func(task *Task) { task.RateKey = key } }
+
+// OrderingKey sets the key that keeps tasks in order.
+func OrderingKey(key string) Option { return func(task *Task) { task.OrderingKey = key } }
+
 // Spec returns the task as a message, with its payload encoded. Errors name the field.
 func (t *Task) Spec() (*codeqv1.TaskSpec, error) {
 	payload, err := codeq.EncodeJSON(t.Payload, "payload")
@@ -97,6 +112,9 @@ func (t *Task) Spec() (*codeqv1.TaskSpec, error) {
 	spec.TaskId = optional(t.TaskID)
 	spec.Traceparent = optional(t.Trace.Parent)
 	spec.Tracestate = optional(t.Trace.State)
+	spec.ConcurrencyKey = optional(t.ConcurrencyKey)
+	spec.RateKey = optional(t.RateKey)
+	spec.OrderingKey = optional(t.OrderingKey)
 	return spec, nil
 }
 

@@ -39,11 +39,20 @@ def is_first(shard: Shard, queue: Queue, name: bytes, home: int) -> bool:
     Raises:
         CorruptRows: The gate has no line.
     """
+    line = first_of(shard, queue, name)
+    if line is None:
+        raise CorruptRows(keys.blocked_key(queue.number, name, 0), "the line of a waiting task is missing")
+    return line[1] == home
+
+
+def first_of(shard: Shard, queue: Queue, name: bytes) -> tuple[int, int] | None:
+    """Returns number and packed home of the first task of an ordering gate; None: the gate has no line."""
     key = keys.blocked_key(queue.number, name, 0)
     value = shard.get(key)
     if value is None:
-        raise CorruptRows(key, "the line of a waiting task is missing")
-    return unpacked(keys.split_line, key, value)[2] == home
+        return None
+    first, _, home = unpacked(keys.split_line, key, value)
+    return first, home
 
 
 def leave(shard: Shard, home: Lane, position: int) -> int | None:

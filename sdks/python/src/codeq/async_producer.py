@@ -100,6 +100,9 @@ class AsyncProducer:
         task_id: str | None = None,
         traceparent: str | None = None,
         tracestate: str | None = None,
+        concurrency_key: str | None = None,
+        rate_key: str | None = None,
+        ordering_key: str | None = None,
         timeout_seconds: float | None = None,
     ) -> str:
         """Creates a task; once this returns, the task is durable.
@@ -119,6 +122,9 @@ class AsyncProducer:
             traceparent: Trace context that the worker gets with the task (W3C traceparent); None: that of the current
                 span, if the program uses OpenTelemetry.
             tracestate: Vendor part of the trace context (W3C tracestate).
+            concurrency_key: Tasks of the command with the same key run at most as many at a time as its policy allows.
+            rate_key: Tasks of the command with the same key are delivered no faster than its policy allows.
+            ordering_key: Tasks of the command with the same key run one at a time, in the order of acceptance.
             timeout_seconds: Seconds within which the call ends, including the wait for a connection: over 0 and at most
                 a day.
 
@@ -147,6 +153,9 @@ class AsyncProducer:
             expire,
             traceparent,
             tracestate,
+            concurrency_key,
+            rate_key,
+            ordering_key,
         )
         [result] = await self._create([to_item(task, with_key=self._with_keys)], timeout_seconds)
         return id_of(result)

@@ -76,6 +76,9 @@ class Client(QueueClient, TenantClient, Pages):
         task_id: str | None = None,
         traceparent: str | None = None,
         tracestate: str | None = None,
+        concurrency_key: str | None = None,
+        rate_key: str | None = None,
+        ordering_key: str | None = None,
     ) -> Task:
         """Creates a task; see NewTask for the arguments.
 
@@ -96,6 +99,9 @@ class Client(QueueClient, TenantClient, Pages):
             expire,
             traceparent,
             tracestate,
+            concurrency_key,
+            rate_key,
+            ordering_key,
         )
         return self._call(calls.create(task, with_key=self._endpoint.servers.are_many))
 
@@ -320,6 +326,9 @@ class AsyncClient(AsyncQueueClient, AsyncTenantClient, AsyncPages):
         task_id: str | None = None,
         traceparent: str | None = None,
         tracestate: str | None = None,
+        concurrency_key: str | None = None,
+        rate_key: str | None = None,
+        ordering_key: str | None = None,
     ) -> Task:
         """Creates a task; see Client.create."""
         task = NewTask(
@@ -334,6 +343,9 @@ class AsyncClient(AsyncQueueClient, AsyncTenantClient, AsyncPages):
             expire,
             traceparent,
             tracestate,
+            concurrency_key,
+            rate_key,
+            ordering_key,
         )
         return await self._call(calls.create(task, with_key=self._endpoint.servers.are_many))
 

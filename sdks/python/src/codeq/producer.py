@@ -93,6 +93,9 @@ class Producer:
         task_id: str | None = None,
         traceparent: str | None = None,
         tracestate: str | None = None,
+        concurrency_key: str | None = None,
+        rate_key: str | None = None,
+        ordering_key: str | None = None,
         timeout_seconds: float | None = None,
     ) -> str:
         """Creates a task and returns its id; see AsyncProducer.create."""
@@ -108,6 +111,9 @@ class Producer:
             expire,
             traceparent,
             tracestate,
+            concurrency_key,
+            rate_key,
+            ordering_key,
         )
         [result] = self._create([to_item(task, with_key=self._with_keys)], timeout_seconds)
         return id_of(result)

@@ -33,6 +33,9 @@ class CreateOptions(TypedDict, total=False):
     task_id: str | None
     traceparent: str | None
     tracestate: str | None
+    concurrency_key: str | None
+    rate_key: str | None
+    ordering_key: str | None
 
 
 def to_item(task: NewTask, *, with_key: bool) -> Item:

@@ -62,7 +62,7 @@ from codeq.payloads import RawJson
 from codeq.producer import Producer
 from codeq.records import CancelReason, NewTask, OrderBy, Task, TaskStatus
 from codeq.server_records import Backup, Queue, ServerInfo
-from codeq.task_results import Explanation, Returned, TaskResult
+from codeq.task_results import Explanation, KeyWait, Returned, TaskResult
 from codeq.tenant_records import RateLimit, Tenant, TenantLimits, TenantUsage
 from codeq.tls import TlsFiles
 from codeq.worker import AsyncWorker, Worker
@@ -103,6 +103,7 @@ __all__ = [
     "InvalidRequest",
     "InvalidTenant",
     "LeaseLost",
+    "KeyWait",
     "LimitReached",
     "Member",
     "MembershipRefused",

@@ -95,18 +95,46 @@ class Returned:
 
 
 @dataclass(frozen=True, slots=True)
+class KeyWait:
+    """The key that a task waits for.
+
+    Attributes:
+        kind: CONCURRENCY, RATE or ORDERING.
+        key: The key.
+        limit: Tasks leased at a time, or deliveries per second; 0: no limit any more.
+        holders: Tasks with the key that are leased or about to be.
+        position: Approximate position among those that wait for the key, from 1.
+    """
+
+    kind: str
+    key: str
+    limit: float
+    holders: int
+    position: int
+
+    @classmethod
+    def from_message(cls, message: task_service_pb2.KeyWait) -> Self:
+        """Returns the key in a reply; a kind that only a newer server knows becomes its number."""
+        named = task_service_pb2.KeyKind.DESCRIPTOR.values_by_number.get(message.kind)
+        kind = named.name.removeprefix("KEY_KIND_") if named else str(message.kind)
+        return cls(kind, message.key, message.limit, message.holders, message.position)
+
+
+@dataclass(frozen=True, slots=True)
 class Explanation:
     """Why a task is waiting.
 
     Attributes:
         status: Status of the task.
-        reason: The main reason: QUEUED, PAUSED, PURGING, DELAYED, NO_WORKER, LEASED or ENDED.
+        reason: The main reason: QUEUED, PAUSED, PURGING, DELAYED, KEY, NO_WORKER, LEASED or
+            ENDED.
         paused: Whether its queue is paused.
         ahead: Approximate number of tasks ahead of it in its queue, if PENDING.
         delay_seconds: Time until it is due, if SCHEDULED.
         worker_id: Worker that holds it, if CLAIMED.
         lease_until: End of the lease, if CLAIMED.
         expire_at: Time at which it expires, if it is waiting and can expire.
+        key_wait: The key that it waits for, if the reason is KEY.
     """
 
     status: TaskStatus
@@ -117,6 +145,7 @@ class Explanation:
     worker_id: str | None = None
     lease_until: datetime | None = None
     expire_at: datetime | None = None
+    key_wait: KeyWait | None = None
 
     @classmethod
     def from_message(cls, message: task_service_pb2.ExplainTaskResponse) -> Self:
@@ -132,6 +161,7 @@ class Explanation:
             worker_id=message.worker_id if message.HasField("worker_id") else None,
             lease_until=to_datetime(message.lease_until) if message.HasField("lease_until") else None,
             expire_at=to_datetime(message.expire_at) if message.HasField("expire_at") else None,
+            key_wait=KeyWait.from_message(message.key_wait) if message.HasField("key_wait") else None,
         )
 
 

@@ -198,6 +198,13 @@ func (d *driver) handle(ctx context.Context, given workerArgs, task *worker.Deli
 	if task.Trace.State != "" {
 		event["tracestate"] = task.Trace.State
 	}
+	for key, value := range map[string]string{
+		"concurrencyKey": task.ConcurrencyKey, "rateKey": task.RateKey, "orderingKey": task.OrderingKey,
+	} {
+		if value != "" {
+			event[key] = value
+		}
+	}
 	for key, value := range event {
 		line[key] = value
 	}

@@ -121,5 +121,8 @@ def _shown(task: codeq.Task[object]) -> dict[str, Any]:
         "payload": task.payload_bytes.decode(errors="replace"),
         "priority": task.priority,
         "traceparent": getattr(task, "traceparent", None),
+        "concurrencyKey": task.concurrency_key,
+        "rateKey": task.rate_key,
+        "orderingKey": task.ordering_key,
         "leaseToken": str(task.lease_token),
     }

@@ -100,6 +100,9 @@ function shown(task) {
     payload: task.payloadText,
     priority: task.priority,
     traceparent: task.traceparent ?? null,
+    concurrencyKey: task.concurrencyKey ?? null,
+    rateKey: task.rateKey ?? null,
+    orderingKey: task.orderingKey ?? null,
     leaseToken: task.leaseToken,
   };
 }

@@ -434,6 +434,9 @@ type Task struct {
 	RateKey *string `protobuf:"bytes,14,opt,name=rate_key,json=rateKey,proto3,oneof" json:"rate_key,omitempty"`
 	// Ordering key, as created.
 	OrderingKey *string `protobuf:"bytes,15,opt,name=ordering_key,json=orderingKey,proto3,oneof" json:"ordering_key,omitempty"`
+	// Number of the task among all tasks created with its ordering key since the key last had none that was waiting or
+	// running, from 1.
+	OrderingNumber *uint64 `protobuf:"varint,36,opt,name=ordering_number,json=orderingNumber,proto3,oneof" json:"ordering_number,omitempty"`
 	// Time of acceptance in UTC, with millisecond precision.
 	CreatedAt *timestamppb.Timestamp `protobuf:"bytes,16,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
 	// Id of the task, unique within the tenant.
@@ -467,9 +470,6 @@ type Task struct {
 	ExpireAt *timestamppb.Timestamp `protobuf:"bytes,32,opt,name=expire_at,json=expireAt,proto3" json:"expire_at,omitempty"`
 	// The last ten ended deliveries, oldest first, including those before a redrive. Set by GetTask only.
 	AttemptHistory []*Attempt `protobuf:"bytes,33,rep,name=attempt_history,json=attemptHistory,proto3" json:"attempt_history,omitempty"`
-	// Number of the task among all tasks created with its ordering key since the key last had none that was waiting or
-	// running, from 1.
-	OrderingNumber *uint64 `protobuf:"varint,36,opt,name=ordering_number,json=orderingNumber,proto3,oneof" json:"ordering_number,omitempty"`
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -572,6 +572,13 @@ func (x *Task) GetOrderingKey() string {
 		return *x.OrderingKey
 	}
 	return ""
+}
+
+func (x *Task) GetOrderingNumber() uint64 {
+	if x != nil && x.OrderingNumber != nil {
+		return *x.OrderingNumber
+	}
+	return 0
 }
 
 func (x *Task) GetCreatedAt() *timestamppb.Timestamp {
@@ -677,13 +684,6 @@ func (x *Task) GetAttemptHistory() []*Attempt {
 		return x.AttemptHistory
 	}
 	return nil
-}
-
-func (x *Task) GetOrderingNumber() uint64 {
-	if x != nil && x.OrderingNumber != nil {
-		return *x.OrderingNumber
-	}
-	return 0
 }
 
 // Attempt is a delivery that has ended.
@@ -1159,42 +1159,42 @@ const file_codeq_v1_task_proto_rawDesc = "" +
 	"tracestate\x88\x01\x01\x12,\n" +
 	"\x0fconcurrency_key\x18\r \x01(\tH\x02R\x0econcurrencyKey\x88\x01\x01\x12\x1e\n" +
 	"\brate_key\x18\x0e \x01(\tH\x03R\arateKey\x88\x01\x01\x12&\n" +
-	"\fordering_key\x18\x0f \x01(\tH\x04R\vorderingKey\x88\x01\x01\x129\n" +
+	"\fordering_key\x18\x0f \x01(\tH\x04R\vorderingKey\x88\x01\x01\x12,\n" +
+	"\x0fordering_number\x18$ \x01(\x04H\x05R\x0eorderingNumber\x88\x01\x01\x129\n" +
 	"\n" +
 	"created_at\x18\x10 \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\x12\x0e\n" +
 	"\x02id\x18\x14 \x01(\tR\x02id\x12,\n" +
 	"\x06status\x18\x15 \x01(\x0e2\x14.codeq.v1.TaskStatusR\x06status\x12\x1b\n" +
 	"\ttenant_id\x18\x16 \x01(\tR\btenantId\x12\x1a\n" +
 	"\battempts\x18\x17 \x01(\x05R\battempts\x12 \n" +
-	"\tworker_id\x18\x18 \x01(\tH\x05R\bworkerId\x88\x01\x01\x12$\n" +
-	"\vlease_token\x18\x19 \x01(\x04H\x06R\n" +
+	"\tworker_id\x18\x18 \x01(\tH\x06R\bworkerId\x88\x01\x01\x12$\n" +
+	"\vlease_token\x18\x19 \x01(\x04H\aR\n" +
 	"leaseToken\x88\x01\x01\x12;\n" +
 	"\vlease_until\x18\x1a \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"leaseUntil\x12\x1f\n" +
-	"\x05error\x18\x1b \x01(\tB\x04\x90\xb6\x18\x01H\aR\x05error\x88\x01\x01\x129\n" +
+	"\x05error\x18\x1b \x01(\tB\x04\x90\xb6\x18\x01H\bR\x05error\x88\x01\x01\x129\n" +
 	"\n" +
 	"updated_at\x18\x1c \x01(\v2\x1a.google.protobuf.TimestampR\tupdatedAt\x12;\n" +
 	"\vfinished_at\x18\x1d \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"finishedAt\x12)\n" +
-	"\bprogress\x18\x1e \x01(\fB\bص\x18\x01\x90\xb6\x18\x01H\bR\bprogress\x88\x01\x01\x12!\n" +
-	"\tduplicate\x18\x1f \x01(\bH\tR\tduplicate\x88\x01\x01\x127\n" +
+	"\bprogress\x18\x1e \x01(\fB\bص\x18\x01\x90\xb6\x18\x01H\tR\bprogress\x88\x01\x01\x12!\n" +
+	"\tduplicate\x18\x1f \x01(\bH\n" +
+	"R\tduplicate\x88\x01\x01\x127\n" +
 	"\texpire_at\x18  \x01(\v2\x1a.google.protobuf.TimestampR\bexpireAt\x12@\n" +
-	"\x0fattempt_history\x18! \x03(\v2\x11.codeq.v1.AttemptB\x04\xf8\xb5\x18\x01R\x0eattemptHistory\x12,\n" +
-	"\x0fordering_number\x18$ \x01(\x04H\n" +
-	"R\x0eorderingNumber\x88\x01\x01B\x0e\n" +
+	"\x0fattempt_history\x18! \x03(\v2\x11.codeq.v1.AttemptB\x04\xf8\xb5\x18\x01R\x0eattemptHistoryB\x0e\n" +
 	"\f_traceparentB\r\n" +
 	"\v_tracestateB\x12\n" +
 	"\x10_concurrency_keyB\v\n" +
 	"\t_rate_keyB\x0f\n" +
-	"\r_ordering_keyB\f\n" +
+	"\r_ordering_keyB\x12\n" +
+	"\x10_ordering_numberB\f\n" +
 	"\n" +
 	"_worker_idB\x0e\n" +
 	"\f_lease_tokenB\b\n" +
 	"\x06_errorB\v\n" +
 	"\t_progressB\f\n" +
 	"\n" +
-	"_duplicateB\x12\n" +
-	"\x10_ordering_numberJ\x04\b\x06\x10\v\"\xeb\x01\n" +
+	"_duplicateJ\x04\b\x06\x10\v\"\xeb\x01\n" +
 	"\aAttempt\x12\x1b\n" +
 	"\tworker_id\x18\x01 \x01(\tR\bworkerId\x129\n" +
 	"\n" +

@@ -8,8 +8,10 @@ import pytest
 from codeq_internal.v1 import rows_pb2
 from codeq_server.core import timers
 from codeq_server.core.clock import Now
+from codeq_server.core.gates import set_policy
+from codeq_server.core.key_rings import KeyPolicy
 from codeq_server.core.purging import purge
-from driven_shard import DrivenShard
+from driven_shard import TENANT, DrivenShard
 
 
 def _lease(driven: DrivenShard) -> int:
@@ -51,6 +53,14 @@ def _audited(driven: DrivenShard) -> int:
     return 6000
 
 
+def _keyed(driven: DrivenShard) -> int:
+    set_policy(driven.shard, TENANT, "a", KeyPolicy(rate_per_second=1, rate_burst=1))
+    driven.create()
+    driven.create()
+    driven.claim(2)
+    return 1000
+
+
 KINDS: dict[str, tuple[Callable[[DrivenShard], int], int]] = {
     "lease": (_lease, 1),
     "scheduled task": (_scheduled, 1),
@@ -59,6 +69,7 @@ KINDS: dict[str, tuple[Callable[[DrivenShard], int], int]] = {
     "idle queue": (_idle, 0),
     "purge": (_purged, 1),
     "audit record": (_audited, 0),
+    "rate of a queue": (_keyed, 0),
 }
 
 

@@ -202,8 +202,11 @@ def drop_reservations(shard: Shard, queue: Queue, ring: KeyRing, home: int) -> N
         _open_now(shard, queue, ring, name)
     name = ring.tokens.pop(home, None)
     if name is not None:
-        del ring.gates[name].reserved[home]
+        gate = ring.gates[name]
+        del gate.reserved[home]
         ring.bucket_of(name).put_back()
+        if gate.has_waiting:
+            open_at(shard, ring, name, 0)
         ring.drop_unused(name)
 
 

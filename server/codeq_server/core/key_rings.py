@@ -11,6 +11,8 @@ from collections import OrderedDict
 from enum import IntEnum
 from typing import Final, NamedTuple
 
+from .alarms import NEVER
+
 FIRST: Final = 1 << 40
 """Number of the first task that waits at a gate; lower numbers let a task wait ahead of others."""
 UNIT: Final = 1_000_000
@@ -88,7 +90,7 @@ class Gate:
         closed_until_ms: Monotonic time until which the gate is closed at a worker's request.
     """
 
-    __slots__ = ("closed_until_ms", "first", "last", "reserved", "running", "timed")
+    __slots__ = ("closed_until_ms", "first", "last", "open_ms", "reserved", "running")
 
     def __init__(self) -> None:
         self.running: dict[int, None] = {}
@@ -96,8 +98,8 @@ class Gate:
         self.first = FIRST
         self.last = FIRST - 1
         self.closed_until_ms = 0
-        self.timed = False
-        """Whether the ring lists the gate among those to open."""
+        self.open_ms = NEVER
+        """Monotonic time at which the ring lists the gate among those to open."""
 
     @property
     def has_waiting(self) -> bool:
@@ -154,7 +156,7 @@ class KeyRing:
     def drop_unused(self, name: bytes) -> None:
         """Forgets a gate that is no longer in use."""
         gate = self.gates.get(name)
-        if gate is not None and gate.unused and not gate.timed:
+        if gate is not None and gate.unused:
             del self.gates[name]
 
     def bucket_of(self, name: bytes) -> Bucket:
@@ -169,20 +171,29 @@ class KeyRing:
         return bucket
 
     def open_at(self, name: bytes, at_ms: int) -> None:
-        """Lists a gate that may open at a monotonic time, unless it is listed already."""
+        """Lists a gate that may open at a monotonic time, unless it is listed for an earlier time."""
         gate = self.gates[name]
-        if not gate.timed:
-            gate.timed = True
+        if at_ms < gate.open_ms:
+            gate.open_ms = at_ms
             heapq.heappush(self._due, (at_ms, name))
 
     def next_due(self) -> int | None:
         """Returns the monotonic time at which the next gate may open; None: no gate is listed."""
-        return self._due[0][0] if self._due else None
+        due = self._due
+        while due and self._is_stale(*due[0]):
+            heapq.heappop(due)
+        return due[0][0] if due else None
 
     def take_due(self, now_ms: int) -> bytes | None:
         """Takes the next gate that may open by now from the list; None: there is none."""
-        if not self._due or self._due[0][0] > now_ms:
+        at_ms = self.next_due()
+        if at_ms is None or at_ms > now_ms:
             return None
         name = heapq.heappop(self._due)[1]
-        self.gates[name].timed = False
+        self.gates[name].open_ms = NEVER
         return name
+
+    def _is_stale(self, at_ms: int, name: bytes) -> bool:
+        """Returns whether a gate was dropped, or is listed for another time."""
+        gate = self.gates.get(name)
+        return gate is None or gate.open_ms != at_ms

@@ -6,7 +6,7 @@ import pytest
 from codeq.v1.task_pb2 import Task as TaskMessage
 from codeq_server.core import gates, names, timers
 from codeq_server.core.errors import Rejection
-from codeq_server.core.key_rings import KeyPolicy
+from codeq_server.core.key_rings import AtLimit, KeyPolicy
 from codeq_server.core.lookup import find_home
 from codeq_server.core.model import Queue, TaskKey, id_of
 from codeq_server.core.new_task import NewTask, TaskKeys
@@ -93,9 +93,10 @@ class KeyedShardMachine(ShardMachine):
         command=st.sampled_from(COMMANDS),
         limit=LIMITS,
         rates=st.sampled_from([(0, 0), (0, 0), (0, 2), (3, 0)]),
+        at_limit=st.sampled_from([AtLimit.WAIT, *AtLimit]),
     )
-    def limit(self, tenant: str, command: str, limit: int, rates: tuple[int, int]) -> None:
-        policy = self.policies[tenant, command] = KeyPolicy(limit, rates[0], 1, rates[1])
+    def limit(self, tenant: str, command: str, limit: int, rates: tuple[int, int], at_limit: AtLimit) -> None:
+        policy = self.policies[tenant, command] = KeyPolicy(limit, rates[0], 1, rates[1], at_limit)
         gates.set_policy(self.shard, tenant, command, policy)
 
     @rule(
@@ -110,8 +111,9 @@ class KeyedShardMachine(ShardMachine):
         self, tenant: str, worker: str, commands: tuple[str, ...] | None, count: int, bytes_max: int, lease_ms: int
     ) -> None:
         before = len(self.deliveries)
-        first = self.first_in_lines()
         ShardMachine.claim(self, tenant, worker, commands, count, bytes_max, lease_ms)
+        self.note_ends()
+        first = self.first_in_lines()
         for task, caller, _ in self.deliveries[before:]:
             command, keys = self.keys.get(task, ("", TaskKeys()))
             if keys.ordering:

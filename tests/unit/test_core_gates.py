@@ -8,7 +8,7 @@ import pytest
 from codeq.v1.task_pb2 import Task
 from codeq_server.core import keys, names, purging, redrive, sifting, timers, withdrawal
 from codeq_server.core.gates import set_policy
-from codeq_server.core.key_rings import KeyPolicy
+from codeq_server.core.key_rings import AtLimit, KeyPolicy
 from codeq_server.core.key_waits import KeyWait, key_wait
 from codeq_server.core.new_task import NewTask, TaskKeys
 from codeq_server.core.status import Outcome
@@ -200,6 +200,29 @@ def test_busy_key_at_the_head_delays_others_by_a_bounded_number_of_tasks(
     assert list(effects.woken) == [shard.queue()]
     assert shard.claim_ids(1) == [other]
     shard.write()
+
+
+def test_newest_task_is_dropped_at_the_limit_if_the_policy_says_so(shard: DrivenShard) -> None:
+    limit(shard, 1, at_limit=AtLimit.DROP_NEWEST)
+    first, second = create(shard, "k"), create(shard, "k", order="o")
+    assert shard.claim_ids(9) == [first]
+    assert shard.status(second) == "CANCELLED"
+    assert shard.view(second).error == "KEY_AT_LIMIT"
+    shard.write()
+    assert not shard.keys(b"b")
+
+
+def test_running_task_is_cancelled_for_a_later_one_if_the_policy_says_so(shard: DrivenShard) -> None:
+    limit(shard, 1, at_limit=AtLimit.CANCEL_RUNNING)
+    first, second, third = (create(shard, "k") for _ in range(3))
+    for task, previous in ((first, None), (second, first), (third, second)):
+        assert shard.claim_ids(9) == [task]
+        shard.pass_time(0)
+        shard.write()
+        if previous is not None:
+            assert (shard.status(previous), shard.view(previous).error) == ("CANCELLED", "REPLACED")
+    shard.settle(third)
+    assert shard.claim_ids(9) == []
 
 
 def test_queue_without_keys_has_none_in_memory(shard: DrivenShard) -> None:

@@ -8,12 +8,11 @@ from collections.abc import Sequence
 from itertools import islice
 from typing import NamedTuple
 
-from codeq_internal.v1 import rows_pb2
-
 from . import keys
 from .clock import Now
 from .errors import CorruptRows
 from .key_rings import KeyRing
+from .lease_rows import lease_row
 from .model import MOVED_PLACE, WINDOW_ENTRY_BYTES, Caller, Claim, Delivery, Lane, Queue, TaskKey
 from .parsing import UNREADABLE, unreadable
 from .quotas import lease_room
@@ -265,23 +264,3 @@ def _lease(taking: _Taking) -> tuple[Claim, list[Delivered]]:
     shard.batch.rows[keys.lease_key(claim.token)] = lease_row(claim, taking.slots, plain=taking.plain)
     shard.totals.claimed += claim.live
     return claim, taking.out
-
-
-def lease_row(claim: Claim, slots: Sequence[Delivery], *, plain: bool = False) -> bytes:
-    """Returns the lease row of a claim; `plain`: every task was taken from its home, for its first delivery."""
-    queues = [slot.home.queue.number for slot in slots]
-    row = rows_pb2.LeaseRow(
-        worker=claim.worker,
-        subject="" if claim.subject == claim.worker else claim.subject,
-        lease_ms=claim.lease_ms,
-        claimed_ms=claim.claimed_ms,
-        queues=queues[:1] if len(set(queues)) == 1 else queues,
-        homes=[slot.home.index << 48 | slot.position for slot in slots],
-    )
-    if plain:
-        return row.SerializeToString()
-    if any(slot.place for slot in slots):
-        row.places.extend([slot.place for slot in slots])
-    if any(slot.attempts for slot in slots):
-        row.attempts.extend([slot.attempts for slot in slots])
-    return row.SerializeToString()

@@ -10,12 +10,12 @@ from codeq_internal.v1 import rows_pb2
 from . import artifacts as filing
 from . import gates, keys
 from .backoff import backoff_ms
-from .claims import lease_row
 from .clock import Now
 from .ending import end_task, end_with_state, ended_row
 from .errors import CorruptRows, Reason, Rejection
 from .history import End, carried_over, note
 from .holders import objection, rejection
+from .lease_rows import lease_row
 from .lookup import find_home, find_live
 from .model import Caller, Delivery, Entry, Lane, TaskKey
 from .notable import DEAD_LETTERED, LEASE_EXPIRED

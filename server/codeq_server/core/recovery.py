@@ -12,10 +12,10 @@ from functools import partial
 from codeq_internal.v1 import rows_pb2
 
 from . import keys
-from .claims import lease_row
 from .clock import Now
 from .errors import CorruptRows
 from .gate_recovery import adopt_blocked, adopt_returned, adopt_running
+from .lease_rows import lease_row
 from .model import Claim, Delivery, Lane, Queue, TaskKey
 from .parsing import RowReader, listed, parsed, unpacked
 from .purging import adopt as adopt_purge

@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 from typing import Final, NamedTuple
 
-from . import gates, keys
+from . import at_limit, gates, keys
 from .clock import Now
 from .errors import CorruptRows
 from .key_rings import KeyRing
@@ -75,22 +75,35 @@ def admit(shard: Shard, lane: Lane, ring: KeyRing, budget: Budget) -> Met | None
         met = _peek(shard, lane)
         if met is None:
             raise CorruptRows(queue.key, "counts ready tasks, but no row has one")
-        if _pass(shard, lane, ring, met, now):
+        gate = _gate_of(shard, lane, ring, met, now)
+        if gate is not None and at_limit.makes_room(shard, queue, ring, gate, now):
+            gate = _gate_of(shard, lane, ring, met, now)
+        if gate is None:
+            _drop(shard, lane, met)
+            gates.enter(queue, ring, keys_of(met.raw), keys.pack_home(met.home.index, met.position))
             return met
+        if at_limit.waits_for_the_claim(shard, queue, ring, gate):
+            _hide(shard, lane, ring, now)
+            return None
+        _move(shard, lane, ring, met, gate, now)
         budget.left -= 1
     return None
 
 
-def _pass(shard: Shard, lane: Lane, ring: KeyRing, met: Met, now: Now) -> bool:
-    """Takes the first task of a lane from its place; returns whether it passed its gates, or else waits at one."""
-    queue, home, of = lane.queue, keys.pack_home(met.home.index, met.position), keys_of(met.raw)
-    gate = None if of is None else gates.obstacle(shard, queue, ring, of, home, now)
+def _gate_of(shard: Shard, lane: Lane, ring: KeyRing, met: Met, now: Now) -> bytes | None:
+    """Returns the first gate that a task may not pass."""
+    of, home = keys_of(met.raw), keys.pack_home(met.home.index, met.position)
+    return None if of is None else gates.obstacle(shard, lane.queue, ring, of, home, now)
+
+
+def _move(shard: Shard, lane: Lane, ring: KeyRing, met: Met, gate: bytes, now: Now) -> None:
+    """Has the first task of a lane wait at a gate, or ends it if the policy says so."""
+    queue, home = lane.queue, keys.pack_home(met.home.index, met.position)
     _drop(shard, lane, met)
-    if gate is None:
-        gates.enter(queue, ring, of, home)
+    if at_limit.drops(queue, ring, gate, home):
+        at_limit.drop(shard, met.home, met.position, met.task_id, met.attempts, now)
     else:
         gates.block(shard, queue, ring, gate, home, (lane.index, met.at), met.attempts, now)
-    return gate is None
 
 
 def _hide(shard: Shard, lane: Lane, ring: KeyRing, now: Now) -> None:
@@ -148,12 +161,10 @@ def _sift_lane(shard: Shard, lane: Lane, ring: KeyRing, most: int, now: Now) -> 
         met = _peek(shard, lane)
         if met is None:
             raise CorruptRows(queue.key, "counts ready tasks, but no row has one")
-        home, of = keys.pack_home(met.home.index, met.position), keys_of(met.raw)
-        gate = None if of is None else gates.obstacle(shard, queue, ring, of, home, now)
-        if gate is None:
+        gate = _gate_of(shard, lane, ring, met, now)
+        if gate is None or at_limit.cancels(queue, ring, gate):
             break
-        _drop(shard, lane, met)
-        gates.block(shard, queue, ring, gate, home, (lane.index, met.at), met.attempts, now)
+        _move(shard, lane, ring, met, gate, now)
         count += 1
     else:
         if lane.ready and not queue.held:

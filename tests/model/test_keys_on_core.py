@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import pytest
 from codeq.v1.task_pb2 import Task as TaskMessage
-from codeq_server.core import gates, names, timers
+from codeq_server.core import gates, names, outcomes, timers
 from codeq_server.core.errors import Rejection
 from codeq_server.core.key_rings import AtLimit, KeyPolicy
 from codeq_server.core.lookup import find_home
-from codeq_server.core.model import Queue, TaskKey, id_of
+from codeq_server.core.model import Caller, Queue, TaskKey, id_of
 from codeq_server.core.new_task import NewTask, TaskKeys
 from codeq_server.core.reads import get_task
-from codeq_server.core.status import Status
+from codeq_server.core.status import Outcome, Status
 from hypothesis import strategies as st
-from hypothesis.stateful import initialize, rule
+from hypothesis.stateful import initialize, precondition, rule
 from search import search
-from test_checker_on_core import COMMANDS, TENANTS, ShardMachine, task_tenant
+from test_checker_on_core import COMMANDS, TENANTS, ShardMachine, nth, task_tenant
 from tiny_limits import make_limits_tiny
 
 LIMITS = st.sampled_from([0, 1, 1, 2, 3])
@@ -130,6 +130,29 @@ class KeyedShardMachine(ShardMachine):
             ShardMachine.redrive(self, choice, count)
             self.turns += [(lsn, task) for lsn, task, _ in self.redriven[before:]]
 
+    @precondition(lambda self: self.shard.deliveries)
+    @rule(choice=st.integers(0, 20), delay_ms=st.sampled_from([300, 4000]))
+    def park(self, choice: int, delay_ms: int) -> None:
+        """A worker parks the key of its task."""
+        task = nth(self.shard.deliveries, choice)
+        delivery = self.shard.deliveries[task]
+        claim, attempts = delivery.claim, delivery.attempts
+        caller = Caller(delivery.home.queue.tenant, claim.worker, claim.subject)
+        outcomes.settle(
+            self.shard,
+            caller,
+            id_of(task),
+            claim.token,
+            Outcome.ABANDON,
+            None,
+            "",
+            delay_ms,
+            0.5,
+            self.now,
+            park_key=True,
+        )
+        assert get_task(self.shard, caller.tenant, id_of(task), self.now).attempts == attempts
+
     def first_in_lines(self) -> dict[tuple[str, str, str], TaskKey]:
         """Returns the first task that has not ended, of each ordering key by tenant and command."""
         place = {task: number for number, (_, task) in enumerate(self.turns)}
@@ -187,11 +210,17 @@ class KeyedShardMachine(ShardMachine):
         policy = queue.key_policy or KeyPolicy()
         assert (
             queue.held
+            or self.is_parked(queue)
             or policy.rate_per_second
             or (keys.rate and policy.rate_per_key_per_second)
             or (keys.ordering and first[tenant, command, keys.ordering] != task)
             or (keys.concurrency and 0 < policy.concurrency_per_key <= self.running(tenant, command, keys.concurrency))
         ), f"{task} waits for nothing"
+
+    def is_parked(self, queue: Queue) -> bool:
+        """Returns whether a key of a queue is parked."""
+        gates = queue.ring.gates.values() if queue.ring is not None else ()
+        return any(gate.closed_until_ms > self.mono_ms for gate in gates)
 
     def queue_of(self, task: TaskKey) -> Queue:
         return find_home(self.shard, task_tenant(self.shard, task), id_of(task))[0].queue

@@ -11,8 +11,9 @@ from codeq_server.core.gates import set_policy
 from codeq_server.core.key_rings import AtLimit, KeyPolicy
 from codeq_server.core.key_waits import KeyWait, key_wait
 from codeq_server.core.new_task import NewTask, TaskKeys
+from codeq_server.core.outcomes import settle
 from codeq_server.core.status import Outcome
-from driven_shard import TENANT, DrivenShard
+from driven_shard import TENANT, WORKER, DrivenShard
 
 
 @pytest.fixture
@@ -357,3 +358,36 @@ def test_task_let_through_at_its_rate_that_is_cancelled_gives_its_token_back(sha
     shard.pass_time(0)
     assert shard.claim_ids(9) == [tasks[2]]
     shard.write()
+
+
+# -- keys parked by workers --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["rate", "concurrency"])
+def test_worker_parks_a_key_and_its_task_keeps_attempts_and_place(shard: DrivenShard, kind: str) -> None:
+    of = {"rate": "k"} if kind == "rate" else {"concurrency": "k"}
+    tasks = [create(shard, **of) for _ in range(3)]
+    other = create(shard, "l")
+    assert shard.claim_ids(1) == tasks[:1]
+    park(shard, tasks[0], 5000)
+    assert shard.claim_ids(9) == [other]
+    shard.write()
+    assert shard.view(tasks[0]).attempts == 0
+    shard.pass_time(4999)
+    assert shard.claim_ids(9) == []
+    shard.pass_time(1)
+    assert shard.claim_ids(9) == tasks
+    shard.write()
+
+
+def test_task_without_a_key_that_parks_it_waits_alone(shard: DrivenShard) -> None:
+    first, second = shard.create(), shard.create()
+    assert shard.claim_ids(1) == [first]
+    park(shard, first, 5000)
+    assert shard.claim_ids(9) == [second]
+    shard.pass_time(5000)
+    assert shard.claim_ids(9) == [first]
+
+
+def park(shard: DrivenShard, task_id: str, delay: int) -> None:
+    settle(shard.shard, WORKER, task_id, None, Outcome.ABANDON, None, "", delay, 0.5, shard.now, park_key=True)

@@ -20,6 +20,7 @@ from .new_task import TaskKeys
 from .parsing import unpacked
 from .shard import Shard
 from .status import Status
+from .task_bytes import keys_of
 from .windows import put_back
 
 OPEN_MAX = 8
@@ -110,7 +111,16 @@ def enter(queue: Queue, ring: KeyRing, of: TaskKeys | None, home: int) -> None:
 
 
 def block(
-    shard: Shard, queue: Queue, ring: KeyRing, name: bytes, home: int, place: tuple[int, int], attempts: int, now: Now
+    shard: Shard,
+    queue: Queue,
+    ring: KeyRing,
+    name: bytes,
+    home: int,
+    place: tuple[int, int],
+    attempts: int,
+    now: Now,
+    *,
+    ahead: bool,
 ) -> None:
     """Has a task wait at a gate; the caller has taken it from its place.
 
@@ -123,6 +133,7 @@ def block(
         place: Lane and position of the place that it left.
         attempts: Its deliveries so far.
         now: Time of the claim.
+        ahead: Whether it waits ahead of the others, because it had passed the gate before.
     """
     lane, position = keys.unpack_home(home)
     state = shard.state(queue.lane(lane), position) or rows_pb2.StateRow()
@@ -131,7 +142,7 @@ def block(
     state.blocked = name
     if name[:1] != keys.ORDERING_GATE:
         gate = ring.gate(name)
-        if home in gate.reserved and gate.has_waiting:
+        if ahead and gate.has_waiting:
             number = gate.first = gate.first - 1
         else:
             number = gate.last = gate.last + 1
@@ -313,6 +324,27 @@ def open_at(shard: Shard, ring: KeyRing, name: bytes, at_ms: int) -> None:
     """Has the timers open a gate at a monotonic time."""
     ring.open_at(name, at_ms)
     shard.gates_due.set(ring, at_ms)
+
+
+def park(shard: Shard, home: Lane, position: int, until_ms: int) -> bool:
+    """Closes the rate gate of a task, or else its concurrency gate, until a monotonic time.
+
+    Returns:
+        Whether the task has such a gate.
+    """
+    ring = home.queue.ring
+    if ring is None:
+        return False
+    key = keys.place_key(home.task_prefix, position)
+    value = shard.get(key)
+    of = None if value is None else unpacked(lambda stored: keys_of(keys.task_bytes(stored)), key, value)
+    if of is None or not (of.rate or of.concurrency):
+        return False
+    name = keys.gate(keys.RATE_GATE, of.rate) if of.rate else keys.gate(keys.CONCURRENCY_GATE, of.concurrency)
+    gate = ring.gate(name)
+    gate.closed_until_ms = max(gate.closed_until_ms, until_ms)
+    open_at(shard, ring, name, gate.closed_until_ms)
+    return True
 
 
 # -- policy and recovery -------------------------------------------------------------------------------------------

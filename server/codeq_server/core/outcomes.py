@@ -69,6 +69,7 @@ def settle(
     now: Now,
     *,
     artifacts: Sequence[rows_pb2.ArtifactRow] = (),
+    park_key: bool = False,
 ) -> Verdict:
     """Ends a delivery at its worker's request. Repeating the same outcome with the same token returns the same verdict.
 
@@ -86,6 +87,7 @@ def settle(
         now: Time of the outcome.
         artifacts: Artifacts of a COMPLETED or FAILED. If an artifact has neither URL nor file, the outcome can only
             repeat an earlier one.
+        park_key: Whether the delay of an ABANDON is one of the task's key.
 
     Raises:
         Rejection: TASK_NOT_FOUND, TASK_NOT_CLAIMED, STALE_LEASE_TOKEN, NOT_LEASE_OWNER.
@@ -104,7 +106,7 @@ def settle(
         return Verdict(status, 0, now.wall_ms)
     if outcome is Outcome.NACK:
         return _nack(shard, delivery, key, error, delay_ms, random, now)
-    return give_back(shard, delivery, key, Outcome.ABANDON, now, delay_ms or 0)
+    return give_back(shard, delivery, key, Outcome.ABANDON, now, delay_ms or 0, park_key=park_key)
 
 
 def complete(shard: Shard, caller: Caller, task_id: str, token: int, result: bytes | None, now: Now) -> bool:
@@ -270,19 +272,29 @@ def _bury(shard: Shard, delivery: Delivery, task_id: TaskKey, state: rows_pb2.St
 
 
 def give_back(
-    shard: Shard, delivery: Delivery, task_id: TaskKey, outcome: Outcome, now: Now, delay_ms: int = 0
+    shard: Shard,
+    delivery: Delivery,
+    task_id: TaskKey,
+    outcome: Outcome,
+    now: Now,
+    delay_ms: int = 0,
+    *,
+    park_key: bool = False,
 ) -> Verdict:
     """Gives back an unused delivery; the caller has already removed it from `shard.deliveries`.
 
     The task keeps its attempts, and its place unless it is to wait for `delay_ms` first. Abandons beyond ABANDONS_MAX
-    count as deliveries; give-backs by the server (outcome BY_SERVER) are not abandons and have no delay.
+    count as deliveries; give-backs by the server (outcome BY_SERVER) are not abandons and have no delay. With
+    `park_key`, the delay is one of the task's key if it has one, and the abandon is not counted.
     """
     abandoned = outcome is Outcome.ABANDON
     state = _ended_state(shard, delivery, outcome, End.ABANDONED if abandoned else End.RETURNED, "", now)
     if abandoned:
-        state.abandons += 1
+        state.abandons += not park_key
         shard.totals.abandoned += 1
-        is_counted = state.abandons > ABANDONS_MAX
+        if park_key and gates.park(shard, delivery.home, delivery.position, now.mono_ms + min(delay_ms, DELAY_MAX_MS)):
+            delay_ms = 0
+        is_counted = state.abandons > ABANDONS_MAX and not park_key
         if is_counted or delay_ms > 0:
             state.attempts = delivery.attempts + 1 if is_counted else delivery.attempts
             return _try_again(shard, delivery, task_id, state, delay_ms, now)

@@ -103,7 +103,7 @@ def _move(shard: Shard, lane: Lane, ring: KeyRing, met: Met, gate: bytes, now: N
     if at_limit.drops(queue, ring, gate, home):
         at_limit.drop(shard, met.home, met.position, met.task_id, met.attempts, now)
     else:
-        gates.block(shard, queue, ring, gate, home, (lane.index, met.at), met.attempts, now)
+        gates.block(shard, queue, ring, gate, home, (lane.index, met.at), met.attempts, now, ahead=met.returned)
 
 
 def _hide(shard: Shard, lane: Lane, ring: KeyRing, now: Now) -> None:

@@ -165,7 +165,8 @@ class TaskService:
     async def AbandonTask(self, claims: Claims, request: pb.AbandonTaskRequest) -> pb.AbandonTaskResponse:  # noqa: N802
         """Abandons a delivery: gives it back unused."""
         token = request.lease_token if request.HasField("lease_token") else None
-        verdict = await self._settle(claims, request.task_id, token, Outcome.ABANDON, "", request.delay_seconds * 1000)
+        delay_ms, park_key = request.delay_seconds * 1000, request.park_key
+        verdict = await self._settle(claims, request.task_id, token, Outcome.ABANDON, "", delay_ms, park_key=park_key)
         return pb.AbandonTaskResponse(status=status_number(verdict.status), delay_seconds=-(-verdict.delay_ms // 1000))
 
     async def ReportProgress(  # noqa: N802
@@ -393,12 +394,20 @@ class TaskService:
         fill_outcome(record, request.task_id, verdict, result, error, artifacts)
 
     async def _settle(
-        self, claims: Claims, task_id: str, token: int | None, outcome: Outcome, reason: str, delay_ms: int | None
+        self,
+        claims: Claims,
+        task_id: str,
+        token: int | None,
+        outcome: Outcome,
+        reason: str,
+        delay_ms: int | None,
+        *,
+        park_key: bool = False,
     ) -> Verdict:
         shard, now, jitter = self._runner.shard, self._runner.now(), self._runner.random()
         verdict = self._decide(
             lambda: outcomes.settle(
-                shard, _caller(claims), task_id, token, outcome, None, reason, delay_ms, jitter, now
+                shard, _caller(claims), task_id, token, outcome, None, reason, delay_ms, jitter, now, park_key=park_key
             )
         )
         await self._settled()

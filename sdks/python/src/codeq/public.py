@@ -57,7 +57,7 @@ from codeq.errors import (
     WrongTokenKind,
 )
 from codeq.metrics import Metrics
-from codeq.outcomes import Abandon, Completed, Failed, Nack, NonRetryable, RetryAfter, Snooze
+from codeq.outcomes import Abandon, Completed, Failed, Nack, NonRetryable, ParkKey, RetryAfter, Snooze
 from codeq.payloads import RawJson
 from codeq.producer import Producer
 from codeq.records import CancelReason, NewTask, OrderBy, Task, TaskStatus
@@ -122,6 +122,7 @@ __all__ = [
     "NotOperator",
     "OrderBy",
     "OutcomeUnknown",
+    "ParkKey",
     "PermissionDenied",
     "Producer",
     "Queue",

@@ -280,6 +280,8 @@ func performOne(ctx context.Context, task *worker.Delivery, step []json.RawMessa
 		return nil, true, worker.RetryAfter(errors.New("retry"), duration(seconds))
 	case "snooze":
 		return nil, true, worker.Snooze(duration(seconds))
+	case "park_key":
+		return nil, true, worker.ParkKey(duration(seconds))
 	case "abandon":
 		return nil, true, worker.Abandon()
 	case "raise":

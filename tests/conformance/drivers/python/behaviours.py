@@ -95,6 +95,8 @@ def _outcome(name: str, args: list[Any]) -> object:  # noqa: C901 - one case eac
             raise codeq.RetryAfter(args[0])
         case "snooze":
             raise codeq.Snooze(args[0])
+        case "park_key":
+            raise codeq.ParkKey(args[0])
         case "abandon":
             return codeq.Abandon()
         case "raise":

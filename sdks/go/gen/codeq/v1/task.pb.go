@@ -1031,7 +1031,12 @@ type Outcome struct {
 	Error string `protobuf:"bytes,5,opt,name=error,proto3" json:"error,omitempty"`
 	// Delay of a NACK or ABANDON in seconds. 0 means no delay, and more than 43200 (12 h) means 12 h. If absent, the
 	// backoff policy determines the delay of a NACK, and an ABANDON has none.
-	DelaySeconds  *int32 `protobuf:"varint,6,opt,name=delay_seconds,json=delaySeconds,proto3,oneof" json:"delay_seconds,omitempty"`
+	DelaySeconds *int32 `protobuf:"varint,6,opt,name=delay_seconds,json=delaySeconds,proto3,oneof" json:"delay_seconds,omitempty"`
+	// Of an ABANDON with a delay: something beyond the worker limits the rate. The task's rate key, or without one its
+	// concurrency key, rests for the delay: none of its tasks is delivered meanwhile. The task keeps its place, and such an
+	// abandon counts neither as a delivery nor among the 100 abandons. A task without such a key waits alone. The rest ends
+	// early if the server restarts or another node becomes leader.
+	ParkKey       bool `protobuf:"varint,7,opt,name=park_key,json=parkKey,proto3" json:"park_key,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1106,6 +1111,13 @@ func (x *Outcome) GetDelaySeconds() int32 {
 		return *x.DelaySeconds
 	}
 	return 0
+}
+
+func (x *Outcome) GetParkKey() bool {
+	if x != nil {
+		return x.ParkKey
+	}
+	return false
 }
 
 var File_codeq_v1_task_proto protoreflect.FileDescriptor
@@ -1231,7 +1243,7 @@ const file_codeq_v1_task_proto_rawDesc = "" +
 	"\x04_urlB\a\n" +
 	"\x05_sizeB\x0f\n" +
 	"\r_content_typeB\t\n" +
-	"\a_sha256\"\x99\x02\n" +
+	"\a_sha256\"\xb4\x02\n" +
 	"\aOutcome\x12\"\n" +
 	"\atask_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\x06taskId\x12\x1f\n" +
 	"\vlease_token\x18\x02 \x01(\x04R\n" +
@@ -1240,7 +1252,8 @@ const file_codeq_v1_task_proto_rawDesc = "" +
 	"\xbaH\a\x82\x01\x04\x10\x01 \x00R\x04kind\x12&\n" +
 	"\x06result\x18\x04 \x01(\fB\t\xbaH\x06z\x04\x18\x80\x80@H\x00R\x06result\x88\x01\x01\x12\x1a\n" +
 	"\x05error\x18\x05 \x01(\tB\x04\xf0\xb5\x18\x01R\x05error\x121\n" +
-	"\rdelay_seconds\x18\x06 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00H\x01R\fdelaySeconds\x88\x01\x01B\t\n" +
+	"\rdelay_seconds\x18\x06 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00H\x01R\fdelaySeconds\x88\x01\x01\x12\x19\n" +
+	"\bpark_key\x18\a \x01(\bR\aparkKeyB\t\n" +
 	"\a_resultB\x10\n" +
 	"\x0e_delay_seconds*\xd9\x01\n" +
 	"\n" +

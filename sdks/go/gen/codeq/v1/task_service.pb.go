@@ -1208,7 +1208,9 @@ type AbandonTaskRequest struct {
 	LeaseToken *uint64 `protobuf:"varint,2,opt,name=lease_token,json=leaseToken,proto3,oneof" json:"lease_token,omitempty"`
 	// Delay in seconds before the task can be claimed again; more than 43200 (12 h) means 12 h. If absent or 0, the task
 	// keeps its place.
-	DelaySeconds  *int32 `protobuf:"varint,3,opt,name=delay_seconds,json=delaySeconds,proto3,oneof" json:"delay_seconds,omitempty"`
+	DelaySeconds *int32 `protobuf:"varint,3,opt,name=delay_seconds,json=delaySeconds,proto3,oneof" json:"delay_seconds,omitempty"`
+	// Whether the task's rate key, or without one its concurrency key, rests for the delay; see Outcome.park_key.
+	ParkKey       bool `protobuf:"varint,4,opt,name=park_key,json=parkKey,proto3" json:"park_key,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1262,6 +1264,13 @@ func (x *AbandonTaskRequest) GetDelaySeconds() int32 {
 		return *x.DelaySeconds
 	}
 	return 0
+}
+
+func (x *AbandonTaskRequest) GetParkKey() bool {
+	if x != nil {
+		return x.ParkKey
+	}
+	return false
 }
 
 // AbandonTaskResponse returns the task's new state.
@@ -2619,12 +2628,13 @@ const file_codeq_v1_task_service_proto_rawDesc = "" +
 	"\x0e_delay_seconds\"e\n" +
 	"\x10NackTaskResponse\x12,\n" +
 	"\x06status\x18\x01 \x01(\x0e2\x14.codeq.v1.TaskStatusR\x06status\x12#\n" +
-	"\rdelay_seconds\x18\x02 \x01(\x05R\fdelaySeconds\"\xb3\x01\n" +
+	"\rdelay_seconds\x18\x02 \x01(\x05R\fdelaySeconds\"\xce\x01\n" +
 	"\x12AbandonTaskRequest\x12\"\n" +
 	"\atask_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\x06taskId\x12$\n" +
 	"\vlease_token\x18\x02 \x01(\x04H\x00R\n" +
 	"leaseToken\x88\x01\x01\x121\n" +
-	"\rdelay_seconds\x18\x03 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00H\x01R\fdelaySeconds\x88\x01\x01B\x0e\n" +
+	"\rdelay_seconds\x18\x03 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00H\x01R\fdelaySeconds\x88\x01\x01\x12\x19\n" +
+	"\bpark_key\x18\x04 \x01(\bR\aparkKeyB\x0e\n" +
 	"\f_lease_tokenB\x10\n" +
 	"\x0e_delay_seconds\"h\n" +
 	"\x13AbandonTaskResponse\x12,\n" +

@@ -208,17 +208,19 @@ class Artifact(_message.Message):
     def __init__(self, name: _Optional[str] = ..., url: _Optional[str] = ..., size: _Optional[int] = ..., content_type: _Optional[str] = ..., sha256: _Optional[str] = ...) -> None: ...
 
 class Outcome(_message.Message):
-    __slots__ = ("task_id", "lease_token", "kind", "result", "error", "delay_seconds")
+    __slots__ = ("task_id", "lease_token", "kind", "result", "error", "delay_seconds", "park_key")
     TASK_ID_FIELD_NUMBER: _ClassVar[int]
     LEASE_TOKEN_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
     RESULT_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
     DELAY_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    PARK_KEY_FIELD_NUMBER: _ClassVar[int]
     task_id: str
     lease_token: int
     kind: OutcomeKind
     result: bytes
     error: str
     delay_seconds: int
-    def __init__(self, task_id: _Optional[str] = ..., lease_token: _Optional[int] = ..., kind: _Optional[_Union[OutcomeKind, str]] = ..., result: _Optional[bytes] = ..., error: _Optional[str] = ..., delay_seconds: _Optional[int] = ...) -> None: ...
+    park_key: bool
+    def __init__(self, task_id: _Optional[str] = ..., lease_token: _Optional[int] = ..., kind: _Optional[_Union[OutcomeKind, str]] = ..., result: _Optional[bytes] = ..., error: _Optional[str] = ..., delay_seconds: _Optional[int] = ..., park_key: _Optional[bool] = ...) -> None: ...

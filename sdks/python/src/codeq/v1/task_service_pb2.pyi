@@ -202,14 +202,16 @@ class NackTaskResponse(_message.Message):
     def __init__(self, status: _Optional[_Union[_task_pb2.TaskStatus, str]] = ..., delay_seconds: _Optional[int] = ...) -> None: ...
 
 class AbandonTaskRequest(_message.Message):
-    __slots__ = ("task_id", "lease_token", "delay_seconds")
+    __slots__ = ("task_id", "lease_token", "delay_seconds", "park_key")
     TASK_ID_FIELD_NUMBER: _ClassVar[int]
     LEASE_TOKEN_FIELD_NUMBER: _ClassVar[int]
     DELAY_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    PARK_KEY_FIELD_NUMBER: _ClassVar[int]
     task_id: str
     lease_token: int
     delay_seconds: int
-    def __init__(self, task_id: _Optional[str] = ..., lease_token: _Optional[int] = ..., delay_seconds: _Optional[int] = ...) -> None: ...
+    park_key: bool
+    def __init__(self, task_id: _Optional[str] = ..., lease_token: _Optional[int] = ..., delay_seconds: _Optional[int] = ..., park_key: _Optional[bool] = ...) -> None: ...
 
 class AbandonTaskResponse(_message.Message):
     __slots__ = ("status", "delay_seconds")

@@ -20,7 +20,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
 
 @pytest.fixture
 def client(server: ServerProcess) -> Iterator[codeq.Client]:
-    with codeq.Client(server.producer_addr, DEV_TOKEN) as opened:
+    with codeq.Client(server.producer_addr, token=DEV_TOKEN) as opened:
         yield opened
 
 
@@ -78,7 +78,7 @@ def test_tasks_of_an_ordering_key_are_delivered_in_order_over_kills_and_retries(
     assert claimed(server, "line") == ""
     assert explained(server, second)["reason"] == "KEY"
     wait = explained(server, third)["keyWait"]
-    assert (wait["kind"], wait["key"], wait["limit"], wait["position"]) == ("ORDERING", "o", 1, "2")
+    assert (wait["kind"], wait["key"], wait["limit"], wait["position"]) == ("ORDERING", "o", 1, 2)
     for task in (first, second, third):
         server.kill()
         server.start()
@@ -111,7 +111,7 @@ def test_key_parked_by_a_worker_delivers_nothing_and_costs_no_attempt(
 
 def test_python_clients_and_producers_send_keys(server: ServerProcess, client: codeq.Client) -> None:
     made = client.create("sdk", concurrency_key="c", rate_key="r", ordering_key="o")
-    with codeq.Producer(server.producer_addr, DEV_TOKEN) as producer:
+    with codeq.Producer(server.producer_addr, token=DEV_TOKEN) as producer:
         streamed = client.get(producer.create("sdk", concurrency_key="c", rate_key="r", ordering_key="o"))
     for task in (made, streamed):
         assert (task.concurrency_key, task.rate_key, task.ordering_key) == ("c", "r", "o")

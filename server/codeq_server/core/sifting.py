@@ -1,7 +1,8 @@
 """Claims from queues whose tasks have keys: takes the tasks that may pass their gates, and has the others wait there.
 
 A claim sifts a bounded number of tasks. If it meets no end of tasks that may not pass, the lane is hidden from claims,
-and the timers go on sifting until they meet a task that may: a busy key delays nobody for longer than a slice.
+except for returned tasks, and the timers go on sifting until they meet a task that may: a busy key delays nobody for
+longer than the slices that it takes.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ from .shard import Shard
 from .task_bytes import keys_of
 from .windows import PAGE_MAX, emptied, load, prune
 
-SIFT_MAX = 128
+SIFT_MAX = 64
 """Tasks that a claim has wait at their gates before it leaves the rest to the timers."""
-SLICE = 512
+SLICE = 128
 """Tasks that the timers sift or let through per call, roughly."""
 TURN = 64
 """The same for one queue, before the next queue's turn."""
@@ -72,7 +73,11 @@ def admit(shard: Shard, lane: Lane, ring: KeyRing, budget: Budget) -> Met | None
         if not budget.left or _closed_ms(queue, ring, now):
             _hide(shard, lane, ring, now)
             return None
-        met = _peek(shard, lane)
+        met = _peek_returned(shard, lane)
+        if met is None and lane.index in ring.sifting:
+            _hide(shard, lane, ring, now)  # it was shown for the sake of returned tasks
+            return None
+        met = met or _peek_window(shard, lane)
         if met is None:
             raise CorruptRows(queue.key, "counts ready tasks, but no row has one")
         gate = _gate_of(shard, lane, ring, met, now)
@@ -158,9 +163,9 @@ def _sift_lane(shard: Shard, lane: Lane, ring: KeyRing, most: int, now: Now) -> 
     """Sifts the next tasks of a hidden lane, and shows the lane if a task may pass; returns how many it moved."""
     count, queue = 0, lane.queue
     while count < most and lane.ready and not queue.held:
-        met = _peek(shard, lane)
+        met = _peek_window(shard, lane)
         if met is None:
-            raise CorruptRows(queue.key, "counts ready tasks, but no row has one")
+            break  # only returned tasks are left
         gate = _gate_of(shard, lane, ring, met, now)
         if gate is None or at_limit.cancels(queue, ring, gate):
             break
@@ -178,14 +183,20 @@ def _sift_lane(shard: Shard, lane: Lane, ring: KeyRing, most: int, now: Now) -> 
 # -- the first task of a lane --------------------------------------------------------------------------------------
 
 
-def _peek(shard: Shard, lane: Lane) -> Met | None:
-    """Returns the first task of a lane, which stays where it is."""
+def _peek_returned(shard: Shard, lane: Lane) -> Met | None:
+    """Returns the first returned task of a lane, which stays where it is."""
     gone = lane.gone
     while gone and lane.returned and lane.returned[0][0] in gone:
         gone.remove(heapq.heappop(lane.returned)[0])
-    if lane.returned:
-        position, home_lane, home_position, attempts = lane.returned[0]
-        return _pointed(shard, lane, position, (home_lane, home_position, attempts), returned=True)
+    if not lane.returned:
+        return None
+    position, home_lane, home_position, attempts = lane.returned[0]
+    return _pointed(shard, lane, position, (home_lane, home_position, attempts), returned=True)
+
+
+def _peek_window(shard: Shard, lane: Lane) -> Met | None:
+    """Returns the first task of a lane that was not returned, which stays where it is."""
+    gone = lane.gone
     while lane.window or load(shard, lane, PAGE_MAX):
         position, task_id, raw, target = lane.window[0]
         if gone and position in gone:

@@ -47,7 +47,7 @@ def put_back(shard: Shard, lane: Lane, position: int, target: tuple[int, int, in
     heapq.heappush(lane.returned, (position, *target))
     lane.ready += 1
     ring = lane.queue.ring
-    if lane.ready == 1 or (ring is not None and ring.sifting.pop(lane.index, False)):
+    if lane.ready == 1 or (ring is not None and lane.index in ring.sifting):
         shard.became_ready(lane)
 
 

@@ -31,16 +31,31 @@ class KeyedShardMachine(ShardMachine):
         """Command and keys of each task."""
         self.turns: list[tuple[int, TaskKey]] = []
         """Batch and task of each create and redrive, in order."""
+        self.budgets: dict[tuple[str, str, str], tuple[int, float]] = {}
+        """Start on the monotonic clock, and deliveries less those allowed at once, of each rate key under its limit."""
         ShardMachine.start(self, window_bytes)
 
     def open(self) -> None:
         super().open()
+        self.budgets.clear()
         self.apply_policies()
 
     def apply_policies(self) -> None:
         """Sets the limits of every command."""
         for (tenant, command), policy in self.policies.items():
             gates.set_policy(self.shard, tenant, command, policy)
+
+    def spend(self, tenant: str, command: str, key: str) -> None:
+        """Checks that a rate key is delivered no faster than its limit."""
+        rate = self.policies.get((tenant, command), KeyPolicy()).rate_per_key_per_second
+        if not key or not rate:
+            return
+        ring = self.shard.by_name[tenant, command].ring
+        assert ring is not None
+        since, spent = self.budgets.get((tenant, command, key), (self.mono_ms, -1.0 - len(ring.tokens)))
+        spent += 1
+        self.budgets[tenant, command, key] = (since, spent)
+        assert spent <= rate * (self.mono_ms - since) / 1000, f"{key} is delivered faster than {rate} per second"
 
     def kill(self) -> None:
         self.turns = [turn for turn in self.turns if turn[0] <= self.written]
@@ -96,6 +111,7 @@ class KeyedShardMachine(ShardMachine):
         at_limit=st.sampled_from([AtLimit.WAIT, *AtLimit]),
     )
     def limit(self, tenant: str, command: str, limit: int, rates: tuple[int, int], at_limit: AtLimit) -> None:
+        self.budgets.clear()
         policy = self.policies[tenant, command] = KeyPolicy(limit, rates[0], 1, rates[1], at_limit)
         gates.set_policy(self.shard, tenant, command, policy)
 
@@ -118,6 +134,7 @@ class KeyedShardMachine(ShardMachine):
             command, keys = self.keys.get(task, ("", TaskKeys()))
             if keys.ordering:
                 assert first[caller.tenant, command, keys.ordering] == task, "a task passed another of its key"
+            self.spend(caller.tenant, command, keys.rate)
             limit = self.policies.get((caller.tenant, command), KeyPolicy()).concurrency_per_key
             if keys.concurrency and limit:
                 running = self.running(caller.tenant, command, keys.concurrency)

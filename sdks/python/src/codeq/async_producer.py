@@ -115,16 +115,13 @@ class AsyncProducer:
             run_at: Time of the earliest delivery, with a time zone. Cannot be combined with delay.
             expire: Time after which the task, if still waiting, ends as FAILED with the error EXPIRED.
             max_attempts: Deliveries after which the task goes to the dead-letter queue.
-            idempotency_key: Makes the create idempotent: if its answer is lost, it is retried until the timeout. 1 to
-                256 printable ASCII characters.
-            task_id: Id of the task, unique within the tenant; None: the server assigns one. Cannot be combined with a
-                key.
-            traceparent: Trace context that the worker gets with the task (W3C traceparent); None: that of the current
-                span, if the program uses OpenTelemetry.
+            idempotency_key: Makes the create idempotent: if its answer is lost, it is retried until the timeout.
+            task_id: Id of the task, unique within the tenant; None: the server assigns one. Excludes a key.
+            traceparent: Trace context for the worker (W3C traceparent); None: that of the current OpenTelemetry span.
             tracestate: Vendor part of the trace context (W3C tracestate).
-            concurrency_key: Tasks of the command with the same key run at most as many at a time as its policy allows.
-            rate_key: Tasks of the command with the same key are delivered no faster than its policy allows.
-            ordering_key: Tasks of the command with the same key run one at a time, in the order of acceptance.
+            concurrency_key: See NewTask.
+            rate_key: See NewTask.
+            ordering_key: See NewTask.
             timeout_seconds: Seconds within which the call ends, including the wait for a connection: over 0 and at most
                 a day.
 

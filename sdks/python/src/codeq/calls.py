@@ -222,8 +222,7 @@ def nack(task: Task | str, lease_token: int | None, verdict: Nack) -> Call[Retur
 def abandon(task: Task | str, lease_token: int | None, verdict: Abandon) -> Call[Returned]:
     """Gives a delivery back unused."""
     seconds = outcomes.whole_seconds(verdict.delay)
-    parks = True if isinstance(verdict, outcomes.ParkKey) else None
-    request = filled(tasks_pb.AbandonTaskRequest, **_lease(task, lease_token), delay_seconds=seconds, park_key=parks)
+    request = filled(tasks_pb.AbandonTaskRequest, **_lease(task, lease_token), delay_seconds=seconds)
     return Call(_task("AbandonTask"), request, tasks_pb.AbandonTaskResponse, _returned, repeatable=_is_fenced(request))
 
 

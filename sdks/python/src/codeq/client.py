@@ -18,7 +18,7 @@ from codeq.audit import AuditFilter, AuditPage
 from codeq.calls import Call
 from codeq.cluster import Topology
 from codeq.endpoint import Address, Endpoint, Token
-from codeq.outcomes import Abandon, Completed, Failed, Nack, ParkKey
+from codeq.outcomes import Abandon, Completed, Failed, Nack
 from codeq.ownership import Owner
 from codeq.pages import AsyncPages, Pages
 from codeq.queue_clients import AsyncQueueClient, QueueClient
@@ -227,12 +227,7 @@ class Client(QueueClient, TenantClient, Pages):
         return self._call(calls.nack(task, lease_token, Nack(reason, delay)))
 
     def abandon(
-        self,
-        task: Task | str,
-        *,
-        delay: float | timedelta | None = None,
-        lease_token: int | None = None,
-        park_key: bool = False,
+        self, task: Task | str, *, delay: float | timedelta | None = None, lease_token: int | None = None
     ) -> Returned:
         """Gives a claimed task back unused: it keeps its attempts. Raises LeaseLost.
 
@@ -241,11 +236,8 @@ class Client(QueueClient, TenantClient, Pages):
             delay: Time to wait before the task can be claimed again, rounded up to whole seconds, at most 12 h; None or
                 0: the task keeps its place.
             lease_token: Token of the lease; None: the task's, or for an id the caller's live lease.
-            park_key: Whether no task with the task's rate or concurrency key is delivered during the delay; see
-                ParkKey.
         """
-        verdict = ParkKey(delay or 0) if park_key else Abandon(delay)
-        return self._call(calls.abandon(task, lease_token, verdict))
+        return self._call(calls.abandon(task, lease_token, Abandon(delay)))
 
     def explain(self, task_id: str) -> Explanation:
         """Reads what a task is waiting for. Raises TaskNotFound."""
@@ -443,16 +435,10 @@ class AsyncClient(AsyncQueueClient, AsyncTenantClient, AsyncPages):
         return await self._call(calls.nack(task, lease_token, Nack(reason, delay)))
 
     async def abandon(
-        self,
-        task: Task | str,
-        *,
-        delay: float | timedelta | None = None,
-        lease_token: int | None = None,
-        park_key: bool = False,
+        self, task: Task | str, *, delay: float | timedelta | None = None, lease_token: int | None = None
     ) -> Returned:
         """Gives a claimed task back unused; see Client.abandon."""
-        verdict = ParkKey(delay or 0) if park_key else Abandon(delay)
-        return await self._call(calls.abandon(task, lease_token, verdict))
+        return await self._call(calls.abandon(task, lease_token, Abandon(delay)))
 
     async def explain(self, task_id: str) -> Explanation:
         """Reads what a task is waiting for; see Client.explain."""

@@ -194,6 +194,7 @@ func (t *Task) encoded() ([]byte, error) {
 		spec = appendNumber(spec, 10, *expire)
 	}
 	spec = appendText(appendText(spec, 11, t.Trace.Parent), 12, t.Trace.State)
+	spec = appendText(appendText(appendText(spec, 13, t.ConcurrencyKey), 14, t.RateKey), 15, t.OrderingKey)
 	if len(spec) > itemBytesMax { // no frame has room for it, so it would hold up all creates behind it
 		return nil, tooLong(texts[:])
 	}
@@ -202,7 +203,9 @@ func (t *Task) encoded() ([]byte, error) {
 
 // texts returns the texts of the task in the order of textFields; an error if one cannot be sent.
 func (t *Task) texts() (texts [len(textFields)]string, err error) {
-	texts = [...]string{t.Command, t.IdempotencyKey, t.TaskID, t.Trace.Parent, t.Trace.State}
+	texts = [...]string{
+		t.Command, t.IdempotencyKey, t.TaskID, t.Trace.Parent, t.Trace.State, t.ConcurrencyKey, t.RateKey, t.OrderingKey,
+	}
 	for index, text := range texts {
 		if !utf8.ValidString(text) {
 			return texts, codeq.Invalid(textFields[index], "is not UTF-8")
@@ -226,13 +229,15 @@ func tooLong(texts []string) *codeq.Error {
 
 const (
 	// fixedBytesMax is the size of all fields of a TaskSpec except texts and payload.
-	fixedBytesMax = 96
+	fixedBytesMax = 112
 	// prefixBytesMax is the size of the tag and the length before a TaskSpec.
 	prefixBytesMax = 6
 )
 
 // textFields names the texts of a task in errors.
-var textFields = [...]string{"command", "idempotencyKey", "taskId", "trace.parent", "trace.state"}
+var textFields = [...]string{
+	"command", "idempotencyKey", "taskId", "trace.parent", "trace.state", "concurrencyKey", "rateKey", "orderingKey",
+}
 
 // prefixed puts tag and length into the room at the start of an encoded TaskSpec.
 func prefixed(spec []byte) []byte {

@@ -89,6 +89,15 @@ def create(
     webhook: Annotated[
         str | None, typer.Option(metavar="URL", help="URL to which the end of the task is reported.")
     ] = None,
+    concurrency_key: Annotated[
+        str | None, typer.Option(metavar="KEY", help="Limits how many tasks with this key run at a time.")
+    ] = None,
+    rate_key: Annotated[
+        str | None, typer.Option(metavar="KEY", help="Limits how fast tasks with this key are delivered.")
+    ] = None,
+    ordering_key: Annotated[
+        str | None, typer.Option(metavar="KEY", help="Delivers tasks with this key one at a time, in order.")
+    ] = None,
 ) -> None:
     """Creates a task and shows it."""
     if delay is not None and run_at is not None:
@@ -105,6 +114,9 @@ def create(
         fields["taskId"] = json_text.quote(task_id)
     if webhook is not None:
         fields["webhook"] = json_text.quote(webhook)
+    for field, key in (("concurrencyKey", concurrency_key), ("rateKey", rate_key), ("orderingKey", ordering_key)):
+        if key is not None:
+            fields[field] = json_text.quote(key)
     _show_reply(options, options.server().call("POST", "/tasks", body=json_text.join(fields)))
 
 

@@ -83,6 +83,12 @@ type Task struct {
 	OriginTaskID string
 	// OriginCommand is the command of that dead letter.
 	OriginCommand string
+	// ConcurrencyKey is the key that limits how many tasks run at a time; empty: none.
+	ConcurrencyKey string
+	// RateKey is the key that limits how fast tasks are delivered; empty: none.
+	RateKey string
+	// OrderingKey is the key that keeps tasks in order; empty: none.
+	OrderingKey string
 	// History are the last ten ended deliveries, oldest first; only from Client.Get.
 	History []Attempt
 }
@@ -172,6 +178,7 @@ func TaskOf(message *codeqv1.Task) *Task {
 		Progress: message.GetProgress(),
 		Trace:    Trace{Parent: message.GetTraceparent(), State: message.GetTracestate()}, Webhook: message.GetWebhook(),
 		OriginTaskID: message.GetOriginTaskId(), OriginCommand: message.GetOriginCommand(),
+		ConcurrencyKey: message.GetConcurrencyKey(), RateKey: message.GetRateKey(), OrderingKey: message.GetOrderingKey(),
 	}
 	for _, each := range message.GetAttemptHistory() {
 		task.History = append(task.History, Attempt{

@@ -111,6 +111,13 @@ def test_malformed_policy_gets_400(server: ServerProcess, body: bytes, field: st
         ({"backoff": {"baseSeconds": 43_201}}, "backoff.baseSeconds"),
         ({"payloadBytesMax": 1_048_577}, "payloadBytesMax"),
         ({"defaultExpireSeconds": 315_360_001}, "defaultExpireSeconds"),
+        ({"concurrencyPerKey": 10_001}, "concurrencyPerKey"),
+        ({"ratePerSecond": -1}, "ratePerSecond"),
+        ({"ratePerSecond": 0.0001}, "ratePerSecond"),
+        ({"ratePerKeyPerSecond": 1_000_001}, "ratePerKeyPerSecond"),
+        ({"ratePerKeyPerSecond": "NaN"}, "ratePerKeyPerSecond"),
+        ({"rateBurst": 1_000_001}, "rateBurst"),
+        ({"atKeyLimit": "panic"}, "atKeyLimit"),
     ],
 )
 def test_bad_policy_gets_422_with_the_field(server: ServerProcess, policy: dict[str, Any], field: str) -> None:

@@ -60,6 +60,9 @@ Key = TypeVar("Key", bound=TaskKey)
 class ShardMachine(RuleBasedStateMachine):
     """A shard, its store, and the client's view: tasks that were created and ended in written batches."""
 
+    lasting = frozenset({b"m", b"n"})
+    """Tables whose rows outlive tasks and queues."""
+
     def make_store(self) -> Store:
         """Opens the store; called for each opening of the shard."""
         return self.store if hasattr(self, "store") else MemoryStore()
@@ -410,7 +413,7 @@ class ShardMachine(RuleBasedStateMachine):
         for _ in range(5):
             self.wait(DLQ_RETENTION_MS, 300)
             self.write_all()
-        assert {key[:1] for key, _ in self.store.scan(b"", EVERYTHING, 1 << 30)} <= {b"m", b"n"}
+        assert {key[:1] for key, _ in self.store.scan(b"", EVERYTHING, 1 << 30)} <= self.lasting
         assert not self.shard.queues
 
 
@@ -471,8 +474,18 @@ def picture(of: Shard) -> object:
     }
     counters = {number: queue.row() for number, queue in of.queues.items()}
     ready = {tenant: [sorted(q.number for q in queues or ()) for queues in lanes] for tenant, lanes in of.ready.items()}
+    for queue in of.queues.values():
+        for index in queue.ring.sifting if queue.ring is not None and not queue.held else ():
+            if queue.lane(index).ready:  # hidden from claims until it is sifted
+                ready[queue.tenant][index] = sorted({*ready[queue.tenant][index], queue.number})
     sums = {name: (each.waiting, each.leases, each.stored_bytes) for name, each in of.directory.tenants.items()}
-    return deliveries, lanes, grants, counters, ready, sums, of.batch.lsn
+    gates = {
+        (queue.number, name): (sorted(gate.running), gate.has_waiting and gate.first)
+        for queue in of.queues.values()
+        for name, gate in (queue.ring.gates if queue.ring is not None else {}).items()
+        if gate.running or gate.has_waiting
+    }
+    return deliveries, lanes, grants, counters, ready, sums, gates, of.batch.lsn
 
 
 @pytest.mark.timeout(3600)

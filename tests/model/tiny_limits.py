@@ -3,7 +3,21 @@
 from __future__ import annotations
 
 import pytest
-from codeq_server.core import claims, outcomes, purging, recovery, redrive, sweep, time_index, timers, windows
+from codeq_server.core import (
+    claims,
+    gate_recovery,
+    gates,
+    ordering,
+    outcomes,
+    purging,
+    recovery,
+    redrive,
+    sifting,
+    sweep,
+    time_index,
+    timers,
+    windows,
+)
 from codeq_server.core import shard as shard_module
 from reference import ABANDONS_MAX
 
@@ -31,5 +45,12 @@ def make_limits_tiny(monkeypatch: pytest.MonkeyPatch) -> None:
         (outcomes, "SHRINK_FROM", 2),
         (shard_module, "ENDED_ROW_MAX", 2),
         (recovery, "PAGE", 2),
+        (gate_recovery, "PAGE", 2),
+        (gates, "OPEN_MAX", 1),
+        (ordering, "GAPS", 1),
+        (ordering, "PAGE", 2),
+        (sifting, "SIFT_MAX", 2),
+        (sifting, "SLICE", 4),
+        (sifting, "TURN", 2),
     ):
         monkeypatch.setattr(module, name, value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import sim_keys
 from codeq.v1 import queue_service_pb2, task_pb2, task_service_pb2, tenant_service_pb2, topic_service_pb2
 from codeq_server.core.errors import Reason, Rejection
 from sim_audit import REDRIVABLE
@@ -110,13 +111,9 @@ async def limit_consumers(world: World, holder: str, command: str) -> None:
     """Sets how many tasks of a queue may be leased at a time, as an administrator; 0: any number."""
     tenant, most = tenant_of(holder), world.chance.choice((0, 1, 2, 5))
     world.audit.consumers.setdefault((tenant, command), []).append((world.audit.batches, most))
-    if most:
-        request = topic_service_pb2.PutTopicRequest(command=command)
-        request.policy.max_consumers = most
-        await world.node.call(holder, "TopicService/PutTopic", request, doubled=0)
-    else:
-        gone = topic_service_pb2.DeleteTopicRequest(command=command, deletion_policy="Delete")
-        await world.node.call(holder, "TopicService/DeleteTopic", gone, doubled=0)
+    request = topic_service_pb2.PutTopicRequest(command=command, policy=sim_keys.LIMITS[command])
+    request.policy.max_consumers = most
+    await world.node.call(holder, "TopicService/PutTopic", request, doubled=0)
     world.audit.count("consumers limited")
 
 

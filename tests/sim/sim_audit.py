@@ -15,6 +15,7 @@ from typing import Any
 import sim_acts
 import sim_delays
 import sim_history
+import sim_keys
 import sim_messages
 import sim_policies
 import sim_purges
@@ -198,6 +199,7 @@ class Audit:
         sim_acts.judge(self, table)
         sim_schedules.judge(self, table)
         self.calls.batch(self, table.get(b"o", ()))
+        sim_keys.judge(self)
         if table.get(b"l"):
             self.top_token = max(self.top_token, *(int.from_bytes(key[1:], "big") for key, _ in table[b"l"]))
 

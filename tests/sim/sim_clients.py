@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import sim_admin
+import sim_keys
 import sim_quotas
 from codeq.v1 import producer_service_pb2, queue_service_pb2, task_pb2, task_service_pb2, worker_service_pb2
 from codeq_server.core.errors import Reason, Rejection
@@ -69,10 +70,11 @@ class World:
             spec.expire_seconds = chance.choice((1, 2, 5, 60))
         if chance.random() < 0.3:
             spec.webhook = chance.choice(URLS)
+        sim_keys.give_keys(chance, spec)
         if name is not None and name[2] < 0:
             setattr(spec, {"key": "idempotency_key", "id": "task_id"}[name[0]], name[1])
         self.audit.asked[spec.payload] = Asked(
-            tenant, spec.command, spec.priority, attempts, name, spec.expire_seconds * 1000
+            tenant, spec.command, spec.priority, attempts, name, spec.expire_seconds * 1000, keys=sim_keys.keys_of(spec)
         )
         return spec
 

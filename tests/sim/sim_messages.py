@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from codeq.v1 import producer_service_pb2, queue_service_pb2, task_pb2, task_service_pb2, worker_service_pb2
+from sim_keys import NO_KEYS, TaskKeys
 
 
 @dataclass(frozen=True)
@@ -17,6 +18,7 @@ class Asked:
             the index of the task in a batch, or the id that the producer chose. None: the server assigns the id.
         expire_ms: How long the task may wait; 0: without limit.
         group: Payloads of all tasks of the atomic batch; empty: the task is in no atomic batch.
+        keys: Its concurrency key and ordering key.
     """
 
     tenant: str
@@ -26,6 +28,7 @@ class Asked:
     name: tuple[str, str, int] | None = None
     expire_ms: int = 0
     group: frozenset[bytes] = frozenset()
+    keys: TaskKeys = NO_KEYS
 
 
 def deliveries(message: Any) -> list[task_pb2.Task]:

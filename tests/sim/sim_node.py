@@ -8,6 +8,7 @@ import random
 from collections import deque
 from typing import Any
 
+import sim_keys
 from codeq.v1 import producer_service_pb2, worker_service_pb2
 from codeq_gateway.bodies import InFlight
 from codeq_server.auth.authenticator import Authenticator
@@ -69,6 +70,7 @@ class Server:
         identity = next_identity(self.store, 1, node.clock()[0] // 1000, bytes(range(16)))
         save(self.store, identity)
         shard = recovery.open_shard(self.store, node.settings, identity.epoch, *node.clock())
+        sim_keys.set_limits(shard, shard.at(*node.clock()))
         runner = ShardRunner(shard, LocalLog(self.store), node.clock, node.chance.random, node.broke)
         self.serving = Serving(runner, None, lease_seconds=LEASE_SECONDS, artifact_bytes_max=0, outgoing=node.outgoing)
         self.calls = Calls(Trust(), ShardTable(lambda: Rejection(Reason.DRAINING, "not started")))

@@ -16,8 +16,11 @@ from codeq_server.core import (
     ending,
     expiry,
     firing,
+    gate_recovery,
+    gates,
     holders,
     names,
+    ordering,
     outcomes,
     purging,
     recovery,
@@ -164,6 +167,14 @@ BUGS: dict[str, Bug | dict[str, Bug]] = {
             [(expiry.leave_expiry, "shard.expiry.remove(queue, expire_ms, home.index, position)", "pass")],
             "leads to no task with this time",
         ),
+        "task that waited for its key": Bug(
+            [(gates._let_through, "shard.batch.rows[key] = None", "pass")],
+            "leads to no task that waits",
+        ),
+        "task in the line of its key": Bug(
+            [(ordering.leave, "rows[keys.blocked_key(queue.number, name, number)] = None", "pass")],
+            "is left behind|leads to no task that waits",
+        ),
         "name": Bug(
             [(names.forget, "rows[keys.name_key(queue.tenant, task_id)] = None", "pass")],
             "leads to no task|CORRUPT_DATA",
@@ -258,6 +269,37 @@ BUGS: dict[str, Bug | dict[str, Bug]] = {
             "are leased, not",
         ),
     },
+    "limit of a key": {
+        "leaks after an expired lease": Bug(
+            [(gates.leave, "gate.running.pop(home, None)", "pass")],
+            "never ended",
+        ),
+        "exceeded after recovery": Bug(
+            [(gate_recovery.adopt_running, "ring.gate(name).running[packed] = None", "ring.gate(name)")],
+            "are leased, . may be",
+        ),
+        "not counted": Bug(
+            [(gates.enter, "gate.running[home] = None", "pass")],
+            "are leased, . may be",
+        ),
+    },
+    "order of a key broken": {
+        "by a retry": Bug(
+            [
+                (
+                    outcomes._try_again,
+                    "return Verdict(Status(state.status)",
+                    "gates.ordering.leave(shard, home, delivery.position); return Verdict(Status(state.status)",
+                )
+            ],
+            "passed|of one ordering key are leased",
+            unseen_by_checker=True,
+        ),
+        "by a claim": Bug(
+            [(ordering.is_first, "line[1] == home", "True")],
+            "passed|of one ordering key are leased",
+        ),
+    },
     "expired lease completed by its old holder": Bug(
         [(outcomes.expire, "del shard.deliveries[task_id]", "pass")],
         # Counts may fall below 0.
@@ -285,5 +327,5 @@ def test_planted_bug_is_found(bug: Bug) -> None:
         assert any(re.search(bug.found_by, life.violation) for life in lives)  # some lives show another symptom first
 
 
-def test_seventeen_bugs_are_planted() -> None:
-    assert len(BUGS) == 17
+def test_nineteen_bugs_are_planted() -> None:
+    assert len(BUGS) == 19

@@ -25,6 +25,7 @@ HAPPENS = {
     *("redriven", "redrive of a queue", "dead letters listed", "cleanup", "purge over", "purged", "fired"),
     *("callback", "callback accepted"),
     *("consumers limited", "claimed under a limit of consumers"),
+    *("limit of a key reached", "waited for its turn"),
 }
 """Events that must occur in every GROUP of seeds."""
 GROUP = 50

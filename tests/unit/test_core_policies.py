@@ -53,6 +53,7 @@ def test_every_field_of_a_row_changes_the_policy() -> None:
         "priority_tiers": [1],
         "dead_letter_topic_ref": "b",
         "backoff": rows_pb2.BackoffRow(policy="fixed"),
+        "at_key_limit": "drop_newest",
     }
     for field in rows_pb2.PolicyRow.DESCRIPTOR.fields:
         row = rows_pb2.PolicyRow(**{field.name: values.get(field.name, 7)})  # type: ignore[arg-type]

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import computed_instants
 import pytest
 from codeq_internal.v1 import rows_pb2
 from codeq_server.core import timers
 from codeq_server.core.clock import Now
+from codeq_server.core.key_rings import KeyPolicy
 from codeq_server.core.purging import purge
 from codeq_server.core.subscriptions import Wanted, subscribe
-from driven_shard import DrivenShard
+from driven_shard import TENANT, DrivenShard
+from key_limits import limit_keys
 
 
 def _lease(driven: DrivenShard) -> int:
@@ -58,6 +61,19 @@ def _subscribed(driven: DrivenShard) -> int:
     return 10_000
 
 
+def _at_instants(driven: DrivenShard) -> int:
+    computed_instants.put(driven.shard, driven.now, every="1s")
+    return 1000
+
+
+def _keyed(driven: DrivenShard) -> int:
+    limit_keys(driven.shard, TENANT, "a", KeyPolicy(rate_per_second=1, rate_burst=1), driven.now)
+    driven.create()
+    driven.create()
+    driven.claim(2)
+    return 1000
+
+
 KINDS: dict[str, tuple[Callable[[DrivenShard], int], int]] = {
     "lease": (_lease, 1),
     "scheduled task": (_scheduled, 1),
@@ -67,6 +83,8 @@ KINDS: dict[str, tuple[Callable[[DrivenShard], int], int]] = {
     "purge": (_purged, 1),
     "audit record": (_audited, 0),
     "subscription": (_subscribed, 0),
+    "schedule": (_at_instants, 1),
+    "rate of a queue": (_keyed, 0),
 }
 
 

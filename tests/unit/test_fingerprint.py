@@ -73,6 +73,9 @@ SET = {
     "max_attempts": 1,
     "run_at": Timestamp(seconds=1),
     "delay_seconds": 1,
+    "concurrency_key": "c",
+    "rate_key": "r",
+    "ordering_key": "o",
     "expire_seconds": 1,
     "webhook": "https://example.com/",
 }

@@ -44,6 +44,12 @@ type Task struct {
 	Trace codeq.Trace
 	// Webhook is the URL (http or https) to which the server reports the end of the task. Empty: none.
 	Webhook string
+	// ConcurrencyKey limits how many tasks of the command with the same key run at a time. Empty: none.
+	ConcurrencyKey string
+	// RateKey limits how fast tasks of the command with the same key are delivered. Empty: none.
+	RateKey string
+	// OrderingKey makes tasks of the command with the same key run one at a time, in the order of acceptance. Empty: none.
+	OrderingKey string
 }
 
 // Option sets a field of a task.
@@ -76,6 +82,15 @@ func Trace(trace codeq.Trace) Option { return func(task *Task) { task.Trace = tr
 // Webhook sets the URL to which the server reports the end of the task.
 func Webhook(url string) Option { return func(task *Task) { task.Webhook = url } }
 
+// ConcurrencyKey sets the key that limits how many tasks run at a time.
+func ConcurrencyKey(key string) Option { return func(task *Task) { task.ConcurrencyKey = key } }
+
+// RateKey sets the key that limits how fast tasks are delivered.
+func RateKey(key string) Option { return func(task *Task) { task.RateKey = key } }
+
+// OrderingKey sets the key that keeps tasks in order.
+func OrderingKey(key string) Option { return func(task *Task) { task.OrderingKey = key } }
+
 // Spec returns the task as a message, with its payload encoded. Errors name the field.
 func (t *Task) Spec() (*codeqv1.TaskSpec, error) {
 	payload, err := codeq.EncodeJSON(t.Payload, "payload")
@@ -103,6 +118,9 @@ func (t *Task) Spec() (*codeqv1.TaskSpec, error) {
 	spec.Traceparent = optional(t.Trace.Parent)
 	spec.Tracestate = optional(t.Trace.State)
 	spec.Webhook = optional(t.Webhook)
+	spec.ConcurrencyKey = optional(t.ConcurrencyKey)
+	spec.RateKey = optional(t.RateKey)
+	spec.OrderingKey = optional(t.OrderingKey)
 	return spec, nil
 }
 
@@ -182,6 +200,7 @@ func (t *Task) encoded() ([]byte, error) {
 		spec = appendNumber(spec, 10, *expire)
 	}
 	spec = appendText(appendText(spec, 11, t.Trace.Parent), 12, t.Trace.State)
+	spec = appendText(appendText(appendText(spec, 13, t.ConcurrencyKey), 14, t.RateKey), 15, t.OrderingKey)
 	if len(spec) > itemBytesMax { // no frame has room for it, so it would hold up all creates behind it
 		return nil, tooLong(texts[:])
 	}
@@ -190,7 +209,10 @@ func (t *Task) encoded() ([]byte, error) {
 
 // texts returns the texts of the task in the order of textFields; an error if one cannot be sent.
 func (t *Task) texts() (texts [len(textFields)]string, err error) {
-	texts = [...]string{t.Command, t.IdempotencyKey, t.TaskID, t.Trace.Parent, t.Trace.State, t.Webhook}
+	texts = [...]string{
+		t.Command, t.IdempotencyKey, t.TaskID, t.Trace.Parent, t.Trace.State, t.Webhook,
+		t.ConcurrencyKey, t.RateKey, t.OrderingKey,
+	}
 	for index, text := range texts {
 		if !utf8.ValidString(text) {
 			return texts, codeq.Invalid(textFields[index], "is not UTF-8")
@@ -214,13 +236,16 @@ func tooLong(texts []string) *codeq.Error {
 
 const (
 	// fixedBytesMax is the size of all fields of a TaskSpec except texts and payload.
-	fixedBytesMax = 104
+	fixedBytesMax = 116
 	// prefixBytesMax is the size of the tag and the length before a TaskSpec.
 	prefixBytesMax = 6
 )
 
 // textFields names the texts of a task in errors.
-var textFields = [...]string{"command", "idempotencyKey", "taskId", "trace.parent", "trace.state", "webhook"}
+var textFields = [...]string{
+	"command", "idempotencyKey", "taskId", "trace.parent", "trace.state", "webhook",
+	"concurrencyKey", "rateKey", "orderingKey",
+}
 
 // prefixed puts tag and length into the room at the start of an encoded TaskSpec.
 func prefixed(spec []byte) []byte {

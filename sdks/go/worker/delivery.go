@@ -38,6 +38,12 @@ type Delivery struct {
 	WorkerID string
 	// Trace is the trace context of the producer.
 	Trace codeq.Trace
+	// ConcurrencyKey is the key that limits how many tasks run at a time; empty: none.
+	ConcurrencyKey string
+	// RateKey is the key that limits how fast tasks are delivered; empty: none.
+	RateKey string
+	// OrderingKey is the key that keeps tasks in order; empty: none.
+	OrderingKey string
 
 	run     *run
 	handler *handler
@@ -138,7 +144,8 @@ func newDelivery(r *run, message *codeqv1.Task) *Delivery {
 		Attempts: int(message.GetAttempts()), MaxAttempts: int(message.GetMaxAttempts()),
 		CreatedAt: message.GetCreatedAt().AsTime(), LeaseToken: message.GetLeaseToken(),
 		Tenant: r.tenant, WorkerID: r.workerID,
-		Trace: codeq.Trace{Parent: message.GetTraceparent(), State: message.GetTracestate()},
-		run:   r, bytes: int64(proto.Size(message)), leaseUntil: message.GetLeaseUntil().AsTime(),
+		Trace:          codeq.Trace{Parent: message.GetTraceparent(), State: message.GetTracestate()},
+		ConcurrencyKey: message.GetConcurrencyKey(), RateKey: message.GetRateKey(), OrderingKey: message.GetOrderingKey(),
+		run: r, bytes: int64(proto.Size(message)), leaseUntil: message.GetLeaseUntil().AsTime(),
 	}
 }

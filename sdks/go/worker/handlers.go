@@ -122,6 +122,7 @@ type verdict struct {
 	kind  kind
 	cause error
 	delay *time.Duration
+	parks bool
 }
 
 // Error returns the text of the cause.
@@ -148,6 +149,12 @@ func RetryAfter(err error, delay time.Duration) error {
 // without counting an attempt.
 func Snooze(delay time.Duration) error { return &verdict{kind: abandoned, delay: &delay} }
 
+// ParkKey returns an error that gives the task back because of a rate limit, without counting an attempt: no task with its
+// rate key, or without one its concurrency key, is delivered for a time, rounded up to whole seconds, at most 12 h.
+func ParkKey(delay time.Duration) error {
+	return &verdict{kind: abandoned, delay: &delay, parks: true}
+}
+
 // Abandon returns an error that gives the task back to its place in the queue, without counting an attempt.
 func Abandon() error { return &verdict{kind: abandoned} }
 
@@ -173,7 +180,7 @@ func (r *run) execute(ctx context.Context, delivery *Delivery) (done outcome) {
 	}
 	var told *verdict
 	if errors.As(err, &told) {
-		return outcome{kind: told.kind, err: err.Error(), delay: told.delay}
+		return outcome{kind: told.kind, err: err.Error(), delay: told.delay, parks: told.parks}
 	}
 	if errors.Is(context.Cause(ctx), ErrTimeout) && errors.Is(err, context.DeadlineExceeded) {
 		err = fmt.Errorf("%w of %s: %w", ErrTimeout, delivery.handler.timeout, err)

@@ -63,6 +63,7 @@ type outcome struct {
 	hasResult bool
 	err       string
 	delay     *time.Duration
+	parks     bool
 }
 
 // report is an outcome on its way to the server.
@@ -105,6 +106,9 @@ func appendOutcome(data []byte, delivery *Delivery, done outcome) []byte {
 	if hasDelay {
 		size += protowire.SizeTag(6) + protowire.SizeVarint(seconds)
 	}
+	if done.parks {
+		size += protowire.SizeTag(7) + 1
+	}
 	data = protowire.AppendTag(data, outcomesField, protowire.BytesType)
 	data = protowire.AppendVarint(data, uint64(size))
 	data = appendLease(data, delivery)
@@ -117,6 +121,9 @@ func appendOutcome(data []byte, delivery *Delivery, done outcome) []byte {
 	}
 	if hasDelay {
 		data = protowire.AppendVarint(protowire.AppendTag(data, 6, protowire.VarintType), seconds)
+	}
+	if done.parks {
+		data = protowire.AppendVarint(protowire.AppendTag(data, 7, protowire.VarintType), 1)
 	}
 	return data
 }

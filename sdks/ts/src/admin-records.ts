@@ -65,7 +65,24 @@ export interface Redriven {
 }
 
 /** What a task waits for. */
-export type WaitReason = "QUEUED" | "PAUSED" | "DELAYED" | "NO_WORKER" | "LEASED" | "ENDED" | "PURGING";
+export type WaitReason = "QUEUED" | "PAUSED" | "DELAYED" | "NO_WORKER" | "LEASED" | "ENDED" | "PURGING" | "KEY";
+
+/** A kind of keys of tasks. */
+export type KeyKind = "CONCURRENCY" | "RATE" | "ORDERING";
+
+/** The key that a task waits for. */
+export interface KeyWait {
+  /** Kind of the key. */
+  readonly kind: KeyKind | undefined;
+  /** The key. */
+  readonly key: string;
+  /** Tasks leased at a time, or deliveries per second; 0: no limit any more. */
+  readonly limit: number;
+  /** Tasks with the key that are leased or about to be. */
+  readonly holders: bigint;
+  /** Approximate position among those that wait for the key, from 1. */
+  readonly position: bigint;
+}
 
 /** Why a task waits. Values that do not apply are undefined. */
 export interface Explanation {
@@ -87,6 +104,8 @@ export interface Explanation {
   readonly leaseUntil: Date | undefined;
   /** Time at which it expires if it still waits. */
   readonly expireAt: Date | undefined;
+  /** The key that it waits for. */
+  readonly keyWait: KeyWait | undefined;
 }
 
 /** A rate limit: a token bucket that refills evenly. */

@@ -31,7 +31,7 @@ export type * from "./topic-records.js";
 export type { Artifact, Attempt, AttemptEnd, StopKind, TaskStatus } from "./records.js";
 export { DeliveredTask, Task, TaskResult, TaskStopped } from "./records.js";
 export type { NewArtifact, Outcome } from "./outcomes.js";
-export { Abandon, Completed, Failed, Nack, NonRetryable, RetryAfter, Snooze } from "./outcomes.js";
+export { Abandon, Completed, Failed, Nack, NonRetryable, ParkKey, RetryAfter, Snooze } from "./outcomes.js";
 export type { ClientReason, ErrorDetails, FieldViolation, Reason } from "./errors.js";
 export { CodeqError, isCodeqError } from "./errors.js";
 export type { ServerReason } from "./reasons.js";

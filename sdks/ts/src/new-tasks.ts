@@ -25,6 +25,12 @@ export interface TaskOptions {
   readonly tracestate?: string | undefined;
   /** URL (http or https) to which the server reports the end of the task; see `verifyWebhook`. Default: none. */
   readonly webhook?: string | undefined;
+  /** Tasks of the command with the same key run at most as many at a time as its policy allows. Default: none. */
+  readonly concurrencyKey?: string | undefined;
+  /** Tasks of the command with the same key are delivered no faster than its policy allows. Default: none. */
+  readonly rateKey?: string | undefined;
+  /** Tasks of the command with the same key run one at a time, in the order of acceptance. Default: none. */
+  readonly orderingKey?: string | undefined;
 }
 
 /** A task to create. */
@@ -59,6 +65,7 @@ const stamp = new FieldWriter();
  */
 export function encodeTask(task: NewTask, newKey: (() => string) | undefined): Item {
   const { command, priority, delaySeconds, runAt, expireSeconds, maxAttempts, taskId, traceparent, tracestate } = task;
+  const { concurrencyKey, rateKey, orderingKey } = task;
   if (typeof command !== "string") throw invalidArgument("command", "must be a text");
   const payload = encode(task.payload, "payload");
   const key = task.idempotencyKey ?? (taskId === undefined ? newKey?.() : undefined);
@@ -78,6 +85,9 @@ export function encodeTask(task: NewTask, newKey: (() => string) | undefined): I
   if (expireSeconds !== undefined) to.number(0x50, wholeSeconds(expireSeconds, "expireSeconds"));
   if (traceparent !== undefined) to.text(0x5a, text(traceparent, "traceparent"));
   if (tracestate !== undefined) to.text(0x62, text(tracestate, "tracestate"));
+  if (concurrencyKey !== undefined) to.text(0x6a, text(concurrencyKey, "concurrencyKey"));
+  if (rateKey !== undefined) to.text(0x72, text(rateKey, "rateKey"));
+  if (orderingKey !== undefined) to.text(0x7a, text(orderingKey, "orderingKey"));
   return { data: to.asField(0x12), isKeyed: key !== undefined };
 }
 

@@ -87,7 +87,7 @@ export class RetryAfter extends Nack {
 
 /** The task goes back and waits for a time; this costs no attempt (for the first 100 times). */
 export class Snooze extends Verdict {
-  override readonly name = "Snooze";
+  override readonly name: string = "Snooze";
   /** @internal */
   readonly [KIND] = "snooze";
   /** Seconds until the task can be delivered again, rounded up, at most 12 h. */
@@ -98,6 +98,16 @@ export class Snooze extends Verdict {
     super("the task is to be delivered later");
     this.delaySeconds = delaySeconds;
   }
+}
+
+/**
+ * The worker met a rate limit: the task goes back, and no task with its rate key, or without one its concurrency key, is
+ * delivered for a time. This costs no attempt.
+ */
+export class ParkKey extends Snooze {
+  override readonly name = "ParkKey";
+  /** @internal */
+  readonly parksKey = true;
 }
 
 /** The task goes back to its place, as if it had never been delivered; this costs no attempt (for the first 100 times). */

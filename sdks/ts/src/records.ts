@@ -113,6 +113,18 @@ export class Task<Payload = unknown> {
   get webhook(): string | undefined {
     return this.#message.webhook;
   }
+  /** Key that limits how many tasks run at a time. */
+  get concurrencyKey(): string | undefined {
+    return this.#message.concurrencyKey;
+  }
+  /** Key that limits how fast tasks are delivered. */
+  get rateKey(): string | undefined {
+    return this.#message.rateKey;
+  }
+  /** Key that keeps tasks in order. */
+  get orderingKey(): string | undefined {
+    return this.#message.orderingKey;
+  }
   /** State. Undefined if only a newer server knows it. */
   get status(): TaskStatus | undefined {
     return nameOf(WireStatus, this.#message.status);

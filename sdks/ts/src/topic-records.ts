@@ -34,6 +34,16 @@ export interface QueuePolicy {
   readonly backoff?: BackoffPolicy | undefined;
   /** Largest payload in bytes, up to 1048576. */
   readonly payloadBytesMax?: number | undefined;
+  /** Most tasks with the same concurrency key that may be leased at a time, 1 to 10000. */
+  readonly concurrencyPerKey?: number | undefined;
+  /** Deliveries per second on average, 0.001 to 1000000. */
+  readonly ratePerSecond?: number | undefined;
+  /** Deliveries at once after a pause, of the queue and of a rate key, 1 to 1000000. Default: as many as in a second. */
+  readonly rateBurst?: number | undefined;
+  /** Deliveries of tasks with the same rate key per second on average, 0.001 to 1000000. */
+  readonly ratePerKeyPerSecond?: number | undefined;
+  /** What happens to a task whose concurrency key is at the limit. Default: it waits. */
+  readonly atKeyLimit?: "wait" | "cancel_running" | "drop_newest" | undefined;
 }
 
 /** The policy of a command. */

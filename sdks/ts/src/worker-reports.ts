@@ -3,7 +3,7 @@ import { FieldWriter } from "./codec.js";
 import { CodeqError, invalidArgument } from "./errors.js";
 import { NewArtifactSchema, OutcomeKind } from "./gen/codeq/v1/task_pb.js";
 import type { Logger } from "./logger.js";
-import { kindOf, Nack, type Completed, type Failed, type NewArtifact, type Outcome, type Snooze } from "./outcomes.js";
+import { kindOf, Nack, type Completed, type Failed, type NewArtifact, type Outcome, type ParkKey, type Snooze } from "./outcomes.js";
 import { encode } from "./payloads.js";
 import { wholeSeconds } from "./new-tasks.js";
 import { printable, textOf } from "./texts.js";
@@ -74,6 +74,7 @@ function encoded(lease: Lease, outcome: Outcome): Uint8Array {
     case "snooze":
       to.number(0x18, OutcomeKind.ABANDON);
       to.number(0x30, wholeSeconds((outcome as Snooze).delaySeconds, "delaySeconds"));
+      if ((outcome as Partial<ParkKey>).parksKey === true) to.number(0x38, 1);
       break;
     default:
       to.number(0x18, OutcomeKind.ABANDON);

@@ -20,6 +20,7 @@ class PlaceKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     PLACE_KIND_QUEUED: _ClassVar[PlaceKind]
     PLACE_KIND_DUE: _ClassVar[PlaceKind]
     PLACE_KIND_RETURNED: _ClassVar[PlaceKind]
+    PLACE_KIND_BLOCKED: _ClassVar[PlaceKind]
 
 class SignalMode(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -34,6 +35,7 @@ PLACE_KIND_UNSPECIFIED: PlaceKind
 PLACE_KIND_QUEUED: PlaceKind
 PLACE_KIND_DUE: PlaceKind
 PLACE_KIND_RETURNED: PlaceKind
+PLACE_KIND_BLOCKED: PlaceKind
 SIGNAL_MODE_UNSPECIFIED: SignalMode
 SIGNAL_MODE_GROUP: SignalMode
 SIGNAL_MODE_HASH: SignalMode
@@ -67,7 +69,7 @@ class TickRow(_message.Message):
     def __init__(self, lsn: _Optional[int] = ..., wall_ms: _Optional[int] = ..., oldest_lease: _Optional[int] = ..., sweep_mark: _Optional[bytes] = ..., last_queue: _Optional[int] = ...) -> None: ...
 
 class QueueRow(_message.Message):
-    __slots__ = ("tenant", "command", "lanes", "scheduled", "claimed", "dlq", "completed_total", "failed_total", "created_total", "paused", "named", "due_mark", "removed_total", "filed", "purge", "expiring", "expire_mark", "stored_bytes", "delivered_total", "accepted_bytes_total", "hooked", "outbox")
+    __slots__ = ("tenant", "command", "lanes", "scheduled", "claimed", "dlq", "completed_total", "failed_total", "created_total", "paused", "named", "due_mark", "removed_total", "filed", "purge", "expiring", "expire_mark", "stored_bytes", "delivered_total", "accepted_bytes_total", "hooked", "outbox", "keyed", "blocked")
     TENANT_FIELD_NUMBER: _ClassVar[int]
     COMMAND_FIELD_NUMBER: _ClassVar[int]
     LANES_FIELD_NUMBER: _ClassVar[int]
@@ -90,6 +92,8 @@ class QueueRow(_message.Message):
     ACCEPTED_BYTES_TOTAL_FIELD_NUMBER: _ClassVar[int]
     HOOKED_FIELD_NUMBER: _ClassVar[int]
     OUTBOX_FIELD_NUMBER: _ClassVar[int]
+    KEYED_FIELD_NUMBER: _ClassVar[int]
+    BLOCKED_FIELD_NUMBER: _ClassVar[int]
     tenant: str
     command: str
     lanes: _containers.RepeatedCompositeFieldContainer[LaneState]
@@ -112,7 +116,9 @@ class QueueRow(_message.Message):
     accepted_bytes_total: int
     hooked: int
     outbox: OutboxState
-    def __init__(self, tenant: _Optional[str] = ..., command: _Optional[str] = ..., lanes: _Optional[_Iterable[_Union[LaneState, _Mapping]]] = ..., scheduled: _Optional[int] = ..., claimed: _Optional[int] = ..., dlq: _Optional[int] = ..., completed_total: _Optional[int] = ..., failed_total: _Optional[int] = ..., created_total: _Optional[int] = ..., paused: _Optional[bool] = ..., named: _Optional[int] = ..., due_mark: _Optional[bytes] = ..., removed_total: _Optional[int] = ..., filed: _Optional[int] = ..., purge: _Optional[_Union[PurgeState, _Mapping]] = ..., expiring: _Optional[int] = ..., expire_mark: _Optional[bytes] = ..., stored_bytes: _Optional[int] = ..., delivered_total: _Optional[int] = ..., accepted_bytes_total: _Optional[int] = ..., hooked: _Optional[int] = ..., outbox: _Optional[_Union[OutboxState, _Mapping]] = ...) -> None: ...
+    keyed: bool
+    blocked: int
+    def __init__(self, tenant: _Optional[str] = ..., command: _Optional[str] = ..., lanes: _Optional[_Iterable[_Union[LaneState, _Mapping]]] = ..., scheduled: _Optional[int] = ..., claimed: _Optional[int] = ..., dlq: _Optional[int] = ..., completed_total: _Optional[int] = ..., failed_total: _Optional[int] = ..., created_total: _Optional[int] = ..., paused: _Optional[bool] = ..., named: _Optional[int] = ..., due_mark: _Optional[bytes] = ..., removed_total: _Optional[int] = ..., filed: _Optional[int] = ..., purge: _Optional[_Union[PurgeState, _Mapping]] = ..., expiring: _Optional[int] = ..., expire_mark: _Optional[bytes] = ..., stored_bytes: _Optional[int] = ..., delivered_total: _Optional[int] = ..., accepted_bytes_total: _Optional[int] = ..., hooked: _Optional[int] = ..., outbox: _Optional[_Union[OutboxState, _Mapping]] = ..., keyed: _Optional[bool] = ..., blocked: _Optional[int] = ...) -> None: ...
 
 class OutboxState(_message.Message):
     __slots__ = ("mark", "tail", "pending", "retries", "retry_mark", "gave_up")
@@ -247,7 +253,7 @@ class TopicRow(_message.Message):
     def __init__(self, tenant: _Optional[str] = ..., command: _Optional[str] = ..., policy: _Optional[_Union[PolicyRow, _Mapping]] = ..., version: _Optional[int] = ..., created_ms: _Optional[int] = ..., updated_ms: _Optional[int] = ...) -> None: ...
 
 class PolicyRow(_message.Message):
-    __slots__ = ("priority_tiers", "max_attempts", "dead_letter_topic_ref", "retention_seconds", "max_consumers", "default_priority", "completed_retention_seconds", "failed_retention_seconds", "dlq_retention_seconds", "default_expire_seconds", "backoff", "payload_bytes_max")
+    __slots__ = ("priority_tiers", "max_attempts", "dead_letter_topic_ref", "retention_seconds", "max_consumers", "default_priority", "completed_retention_seconds", "failed_retention_seconds", "dlq_retention_seconds", "default_expire_seconds", "backoff", "payload_bytes_max", "concurrency_per_key", "rate_per_second", "rate_burst", "rate_per_key_per_second", "at_key_limit")
     PRIORITY_TIERS_FIELD_NUMBER: _ClassVar[int]
     MAX_ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
     DEAD_LETTER_TOPIC_REF_FIELD_NUMBER: _ClassVar[int]
@@ -260,6 +266,11 @@ class PolicyRow(_message.Message):
     DEFAULT_EXPIRE_SECONDS_FIELD_NUMBER: _ClassVar[int]
     BACKOFF_FIELD_NUMBER: _ClassVar[int]
     PAYLOAD_BYTES_MAX_FIELD_NUMBER: _ClassVar[int]
+    CONCURRENCY_PER_KEY_FIELD_NUMBER: _ClassVar[int]
+    RATE_PER_SECOND_FIELD_NUMBER: _ClassVar[int]
+    RATE_BURST_FIELD_NUMBER: _ClassVar[int]
+    RATE_PER_KEY_PER_SECOND_FIELD_NUMBER: _ClassVar[int]
+    AT_KEY_LIMIT_FIELD_NUMBER: _ClassVar[int]
     priority_tiers: _containers.RepeatedScalarFieldContainer[int]
     max_attempts: int
     dead_letter_topic_ref: str
@@ -272,7 +283,12 @@ class PolicyRow(_message.Message):
     default_expire_seconds: int
     backoff: BackoffRow
     payload_bytes_max: int
-    def __init__(self, priority_tiers: _Optional[_Iterable[int]] = ..., max_attempts: _Optional[int] = ..., dead_letter_topic_ref: _Optional[str] = ..., retention_seconds: _Optional[int] = ..., max_consumers: _Optional[int] = ..., default_priority: _Optional[int] = ..., completed_retention_seconds: _Optional[int] = ..., failed_retention_seconds: _Optional[int] = ..., dlq_retention_seconds: _Optional[int] = ..., default_expire_seconds: _Optional[int] = ..., backoff: _Optional[_Union[BackoffRow, _Mapping]] = ..., payload_bytes_max: _Optional[int] = ...) -> None: ...
+    concurrency_per_key: int
+    rate_per_second: float
+    rate_burst: int
+    rate_per_key_per_second: float
+    at_key_limit: str
+    def __init__(self, priority_tiers: _Optional[_Iterable[int]] = ..., max_attempts: _Optional[int] = ..., dead_letter_topic_ref: _Optional[str] = ..., retention_seconds: _Optional[int] = ..., max_consumers: _Optional[int] = ..., default_priority: _Optional[int] = ..., completed_retention_seconds: _Optional[int] = ..., failed_retention_seconds: _Optional[int] = ..., dlq_retention_seconds: _Optional[int] = ..., default_expire_seconds: _Optional[int] = ..., backoff: _Optional[_Union[BackoffRow, _Mapping]] = ..., payload_bytes_max: _Optional[int] = ..., concurrency_per_key: _Optional[int] = ..., rate_per_second: _Optional[float] = ..., rate_burst: _Optional[int] = ..., rate_per_key_per_second: _Optional[float] = ..., at_key_limit: _Optional[str] = ...) -> None: ...
 
 class BackoffRow(_message.Message):
     __slots__ = ("policy", "base_seconds", "max_seconds")
@@ -329,7 +345,7 @@ class LaneState(_message.Message):
     def __init__(self, lane: _Optional[int] = ..., mark: _Optional[int] = ..., tail: _Optional[int] = ..., ready: _Optional[int] = ...) -> None: ...
 
 class StateRow(_message.Message):
-    __slots__ = ("ended_lsn", "ended_token", "outcome", "attempts", "abandons", "place", "place_lane", "place_at", "worker", "changed_ms", "status", "delay_ms", "error", "result", "subject", "progress", "redriven_lsn", "artifacts", "deliveries", "started_ms", "callbacks")
+    __slots__ = ("ended_lsn", "ended_token", "outcome", "attempts", "abandons", "place", "place_lane", "place_at", "worker", "changed_ms", "status", "delay_ms", "error", "result", "subject", "progress", "redriven_lsn", "artifacts", "deliveries", "started_ms", "callbacks", "blocked", "ordering_number")
     ENDED_LSN_FIELD_NUMBER: _ClassVar[int]
     ENDED_TOKEN_FIELD_NUMBER: _ClassVar[int]
     OUTCOME_FIELD_NUMBER: _ClassVar[int]
@@ -351,6 +367,8 @@ class StateRow(_message.Message):
     DELIVERIES_FIELD_NUMBER: _ClassVar[int]
     STARTED_MS_FIELD_NUMBER: _ClassVar[int]
     CALLBACKS_FIELD_NUMBER: _ClassVar[int]
+    BLOCKED_FIELD_NUMBER: _ClassVar[int]
+    ORDERING_NUMBER_FIELD_NUMBER: _ClassVar[int]
     ended_lsn: int
     ended_token: int
     outcome: int
@@ -372,7 +390,9 @@ class StateRow(_message.Message):
     deliveries: _containers.RepeatedCompositeFieldContainer[DeliveryRow]
     started_ms: int
     callbacks: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, ended_lsn: _Optional[int] = ..., ended_token: _Optional[int] = ..., outcome: _Optional[int] = ..., attempts: _Optional[int] = ..., abandons: _Optional[int] = ..., place: _Optional[_Union[PlaceKind, str]] = ..., place_lane: _Optional[int] = ..., place_at: _Optional[int] = ..., worker: _Optional[str] = ..., changed_ms: _Optional[int] = ..., status: _Optional[int] = ..., delay_ms: _Optional[int] = ..., error: _Optional[str] = ..., result: _Optional[bytes] = ..., subject: _Optional[str] = ..., progress: _Optional[bytes] = ..., redriven_lsn: _Optional[int] = ..., artifacts: _Optional[_Iterable[_Union[ArtifactRow, _Mapping]]] = ..., deliveries: _Optional[_Iterable[_Union[DeliveryRow, _Mapping]]] = ..., started_ms: _Optional[int] = ..., callbacks: _Optional[_Iterable[int]] = ...) -> None: ...
+    blocked: bytes
+    ordering_number: int
+    def __init__(self, ended_lsn: _Optional[int] = ..., ended_token: _Optional[int] = ..., outcome: _Optional[int] = ..., attempts: _Optional[int] = ..., abandons: _Optional[int] = ..., place: _Optional[_Union[PlaceKind, str]] = ..., place_lane: _Optional[int] = ..., place_at: _Optional[int] = ..., worker: _Optional[str] = ..., changed_ms: _Optional[int] = ..., status: _Optional[int] = ..., delay_ms: _Optional[int] = ..., error: _Optional[str] = ..., result: _Optional[bytes] = ..., subject: _Optional[str] = ..., progress: _Optional[bytes] = ..., redriven_lsn: _Optional[int] = ..., artifacts: _Optional[_Iterable[_Union[ArtifactRow, _Mapping]]] = ..., deliveries: _Optional[_Iterable[_Union[DeliveryRow, _Mapping]]] = ..., started_ms: _Optional[int] = ..., callbacks: _Optional[_Iterable[int]] = ..., blocked: _Optional[bytes] = ..., ordering_number: _Optional[int] = ...) -> None: ...
 
 class DeliveryRow(_message.Message):
     __slots__ = ("worker", "started_ms", "ended_ms", "end", "error")

@@ -6,23 +6,22 @@ import heapq
 from collections import OrderedDict
 from collections.abc import Sequence
 from itertools import islice
-from typing import Final, NamedTuple
-
-from codeq_internal.v1 import rows_pb2
+from typing import NamedTuple
 
 from . import keys
 from .clock import Now
 from .errors import CorruptRows
-from .model import WINDOW_ENTRY_BYTES, Caller, Claim, Delivery, Lane, Queue, TaskKey
+from .key_rings import KeyRing
+from .lease_rows import lease_row
+from .model import MOVED_PLACE, WINDOW_ENTRY_BYTES, Caller, Claim, Delivery, Lane, Queue, TaskKey
 from .parsing import UNREADABLE, unreadable
 from .quotas import lease_room
 from .shard import Shard
+from .sifting import Budget, admit
 from .windows import PAGE_MAX, emptied, load, prune
 
 CLAIM_MAX = 256
 """Maximum number of deliveries of one claim."""
-
-RETURNED_PLACE: Final = 1 << 56
 
 _new = tuple.__new__
 
@@ -48,10 +47,12 @@ class _Taking:
         plain: Whether every task was taken from its home place, for its first delivery.
     """
 
-    __slots__ = ("claim", "out", "plain", "shard", "slots")
+    __slots__ = ("budget", "claim", "now", "out", "plain", "shard", "slots")
 
-    def __init__(self, shard: Shard, claim: Claim) -> None:
+    def __init__(self, shard: Shard, claim: Claim, now: Now) -> None:
         self.shard = shard
+        self.now = now
+        self.budget: Budget | None = None
         self.claim = claim
         self.slots: list[Delivery] = []
         self.out: list[Delivered] = []
@@ -95,7 +96,7 @@ def claim(
     if ready is None:
         return None
     left = lease_room(shard, caller.tenant, min(count, CLAIM_MAX))
-    taking = _Taking(shard, Claim(0, caller.worker, caller.subject, lease_ms, now.wall_ms, now.mono_ms + lease_ms))
+    taking = _Taking(shard, Claim(0, caller.worker, caller.subject, lease_ms, now.wall_ms, now.mono_ms + lease_ms), now)
     for index, queues in enumerate(ready):
         while queues and left and bytes_max > 0:
             candidates = _candidates(shard, caller.tenant, queues, commands, index, left)
@@ -104,20 +105,25 @@ def claim(
             share = left // len(candidates)
             before = left
             for queue in candidates:
-                lane = queue.lane(index)
+                lane, ring = queue.lane(index), queue.ring
                 limited = queue.policy is not None
-                got, bytes_max = _take(taking, lane, queue.slots(share) if limited else share, bytes_max)
+                wanted = queue.slots(share) if limited else share
+                got, bytes_max = (
+                    _take(taking, lane, wanted, bytes_max)
+                    if ring is None
+                    else _take_keyed(taking, lane, ring, wanted, bytes_max)
+                )
                 left -= got
                 queue.delivered_total += got
                 taking.claim.named |= queue.named > 0
                 shard.turn = lane.served = shard.turn + 1
                 if limited:
                     shard.policies.limit(queue)
-                if lane.ready and not queue.full:
+                if lane.ready and not queue.full and (ring is None or queue in queues):
                     queues.move_to_end(queue)
                 if bytes_max <= 0:
                     break
-            if left == before:
+            if left == before and taking.budget is None:
                 raise CorruptRows(candidates[0].key, "counts ready tasks, but no row has one")
     return _lease(taking) if taking.slots else None
 
@@ -201,6 +207,30 @@ def _take(taking: _Taking, lane: Lane, count: int, bytes_max: int) -> tuple[int,
     return got, bytes_max
 
 
+def _take_keyed(taking: _Taking, lane: Lane, ring: KeyRing, count: int, bytes_max: int) -> tuple[int, int]:
+    """Takes up to `count` tasks of a lane whose keys have room; returns how many it took, and the bytes left."""
+    shard, queue = taking.shard, lane.queue
+    budget = taking.budget
+    if budget is None:
+        budget = taking.budget = Budget(taking.now)
+    got = 0
+    while got < count and bytes_max > 0 and (met := admit(shard, lane, ring, budget)) is not None:
+        got += 1
+        bytes_max -= len(met.raw)
+        home, position = met.home, met.position
+        if met.place or met.again:
+            taking.add(met.task_id, met.raw, home, position, met.place, met.attempts)
+        else:
+            delivery = Delivery(taking.claim, home, position, 0, 0)
+            shard.deliveries[met.task_id] = delivery
+            taking.claim.task_ids.append(met.task_id)
+            taking.slots.append(delivery)
+            taking.out.append(Delivered(met.task_id, met.raw, 1))
+    queue.claimed += got
+    shard.touch(queue)
+    return got, bytes_max
+
+
 def _take_returned(taking: _Taking, lane: Lane) -> int:
     position, home_lane, home_position, attempts = heapq.heappop(lane.returned)
     taking.shard.batch.rows[keys.returned_key(lane.task_prefix, position)] = None
@@ -224,7 +254,7 @@ def _follow(taking: _Taking, lane: Lane, position: int, target: tuple[int, int, 
         task_id, raw = home.key_of(home_position, value), keys.task_bytes(value)
     except UNREADABLE:
         raise unreadable(key) from None
-    place = RETURNED_PLACE | lane.index << 48 | position if position else 0
+    place = MOVED_PLACE | lane.index << 48 | position if position else 0
     taking.add(task_id, raw, home, home_position, place, attempts)
     return len(raw)
 
@@ -239,23 +269,3 @@ def _lease(taking: _Taking) -> tuple[Claim, list[Delivered]]:
     shard.batch.rows[keys.lease_key(claim.token)] = lease_row(claim, taking.slots, plain=taking.plain)
     shard.totals.claimed += claim.live
     return claim, taking.out
-
-
-def lease_row(claim: Claim, slots: Sequence[Delivery], *, plain: bool = False) -> bytes:
-    """Returns the lease row of a claim; `plain`: every task was taken from its home, for its first delivery."""
-    queues = [slot.home.queue.number for slot in slots]
-    row = rows_pb2.LeaseRow(
-        worker=claim.worker,
-        subject="" if claim.subject == claim.worker else claim.subject,
-        lease_ms=claim.lease_ms,
-        claimed_ms=claim.claimed_ms,
-        queues=queues[:1] if len(set(queues)) == 1 else queues,
-        homes=[slot.home.index << 48 | slot.position for slot in slots],
-    )
-    if plain:
-        return row.SerializeToString()
-    if any(slot.place for slot in slots):
-        row.places.extend([slot.place for slot in slots])
-    if any(slot.attempts for slot in slots):
-        row.attempts.extend([slot.attempts for slot in slots])
-    return row.SerializeToString()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from . import keys
+from . import keys, ordering
 from .clock import Now
 from .errors import Reason, Rejection
 from .model import Entry, Lane, Name, Queue
 from .new_task import NewTask
 from .shard import Shard
-from .task_bytes import created_at, encode_task, task_head
+from .task_bytes import created_at, encode_task, ordering_number, task_head
 from .windows import append
 
 _new = tuple.__new__
@@ -45,14 +45,19 @@ def create_in(
         max_attempts = task.max_attempts or max_attempts
         due_ms, expire_ms, kept = task.due_ms, task.expire_ms, task.kept
         name = task.naming.task_id if task.naming is not None else ""
-        if task.hooked:
-            queue.hooked += 1
+        queue.hooked += task.hooked
     lane = queue.lanes[9 - priority] or queue.lane(9 - priority)
     if lane.max_attempts != max_attempts:
         lane.max_attempts, lane.task_head = max_attempts, task_head(queue.command, lane.index, max_attempts)
     if shard.created_of != now.wall_ms:
         shard.created_of, shard.created = now.wall_ms, created_at(now.wall_ms)
     raw = encode_task(lane.task_head, payload, shard.created, kept, expire_ms)
+    if task is not None and task.keys is not None:
+        queue.keep_keys().keyed = True
+        if task.keys.ordering:
+            home = queue.lane(keys.PARKED_LANE) if due_ms > now.wall_ms else lane
+            packed = keys.pack_home(home.index, home.tail + 1)
+            raw += ordering_number(ordering.join(shard, queue, task.keys.ordering, packed))
     if expire_ms:
         home = queue.lane(keys.PARKED_LANE) if due_ms > now.wall_ms else lane
         shard.expiry.put(queue, expire_ms, home.index, home.tail + 1, b"")

@@ -9,7 +9,7 @@ from typing import Final
 
 from codeq_internal.v1 import rows_pb2
 
-from . import keys
+from . import gates, keys, ordering
 from .callbacks import add_callback
 from .clock import Now
 from .model import Lane, TaskKey
@@ -40,6 +40,10 @@ def end_task(shard: Shard, home: Lane, position: int, task_id: TaskKey, status: 
     batch, queue, totals = shard.batch, home.queue, shard.totals
     if queue.hooked:
         row += add_callback(shard, home, position, status, now)
+    if queue.ring is not None:
+        following = ordering.leave(shard, home, position)
+        if following is not None and queue.purge is None:
+            gates.return_blocked(shard, queue, following)
     batch.rows[home.state_prefix + position.to_bytes(6, "big")] = row
     if status is _COMPLETED:
         batch.completed.append((queue.number, home.index << 48 | position))

@@ -48,6 +48,8 @@ def _drop(shard: Shard, queue: Queue) -> None:
     shard.retries.forget(queue)
     if queue.outbox is not None:
         shard.outboxes.drop(queue.outbox)
+    if queue.ring is not None:
+        shard.gates_due.drop(queue.ring)
     if queue.touched:
         shard.batch.touched.remove(queue)
     shard.batch.counted.pop(queue, None)

@@ -24,6 +24,7 @@
 | o      | queue u32, position u48                  | OutboxRow                                    |
 | y      | queue u32, due ms u64, 14, position      | empty                                        |
 | k      | tenant length u8, tenant, endpoint       | EndpointRow                                  |
+| b      | queue u32, gate 16 bytes, number u64     | home: lane u8, position u48; line (below)    |
 
 All numbers are big-endian, so that keys sort by time and by place. Values of "t" and "u":
 
@@ -31,6 +32,10 @@ All numbers are big-endian, so that keys sort by time and by place. Values of "t
     dead     "x", epoch u32, task bytes      (a home whose task was cancelled or expired while it waited there)
     parked   "k", epoch u32, due ms u64, lane u8, task bytes      (created with a delay; always in lane 15)
     pointer  "p", home lane u8, home position u48, attempts u16   (a later place of the same queue's task)
+
+A gate is the kind of a key ("c" concurrency, "o" ordering, "r" rate) and a digest of the key. Rows "b" of concurrency
+and rate gates list the tasks that wait for their key. Rows "b" of an ordering gate list every task of the key that has
+not ended; its row with number 0 is its line: "number of the first task u64, number of the last u64, home of the first".
 
 A task whose id the server did not assign (chosen by the producer, or derived from an idempotency key) is "named": the
 highest bit of the epoch in its home is set, and its id, preceded by its length as u8, comes before the task bytes.
@@ -44,6 +49,7 @@ themselves, once for each task, because the call would cost as much as the rest 
 
 from __future__ import annotations
 
+import hashlib
 import struct
 from collections.abc import Iterable
 from typing import Final
@@ -70,6 +76,8 @@ ENDED: Final = b"r"
 DEAD_LETTERS: Final = b"z"
 NAMES: Final = b"i"
 TENANTS: Final = b"n"
+BLOCKED: Final = b"b"
+"""Table of the tasks that wait for their key, and of the order of tasks with an ordering key."""
 AUDIT: Final = b"a"
 """Table of audit records, in the order in which they were made; their numbers have no gaps."""
 SCHEDULES: Final = b"c"
@@ -116,6 +124,14 @@ _DUE_VALUE = struct.Struct(">BHB")
 _ENDED_KEY = struct.Struct(">cQQH")
 _TIME_KEY = struct.Struct(">cIQB6s")
 _AUDIT_KEY = struct.Struct(">cQQ")
+_BLOCKED_KEY = struct.Struct(">cI16sQ")
+_LINE = struct.Struct(">QQ7s")
+
+GATE_BYTES: Final = 16
+"""Length of a gate."""
+CONCURRENCY_GATE: Final = b"c"
+ORDERING_GATE: Final = b"o"
+RATE_GATE: Final = b"r"
 
 TIME_KEY_BYTES: Final = _TIME_KEY.size
 """Length of a key in a table ordered by queue and time."""
@@ -133,6 +149,7 @@ KEY_BYTES: Final = {
     AUDIT: _AUDIT_KEY.size,
     OUTBOX: 11,
     RETRIES: TIME_KEY_BYTES,
+    BLOCKED: _BLOCKED_KEY.size,
 }
 """Length of the keys of each table with keys of a fixed length."""
 
@@ -336,6 +353,62 @@ def split_audit_key(key: bytes) -> tuple[int, int]:
     """Returns time and number of an audit record."""
     _, at_ms, number = _AUDIT_KEY.unpack(key)
     return at_ms, number
+
+
+def gate(kind: bytes, key: str) -> bytes:
+    """Returns the gate of the tasks with this key of this kind."""
+    return kind + hashlib.blake2b(key.encode(), digest_size=GATE_BYTES - 1).digest()
+
+
+def blocked_key(queue: int, of_gate: bytes, number: int) -> bytes:
+    """Returns the key of a task's row at a gate; number 0: of the line of an ordering gate."""
+    return _BLOCKED_KEY.pack(BLOCKED, queue, of_gate, number)
+
+
+def split_blocked_key(key: bytes) -> tuple[int, bytes, int]:
+    """Returns queue, gate and number."""
+    _, queue, of_gate, number = _BLOCKED_KEY.unpack(key)
+    return queue, of_gate, number
+
+
+def gate_rows(queue: int, of_gate: bytes) -> tuple[bytes, bytes]:
+    """Returns the range of the keys of a gate's tasks."""
+    return blocked_key(queue, of_gate, 1), blocked_key(queue, of_gate, (1 << 64) - 1)
+
+
+def kind_rows(queue: int, kind: bytes) -> tuple[bytes, bytes]:
+    """Returns the range of the rows at a queue's gates of one kind."""
+    prefix = queue_prefix(BLOCKED, queue)
+    return prefix + kind, prefix + bytes((kind[0] + 1,))
+
+
+def after_gate(key: bytes) -> bytes:
+    """Returns a key after all rows of the gate that a row "b" belongs to."""
+    return key[: 5 + GATE_BYTES] + b"\xff" * 9
+
+
+def blocked_value(home: int) -> bytes:
+    """Returns the value of a task's row at a gate: its packed home."""
+    return home.to_bytes(7, "big")
+
+
+def split_blocked_value(value: bytes) -> int:
+    """Returns the packed home."""
+    if len(value) != 7:
+        raise ValueError("no home")
+    _lane(value[0])
+    return int.from_bytes(value, "big")
+
+
+def line(first: int, last: int, home: int) -> bytes:
+    """Returns the line of an ordering gate: numbers of the first and the last task, and packed home of the first."""
+    return _LINE.pack(first, last, blocked_value(home))
+
+
+def split_line(value: bytes) -> tuple[int, int, int]:
+    """Returns the numbers of the first and the last task, and the packed home of the first."""
+    first, last, home = _LINE.unpack(value)
+    return first, last, split_blocked_value(home)
 
 
 def dead_key(queue: int, ended_ms: int, lane: int, position: int) -> bytes:

@@ -12,6 +12,7 @@ from typing import Final, NamedTuple, Protocol
 from codeq_internal.v1 import rows_pb2
 
 from . import ids, keys
+from .key_rings import KeyPolicy, KeyRing
 from .outbox import Outbox
 from .policy import Policy
 from .rates import Rates
@@ -184,7 +185,7 @@ class Purge:
         """Time of the request, in Unix milliseconds."""
         self.tails = tails
         """Tail of each lane at the time of the request."""
-        self.following: dict[bytes, bytes | None] = {keys.RETURNED: b"", keys.DUE: b""}
+        self.following: dict[bytes, bytes | None] = {keys.BLOCKED: b"", keys.RETURNED: b"", keys.DUE: b""}
         """Next key to read in each table it scans; empty: start at the beginning, None: done."""
         self.page = FIRST_PAGE
         """Number of places to read next; depends on the size of the places already read."""
@@ -200,6 +201,7 @@ class Queue:
 
     __slots__ = (
         "accepted_bytes",
+        "blocked",
         "claimed",
         "command",
         "completed_total",
@@ -214,6 +216,7 @@ class Queue:
         "full",
         "hooked",
         "key",
+        "key_policy",
         "lanes",
         "named",
         "number",
@@ -225,6 +228,7 @@ class Queue:
         "removed_bytes",
         "removed_total",
         "reshown",
+        "ring",
         "signalled",
         "tenant",
         "timelines",
@@ -273,6 +277,12 @@ class Queue:
         """Times that tasks became ready without a new place: returned tasks, and resumed deliveries."""
         self.signalled = 0
         """The queue's arrivals when it was last seen to have ready work; see `subscriptions`."""
+        self.key_policy: KeyPolicy | None = None
+        """Limits of tasks with keys, and of the queue's rate."""
+        self.ring: KeyRing | None = None
+        """Keys in use; None: no task of the queue ever had a key, and the rate of the queue has no limit."""
+        self.blocked = 0
+        """Number of PENDING tasks that wait for their key; no lane counts them."""
         self.touched = False
         """Whether the queue was changed since its tenant's sums were brought up to date."""
 
@@ -294,9 +304,14 @@ class Queue:
         return min(wanted, max(0, policy.max_consumers - self.claimed))
 
     @property
+    def claimable(self) -> int:
+        """Number of PENDING tasks that do not wait for their key."""
+        return sum(lane.ready for lane in self.lanes if lane is not None)
+
+    @property
     def ready(self) -> int:
         """Number of PENDING tasks."""
-        return sum(lane.ready for lane in self.lanes if lane is not None)
+        return self.claimable + self.blocked
 
     @property
     def scheduled(self) -> int:
@@ -329,6 +344,19 @@ class Queue:
             lane = self.lanes[index] = Lane(self, index)
         return lane
 
+    def keep_keys(self) -> KeyRing:
+        """Returns the keys in use, which from now on the queue keeps."""
+        ring = self.ring
+        if ring is None:
+            ring = self.ring = KeyRing(self.number, self.tenant)
+        return ring
+
+    def limit_keys(self, policy: KeyPolicy | None) -> None:
+        """Sets the limits of tasks with keys, and of the queue's rate."""
+        self.key_policy = policy
+        if policy is not None and policy.rate_per_second:
+            self.keep_keys()
+
     def row(self) -> bytes:
         """Returns the queue's row."""
         due, expiry = self.timelines.get(keys.DUE), self.timelines.get(keys.EXPIRY)
@@ -359,6 +387,8 @@ class Queue:
             accepted_bytes_total=self.accepted_bytes,
             hooked=self.hooked,
             outbox=self.outbox.row(self.timelines.get(keys.RETRIES)) if self.outbox is not None else None,
+            keyed=self.ring is not None and self.ring.keyed,
+            blocked=self.blocked,
         ).SerializeToString()
 
 
@@ -419,6 +449,10 @@ class Claim:
         """Returns the end of a delivery's lease on the monotonic clock."""
         extended = self.extended.get(task_id)
         return self.until if extended is None else extended[0]
+
+
+MOVED_PLACE: Final = 1 << 56
+"""Bit set in the place of a delivery that was not claimed from the task's home."""
 
 
 class Delivery(NamedTuple):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from codeq_internal.v1 import rows_pb2
 
@@ -29,6 +30,22 @@ class Naming:
         return row.digest == self.digest or (bool(self.meaning) and row.meaning == self.meaning)
 
 
+class TaskKeys(NamedTuple):
+    """The keys of a task; empty: it has no such key.
+
+    Attributes:
+        concurrency: Limits how many tasks with this key are leased at a time.
+        rate: Limits how fast tasks with this key are delivered.
+        ordering: Tasks with this key are delivered one at a time, in the order of their acceptance.
+        number: Number within the ordering key, as created; 0 without an ordering key.
+    """
+
+    concurrency: str = ""
+    rate: str = ""
+    ordering: str = ""
+    number: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class NewTask:
     """A task to create, fully validated.
@@ -41,9 +58,10 @@ class NewTask:
         due_ms: Unix milliseconds before which the task is not delivered; 0 or in the past: deliverable at once.
         naming: Id of the task, if the server does not assign one; the id must be free.
         expire_ms: Unix milliseconds, in the future, at which the task ends if it is still waiting; 0: never.
-        kept: Fields of codeq.v1.Task, serialised, that only the producer and the worker read.
+        kept: Fields of codeq.v1.Task, serialised, that are stored as sent; the keys are among them.
         misfit: Why the policy of the command does not allow the task, unless an earlier request created it.
         hooked: Whether `kept` has a webhook.
+        keys: Keys of the task; None: it has none.
     """
 
     command: str
@@ -56,3 +74,4 @@ class NewTask:
     kept: bytes = b""
     misfit: Rejection | None = None
     hooked: bool = False
+    keys: TaskKeys | None = None

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from codeq_internal.v1 import rows_pb2
 
 from . import artifacts as filing
-from . import keys
+from . import gates, keys
 from .backoff import backoff_ms
-from .claims import lease_row
 from .clock import Now
 from .dead_letters import heir_of
 from .ending import end_task, end_with_state, ended_row
 from .errors import CorruptRows, Reason, Rejection
 from .history import End, carried_over, note
 from .holders import objection, rejection
+from .lease_rows import lease_row
 from .lookup import find_home, find_live
 from .model import Caller, Delivery, Entry, Lane, TaskKey
 from .notable import DEAD_LETTERED, LEASE_EXPIRED
@@ -26,7 +25,7 @@ from .policy import NO_POLICY
 from .shard import Shard
 from .status import Outcome, Status
 from .task_bytes import max_attempts_of, varint
-from .windows import append
+from .windows import append, put_back
 
 ABANDONS_MAX = 100
 """Number of times that a task can be abandoned without changing its attempts; later abandons count as deliveries."""
@@ -72,6 +71,7 @@ def settle(
     now: Now,
     *,
     artifacts: Sequence[rows_pb2.ArtifactRow] = (),
+    park_key: bool = False,
 ) -> Verdict:
     """Ends a delivery at its worker's request. Repeating the same outcome with the same token returns the same verdict.
 
@@ -89,6 +89,7 @@ def settle(
         now: Time of the outcome.
         artifacts: Artifacts of a COMPLETED or FAILED. If an artifact has neither URL nor file, the outcome can only
             repeat an earlier one.
+        park_key: Whether the delay of an ABANDON is one of the task's key.
 
     Raises:
         Rejection: TASK_NOT_FOUND, TASK_NOT_CLAIMED, STALE_LEASE_TOKEN, NOT_LEASE_OWNER.
@@ -107,7 +108,7 @@ def settle(
         return Verdict(status, 0, now.wall_ms)
     if outcome is Outcome.NACK:
         return _nack(shard, delivery, key, error, delay_ms, random, now)
-    return give_back(shard, delivery, key, Outcome.ABANDON, now, delay_ms or 0)
+    return give_back(shard, delivery, key, Outcome.ABANDON, now, delay_ms or 0, park_key=park_key)
 
 
 def complete(shard: Shard, caller: Caller, task_id: str, token: int, result: bytes | None, now: Now) -> bool:
@@ -170,6 +171,8 @@ def leave_claim(shard: Shard, delivery: Delivery) -> None:
     queue.claimed -= 1
     if queue.full:
         shard.policies.limit(queue)
+    if queue.ring is not None:
+        gates.leave(shard, queue, queue.ring, keys.pack_home(delivery.home.index, delivery.position))
     if not queue.touched:
         shard.touch(queue)
     claim.live -= 1
@@ -285,19 +288,29 @@ def _bury(
 
 
 def give_back(
-    shard: Shard, delivery: Delivery, task_id: TaskKey, outcome: Outcome, now: Now, delay_ms: int = 0
+    shard: Shard,
+    delivery: Delivery,
+    task_id: TaskKey,
+    outcome: Outcome,
+    now: Now,
+    delay_ms: int = 0,
+    *,
+    park_key: bool = False,
 ) -> Verdict:
     """Gives back an unused delivery; the caller has already removed it from `shard.deliveries`.
 
     The task keeps its attempts, and its place unless it is to wait for `delay_ms` first. Abandons beyond ABANDONS_MAX
-    count as deliveries; give-backs by the server (outcome BY_SERVER) are not abandons and have no delay.
+    count as deliveries; give-backs by the server (outcome BY_SERVER) are not abandons and have no delay. With
+    `park_key`, the delay is one of the task's key if it has one, and the abandon is not counted.
     """
     abandoned = outcome is Outcome.ABANDON
     state = _ended_state(shard, delivery, outcome, End.ABANDONED if abandoned else End.RETURNED, "", now)
     if abandoned:
-        state.abandons += 1
+        state.abandons += not park_key
         shard.totals.abandoned += 1
-        is_counted = state.abandons > ABANDONS_MAX
+        if park_key and gates.park(shard, delivery.home, delivery.position, now.mono_ms + min(delay_ms, DELAY_MAX_MS)):
+            delay_ms = 0
+        is_counted = state.abandons > ABANDONS_MAX and not park_key
         if is_counted or delay_ms > 0:
             state.attempts = delivery.attempts + 1 if is_counted else delivery.attempts
             return _try_again(shard, delivery, task_id, state, delay_ms, now)
@@ -310,13 +323,9 @@ def give_back(
     state.status = Status.PENDING
     state.place, state.place_lane, state.place_at = rows_pb2.PLACE_KIND_RETURNED, lane.index, position
     shard.put_state(home, delivery.position, state)
-    target = (home.index, delivery.position, delivery.attempts)
-    shard.batch.rows[keys.returned_key(lane.task_prefix, position)] = keys.pointer(*target)
-    heapq.heappush(lane.returned, (position, *target))
-    lane.queue.reshown += 1
-    lane.ready += 1
-    if lane.ready == 1:
-        shard.became_ready(lane)
+    if home.queue.ring is not None:
+        gates.keep(home.queue.ring, keys.pack_home(home.index, delivery.position))
+    put_back(shard, lane, position, (home.index, delivery.position, delivery.attempts))
     leave_claim(shard, delivery)
     return Verdict(Status.PENDING, 0, now.wall_ms)
 

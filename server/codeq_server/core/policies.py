@@ -12,8 +12,10 @@ from typing import NamedTuple, Protocol
 from codeq_internal.v1 import rows_pb2
 
 from . import keys
+from .alarms import Alarms
 from .batch import Batch
 from .errors import CorruptRows, Reason, Rejection
+from .key_rings import KeyRing
 from .model import Queue
 from .parsing import RowReader, parsed
 from .policy import CHECKED_FIELDS, Policy, policy_of
@@ -32,6 +34,7 @@ class Rows(Protocol):
     stored: RowReader
     batch: Batch
     by_name: dict[tuple[str, str], Queue]
+    gates_due: Alarms[KeyRing]
 
     def get(self, key: bytes) -> bytes | None:
         """Returns the value of a row, decided or written; None: no such row."""
@@ -146,6 +149,9 @@ class Policies:
         else:
             self.retaining.pop(queue.number, None)
         self.limit(queue)
+        queue.limit_keys(None if policy is None else policy.of_keys)
+        if queue.ring is not None and queue.ring.open_all():
+            self._shard.gates_due.set(queue.ring, 0)
 
     # -- topics ----------------------------------------------------------------------------------------------------
 
@@ -262,4 +268,6 @@ def _policy(tenant: str, row: rows_pb2.TopicRow) -> Policy:
     try:
         return policy_of(row.policy)
     except ValueError:
-        raise CorruptRows(keys.topic_key(tenant, row.command), "names an unknown backoff") from None
+        raise CorruptRows(
+            keys.topic_key(tenant, row.command), "names an unknown backoff or answer to a full key"
+        ) from None

@@ -11,6 +11,7 @@ from . import keys
 from .backoff import BackoffPolicy
 from .clock import Now
 from .errors import Reason, Rejection
+from .key_rings import NO_KEY_POLICY, AtLimit, KeyPolicy
 from .new_task import NewTask
 
 MAX_CONSUMERS: Final = "maxConsumers"
@@ -38,6 +39,7 @@ class Policy(NamedTuple):
         backoff_base_seconds: First delay.
         backoff_max_seconds: Largest delay.
         dead_letters: Command that gets a task for each dead letter.
+        of_keys: Limits of tasks with keys, and of the queue's rate; None: it has none.
     """
 
     tiers: tuple[int, ...] = ()
@@ -53,6 +55,7 @@ class Policy(NamedTuple):
     backoff_base_seconds: int = 0
     backoff_max_seconds: int = 0
     dead_letters: str = ""
+    of_keys: KeyPolicy | None = None
 
     @property
     def retains(self) -> bool:
@@ -73,9 +76,16 @@ def policy_of(row: rows_pb2.PolicyRow) -> Policy:
     """Returns the policy of a row.
 
     Raises:
-        ValueError: The row names an unknown backoff.
+        ValueError: The row names an unknown backoff, or an unknown answer to a full key.
     """
     retention, backoff = row.retention_seconds, row.backoff
+    of_keys = KeyPolicy(
+        row.concurrency_per_key,
+        row.rate_per_second,
+        row.rate_burst,
+        row.rate_per_key_per_second,
+        AtLimit(row.at_key_limit) if row.HasField("at_key_limit") else AtLimit.WAIT,
+    )
     return Policy(
         tiers=tuple(row.priority_tiers),
         default_priority=row.default_priority,
@@ -90,6 +100,7 @@ def policy_of(row: rows_pb2.PolicyRow) -> Policy:
         backoff_base_seconds=backoff.base_seconds,
         backoff_max_seconds=backoff.max_seconds,
         dead_letters=row.dead_letter_topic_ref,
+        of_keys=of_keys if of_keys != NO_KEY_POLICY else None,
     )
 
 

@@ -85,6 +85,8 @@ def _turn(shard: Shard, purge: Purge, most: int, now: Now) -> int:
     queue = purge.queue
     if queue.purge is not purge:
         return 0
+    if queue.ring is not None and purge.following[keys.BLOCKED] is not None:
+        return _blocked(shard, purge, most, now)
     if purge.following[keys.RETURNED] is not None:
         return _returned(shard, purge, most, now)
     for index, tail in purge.tails.items():
@@ -95,8 +97,26 @@ def _turn(shard: Shard, purge: Purge, most: int, now: Now) -> int:
         return _scheduled(shard, purge, most, now)
     queue.purge = None
     shard.release(queue)
+    if queue.ring is not None:
+        shard.gates_due.set(queue.ring, 0)
     shard.touch(queue)
     return 0
+
+
+def _blocked(shard: Shard, purge: Purge, most: int, now: Now) -> int:
+    """Ends tasks that waited for their key before the purge; none starts to wait during it."""
+    rows = _next_rows(shard, purge, keys.BLOCKED, most)
+    for key, _ in rows:
+        value = shard.get(key)
+        if value is None or not keys.split_blocked_key(key)[2]:
+            continue  # the row of a task that ended with another row of this page, or a line
+        index, position = keys.unpack_home(unpacked(keys.split_blocked_value, key, value))
+        home = shard.lane_named(key, purge.queue.number, index)
+        state = shard.state(home, position)
+        if state is not None and state.place == rows_pb2.PLACE_KIND_BLOCKED:
+            withdraw(shard, home, position, state)
+            end_purged(shard, home, position, state, now)
+    return len(rows)
 
 
 def _returned(shard: Shard, purge: Purge, most: int, now: Now) -> int:

@@ -143,7 +143,7 @@ def view_at(shard: Shard, home: Lane, position: int, value: bytes, now: Now) -> 
         worker=state.worker if ended and by_worker else None,
         due_ms=state.place_at if state.place == rows_pb2.PLACE_KIND_DUE else None,
         error=error,
-        changed_ms=state.changed_ms,
+        changed_ms=state.changed_ms or None,
         finished_ms=state.changed_ms if ended else None,
         result=state.result if state.HasField("result") else None,
         progress=progress,

@@ -13,9 +13,10 @@ from codeq_internal.v1 import rows_pb2
 
 from . import keys
 from .callbacks import adopt as adopt_outbox
-from .claims import lease_row
 from .clock import Now
 from .errors import CorruptRows
+from .gate_recovery import adopt_blocked, adopt_returned, adopt_running
+from .lease_rows import lease_row
 from .model import Claim, Delivery, Lane, Queue, TaskKey
 from .parsing import RowReader, listed, parsed, unpacked
 from .purging import adopt as adopt_purge
@@ -53,6 +54,26 @@ def open_shard(rows: RowReader, settings: ShardSettings, epoch: int, wall_ms: in
         _adopt_queue(shard, key, parsed(rows_pb2.QueueRow, key, value), now)
     for tenant in shard.directory.tenants.values():
         tenant.commands.sort()
+    _adopt_settings(shard, rows)
+    for key, value in _all(rows, *keys.leases_from(tick.oldest_lease)):
+        _adopt_claim(shard, key, parsed(rows_pb2.LeaseRow, key, value), now)
+    for key, value in _all(rows, *keys.table_rows(keys.RETURNED)):
+        number, index, position = keys.split_place_key(key)
+        lane = shard.lane_named(key, number, index)
+        heapq.heappush(lane.returned, (position, *unpacked(keys.split_pointer, key, value)))
+        if lane.queue.ring is not None:
+            adopt_returned(shard, lane.queue, lane.queue.ring, key, value)
+    adopt_blocked(shard)
+    first = rows.scan(*keys.ended_after(shard.sweep_mark), 1)
+    shard.sweep_at = keys.split_ended_key(first[0][0])[0] if first else None
+    shard.audit.adopt(rows)
+    for key, value in _all(rows, *keys.table_rows(keys.SUBSCRIPTIONS)):
+        adopt_subscription(shard, key, value)
+    return shard
+
+
+def _adopt_settings(shard: Shard, rows: RowReader) -> None:
+    """Reads what administrators have set."""
     for key, value in _all(rows, *keys.table_rows(keys.TENANTS)):
         adopt_limits(shard, key, value)
     for key, value in _all(rows, *keys.table_rows(keys.SCHEDULES)):
@@ -61,18 +82,6 @@ def open_shard(rows: RowReader, settings: ShardSettings, epoch: int, wall_ms: in
         shard.policies.adopt(key, value)
     for key, value in _all(rows, *keys.table_rows(keys.ENDPOINTS)):
         shard.endpoints.put(*unpacked(keys.split_endpoint_key, key, key), parsed(rows_pb2.EndpointRow, key, value))
-    for key, value in _all(rows, *keys.leases_from(tick.oldest_lease)):
-        _adopt_claim(shard, key, parsed(rows_pb2.LeaseRow, key, value), now)
-    for key, value in _all(rows, *keys.table_rows(keys.RETURNED)):
-        number, index, position = keys.split_place_key(key)
-        lane = shard.lane_named(key, number, index)
-        heapq.heappush(lane.returned, (position, *unpacked(keys.split_pointer, key, value)))
-    first = rows.scan(*keys.ended_after(shard.sweep_mark), 1)
-    shard.sweep_at = keys.split_ended_key(first[0][0])[0] if first else None
-    shard.audit.adopt(rows)
-    for key, value in _all(rows, *keys.table_rows(keys.SUBSCRIPTIONS)):
-        adopt_subscription(shard, key, value)
-    return shard
 
 
 def _all(rows: RowReader, start: bytes, end: bytes) -> list[tuple[bytes, bytes]]:
@@ -103,6 +112,9 @@ def _adopt_queue(shard: Shard, key: bytes, row: rows_pb2.QueueRow, now: Now) -> 
     queue.removed_bytes = row.accepted_bytes_total - row.stored_bytes
     if row.HasField("purge"):
         adopt_purge(shard, queue, row.purge)
+    if row.keyed:
+        queue.keep_keys().keyed = True
+        queue.blocked = row.blocked
     queue.rates = Rates(row.created_total, row.completed_total)
     shard.adopt(queue)
     if row.due_mark or row.scheduled:
@@ -135,6 +147,7 @@ def _adopt_claim(shard: Shard, key: bytes, row: rows_pb2.LeaseRow, now: Now) -> 
         if state is not None and state.ended_token >= token:
             continue
         task_id = unpacked(partial(lane.key_of, position), keys.place_key(lane.task_prefix, position), value)
+        adopt_running(lane, position, value)
         place, attempts = places[index], befores[index]
         if task_id in shard.deliveries:
             raise CorruptRows(key, f"task {task_id} is live in two claims")

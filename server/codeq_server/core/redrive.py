@@ -6,7 +6,7 @@ from typing import Final, NamedTuple
 
 from codeq_internal.v1 import rows_pb2
 
-from . import history, keys
+from . import history, keys, ordering
 from .artifacts import let_go
 from .callbacks import carry_into_next_life, is_pending
 from .clock import Now
@@ -18,6 +18,7 @@ from .parsing import listed, parsed, unpacked
 from .shard import Shard
 from .status import Status
 from .sweep import list_of, remove_ended
+from .task_bytes import keys_of
 from .usage import forgive
 
 REDRIVABLE: Final = frozenset({Status.DLQ, Status.FAILED, Status.CANCELLED})
@@ -83,6 +84,10 @@ def redrive(shard: Shard, home: Lane, position: int, state: rows_pb2.StateRow, n
         deliveries=history.deliveries(state),
         callbacks=carry_into_next_life(shard, queue, state),
     )
+    if queue.ring is not None:
+        of = unpacked(lambda stored: keys_of(keys.task_bytes(stored)), key, value)
+        if of is not None and of.ordering:
+            life.ordering_number = ordering.join(shard, queue, of.ordering, keys.pack_home(home.index, position))
     lane = queue.lane(unpacked(keys.split_parked, key, value)[1]) if value[:1] == keys.PARKED else home
     enqueue(shard, lane, home, position, life)
     shard.put_state(home, position, life)

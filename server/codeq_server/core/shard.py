@@ -23,6 +23,7 @@ from .directory import Directory, Tenant
 from .effects import Effects
 from .endpoints import Endpoints
 from .errors import CorruptRows, Reason, Rejection
+from .key_rings import KeyRing
 from .lease_ends import LeaseEnds
 from .limits import Limits
 from .model import Claim, Delivery, Lane, Purge, Queue, TaskKey
@@ -96,6 +97,7 @@ class Totals:
     missed: int = 0
     overlapped: int = 0
     late_ms: int = 0
+    sifted: int = 0
     rows: int = 0
 
 
@@ -135,6 +137,8 @@ class Shard:
         """Queues with callbacks for which no attempt has been made, in turn."""
         self.purges: Alarms[Purge] = Alarms()
         """Purges in progress, in turn."""
+        self.gates_due: Alarms[KeyRing] = Alarms()
+        """Queues with gates that may open, or with lanes to sift."""
         self.audit: Trail = Trail(self, settings.audit_retention_ms)
         self.schedules, self.subscriptions = Schedules(), Subscriptions()
         self.sweep_mark, self.swept = b"", (b"", 0, 0)
@@ -152,10 +156,9 @@ class Shard:
         """Whether new tasks are rejected because the disk is nearly full; the caller maintains it."""
         self.watched: set[TaskKey] = set()
         """Keys of tasks whose end a caller waits for; the caller maintains it."""
-        self.home_head = keys.home_head(epoch)
-        """First bytes of the homes of tasks created in this epoch."""
-        self.created_of, self.created = -1, b""
-        """Encoded created_at of tasks created at `created_of`, which is in Unix milliseconds."""
+        self.home_head, self.created_of, self.created = keys.home_head(epoch), -1, b""
+        """First bytes of the homes of tasks created in this epoch; a time in Unix milliseconds, and the encoded
+        created_at of tasks created then."""
 
     # -- time ----------------------------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import IntEnum
+from typing import Final
 
 
 class Status(IntEnum):
@@ -15,6 +16,10 @@ class Status(IntEnum):
     FAILED = 5
     DLQ = 6
     CANCELLED = 7
+
+
+ENDED: Final = frozenset({Status.COMPLETED, Status.FAILED, Status.DLQ, Status.CANCELLED})
+"""Statuses of tasks that have ended."""
 
 
 class Outcome(IntEnum):

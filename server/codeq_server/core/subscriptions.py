@@ -156,7 +156,7 @@ class Subscriptions:
         for queue in changed:
             if queue.tenant in self.by_tenant:
                 arrived = arrivals(queue)
-                ready = 0 if queue.held else queue.ready
+                ready = 0 if queue.held else queue.claimable
                 found.append(Readiness(queue, ready, ready > 0 and arrived != queue.signalled))
                 if ready:
                     queue.signalled = arrived
@@ -201,7 +201,8 @@ def ready_work(shard: Shard, tenant: str, commands: Iterable[str] = ()) -> list[
     there = shard.directory.tenants.get(tenant)
     names = commands or (there.commands if there is not None else ())
     queues = [shard.by_name.get((tenant, name)) for name in names]
-    return [Readiness(each, each.ready, became=True) for each in queues if each and not each.held and each.ready]
+    going = [each for each in queues if each is not None and not each.held]
+    return [Readiness(each, each.claimable, became=True) for each in going if each.claimable]
 
 
 def find(shard: Shard, tenant: str, id: str) -> Subscription:  # noqa: A002

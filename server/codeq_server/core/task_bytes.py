@@ -11,6 +11,7 @@ from typing import Final
 
 from . import keys
 from .model import TaskKey, id_of
+from .new_task import TaskKeys
 from .status import Status
 
 _COMMAND: Final = 1
@@ -33,6 +34,10 @@ _ORIGIN_COMMAND: Final = 35
 _TRACE: Final = (11, 12)
 """Fields of the trace context."""
 _WEBHOOK: Final = 7
+_CONCURRENCY_KEY: Final = 13
+_RATE_KEY: Final = 14
+_ORDERING_KEY: Final = 15
+_ORDERING_NUMBER: Final = 36
 
 _SHORT: Final = 16_384
 _LENGTHS: Final = [bytes((n,)) if n < 128 else bytes((n & 127 | 128, n >> 7)) for n in range(_SHORT)]
@@ -80,6 +85,11 @@ def task_head(command: str, lane: int, max_attempts: int) -> bytes:
 def created_at(unix_ms: int) -> bytes:
     """Returns the field with the time of acceptance, which tasks of one decision share."""
     return _timestamp(_CREATED_AT, unix_ms)
+
+
+def ordering_number(number: int) -> bytes:
+    """Returns the field with a task's number within its ordering key."""
+    return varint(_ORDERING_NUMBER << 3) + varint(number)
 
 
 def encode_task(head: bytes, payload: bytes, created: bytes, kept: bytes, expire_ms: int) -> bytes:
@@ -146,6 +156,27 @@ def trace_of(task: bytes) -> bytes:
 def webhook_of(task: bytes) -> bytes:
     """Returns the URL of the webhook from task bytes; empty: the task has none."""
     return _bytes_field(task, _WEBHOOK) or b""
+
+
+def keys_of(task: bytes) -> TaskKeys | None:
+    """Returns the keys in task bytes; None: the task has none."""
+    concurrency = rate = ordering = ""
+    number = at = 0
+    while at < len(task):
+        tag, at = _varint(task, at)
+        size, at = _varint(task, at)
+        if tag & 7 == 2:
+            kind = tag >> 3
+            if kind == _CONCURRENCY_KEY:
+                concurrency = task[at : at + size].decode()
+            elif kind == _RATE_KEY:
+                rate = task[at : at + size].decode()
+            elif kind == _ORDERING_KEY:
+                ordering = task[at : at + size].decode()
+            at += size
+        elif tag >> 3 == _ORDERING_NUMBER:
+            number = size
+    return TaskKeys(concurrency, rate, ordering, number) if concurrency or rate or ordering else None
 
 
 def _bytes_field(message: bytes, number: int) -> bytes | None:

@@ -22,6 +22,7 @@ from .model import Queue
 from .outcomes import enqueue, expire
 from .parsing import unpacked
 from .shard import Shard, Totals
+from .sifting import sift
 from .subscriptions import expire_subscriptions
 from .sweep import sweep
 
@@ -176,6 +177,7 @@ SOURCES: Final = (
     Timed(_SweepAlarm, _WALL, sweep, lambda totals: totals.removed),
     Timed(lambda shard: shard.directory.idle, _MONO, retire, lambda _: 0),
     Timed(lambda shard: shard.purges, _WALL, purging.work, lambda totals: totals.cancelled),
+    Timed(lambda shard: shard.gates_due, _MONO, sift, lambda totals: totals.sifted),
     Timed(lambda shard: shard.audit, _WALL, audit.work, lambda _: 0),
     Timed(lambda shard: shard.schedules.alarms, _WALL, fire_due, lambda totals: totals.fired),
     Timed(lambda shard: shard.subscriptions.ends, _WALL, expire_subscriptions, lambda _: 0),

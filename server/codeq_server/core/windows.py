@@ -34,6 +34,24 @@ def append(shard: Shard, lane: Lane, entry: Entry) -> None:
         shard.became_ready(lane)
 
 
+def put_back(shard: Shard, lane: Lane, position: int, target: tuple[int, int, int]) -> None:
+    """Returns a task to a place before the lane's mark: the next claim takes it; the caller writes its state row.
+
+    Args:
+        shard: Shard that owns the task.
+        lane: Lane of the place.
+        position: Position of the place.
+        target: Home lane, home position and attempts.
+    """
+    shard.batch.rows[keys.returned_key(lane.task_prefix, position)] = keys.pointer(*target)
+    heapq.heappush(lane.returned, (position, *target))
+    lane.ready += 1
+    lane.queue.reshown += 1
+    ring = lane.queue.ring
+    if lane.ready == 1 or (ring is not None and lane.index in ring.sifting):
+        shard.became_ready(lane)
+
+
 def load(shard: Shard, lane: Lane, most: int) -> bool:
     """Reads the next places of a lane, at most `most`, into its empty window; returns whether it found a task."""
     window = lane.window if lane.window is not NO_WINDOW else deque()

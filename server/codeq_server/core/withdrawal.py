@@ -6,7 +6,7 @@ from typing import Final
 
 from codeq_internal.v1 import rows_pb2
 
-from . import keys
+from . import gates, keys
 from .clock import Now
 from .ending import end_with_state
 from .errors import CorruptRows, Reason, Rejection
@@ -93,6 +93,10 @@ def withdraw(shard: Shard, home: Lane, position: int, state: rows_pb2.StateRow) 
         lane = queue.lane(state.place_lane)
         rows[keys.returned_key(lane.task_prefix, state.place_at)] = None
         leave_lane(shard, lane, state.place_at)
+        if queue.ring is not None:
+            gates.drop_reservations(shard, queue, queue.ring, keys.pack_home(home.index, position))
+    elif state.place == rows_pb2.PLACE_KIND_BLOCKED:
+        gates.withdraw_blocked(shard, home, position, state)
     elif state.place == rows_pb2.PLACE_KIND_DUE:
         shard.due.remove(queue, state.place_at, home.index, position)
     elif value[:1] == keys.PARKED:

@@ -60,7 +60,7 @@ class WaitingRoom:
 
     def wake(self, queue: Queue, last: int) -> bool:
         """Wakes the longest waiting waiter for a queue with work, up to turn `last`; returns whether there was one."""
-        waiter = self._first(queue, last) if queue.ready and not queue.held else None
+        waiter = self._first(queue, last) if queue.claimable and not queue.held else None
         if waiter is None:
             return False
         self.leave(waiter)

@@ -11,7 +11,7 @@ from codeq.v1 import task_pb2
 from codeq_server.core import names
 from codeq_server.core.clock import Now
 from codeq_server.core.errors import Rejection, invalid_field
-from codeq_server.core.new_task import Naming, NewTask
+from codeq_server.core.new_task import Naming, NewTask, TaskKeys
 from codeq_server.core.policy import Policy, fitted
 from codeq_server.core.shard import Shard
 
@@ -43,14 +43,15 @@ def task_of(shard: Shard, tenant: str, spec: task_pb2.TaskSpec, now: Now, path: 
         naming = _keyed(names.keyed_id(tenant, spec.idempotency_key), (spec,), defaults)
     elif spec.HasField("task_id"):
         naming = Naming(spec.task_id)
-    kept = kept_of(spec)
+    kept, keys = kept_of(spec), None
+    if spec.concurrency_key or spec.rate_key or spec.ordering_key:
+        keys = TaskKeys(spec.concurrency_key, spec.rate_key, spec.ordering_key)
     hooked = bool(spec.webhook)
     problem = shard.endpoints.check_url(spec.webhook) if hooked else ""
     if problem:
         raise invalid_field(f"{path}webhook", problem)
-    task = NewTask(
-        spec.command, payload, spec.priority, spec.max_attempts, due_ms, naming, expire_ms, kept, hooked=hooked
-    )
+    due = (due_ms, naming, expire_ms)
+    task = NewTask(spec.command, payload, spec.priority, spec.max_attempts, *due, kept, hooked=hooked, keys=keys)
     return task if policy is None else fitted(policy, task, now, path)
 
 

@@ -18,10 +18,9 @@ from codeq_server.core.errors import CorruptRows, Reason, Rejection, invalid_fie
 from codeq_server.core.model import Caller
 from codeq_server.core.new_task import NewTask
 from codeq_server.core.outcomes import Verdict
-from codeq_server.core.policy import MAX_CONSUMERS
 from codeq_server.core.quotas import check_claim
 from codeq_server.core.redrive import redrive_task
-from codeq_server.core.status import Outcome, Status
+from codeq_server.core.status import ENDED, Outcome
 from codeq_server.engine.runner import ShardRunner
 
 from .artifacts import Artifacts, Uploads
@@ -38,9 +37,9 @@ from .convert import (
     status_number,
     task_message,
     timestamp,
-    unix_ms,
 )
 from .creating import batch_of, task_of
+from .explaining import explanation
 from .fingerprint import NULL
 from .listing import NEWEST, list_tasks
 from .newest_first import list_newest
@@ -51,8 +50,6 @@ SLICE_TASKS: Final = 128
 """Tasks of a batch created without yielding to other callers."""
 BATCH_BYTES_MAX: Final = 8 << 20
 """Maximum bytes of a batch's payloads or results."""
-_ENDED: Final = frozenset({Status.COMPLETED, Status.FAILED, Status.DLQ, Status.CANCELLED})
-_WAITING: Final = frozenset({Status.PENDING, Status.SCHEDULED})
 _OUTCOMES: Final = {
     task_pb2.TASK_STATUS_COMPLETED: Outcome.COMPLETED,
     task_pb2.TASK_STATUS_FAILED: Outcome.FAILED,
@@ -168,7 +165,8 @@ class TaskService:
     async def AbandonTask(self, claims: Claims, request: pb.AbandonTaskRequest) -> pb.AbandonTaskResponse:  # noqa: N802
         """Abandons a delivery: gives it back unused."""
         token = request.lease_token if request.HasField("lease_token") else None
-        verdict = await self._settle(claims, request.task_id, token, Outcome.ABANDON, "", request.delay_seconds * 1000)
+        delay_ms, park_key = request.delay_seconds * 1000, request.park_key
+        verdict = await self._settle(claims, request.task_id, token, Outcome.ABANDON, "", delay_ms, park_key=park_key)
         return pb.AbandonTaskResponse(status=status_number(verdict.status), delay_seconds=-(-verdict.delay_ms // 1000))
 
     async def ReportProgress(  # noqa: N802
@@ -213,36 +211,7 @@ class TaskService:
 
     async def ExplainTask(self, claims: Claims, request: pb.ExplainTaskRequest) -> pb.ExplainTaskResponse:  # noqa: N802
         """Explains what a task is waiting for."""
-        runner, now = self._runner, self._runner.now()
-        view = self._view(claims, request.task_id)
-        task = task_message(view)
-        queue = lookup.find_home(runner.shard, claims.tenant_id, request.task_id)[0].queue
-        answer = pb.ExplainTaskResponse(task_id=view.task_id, status=status_number(view.status), paused=queue.paused)
-        if view.status in _ENDED:
-            answer.reason = pb.WAIT_REASON_ENDED
-        elif view.status is Status.CLAIMED:
-            answer.reason = pb.WAIT_REASON_LEASED
-            answer.worker_id = view.worker or ""
-            answer.lease_until.CopyFrom(timestamp(view.lease_until_ms or now.wall_ms))
-        elif view.status is Status.SCHEDULED:
-            answer.reason = pb.WAIT_REASON_DELAYED
-            answer.delay_seconds = max(0, (view.due_ms or 0) - now.wall_ms) / 1000
-        else:
-            answer.ahead = reads.count_ahead(runner.shard, claims.tenant_id, request.task_id)
-            if queue.purge is not None:
-                answer.reason = pb.WAIT_REASON_PURGING
-            elif queue.paused:
-                answer.reason = pb.WAIT_REASON_PAUSED
-            elif queue.full and queue.policy is not None:
-                answer.reason = pb.WAIT_REASON_LIMITED
-                answer.limit, answer.limit_max = MAX_CONSUMERS, queue.policy.max_consumers
-                answer.limit_used = queue.claimed
-            elif queue.claimed or runner.waiting.has_waiter(queue):
-                answer.reason = pb.WAIT_REASON_QUEUED
-            else:
-                answer.reason = pb.WAIT_REASON_NO_WORKER
-        if view.status in _WAITING and task.HasField("expire_at") and unix_ms(task.expire_at) > now.wall_ms:
-            answer.expire_at.CopyFrom(task.expire_at)
+        answer = explanation(self._runner, self._view(claims, request.task_id), self._runner.now())
         await self._settled()
         return answer
 
@@ -270,7 +239,7 @@ class TaskService:
         """Returns a task's result, waiting for its end if requested."""
         view = self._view(claims, request.task_id)
         until = self._runner.loop.time() + claims.patience(request.wait_seconds, self._runner.unix_seconds())
-        while view.status not in _ENDED and self._runner.loop.time() < until:
+        while view.status not in ENDED and self._runner.loop.time() < until:
             key = names.task_key(claims.tenant_id, request.task_id)
             future = self._runner.ends.watch(key)
             try:
@@ -283,7 +252,7 @@ class TaskService:
             # The task may have been redriven since it ended: then wait for its next end.
             view = self._view(claims, request.task_id)
         await self._settled()
-        if view.status not in _ENDED:
+        if view.status not in ENDED:
             raise Rejection(Reason.RESULT_NOT_FOUND, f"the task has not ended: it is {view.status.name}")
         return pb.GetTaskResultResponse(task=task_message(view), result=result_message(view))
 
@@ -425,12 +394,20 @@ class TaskService:
         fill_outcome(record, request.task_id, verdict, result, error, artifacts)
 
     async def _settle(
-        self, claims: Claims, task_id: str, token: int | None, outcome: Outcome, reason: str, delay_ms: int | None
+        self,
+        claims: Claims,
+        task_id: str,
+        token: int | None,
+        outcome: Outcome,
+        reason: str,
+        delay_ms: int | None,
+        *,
+        park_key: bool = False,
     ) -> Verdict:
         shard, now, jitter = self._runner.shard, self._runner.now(), self._runner.random()
         verdict = self._decide(
             lambda: outcomes.settle(
-                shard, _caller(claims), task_id, token, outcome, None, reason, delay_ms, jitter, now
+                shard, _caller(claims), task_id, token, outcome, None, reason, delay_ms, jitter, now, park_key=park_key
             )
         )
         await self._settled()

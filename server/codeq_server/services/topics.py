@@ -17,6 +17,8 @@ from .convert import timestamp
 from .page_tokens import last_key, page_token
 
 PAGE_DEFAULT: Final = 100
+RATE_MIN: Final = 0.001
+"""Lowest rate of a policy, in deliveries per second."""
 _PAGE: Final = "topics"
 """Kind of the page tokens."""
 
@@ -97,6 +99,9 @@ def check_policy(policy: pb.QueuePolicy) -> None:
     Raises:
         Rejection: INVALID_POLICY.
     """
+    for name in ("rate_per_second", "rate_per_key_per_second"):
+        if 0 < getattr(policy, name) < RATE_MIN:
+            raise _invalid(name, f"must be 0 or at least {RATE_MIN}")
     default, tiers = policy.default_priority, policy.priority_tiers
     if not policy.HasField("default_priority") or not tiers:
         return

@@ -320,6 +320,7 @@ class WorkerStream:
                 jitter,
                 now,
                 artifacts=artifacts,
+                park_key=item.park_key,
             )
         except Rejection as rejection:
             if rejection.reason in DENIALS:

@@ -2,8 +2,8 @@
 
 Each task has exactly one state according to its rows. Every pointer, lease and index entry leads to a task in the state
 that the entry implies. Counters equal recounts. One pass over the rows in key order is enough, because the rows that
-refer to a task ("d", "e", "i", "l", "r", "s") come before its home ("t"). A waiting task without a state row takes no
-memory, and every other task takes a number or two.
+refer to a task ("b", "d", "e", "i", "l", "r", "s") come before its home ("t"). A waiting task without a state row takes
+no memory unless it has an ordering key, and every other task takes a number or two.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from codeq_server.core.parsing import UNREADABLE
 
 from .checker_audit import AuditRows
 from .checker_ended import ENDED, EndedRows
+from .checker_gates import GateRows
 from .checker_homes import listed_homes, pack, queues_match
 from .checker_leases import TOKEN_COUNTER_BITS, LeaseRows, Slot
 from .checker_names import NameRows
@@ -35,6 +36,9 @@ from .findings import Difference, Summary
 _QUEUED: Final = rows_pb2.PLACE_KIND_QUEUED
 _DUE: Final = rows_pb2.PLACE_KIND_DUE
 _RETURNED: Final = rows_pb2.PLACE_KIND_RETURNED
+_BLOCKED: Final = rows_pb2.PLACE_KIND_BLOCKED
+_GONE: Final = -2
+"""Lane of a task that has ended."""
 
 
 class Checker:
@@ -54,9 +58,10 @@ class Checker:
         self._audit_rows = AuditRows()
         self._due_rows = TimeRows("due index")
         self._expiry_rows = TimeRows("expiry index")
+        self._gate_rows = GateRows()
         self._lease_rows = LeaseRows()
         self._moved: dict[int, int] = {}
-        """By home with a state row: the lane in which its task should be waiting, or -1."""
+        """By home with a state row: the lane in which its task should be waiting, -1, or _GONE."""
         self._place_rows = PlaceRows()
         self._dead: dict[int, int] = {}
         """By home of a task that should be in the dead-letter index: the task's end time."""
@@ -68,6 +73,7 @@ class Checker:
         self._lane_now = CheckedLane(0, "", None)
         self._handlers = {
             keys.AUDIT: self._audit_row,
+            keys.BLOCKED: self._blocked_row,
             keys.DUE: self._due_row,
             keys.ENDPOINTS: self._endpoint_row,
             keys.EXPIRY: self._expiry_row,
@@ -123,6 +129,9 @@ class Checker:
 
     def _subscription_row(self, key: bytes, value: bytes) -> None:
         self._report_all(key, subscription_problems(key, value))
+
+    def _blocked_row(self, key: bytes, value: bytes) -> None:
+        self._report_all(key, self._gate_rows.row(key, value))
 
     def _due_row(self, key: bytes, value: bytes) -> None:
         keys.split_due_value(value)
@@ -230,7 +239,10 @@ class Checker:
         self._moved[home] = -1
         self._report_all(key, self._ended_rows.state(home, state))
         self._report_all(key, self._outbox_rows.state(home, state))
+        if state.ordering_number:
+            self._gate_rows.renumbered(home, state.ordering_number)
         if state.ended_lsn or state.status in ENDED:
+            self._moved[home] = _GONE
             if live:
                 self._report(key, f"has ended, yet is leased by {live[0].token}")
             self._end(key, home, state, queue)
@@ -283,6 +295,11 @@ class Checker:
             table = keys.TASKS if state.place == _QUEUED else keys.RETURNED
             place = pack(home >> 56, state.place_lane, state.place_at)
             self._report_all(key, self._place_rows.waits(table, place, home, state.attempts))
+            self._moved[home] = state.place_lane
+        elif state.place == _BLOCKED and state.place_lane < keys.LANES:
+            queue.blocked += 1
+            self.summary.pending += 1
+            self._report_all(key, self._gate_rows.waits(home, state, purged=queue.row.HasField("purge")))
             self._moved[home] = state.place_lane
         else:
             self._report(key, "has not ended, is not leased, and does not wait anywhere")
@@ -353,11 +370,13 @@ class Checker:
         self._report_all(key, self._outbox_rows.home(home, task))
         self._report_all(key, self._expiry_rows.expires(home, task, self._tick.wall_ms if self._tick else 0))
         waits_in = self._moved.pop(home, None)
+        gates = self._gate_rows.home(home, value, ended=waits_in == _GONE, keyed=queue.row.keyed)
+        self._report_all(key, gates)
         slots = self._lease_rows.take(home)
         if waits_in is not None:
             if value[:1] == keys.HOME and position > lane.mark:
                 self._report(key, f"has a state row, yet lies above the lane's mark, {lane.mark}")
-            if waits_in not in {-1, priority_lane}:
+            if waits_in not in {_GONE, -1, priority_lane}:
                 self._report(key, f"waits in lane {waits_in}, but its priority's lane is {priority_lane}")
         else:
             self._new_task(key, value, lane, position, slots)
@@ -426,7 +445,7 @@ class Checker:
         self._check_listed()
         for home in self._moved:
             self._report(keys.packed_key(keys.STATES, home), "has no home")
-        for key, problem in self._place_rows.finish():
+        for key, problem in (*self._place_rows.finish(), *self._gate_rows.finish()):
             self._report(key, problem)
         for home in self._dead:
             self._report(keys.packed_key(keys.STATES, home), "is not in the dead-letter index with this end")

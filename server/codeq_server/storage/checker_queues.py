@@ -27,6 +27,7 @@ class CheckedQueue:
     """A queue according to its row, and counts of the tasks found in it."""
 
     __slots__ = (
+        "blocked",
         "claimed",
         "dlq",
         "ended",
@@ -44,7 +45,7 @@ class CheckedQueue:
         self.row = row
         self.lanes = {lane.lane: CheckedLane(lane.lane, row.command, lane) for lane in row.lanes}
         self.scheduled = self.claimed = self.dlq = self.named = self.homes = self.filed = self.expiring = 0
-        self.hooked = 0
+        self.blocked = self.hooked = 0
         self.ended = {"completed": 0, "failed": 0}
 
     def malformed(self, tick: rows_pb2.TickRow | None) -> Iterator[str]:
@@ -75,6 +76,7 @@ class CheckedQueue:
         row = self.row
         counters = [("scheduled", row.scheduled, self.scheduled), ("expiring", row.expiring, self.expiring)]
         counters += [("claimed", row.claimed, self.claimed), ("dlq", row.dlq, self.dlq)]
+        counters += [("blocked", row.blocked, self.blocked)]
         counters += [("named", row.named, self.named), ("filed", row.filed, self.filed)]
         counters += [("hooked", row.hooked, self.hooked)]
         counters += [("created_total less removed_total", row.created_total - row.removed_total, self.homes)]
@@ -88,6 +90,7 @@ class CheckedQueue:
         if row.completed_total < self.ended["completed"] or row.failed_total < self.ended["failed"]:
             yield "more tasks have ended than were counted"
         accounted = sum(lane.ready for lane in self.lanes.values()) + self.scheduled + self.claimed + self.dlq
+        accounted += self.blocked
         if row.stored_bytes > row.accepted_bytes_total or (row.stored_bytes and not self.homes):
             yield f"{row.stored_bytes} bytes are stored in {self.homes} tasks, of {row.accepted_bytes_total} accepted"
         if row.created_total < accounted + row.completed_total + row.failed_total:

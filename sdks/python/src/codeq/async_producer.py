@@ -101,6 +101,9 @@ class AsyncProducer:
         traceparent: str | None = None,
         tracestate: str | None = None,
         webhook: str | None = None,
+        concurrency_key: str | None = None,
+        rate_key: str | None = None,
+        ordering_key: str | None = None,
         timeout_seconds: float | None = None,
     ) -> str:
         """Creates a task; once this returns, the task is durable.
@@ -113,14 +116,14 @@ class AsyncProducer:
             run_at: Time of the earliest delivery, with a time zone. Cannot be combined with delay.
             expire: Time after which the task, if still waiting, ends as FAILED with the error EXPIRED.
             max_attempts: Deliveries after which the task goes to the dead-letter queue.
-            idempotency_key: Makes the create idempotent: if its answer is lost, it is retried until the timeout. 1 to
-                256 printable ASCII characters.
-            task_id: Id of the task, unique within the tenant; None: the server assigns one. Cannot be combined with a
-                key.
-            traceparent: Trace context that the worker gets with the task (W3C traceparent); None: that of the current
-                span, if the program uses OpenTelemetry.
+            idempotency_key: Makes the create idempotent: if its answer is lost, it is retried until the timeout.
+            task_id: Id of the task, unique within the tenant; None: the server assigns one. Excludes a key.
+            traceparent: Trace context for the worker (W3C traceparent); None: that of the current OpenTelemetry span.
             tracestate: Vendor part of the trace context (W3C tracestate).
             webhook: URL to which the server reports the end of the task.
+            concurrency_key: See NewTask.
+            rate_key: See NewTask.
+            ordering_key: See NewTask.
             timeout_seconds: Seconds within which the call ends, including the wait for a connection: over 0 and at most
                 a day.
 
@@ -150,6 +153,9 @@ class AsyncProducer:
             traceparent,
             tracestate,
             webhook,
+            concurrency_key,
+            rate_key,
+            ordering_key,
         )
         [result] = await self._create([to_item(task, with_key=self._with_keys)], timeout_seconds)
         return id_of(result)

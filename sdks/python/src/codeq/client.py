@@ -80,6 +80,9 @@ class Client(QueueClient, ScheduleClient, SubscriptionClient, TenantClient, Topi
         traceparent: str | None = None,
         tracestate: str | None = None,
         webhook: str | None = None,
+        concurrency_key: str | None = None,
+        rate_key: str | None = None,
+        ordering_key: str | None = None,
     ) -> Task:
         """Creates a task; see NewTask for the arguments.
 
@@ -101,6 +104,9 @@ class Client(QueueClient, ScheduleClient, SubscriptionClient, TenantClient, Topi
             traceparent,
             tracestate,
             webhook,
+            concurrency_key,
+            rate_key,
+            ordering_key,
         )
         return self._call(calls.create(task, with_key=self._endpoint.servers.are_many))
 
@@ -328,6 +334,9 @@ class AsyncClient(
         traceparent: str | None = None,
         tracestate: str | None = None,
         webhook: str | None = None,
+        concurrency_key: str | None = None,
+        rate_key: str | None = None,
+        ordering_key: str | None = None,
     ) -> Task:
         """Creates a task; see Client.create."""
         task = NewTask(
@@ -343,6 +352,9 @@ class AsyncClient(
             traceparent,
             tracestate,
             webhook,
+            concurrency_key,
+            rate_key,
+            ordering_key,
         )
         return await self._call(calls.create(task, with_key=self._endpoint.servers.are_many))
 

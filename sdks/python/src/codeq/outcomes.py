@@ -4,7 +4,8 @@ Verdict (an exception, so that a handler may raise it or return it)
 ├── Failed      the task becomes FAILED and is not retried; NonRetryable is one
 ├── Nack        the task is retried later, or goes to the dead-letter queue after its last delivery; RetryAfter is one
 └── Abandon     the delivery is given back unused
-    └── Snooze  the same, and the task waits for a while
+    ├── Snooze  the same, and the task waits for a while
+    └── ParkKey  the same, and so do all tasks with its key
 Completed       the task becomes COMPLETED (a plain value: success is returned, never raised)
 """
 
@@ -108,6 +109,16 @@ class Snooze(Abandon):
         super().__init__(delay)
 
 
+class ParkKey(Abandon):
+    """The worker met a rate limit: the task goes back, and no task with its rate or concurrency key runs for a while.
+
+    It costs no attempt. A task without such a key waits alone.
+    """
+
+    def __init__(self, delay: float | timedelta) -> None:
+        super().__init__(delay)
+
+
 Outcome = Completed | Failed | Nack | Abandon
 
 
@@ -177,6 +188,7 @@ def to_message(outcome: Outcome, task_id: str, lease_token: int) -> task_pb2.Out
                 message.delay_seconds = seconds
         case Abandon():
             message.kind = task_pb2.OUTCOME_KIND_ABANDON
+            message.park_key = isinstance(outcome, ParkKey)
             if (seconds := whole_seconds(outcome.delay)) is not None:
                 message.delay_seconds = seconds
     return message

@@ -94,6 +94,9 @@ class Producer:
         traceparent: str | None = None,
         tracestate: str | None = None,
         webhook: str | None = None,
+        concurrency_key: str | None = None,
+        rate_key: str | None = None,
+        ordering_key: str | None = None,
         timeout_seconds: float | None = None,
     ) -> str:
         """Creates a task and returns its id; see AsyncProducer.create."""
@@ -110,6 +113,9 @@ class Producer:
             traceparent,
             tracestate,
             webhook,
+            concurrency_key,
+            rate_key,
+            ordering_key,
         )
         [result] = self._create([to_item(task, with_key=self._with_keys)], timeout_seconds)
         return id_of(result)

@@ -34,6 +34,9 @@ class CreateOptions(TypedDict, total=False):
     traceparent: str | None
     tracestate: str | None
     webhook: str | None
+    concurrency_key: str | None
+    rate_key: str | None
+    ordering_key: str | None
 
 
 def to_item(task: NewTask, *, with_key: bool) -> Item:

@@ -61,14 +61,14 @@ from codeq.errors import (
     WrongTokenKind,
 )
 from codeq.metrics import Metrics
-from codeq.outcomes import Abandon, Completed, Failed, Nack, NonRetryable, RetryAfter, Snooze
+from codeq.outcomes import Abandon, Completed, Failed, Nack, NonRetryable, ParkKey, RetryAfter, Snooze
 from codeq.payloads import RawJson
 from codeq.producer import Producer
 from codeq.records import CancelReason, NewTask, OrderBy, Task, TaskStatus
 from codeq.schedule_records import Schedule, ScheduleFire, ScheduleSpec
 from codeq.server_records import Backup, Queue, ServerInfo
 from codeq.subscription_calls import Subscription
-from codeq.task_results import Explanation, Returned, TaskResult
+from codeq.task_results import Explanation, KeyWait, Returned, TaskResult
 from codeq.tenant_records import RateLimit, Tenant, TenantLimits, TenantUsage
 from codeq.tls import TlsFiles
 from codeq.topic_records import Backoff, QueuePolicy, Topic
@@ -111,6 +111,7 @@ __all__ = [
     "InvalidPolicy",
     "InvalidRequest",
     "InvalidTenant",
+    "KeyWait",
     "LeaseLost",
     "LimitReached",
     "Member",
@@ -130,6 +131,7 @@ __all__ = [
     "NotOperator",
     "OrderBy",
     "OutcomeUnknown",
+    "ParkKey",
     "PermissionDenied",
     "PolicyViolation",
     "Producer",

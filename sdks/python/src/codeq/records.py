@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Awaitable, Callable, Generator, Iterable
+from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -123,6 +123,9 @@ class NewTask:
             create is repeated.
         tracestate: Vendor part of the trace context (W3C tracestate), at most 512 printable ASCII characters.
         webhook: URL (http or https) to which the server reports the end of the task; see `codeq.webhooks`. None: none.
+        concurrency_key: Tasks of the command with the same key run at most as many at a time as its policy allows.
+        rate_key: Tasks of the command with the same key are delivered no faster than its policy allows.
+        ordering_key: Tasks of the command with the same key run one at a time, in the order of acceptance.
     """
 
     command: str
@@ -137,6 +140,9 @@ class NewTask:
     traceparent: str | None = None
     tracestate: str | None = None
     webhook: str | None = None
+    concurrency_key: str | None = None
+    rate_key: str | None = None
+    ordering_key: str | None = None
 
     def fill(self, spec: task_pb2.TaskSpec) -> None:
         """Writes the task into a message; the server checks ranges.
@@ -155,28 +161,25 @@ class NewTask:
             field = "priority"
             if self.priority:
                 spec.priority = self.priority
-            field = "max_attempts"
-            if self.max_attempts is not None:
-                spec.max_attempts = self.max_attempts
-            field = "idempotency_key"
-            if self.idempotency_key is not None:
-                spec.idempotency_key = self.idempotency_key
-            field = "task_id"
-            if self.task_id is not None:
-                spec.task_id = self.task_id
-            field = "traceparent"
-            if self.traceparent is not None:
-                spec.traceparent = self.traceparent
-            field = "tracestate"
-            if self.tracestate is not None:
-                spec.tracestate = self.tracestate
-            field = "webhook"
-            if self.webhook is not None:
-                spec.webhook = self.webhook
+            for field, value in self._options():
+                if value is not None:
+                    setattr(spec, field, value)
             field = "run_at"
             self._fill_times(spec)
         except (TypeError, ValueError, OverflowError, AttributeError) as error:
             raise InvalidField(f"{field}: {error}", violations=[FieldViolation(field, str(error))]) from None
+
+    def _options(self) -> Iterator[tuple[str, object]]:
+        """Yields name and value of each field that is sent as it is, if it is set."""
+        yield "max_attempts", self.max_attempts
+        yield "idempotency_key", self.idempotency_key
+        yield "task_id", self.task_id
+        yield "traceparent", self.traceparent
+        yield "tracestate", self.tracestate
+        yield "webhook", self.webhook
+        yield "concurrency_key", self.concurrency_key
+        yield "rate_key", self.rate_key
+        yield "ordering_key", self.ordering_key
 
     def _fill_times(self, spec: task_pb2.TaskSpec) -> None:
         if (seconds := whole_seconds(self.delay)) is not None:
@@ -341,6 +344,21 @@ class Task(Generic[_Payload_co]):
     def webhook(self) -> str | None:
         """URL to which the end of the task is reported; None if it has none."""
         return self._message.webhook if self._message.HasField("webhook") else None
+
+    @property
+    def concurrency_key(self) -> str | None:
+        """Key that limits how many tasks run at a time; None: it has none."""
+        return self._message.concurrency_key if self._message.HasField("concurrency_key") else None
+
+    @property
+    def rate_key(self) -> str | None:
+        """Key that limits how fast tasks are delivered; None: it has none."""
+        return self._message.rate_key if self._message.HasField("rate_key") else None
+
+    @property
+    def ordering_key(self) -> str | None:
+        """Key that keeps tasks in order; None: it has none."""
+        return self._message.ordering_key if self._message.HasField("ordering_key") else None
 
     @property
     def created_at(self) -> datetime | None:

@@ -95,12 +95,38 @@ class Returned:
 
 
 @dataclass(frozen=True, slots=True)
+class KeyWait:
+    """The key that a task waits for.
+
+    Attributes:
+        kind: CONCURRENCY, RATE or ORDERING.
+        key: The key.
+        limit: Tasks leased at a time, or deliveries per second; 0: no limit any more.
+        holders: Tasks with the key that are leased or about to be.
+        position: Approximate position among those that wait for the key, from 1.
+    """
+
+    kind: str
+    key: str
+    limit: float
+    holders: int
+    position: int
+
+    @classmethod
+    def from_message(cls, message: task_service_pb2.KeyWait) -> Self:
+        """Returns the key in a reply; a kind that only a newer server knows becomes its number."""
+        named = task_service_pb2.KeyKind.DESCRIPTOR.values_by_number.get(message.kind)
+        kind = named.name.removeprefix("KEY_KIND_") if named else str(message.kind)
+        return cls(kind, message.key, message.limit, message.holders, message.position)
+
+
+@dataclass(frozen=True, slots=True)
 class Explanation:
     """Why a task is waiting.
 
     Attributes:
         status: Status of the task.
-        reason: The main reason: QUEUED, PAUSED, PURGING, DELAYED, NO_WORKER, LIMITED, LEASED or
+        reason: The main reason: QUEUED, PAUSED, PURGING, DELAYED, LIMITED, KEY, NO_WORKER, LEASED or
             ENDED.
         paused: Whether its queue is paused.
         ahead: Approximate number of tasks ahead of it in its queue, if PENDING.
@@ -111,6 +137,7 @@ class Explanation:
         limit: Limit for which it waits, if LIMITED.
         limit_max: Value of the limit.
         limit_used: Number of tasks that count for the limit.
+        key_wait: The key that it waits for, if the reason is KEY.
     """
 
     status: TaskStatus
@@ -124,6 +151,7 @@ class Explanation:
     limit: str | None = None
     limit_max: int | None = None
     limit_used: int | None = None
+    key_wait: KeyWait | None = None
 
     @classmethod
     def from_message(cls, message: task_service_pb2.ExplainTaskResponse) -> Self:
@@ -142,6 +170,7 @@ class Explanation:
             limit=message.limit if message.HasField("limit") else None,
             limit_max=message.limit_max if message.HasField("limit_max") else None,
             limit_used=message.limit_used if message.HasField("limit_used") else None,
+            key_wait=KeyWait.from_message(message.key_wait) if message.HasField("key_wait") else None,
         )
 
 

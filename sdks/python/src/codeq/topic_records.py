@@ -43,6 +43,12 @@ class QueuePolicy:
         default_expire_seconds: Seconds after which tasks that name no expiry expire.
         backoff: Delay after a nack that names none.
         payload_bytes_max: Largest payload in bytes.
+        concurrency_per_key: Most tasks with the same concurrency key that may be leased at a time.
+        rate_per_second: Deliveries per second on average.
+        rate_burst: Deliveries at once after a pause, of the queue and of a rate key; None: as many as in a second.
+        rate_per_key_per_second: Deliveries of tasks with the same rate key per second on average.
+        at_key_limit: What happens to a task whose concurrency key is at the limit: wait, cancel_running (the task that
+            was leased first is cancelled) or drop_newest (the task ends as CANCELLED); None: wait.
     """
 
     priority_tiers: Sequence[int] = ()
@@ -57,6 +63,11 @@ class QueuePolicy:
     default_expire_seconds: int | None = None
     backoff: Backoff | None = None
     payload_bytes_max: int | None = None
+    concurrency_per_key: int | None = None
+    rate_per_second: float | None = None
+    rate_burst: int | None = None
+    rate_per_key_per_second: float | None = None
+    at_key_limit: str | None = None
 
     @classmethod
     def from_message(cls, message: pb.QueuePolicy) -> Self:

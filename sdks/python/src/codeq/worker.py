@@ -113,9 +113,9 @@ class _Worker:
     ) -> Callable[[_AnyHandler], _AnyHandler]:
         """Returns a decorator that registers a function as the handler of these commands.
 
-        The function returns the result (None: no result), or a Completed, Failed, Nack, Abandon or Snooze. It may also
-        raise the last four. Any other exception counts as a Nack with the exception's text; the task is retried after
-        the server's backoff.
+        The function returns the result (None: no result), or a Completed, Failed, Nack, Abandon, Snooze or ParkKey. It
+        may also raise the last five. Any other exception counts as a Nack with the exception's text; the task is
+        retried after the server's backoff.
 
         If its argument is annotated with `Task[Order]`, payloads are read as values of the type Order, which is a
         dataclass, a pydantic model, a msgspec struct, or a container of them. A task whose payload does not fit ends as

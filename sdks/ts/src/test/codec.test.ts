@@ -7,7 +7,7 @@ import { ProduceRequestSchema } from "../gen/codeq/v1/producer_service_pb.js";
 import { OutcomeKind, TaskSpecSchema } from "../gen/codeq/v1/task_pb.js";
 import { WorkRequestSchema, WorkResponseSchema } from "../gen/codeq/v1/worker_service_pb.js";
 import { MessageReader, framed, timeoutHeader } from "../grpc.js";
-import { Abandon, Completed, Failed, Nack, RetryAfter, Snooze, type Outcome } from "../outcomes.js";
+import { Abandon, Completed, Failed, Nack, ParkKey, RetryAfter, Snooze, type Outcome } from "../outcomes.js";
 import { RawJson } from "../payloads.js";
 import { encodeTask, type NewTask } from "../new-tasks.js";
 import { readWorkerMessage } from "../worker-messages.js";
@@ -100,6 +100,7 @@ test("outcomes are encoded as protobuf-es encodes them", () => {
     [new Nack("half \ud83d"), { kind: OutcomeKind.NACK, error: "half \ufffd" }],
     [new RetryAfter(3), { kind: OutcomeKind.NACK, error: "", delaySeconds: 3 }],
     [new Snooze(5), { kind: OutcomeKind.ABANDON, delaySeconds: 5 }],
+    [new ParkKey(5), { kind: OutcomeKind.ABANDON, delaySeconds: 5, parkKey: true }],
     [new Abandon(), { kind: OutcomeKind.ABANDON }],
   ];
   for (const [outcome, fields] of cases) {

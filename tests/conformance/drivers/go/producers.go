@@ -25,6 +25,9 @@ type newTask struct {
 	TaskID         string          `json:"taskId"`
 	Traceparent    string          `json:"traceparent"`
 	Tracestate     string          `json:"tracestate"`
+	ConcurrencyKey string          `json:"concurrencyKey"`
+	RateKey        string          `json:"rateKey"`
+	OrderingKey    string          `json:"orderingKey"`
 	TimeoutSeconds float64         `json:"timeoutSeconds"`
 }
 
@@ -32,7 +35,8 @@ func (t newTask) task() producer.Task {
 	task := producer.Task{
 		Command: t.Command, Priority: t.Priority, Delay: duration(t.DelaySeconds), RunAt: t.RunAt,
 		Expire: duration(t.ExpireSeconds), MaxAttempts: t.MaxAttempts, IdempotencyKey: t.IdempotencyKey, TaskID: t.TaskID,
-		Trace: codeq.Trace{Parent: t.Traceparent, State: t.Tracestate},
+		Trace:          codeq.Trace{Parent: t.Traceparent, State: t.Tracestate},
+		ConcurrencyKey: t.ConcurrencyKey, RateKey: t.RateKey, OrderingKey: t.OrderingKey,
 	}
 	if t.PayloadRaw != nil {
 		task.Payload = json.RawMessage(*t.PayloadRaw)

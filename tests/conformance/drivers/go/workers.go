@@ -199,6 +199,13 @@ func (d *driver) handle(ctx context.Context, given workerArgs, task *worker.Deli
 	if task.Trace.State != "" {
 		event["tracestate"] = task.Trace.State
 	}
+	for key, value := range map[string]string{
+		"concurrencyKey": task.ConcurrencyKey, "rateKey": task.RateKey, "orderingKey": task.OrderingKey,
+	} {
+		if value != "" {
+			event[key] = value
+		}
+	}
 	for key, value := range event {
 		line[key] = value
 	}
@@ -274,6 +281,8 @@ func (d *driver) performOne(ctx context.Context, task *worker.Delivery, step []j
 		return nil, true, worker.RetryAfter(errors.New("retry"), duration(seconds))
 	case "snooze":
 		return nil, true, worker.Snooze(duration(seconds))
+	case "park_key":
+		return nil, true, worker.ParkKey(duration(seconds))
 	case "abandon":
 		return nil, true, worker.Abandon()
 	case "raise":

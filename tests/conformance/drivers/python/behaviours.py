@@ -101,6 +101,8 @@ def _outcome(name: str, args: list[Any]) -> object:  # noqa: C901 - one case eac
             raise codeq.RetryAfter(args[0])
         case "snooze":
             raise codeq.Snooze(args[0])
+        case "park_key":
+            raise codeq.ParkKey(args[0])
         case "abandon":
             return codeq.Abandon()
         case "raise":
@@ -127,5 +129,8 @@ def _shown(task: codeq.Task[object]) -> dict[str, Any]:
         "payload": task.payload_bytes.decode(errors="replace"),
         "priority": task.priority,
         "traceparent": getattr(task, "traceparent", None),
+        "concurrencyKey": task.concurrency_key,
+        "rateKey": task.rate_key,
+        "orderingKey": task.ordering_key,
         "leaseToken": str(task.lease_token),
     }

@@ -262,6 +262,9 @@ _TASK_OPTIONS = {
     "taskId": "task_id",
     "traceparent": "traceparent",
     "tracestate": "tracestate",
+    "concurrencyKey": "concurrency_key",
+    "rateKey": "rate_key",
+    "orderingKey": "ordering_key",
 }
 
 

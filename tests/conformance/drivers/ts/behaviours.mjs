@@ -1,5 +1,5 @@
 // Handlers that do what a test asks for.
-import { Abandon, Completed, Failed, Nack, RawJson, RetryAfter, Snooze } from "../../../../sdks/ts/dist/index.js";
+import { Abandon, Completed, Failed, Nack, RawJson, RetryAfter, ParkKey, Snooze } from "../../../../sdks/ts/dist/index.js";
 
 /** Returns the handler of a worker: the first rule that matches a task says what to do. */
 export function handlerOf(worker, rules, emit, create) {
@@ -67,6 +67,8 @@ function outcome(name, [first, second]) {
       throw new RetryAfter(first);
     case "snooze":
       throw new Snooze(first);
+    case "park_key":
+      throw new ParkKey(first);
     case "abandon":
       return new Abandon();
     case "raise":
@@ -103,6 +105,9 @@ function shown(task) {
     payload: task.payloadText,
     priority: task.priority,
     traceparent: task.traceparent ?? null,
+    concurrencyKey: task.concurrencyKey ?? null,
+    rateKey: task.rateKey ?? null,
+    orderingKey: task.orderingKey ?? null,
     leaseToken: task.leaseToken,
   };
 }

@@ -189,8 +189,10 @@ function payload(args) {
 
 function options(args) {
   const { priority, delaySeconds, expireSeconds, maxAttempts, idempotencyKey, taskId, traceparent, tracestate, timeoutSeconds } = set(args);
+  const { concurrencyKey, rateKey, orderingKey } = set(args);
+  const keys = { concurrencyKey, rateKey, orderingKey };
   const runAt = args.runAt === undefined || args.runAt === null ? undefined : new Date(args.runAt);
-  return { priority, delaySeconds, runAt, expireSeconds, maxAttempts, idempotencyKey, taskId, traceparent, tracestate, timeoutSeconds };
+  return { priority, delaySeconds, runAt, expireSeconds, maxAttempts, idempotencyKey, taskId, traceparent, tracestate, ...keys, timeoutSeconds };
 }
 
 function newTask(args) {

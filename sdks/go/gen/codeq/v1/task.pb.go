@@ -271,7 +271,17 @@ type TaskSpec struct {
 	// trace context is still the same request.
 	Traceparent *string `protobuf:"bytes,11,opt,name=traceparent,proto3,oneof" json:"traceparent,omitempty"`
 	// Vendor part of the trace context (W3C tracestate), at most 512 characters.
-	Tracestate    *string `protobuf:"bytes,12,opt,name=tracestate,proto3,oneof" json:"tracestate,omitempty"`
+	Tracestate *string `protobuf:"bytes,12,opt,name=tracestate,proto3,oneof" json:"tracestate,omitempty"`
+	// Limits concurrency: of the tasks of the command with the same key, only as many are leased at a time as the
+	// command's policy allows. The others wait, and delay nobody else's tasks. 1 to 128 printable ASCII characters.
+	ConcurrencyKey *string `protobuf:"bytes,13,opt,name=concurrency_key,json=concurrencyKey,proto3,oneof" json:"concurrency_key,omitempty"`
+	// Limits the rate: tasks of the command with the same key are delivered no faster than the command's policy allows.
+	// 1 to 128 printable ASCII characters.
+	RateKey *string `protobuf:"bytes,14,opt,name=rate_key,json=rateKey,proto3,oneof" json:"rate_key,omitempty"`
+	// Keeps order: the tasks of the command with the same key are delivered one at a time, in the order of their
+	// acceptance whatever their priorities and delays. A task is delivered after the one before it has ended, retries
+	// included. 1 to 128 printable ASCII characters.
+	OrderingKey   *string `protobuf:"bytes,15,opt,name=ordering_key,json=orderingKey,proto3,oneof" json:"ordering_key,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -390,6 +400,27 @@ func (x *TaskSpec) GetTracestate() string {
 	return ""
 }
 
+func (x *TaskSpec) GetConcurrencyKey() string {
+	if x != nil && x.ConcurrencyKey != nil {
+		return *x.ConcurrencyKey
+	}
+	return ""
+}
+
+func (x *TaskSpec) GetRateKey() string {
+	if x != nil && x.RateKey != nil {
+		return *x.RateKey
+	}
+	return ""
+}
+
+func (x *TaskSpec) GetOrderingKey() string {
+	if x != nil && x.OrderingKey != nil {
+		return *x.OrderingKey
+	}
+	return ""
+}
+
 // Task is a task as the server returns it. In JSON, fields without presence always appear; the others appear only when
 // they are set.
 type Task struct {
@@ -410,6 +441,15 @@ type Task struct {
 	Traceparent *string `protobuf:"bytes,11,opt,name=traceparent,proto3,oneof" json:"traceparent,omitempty"`
 	// Vendor part of the trace context (W3C tracestate).
 	Tracestate *string `protobuf:"bytes,12,opt,name=tracestate,proto3,oneof" json:"tracestate,omitempty"`
+	// Concurrency key, as created.
+	ConcurrencyKey *string `protobuf:"bytes,13,opt,name=concurrency_key,json=concurrencyKey,proto3,oneof" json:"concurrency_key,omitempty"`
+	// Rate key, as created.
+	RateKey *string `protobuf:"bytes,14,opt,name=rate_key,json=rateKey,proto3,oneof" json:"rate_key,omitempty"`
+	// Ordering key, as created.
+	OrderingKey *string `protobuf:"bytes,15,opt,name=ordering_key,json=orderingKey,proto3,oneof" json:"ordering_key,omitempty"`
+	// Number of the task among all tasks created with its ordering key since the key last had none that was waiting or
+	// running, from 1.
+	OrderingNumber *uint64 `protobuf:"varint,36,opt,name=ordering_number,json=orderingNumber,proto3,oneof" json:"ordering_number,omitempty"`
 	// Time of acceptance in UTC, with millisecond precision.
 	CreatedAt *timestamppb.Timestamp `protobuf:"bytes,16,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
 	// Id of the task, unique within the tenant.
@@ -535,6 +575,34 @@ func (x *Task) GetTracestate() string {
 		return *x.Tracestate
 	}
 	return ""
+}
+
+func (x *Task) GetConcurrencyKey() string {
+	if x != nil && x.ConcurrencyKey != nil {
+		return *x.ConcurrencyKey
+	}
+	return ""
+}
+
+func (x *Task) GetRateKey() string {
+	if x != nil && x.RateKey != nil {
+		return *x.RateKey
+	}
+	return ""
+}
+
+func (x *Task) GetOrderingKey() string {
+	if x != nil && x.OrderingKey != nil {
+		return *x.OrderingKey
+	}
+	return ""
+}
+
+func (x *Task) GetOrderingNumber() uint64 {
+	if x != nil && x.OrderingNumber != nil {
+		return *x.OrderingNumber
+	}
+	return 0
 }
 
 func (x *Task) GetCreatedAt() *timestamppb.Timestamp {
@@ -1001,7 +1069,12 @@ type Outcome struct {
 	Error string `protobuf:"bytes,5,opt,name=error,proto3" json:"error,omitempty"`
 	// Delay of a NACK or ABANDON in seconds. 0 means no delay, and more than 43200 (12 h) means 12 h. If absent, the
 	// backoff policy determines the delay of a NACK, and an ABANDON has none.
-	DelaySeconds  *int32 `protobuf:"varint,6,opt,name=delay_seconds,json=delaySeconds,proto3,oneof" json:"delay_seconds,omitempty"`
+	DelaySeconds *int32 `protobuf:"varint,6,opt,name=delay_seconds,json=delaySeconds,proto3,oneof" json:"delay_seconds,omitempty"`
+	// Of an ABANDON with a delay: something beyond the worker limits the rate. The task's rate key, or without one its
+	// concurrency key, rests for the delay: none of its tasks is delivered meanwhile. The task keeps its place, and such an
+	// abandon counts neither as a delivery nor among the 100 abandons. A task without such a key waits alone. The rest ends
+	// early if the server restarts or another node becomes leader.
+	ParkKey       bool `protobuf:"varint,7,opt,name=park_key,json=parkKey,proto3" json:"park_key,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1078,11 +1151,18 @@ func (x *Outcome) GetDelaySeconds() int32 {
 	return 0
 }
 
+func (x *Outcome) GetParkKey() bool {
+	if x != nil {
+		return x.ParkKey
+	}
+	return false
+}
+
 var File_codeq_v1_task_proto protoreflect.FileDescriptor
 
 const file_codeq_v1_task_proto_rawDesc = "" +
 	"\n" +
-	"\x13codeq/v1/task.proto\x12\bcodeq.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1ecodeq/options/v1/options.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf2\t\n" +
+	"\x13codeq/v1/task.proto\x12\bcodeq.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1ecodeq/options/v1/options.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xdc\v\n" +
 	"\bTaskSpec\x12B\n" +
 	"\acommand\x18\x01 \x01(\tB(\xbaH%r#\x10\x01\x18\x80\x012\x1c^[A-Za-z0-9][A-Za-z0-9._-]*$R\acommand\x12'\n" +
 	"\apayload\x18\x02 \x01(\fB\r\xbaH\x06z\x04\x18\x80\x80@ص\x18\x01R\apayload\x12%\n" +
@@ -1102,7 +1182,11 @@ const file_codeq_v1_task_proto_rawDesc = "" +
 	"\vtraceparent\x18\v \x01(\tBO\xbaHDrB\x18\x80\x012=^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}(-[!-~]*)?$\x80\xb6\x18\x01\x88\xb6\x18\x01H\x06R\vtraceparent\x88\x01\x01\x12?\n" +
 	"\n" +
 	"tracestate\x18\f \x01(\tB\x1a\xbaH\x0fr\r\x18\x80\x042\b^[ -~]*$\x80\xb6\x18\x01\x88\xb6\x18\x01H\aR\n" +
-	"tracestate\x88\x01\x01:z\xbaHw\x1au\n" +
+	"tracestate\x88\x01\x01\x12D\n" +
+	"\x0fconcurrency_key\x18\r \x01(\tB\x16\xbaH\x0fr\r\x18\x80\x012\b^[ -~]+$\x80\xb6\x18\x01H\bR\x0econcurrencyKey\x88\x01\x01\x126\n" +
+	"\brate_key\x18\x0e \x01(\tB\x16\xbaH\x0fr\r\x18\x80\x012\b^[ -~]+$\x80\xb6\x18\x01H\tR\arateKey\x88\x01\x01\x12>\n" +
+	"\fordering_key\x18\x0f \x01(\tB\x16\xbaH\x0fr\r\x18\x80\x012\b^[ -~]+$\x80\xb6\x18\x01H\n" +
+	"R\vorderingKey\x88\x01\x01:z\xbaHw\x1au\n" +
 	"\x16task_spec.one_schedule\x12+delay_seconds and run_at cannot both be set\x1a.!(has(this.run_at) && has(this.delay_seconds))B\x0f\n" +
 	"\r_max_attemptsB\x10\n" +
 	"\x0e_delay_secondsB\n" +
@@ -1113,7 +1197,10 @@ const file_codeq_v1_task_proto_rawDesc = "" +
 	"\b_task_idB\x11\n" +
 	"\x0f_expire_secondsB\x0e\n" +
 	"\f_traceparentB\r\n" +
-	"\v_tracestateJ\x04\b\r\x10\x10\"\xbd\t\n" +
+	"\v_tracestateB\x12\n" +
+	"\x10_concurrency_keyB\v\n" +
+	"\t_rate_keyB\x0f\n" +
+	"\r_ordering_key\"\xa1\v\n" +
 	"\x04Task\x12\x18\n" +
 	"\acommand\x18\x01 \x01(\tR\acommand\x12\"\n" +
 	"\apayload\x18\x02 \x01(\fB\bص\x18\x01\x90\xb6\x18\x01R\apayload\x12\x1a\n" +
@@ -1124,33 +1211,42 @@ const file_codeq_v1_task_proto_rawDesc = "" +
 	"\vtraceparent\x18\v \x01(\tH\x01R\vtraceparent\x88\x01\x01\x12#\n" +
 	"\n" +
 	"tracestate\x18\f \x01(\tH\x02R\n" +
-	"tracestate\x88\x01\x01\x129\n" +
+	"tracestate\x88\x01\x01\x12,\n" +
+	"\x0fconcurrency_key\x18\r \x01(\tH\x03R\x0econcurrencyKey\x88\x01\x01\x12\x1e\n" +
+	"\brate_key\x18\x0e \x01(\tH\x04R\arateKey\x88\x01\x01\x12&\n" +
+	"\fordering_key\x18\x0f \x01(\tH\x05R\vorderingKey\x88\x01\x01\x12,\n" +
+	"\x0fordering_number\x18$ \x01(\x04H\x06R\x0eorderingNumber\x88\x01\x01\x129\n" +
 	"\n" +
 	"created_at\x18\x10 \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\x12\x0e\n" +
 	"\x02id\x18\x14 \x01(\tR\x02id\x12,\n" +
 	"\x06status\x18\x15 \x01(\x0e2\x14.codeq.v1.TaskStatusR\x06status\x12\x1b\n" +
 	"\ttenant_id\x18\x16 \x01(\tR\btenantId\x12\x1a\n" +
 	"\battempts\x18\x17 \x01(\x05R\battempts\x12 \n" +
-	"\tworker_id\x18\x18 \x01(\tH\x03R\bworkerId\x88\x01\x01\x12$\n" +
-	"\vlease_token\x18\x19 \x01(\x04H\x04R\n" +
+	"\tworker_id\x18\x18 \x01(\tH\aR\bworkerId\x88\x01\x01\x12$\n" +
+	"\vlease_token\x18\x19 \x01(\x04H\bR\n" +
 	"leaseToken\x88\x01\x01\x12;\n" +
 	"\vlease_until\x18\x1a \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"leaseUntil\x12\x1f\n" +
-	"\x05error\x18\x1b \x01(\tB\x04\x90\xb6\x18\x01H\x05R\x05error\x88\x01\x01\x129\n" +
+	"\x05error\x18\x1b \x01(\tB\x04\x90\xb6\x18\x01H\tR\x05error\x88\x01\x01\x129\n" +
 	"\n" +
 	"updated_at\x18\x1c \x01(\v2\x1a.google.protobuf.TimestampR\tupdatedAt\x12;\n" +
 	"\vfinished_at\x18\x1d \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"finishedAt\x12)\n" +
-	"\bprogress\x18\x1e \x01(\fB\bص\x18\x01\x90\xb6\x18\x01H\x06R\bprogress\x88\x01\x01\x12!\n" +
-	"\tduplicate\x18\x1f \x01(\bH\aR\tduplicate\x88\x01\x01\x127\n" +
+	"\bprogress\x18\x1e \x01(\fB\bص\x18\x01\x90\xb6\x18\x01H\n" +
+	"R\bprogress\x88\x01\x01\x12!\n" +
+	"\tduplicate\x18\x1f \x01(\bH\vR\tduplicate\x88\x01\x01\x127\n" +
 	"\texpire_at\x18  \x01(\v2\x1a.google.protobuf.TimestampR\bexpireAt\x12@\n" +
 	"\x0fattempt_history\x18! \x03(\v2\x11.codeq.v1.AttemptB\x04\xf8\xb5\x18\x01R\x0eattemptHistory\x12)\n" +
-	"\x0eorigin_task_id\x18\" \x01(\tH\bR\foriginTaskId\x88\x01\x01\x12*\n" +
-	"\x0eorigin_command\x18# \x01(\tH\tR\roriginCommand\x88\x01\x01B\n" +
+	"\x0eorigin_task_id\x18\" \x01(\tH\fR\foriginTaskId\x88\x01\x01\x12*\n" +
+	"\x0eorigin_command\x18# \x01(\tH\rR\roriginCommand\x88\x01\x01B\n" +
 	"\n" +
 	"\b_webhookB\x0e\n" +
 	"\f_traceparentB\r\n" +
-	"\v_tracestateB\f\n" +
+	"\v_tracestateB\x12\n" +
+	"\x10_concurrency_keyB\v\n" +
+	"\t_rate_keyB\x0f\n" +
+	"\r_ordering_keyB\x12\n" +
+	"\x10_ordering_numberB\f\n" +
 	"\n" +
 	"_worker_idB\x0e\n" +
 	"\f_lease_tokenB\b\n" +
@@ -1159,7 +1255,7 @@ const file_codeq_v1_task_proto_rawDesc = "" +
 	"\n" +
 	"_duplicateB\x11\n" +
 	"\x0f_origin_task_idB\x11\n" +
-	"\x0f_origin_commandJ\x04\b\x06\x10\aJ\x04\b\b\x10\vJ\x04\b\r\x10\x10\"\xeb\x01\n" +
+	"\x0f_origin_commandJ\x04\b\x06\x10\aJ\x04\b\b\x10\v\"\xeb\x01\n" +
 	"\aAttempt\x12\x1b\n" +
 	"\tworker_id\x18\x01 \x01(\tR\bworkerId\x129\n" +
 	"\n" +
@@ -1196,7 +1292,7 @@ const file_codeq_v1_task_proto_rawDesc = "" +
 	"\x04_urlB\a\n" +
 	"\x05_sizeB\x0f\n" +
 	"\r_content_typeB\t\n" +
-	"\a_sha256\"\x99\x02\n" +
+	"\a_sha256\"\xb4\x02\n" +
 	"\aOutcome\x12\"\n" +
 	"\atask_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\x06taskId\x12\x1f\n" +
 	"\vlease_token\x18\x02 \x01(\x04R\n" +
@@ -1205,7 +1301,8 @@ const file_codeq_v1_task_proto_rawDesc = "" +
 	"\xbaH\a\x82\x01\x04\x10\x01 \x00R\x04kind\x12&\n" +
 	"\x06result\x18\x04 \x01(\fB\t\xbaH\x06z\x04\x18\x80\x80@H\x00R\x06result\x88\x01\x01\x12\x1a\n" +
 	"\x05error\x18\x05 \x01(\tB\x04\xf0\xb5\x18\x01R\x05error\x121\n" +
-	"\rdelay_seconds\x18\x06 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00H\x01R\fdelaySeconds\x88\x01\x01B\t\n" +
+	"\rdelay_seconds\x18\x06 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00H\x01R\fdelaySeconds\x88\x01\x01\x12\x19\n" +
+	"\bpark_key\x18\a \x01(\bR\aparkKeyB\t\n" +
 	"\a_resultB\x10\n" +
 	"\x0e_delay_seconds*\xd9\x01\n" +
 	"\n" +

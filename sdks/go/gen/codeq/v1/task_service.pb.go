@@ -48,6 +48,8 @@ const (
 	WaitReason_WAIT_REASON_PURGING WaitReason = 7
 	// The task is waiting for a limit of its queue's policy: `limit` names it.
 	WaitReason_WAIT_REASON_LIMITED WaitReason = 8
+	// The task is waiting for one of its keys: `key_wait` says which.
+	WaitReason_WAIT_REASON_KEY WaitReason = 9
 )
 
 // Enum value maps for WaitReason.
@@ -62,6 +64,7 @@ var (
 		6: "WAIT_REASON_ENDED",
 		7: "WAIT_REASON_PURGING",
 		8: "WAIT_REASON_LIMITED",
+		9: "WAIT_REASON_KEY",
 	}
 	WaitReason_value = map[string]int32{
 		"WAIT_REASON_UNSPECIFIED": 0,
@@ -73,6 +76,7 @@ var (
 		"WAIT_REASON_ENDED":       6,
 		"WAIT_REASON_PURGING":     7,
 		"WAIT_REASON_LIMITED":     8,
+		"WAIT_REASON_KEY":         9,
 	}
 )
 
@@ -101,6 +105,63 @@ func (x WaitReason) Number() protoreflect.EnumNumber {
 // Deprecated: Use WaitReason.Descriptor instead.
 func (WaitReason) EnumDescriptor() ([]byte, []int) {
 	return file_codeq_v1_task_service_proto_rawDescGZIP(), []int{0}
+}
+
+// KeyKind is a kind of keys of tasks.
+type KeyKind int32
+
+const (
+	// Never sent.
+	KeyKind_KEY_KIND_UNSPECIFIED KeyKind = 0
+	// The concurrency key, whose limit is a number of tasks leased at a time.
+	KeyKind_KEY_KIND_CONCURRENCY KeyKind = 1
+	// The rate key, whose limit is a number of deliveries per second.
+	KeyKind_KEY_KIND_RATE KeyKind = 2
+	// The ordering key, whose tasks are delivered one at a time.
+	KeyKind_KEY_KIND_ORDERING KeyKind = 3
+)
+
+// Enum value maps for KeyKind.
+var (
+	KeyKind_name = map[int32]string{
+		0: "KEY_KIND_UNSPECIFIED",
+		1: "KEY_KIND_CONCURRENCY",
+		2: "KEY_KIND_RATE",
+		3: "KEY_KIND_ORDERING",
+	}
+	KeyKind_value = map[string]int32{
+		"KEY_KIND_UNSPECIFIED": 0,
+		"KEY_KIND_CONCURRENCY": 1,
+		"KEY_KIND_RATE":        2,
+		"KEY_KIND_ORDERING":    3,
+	}
+)
+
+func (x KeyKind) Enum() *KeyKind {
+	p := new(KeyKind)
+	*p = x
+	return p
+}
+
+func (x KeyKind) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (KeyKind) Descriptor() protoreflect.EnumDescriptor {
+	return file_codeq_v1_task_service_proto_enumTypes[1].Descriptor()
+}
+
+func (KeyKind) Type() protoreflect.EnumType {
+	return &file_codeq_v1_task_service_proto_enumTypes[1]
+}
+
+func (x KeyKind) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use KeyKind.Descriptor instead.
+func (KeyKind) EnumDescriptor() ([]byte, []int) {
+	return file_codeq_v1_task_service_proto_rawDescGZIP(), []int{1}
 }
 
 // CreateTaskRequest creates one task.
@@ -1151,7 +1212,9 @@ type AbandonTaskRequest struct {
 	LeaseToken *uint64 `protobuf:"varint,2,opt,name=lease_token,json=leaseToken,proto3,oneof" json:"lease_token,omitempty"`
 	// Delay in seconds before the task can be claimed again; more than 43200 (12 h) means 12 h. If absent or 0, the task
 	// keeps its place.
-	DelaySeconds  *int32 `protobuf:"varint,3,opt,name=delay_seconds,json=delaySeconds,proto3,oneof" json:"delay_seconds,omitempty"`
+	DelaySeconds *int32 `protobuf:"varint,3,opt,name=delay_seconds,json=delaySeconds,proto3,oneof" json:"delay_seconds,omitempty"`
+	// Whether the task's rate key, or without one its concurrency key, rests for the delay; see Outcome.park_key.
+	ParkKey       bool `protobuf:"varint,4,opt,name=park_key,json=parkKey,proto3" json:"park_key,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1205,6 +1268,13 @@ func (x *AbandonTaskRequest) GetDelaySeconds() int32 {
 		return *x.DelaySeconds
 	}
 	return 0
+}
+
+func (x *AbandonTaskRequest) GetParkKey() bool {
+	if x != nil {
+		return x.ParkKey
+	}
+	return false
 }
 
 // AbandonTaskResponse returns the task's new state.
@@ -1896,6 +1966,88 @@ func (x *ExplainTaskRequest) GetTaskId() string {
 	return ""
 }
 
+// KeyWait says which key a task is waiting for.
+type KeyWait struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Kind of the key.
+	Kind KeyKind `protobuf:"varint,1,opt,name=kind,proto3,enum=codeq.v1.KeyKind" json:"kind,omitempty"`
+	// The key.
+	Key string `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"`
+	// Limit of the key. 0 if the limit was removed and the task is about to be let through.
+	Limit float64 `protobuf:"fixed64,3,opt,name=limit,proto3" json:"limit,omitempty"`
+	// Number of tasks with the key that are leased, or returned and about to be leased.
+	Holders int64 `protobuf:"varint,4,opt,name=holders,proto3" json:"holders,omitempty"`
+	// Approximate position of the task among those that wait for the key, from 1.
+	Position      int64 `protobuf:"varint,5,opt,name=position,proto3" json:"position,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *KeyWait) Reset() {
+	*x = KeyWait{}
+	mi := &file_codeq_v1_task_service_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KeyWait) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KeyWait) ProtoMessage() {}
+
+func (x *KeyWait) ProtoReflect() protoreflect.Message {
+	mi := &file_codeq_v1_task_service_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KeyWait.ProtoReflect.Descriptor instead.
+func (*KeyWait) Descriptor() ([]byte, []int) {
+	return file_codeq_v1_task_service_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *KeyWait) GetKind() KeyKind {
+	if x != nil {
+		return x.Kind
+	}
+	return KeyKind_KEY_KIND_UNSPECIFIED
+}
+
+func (x *KeyWait) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *KeyWait) GetLimit() float64 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+func (x *KeyWait) GetHolders() int64 {
+	if x != nil {
+		return x.Holders
+	}
+	return 0
+}
+
+func (x *KeyWait) GetPosition() int64 {
+	if x != nil {
+		return x.Position
+	}
+	return 0
+}
+
 // ExplainTaskResponse says what a task is waiting for.
 type ExplainTaskResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1922,14 +2074,16 @@ type ExplainTaskResponse struct {
 	// Value of the limit. Set while LIMITED.
 	LimitMax *int64 `protobuf:"varint,11,opt,name=limit_max,json=limitMax,proto3,oneof" json:"limit_max,omitempty"`
 	// Number of tasks that count for the limit. Set while LIMITED.
-	LimitUsed     *int64 `protobuf:"varint,12,opt,name=limit_used,json=limitUsed,proto3,oneof" json:"limit_used,omitempty"`
+	LimitUsed *int64 `protobuf:"varint,12,opt,name=limit_used,json=limitUsed,proto3,oneof" json:"limit_used,omitempty"`
+	// The key that the task is waiting for. Set if the reason is WAIT_REASON_KEY.
+	KeyWait       *KeyWait `protobuf:"bytes,13,opt,name=key_wait,json=keyWait,proto3" json:"key_wait,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ExplainTaskResponse) Reset() {
 	*x = ExplainTaskResponse{}
-	mi := &file_codeq_v1_task_service_proto_msgTypes[31]
+	mi := &file_codeq_v1_task_service_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1941,7 +2095,7 @@ func (x *ExplainTaskResponse) String() string {
 func (*ExplainTaskResponse) ProtoMessage() {}
 
 func (x *ExplainTaskResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_codeq_v1_task_service_proto_msgTypes[31]
+	mi := &file_codeq_v1_task_service_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1954,7 +2108,7 @@ func (x *ExplainTaskResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainTaskResponse.ProtoReflect.Descriptor instead.
 func (*ExplainTaskResponse) Descriptor() ([]byte, []int) {
-	return file_codeq_v1_task_service_proto_rawDescGZIP(), []int{31}
+	return file_codeq_v1_task_service_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ExplainTaskResponse) GetTaskId() string {
@@ -2041,6 +2195,13 @@ func (x *ExplainTaskResponse) GetLimitUsed() int64 {
 	return 0
 }
 
+func (x *ExplainTaskResponse) GetKeyWait() *KeyWait {
+	if x != nil {
+		return x.KeyWait
+	}
+	return nil
+}
+
 // RedriveTaskRequest redrives a task.
 type RedriveTaskRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2054,7 +2215,7 @@ type RedriveTaskRequest struct {
 
 func (x *RedriveTaskRequest) Reset() {
 	*x = RedriveTaskRequest{}
-	mi := &file_codeq_v1_task_service_proto_msgTypes[32]
+	mi := &file_codeq_v1_task_service_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2066,7 +2227,7 @@ func (x *RedriveTaskRequest) String() string {
 func (*RedriveTaskRequest) ProtoMessage() {}
 
 func (x *RedriveTaskRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_codeq_v1_task_service_proto_msgTypes[32]
+	mi := &file_codeq_v1_task_service_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2079,7 +2240,7 @@ func (x *RedriveTaskRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RedriveTaskRequest.ProtoReflect.Descriptor instead.
 func (*RedriveTaskRequest) Descriptor() ([]byte, []int) {
-	return file_codeq_v1_task_service_proto_rawDescGZIP(), []int{32}
+	return file_codeq_v1_task_service_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *RedriveTaskRequest) GetTaskId() string {
@@ -2107,7 +2268,7 @@ type RedriveTaskResponse struct {
 
 func (x *RedriveTaskResponse) Reset() {
 	*x = RedriveTaskResponse{}
-	mi := &file_codeq_v1_task_service_proto_msgTypes[33]
+	mi := &file_codeq_v1_task_service_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2119,7 +2280,7 @@ func (x *RedriveTaskResponse) String() string {
 func (*RedriveTaskResponse) ProtoMessage() {}
 
 func (x *RedriveTaskResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_codeq_v1_task_service_proto_msgTypes[33]
+	mi := &file_codeq_v1_task_service_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2132,7 +2293,7 @@ func (x *RedriveTaskResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RedriveTaskResponse.ProtoReflect.Descriptor instead.
 func (*RedriveTaskResponse) Descriptor() ([]byte, []int) {
-	return file_codeq_v1_task_service_proto_rawDescGZIP(), []int{33}
+	return file_codeq_v1_task_service_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *RedriveTaskResponse) GetTask() *Task {
@@ -2159,7 +2320,7 @@ type CleanupTasksRequest struct {
 
 func (x *CleanupTasksRequest) Reset() {
 	*x = CleanupTasksRequest{}
-	mi := &file_codeq_v1_task_service_proto_msgTypes[34]
+	mi := &file_codeq_v1_task_service_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2171,7 +2332,7 @@ func (x *CleanupTasksRequest) String() string {
 func (*CleanupTasksRequest) ProtoMessage() {}
 
 func (x *CleanupTasksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_codeq_v1_task_service_proto_msgTypes[34]
+	mi := &file_codeq_v1_task_service_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2184,7 +2345,7 @@ func (x *CleanupTasksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CleanupTasksRequest.ProtoReflect.Descriptor instead.
 func (*CleanupTasksRequest) Descriptor() ([]byte, []int) {
-	return file_codeq_v1_task_service_proto_rawDescGZIP(), []int{34}
+	return file_codeq_v1_task_service_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *CleanupTasksRequest) GetLimit() int32 {
@@ -2233,7 +2394,7 @@ type CleanupTasksResponse struct {
 
 func (x *CleanupTasksResponse) Reset() {
 	*x = CleanupTasksResponse{}
-	mi := &file_codeq_v1_task_service_proto_msgTypes[35]
+	mi := &file_codeq_v1_task_service_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2245,7 +2406,7 @@ func (x *CleanupTasksResponse) String() string {
 func (*CleanupTasksResponse) ProtoMessage() {}
 
 func (x *CleanupTasksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_codeq_v1_task_service_proto_msgTypes[35]
+	mi := &file_codeq_v1_task_service_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2258,7 +2419,7 @@ func (x *CleanupTasksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CleanupTasksResponse.ProtoReflect.Descriptor instead.
 func (*CleanupTasksResponse) Descriptor() ([]byte, []int) {
-	return file_codeq_v1_task_service_proto_rawDescGZIP(), []int{35}
+	return file_codeq_v1_task_service_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *CleanupTasksResponse) GetDeleted() int32 {
@@ -2302,7 +2463,7 @@ type GetTaskArtifactRequest struct {
 
 func (x *GetTaskArtifactRequest) Reset() {
 	*x = GetTaskArtifactRequest{}
-	mi := &file_codeq_v1_task_service_proto_msgTypes[36]
+	mi := &file_codeq_v1_task_service_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2314,7 +2475,7 @@ func (x *GetTaskArtifactRequest) String() string {
 func (*GetTaskArtifactRequest) ProtoMessage() {}
 
 func (x *GetTaskArtifactRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_codeq_v1_task_service_proto_msgTypes[36]
+	mi := &file_codeq_v1_task_service_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2327,7 +2488,7 @@ func (x *GetTaskArtifactRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetTaskArtifactRequest.ProtoReflect.Descriptor instead.
 func (*GetTaskArtifactRequest) Descriptor() ([]byte, []int) {
-	return file_codeq_v1_task_service_proto_rawDescGZIP(), []int{36}
+	return file_codeq_v1_task_service_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *GetTaskArtifactRequest) GetTaskId() string {
@@ -2362,7 +2523,7 @@ type GetTaskArtifactResponse struct {
 
 func (x *GetTaskArtifactResponse) Reset() {
 	*x = GetTaskArtifactResponse{}
-	mi := &file_codeq_v1_task_service_proto_msgTypes[37]
+	mi := &file_codeq_v1_task_service_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2374,7 +2535,7 @@ func (x *GetTaskArtifactResponse) String() string {
 func (*GetTaskArtifactResponse) ProtoMessage() {}
 
 func (x *GetTaskArtifactResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_codeq_v1_task_service_proto_msgTypes[37]
+	mi := &file_codeq_v1_task_service_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2387,7 +2548,7 @@ func (x *GetTaskArtifactResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetTaskArtifactResponse.ProtoReflect.Descriptor instead.
 func (*GetTaskArtifactResponse) Descriptor() ([]byte, []int) {
-	return file_codeq_v1_task_service_proto_rawDescGZIP(), []int{37}
+	return file_codeq_v1_task_service_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *GetTaskArtifactResponse) GetName() string {
@@ -2498,12 +2659,13 @@ const file_codeq_v1_task_service_proto_rawDesc = "" +
 	"\x0e_delay_seconds\"e\n" +
 	"\x10NackTaskResponse\x12,\n" +
 	"\x06status\x18\x01 \x01(\x0e2\x14.codeq.v1.TaskStatusR\x06status\x12#\n" +
-	"\rdelay_seconds\x18\x02 \x01(\x05R\fdelaySeconds\"\xb3\x01\n" +
+	"\rdelay_seconds\x18\x02 \x01(\x05R\fdelaySeconds\"\xce\x01\n" +
 	"\x12AbandonTaskRequest\x12\"\n" +
 	"\atask_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\x06taskId\x12$\n" +
 	"\vlease_token\x18\x02 \x01(\x04H\x00R\n" +
 	"leaseToken\x88\x01\x01\x121\n" +
-	"\rdelay_seconds\x18\x03 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00H\x01R\fdelaySeconds\x88\x01\x01B\x0e\n" +
+	"\rdelay_seconds\x18\x03 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00H\x01R\fdelaySeconds\x88\x01\x01\x12\x19\n" +
+	"\bpark_key\x18\x04 \x01(\bR\aparkKeyB\x0e\n" +
 	"\f_lease_tokenB\x10\n" +
 	"\x0e_delay_seconds\"h\n" +
 	"\x13AbandonTaskResponse\x12,\n" +
@@ -2552,7 +2714,13 @@ const file_codeq_v1_task_service_proto_rawDesc = "" +
 	"\x05tasks\x18\x01 \x03(\v2\x0e.codeq.v1.TaskR\x05tasks\x12&\n" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"8\n" +
 	"\x12ExplainTaskRequest\x12\"\n" +
-	"\atask_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\x06taskId\"\xb1\x04\n" +
+	"\atask_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\x06taskId\"\x8e\x01\n" +
+	"\aKeyWait\x12%\n" +
+	"\x04kind\x18\x01 \x01(\x0e2\x11.codeq.v1.KeyKindR\x04kind\x12\x10\n" +
+	"\x03key\x18\x02 \x01(\tR\x03key\x12\x14\n" +
+	"\x05limit\x18\x03 \x01(\x01R\x05limit\x12\x18\n" +
+	"\aholders\x18\x04 \x01(\x03R\aholders\x12\x1a\n" +
+	"\bposition\x18\x05 \x01(\x03R\bposition\"\xdf\x04\n" +
 	"\x13ExplainTaskResponse\x12\x17\n" +
 	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12,\n" +
 	"\x06status\x18\x02 \x01(\x0e2\x14.codeq.v1.TaskStatusR\x06status\x12,\n" +
@@ -2568,7 +2736,8 @@ const file_codeq_v1_task_service_proto_rawDesc = "" +
 	" \x01(\tH\x03R\x05limit\x88\x01\x01\x12 \n" +
 	"\tlimit_max\x18\v \x01(\x03H\x04R\blimitMax\x88\x01\x01\x12\"\n" +
 	"\n" +
-	"limit_used\x18\f \x01(\x03H\x05R\tlimitUsed\x88\x01\x01B\b\n" +
+	"limit_used\x18\f \x01(\x03H\x05R\tlimitUsed\x88\x01\x01\x12,\n" +
+	"\bkey_wait\x18\r \x01(\v2\x11.codeq.v1.KeyWaitR\akeyWaitB\b\n" +
 	"\x06_aheadB\x10\n" +
 	"\x0e_delay_secondsB\f\n" +
 	"\n" +
@@ -2602,7 +2771,7 @@ const file_codeq_v1_task_service_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12!\n" +
 	"\fcontent_type\x18\x02 \x01(\tR\vcontentType\x12\x18\n" +
 	"\acontent\x18\x03 \x01(\fR\acontent\x12\x16\n" +
-	"\x06sha256\x18\x04 \x01(\tR\x06sha256*\xee\x01\n" +
+	"\x06sha256\x18\x04 \x01(\tR\x06sha256*\x83\x02\n" +
 	"\n" +
 	"WaitReason\x12\x1b\n" +
 	"\x17WAIT_REASON_UNSPECIFIED\x10\x00\x12\x16\n" +
@@ -2613,7 +2782,13 @@ const file_codeq_v1_task_service_proto_rawDesc = "" +
 	"\x12WAIT_REASON_LEASED\x10\x05\x12\x15\n" +
 	"\x11WAIT_REASON_ENDED\x10\x06\x12\x17\n" +
 	"\x13WAIT_REASON_PURGING\x10\a\x12\x17\n" +
-	"\x13WAIT_REASON_LIMITED\x10\b2\xc6\x13\n" +
+	"\x13WAIT_REASON_LIMITED\x10\b\x12\x13\n" +
+	"\x0fWAIT_REASON_KEY\x10\t*g\n" +
+	"\aKeyKind\x12\x18\n" +
+	"\x14KEY_KIND_UNSPECIFIED\x10\x00\x12\x18\n" +
+	"\x14KEY_KIND_CONCURRENCY\x10\x01\x12\x11\n" +
+	"\rKEY_KIND_RATE\x10\x02\x12\x15\n" +
+	"\x11KEY_KIND_ORDERING\x10\x032\xc6\x13\n" +
 	"\vTaskService\x12\x89\x01\n" +
 	"\n" +
 	"CreateTask\x12\x1b.codeq.v1.CreateTaskRequest\x1a\x1c.codeq.v1.CreateTaskResponse\"@\x8a\xb5\x18\x02\b\x01\x92\xb5\x18\x13\b\xca\x01\x1a\x0e\n" +
@@ -2652,132 +2827,136 @@ func file_codeq_v1_task_service_proto_rawDescGZIP() []byte {
 	return file_codeq_v1_task_service_proto_rawDescData
 }
 
-var file_codeq_v1_task_service_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_codeq_v1_task_service_proto_msgTypes = make([]protoimpl.MessageInfo, 38)
+var file_codeq_v1_task_service_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
+var file_codeq_v1_task_service_proto_msgTypes = make([]protoimpl.MessageInfo, 39)
 var file_codeq_v1_task_service_proto_goTypes = []any{
 	(WaitReason)(0),                    // 0: codeq.v1.WaitReason
-	(*CreateTaskRequest)(nil),          // 1: codeq.v1.CreateTaskRequest
-	(*CreateTaskResponse)(nil),         // 2: codeq.v1.CreateTaskResponse
-	(*BatchCreateTasksRequest)(nil),    // 3: codeq.v1.BatchCreateTasksRequest
-	(*BatchCreateTasksResponse)(nil),   // 4: codeq.v1.BatchCreateTasksResponse
-	(*CreateTaskAnswer)(nil),           // 5: codeq.v1.CreateTaskAnswer
-	(*ClaimTaskRequest)(nil),           // 6: codeq.v1.ClaimTaskRequest
-	(*ClaimTaskResponse)(nil),          // 7: codeq.v1.ClaimTaskResponse
-	(*ClaimTasksRequest)(nil),          // 8: codeq.v1.ClaimTasksRequest
-	(*ClaimTasksResponse)(nil),         // 9: codeq.v1.ClaimTasksResponse
-	(*HeartbeatTaskRequest)(nil),       // 10: codeq.v1.HeartbeatTaskRequest
-	(*HeartbeatTaskResponse)(nil),      // 11: codeq.v1.HeartbeatTaskResponse
-	(*SubmitResultRequest)(nil),        // 12: codeq.v1.SubmitResultRequest
-	(*SubmitResultResponse)(nil),       // 13: codeq.v1.SubmitResultResponse
-	(*BatchSubmitResultsRequest)(nil),  // 14: codeq.v1.BatchSubmitResultsRequest
-	(*BatchSubmitResultsResponse)(nil), // 15: codeq.v1.BatchSubmitResultsResponse
-	(*SubmitResultAnswer)(nil),         // 16: codeq.v1.SubmitResultAnswer
-	(*NackTaskRequest)(nil),            // 17: codeq.v1.NackTaskRequest
-	(*NackTaskResponse)(nil),           // 18: codeq.v1.NackTaskResponse
-	(*AbandonTaskRequest)(nil),         // 19: codeq.v1.AbandonTaskRequest
-	(*AbandonTaskResponse)(nil),        // 20: codeq.v1.AbandonTaskResponse
-	(*ReportProgressRequest)(nil),      // 21: codeq.v1.ReportProgressRequest
-	(*ReportProgressResponse)(nil),     // 22: codeq.v1.ReportProgressResponse
-	(*CancelTaskRequest)(nil),          // 23: codeq.v1.CancelTaskRequest
-	(*CancelTaskResponse)(nil),         // 24: codeq.v1.CancelTaskResponse
-	(*GetTaskRequest)(nil),             // 25: codeq.v1.GetTaskRequest
-	(*GetTaskResponse)(nil),            // 26: codeq.v1.GetTaskResponse
-	(*GetTaskResultRequest)(nil),       // 27: codeq.v1.GetTaskResultRequest
-	(*GetTaskResultResponse)(nil),      // 28: codeq.v1.GetTaskResultResponse
-	(*ListTasksRequest)(nil),           // 29: codeq.v1.ListTasksRequest
-	(*ListTasksResponse)(nil),          // 30: codeq.v1.ListTasksResponse
-	(*ExplainTaskRequest)(nil),         // 31: codeq.v1.ExplainTaskRequest
-	(*ExplainTaskResponse)(nil),        // 32: codeq.v1.ExplainTaskResponse
-	(*RedriveTaskRequest)(nil),         // 33: codeq.v1.RedriveTaskRequest
-	(*RedriveTaskResponse)(nil),        // 34: codeq.v1.RedriveTaskResponse
-	(*CleanupTasksRequest)(nil),        // 35: codeq.v1.CleanupTasksRequest
-	(*CleanupTasksResponse)(nil),       // 36: codeq.v1.CleanupTasksResponse
-	(*GetTaskArtifactRequest)(nil),     // 37: codeq.v1.GetTaskArtifactRequest
-	(*GetTaskArtifactResponse)(nil),    // 38: codeq.v1.GetTaskArtifactResponse
-	(*TaskSpec)(nil),                   // 39: codeq.v1.TaskSpec
-	(*Task)(nil),                       // 40: codeq.v1.Task
-	(*ItemError)(nil),                  // 41: codeq.v1.ItemError
-	(*timestamppb.Timestamp)(nil),      // 42: google.protobuf.Timestamp
-	(TaskStatus)(0),                    // 43: codeq.v1.TaskStatus
-	(*NewArtifact)(nil),                // 44: codeq.v1.NewArtifact
-	(*TaskResult)(nil),                 // 45: codeq.v1.TaskResult
+	(KeyKind)(0),                       // 1: codeq.v1.KeyKind
+	(*CreateTaskRequest)(nil),          // 2: codeq.v1.CreateTaskRequest
+	(*CreateTaskResponse)(nil),         // 3: codeq.v1.CreateTaskResponse
+	(*BatchCreateTasksRequest)(nil),    // 4: codeq.v1.BatchCreateTasksRequest
+	(*BatchCreateTasksResponse)(nil),   // 5: codeq.v1.BatchCreateTasksResponse
+	(*CreateTaskAnswer)(nil),           // 6: codeq.v1.CreateTaskAnswer
+	(*ClaimTaskRequest)(nil),           // 7: codeq.v1.ClaimTaskRequest
+	(*ClaimTaskResponse)(nil),          // 8: codeq.v1.ClaimTaskResponse
+	(*ClaimTasksRequest)(nil),          // 9: codeq.v1.ClaimTasksRequest
+	(*ClaimTasksResponse)(nil),         // 10: codeq.v1.ClaimTasksResponse
+	(*HeartbeatTaskRequest)(nil),       // 11: codeq.v1.HeartbeatTaskRequest
+	(*HeartbeatTaskResponse)(nil),      // 12: codeq.v1.HeartbeatTaskResponse
+	(*SubmitResultRequest)(nil),        // 13: codeq.v1.SubmitResultRequest
+	(*SubmitResultResponse)(nil),       // 14: codeq.v1.SubmitResultResponse
+	(*BatchSubmitResultsRequest)(nil),  // 15: codeq.v1.BatchSubmitResultsRequest
+	(*BatchSubmitResultsResponse)(nil), // 16: codeq.v1.BatchSubmitResultsResponse
+	(*SubmitResultAnswer)(nil),         // 17: codeq.v1.SubmitResultAnswer
+	(*NackTaskRequest)(nil),            // 18: codeq.v1.NackTaskRequest
+	(*NackTaskResponse)(nil),           // 19: codeq.v1.NackTaskResponse
+	(*AbandonTaskRequest)(nil),         // 20: codeq.v1.AbandonTaskRequest
+	(*AbandonTaskResponse)(nil),        // 21: codeq.v1.AbandonTaskResponse
+	(*ReportProgressRequest)(nil),      // 22: codeq.v1.ReportProgressRequest
+	(*ReportProgressResponse)(nil),     // 23: codeq.v1.ReportProgressResponse
+	(*CancelTaskRequest)(nil),          // 24: codeq.v1.CancelTaskRequest
+	(*CancelTaskResponse)(nil),         // 25: codeq.v1.CancelTaskResponse
+	(*GetTaskRequest)(nil),             // 26: codeq.v1.GetTaskRequest
+	(*GetTaskResponse)(nil),            // 27: codeq.v1.GetTaskResponse
+	(*GetTaskResultRequest)(nil),       // 28: codeq.v1.GetTaskResultRequest
+	(*GetTaskResultResponse)(nil),      // 29: codeq.v1.GetTaskResultResponse
+	(*ListTasksRequest)(nil),           // 30: codeq.v1.ListTasksRequest
+	(*ListTasksResponse)(nil),          // 31: codeq.v1.ListTasksResponse
+	(*ExplainTaskRequest)(nil),         // 32: codeq.v1.ExplainTaskRequest
+	(*KeyWait)(nil),                    // 33: codeq.v1.KeyWait
+	(*ExplainTaskResponse)(nil),        // 34: codeq.v1.ExplainTaskResponse
+	(*RedriveTaskRequest)(nil),         // 35: codeq.v1.RedriveTaskRequest
+	(*RedriveTaskResponse)(nil),        // 36: codeq.v1.RedriveTaskResponse
+	(*CleanupTasksRequest)(nil),        // 37: codeq.v1.CleanupTasksRequest
+	(*CleanupTasksResponse)(nil),       // 38: codeq.v1.CleanupTasksResponse
+	(*GetTaskArtifactRequest)(nil),     // 39: codeq.v1.GetTaskArtifactRequest
+	(*GetTaskArtifactResponse)(nil),    // 40: codeq.v1.GetTaskArtifactResponse
+	(*TaskSpec)(nil),                   // 41: codeq.v1.TaskSpec
+	(*Task)(nil),                       // 42: codeq.v1.Task
+	(*ItemError)(nil),                  // 43: codeq.v1.ItemError
+	(*timestamppb.Timestamp)(nil),      // 44: google.protobuf.Timestamp
+	(TaskStatus)(0),                    // 45: codeq.v1.TaskStatus
+	(*NewArtifact)(nil),                // 46: codeq.v1.NewArtifact
+	(*TaskResult)(nil),                 // 47: codeq.v1.TaskResult
 }
 var file_codeq_v1_task_service_proto_depIdxs = []int32{
-	39, // 0: codeq.v1.CreateTaskRequest.spec:type_name -> codeq.v1.TaskSpec
-	40, // 1: codeq.v1.CreateTaskResponse.task:type_name -> codeq.v1.Task
-	39, // 2: codeq.v1.BatchCreateTasksRequest.tasks:type_name -> codeq.v1.TaskSpec
-	5,  // 3: codeq.v1.BatchCreateTasksResponse.results:type_name -> codeq.v1.CreateTaskAnswer
-	40, // 4: codeq.v1.CreateTaskAnswer.task:type_name -> codeq.v1.Task
-	41, // 5: codeq.v1.CreateTaskAnswer.error:type_name -> codeq.v1.ItemError
-	40, // 6: codeq.v1.ClaimTaskResponse.task:type_name -> codeq.v1.Task
-	40, // 7: codeq.v1.ClaimTasksResponse.tasks:type_name -> codeq.v1.Task
-	42, // 8: codeq.v1.HeartbeatTaskResponse.lease_until:type_name -> google.protobuf.Timestamp
-	43, // 9: codeq.v1.SubmitResultRequest.status:type_name -> codeq.v1.TaskStatus
-	44, // 10: codeq.v1.SubmitResultRequest.artifacts:type_name -> codeq.v1.NewArtifact
-	45, // 11: codeq.v1.SubmitResultResponse.result:type_name -> codeq.v1.TaskResult
-	12, // 12: codeq.v1.BatchSubmitResultsRequest.results:type_name -> codeq.v1.SubmitResultRequest
-	16, // 13: codeq.v1.BatchSubmitResultsResponse.results:type_name -> codeq.v1.SubmitResultAnswer
-	45, // 14: codeq.v1.SubmitResultAnswer.result:type_name -> codeq.v1.TaskResult
-	41, // 15: codeq.v1.SubmitResultAnswer.error:type_name -> codeq.v1.ItemError
-	43, // 16: codeq.v1.NackTaskResponse.status:type_name -> codeq.v1.TaskStatus
-	43, // 17: codeq.v1.AbandonTaskResponse.status:type_name -> codeq.v1.TaskStatus
-	42, // 18: codeq.v1.ReportProgressResponse.lease_until:type_name -> google.protobuf.Timestamp
-	40, // 19: codeq.v1.CancelTaskResponse.task:type_name -> codeq.v1.Task
-	40, // 20: codeq.v1.GetTaskResponse.task:type_name -> codeq.v1.Task
-	40, // 21: codeq.v1.GetTaskResultResponse.task:type_name -> codeq.v1.Task
-	45, // 22: codeq.v1.GetTaskResultResponse.result:type_name -> codeq.v1.TaskResult
-	43, // 23: codeq.v1.ListTasksRequest.status:type_name -> codeq.v1.TaskStatus
-	42, // 24: codeq.v1.ListTasksRequest.created_from:type_name -> google.protobuf.Timestamp
-	42, // 25: codeq.v1.ListTasksRequest.created_to:type_name -> google.protobuf.Timestamp
-	40, // 26: codeq.v1.ListTasksResponse.tasks:type_name -> codeq.v1.Task
-	43, // 27: codeq.v1.ExplainTaskResponse.status:type_name -> codeq.v1.TaskStatus
-	0,  // 28: codeq.v1.ExplainTaskResponse.reason:type_name -> codeq.v1.WaitReason
-	42, // 29: codeq.v1.ExplainTaskResponse.lease_until:type_name -> google.protobuf.Timestamp
-	42, // 30: codeq.v1.ExplainTaskResponse.expire_at:type_name -> google.protobuf.Timestamp
-	40, // 31: codeq.v1.RedriveTaskResponse.task:type_name -> codeq.v1.Task
-	42, // 32: codeq.v1.CleanupTasksRequest.before:type_name -> google.protobuf.Timestamp
-	42, // 33: codeq.v1.CleanupTasksResponse.before:type_name -> google.protobuf.Timestamp
-	1,  // 34: codeq.v1.TaskService.CreateTask:input_type -> codeq.v1.CreateTaskRequest
-	3,  // 35: codeq.v1.TaskService.BatchCreateTasks:input_type -> codeq.v1.BatchCreateTasksRequest
-	6,  // 36: codeq.v1.TaskService.ClaimTask:input_type -> codeq.v1.ClaimTaskRequest
-	8,  // 37: codeq.v1.TaskService.ClaimTasks:input_type -> codeq.v1.ClaimTasksRequest
-	10, // 38: codeq.v1.TaskService.HeartbeatTask:input_type -> codeq.v1.HeartbeatTaskRequest
-	12, // 39: codeq.v1.TaskService.SubmitResult:input_type -> codeq.v1.SubmitResultRequest
-	14, // 40: codeq.v1.TaskService.BatchSubmitResults:input_type -> codeq.v1.BatchSubmitResultsRequest
-	17, // 41: codeq.v1.TaskService.NackTask:input_type -> codeq.v1.NackTaskRequest
-	19, // 42: codeq.v1.TaskService.AbandonTask:input_type -> codeq.v1.AbandonTaskRequest
-	21, // 43: codeq.v1.TaskService.ReportProgress:input_type -> codeq.v1.ReportProgressRequest
-	23, // 44: codeq.v1.TaskService.CancelTask:input_type -> codeq.v1.CancelTaskRequest
-	25, // 45: codeq.v1.TaskService.GetTask:input_type -> codeq.v1.GetTaskRequest
-	29, // 46: codeq.v1.TaskService.ListTasks:input_type -> codeq.v1.ListTasksRequest
-	31, // 47: codeq.v1.TaskService.ExplainTask:input_type -> codeq.v1.ExplainTaskRequest
-	33, // 48: codeq.v1.TaskService.RedriveTask:input_type -> codeq.v1.RedriveTaskRequest
-	35, // 49: codeq.v1.TaskService.CleanupTasks:input_type -> codeq.v1.CleanupTasksRequest
-	27, // 50: codeq.v1.TaskService.GetTaskResult:input_type -> codeq.v1.GetTaskResultRequest
-	37, // 51: codeq.v1.TaskService.GetTaskArtifact:input_type -> codeq.v1.GetTaskArtifactRequest
-	2,  // 52: codeq.v1.TaskService.CreateTask:output_type -> codeq.v1.CreateTaskResponse
-	4,  // 53: codeq.v1.TaskService.BatchCreateTasks:output_type -> codeq.v1.BatchCreateTasksResponse
-	7,  // 54: codeq.v1.TaskService.ClaimTask:output_type -> codeq.v1.ClaimTaskResponse
-	9,  // 55: codeq.v1.TaskService.ClaimTasks:output_type -> codeq.v1.ClaimTasksResponse
-	11, // 56: codeq.v1.TaskService.HeartbeatTask:output_type -> codeq.v1.HeartbeatTaskResponse
-	13, // 57: codeq.v1.TaskService.SubmitResult:output_type -> codeq.v1.SubmitResultResponse
-	15, // 58: codeq.v1.TaskService.BatchSubmitResults:output_type -> codeq.v1.BatchSubmitResultsResponse
-	18, // 59: codeq.v1.TaskService.NackTask:output_type -> codeq.v1.NackTaskResponse
-	20, // 60: codeq.v1.TaskService.AbandonTask:output_type -> codeq.v1.AbandonTaskResponse
-	22, // 61: codeq.v1.TaskService.ReportProgress:output_type -> codeq.v1.ReportProgressResponse
-	24, // 62: codeq.v1.TaskService.CancelTask:output_type -> codeq.v1.CancelTaskResponse
-	26, // 63: codeq.v1.TaskService.GetTask:output_type -> codeq.v1.GetTaskResponse
-	30, // 64: codeq.v1.TaskService.ListTasks:output_type -> codeq.v1.ListTasksResponse
-	32, // 65: codeq.v1.TaskService.ExplainTask:output_type -> codeq.v1.ExplainTaskResponse
-	34, // 66: codeq.v1.TaskService.RedriveTask:output_type -> codeq.v1.RedriveTaskResponse
-	36, // 67: codeq.v1.TaskService.CleanupTasks:output_type -> codeq.v1.CleanupTasksResponse
-	28, // 68: codeq.v1.TaskService.GetTaskResult:output_type -> codeq.v1.GetTaskResultResponse
-	38, // 69: codeq.v1.TaskService.GetTaskArtifact:output_type -> codeq.v1.GetTaskArtifactResponse
-	52, // [52:70] is the sub-list for method output_type
-	34, // [34:52] is the sub-list for method input_type
-	34, // [34:34] is the sub-list for extension type_name
-	34, // [34:34] is the sub-list for extension extendee
-	0,  // [0:34] is the sub-list for field type_name
+	41, // 0: codeq.v1.CreateTaskRequest.spec:type_name -> codeq.v1.TaskSpec
+	42, // 1: codeq.v1.CreateTaskResponse.task:type_name -> codeq.v1.Task
+	41, // 2: codeq.v1.BatchCreateTasksRequest.tasks:type_name -> codeq.v1.TaskSpec
+	6,  // 3: codeq.v1.BatchCreateTasksResponse.results:type_name -> codeq.v1.CreateTaskAnswer
+	42, // 4: codeq.v1.CreateTaskAnswer.task:type_name -> codeq.v1.Task
+	43, // 5: codeq.v1.CreateTaskAnswer.error:type_name -> codeq.v1.ItemError
+	42, // 6: codeq.v1.ClaimTaskResponse.task:type_name -> codeq.v1.Task
+	42, // 7: codeq.v1.ClaimTasksResponse.tasks:type_name -> codeq.v1.Task
+	44, // 8: codeq.v1.HeartbeatTaskResponse.lease_until:type_name -> google.protobuf.Timestamp
+	45, // 9: codeq.v1.SubmitResultRequest.status:type_name -> codeq.v1.TaskStatus
+	46, // 10: codeq.v1.SubmitResultRequest.artifacts:type_name -> codeq.v1.NewArtifact
+	47, // 11: codeq.v1.SubmitResultResponse.result:type_name -> codeq.v1.TaskResult
+	13, // 12: codeq.v1.BatchSubmitResultsRequest.results:type_name -> codeq.v1.SubmitResultRequest
+	17, // 13: codeq.v1.BatchSubmitResultsResponse.results:type_name -> codeq.v1.SubmitResultAnswer
+	47, // 14: codeq.v1.SubmitResultAnswer.result:type_name -> codeq.v1.TaskResult
+	43, // 15: codeq.v1.SubmitResultAnswer.error:type_name -> codeq.v1.ItemError
+	45, // 16: codeq.v1.NackTaskResponse.status:type_name -> codeq.v1.TaskStatus
+	45, // 17: codeq.v1.AbandonTaskResponse.status:type_name -> codeq.v1.TaskStatus
+	44, // 18: codeq.v1.ReportProgressResponse.lease_until:type_name -> google.protobuf.Timestamp
+	42, // 19: codeq.v1.CancelTaskResponse.task:type_name -> codeq.v1.Task
+	42, // 20: codeq.v1.GetTaskResponse.task:type_name -> codeq.v1.Task
+	42, // 21: codeq.v1.GetTaskResultResponse.task:type_name -> codeq.v1.Task
+	47, // 22: codeq.v1.GetTaskResultResponse.result:type_name -> codeq.v1.TaskResult
+	45, // 23: codeq.v1.ListTasksRequest.status:type_name -> codeq.v1.TaskStatus
+	44, // 24: codeq.v1.ListTasksRequest.created_from:type_name -> google.protobuf.Timestamp
+	44, // 25: codeq.v1.ListTasksRequest.created_to:type_name -> google.protobuf.Timestamp
+	42, // 26: codeq.v1.ListTasksResponse.tasks:type_name -> codeq.v1.Task
+	1,  // 27: codeq.v1.KeyWait.kind:type_name -> codeq.v1.KeyKind
+	45, // 28: codeq.v1.ExplainTaskResponse.status:type_name -> codeq.v1.TaskStatus
+	0,  // 29: codeq.v1.ExplainTaskResponse.reason:type_name -> codeq.v1.WaitReason
+	44, // 30: codeq.v1.ExplainTaskResponse.lease_until:type_name -> google.protobuf.Timestamp
+	44, // 31: codeq.v1.ExplainTaskResponse.expire_at:type_name -> google.protobuf.Timestamp
+	33, // 32: codeq.v1.ExplainTaskResponse.key_wait:type_name -> codeq.v1.KeyWait
+	42, // 33: codeq.v1.RedriveTaskResponse.task:type_name -> codeq.v1.Task
+	44, // 34: codeq.v1.CleanupTasksRequest.before:type_name -> google.protobuf.Timestamp
+	44, // 35: codeq.v1.CleanupTasksResponse.before:type_name -> google.protobuf.Timestamp
+	2,  // 36: codeq.v1.TaskService.CreateTask:input_type -> codeq.v1.CreateTaskRequest
+	4,  // 37: codeq.v1.TaskService.BatchCreateTasks:input_type -> codeq.v1.BatchCreateTasksRequest
+	7,  // 38: codeq.v1.TaskService.ClaimTask:input_type -> codeq.v1.ClaimTaskRequest
+	9,  // 39: codeq.v1.TaskService.ClaimTasks:input_type -> codeq.v1.ClaimTasksRequest
+	11, // 40: codeq.v1.TaskService.HeartbeatTask:input_type -> codeq.v1.HeartbeatTaskRequest
+	13, // 41: codeq.v1.TaskService.SubmitResult:input_type -> codeq.v1.SubmitResultRequest
+	15, // 42: codeq.v1.TaskService.BatchSubmitResults:input_type -> codeq.v1.BatchSubmitResultsRequest
+	18, // 43: codeq.v1.TaskService.NackTask:input_type -> codeq.v1.NackTaskRequest
+	20, // 44: codeq.v1.TaskService.AbandonTask:input_type -> codeq.v1.AbandonTaskRequest
+	22, // 45: codeq.v1.TaskService.ReportProgress:input_type -> codeq.v1.ReportProgressRequest
+	24, // 46: codeq.v1.TaskService.CancelTask:input_type -> codeq.v1.CancelTaskRequest
+	26, // 47: codeq.v1.TaskService.GetTask:input_type -> codeq.v1.GetTaskRequest
+	30, // 48: codeq.v1.TaskService.ListTasks:input_type -> codeq.v1.ListTasksRequest
+	32, // 49: codeq.v1.TaskService.ExplainTask:input_type -> codeq.v1.ExplainTaskRequest
+	35, // 50: codeq.v1.TaskService.RedriveTask:input_type -> codeq.v1.RedriveTaskRequest
+	37, // 51: codeq.v1.TaskService.CleanupTasks:input_type -> codeq.v1.CleanupTasksRequest
+	28, // 52: codeq.v1.TaskService.GetTaskResult:input_type -> codeq.v1.GetTaskResultRequest
+	39, // 53: codeq.v1.TaskService.GetTaskArtifact:input_type -> codeq.v1.GetTaskArtifactRequest
+	3,  // 54: codeq.v1.TaskService.CreateTask:output_type -> codeq.v1.CreateTaskResponse
+	5,  // 55: codeq.v1.TaskService.BatchCreateTasks:output_type -> codeq.v1.BatchCreateTasksResponse
+	8,  // 56: codeq.v1.TaskService.ClaimTask:output_type -> codeq.v1.ClaimTaskResponse
+	10, // 57: codeq.v1.TaskService.ClaimTasks:output_type -> codeq.v1.ClaimTasksResponse
+	12, // 58: codeq.v1.TaskService.HeartbeatTask:output_type -> codeq.v1.HeartbeatTaskResponse
+	14, // 59: codeq.v1.TaskService.SubmitResult:output_type -> codeq.v1.SubmitResultResponse
+	16, // 60: codeq.v1.TaskService.BatchSubmitResults:output_type -> codeq.v1.BatchSubmitResultsResponse
+	19, // 61: codeq.v1.TaskService.NackTask:output_type -> codeq.v1.NackTaskResponse
+	21, // 62: codeq.v1.TaskService.AbandonTask:output_type -> codeq.v1.AbandonTaskResponse
+	23, // 63: codeq.v1.TaskService.ReportProgress:output_type -> codeq.v1.ReportProgressResponse
+	25, // 64: codeq.v1.TaskService.CancelTask:output_type -> codeq.v1.CancelTaskResponse
+	27, // 65: codeq.v1.TaskService.GetTask:output_type -> codeq.v1.GetTaskResponse
+	31, // 66: codeq.v1.TaskService.ListTasks:output_type -> codeq.v1.ListTasksResponse
+	34, // 67: codeq.v1.TaskService.ExplainTask:output_type -> codeq.v1.ExplainTaskResponse
+	36, // 68: codeq.v1.TaskService.RedriveTask:output_type -> codeq.v1.RedriveTaskResponse
+	38, // 69: codeq.v1.TaskService.CleanupTasks:output_type -> codeq.v1.CleanupTasksResponse
+	29, // 70: codeq.v1.TaskService.GetTaskResult:output_type -> codeq.v1.GetTaskResultResponse
+	40, // 71: codeq.v1.TaskService.GetTaskArtifact:output_type -> codeq.v1.GetTaskArtifactResponse
+	54, // [54:72] is the sub-list for method output_type
+	36, // [36:54] is the sub-list for method input_type
+	36, // [36:36] is the sub-list for extension type_name
+	36, // [36:36] is the sub-list for extension extendee
+	0,  // [0:36] is the sub-list for field type_name
 }
 
 func init() { file_codeq_v1_task_service_proto_init() }
@@ -2795,14 +2974,14 @@ func file_codeq_v1_task_service_proto_init() {
 	file_codeq_v1_task_service_proto_msgTypes[16].OneofWrappers = []any{}
 	file_codeq_v1_task_service_proto_msgTypes[18].OneofWrappers = []any{}
 	file_codeq_v1_task_service_proto_msgTypes[20].OneofWrappers = []any{}
-	file_codeq_v1_task_service_proto_msgTypes[31].OneofWrappers = []any{}
+	file_codeq_v1_task_service_proto_msgTypes[32].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_codeq_v1_task_service_proto_rawDesc), len(file_codeq_v1_task_service_proto_rawDesc)),
-			NumEnums:      1,
-			NumMessages:   38,
+			NumEnums:      2,
+			NumMessages:   39,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

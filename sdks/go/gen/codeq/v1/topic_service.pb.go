@@ -58,8 +58,21 @@ type QueuePolicy struct {
 	Backoff *Backoff `protobuf:"bytes,12,opt,name=backoff,proto3" json:"backoff,omitempty"`
 	// Largest payload in bytes, up to 1048576.
 	PayloadBytesMax *int32 `protobuf:"varint,14,opt,name=payload_bytes_max,json=payloadBytesMax,proto3,oneof" json:"payload_bytes_max,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// Most tasks with the same concurrency_key that may be leased at a time, 1 to 10000. A raised limit lets waiting tasks
+	// through at once; a lower one admits none until enough deliveries have ended.
+	ConcurrencyPerKey *int32 `protobuf:"varint,16,opt,name=concurrency_per_key,json=concurrencyPerKey,proto3,oneof" json:"concurrency_per_key,omitempty"`
+	// Deliveries of the queue per second on average, 0.001 to 1000000.
+	RatePerSecond *float64 `protobuf:"fixed64,17,opt,name=rate_per_second,json=ratePerSecond,proto3,oneof" json:"rate_per_second,omitempty"`
+	// Deliveries at once, of the queue and of a rate_key, after a pause: 1 to 1000000. Absent or 0: as many as in a second.
+	RateBurst *int32 `protobuf:"varint,18,opt,name=rate_burst,json=rateBurst,proto3,oneof" json:"rate_burst,omitempty"`
+	// Deliveries of tasks with the same rate_key per second on average, 0.001 to 1000000.
+	RatePerKeyPerSecond *float64 `protobuf:"fixed64,19,opt,name=rate_per_key_per_second,json=ratePerKeyPerSecond,proto3,oneof" json:"rate_per_key_per_second,omitempty"`
+	// What happens to a task that a claim meets while its concurrency_key is at the limit: it waits (wait), the task of the
+	// key that was leased first is cancelled in its favour (cancel_running), or it ends as CANCELLED (drop_newest).
+	// Absent: wait.
+	AtKeyLimit    *string `protobuf:"bytes,20,opt,name=at_key_limit,json=atKeyLimit,proto3,oneof" json:"at_key_limit,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *QueuePolicy) Reset() {
@@ -174,6 +187,41 @@ func (x *QueuePolicy) GetPayloadBytesMax() int32 {
 		return *x.PayloadBytesMax
 	}
 	return 0
+}
+
+func (x *QueuePolicy) GetConcurrencyPerKey() int32 {
+	if x != nil && x.ConcurrencyPerKey != nil {
+		return *x.ConcurrencyPerKey
+	}
+	return 0
+}
+
+func (x *QueuePolicy) GetRatePerSecond() float64 {
+	if x != nil && x.RatePerSecond != nil {
+		return *x.RatePerSecond
+	}
+	return 0
+}
+
+func (x *QueuePolicy) GetRateBurst() int32 {
+	if x != nil && x.RateBurst != nil {
+		return *x.RateBurst
+	}
+	return 0
+}
+
+func (x *QueuePolicy) GetRatePerKeyPerSecond() float64 {
+	if x != nil && x.RatePerKeyPerSecond != nil {
+		return *x.RatePerKeyPerSecond
+	}
+	return 0
+}
+
+func (x *QueuePolicy) GetAtKeyLimit() string {
+	if x != nil && x.AtKeyLimit != nil {
+		return *x.AtKeyLimit
+	}
+	return ""
 }
 
 // Backoff says how long a task waits after a nack that names no delay.
@@ -785,7 +833,7 @@ var File_codeq_v1_topic_service_proto protoreflect.FileDescriptor
 
 const file_codeq_v1_topic_service_proto_rawDesc = "" +
 	"\n" +
-	"\x1ccodeq/v1/topic_service.proto\x12\bcodeq.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1ecodeq/options/v1/options.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9e\b\n" +
+	"\x1ccodeq/v1/topic_service.proto\x12\bcodeq.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1ecodeq/options/v1/options.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe3\v\n" +
 	"\vQueuePolicy\x12=\n" +
 	"\x0epriority_tiers\x18\x01 \x03(\x05B\x16\xbaH\x0f\x92\x01\f\x10@\x18\x01\"\x06\x1a\x04\x18\t(\x00\xf8\xb5\x18\x01R\rpriorityTiers\x122\n" +
 	"\fmax_attempts\x18\x02 \x01(\x05B\n" +
@@ -801,7 +849,16 @@ const file_codeq_v1_topic_service_proto_rawDesc = "" +
 	"\x16default_expire_seconds\x18\v \x01(\x05B\r\xbaH\n" +
 	"\x1a\b\x18\x80\x86\xb0\x96\x01(\x00H\bR\x14defaultExpireSeconds\x88\x01\x01\x12+\n" +
 	"\abackoff\x18\f \x01(\v2\x11.codeq.v1.BackoffR\abackoff\x12<\n" +
-	"\x11payload_bytes_max\x18\x0e \x01(\x05B\v\xbaH\b\x1a\x06\x18\x80\x80@(\x00H\tR\x0fpayloadBytesMax\x88\x01\x01B\x0f\n" +
+	"\x11payload_bytes_max\x18\x0e \x01(\x05B\v\xbaH\b\x1a\x06\x18\x80\x80@(\x00H\tR\x0fpayloadBytesMax\x88\x01\x01\x12?\n" +
+	"\x13concurrency_per_key\x18\x10 \x01(\x05B\n" +
+	"\xbaH\a\x1a\x05\x18\x90N(\x00H\n" +
+	"R\x11concurrencyPerKey\x88\x01\x01\x12D\n" +
+	"\x0frate_per_second\x18\x11 \x01(\x01B\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x80\x84.A)\x00\x00\x00\x00\x00\x00\x00\x00H\vR\rratePerSecond\x88\x01\x01\x12/\n" +
+	"\n" +
+	"rate_burst\x18\x12 \x01(\x05B\v\xbaH\b\x1a\x06\x18\xc0\x84=(\x00H\fR\trateBurst\x88\x01\x01\x12R\n" +
+	"\x17rate_per_key_per_second\x18\x13 \x01(\x01B\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x80\x84.A)\x00\x00\x00\x00\x00\x00\x00\x00H\rR\x13ratePerKeyPerSecond\x88\x01\x01\x12O\n" +
+	"\fat_key_limit\x18\x14 \x01(\tB(\xbaH%r#R\x04waitR\x0ecancel_runningR\vdrop_newestH\x0eR\n" +
+	"atKeyLimit\x88\x01\x01B\x0f\n" +
 	"\r_max_attemptsB\x18\n" +
 	"\x16_dead_letter_topic_refB\x14\n" +
 	"\x12_retention_secondsB\x10\n" +
@@ -811,7 +868,12 @@ const file_codeq_v1_topic_service_proto_rawDesc = "" +
 	"\x19_failed_retention_secondsB\x18\n" +
 	"\x16_dlq_retention_secondsB\x19\n" +
 	"\x17_default_expire_secondsB\x14\n" +
-	"\x12_payload_bytes_maxJ\x04\b\n" +
+	"\x12_payload_bytes_maxB\x16\n" +
+	"\x14_concurrency_per_keyB\x12\n" +
+	"\x10_rate_per_secondB\r\n" +
+	"\v_rate_burstB\x1a\n" +
+	"\x18_rate_per_key_per_secondB\x0f\n" +
+	"\r_at_key_limitJ\x04\b\n" +
 	"\x10\vJ\x04\b\r\x10\x0eJ\x04\b\x0f\x10\x10\"\x80\x02\n" +
 	"\aBackoff\x12a\n" +
 	"\x06policy\x18\x01 \x01(\tBD\xbaHAr?R\x05fixedR\x06linearR\vexponentialR\x10exp_equal_jitterR\x0fexp_full_jitterH\x00R\x06policy\x88\x01\x01\x123\n" +

@@ -26,6 +26,14 @@ class WaitReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     WAIT_REASON_ENDED: _ClassVar[WaitReason]
     WAIT_REASON_PURGING: _ClassVar[WaitReason]
     WAIT_REASON_LIMITED: _ClassVar[WaitReason]
+    WAIT_REASON_KEY: _ClassVar[WaitReason]
+
+class KeyKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    KEY_KIND_UNSPECIFIED: _ClassVar[KeyKind]
+    KEY_KIND_CONCURRENCY: _ClassVar[KeyKind]
+    KEY_KIND_RATE: _ClassVar[KeyKind]
+    KEY_KIND_ORDERING: _ClassVar[KeyKind]
 WAIT_REASON_UNSPECIFIED: WaitReason
 WAIT_REASON_QUEUED: WaitReason
 WAIT_REASON_PAUSED: WaitReason
@@ -35,6 +43,11 @@ WAIT_REASON_LEASED: WaitReason
 WAIT_REASON_ENDED: WaitReason
 WAIT_REASON_PURGING: WaitReason
 WAIT_REASON_LIMITED: WaitReason
+WAIT_REASON_KEY: WaitReason
+KEY_KIND_UNSPECIFIED: KeyKind
+KEY_KIND_CONCURRENCY: KeyKind
+KEY_KIND_RATE: KeyKind
+KEY_KIND_ORDERING: KeyKind
 
 class CreateTaskRequest(_message.Message):
     __slots__ = ("spec",)
@@ -191,14 +204,16 @@ class NackTaskResponse(_message.Message):
     def __init__(self, status: _Optional[_Union[_task_pb2.TaskStatus, str]] = ..., delay_seconds: _Optional[int] = ...) -> None: ...
 
 class AbandonTaskRequest(_message.Message):
-    __slots__ = ("task_id", "lease_token", "delay_seconds")
+    __slots__ = ("task_id", "lease_token", "delay_seconds", "park_key")
     TASK_ID_FIELD_NUMBER: _ClassVar[int]
     LEASE_TOKEN_FIELD_NUMBER: _ClassVar[int]
     DELAY_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    PARK_KEY_FIELD_NUMBER: _ClassVar[int]
     task_id: str
     lease_token: int
     delay_seconds: int
-    def __init__(self, task_id: _Optional[str] = ..., lease_token: _Optional[int] = ..., delay_seconds: _Optional[int] = ...) -> None: ...
+    park_key: bool
+    def __init__(self, task_id: _Optional[str] = ..., lease_token: _Optional[int] = ..., delay_seconds: _Optional[int] = ..., park_key: _Optional[bool] = ...) -> None: ...
 
 class AbandonTaskResponse(_message.Message):
     __slots__ = ("status", "delay_seconds")
@@ -302,8 +317,22 @@ class ExplainTaskRequest(_message.Message):
     task_id: str
     def __init__(self, task_id: _Optional[str] = ...) -> None: ...
 
+class KeyWait(_message.Message):
+    __slots__ = ("kind", "key", "limit", "holders", "position")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
+    HOLDERS_FIELD_NUMBER: _ClassVar[int]
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    kind: KeyKind
+    key: str
+    limit: float
+    holders: int
+    position: int
+    def __init__(self, kind: _Optional[_Union[KeyKind, str]] = ..., key: _Optional[str] = ..., limit: _Optional[float] = ..., holders: _Optional[int] = ..., position: _Optional[int] = ...) -> None: ...
+
 class ExplainTaskResponse(_message.Message):
-    __slots__ = ("task_id", "status", "reason", "paused", "ahead", "delay_seconds", "worker_id", "lease_until", "expire_at", "limit", "limit_max", "limit_used")
+    __slots__ = ("task_id", "status", "reason", "paused", "ahead", "delay_seconds", "worker_id", "lease_until", "expire_at", "limit", "limit_max", "limit_used", "key_wait")
     TASK_ID_FIELD_NUMBER: _ClassVar[int]
     STATUS_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
@@ -316,6 +345,7 @@ class ExplainTaskResponse(_message.Message):
     LIMIT_FIELD_NUMBER: _ClassVar[int]
     LIMIT_MAX_FIELD_NUMBER: _ClassVar[int]
     LIMIT_USED_FIELD_NUMBER: _ClassVar[int]
+    KEY_WAIT_FIELD_NUMBER: _ClassVar[int]
     task_id: str
     status: _task_pb2.TaskStatus
     reason: WaitReason
@@ -328,7 +358,8 @@ class ExplainTaskResponse(_message.Message):
     limit: str
     limit_max: int
     limit_used: int
-    def __init__(self, task_id: _Optional[str] = ..., status: _Optional[_Union[_task_pb2.TaskStatus, str]] = ..., reason: _Optional[_Union[WaitReason, str]] = ..., paused: _Optional[bool] = ..., ahead: _Optional[int] = ..., delay_seconds: _Optional[float] = ..., worker_id: _Optional[str] = ..., lease_until: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., expire_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., limit: _Optional[str] = ..., limit_max: _Optional[int] = ..., limit_used: _Optional[int] = ...) -> None: ...
+    key_wait: KeyWait
+    def __init__(self, task_id: _Optional[str] = ..., status: _Optional[_Union[_task_pb2.TaskStatus, str]] = ..., reason: _Optional[_Union[WaitReason, str]] = ..., paused: _Optional[bool] = ..., ahead: _Optional[int] = ..., delay_seconds: _Optional[float] = ..., worker_id: _Optional[str] = ..., lease_until: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., expire_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., limit: _Optional[str] = ..., limit_max: _Optional[int] = ..., limit_used: _Optional[int] = ..., key_wait: _Optional[_Union[KeyWait, _Mapping]] = ...) -> None: ...
 
 class RedriveTaskRequest(_message.Message):
     __slots__ = ("task_id", "tenant")

@@ -13,7 +13,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class QueuePolicy(_message.Message):
-    __slots__ = ("priority_tiers", "max_attempts", "dead_letter_topic_ref", "retention_seconds", "max_consumers", "default_priority", "completed_retention_seconds", "failed_retention_seconds", "dlq_retention_seconds", "default_expire_seconds", "backoff", "payload_bytes_max")
+    __slots__ = ("priority_tiers", "max_attempts", "dead_letter_topic_ref", "retention_seconds", "max_consumers", "default_priority", "completed_retention_seconds", "failed_retention_seconds", "dlq_retention_seconds", "default_expire_seconds", "backoff", "payload_bytes_max", "concurrency_per_key", "rate_per_second", "rate_burst", "rate_per_key_per_second", "at_key_limit")
     PRIORITY_TIERS_FIELD_NUMBER: _ClassVar[int]
     MAX_ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
     DEAD_LETTER_TOPIC_REF_FIELD_NUMBER: _ClassVar[int]
@@ -26,6 +26,11 @@ class QueuePolicy(_message.Message):
     DEFAULT_EXPIRE_SECONDS_FIELD_NUMBER: _ClassVar[int]
     BACKOFF_FIELD_NUMBER: _ClassVar[int]
     PAYLOAD_BYTES_MAX_FIELD_NUMBER: _ClassVar[int]
+    CONCURRENCY_PER_KEY_FIELD_NUMBER: _ClassVar[int]
+    RATE_PER_SECOND_FIELD_NUMBER: _ClassVar[int]
+    RATE_BURST_FIELD_NUMBER: _ClassVar[int]
+    RATE_PER_KEY_PER_SECOND_FIELD_NUMBER: _ClassVar[int]
+    AT_KEY_LIMIT_FIELD_NUMBER: _ClassVar[int]
     priority_tiers: _containers.RepeatedScalarFieldContainer[int]
     max_attempts: int
     dead_letter_topic_ref: str
@@ -38,7 +43,12 @@ class QueuePolicy(_message.Message):
     default_expire_seconds: int
     backoff: Backoff
     payload_bytes_max: int
-    def __init__(self, priority_tiers: _Optional[_Iterable[int]] = ..., max_attempts: _Optional[int] = ..., dead_letter_topic_ref: _Optional[str] = ..., retention_seconds: _Optional[int] = ..., max_consumers: _Optional[int] = ..., default_priority: _Optional[int] = ..., completed_retention_seconds: _Optional[int] = ..., failed_retention_seconds: _Optional[int] = ..., dlq_retention_seconds: _Optional[int] = ..., default_expire_seconds: _Optional[int] = ..., backoff: _Optional[_Union[Backoff, _Mapping]] = ..., payload_bytes_max: _Optional[int] = ...) -> None: ...
+    concurrency_per_key: int
+    rate_per_second: float
+    rate_burst: int
+    rate_per_key_per_second: float
+    at_key_limit: str
+    def __init__(self, priority_tiers: _Optional[_Iterable[int]] = ..., max_attempts: _Optional[int] = ..., dead_letter_topic_ref: _Optional[str] = ..., retention_seconds: _Optional[int] = ..., max_consumers: _Optional[int] = ..., default_priority: _Optional[int] = ..., completed_retention_seconds: _Optional[int] = ..., failed_retention_seconds: _Optional[int] = ..., dlq_retention_seconds: _Optional[int] = ..., default_expire_seconds: _Optional[int] = ..., backoff: _Optional[_Union[Backoff, _Mapping]] = ..., payload_bytes_max: _Optional[int] = ..., concurrency_per_key: _Optional[int] = ..., rate_per_second: _Optional[float] = ..., rate_burst: _Optional[int] = ..., rate_per_key_per_second: _Optional[float] = ..., at_key_limit: _Optional[str] = ...) -> None: ...
 
 class Backoff(_message.Message):
     __slots__ = ("policy", "base_seconds", "max_seconds")

@@ -25,6 +25,7 @@ import sim_schedules
 from codeq.v1 import producer_service_pb2, task_pb2
 from codeq_internal.v1 import rows_pb2
 from codeq_server.core import ids, keys
+from codeq_server.core.history import End
 from codeq_server.core.outcomes import ABANDONS_MAX, EXPIRED_ERROR
 from codeq_server.core.status import Outcome, Status
 from codeq_server.services.convert import unix_ms
@@ -363,16 +364,16 @@ class Audit:
         slot = task.slots.get(state.ended_token)
         newest = max((token for token in task.slots if token <= self.top_token), default=0)
         self.demand(state.ended_token >= newest, f"{task.task_id} was ended by an expired lease")
-        returned = state.place == rows_pb2.PLACE_KIND_RETURNED
+        by_server = state.outcome == Outcome.BY_SERVER
+        returned = by_server and bool(state.deliveries) and state.deliveries[-1].end == End.RETURNED
         if slot is None:
             return  # claimed and ended in one batch
-        if state.redriven_lsn and not state.attempts and state.outcome == Outcome.BY_SERVER:
+        if state.redriven_lsn and not state.attempts and by_server:
             return  # ended and redriven in one batch
-        if state.outcome == Outcome.BY_SERVER and not returned and state.error == EXPIRED_ERROR:
+        if by_server and not returned and state.error == EXPIRED_ERROR:
             self.count("expired")
-            self.demand(
-                self._mono_ms() >= slot.until, f"the lease of {task.task_id} was promised until {slot.until} ms"
-            )
+            was_early = self._mono_ms() < slot.until
+            self.demand(not was_early, f"the lease of {task.task_id} was promised until {slot.until} ms")
         sim_delays.judge_abandon(self, task, state)
         given_back = returned if state.outcome != Outcome.ABANDON else state.abandons <= ABANDONS_MAX
         expected = slot.attempts + (not given_back)

@@ -23,7 +23,7 @@ def create(
 ) -> tuple[str, bytes]:
     """Accepts a task without a key or id of its own; returns its id and its task bytes."""
     kept = Task(webhook=webhook).SerializeToString() if webhook else b""
-    task = NewTask(command, payload, priority, max_attempts, due_ms, None, expire_ms, kept, bool(webhook))
+    task = NewTask(command, payload, priority, max_attempts, due_ms, None, expire_ms, kept, hooked=bool(webhook))
     created = names.create(shard, tenant, task, now)
     assert isinstance(created, names.Created)
     return created.task_id, created.raw

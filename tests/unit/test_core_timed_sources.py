@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import computed_instants
 import pytest
 from codeq_internal.v1 import rows_pb2
 from codeq_server.core import timers
@@ -51,6 +52,11 @@ def _audited(driven: DrivenShard) -> int:
     return 6000
 
 
+def _at_instants(driven: DrivenShard) -> int:
+    computed_instants.put(driven.shard, driven.now, every="1s")
+    return 1000
+
+
 KINDS: dict[str, tuple[Callable[[DrivenShard], int], int]] = {
     "lease": (_lease, 1),
     "scheduled task": (_scheduled, 1),
@@ -59,6 +65,7 @@ KINDS: dict[str, tuple[Callable[[DrivenShard], int], int]] = {
     "idle queue": (_idle, 0),
     "purge": (_purged, 1),
     "audit record": (_audited, 0),
+    "schedule": (_at_instants, 1),
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import computed_instants
 import pytest
 from codeq_internal.v1 import rows_pb2
 from codeq_server.core import timers
@@ -56,6 +57,9 @@ def _subscribed(driven: DrivenShard) -> int:
     wanted = Wanted("http://hooks.example/", (), rows_pb2.SIGNAL_MODE_UNSPECIFIED, "", 0, 10_000)
     subscribe(driven.shard, "00000000-0000-4000-8000-000000000001", "acme", "w", wanted, driven.now)
     return 10_000
+def _at_instants(driven: DrivenShard) -> int:
+    computed_instants.put(driven.shard, driven.now, every="1s")
+    return 1000
 
 
 KINDS: dict[str, tuple[Callable[[DrivenShard], int], int]] = {
@@ -67,6 +71,7 @@ KINDS: dict[str, tuple[Callable[[DrivenShard], int], int]] = {
     "purge": (_purged, 1),
     "audit record": (_audited, 0),
     "subscription": (_subscribed, 0),
+    "schedule": (_at_instants, 1),
 }
 
 

@@ -17,14 +17,11 @@ class Subscribing(RuleBasedStateMachine):
     """Makes, renews and ends subscriptions."""
 
     shard: Shard
+    now: Now
 
     def __init__(self) -> None:
         super().__init__()
         self._made = 0
-
-    @property
-    def now(self) -> Now:
-        raise NotImplementedError
 
     @rule(
         tenant=st.sampled_from(["acme", "globex"]),

@@ -57,6 +57,8 @@ def _subscribed(driven: DrivenShard) -> int:
     wanted = Wanted("http://hooks.example/", (), rows_pb2.SIGNAL_MODE_UNSPECIFIED, "", 0, 10_000)
     subscribe(driven.shard, "00000000-0000-4000-8000-000000000001", "acme", "w", wanted, driven.now)
     return 10_000
+
+
 def _at_instants(driven: DrivenShard) -> int:
     computed_instants.put(driven.shard, driven.now, every="1s")
     return 1000

@@ -11,7 +11,7 @@ from functools import partial
 
 from codeq_internal.v1 import rows_pb2
 
-from . import keys
+from . import keys, tenant_keys
 from .callbacks import adopt as adopt_outbox
 from .claims import lease_row
 from .clock import Now
@@ -60,7 +60,9 @@ def open_shard(rows: RowReader, settings: ShardSettings, epoch: int, wall_ms: in
     for key, value in _all(rows, *keys.table_rows(keys.TOPICS)):
         shard.policies.adopt(key, value)
     for key, value in _all(rows, *keys.table_rows(keys.ENDPOINTS)):
-        shard.endpoints.put(*unpacked(keys.split_endpoint_key, key, key), parsed(rows_pb2.EndpointRow, key, value))
+        shard.endpoints.put(
+            *unpacked(tenant_keys.split_endpoint_key, key, key), parsed(rows_pb2.EndpointRow, key, value)
+        )
     for key, value in _all(rows, *keys.leases_from(tick.oldest_lease)):
         _adopt_claim(shard, key, parsed(rows_pb2.LeaseRow, key, value), now)
     for key, value in _all(rows, *keys.table_rows(keys.RETURNED)):

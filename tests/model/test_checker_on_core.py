@@ -40,12 +40,12 @@ from codeq_server.storage.rocks import RocksStore
 from codeq_server.storage.store import Store
 from hypothesis import strategies as st
 from hypothesis.stateful import (
-    RuleBasedStateMachine,
     initialize,
     precondition,
     rule,
 )
 from search import search
+from subscribing import Subscribing
 from tiny_limits import make_limits_tiny
 
 TENANTS = ("acme", "globex")
@@ -57,7 +57,7 @@ EVERYTHING = b"\xff" * 16
 Key = TypeVar("Key", bound=TaskKey)
 
 
-class ShardMachine(RuleBasedStateMachine):
+class ShardMachine(Subscribing):
     """A shard, its store, and the client's view: tasks that were created and ended in written batches."""
 
     lasting = frozenset({b"m", b"n"})

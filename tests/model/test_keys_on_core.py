@@ -8,13 +8,13 @@ from codeq_internal.v1.rows_pb2 import TopicRow
 from codeq_server.core import names, outcomes, timers
 from codeq_server.core.errors import Rejection
 from codeq_server.core.key_rings import AtLimit, KeyPolicy
-from codeq_server.core.keys import topic_key
 from codeq_server.core.lookup import find_home
 from codeq_server.core.model import Caller, Queue, TaskKey, id_of
 from codeq_server.core.new_task import NewTask, TaskKeys
 from codeq_server.core.policy import policy_of
 from codeq_server.core.reads import get_task
 from codeq_server.core.status import Outcome, Status
+from codeq_server.core.tenant_keys import topic_key
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, precondition, rule
 from key_limits import limit_keys

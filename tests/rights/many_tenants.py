@@ -27,7 +27,7 @@ from codeq_gateway.server import GatewayServer
 from codeq_server.auth.authenticator import Authenticator
 from codeq_server.auth.claims import WORKER_SCOPES, Token
 from codeq_server.auth.mtls import Identities, Identity
-from codeq_server.config import Address, ListenerTls, load
+from codeq_server.config import Address, ListenerTls, Settings, load
 from codeq_server.core.errors import Reason
 from codeq_server.node.certificates import Certificates
 from codeq_server.node.descriptors import share
@@ -226,6 +226,14 @@ def _set(message: Message, field: FieldDescriptor, value: Any) -> None:
         setattr(message, field.name, value)
 
 
+def _host_of(settings: Settings, stack: AsyncExitStack) -> LocalHost:
+    """Returns a host that makes requests to URLs of tenants until the stack closes."""
+    outgoing = outgoing_of(settings)
+    stack.push_async_callback(outgoing.sender.close)
+    files = share(1024, http=100, grpc=100, grpc_ports=1, peers=0)
+    return LocalHost(settings, files, _never, verify=False, outgoing=outgoing)
+
+
 @asynccontextmanager
 async def serving(
     folder: Path,
@@ -245,9 +253,7 @@ async def serving(
     (folder / "backups").mkdir()
     async with AsyncExitStack() as stack:
         settings = load(None, environment, {}, dev=True)
-        files, outgoing = share(1024, http=100, grpc=100, grpc_ports=1, peers=0), outgoing_of(settings)
-        host = LocalHost(settings, files, _never, verify=False, outgoing=outgoing)
-        stack.push_async_callback(outgoing.sender.close)
+        host = _host_of(settings, stack)
         authenticator = Authenticator(
             Known(producers),
             Known(workers),

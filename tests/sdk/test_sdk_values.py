@@ -13,7 +13,7 @@ from typing import Any
 import codeq
 import grpc
 import pytest
-from codeq import errors, outcomes, payloads, reasons
+from codeq import errors, outcomes, payloads, reasons, received_errors
 from codeq.backoff import Backoff
 from codeq.endpoint import Endpoint
 from codeq.records import Task
@@ -153,13 +153,13 @@ def test_every_reason_maps_to_an_error_class() -> None:
         "DATA_LOSS": codeq.ServerFault,
     }
     for row in reasons.BY_NUMBER.values():
-        error = errors.from_reason(row.number, "text")
+        error = received_errors.from_reason(row.number, "text")
         assert isinstance(error, by_family[row.grpc_name]), row.name
         assert (error.reason, error.retryable, error.message) == (row.name, row.retryable, "text")
 
 
 def test_unknown_reason_from_a_newer_server_is_a_rejection() -> None:
-    error = errors.from_reason(9_999, "text")
+    error = received_errors.from_reason(9_999, "text")
     assert type(error) is codeq.Rejected
     assert error.reason == "REASON_9999"
 
@@ -170,7 +170,7 @@ def _refusal(code: grpc.StatusCode, *details: Message) -> errors.CodeqError:
     status = status_pb2.Status(code=number, message="text")
     for detail in details:
         status.details.add().Pack(detail)
-    return errors.from_status(number, "text", status.SerializeToString() if details else b"")
+    return received_errors.from_status(number, "text", status.SerializeToString() if details else b"")
 
 
 def test_failed_call_with_details_becomes_the_typed_error() -> None:

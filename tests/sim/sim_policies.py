@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from codeq_internal.v1 import rows_pb2
-from codeq_server.core import keys
+from codeq_server.core import keys, tenant_keys
 
 if TYPE_CHECKING:
     from sim_audit import Audit
@@ -37,7 +37,7 @@ def judge(audit: Audit, rows: Mapping[bytes, bytes | None]) -> None:
 
 def _stored(audit: Audit, tenant: str, command: str, rows: Mapping[bytes, bytes | None]) -> Iterator[int]:
     """Yields the limit before and after a batch; 0: none."""
-    key = keys.topic_key(tenant, command)
+    key = tenant_keys.topic_key(tenant, command)
     before = audit.rows.get(key)
     for value in (before, rows.get(key, before)):
         yield rows_pb2.TopicRow.FromString(value or b"").policy.max_consumers

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from codeq_internal.v1 import rows_pb2
-from codeq_server.core import keys
+from codeq_server.core import keys, tenant_keys
 from codeq_server.core.errors import Reason
 from codeq_server.core.status import Status
 
@@ -56,7 +56,7 @@ def judge(audit: Audit, rows: Mapping[bytes, bytes | None], table: Rows) -> None
 
 def _stored(audit: Audit, tenant: str, rows: Mapping[bytes, bytes | None]) -> Iterator[int]:
     """Yields the quota before and after a batch."""
-    key = keys.tenant_key(tenant)
+    key = tenant_keys.tenant_key(tenant)
     before = audit.rows.get(key)
     for value in (before, rows.get(key, before)):
         yield rows_pb2.TenantRow.FromString(value or b"").limits.waiting_tasks_max

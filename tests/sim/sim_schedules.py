@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from codeq_internal.v1 import rows_pb2
-from codeq_server.core import keys
+from codeq_server.core import keys, tenant_keys
 from sim_messages import Asked
 
 if TYPE_CHECKING:
@@ -37,8 +37,8 @@ def judge(audit: Audit, table: Mapping[bytes, Sequence[tuple[bytes, bytes | None
         if value is None:
             continue
         fire = rows_pb2.FireRow.FromString(value)
-        schedule, _ = keys.split_fire_key(key)
-        tenant, _ = keys.split_schedule_key(schedule)
+        schedule, _ = tenant_keys.split_fire_key(key)
+        tenant, _ = tenant_keys.split_schedule_key(schedule)
         task = audit.tasks.get((tenant, fire.task_id))
         audit.demand(task is not None and task.born == audit.batches, f"{fire.task_id} is not in the batch of its fire")
         moved = dict(table.get(keys.SCHEDULES, ())).get(schedule)

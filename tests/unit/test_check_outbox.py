@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 from codeq_internal.v1 import rows_pb2
-from codeq_server.core import keys
+from codeq_server.core import keys, tenant_keys
 from codeq_server.core.callbacks import Call
 from codeq_server.storage.check import check
 from test_core_callbacks import CalledShard
@@ -107,7 +107,7 @@ MUTATIONS: dict[str, tuple[Mutation, str]] = {
     "given up miscounted": (outbox(gave_up=0), "callbacks are given up"),
     "index before its mark": (outbox(retry_mark=b"\xff" * 8), "before the mark of the index"),
     "tasks with webhooks miscounted": (hooked(3), "hooked is 3"),
-    "settings that set nothing": (lambda rows: rows.update({keys.endpoint_key("a", ""): b""}), "sets nothing"),
+    "settings that set nothing": (lambda rows: rows.update({tenant_keys.endpoint_key("a", ""): b""}), "sets nothing"),
 }
 
 

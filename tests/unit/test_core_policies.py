@@ -8,7 +8,7 @@ import pytest
 from codeq.v1 import task_pb2
 from codeq.v1 import topic_service_pb2 as pb
 from codeq_internal.v1 import rows_pb2
-from codeq_server.core import keys, policies
+from codeq_server.core import keys, policies, tenant_keys
 from codeq_server.core.errors import CorruptRows, Reason, Rejection
 from codeq_server.core.limits import Limits
 from codeq_server.core.new_task import NewTask
@@ -179,7 +179,7 @@ def test_page_ends_after_so_many_bytes(shard: DrivenShard, monkeypatch: pytest.M
     ids=["of another command", "with an unknown backoff"],
 )
 def test_unusable_row_stops_the_start(shard: DrivenShard, row: rows_pb2.TopicRow) -> None:
-    shard.store.write({keys.topic_key(TENANT, "a"): row.SerializeToString()})
+    shard.store.write({tenant_keys.topic_key(TENANT, "a"): row.SerializeToString()})
     with pytest.raises(CorruptRows):
         shard.reopen()
 

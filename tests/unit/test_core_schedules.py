@@ -8,7 +8,7 @@ import computed_instants
 import pytest
 from codeq.v1.task_pb2 import Task
 from codeq_internal.v1 import rows_pb2
-from codeq_server.core import defining, firing, keys, schedules
+from codeq_server.core import defining, firing, keys, schedules, tenant_keys
 from codeq_server.core.errors import Rejection
 from codeq_server.core.limits import NO_LIMITS
 from codeq_server.core.schedules import Schedule
@@ -78,7 +78,7 @@ def test_task_history_and_next_instant_are_rows_of_one_batch(driven: Scheduled) 
     driven.wall = FIRST
     driven.run_due()
     batch = driven.seal()
-    assert batch.rows[keys.fire_key(schedule.key, 1)]
+    assert batch.rows[tenant_keys.fire_key(schedule.key, 1)]
     assert rows_pb2.ScheduleRow.FromString(batch.rows[schedule.key] or b"").after_ms == FIRST
     assert any(key[:1] == keys.TASKS and value for key, value in batch.rows.items())
 
@@ -388,10 +388,10 @@ def test_checker_reports_lost_and_left_over_rows_of_schedules(driven: Scheduled)
     schedule = driven.put(cron="* * * * *")
     driven.pass_time(3 * MINUTE)
     driven.write()
-    lost = {keys.fire_key(schedule.key, 2): None}
+    lost = {tenant_keys.fire_key(schedule.key, 2): None}
     assert "fires from 2 on are missing" in _found(driven, lost)
-    assert "fires from 3 to 3 are missing" in _found(driven, {keys.fire_key(schedule.key, 3): None})
-    left = {keys.fire_key(schedule.key, 4): rows_pb2.FireRow(kind=1, task_id="x").SerializeToString()}
+    assert "fires from 3 to 3 are missing" in _found(driven, {tenant_keys.fire_key(schedule.key, 3): None})
+    left = {tenant_keys.fire_key(schedule.key, 4): rows_pb2.FireRow(kind=1, task_id="x").SerializeToString()}
     assert "is no fire that its schedule keeps" in _found(driven, left)
     assert "its schedule has no row" in _found(driven, {schedule.key: None})
     row = driven.row()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from codeq.v1 import tenant_service_pb2 as pb
 from codeq_internal.v1 import rows_pb2
-from codeq_server.core import keys, redrive, tenants, usage
+from codeq_server.core import keys, redrive, tenant_keys, tenants, usage
 from codeq_server.core.errors import CorruptRows, Reason, Rejection
 from codeq_server.core.limits import INHERITED, NO_LIMITS, Limits, Rate
 from codeq_server.core.status import Outcome
@@ -137,7 +137,7 @@ def test_refusals_of_only_so_many_tenants_are_counted(monkeypatch: pytest.Monkey
 def test_opening_and_the_checker_report_an_unreadable_row(shard: DrivenShard) -> None:
     shard.create()
     shard.write()
-    shard.store.write({keys.tenant_key(TENANT): b"\x0a\x02\x08"})
+    shard.store.write({tenant_keys.tenant_key(TENANT): b"\x0a\x02\x08"})
     with pytest.raises(CorruptRows):
         shard.reopen()
     found = [str(each) for each in check(shard.store.scan(b"", b"\xff", 1 << 30))]

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from codeq_internal.v1 import rows_pb2
 
-from . import keys
+from . import tenant_keys
 from .clock import Now
 from .errors import Reason, Rejection
 from .firing import ALLOW, BACKFILL, QUEUE_ONE, TRIGGER, fire, next_look, put_row, row_of
@@ -107,7 +107,7 @@ def remove(shard: Shard, schedule: Schedule) -> None:
     """Removes a schedule with its history."""
     row, rows = row_of(shard, schedule), shard.batch.rows
     for number in range(max(1, row.fired_total - HISTORY_MAX + 1), row.fired_total + 1):
-        rows[keys.fire_key(schedule.key, number)] = None
+        rows[tenant_keys.fire_key(schedule.key, number)] = None
     rows[schedule.key] = None
     shard.schedules.remove(schedule)
 
@@ -193,7 +193,7 @@ def history(shard: Shard, schedule: Schedule) -> list[rows_pb2.FireRow]:
     last = row_of(shard, schedule).fired_total
     found: list[rows_pb2.FireRow] = []
     for number in range(last, max(0, last - HISTORY_MAX), -1):
-        key = keys.fire_key(schedule.key, number)
+        key = tenant_keys.fire_key(schedule.key, number)
         value = shard.get(key)
         if value is not None:
             found.append(parsed(rows_pb2.FireRow, key, value))

@@ -14,7 +14,7 @@ from typing import Final
 
 from codeq_internal.v1 import rows_pb2
 
-from . import keys
+from . import tenant_keys
 from .clock import Now
 from .errors import CorruptRows, Rejection
 from .lookup import find_home
@@ -274,9 +274,9 @@ def _note(shard: Shard, schedule: Schedule, row: rows_pb2.ScheduleRow, found: ro
     row.fired_total += 1
     shard.totals.fired += 1
     rows = shard.batch.rows
-    rows[keys.fire_key(schedule.key, row.fired_total)] = found.SerializeToString()
+    rows[tenant_keys.fire_key(schedule.key, row.fired_total)] = found.SerializeToString()
     if row.fired_total > HISTORY_MAX:
-        rows[keys.fire_key(schedule.key, row.fired_total - HISTORY_MAX)] = None
+        rows[tenant_keys.fire_key(schedule.key, row.fired_total - HISTORY_MAX)] = None
 
 
 def _naming(schedule: Schedule, generation: int, instant: int) -> Naming:

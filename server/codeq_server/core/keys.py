@@ -198,17 +198,6 @@ def audited_between(from_ms: int, to_ms: int) -> tuple[bytes, bytes]:
     return audit_key(from_ms, 0), audit_key(to_ms, 0)
 
 
-def fires_between(schedule_key: bytes, first: int, last: int) -> tuple[bytes, bytes]:
-    """Returns the range of a schedule's fires from number `first` to number `last`, inclusive."""
-    return fire_key(schedule_key, first), fire_key(schedule_key, last + 1)
-
-
-def topics_after(tenant: str, command: str) -> tuple[bytes, bytes]:
-    """Returns the range of a tenant's topics after a command; empty: of all its topics."""
-    start = topic_key(tenant, "")
-    return start + command.encode() + b"\0", start + b"\x7f"
-
-
 # -- keys ----------------------------------------------------------------------------------------------------------
 
 
@@ -328,20 +317,6 @@ def outbox_key(queue: int, position: int) -> bytes:
 def split_outbox_key(key: bytes) -> tuple[int, int]:
     """Returns queue and position of a callback."""
     return queue_of(key), int.from_bytes(key[5:11], "big")
-
-
-def endpoint_key(tenant: str, endpoint: str) -> bytes:
-    """Returns the key of a tenant's settings for an endpoint; empty: for all its endpoints."""
-    return ENDPOINTS + bytes((len(tenant),)) + tenant.encode() + endpoint.encode()
-
-
-def split_endpoint_key(key: bytes) -> tuple[str, str]:
-    """Returns tenant and endpoint.
-
-    Raises:
-        ValueError: The key holds no such names.
-    """
-    return key[2 : 2 + key[1]].decode(), key[2 + key[1] :].decode()
 
 
 def audit_key(at_ms: int, number: int) -> bytes:
@@ -482,85 +457,6 @@ def name_beside(key: bytes, task_id: str) -> bytes:
 def is_name_key(key: bytes) -> bool:
     """Returns whether a key of table "i" holds a tenant and an id."""
     return len(key) > 2 + key[1]
-
-
-def tenant_key(name: str) -> bytes:
-    """Returns the key of a tenant's row."""
-    return TENANTS + name.encode()
-
-
-def tenant_of(key: bytes) -> str:
-    """Returns the name in the key of a tenant's row.
-
-    Raises:
-        ValueError: The key holds no name.
-    """
-    return key[1:].decode()
-
-
-def schedule_key(tenant: str, name: str) -> bytes:
-    """Returns the key of a schedule's row."""
-    return SCHEDULES + bytes((len(tenant),)) + tenant.encode() + name.encode()
-
-
-def split_schedule_key(key: bytes) -> tuple[str, str]:
-    """Returns tenant and name of a schedule.
-
-    Raises:
-        ValueError: The key holds no tenant or no name.
-    """
-    end = 2 + key[1]
-    if end == 2 or len(key) <= end:
-        raise ValueError("the key holds no tenant or no name")
-    return key[2:end].decode(), key[end:].decode()
-
-
-def fire_key(schedule_key: bytes, number: int) -> bytes:
-    """Returns the key of a fire of the schedule with this key."""
-    end = 2 + schedule_key[1]
-    name = schedule_key[end:]
-    return FIRES + schedule_key[1:end] + bytes((len(name),)) + name + number.to_bytes(8, "big")
-
-
-def split_fire_key(key: bytes) -> tuple[bytes, int]:
-    """Returns the key of the fire's schedule, and the number of the fire.
-
-    Raises:
-        ValueError: The lengths in the key do not match its length.
-    """
-    end = 2 + key[1]
-    name_end = end + 1 + key[end]
-    if len(key) != name_end + 8:
-        raise ValueError("the lengths do not match")
-    return SCHEDULES + key[1:end] + key[end + 1 : name_end], int.from_bytes(key[name_end:], "big")
-
-
-def topic_key(tenant: str, command: str) -> bytes:
-    """Returns the key of the policy of a tenant's command."""
-    return TOPICS + bytes((len(tenant),)) + tenant.encode() + command.encode()
-
-
-def command_of(key: bytes) -> str:
-    """Returns the command in the key of a topic."""
-    return key[2 + key[1] :].decode()
-
-
-def subscription_key(tenant: str, subscription: str) -> bytes:
-    """Returns the key of a subscription's row; `subscription` is a UUID."""
-    return SUBSCRIPTIONS + bytes((len(tenant),)) + tenant.encode() + bytes.fromhex(subscription.replace("-", ""))
-
-
-def split_subscription_key(key: bytes) -> tuple[str, str]:
-    """Returns tenant and id of a subscription.
-
-    Raises:
-        ValueError: The key does not hold 16 bytes after the tenant.
-    """
-    end = 2 + key[1]
-    if len(key) != end + 16:
-        raise ValueError("not a UUID")
-    digits = key[end:].hex()
-    return key[2:end].decode(), "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
 
 
 def pointer(lane: int, position: int, attempts: int) -> bytes:

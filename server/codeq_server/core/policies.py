@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol
 
 from codeq_internal.v1 import rows_pb2
 
-from . import keys
+from . import tenant_keys
 from .alarms import Alarms
 from .batch import Batch
 from .errors import CorruptRows, Reason, Rejection
@@ -157,7 +157,7 @@ class Policies:
 
     def row(self, tenant: str, command: str) -> rows_pb2.TopicRow | None:
         """Returns a topic's row; None: there is no such topic."""
-        key = keys.topic_key(tenant, command)
+        key = tenant_keys.topic_key(tenant, command)
         value = self._shard.get(key)
         return None if value is None else _row(key, value)
 
@@ -184,7 +184,7 @@ class Policies:
         )
         in_force = policy_of(policy)
         batch, value = self._shard.batch, row.SerializeToString()
-        batch.rows[keys.topic_key(tenant, command)] = value
+        batch.rows[tenant_keys.topic_key(tenant, command)] = value
         batch.size += len(value)
         if before is None:
             self.counts[tenant] = count + 1
@@ -209,7 +209,7 @@ class Policies:
         before = self.row(tenant, command)
         if before is None:
             return None
-        self._shard.batch.rows[keys.topic_key(tenant, command)] = None
+        self._shard.batch.rows[tenant_keys.topic_key(tenant, command)] = None
         self.counts[tenant] -= 1
         if not self.counts[tenant]:
             del self.counts[tenant]
@@ -231,14 +231,14 @@ class Policies:
         """
         found: list[rows_pb2.TopicRow] = []
         size = 0
-        stored = self._shard.stored.scan(*keys.topics_after(tenant, after), count + 1)
+        stored = self._shard.stored.scan(*tenant_keys.topics_after(tenant, after), count + 1)
         for key, value in self._shard.current(stored[:count]):
             row = _row(key, value)
             found.append(row)
             size += len(value)
             if size > PAGE_BYTES:
                 return found, row.command
-        return found, keys.command_of(stored[count - 1][0]) if len(stored) > count else ""
+        return found, tenant_keys.command_of(stored[count - 1][0]) if len(stored) > count else ""
 
     # -- startup ---------------------------------------------------------------------------------------------------
 
@@ -259,7 +259,7 @@ def _bad_chain(text: str) -> Rejection:
 
 def _row(key: bytes, value: bytes) -> rows_pb2.TopicRow:
     row = parsed(rows_pb2.TopicRow, key, value)
-    if keys.topic_key(row.tenant, row.command) != key:
+    if tenant_keys.topic_key(row.tenant, row.command) != key:
         raise CorruptRows(key, "holds the policy of another command")
     return row
 
@@ -269,5 +269,5 @@ def _policy(tenant: str, row: rows_pb2.TopicRow) -> Policy:
         return policy_of(row.policy)
     except ValueError:
         raise CorruptRows(
-            keys.topic_key(tenant, row.command), "names an unknown backoff or answer to a full key"
+            tenant_keys.topic_key(tenant, row.command), "names an unknown backoff or answer to a full key"
         ) from None

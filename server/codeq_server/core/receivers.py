@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from codeq_internal.v1 import rows_pb2
 
-from . import keys
+from . import tenant_keys
 from .clock import Now
 from .endpoints import ENDPOINTS_MAX
 from .errors import Reason, Rejection
@@ -40,5 +40,5 @@ def _put(shard: Shard, tenant: str, name: str, row: rows_pb2.EndpointRow | None)
         raise Rejection(
             Reason.LIMIT_REACHED, f"the tenant has settings for {ENDPOINTS_MAX} endpoints and hosts, the limit"
         )
-    shard.batch.rows[keys.endpoint_key(tenant, name)] = None if row is None else row.SerializeToString()
+    shard.batch.rows[tenant_keys.endpoint_key(tenant, name)] = None if row is None else row.SerializeToString()
     shard.endpoints.put(tenant, name, row)

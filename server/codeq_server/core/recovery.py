@@ -11,7 +11,7 @@ from functools import partial
 
 from codeq_internal.v1 import rows_pb2
 
-from . import keys
+from . import keys, tenant_keys
 from .callbacks import adopt as adopt_outbox
 from .clock import Now
 from .errors import CorruptRows
@@ -81,7 +81,9 @@ def _adopt_settings(shard: Shard, rows: RowReader) -> None:
     for key, value in _all(rows, *keys.table_rows(keys.TOPICS)):
         shard.policies.adopt(key, value)
     for key, value in _all(rows, *keys.table_rows(keys.ENDPOINTS)):
-        shard.endpoints.put(*unpacked(keys.split_endpoint_key, key, key), parsed(rows_pb2.EndpointRow, key, value))
+        shard.endpoints.put(
+            *unpacked(tenant_keys.split_endpoint_key, key, key), parsed(rows_pb2.EndpointRow, key, value)
+        )
 
 
 def _all(rows: RowReader, start: bytes, end: bytes) -> list[tuple[bytes, bytes]]:

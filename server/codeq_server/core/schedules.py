@@ -10,7 +10,7 @@ from typing import Final
 
 from codeq_internal.v1 import rows_pb2
 
-from . import keys
+from . import tenant_keys
 from .alarms import Alarms
 from .errors import Reason, Rejection
 from .parsing import parsed, unpacked
@@ -98,7 +98,7 @@ class Schedules:
 
     def add(self, tenant: str, name: str) -> Schedule:
         """Adds a schedule and returns it."""
-        schedule = Schedule(tenant, name, keys.schedule_key(tenant, name))
+        schedule = Schedule(tenant, name, tenant_keys.schedule_key(tenant, name))
         self._by_tenant.setdefault(tenant, {})[name] = schedule
         self.count += 1
         return schedule
@@ -119,7 +119,7 @@ def adopt(schedules: Schedules, key: bytes, value: bytes) -> None:
     Raises:
         CorruptRows: The row is malformed.
     """
-    tenant, name = unpacked(keys.split_schedule_key, key, key)
+    tenant, name = unpacked(tenant_keys.split_schedule_key, key, key)
     row = parsed(rows_pb2.ScheduleRow, key, value)
     schedule = schedules.add(tenant, name)
     if not row.paused:

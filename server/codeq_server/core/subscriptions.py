@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from codeq_internal.v1 import rows_pb2
 
-from . import keys
+from . import keys, tenant_keys
 from .alarms import Alarms
 from .clock import Now
 from .errors import Reason, Rejection
@@ -77,7 +77,7 @@ class Subscription:
     @property
     def key(self) -> bytes:
         """Key of the row."""
-        return keys.subscription_key(self.tenant, self.id)
+        return tenant_keys.subscription_key(self.tenant, self.id)
 
     def row(self) -> bytes:
         """Returns the row."""
@@ -257,7 +257,7 @@ def expire_subscriptions(shard: Shard, now: Now) -> bool:
 def adopt(shard: Shard, key: bytes, value: bytes) -> None:
     """Takes over a stored subscription."""
     row = parsed(rows_pb2.SubscriptionRow, key, value)
-    tenant, id = unpacked(keys.split_subscription_key, key, key)  # noqa: A001
+    tenant, id = unpacked(tenant_keys.split_subscription_key, key, key)  # noqa: A001
     wanted = Wanted(row.url, tuple(row.commands), row.mode, row.group, row.interval_ms, row.ttl_ms)
     shard.subscriptions.add(Subscription(id, tenant, row.subject, wanted, row.created_ms, row.expires_ms))
 

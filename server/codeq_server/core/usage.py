@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from codeq_internal.v1 import rows_pb2
 
-from . import keys
+from . import keys, tenant_keys
 from .limits import NO_LIMITS, Overrides, Rate
 from .model import Queue
 from .parsing import parsed
@@ -36,7 +36,7 @@ class Usage(NamedTuple):
 
 def tenant_row(shard: Shard, name: str) -> rows_pb2.TenantRow:
     """Returns the row of a tenant, or of the stored defaults; empty if there is none."""
-    key = keys.tenant_key(name)
+    key = tenant_keys.tenant_key(name)
     value = shard.get(key)
     return rows_pb2.TenantRow() if value is None else parsed(rows_pb2.TenantRow, key, value)
 
@@ -70,7 +70,7 @@ def set_limits(shard: Shard, name: str, limits: rows_pb2.LimitsRow) -> None:
         row.limits.CopyFrom(limits)
     else:
         row.ClearField("limits")
-    shard.batch.rows[keys.tenant_key(name)] = row.SerializeToString() or None
+    shard.batch.rows[tenant_keys.tenant_key(name)] = row.SerializeToString() or None
     shard.tenants.put(name, overrides_of(limits))
     for tenant in list(shard.starved):
         shard.feed(tenant)
@@ -80,7 +80,7 @@ def adopt(shard: Shard, key: bytes, value: bytes) -> None:
     """Takes over the limits in a stored row."""
     row = parsed(rows_pb2.TenantRow, key, value)
     if row.HasField("limits"):
-        shard.tenants.put(keys.tenant_of(key), overrides_of(row.limits))
+        shard.tenants.put(tenant_keys.tenant_of(key), overrides_of(row.limits))
 
 
 def fold(shard: Shard, queue: Queue) -> None:
@@ -93,7 +93,7 @@ def fold(shard: Shard, queue: Queue) -> None:
     row.completed_total += queue.completed_total
     row.failed_total += queue.failed_total
     row.accepted_bytes_total += queue.accepted_bytes
-    shard.batch.rows[keys.tenant_key(queue.tenant)] = row.SerializeToString()
+    shard.batch.rows[tenant_keys.tenant_key(queue.tenant)] = row.SerializeToString()
 
 
 def forgive(shard: Shard, queue: Queue) -> None:
@@ -101,7 +101,7 @@ def forgive(shard: Shard, queue: Queue) -> None:
     queue.failed_total -= 1
     row = tenant_row(shard, queue.tenant)
     row.failed_total += 1
-    shard.batch.rows[keys.tenant_key(queue.tenant)] = row.SerializeToString()
+    shard.batch.rows[tenant_keys.tenant_key(queue.tenant)] = row.SerializeToString()
 
 
 def usage_of(shard: Shard, tenant: str) -> Usage:
@@ -144,11 +144,11 @@ def list_tenants(shard: Shard, after: str, count: int) -> tuple[list[str], str]:
     """
     tenants = shard.directory.tenants
     names = set(nsmallest(count + 1, [name for name in tenants if name > after]))
-    start, end = keys.tenant_key(after) + b"\0", keys.table_rows(keys.TENANTS)[1]
-    stored = [keys.tenant_of(key) for key, _ in shard.stored.scan(start, end, count + 2)]
+    start, end = tenant_keys.tenant_key(after) + b"\0", keys.table_rows(keys.TENANTS)[1]
+    stored = [tenant_keys.tenant_of(key) for key, _ in shard.stored.scan(start, end, count + 2)]
     names.update(stored)
     for batch in (*shard.in_flight, shard.batch):
-        names.update([keys.tenant_of(key) for key in batch.rows if start <= key < end])
+        names.update([tenant_keys.tenant_of(key) for key in batch.rows if start <= key < end])
     last = stored[-1] if len(stored) == count + 2 else ""
     found: list[str] = []
     queues = 0
@@ -156,7 +156,7 @@ def list_tenants(shard: Shard, after: str, count: int) -> tuple[list[str], str]:
         if last and name > last:  # further rows may come before it
             return found, last
         there = tenants.get(name)
-        if there is None and (name == DEFAULT or shard.get(keys.tenant_key(name)) is None):
+        if there is None and (name == DEFAULT or shard.get(tenant_keys.tenant_key(name)) is None):
             continue
         if len(found) == count or queues >= PAGE_QUEUES_MAX:
             return found, found[-1]

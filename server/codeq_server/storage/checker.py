@@ -15,7 +15,7 @@ from codeq.v1.task_pb2 import Task, TaskStatus
 from codeq_internal.v1 import rows_pb2
 from google.protobuf.message import DecodeError
 
-from codeq_server.core import keys
+from codeq_server.core import keys, tenant_keys
 from codeq_server.core.parsing import UNREADABLE
 
 from .checker_audit import AuditRows
@@ -179,7 +179,7 @@ class Checker:
 
     def _tenant_row(self, key: bytes, value: bytes) -> None:
         rows_pb2.TenantRow.FromString(value)
-        if not keys.tenant_of(key):
+        if not tenant_keys.tenant_of(key):
             self._report(key, "names no tenant")
 
     def _topic_row(self, key: bytes, value: bytes) -> None:

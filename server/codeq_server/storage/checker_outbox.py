@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from codeq.v1.task_pb2 import Task
 from codeq_internal.v1 import rows_pb2
 
-from codeq_server.core import keys
+from codeq_server.core import keys, tenant_keys
 from codeq_server.core.callbacks import ATTEMPTS_KEPT, CALLBACKS_KEPT
 
 from .checker_ended import ENDED
@@ -118,7 +118,7 @@ class OutboxRows:
 
 def endpoint_problems(key: bytes, value: bytes) -> Iterator[str]:
     """Yields the problems of a tenant's settings for an endpoint."""
-    tenant, _ = keys.split_endpoint_key(key)
+    tenant, _ = tenant_keys.split_endpoint_key(key)
     row = rows_pb2.EndpointRow.FromString(value)
     if not tenant or not (row.secrets or row.paused):
         yield "names no tenant, or sets nothing"

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from codeq_internal.v1 import rows_pb2
 
-from codeq_server.core import keys
+from codeq_server.core import tenant_keys
 from codeq_server.core.firing import ALL, ALLOW, BACKFILL, CANCEL_RUNNING, INSTANT, ONE, QUEUE_ONE, RUNNING_MAX, SKIP
 from codeq_server.core.schedules import HISTORY_MAX
 
@@ -24,7 +24,7 @@ class ScheduleRows:
 
     def row(self, key: bytes, value: bytes) -> Iterator[str]:
         """Processes a schedule; yields its problems."""
-        keys.split_schedule_key(key)
+        tenant_keys.split_schedule_key(key)
         row = rows_pb2.ScheduleRow.FromString(value)
         if bool(row.cron) + bool(row.every) + bool(row.at_ms) != 1:
             yield "has not exactly one of cron, every and at"
@@ -44,7 +44,7 @@ class ScheduleRows:
 
     def fire(self, key: bytes, value: bytes) -> Iterator[str]:
         """Processes a fire; yields its problems. Fires come in the order of schedules and numbers."""
-        schedule, number = keys.split_fire_key(key)
+        schedule, number = tenant_keys.split_fire_key(key)
         row = rows_pb2.FireRow.FromString(value)
         wanted, last = self._fires.get(schedule, (0, 0))
         if not wanted <= number <= last or not wanted:

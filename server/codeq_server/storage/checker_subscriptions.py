@@ -6,12 +6,12 @@ from collections.abc import Iterator
 
 from codeq_internal.v1 import rows_pb2
 
-from codeq_server.core import keys
+from codeq_server.core import tenant_keys
 
 
 def subscription_problems(key: bytes, value: bytes) -> Iterator[str]:
     """Yields the problems of a subscription's row, which refers to no other row."""
-    keys.split_subscription_key(key)
+    tenant_keys.split_subscription_key(key)
     row = rows_pb2.SubscriptionRow.FromString(value)
     if not row.url:
         yield "has no URL"

@@ -6,14 +6,14 @@ from collections.abc import Iterator
 
 from codeq_internal.v1 import rows_pb2
 
-from codeq_server.core import keys
+from codeq_server.core import tenant_keys
 from codeq_server.core.policy import policy_of
 
 
 def topic_problems(key: bytes, value: bytes, tick: rows_pb2.TickRow | None) -> Iterator[str]:
     """Yields the problems of a row "p", as of the last batch."""
     row = rows_pb2.TopicRow.FromString(value)
-    if keys.topic_key(row.tenant, row.command) != key:
+    if tenant_keys.topic_key(row.tenant, row.command) != key:
         yield "holds the policy of another command"
     if not row.version:
         yield "has version 0"

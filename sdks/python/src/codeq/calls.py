@@ -15,8 +15,9 @@ from codeq.artifacts import ArtifactContent
 from codeq.audit import AuditFilter, AuditPage, page_of
 from codeq.cluster import TOPOLOGY, Topology
 from codeq.dead_letters import DeadLetters, RedriveFilter, Redriven
-from codeq.errors import CodeqError, FieldViolation, InvalidField, from_item
+from codeq.errors import CodeqError, FieldViolation, InvalidField
 from codeq.outcomes import Abandon, Completed, Failed, Nack
+from codeq.received_errors import from_item
 from codeq.records import (
     NEEDS_ZONE,
     NewTask,

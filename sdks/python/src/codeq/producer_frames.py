@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from codeq import errors
+from codeq import errors, received_errors
 from codeq.v1 import producer_service_pb2
 
 Result = str | errors.CodeqError
@@ -95,7 +95,7 @@ class Frame:
         for error in ack.errors:
             if error.index >= self.tasks:
                 raise errors.ServerFault(f"ack with an error of item {error.index} for a frame of {self.tasks}")
-            results[error.index] = errors.from_item(error)
+            results[error.index] = received_errors.from_item(error)
         if len(self.parts) == len(results):  # one task per part
             for part, result in zip(self.parts, results, strict=True):
                 part.job.resolve(part.start, (result,))

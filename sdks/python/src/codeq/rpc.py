@@ -10,6 +10,7 @@ from typing import Final
 
 from codeq import errors
 from codeq.http2 import Headers
+from codeq.received_errors import from_status
 from codeq.version import __version__
 
 MESSAGE_BYTES_MAX: Final = 32 * 1024 * 1024
@@ -138,7 +139,7 @@ class Call:
         if code == _REFUSED_STREAM:
             self.fail(errors.NotSent("the server refused the stream without processing it"))
         else:
-            self.fail(errors.from_status(_BY_RESET.get(code, _INTERNAL), f"the stream was reset with code {code}", b""))
+            self.fail(from_status(_BY_RESET.get(code, _INTERNAL), f"the stream was reset with code {code}", b""))
 
     def fail(self, error: errors.CodeqError) -> None:
         """Ends the call with an error, if it has not ended."""
@@ -158,12 +159,12 @@ class Call:
         if code == "0":
             self.is_over = True
         elif code.isdecimal():
-            self.fail(errors.from_status(int(code), message, _binary(self._status.get("grpc-status-details-bin", ""))))
+            self.fail(from_status(int(code), message, _binary(self._status.get("grpc-status-details-bin", ""))))
         elif self._http_status == "200":
-            self.fail(errors.from_status(_UNKNOWN, "the server ended the call without a status", b""))
+            self.fail(from_status(_UNKNOWN, "the server ended the call without a status", b""))
         else:
             number = int(self._http_status) if self._http_status.isdecimal() else 0
-            self.fail(errors.from_status(_BY_HTTP_STATUS.get(number, _UNKNOWN), f"HTTP status {number}", b""))
+            self.fail(from_status(_BY_HTTP_STATUS.get(number, _UNKNOWN), f"HTTP status {number}", b""))
 
 
 def _timeout(seconds: float) -> str:

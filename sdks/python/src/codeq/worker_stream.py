@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from codeq import errors, streams
+from codeq import errors, received_errors, streams
 from codeq.async_transport import AsyncCall
 from codeq.backoff import Backoff
 from codeq.endpoint import Endpoint
@@ -395,7 +395,7 @@ class WorkerStream:
             done = self._unsettled.popleft()
             if (error := refusals.get(index)) is None:
                 self._stats.settled += 1
-            elif isinstance(errors.from_reason(error.reason, ""), _UNDECIDED):
+            elif isinstance(received_errors.from_reason(error.reason, ""), _UNDECIDED):
                 # Sent again on the next stream; the lease token makes this harmless if the outcome took effect before.
                 self._undecided.append(done)
                 self._is_leaving = True
@@ -405,7 +405,7 @@ class WorkerStream:
 
     def _refuse(self, done: Report, error: pb.OutcomeError) -> None:
         self._stats.refused += 1
-        task, reason = done.task, errors.from_reason(error.reason, error.message)
+        task, reason = done.task, received_errors.from_reason(error.reason, error.message)
         log.warning("outcome of task %s (lease token %s) rejected: %s", task.id, task.lease_token, reason)
         if isinstance(reason, errors.LeaseLost):
             task.mark_lost()

@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Awaitable, Mapping
 from contextlib import suppress
 
+import sim_keys
 from cluster_net import Net, Port
 from cluster_oracle import KEYS, WatchedDisk
 from codeq_internal.v1 import raft_rows_pb2
@@ -102,7 +103,9 @@ class Server:
 
     def _load(self, epoch: int) -> Shard:
         machine = self._machine
-        return recovery.open_shard(self._store, machine.settings, epoch, *machine.clock())
+        shard = recovery.open_shard(self._store, machine.settings, epoch, *machine.clock())
+        sim_keys.set_limits(shard)
+        return shard
 
     def _serve(self, shard: Shard, log: Log) -> Serving:
         machine = self._machine

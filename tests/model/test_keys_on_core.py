@@ -54,14 +54,12 @@ class KeyedShardMachine(ShardMachine):
         value = self.store.get(topic_key(tenant, command))
         return policy_of(TopicRow.FromString(value or b"").policy).of_keys or KeyPolicy()
 
-    def spend(self, tenant: str, command: str, key: str) -> None:
-        """Checks that a rate key is delivered no faster than its limit."""
+    def spend(self, tenant: str, command: str, key: str, reserved: int) -> None:
+        """Checks that a rate key is delivered no faster than its limit; it held `reserved` tokens before."""
         rate = self.policies.get((tenant, command), KeyPolicy()).rate_per_key_per_second
         if not key or not rate:
             return
-        ring = self.shard.by_name[tenant, command].ring
-        assert ring is not None
-        since, spent = self.budgets.get((tenant, command, key), (self.mono_ms, -1.0 - len(ring.tokens)))
+        since, spent = self.budgets.get((tenant, command, key), (self.mono_ms, -1.0 - reserved))
         spent += 1
         self.budgets[tenant, command, key] = (since, spent)
         assert spent <= rate * (self.mono_ms - since) / 1000, f"{key} is delivered faster than {rate} per second"
@@ -135,6 +133,8 @@ class KeyedShardMachine(ShardMachine):
         self, tenant: str, worker: str, commands: tuple[str, ...] | None, count: int, bytes_max: int, lease_ms: int
     ) -> None:
         before = len(self.deliveries)
+        rings = {queue.command: queue.ring for queue in self.shard.queues.values() if queue.tenant == tenant}
+        reserved = {command: len(ring.tokens) for command, ring in rings.items() if ring is not None}
         ShardMachine.claim(self, tenant, worker, commands, count, bytes_max, lease_ms)
         self.note_ends()
         first = self.first_in_lines()
@@ -142,7 +142,7 @@ class KeyedShardMachine(ShardMachine):
             command, keys = self.keys.get(task, ("", TaskKeys()))
             if keys.ordering:
                 assert first[caller.tenant, command, keys.ordering] == task, "a task passed another of its key"
-            self.spend(caller.tenant, command, keys.rate)
+            self.spend(caller.tenant, command, keys.rate, reserved.get(command, 0))
             limit = self.policies.get((caller.tenant, command), KeyPolicy()).concurrency_per_key
             if keys.concurrency and limit:
                 running = self.running(caller.tenant, command, keys.concurrency)

@@ -128,8 +128,7 @@ class Audit:
         self._mono_ms = mono_ms
         self._checked = checked
         self._times = [0] * (window + 2)
-        """Times at which recent batches became durable; a claim is decided after all of them except the last `window`
-        batches."""
+        """Times at which recent batches became durable; a claim is decided after all but the last `window` of them."""
         self.serial = 0
         """Grows with every answer to a client, and with every end that becomes durable."""
         self.by_home: dict[bytes, Known] = {}
@@ -366,10 +365,8 @@ class Audit:
         self.demand(state.ended_token >= newest, f"{task.task_id} was ended by an expired lease")
         by_server = state.outcome == Outcome.BY_SERVER
         returned = by_server and bool(state.deliveries) and state.deliveries[-1].end == End.RETURNED
-        if slot is None:
-            return  # claimed and ended in one batch
-        if state.redriven_lsn and not state.attempts and by_server:
-            return  # ended and redriven in one batch
+        if slot is None or (state.redriven_lsn and not state.attempts and by_server):
+            return  # claimed and ended, or ended and redriven, in one batch
         if by_server and not returned and state.error == EXPIRED_ERROR:
             self.count("expired")
             was_early = self._mono_ms() < slot.until

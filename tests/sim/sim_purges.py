@@ -35,7 +35,8 @@ def judge_queue_rows(audit: Audit, rows: Sequence[tuple[bytes, bytes | None]]) -
             _, lane, position = keys.split_place_key(home)
             ended_token = task.state.ended_token if task.state else 0
             running = any(token > ended_token for token in task.slots)
-            early = task.state.changed_ms <= before.purge.at_ms if task.state else position <= tails.get(lane, 0)
+            changed_ms = task.state.changed_ms if task.state else 0  # 0 also for a task that only waited for a key
+            early = changed_ms <= before.purge.at_ms if changed_ms else position <= tails.get(lane, 0)
             audit.demand(running or not early, f"{task.task_id} outlived a purge")
 
 

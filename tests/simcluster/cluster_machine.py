@@ -104,7 +104,7 @@ class Server:
     def _load(self, epoch: int) -> Shard:
         machine = self._machine
         shard = recovery.open_shard(self._store, machine.settings, epoch, *machine.clock())
-        sim_keys.set_limits(shard)
+        sim_keys.set_limits(shard, shard.at(*machine.clock()))
         return shard
 
     def _serve(self, shard: Shard, log: Log) -> Serving:

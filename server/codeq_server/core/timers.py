@@ -21,10 +21,11 @@ from .idle import retire
 from .model import Queue
 from .outcomes import enqueue, expire
 from .parsing import unpacked
-from .shard import Shard, Totals
+from .shard import Shard
 from .sifting import sift
 from .subscriptions import expire_subscriptions
 from .sweep import sweep
+from .totals import Totals
 
 SLICE = 512
 """Tasks of each kind processed per call, roughly."""

@@ -121,11 +121,10 @@ class AsyncProducer:
             traceparent: Trace context for the worker (W3C traceparent); None: that of the current OpenTelemetry span.
             tracestate: Vendor part of the trace context (W3C tracestate).
             webhook: URL to which the server reports the end of the task.
-            concurrency_key: See NewTask.
-            rate_key: See NewTask.
-            ordering_key: See NewTask.
-            timeout_seconds: Seconds within which the call ends, including the wait for a connection: over 0 and at most
-                a day.
+            concurrency_key: See NewTask for this and the other keys.
+            rate_key: Rate key.
+            ordering_key: Ordering key.
+            timeout_seconds: Seconds within which the call ends, connecting included: over 0 and at most a day.
 
         Returns:
             Id of the task.
@@ -133,8 +132,7 @@ class AsyncProducer:
         Raises:
             Rejected: The server rejected the task (InvalidField, TooLarge, …) or the producer (Unauthenticated, …).
             OutcomeUnknown: The task was sent but the answer did not arrive, so the task may exist. A create is retried
-                only with a key. A producer that knows several servers of a cluster adds a key, unless the task has an
-                id.
+                only with a key. A producer that knows several servers adds a key, unless the task has an id.
             DeadlineExceeded: The task was not sent within the timeout.
             LimitReached: `in_flight_max` creates are in flight, and the producer was made with `fail_fast`.
             Closed: The producer is closed.

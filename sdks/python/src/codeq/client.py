@@ -1,7 +1,4 @@
-"""Clients for single calls: create, read, claim and end tasks; inspect queues and the server.
-
-For many tasks use a Producer and a Worker: per task, their streams cost a fraction of what a call costs.
-"""
+"""Clients for single calls. For many tasks use a Producer and a Worker, whose streams cost a fraction per task."""
 
 from __future__ import annotations
 

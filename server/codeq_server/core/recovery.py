@@ -60,9 +60,8 @@ def open_shard(rows: RowReader, settings: ShardSettings, epoch: int, wall_ms: in
     for key, value in _all(rows, *keys.table_rows(keys.TOPICS)):
         shard.policies.adopt(key, value)
     for key, value in _all(rows, *keys.table_rows(keys.ENDPOINTS)):
-        shard.endpoints.put(
-            *unpacked(tenant_keys.split_endpoint_key, key, key), parsed(rows_pb2.EndpointRow, key, value)
-        )
+        owner = unpacked(tenant_keys.split_endpoint_key, key, key)
+        shard.endpoints.put(*owner, parsed(rows_pb2.EndpointRow, key, value))
     for key, value in _all(rows, *keys.leases_from(tick.oldest_lease)):
         _adopt_claim(shard, key, parsed(rows_pb2.LeaseRow, key, value), now)
     for key, value in _all(rows, *keys.table_rows(keys.RETURNED)):

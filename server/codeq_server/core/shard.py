@@ -33,6 +33,7 @@ from .schedules import Schedules
 from .subscriptions import Subscriptions
 from .tenants import QUEUES, Tenants
 from .time_index import TimeIndex
+from .totals import Totals
 
 TOKEN_COUNTER_BITS: Final = 34
 ENDED_ROW_MAX = 1024
@@ -73,30 +74,6 @@ class ShardSettings:
     limits: Limits = CONFIGURED
     queue_idle_ms: int = 3_600_000
     audit_retention_ms: int = 7_776_000_000
-
-
-@dataclass(slots=True)
-class Totals:
-    """Counts since the shard was opened, for metrics."""
-
-    created: int = 0
-    claimed: int = 0
-    completed: int = 0
-    failed: int = 0
-    nacked: int = 0
-    abandoned: int = 0
-    dead: int = 0
-    expired: int = 0
-    outdated: int = 0
-    matured: int = 0
-    cancelled: int = 0
-    removed: int = 0
-    redriven: int = 0
-    fired: int = 0
-    missed: int = 0
-    overlapped: int = 0
-    late_ms: int = 0
-    rows: int = 0
 
 
 class Shard:

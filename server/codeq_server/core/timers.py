@@ -21,9 +21,10 @@ from .idle import retire
 from .model import Queue
 from .outcomes import enqueue, expire
 from .parsing import unpacked
-from .shard import Shard, Totals
+from .shard import Shard
 from .subscriptions import expire_subscriptions
 from .sweep import sweep
+from .totals import Totals
 
 SLICE = 512
 """Tasks of each kind processed per call, roughly."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+
 from codeq_internal.v1 import rows_pb2
 from codeq_server.core import keys, subscriptions
 from codeq_server.core.clock import Now
@@ -23,8 +25,8 @@ class Subscribing(RuleBasedStateMachine):
         self._made = 0
 
     @property
-    def now(self) -> Now:
-        raise NotImplementedError
+    @abstractmethod
+    def now(self) -> Now: ...
 
     @rule(
         tenant=st.sampled_from(["acme", "globex"]),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+
 from codeq_internal.v1 import rows_pb2
 from codeq_server.core import keys, subscriptions
 from codeq_server.core.clock import Now
@@ -22,6 +24,10 @@ class Subscribing(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self._made = 0
+
+    @property
+    @abstractmethod
+    def now(self) -> Now: ...
 
     @rule(
         tenant=st.sampled_from(["acme", "globex"]),

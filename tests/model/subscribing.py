@@ -19,7 +19,6 @@ class Subscribing(RuleBasedStateMachine):
     """Makes, renews and ends subscriptions."""
 
     shard: Shard
-    now: Now
 
     def __init__(self) -> None:
         super().__init__()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+
 from codeq_internal.v1 import rows_pb2
 from codeq_server.core import keys, subscriptions
 from codeq_server.core.clock import Now
@@ -17,11 +19,14 @@ class Subscribing(RuleBasedStateMachine):
     """Makes, renews and ends subscriptions."""
 
     shard: Shard
-    now: Now
 
     def __init__(self) -> None:
         super().__init__()
         self._made = 0
+
+    @property
+    @abstractmethod
+    def now(self) -> Now: ...
 
     @rule(
         tenant=st.sampled_from(["acme", "globex"]),

@@ -81,9 +81,8 @@ def _adopt_settings(shard: Shard, rows: RowReader) -> None:
     for key, value in _all(rows, *keys.table_rows(keys.TOPICS)):
         shard.policies.adopt(key, value)
     for key, value in _all(rows, *keys.table_rows(keys.ENDPOINTS)):
-        shard.endpoints.put(
-            *unpacked(tenant_keys.split_endpoint_key, key, key), parsed(rows_pb2.EndpointRow, key, value)
-        )
+        owner = unpacked(tenant_keys.split_endpoint_key, key, key)
+        shard.endpoints.put(*owner, parsed(rows_pb2.EndpointRow, key, value))
 
 
 def _all(rows: RowReader, start: bytes, end: bytes) -> list[tuple[bytes, bytes]]:

@@ -1,4 +1,4 @@
-"""Counts of a shard's work."""
+"""Counts of what a shard did."""
 
 from __future__ import annotations
 

@@ -265,7 +265,7 @@ BUGS: dict[str, Bug | dict[str, Bug]] = {
             "never ended",
         ),
         "given twice after a restart": Bug(
-            [(recovery.open_shard, "shard.policies.adopt(key, value)", "pass")],
+            [(recovery._adopt_settings, "shard.policies.adopt(key, value)", "pass")],
             "are leased, not",
         ),
     },

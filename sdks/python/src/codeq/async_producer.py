@@ -106,7 +106,7 @@ class AsyncProducer:
         ordering_key: str | None = None,
         timeout_seconds: float | None = None,
     ) -> str:
-        """Creates a task; once this returns, the task is durable.
+        """Creates a durable task and returns its id.
 
         Args:
             command: Name of the queue.
@@ -125,9 +125,6 @@ class AsyncProducer:
             rate_key: Rate key.
             ordering_key: Ordering key.
             timeout_seconds: Seconds within which the call ends, connecting included: over 0 and at most a day.
-
-        Returns:
-            Id of the task.
 
         Raises:
             Rejected: The server rejected the task (InvalidField, TooLarge, …) or the producer (Unauthenticated, …).

@@ -110,6 +110,8 @@ class RandomCalls:
         if field.type in _NUMBERS:
             rules_of = _rules(field).int32
             return self._pick([max(rules_of.gte, 0), max(rules_of.gte, 1), 2])
+        if field.type == FieldDescriptor.TYPE_DOUBLE:
+            return self._pick([0.0, 0.5, 1000.0])
         if field.type == FieldDescriptor.TYPE_BOOL:
             return self._chance.random() < 0.5
         if field.type == FieldDescriptor.TYPE_BYTES:

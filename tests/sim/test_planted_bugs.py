@@ -224,7 +224,7 @@ BUGS: dict[str, Bug | dict[str, Bug]] = {
         "because a server that starts computes its instants anew": Bug(
             [
                 (
-                    recovery.open_shard,
+                    recovery._adopt_settings,
                     "adopt_schedule(shard.schedules, key, value)",
                     ANEW,
                 ),

@@ -115,7 +115,6 @@ def test_malformed_policy_gets_400(server: ServerProcess, body: bytes, field: st
         ({"ratePerSecond": -1}, "ratePerSecond"),
         ({"ratePerSecond": 0.0001}, "ratePerSecond"),
         ({"ratePerKeyPerSecond": 1_000_001}, "ratePerKeyPerSecond"),
-        ({"ratePerKeyPerSecond": "NaN"}, "ratePerKeyPerSecond"),
         ({"rateBurst": 1_000_001}, "rateBurst"),
         ({"atKeyLimit": "panic"}, "atKeyLimit"),
     ],

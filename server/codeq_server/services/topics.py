@@ -100,7 +100,8 @@ def check_policy(policy: pb.QueuePolicy) -> None:
         Rejection: INVALID_POLICY.
     """
     for name in ("rate_per_second", "rate_per_key_per_second"):
-        if 0 < getattr(policy, name) < RATE_MIN:
+        rate = getattr(policy, name)
+        if rate and not rate >= RATE_MIN:  # NaN is not
             raise _invalid(name, f"must be 0 or at least {RATE_MIN}")
     default, tiers = policy.default_priority, policy.priority_tiers
     if not policy.HasField("default_priority") or not tiers:

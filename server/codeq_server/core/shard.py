@@ -101,8 +101,7 @@ class Shard:
         self.deliveries: dict[TaskKey, Delivery] = {}
         self.claims: dict[int, Claim] = {}
         self.claim_order: deque[int] = deque()
-        self.token_counter = 0
-        self.turn = 0
+        self.token_counter = self.turn = 0
         """Number of turns that lanes have had in claims."""
         self.lease_ends = LeaseEnds()
         self.due, self.expiry = TimeIndex(keys.DUE, self), TimeIndex(keys.EXPIRY, self)
@@ -116,7 +115,8 @@ class Shard:
         self.gates_due: Alarms[KeyRing] = Alarms()
         """Queues with gates that may open, or with lanes to sift."""
         self.audit: Trail = Trail(self, settings.audit_retention_ms)
-        self.schedules, self.subscriptions = Schedules(), Subscriptions()
+        self.schedules: Schedules = Schedules()
+        self.subscriptions: Subscriptions = Subscriptions()
         self.sweep_mark, self.swept = b"", (b"", 0, 0)
         """The last list of ended tasks that was swept, and the list being swept with queue and home of the last task
         examined."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from codeq_internal.v1 import rows_pb2
 from codeq_server.core import keys, tenant_keys
+from codeq_server.core.firing import INSTANT
 from sim_messages import Asked
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def judge(audit: Audit, table: Mapping[bytes, Sequence[tuple[bytes, bytes | None
         moved = dict(table.get(keys.SCHEDULES, ())).get(schedule)
         row = rows_pb2.ScheduleRow.FromString(moved or b"")
         audit.demand(
-            moved is not None and fire.instant_ms not in row.next_ms,
+            moved is not None and (fire.kind != INSTANT or fire.instant_ms not in row.next_ms),
             f"the fire of {fire.task_id} does not move its schedule",
         )
     for key, value in table.get(keys.SCHEDULES, ()):

@@ -31,7 +31,6 @@ from sim_audit import Audit
 from sim_disk import DiskStore, export
 from sim_loop import Process
 from sim_node import LEASE_SECONDS, Node, Trust
-from sim_receiver import outgoing
 
 TICK_SECONDS = 0.05
 TICKS = Ticks(election=12, heartbeat=3)
@@ -111,9 +110,7 @@ class Server:
         machine = self._machine
         runner = ShardRunner(shard, log, machine.clock, machine.chance.random, machine.broke)
         runner.changed()
-        return Serving(
-            runner, None, lease_seconds=LEASE_SECONDS, artifact_bytes_max=0, outgoing=outgoing(machine.sender)
-        )
+        return Serving(runner, None, lease_seconds=LEASE_SECONDS, artifact_bytes_max=0, outgoing=machine.outgoing)
 
     def _present(self, serving: Serving | None) -> None:
         if serving is not None:

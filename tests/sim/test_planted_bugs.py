@@ -203,9 +203,7 @@ BUGS: dict[str, Bug | dict[str, Bug]] = {
     },
     "history of deliveries lost": {
         "by an end": Bug([(outcomes._finish, "row += _kept(shard, delivery, task_id)", "pass")], "lost part"),
-        "in a redrive": Bug(
-            [(redrive.redrive, "deliveries=history.deliveries(state)", "deliveries=[]")], "lost part", first_seed=75
-        ),
+        "in a redrive": Bug([(redrive.redrive, "deliveries=history.deliveries(state)", "deliveries=[]")], "lost part"),
         "over a restart": Bug([(recovery._note_earlier, "claim.again.add(task_id)", "pass")], "lost part"),
     },
     "instant fires twice": {

@@ -50,14 +50,14 @@ def methods() -> Iterator[Rule]:
         "OPTIONS * asks about the server",
         request(b"OPTIONS", b"*"),
         (204,),
-        shows={"allow": "DELETE, GET, HEAD, OPTIONS, PATCH, POST"},
+        shows={"allow": "DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT"},
     )
     yield Rule(
         "9112 3.2.4",
         "absolute target without a path asks about the server",
         request(b"OPTIONS", b"http://127.0.0.1"),
         (204,),
-        shows={"allow": "DELETE, GET, HEAD, OPTIONS, PATCH, POST"},
+        shows={"allow": "DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT"},
     )
     not_allowed = request(b"PUT", TASKS, b"Content-Length: 0")
     yield Rule("9110 15.5.6", "405 tells the methods", not_allowed, (405,), shows={"allow": "GET, HEAD, OPTIONS, POST"})

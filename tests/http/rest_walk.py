@@ -66,6 +66,9 @@ class Walk:
         self._work(first)
         self._end_badly()
         self._administer()
+        self._set_policies()
+        self._plan()
+        self._reach_out(first["id"])
         return self.steps
 
     def _do(self, method: str, template: str, body: dict[str, Any] | None = None, **names: str) -> Any:
@@ -150,6 +153,39 @@ class Walk:
         self._do("GET", "/usage")
         self._do("GET", "/server")
         self._do("GET", "/admin/audit")
+
+    def _set_policies(self) -> None:
+        topic = "/admin/topics/{command}"
+        self._do("PUT", topic, {"policy": {"maxAttempts": 0}}, command="none")
+        self._do("GET", topic, command="none")
+        self._do("DELETE", topic, command="none")
+        self._do("GET", "/admin/topics")
+
+    def _plan(self) -> None:
+        schedule = "/admin/schedules/{name}"
+        self._do("PUT", schedule, {"cron": "0 0 30 2 *", "command": "A"}, name="never")
+        for act in ("pause", "resume", "trigger", "backfill", "recompute"):
+            self._do("POST", f"{schedule}/{act}", name="never")
+        self._do("GET", schedule, name="never")
+        self._do("GET", f"{schedule}/history", name="never")
+        self._do("DELETE", schedule, name="never")
+        self._do("GET", "/admin/schedules")
+
+    def _reach_out(self, task_id: str) -> None:
+        self._do("GET", "/tasks/{id}/webhooks", id=task_id)
+        self._do("POST", "/tasks/{id}/webhooks/retry", id=task_id)
+        self._do("GET", "/admin/webhooks", {"command": self._queue})
+        self._do("POST", "/admin/webhooks/retry", {"command": self._queue})
+        for method in ("PUT", "GET", "DELETE"):
+            self._do(method, "/admin/webhooks/secrets")
+        for act in ("pause", "resume", "test"):
+            self._do("POST", f"/admin/webhooks/{act}")
+        self._do("POST", "/workers/subscriptions", {"callbackUrl": "http://10.0.0.1/", "eventTypes": ["A"]})
+        self._do("POST", "/workers/subscriptions/{id}/heartbeat", id="none")
+        for folder in ("workers", "admin"):
+            self._do("GET", f"/{folder}/subscriptions")
+            self._do("DELETE", f"/{folder}/subscriptions/{{id}}", id="none")
+        self._do("GET", "/workers/subscriptions/{id}", id="none")
 
 
 def _lasting(told: Any) -> Any:

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x63odeq_internal/v1/call.proto\x12\x11\x63odeq_internal.v1\"^\n\x0f\x45xchangeRequest\x12-\n\x05\x63\x61lls\x18\x01 \x03(\x0b\x32\x17.codeq_internal.v1.CallR\x05\x63\x61lls\x12\x1c\n\tcancelled\x18\x02 \x03(\x04R\tcancelled\"\x9d\x02\n\x04\x43\x61ll\x12\x16\n\x06number\x18\x01 \x01(\x04R\x06number\x12\x16\n\x06method\x18\x02 \x01(\tR\x06method\x12\x18\n\x07request\x18\x03 \x01(\x0cR\x07request\x12$\n\rauthorization\x18\x04 \x01(\tR\rauthorization\x12\x1d\n\ntimeout_ms\x18\x05 \x01(\x05R\ttimeoutMs\x12\x1d\n\nrequest_id\x18\x06 \x01(\tR\trequestId\x12 \n\x0b\x63onsistency\x18\x07 \x01(\tR\x0b\x63onsistency\x12\x16\n\x06origin\x18\x08 \x01(\tR\x06origin\x12-\n\x12\x63lient_certificate\x18\t \x01(\x0cR\x11\x63lientCertificate\"^\n\x10\x45xchangeResponse\x12\x32\n\x07replies\x18\x01 \x03(\x0b\x32\x18.codeq_internal.v1.ReplyR\x07replies\x12\x16\n\x06\x65nding\x18\x02 \x01(\x08R\x06\x65nding\"e\n\x05Reply\x12\x16\n\x06number\x18\x01 \x01(\x04R\x06number\x12\x1f\n\x08response\x18\x02 \x01(\x0cH\x00R\x08response\x88\x01\x01\x12\x16\n\x06status\x18\x03 \x01(\x0cR\x06statusB\x0b\n\t_response\"\x97\x01\n\x10\x41uthorizeRequest\x12\x16\n\x06method\x18\x01 \x01(\tR\x06method\x12$\n\rauthorization\x18\x02 \x01(\tR\rauthorization\x12\x16\n\x06origin\x18\x03 \x01(\tR\x06origin\x12-\n\x12\x63lient_certificate\x18\x04 \x01(\x0cR\x11\x63lientCertificate\"\x13\n\x11\x41uthorizeResponse\"\x15\n\x13GetReadinessRequest\"F\n\x14GetReadinessResponse\x12\x14\n\x05ready\x18\x01 \x01(\x08R\x05ready\x12\x18\n\x07\x64\x65tails\x18\x02 \x01(\x0cR\x07\x64\x65tails\"\x13\n\x11GetMetricsRequest\"(\n\x12GetMetricsResponse\x12\x12\n\x04text\x18\x01 \x01(\x0cR\x04text2\xfa\x02\n\x0b\x43\x61llService\x12W\n\x08\x45xchange\x12\".codeq_internal.v1.ExchangeRequest\x1a#.codeq_internal.v1.ExchangeResponse(\x01\x30\x01\x12V\n\tAuthorize\x12#.codeq_internal.v1.AuthorizeRequest\x1a$.codeq_internal.v1.AuthorizeResponse\x12_\n\x0cGetReadiness\x12&.codeq_internal.v1.GetReadinessRequest\x1a\'.codeq_internal.v1.GetReadinessResponse\x12Y\n\nGetMetrics\x12$.codeq_internal.v1.GetMetricsRequest\x1a%.codeq_internal.v1.GetMetricsResponseBOZMgithub.com/osvaldoandrade/codeq/sdks/go/gen/codeq_internal/v1;codeqinternalv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x63odeq_internal/v1/call.proto\x12\x11\x63odeq_internal.v1\"^\n\x0f\x45xchangeRequest\x12-\n\x05\x63\x61lls\x18\x01 \x03(\x0b\x32\x17.codeq_internal.v1.CallR\x05\x63\x61lls\x12\x1c\n\tcancelled\x18\x02 \x03(\x04R\tcancelled\"\xd6\x02\n\x04\x43\x61ll\x12\x16\n\x06number\x18\x01 \x01(\x04R\x06number\x12\x16\n\x06method\x18\x02 \x01(\tR\x06method\x12\x18\n\x07request\x18\x03 \x01(\x0cR\x07request\x12$\n\rauthorization\x18\x04 \x01(\tR\rauthorization\x12\x1d\n\ntimeout_ms\x18\x05 \x01(\x05R\ttimeoutMs\x12\x1d\n\nrequest_id\x18\x06 \x01(\tR\trequestId\x12 \n\x0b\x63onsistency\x18\x07 \x01(\tR\x0b\x63onsistency\x12\x16\n\x06origin\x18\x08 \x01(\tR\x06origin\x12-\n\x12\x63lient_certificate\x18\t \x01(\x0cR\x11\x63lientCertificate\x12\x19\n\x05shard\x18\n \x01(\rH\x00R\x05shard\x88\x01\x01\x12\x12\n\x04part\x18\x0b \x01(\x08R\x04partB\x08\n\x06_shard\"^\n\x10\x45xchangeResponse\x12\x32\n\x07replies\x18\x01 \x03(\x0b\x32\x18.codeq_internal.v1.ReplyR\x07replies\x12\x16\n\x06\x65nding\x18\x02 \x01(\x08R\x06\x65nding\"e\n\x05Reply\x12\x16\n\x06number\x18\x01 \x01(\x04R\x06number\x12\x1f\n\x08response\x18\x02 \x01(\x0cH\x00R\x08response\x88\x01\x01\x12\x16\n\x06status\x18\x03 \x01(\x0cR\x06statusB\x0b\n\t_response\"\x97\x01\n\x10\x41uthorizeRequest\x12\x16\n\x06method\x18\x01 \x01(\tR\x06method\x12$\n\rauthorization\x18\x02 \x01(\tR\rauthorization\x12\x16\n\x06origin\x18\x03 \x01(\tR\x06origin\x12-\n\x12\x63lient_certificate\x18\x04 \x01(\x0cR\x11\x63lientCertificate\"\x13\n\x11\x41uthorizeResponse\"\x15\n\x13GetReadinessRequest\"F\n\x14GetReadinessResponse\x12\x14\n\x05ready\x18\x01 \x01(\x08R\x05ready\x12\x18\n\x07\x64\x65tails\x18\x02 \x01(\x0cR\x07\x64\x65tails\"%\n\x11GetMetricsRequest\x12\x10\n\x03own\x18\x01 \x01(\x08R\x03own\"(\n\x12GetMetricsResponse\x12\x12\n\x04text\x18\x01 \x01(\x0cR\x04text2\xfa\x02\n\x0b\x43\x61llService\x12W\n\x08\x45xchange\x12\".codeq_internal.v1.ExchangeRequest\x1a#.codeq_internal.v1.ExchangeResponse(\x01\x30\x01\x12V\n\tAuthorize\x12#.codeq_internal.v1.AuthorizeRequest\x1a$.codeq_internal.v1.AuthorizeResponse\x12_\n\x0cGetReadiness\x12&.codeq_internal.v1.GetReadinessRequest\x1a\'.codeq_internal.v1.GetReadinessResponse\x12Y\n\nGetMetrics\x12$.codeq_internal.v1.GetMetricsRequest\x1a%.codeq_internal.v1.GetMetricsResponseBOZMgithub.com/osvaldoandrade/codeq/sdks/go/gen/codeq_internal/v1;codeqinternalv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,23 +35,23 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EXCHANGEREQUEST']._serialized_start=51
   _globals['_EXCHANGEREQUEST']._serialized_end=145
   _globals['_CALL']._serialized_start=148
-  _globals['_CALL']._serialized_end=433
-  _globals['_EXCHANGERESPONSE']._serialized_start=435
-  _globals['_EXCHANGERESPONSE']._serialized_end=529
-  _globals['_REPLY']._serialized_start=531
-  _globals['_REPLY']._serialized_end=632
-  _globals['_AUTHORIZEREQUEST']._serialized_start=635
-  _globals['_AUTHORIZEREQUEST']._serialized_end=786
-  _globals['_AUTHORIZERESPONSE']._serialized_start=788
-  _globals['_AUTHORIZERESPONSE']._serialized_end=807
-  _globals['_GETREADINESSREQUEST']._serialized_start=809
-  _globals['_GETREADINESSREQUEST']._serialized_end=830
-  _globals['_GETREADINESSRESPONSE']._serialized_start=832
-  _globals['_GETREADINESSRESPONSE']._serialized_end=902
-  _globals['_GETMETRICSREQUEST']._serialized_start=904
-  _globals['_GETMETRICSREQUEST']._serialized_end=923
-  _globals['_GETMETRICSRESPONSE']._serialized_start=925
-  _globals['_GETMETRICSRESPONSE']._serialized_end=965
-  _globals['_CALLSERVICE']._serialized_start=968
-  _globals['_CALLSERVICE']._serialized_end=1346
+  _globals['_CALL']._serialized_end=490
+  _globals['_EXCHANGERESPONSE']._serialized_start=492
+  _globals['_EXCHANGERESPONSE']._serialized_end=586
+  _globals['_REPLY']._serialized_start=588
+  _globals['_REPLY']._serialized_end=689
+  _globals['_AUTHORIZEREQUEST']._serialized_start=692
+  _globals['_AUTHORIZEREQUEST']._serialized_end=843
+  _globals['_AUTHORIZERESPONSE']._serialized_start=845
+  _globals['_AUTHORIZERESPONSE']._serialized_end=864
+  _globals['_GETREADINESSREQUEST']._serialized_start=866
+  _globals['_GETREADINESSREQUEST']._serialized_end=887
+  _globals['_GETREADINESSRESPONSE']._serialized_start=889
+  _globals['_GETREADINESSRESPONSE']._serialized_end=959
+  _globals['_GETMETRICSREQUEST']._serialized_start=961
+  _globals['_GETMETRICSREQUEST']._serialized_end=998
+  _globals['_GETMETRICSRESPONSE']._serialized_start=1000
+  _globals['_GETMETRICSRESPONSE']._serialized_end=1040
+  _globals['_CALLSERVICE']._serialized_start=1043
+  _globals['_CALLSERVICE']._serialized_end=1421
 # @@protoc_insertion_point(module_scope)

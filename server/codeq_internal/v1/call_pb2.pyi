@@ -15,7 +15,7 @@ class ExchangeRequest(_message.Message):
     def __init__(self, calls: _Optional[_Iterable[_Union[Call, _Mapping]]] = ..., cancelled: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Call(_message.Message):
-    __slots__ = ("number", "method", "request", "authorization", "timeout_ms", "request_id", "consistency", "origin", "client_certificate")
+    __slots__ = ("number", "method", "request", "authorization", "timeout_ms", "request_id", "consistency", "origin", "client_certificate", "shard", "part")
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     METHOD_FIELD_NUMBER: _ClassVar[int]
     REQUEST_FIELD_NUMBER: _ClassVar[int]
@@ -25,6 +25,8 @@ class Call(_message.Message):
     CONSISTENCY_FIELD_NUMBER: _ClassVar[int]
     ORIGIN_FIELD_NUMBER: _ClassVar[int]
     CLIENT_CERTIFICATE_FIELD_NUMBER: _ClassVar[int]
+    SHARD_FIELD_NUMBER: _ClassVar[int]
+    PART_FIELD_NUMBER: _ClassVar[int]
     number: int
     method: str
     request: bytes
@@ -34,7 +36,9 @@ class Call(_message.Message):
     consistency: str
     origin: str
     client_certificate: bytes
-    def __init__(self, number: _Optional[int] = ..., method: _Optional[str] = ..., request: _Optional[bytes] = ..., authorization: _Optional[str] = ..., timeout_ms: _Optional[int] = ..., request_id: _Optional[str] = ..., consistency: _Optional[str] = ..., origin: _Optional[str] = ..., client_certificate: _Optional[bytes] = ...) -> None: ...
+    shard: int
+    part: bool
+    def __init__(self, number: _Optional[int] = ..., method: _Optional[str] = ..., request: _Optional[bytes] = ..., authorization: _Optional[str] = ..., timeout_ms: _Optional[int] = ..., request_id: _Optional[str] = ..., consistency: _Optional[str] = ..., origin: _Optional[str] = ..., client_certificate: _Optional[bytes] = ..., shard: _Optional[int] = ..., part: _Optional[bool] = ...) -> None: ...
 
 class ExchangeResponse(_message.Message):
     __slots__ = ("replies", "ending")
@@ -83,8 +87,10 @@ class GetReadinessResponse(_message.Message):
     def __init__(self, ready: _Optional[bool] = ..., details: _Optional[bytes] = ...) -> None: ...
 
 class GetMetricsRequest(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("own",)
+    OWN_FIELD_NUMBER: _ClassVar[int]
+    own: bool
+    def __init__(self, own: _Optional[bool] = ...) -> None: ...
 
 class GetMetricsResponse(_message.Message):
     __slots__ = ("text",)

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x63odeq_internal/v1/raft.proto\x12\x11\x63odeq_internal.v1\"\x84\x02\n\tRaftHello\x12\x1a\n\x08protocol\x18\x01 \x01(\rR\x08protocol\x12\x12\n\x04name\x18\x02 \x01(\tR\x04name\x12\x17\n\x07raft_id\x18\x03 \x01(\x06R\x06raftId\x12\x1d\n\ncluster_id\x18\x04 \x01(\x0cR\tclusterId\x12\x12\n\x04http\x18\x05 \x01(\tR\x04http\x12\x12\n\x04grpc\x18\x06 \x01(\tR\x04grpc\x12\x16\n\x06\x66ounds\x18\x07 \x01(\x08R\x06\x66ounds\x12\x1c\n\tunsettled\x18\x08 \x01(\x08R\tunsettled\x12\"\n\nlast_index\x18\t \x01(\x04H\x00R\tlastIndex\x88\x01\x01\x42\r\n\x0b_last_index\"p\n\x0bRaftMessage\x12\x19\n\x08group_id\x18\x01 \x01(\x07R\x07groupId\x12\x17\n\x07\x66rom_id\x18\x02 \x01(\x06R\x06\x66romId\x12\x13\n\x05to_id\x18\x03 \x01(\x06R\x04toId\x12\x18\n\x07\x63ontent\x18\x04 \x01(\x0cR\x07\x63ontent\"\x80\x01\n\x0e\x44\x65liverRequest\x12\x32\n\x05hello\x18\x01 \x01(\x0b\x32\x1c.codeq_internal.v1.RaftHelloR\x05hello\x12:\n\x08messages\x18\x02 \x03(\x0b\x32\x1e.codeq_internal.v1.RaftMessageR\x08messages\"E\n\x0f\x44\x65liverResponse\x12\x32\n\x05hello\x18\x01 \x01(\x0b\x32\x1c.codeq_internal.v1.RaftHelloR\x05hello\"\x88\x01\n\x16InstallSnapshotRequest\x12\x36\n\x05offer\x18\x01 \x01(\x0b\x32 .codeq_internal.v1.SnapshotOfferR\x05offer\x12\x36\n\x05\x63hunk\x18\x02 \x01(\x0b\x32 .codeq_internal.v1.SnapshotChunkR\x05\x63hunk\"\x99\x01\n\rSnapshotOffer\x12\x32\n\x05hello\x18\x01 \x01(\x0b\x32\x1c.codeq_internal.v1.RaftHelloR\x05hello\x12\x38\n\x07message\x18\x02 \x01(\x0b\x32\x1e.codeq_internal.v1.RaftMessageR\x07message\x12\x1a\n\x08manifest\x18\x03 \x01(\x0cR\x08manifest\"U\n\rSnapshotChunk\x12\x12\n\x04\x66ile\x18\x01 \x01(\rR\x04\x66ile\x12\x16\n\x06offset\x18\x02 \x01(\x04R\x06offset\x12\x18\n\x07\x63ontent\x18\x03 \x01(\x0cR\x07\x63ontent\"t\n\x17InstallSnapshotResponse\x12;\n\x06wanted\x18\x01 \x01(\x0b\x32#.codeq_internal.v1.SnapshotPositionR\x06wanted\x12\x1c\n\tinstalled\x18\x02 \x01(\x08R\tinstalled\">\n\x10SnapshotPosition\x12\x12\n\x04\x66ile\x18\x01 \x01(\rR\x04\x66ile\x12\x16\n\x06offset\x18\x02 \x01(\x04R\x06offset2\xda\x01\n\x14RaftTransportService\x12T\n\x07\x44\x65liver\x12!.codeq_internal.v1.DeliverRequest\x1a\".codeq_internal.v1.DeliverResponse(\x01\x30\x01\x12l\n\x0fInstallSnapshot\x12).codeq_internal.v1.InstallSnapshotRequest\x1a*.codeq_internal.v1.InstallSnapshotResponse(\x01\x30\x01\x42OZMgithub.com/osvaldoandrade/codeq/sdks/go/gen/codeq_internal/v1;codeqinternalv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x63odeq_internal/v1/raft.proto\x12\x11\x63odeq_internal.v1\"\x9a\x02\n\tRaftHello\x12\x1a\n\x08protocol\x18\x01 \x01(\rR\x08protocol\x12\x12\n\x04name\x18\x02 \x01(\tR\x04name\x12\x17\n\x07raft_id\x18\x03 \x01(\x06R\x06raftId\x12\x1d\n\ncluster_id\x18\x04 \x01(\x0cR\tclusterId\x12\x12\n\x04http\x18\x05 \x01(\tR\x04http\x12\x12\n\x04grpc\x18\x06 \x01(\tR\x04grpc\x12\x16\n\x06\x66ounds\x18\x07 \x01(\x08R\x06\x66ounds\x12\x1c\n\tunsettled\x18\x08 \x01(\x08R\tunsettled\x12\"\n\nlast_index\x18\t \x01(\x04H\x00R\tlastIndex\x88\x01\x01\x12\x14\n\x05joins\x18\n \x01(\x08R\x05joinsB\r\n\x0b_last_index\"p\n\x0bRaftMessage\x12\x19\n\x08group_id\x18\x01 \x01(\x07R\x07groupId\x12\x17\n\x07\x66rom_id\x18\x02 \x01(\x06R\x06\x66romId\x12\x13\n\x05to_id\x18\x03 \x01(\x06R\x04toId\x12\x18\n\x07\x63ontent\x18\x04 \x01(\x0cR\x07\x63ontent\"\x80\x01\n\x0e\x44\x65liverRequest\x12\x32\n\x05hello\x18\x01 \x01(\x0b\x32\x1c.codeq_internal.v1.RaftHelloR\x05hello\x12:\n\x08messages\x18\x02 \x03(\x0b\x32\x1e.codeq_internal.v1.RaftMessageR\x08messages\"E\n\x0f\x44\x65liverResponse\x12\x32\n\x05hello\x18\x01 \x01(\x0b\x32\x1c.codeq_internal.v1.RaftHelloR\x05hello\"\x88\x01\n\x16InstallSnapshotRequest\x12\x36\n\x05offer\x18\x01 \x01(\x0b\x32 .codeq_internal.v1.SnapshotOfferR\x05offer\x12\x36\n\x05\x63hunk\x18\x02 \x01(\x0b\x32 .codeq_internal.v1.SnapshotChunkR\x05\x63hunk\"\x99\x01\n\rSnapshotOffer\x12\x32\n\x05hello\x18\x01 \x01(\x0b\x32\x1c.codeq_internal.v1.RaftHelloR\x05hello\x12\x38\n\x07message\x18\x02 \x01(\x0b\x32\x1e.codeq_internal.v1.RaftMessageR\x07message\x12\x1a\n\x08manifest\x18\x03 \x01(\x0cR\x08manifest\"U\n\rSnapshotChunk\x12\x12\n\x04\x66ile\x18\x01 \x01(\rR\x04\x66ile\x12\x16\n\x06offset\x18\x02 \x01(\x04R\x06offset\x12\x18\n\x07\x63ontent\x18\x03 \x01(\x0cR\x07\x63ontent\"t\n\x17InstallSnapshotResponse\x12;\n\x06wanted\x18\x01 \x01(\x0b\x32#.codeq_internal.v1.SnapshotPositionR\x06wanted\x12\x1c\n\tinstalled\x18\x02 \x01(\x08R\tinstalled\">\n\x10SnapshotPosition\x12\x12\n\x04\x66ile\x18\x01 \x01(\rR\x04\x66ile\x12\x16\n\x06offset\x18\x02 \x01(\x04R\x06offset2\xda\x01\n\x14RaftTransportService\x12T\n\x07\x44\x65liver\x12!.codeq_internal.v1.DeliverRequest\x1a\".codeq_internal.v1.DeliverResponse(\x01\x30\x01\x12l\n\x0fInstallSnapshot\x12).codeq_internal.v1.InstallSnapshotRequest\x1a*.codeq_internal.v1.InstallSnapshotResponse(\x01\x30\x01\x42OZMgithub.com/osvaldoandrade/codeq/sdks/go/gen/codeq_internal/v1;codeqinternalv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,23 +33,23 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'ZMgithub.com/osvaldoandrade/codeq/sdks/go/gen/codeq_internal/v1;codeqinternalv1'
   _globals['_RAFTHELLO']._serialized_start=52
-  _globals['_RAFTHELLO']._serialized_end=312
-  _globals['_RAFTMESSAGE']._serialized_start=314
-  _globals['_RAFTMESSAGE']._serialized_end=426
-  _globals['_DELIVERREQUEST']._serialized_start=429
-  _globals['_DELIVERREQUEST']._serialized_end=557
-  _globals['_DELIVERRESPONSE']._serialized_start=559
-  _globals['_DELIVERRESPONSE']._serialized_end=628
-  _globals['_INSTALLSNAPSHOTREQUEST']._serialized_start=631
-  _globals['_INSTALLSNAPSHOTREQUEST']._serialized_end=767
-  _globals['_SNAPSHOTOFFER']._serialized_start=770
-  _globals['_SNAPSHOTOFFER']._serialized_end=923
-  _globals['_SNAPSHOTCHUNK']._serialized_start=925
-  _globals['_SNAPSHOTCHUNK']._serialized_end=1010
-  _globals['_INSTALLSNAPSHOTRESPONSE']._serialized_start=1012
-  _globals['_INSTALLSNAPSHOTRESPONSE']._serialized_end=1128
-  _globals['_SNAPSHOTPOSITION']._serialized_start=1130
-  _globals['_SNAPSHOTPOSITION']._serialized_end=1192
-  _globals['_RAFTTRANSPORTSERVICE']._serialized_start=1195
-  _globals['_RAFTTRANSPORTSERVICE']._serialized_end=1413
+  _globals['_RAFTHELLO']._serialized_end=334
+  _globals['_RAFTMESSAGE']._serialized_start=336
+  _globals['_RAFTMESSAGE']._serialized_end=448
+  _globals['_DELIVERREQUEST']._serialized_start=451
+  _globals['_DELIVERREQUEST']._serialized_end=579
+  _globals['_DELIVERRESPONSE']._serialized_start=581
+  _globals['_DELIVERRESPONSE']._serialized_end=650
+  _globals['_INSTALLSNAPSHOTREQUEST']._serialized_start=653
+  _globals['_INSTALLSNAPSHOTREQUEST']._serialized_end=789
+  _globals['_SNAPSHOTOFFER']._serialized_start=792
+  _globals['_SNAPSHOTOFFER']._serialized_end=945
+  _globals['_SNAPSHOTCHUNK']._serialized_start=947
+  _globals['_SNAPSHOTCHUNK']._serialized_end=1032
+  _globals['_INSTALLSNAPSHOTRESPONSE']._serialized_start=1034
+  _globals['_INSTALLSNAPSHOTRESPONSE']._serialized_end=1150
+  _globals['_SNAPSHOTPOSITION']._serialized_start=1152
+  _globals['_SNAPSHOTPOSITION']._serialized_end=1214
+  _globals['_RAFTTRANSPORTSERVICE']._serialized_start=1217
+  _globals['_RAFTTRANSPORTSERVICE']._serialized_end=1435
 # @@protoc_insertion_point(module_scope)

@@ -7,7 +7,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class RaftHello(_message.Message):
-    __slots__ = ("protocol", "name", "raft_id", "cluster_id", "http", "grpc", "founds", "unsettled", "last_index")
+    __slots__ = ("protocol", "name", "raft_id", "cluster_id", "http", "grpc", "founds", "unsettled", "last_index", "joins")
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     RAFT_ID_FIELD_NUMBER: _ClassVar[int]
@@ -17,6 +17,7 @@ class RaftHello(_message.Message):
     FOUNDS_FIELD_NUMBER: _ClassVar[int]
     UNSETTLED_FIELD_NUMBER: _ClassVar[int]
     LAST_INDEX_FIELD_NUMBER: _ClassVar[int]
+    JOINS_FIELD_NUMBER: _ClassVar[int]
     protocol: int
     name: str
     raft_id: int
@@ -26,7 +27,8 @@ class RaftHello(_message.Message):
     founds: bool
     unsettled: bool
     last_index: int
-    def __init__(self, protocol: _Optional[int] = ..., name: _Optional[str] = ..., raft_id: _Optional[int] = ..., cluster_id: _Optional[bytes] = ..., http: _Optional[str] = ..., grpc: _Optional[str] = ..., founds: _Optional[bool] = ..., unsettled: _Optional[bool] = ..., last_index: _Optional[int] = ...) -> None: ...
+    joins: bool
+    def __init__(self, protocol: _Optional[int] = ..., name: _Optional[str] = ..., raft_id: _Optional[int] = ..., cluster_id: _Optional[bytes] = ..., http: _Optional[str] = ..., grpc: _Optional[str] = ..., founds: _Optional[bool] = ..., unsettled: _Optional[bool] = ..., last_index: _Optional[int] = ..., joins: _Optional[bool] = ...) -> None: ...
 
 class RaftMessage(_message.Message):
     __slots__ = ("group_id", "from_id", "to_id", "content")

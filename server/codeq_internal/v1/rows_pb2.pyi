@@ -175,14 +175,18 @@ class CallRow(_message.Message):
     def __init__(self, at_ms: _Optional[int] = ..., status: _Optional[int] = ..., duration_ms: _Optional[int] = ..., error: _Optional[str] = ...) -> None: ...
 
 class EndpointRow(_message.Message):
-    __slots__ = ("secrets", "changed_ms", "paused")
+    __slots__ = ("secrets", "changed_ms", "paused", "failing_since_ms", "disabled")
     SECRETS_FIELD_NUMBER: _ClassVar[int]
     CHANGED_MS_FIELD_NUMBER: _ClassVar[int]
     PAUSED_FIELD_NUMBER: _ClassVar[int]
+    FAILING_SINCE_MS_FIELD_NUMBER: _ClassVar[int]
+    DISABLED_FIELD_NUMBER: _ClassVar[int]
     secrets: _containers.RepeatedScalarFieldContainer[str]
     changed_ms: int
     paused: bool
-    def __init__(self, secrets: _Optional[_Iterable[str]] = ..., changed_ms: _Optional[int] = ..., paused: _Optional[bool] = ...) -> None: ...
+    failing_since_ms: int
+    disabled: bool
+    def __init__(self, secrets: _Optional[_Iterable[str]] = ..., changed_ms: _Optional[int] = ..., paused: _Optional[bool] = ..., failing_since_ms: _Optional[int] = ..., disabled: _Optional[bool] = ...) -> None: ...
 
 class TenantRow(_message.Message):
     __slots__ = ("limits", "created_total", "delivered_total", "completed_total", "failed_total", "accepted_bytes_total")
@@ -253,7 +257,7 @@ class TopicRow(_message.Message):
     def __init__(self, tenant: _Optional[str] = ..., command: _Optional[str] = ..., policy: _Optional[_Union[PolicyRow, _Mapping]] = ..., version: _Optional[int] = ..., created_ms: _Optional[int] = ..., updated_ms: _Optional[int] = ...) -> None: ...
 
 class PolicyRow(_message.Message):
-    __slots__ = ("priority_tiers", "max_attempts", "dead_letter_topic_ref", "retention_seconds", "max_consumers", "default_priority", "completed_retention_seconds", "failed_retention_seconds", "dlq_retention_seconds", "default_expire_seconds", "backoff", "payload_bytes_max", "concurrency_per_key", "rate_per_second", "rate_burst", "rate_per_key_per_second", "at_key_limit")
+    __slots__ = ("priority_tiers", "max_attempts", "dead_letter_topic_ref", "retention_seconds", "max_consumers", "default_priority", "completed_retention_seconds", "failed_retention_seconds", "dlq_retention_seconds", "default_lease_seconds", "default_expire_seconds", "backoff", "webhook", "payload_bytes_max", "payload_schema", "concurrency_per_key", "rate_per_second", "rate_burst", "rate_per_key_per_second", "at_key_limit", "concurrency_key_path", "rate_key_path", "ordering_key_path")
     PRIORITY_TIERS_FIELD_NUMBER: _ClassVar[int]
     MAX_ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
     DEAD_LETTER_TOPIC_REF_FIELD_NUMBER: _ClassVar[int]
@@ -263,14 +267,20 @@ class PolicyRow(_message.Message):
     COMPLETED_RETENTION_SECONDS_FIELD_NUMBER: _ClassVar[int]
     FAILED_RETENTION_SECONDS_FIELD_NUMBER: _ClassVar[int]
     DLQ_RETENTION_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    DEFAULT_LEASE_SECONDS_FIELD_NUMBER: _ClassVar[int]
     DEFAULT_EXPIRE_SECONDS_FIELD_NUMBER: _ClassVar[int]
     BACKOFF_FIELD_NUMBER: _ClassVar[int]
+    WEBHOOK_FIELD_NUMBER: _ClassVar[int]
     PAYLOAD_BYTES_MAX_FIELD_NUMBER: _ClassVar[int]
+    PAYLOAD_SCHEMA_FIELD_NUMBER: _ClassVar[int]
     CONCURRENCY_PER_KEY_FIELD_NUMBER: _ClassVar[int]
     RATE_PER_SECOND_FIELD_NUMBER: _ClassVar[int]
     RATE_BURST_FIELD_NUMBER: _ClassVar[int]
     RATE_PER_KEY_PER_SECOND_FIELD_NUMBER: _ClassVar[int]
     AT_KEY_LIMIT_FIELD_NUMBER: _ClassVar[int]
+    CONCURRENCY_KEY_PATH_FIELD_NUMBER: _ClassVar[int]
+    RATE_KEY_PATH_FIELD_NUMBER: _ClassVar[int]
+    ORDERING_KEY_PATH_FIELD_NUMBER: _ClassVar[int]
     priority_tiers: _containers.RepeatedScalarFieldContainer[int]
     max_attempts: int
     dead_letter_topic_ref: str
@@ -280,15 +290,21 @@ class PolicyRow(_message.Message):
     completed_retention_seconds: int
     failed_retention_seconds: int
     dlq_retention_seconds: int
+    default_lease_seconds: int
     default_expire_seconds: int
     backoff: BackoffRow
+    webhook: str
     payload_bytes_max: int
+    payload_schema: bytes
     concurrency_per_key: int
     rate_per_second: float
     rate_burst: int
     rate_per_key_per_second: float
     at_key_limit: str
-    def __init__(self, priority_tiers: _Optional[_Iterable[int]] = ..., max_attempts: _Optional[int] = ..., dead_letter_topic_ref: _Optional[str] = ..., retention_seconds: _Optional[int] = ..., max_consumers: _Optional[int] = ..., default_priority: _Optional[int] = ..., completed_retention_seconds: _Optional[int] = ..., failed_retention_seconds: _Optional[int] = ..., dlq_retention_seconds: _Optional[int] = ..., default_expire_seconds: _Optional[int] = ..., backoff: _Optional[_Union[BackoffRow, _Mapping]] = ..., payload_bytes_max: _Optional[int] = ..., concurrency_per_key: _Optional[int] = ..., rate_per_second: _Optional[float] = ..., rate_burst: _Optional[int] = ..., rate_per_key_per_second: _Optional[float] = ..., at_key_limit: _Optional[str] = ...) -> None: ...
+    concurrency_key_path: str
+    rate_key_path: str
+    ordering_key_path: str
+    def __init__(self, priority_tiers: _Optional[_Iterable[int]] = ..., max_attempts: _Optional[int] = ..., dead_letter_topic_ref: _Optional[str] = ..., retention_seconds: _Optional[int] = ..., max_consumers: _Optional[int] = ..., default_priority: _Optional[int] = ..., completed_retention_seconds: _Optional[int] = ..., failed_retention_seconds: _Optional[int] = ..., dlq_retention_seconds: _Optional[int] = ..., default_lease_seconds: _Optional[int] = ..., default_expire_seconds: _Optional[int] = ..., backoff: _Optional[_Union[BackoffRow, _Mapping]] = ..., webhook: _Optional[str] = ..., payload_bytes_max: _Optional[int] = ..., payload_schema: _Optional[bytes] = ..., concurrency_per_key: _Optional[int] = ..., rate_per_second: _Optional[float] = ..., rate_burst: _Optional[int] = ..., rate_per_key_per_second: _Optional[float] = ..., at_key_limit: _Optional[str] = ..., concurrency_key_path: _Optional[str] = ..., rate_key_path: _Optional[str] = ..., ordering_key_path: _Optional[str] = ...) -> None: ...
 
 class BackoffRow(_message.Message):
     __slots__ = ("policy", "base_seconds", "max_seconds")
@@ -485,7 +501,7 @@ class NameRow(_message.Message):
     def __init__(self, queue: _Optional[int] = ..., home: _Optional[int] = ..., epoch: _Optional[int] = ..., digest: _Optional[bytes] = ..., batch: _Optional[str] = ..., batch_tasks: _Optional[int] = ..., batch_left: _Optional[int] = ..., meaning: _Optional[bytes] = ...) -> None: ...
 
 class ScheduleRow(_message.Message):
-    __slots__ = ("cron", "every", "at_ms", "time_zone", "command", "payload", "priority", "max_attempts", "delay_ms", "expire_ms", "overlap", "misfire", "misfire_max", "jitter_ms", "start_ms", "end_ms", "paused", "generation", "created_ms", "updated_ms", "next_ms", "complete", "after_ms", "tzdata", "running", "queued_ms", "fired_total", "skipped_total", "missed_total")
+    __slots__ = ("cron", "every", "at_ms", "time_zone", "command", "payload", "priority", "max_attempts", "delay_ms", "expire_ms", "overlap", "misfire", "misfire_max", "jitter_ms", "start_ms", "end_ms", "paused", "generation", "created_ms", "updated_ms", "next_ms", "complete", "after_ms", "tzdata", "running", "queued_ms", "fired_total", "skipped_total", "missed_total", "resumed_ms")
     CRON_FIELD_NUMBER: _ClassVar[int]
     EVERY_FIELD_NUMBER: _ClassVar[int]
     AT_MS_FIELD_NUMBER: _ClassVar[int]
@@ -515,6 +531,7 @@ class ScheduleRow(_message.Message):
     FIRED_TOTAL_FIELD_NUMBER: _ClassVar[int]
     SKIPPED_TOTAL_FIELD_NUMBER: _ClassVar[int]
     MISSED_TOTAL_FIELD_NUMBER: _ClassVar[int]
+    RESUMED_MS_FIELD_NUMBER: _ClassVar[int]
     cron: str
     every: str
     at_ms: int
@@ -544,7 +561,8 @@ class ScheduleRow(_message.Message):
     fired_total: int
     skipped_total: int
     missed_total: int
-    def __init__(self, cron: _Optional[str] = ..., every: _Optional[str] = ..., at_ms: _Optional[int] = ..., time_zone: _Optional[str] = ..., command: _Optional[str] = ..., payload: _Optional[bytes] = ..., priority: _Optional[int] = ..., max_attempts: _Optional[int] = ..., delay_ms: _Optional[int] = ..., expire_ms: _Optional[int] = ..., overlap: _Optional[str] = ..., misfire: _Optional[str] = ..., misfire_max: _Optional[int] = ..., jitter_ms: _Optional[int] = ..., start_ms: _Optional[int] = ..., end_ms: _Optional[int] = ..., paused: _Optional[bool] = ..., generation: _Optional[int] = ..., created_ms: _Optional[int] = ..., updated_ms: _Optional[int] = ..., next_ms: _Optional[_Iterable[int]] = ..., complete: _Optional[bool] = ..., after_ms: _Optional[int] = ..., tzdata: _Optional[str] = ..., running: _Optional[_Iterable[str]] = ..., queued_ms: _Optional[int] = ..., fired_total: _Optional[int] = ..., skipped_total: _Optional[int] = ..., missed_total: _Optional[int] = ...) -> None: ...
+    resumed_ms: int
+    def __init__(self, cron: _Optional[str] = ..., every: _Optional[str] = ..., at_ms: _Optional[int] = ..., time_zone: _Optional[str] = ..., command: _Optional[str] = ..., payload: _Optional[bytes] = ..., priority: _Optional[int] = ..., max_attempts: _Optional[int] = ..., delay_ms: _Optional[int] = ..., expire_ms: _Optional[int] = ..., overlap: _Optional[str] = ..., misfire: _Optional[str] = ..., misfire_max: _Optional[int] = ..., jitter_ms: _Optional[int] = ..., start_ms: _Optional[int] = ..., end_ms: _Optional[int] = ..., paused: _Optional[bool] = ..., generation: _Optional[int] = ..., created_ms: _Optional[int] = ..., updated_ms: _Optional[int] = ..., next_ms: _Optional[_Iterable[int]] = ..., complete: _Optional[bool] = ..., after_ms: _Optional[int] = ..., tzdata: _Optional[str] = ..., running: _Optional[_Iterable[str]] = ..., queued_ms: _Optional[int] = ..., fired_total: _Optional[int] = ..., skipped_total: _Optional[int] = ..., missed_total: _Optional[int] = ..., resumed_ms: _Optional[int] = ...) -> None: ...
 
 class FireRow(_message.Message):
     __slots__ = ("instant_ms", "fired_ms", "kind", "task_id")

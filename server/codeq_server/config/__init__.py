@@ -10,17 +10,18 @@ from codeq_server.config.addresses import Address, is_loopback
 from codeq_server.config.given import ConfigError, Note
 from codeq_server.config.load import check, describe, load, load_gateway
 from codeq_server.config.raft import PAIR, refuse_pair
+from codeq_server.config.raft_settings import RaftSettings
 from codeq_server.config.settings import (
     AuthSettings,
     GatewaySettings,
     PersistenceSettings,
     ProcessSettings,
-    RaftSettings,
     RestSettings,
     Settings,
 )
+from codeq_server.config.telemetry_settings import telemetry_off_by
 from codeq_server.config.tls import ClientTls, ListenerTls
-from codeq_server.config.tokens import DEV_TOKEN
+from codeq_server.config.tokens import DEV_TOKEN, NoProviderError
 
 __all__ = [
     "DEV_TOKEN",
@@ -31,6 +32,7 @@ __all__ = [
     "ConfigError",
     "GatewaySettings",
     "ListenerTls",
+    "NoProviderError",
     "Note",
     "PersistenceSettings",
     "ProcessSettings",
@@ -43,4 +45,5 @@ __all__ = [
     "load",
     "load_gateway",
     "refuse_pair",
+    "telemetry_off_by",
 ]

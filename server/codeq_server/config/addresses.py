@@ -28,6 +28,7 @@ NAME: Final = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 """Pattern of a member's name."""
 
 _ADDRESS: Final = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]*):(?P<port>[0-9]{1,5})")
+_DOMAIN: Final = re.compile(r"(?![0-9.]+$)[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*")
 _HOST: Final = re.compile(r"\[[0-9A-Fa-f:.]+\]|[0-9A-Fa-f:.]+|[A-Za-z0-9._-]*")
 _ORIGIN: Final = re.compile(r"[a-z][a-z0-9+.-]*://(?:\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::[0-9]{1,5})?")
 _DEFAULT_PORTS: Final = {"http": ":80", "https": ":443"}
@@ -99,6 +100,21 @@ class OptionalListener(Form[Address | None]):
     def show(self, value: Address | None) -> object:
         """Returns the address as text."""
         return str(value)
+
+
+class Domain(Form[str]):
+    """A DNS domain with a port: hosts have names in the domain, and listen on the port; empty: none."""
+
+    expects = "domain:port, as codeq-members:7000"
+    values = "`domain:port`"
+    nothing = ""
+
+    def parse(self, value: object) -> str | None:
+        """Returns the domain and the port."""
+        if value == "":
+            return ""
+        found = _dialled(value.strip()) if isinstance(value, str) else None
+        return found if found is not None and _DOMAIN.fullmatch(found.rpartition(":")[0]) else None
 
 
 class Members(Form[Mapping[str, str]]):

@@ -22,7 +22,7 @@ from codeq_server.config.given import Given
 MASK: Final = "***"
 """Shown in place of a secret."""
 
-_INITIALS: Final = frozenset({"ca", "grpc", "http", "ms", "tls"})
+_INITIALS: Final = frozenset({"ca", "dns", "grpc", "http", "ms", "tls"})
 _METADATA: Final = "setting"
 D = TypeVar("D")
 T = TypeVar("T")

@@ -13,8 +13,6 @@ VARIABLES: Final = frozenset(
         "CLUSTER_GRPC_ADDR",
         "CLUSTER_NODES",
         "CLUSTER_SELF_ID",
-        "CODEQ_PPROF",
-        "CODEQ_PPROF_ADDR",
         "KVROCKS_PASSWORD",
         "REDIS_ADDR",
         "REDIS_PASSWORD",
@@ -22,9 +20,6 @@ VARIABLES: Final = frozenset(
     }
 )
 """Variables of features that this version lacks; in the file, their keys have the same names in camelCase."""
-
-PREFIXES: Final = ("TRACING_",)
-"""Prefixes of further variables of features that this version lacks."""
 
 EXCLUDED_BY_RAFT: Final = ("cluster", "sharding")
 """Features that this version lacks and that cannot be combined with Raft anyway."""
@@ -34,11 +29,6 @@ _KEYS: Final = frozenset(
         *EXCLUDED_BY_RAFT,
         "env",
         "timezone",
-        "tracingEnabled",
-        "tracingOtlpEndpoint",
-        "tracingOtlpInsecure",
-        "tracingSampleRatio",
-        "tracingServiceName",
     }
 )
 _KEYS_OF_VARIABLES: Final = frozenset(file_key(name.lower()) for name in VARIABLES)
@@ -55,7 +45,7 @@ _CONTAINER_NAME: Final = re.compile(r"/[^/]+/[^/]+")
 
 def is_variable(variable: str) -> bool:
     """Returns whether a variable belongs to a feature that this version lacks."""
-    return variable in VARIABLES or variable.startswith(PREFIXES)
+    return variable in VARIABLES
 
 
 def is_key(key: object) -> bool:

@@ -12,7 +12,8 @@ from codeq_server.config.addresses import Address, is_loopback
 from codeq_server.config.declaration import settings_of, shown, variable
 from codeq_server.config.forms import NOT_SUPPORTED
 from codeq_server.config.providers import AuthConfig
-from codeq_server.config.settings import GatewaySettings, PersistenceSettings, ProcessSettings, RaftSettings, Settings
+from codeq_server.config.raft_settings import RaftSettings
+from codeq_server.config.settings import GatewaySettings, PersistenceSettings, ProcessSettings, Settings
 from codeq_server.config.sources import GivenSettings, read
 
 DEV_SERVER: Final = "127.0.0.1:9092"
@@ -145,6 +146,8 @@ def _refuse_contradictions(given: GivenSettings, settings: Settings) -> None:
         for name in _NOT_IN_MEMORY:
             if given.has(name):
                 raise given.error(name, "has no effect with the provider memory")
+        if settings.persistence.num_shards > 1:
+            raise given.error("persistence_config.num_shards", "must be 1 with the provider memory")
     if settings.raft is not None and settings.raft.enabled:
         _refuse_contradictions_with_raft(given, settings)
 
@@ -152,6 +155,8 @@ def _refuse_contradictions(given: GivenSettings, settings: Settings) -> None:
 def _refuse_contradictions_with_raft(given: GivenSettings, settings: Settings) -> None:
     if settings.persistence_provider == "memory":
         raise given.error("raft.enabled", "needs a store on disk: persistenceProvider rocksdb or pebble")
+    if settings.persistence.num_shards > 1:
+        raise given.error("persistence_config.num_shards", f"must be 1 with {given.key('raft.enabled')}")
     if settings.grpc_tls is not None and settings.server_tls is None:
         raise given.error(
             "server_tls_ca_file", "is required with Raft and TLS: members forward calls to the leader over TLS"

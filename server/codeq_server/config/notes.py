@@ -24,8 +24,10 @@ from codeq_server.config.declaration import settings_of
 from codeq_server.config.given import Note
 from codeq_server.config.jwks_settings import JwksAuthSettings
 from codeq_server.config.providers import AuthConfig
-from codeq_server.config.settings import AuthSettings, RaftSettings, RateLimitSettings, Settings
+from codeq_server.config.raft_settings import RaftSettings
+from codeq_server.config.settings import AuthSettings, RateLimitSettings, Settings
 from codeq_server.config.sources import GivenSettings
+from codeq_server.config.telemetry_settings import telemetry_off_by
 from codeq_server.core.limits import Rate
 
 KEYS_MAX: Final = 3
@@ -35,7 +37,7 @@ NOTES_MAX: Final = 8
 """Warnings of one kind about tokens; a last one counts the others."""
 
 _TELEMETRY: Final = "OTEL_"
-_TELEMETRY_OFF: Final = {"OTEL_SDK_DISABLED": "true"}
+_TRACING: Final = "TRACING_ENABLED"
 _ENABLED: Final = "raft.enabled"
 _NOT_OF_MEMORY: Final = ("disk_reserve_bytes", "artifact_bytes_max")
 
@@ -52,7 +54,7 @@ def of_server(
         env: The environment.
     """
     return [
-        *of_gateway(env),
+        *_traces(given, settings, env),
         *_without_effect(given, settings),
         *_rates(given, settings),
         *_raft(given, wanted, settings),
@@ -63,10 +65,23 @@ def of_server(
 
 def of_gateway(env: Mapping[str, str]) -> list[Note]:
     """Returns the warnings about a gateway's environment."""
+    return _telemetry(env, "a gateway exports no traces")
+
+
+def _traces(given: GivenSettings, settings: Settings, env: Mapping[str, str]) -> list[Note]:
+    """Returns the warning about traces that are wanted by one side only: by codeq's settings, or OpenTelemetry's."""
+    if not settings.tracing_enabled:
+        return _telemetry(env, f"no traces are exported unless {_TRACING} is true")
+    off = telemetry_off_by(env)
+    return [Note(given.key("tracing_enabled"), f"without effect: {off}={env[off]}")] if off else []
+
+
+def _telemetry(env: Mapping[str, str], why: str) -> list[Note]:
+    """Returns the warning about variables of OpenTelemetry that have no effect."""
     names = [name for name, value in sorted(env.items()) if name.startswith(_TELEMETRY) and not foreign.is_off(value)]
-    if not names or any(env.get(name, "").lower() == value for name, value in _TELEMETRY_OFF.items()):
+    if not names or telemetry_off_by(env):
         return []
-    return [Note(", ".join(names), "without effect: this version exports no traces or metrics to a collector")]
+    return [Note(", ".join(names), f"without effect: {why}")]
 
 
 def _without_effect(given: GivenSettings, settings: Settings) -> Iterator[Note]:

@@ -11,6 +11,8 @@ from codeq_server.auth.revocation import Upkeep
 from codeq_server.auth.static import StaticToken
 from codeq_server.auth.token_file import TokenFileLog
 from codeq_server.config.declaration import Group
+from codeq_server.config.files import file_problem
+from codeq_server.config.forms import FilePath
 from codeq_server.config.given import Given
 
 C = TypeVar("C")
@@ -114,8 +116,13 @@ class GroupProvider(Provider[C]):
 
     def read(self, given: Given, role: str, *, files: bool) -> C:
         """Returns the configuration; see `Provider.read`."""
-        del role, files
-        return self.group.read(given)
+        del role
+        config = self.group.read(given)
+        for name, each in self.group.settings.items() if files else ():
+            path = getattr(config, name)
+            if isinstance(each.form, FilePath) and path is not None and (problem := file_problem(path)):
+                raise given.inner(each.key, path).error(problem)
+        return config
 
     def show(self, config: C) -> object:
         """Returns the configuration with masked secrets."""

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import re
+import socket
 from collections.abc import Mapping
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Final
 
+from codeq_server.config.addresses import NAME, PEERS_MAX
 from codeq_server.config.declaration import variable
 from codeq_server.config.given import ConfigError
-from codeq_server.config.settings import RaftSettings, Settings
+from codeq_server.config.numbered_names import NumberedNames
+from codeq_server.config.raft_settings import FOUNDERS_MIN, RaftSettings
+from codeq_server.config.settings import Settings
 from codeq_server.config.sources import GivenSettings
 
 PAIR: Final = 2
@@ -58,12 +63,11 @@ def completed(given: GivenSettings, settings: Settings, producer_secret: str) ->
         if raft.enabled is None:
             _refuse_unswitched(given)
         return None
-    if not raft.self_id:
-        raise given.error("raft.self_id", "is required: the name of this node")
+    raft = replace(raft, self_id=raft.self_id or _host_name(given))
     if raft.bind_addr.port == 0:
         raise given.error("raft.bind_addr", "must have a port other than 0")
-    peers = _members(given, raft)
-    raft = replace(raft, peers=peers)
+    raft = _found_by_dns(given, settings, raft) if raft.peers_dns else replace(raft, peers=_members(given, raft))
+    peers = raft.peers
     for name in ("peer_http_addrs", "peer_grpc_addrs"):
         for member in getattr(raft, name):
             if member not in peers:
@@ -91,8 +95,45 @@ def _refuse_unswitched(given: GivenSettings) -> None:
             raise value.error(f"has no effect without {variable('raft.enabled')}=true")
 
 
+def _host_name(given: GivenSettings) -> str:
+    """Returns the first part of the host name, which is the name of this node unless one is given."""
+    name = socket.gethostname().partition(".")[0]
+    if re.fullmatch(NAME, name) is None:
+        raise given.error("raft.self_id", f"is required: the host name {name!r} cannot be the name of a member")
+    return name
+
+
+def _found_by_dns(given: GivenSettings, settings: Settings, raft: RaftSettings) -> RaftSettings:
+    """Returns the settings of a node that finds the others by their numbered names."""
+    names = NumberedNames.of(raft.self_id, raft.peers_dns)
+    if names is None:
+        raise given.error(
+            "raft.self_id",
+            f"{raft.self_id} must end in a number from 0 to {PEERS_MAX - 1}, as in codeq-0, with "
+            f"{variable('raft.peers_dns')}",
+        )
+    peers = names.first(max(raft.expected_nodes or FOUNDERS_MIN, names.number + 1))
+    scheme = "http" if settings.http_tls is None else "https"
+    host = peers[raft.self_id].rpartition(":")[0]
+    urls = {raft.self_id: f"{scheme}://{host}:{settings.port}"} if settings.port else {}
+    found = {"peers": peers, "bootstrap": names.number == 0 and raft.expected_nodes is not None}
+    for name, value in found.items():
+        if given.has(f"raft.{name}") and getattr(raft, name) != value:
+            raise given.error(
+                f"raft.{name}", f"is not needed with {variable('raft.peers_dns')}, from which another value follows"
+            )
+    return replace(
+        raft,
+        peers=MappingProxyType(peers),
+        bootstrap=bool(found["bootstrap"]),
+        peer_http_addrs=MappingProxyType(urls | dict(raft.peer_http_addrs)),
+    )
+
+
 def _members(given: GivenSettings, raft: RaftSettings) -> Mapping[str, str]:
     key = given.key("raft.peers")
+    if raft.expected_nodes is not None:
+        raise given.error("raft.expected_nodes", f"has no effect without {variable('raft.peers_dns')}")
     if not raft.peers:
         if raft.bind_addr.host in _EVERYWHERE:
             raise given.error(
@@ -124,8 +165,7 @@ def _check_tls(given: GivenSettings, raft: RaftSettings) -> None:
     for name, path in files.items():
         if path is None:
             raise given.error(f"raft.{name}", "certificate, key and CA belong together: set all three or none")
-        if not path.is_file():
-            raise given.error(f"raft.{name}", f"{path} is not a file")
+        given.check_file(f"raft.{name}", path)
 
 
 def _heartbeat_ms(raft: RaftSettings) -> int:

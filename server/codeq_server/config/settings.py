@@ -6,34 +6,30 @@ combinations, and fills in values that follow from others, such as secrets.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Final, Literal, get_args
 
 from codeq_gateway.connections import CONNECTIONS_MAX
 
 from codeq_server.auth.claims import claims_of
 from codeq_server.config.addresses import (
-    MEMBER,
     ORIGINS,
-    PEER_SERVERS,
-    PEER_URLS,
-    PEERS,
     PORT_MAX,
     SERVERS,
     Address,
     Host,
-    Listener,
     OptionalListener,
 )
 from codeq_server.config.declaration import Group, setting
 from codeq_server.config.forms import Boolean, Choice, FilePath, Text, Whole
 from codeq_server.config.given import Given, Note
 from codeq_server.config.providers import AuthConfig, AuthConfigForm, ProviderName
+from codeq_server.config.raft_settings import SECRET, RaftSettings
+from codeq_server.config.telemetry_settings import TelemetrySettings
 from codeq_server.config.tls import ClientTls, ListenerTls, client_tls_of, tls_of
 from codeq_server.config.webhook_settings import WebhookSettings
+from codeq_server.core.ids import SHARDS_MAX
 from codeq_server.core.limits import Rate
 
 BackoffPolicy = Literal["fixed", "linear", "exponential", "exp_equal_jitter", "exp_full_jitter"]
@@ -48,9 +44,7 @@ _CONNECTIONS: Final = Whole(16, 30_000)
 _DURATION: Final = Whole(1, 10 * 365 * 86400, "seconds")
 _LEASE: Final = Whole(1, 43200, "seconds")
 _QUOTA: Final = Whole(0, 1 << 50)
-_MILLISECONDS: Final = Whole(0, 60_000, "milliseconds")
 _RATE: Final = Whole(0, 1_000_000_000)
-_SECRET: Final = Text(16, 1024)
 _CLIENT_AUTH: Final = Choice(get_args(ClientAuth))
 _PROVIDER: Final = ProviderName()
 _AUTH: Final = AuthConfigForm()
@@ -73,7 +67,12 @@ class PersistenceSettings:
         "reply only after fsync. With false, a crash of the machine can lose acknowledged changes",
         flag="--no-fsync",
     )
-    num_shards: int = setting(Whole(1, 1), 1, "number of shards: only 1 in this version")
+    num_shards: int = setting(
+        Whole(1, SHARDS_MAX),
+        1,
+        "number of [shards](scaling.md), each with a process and a store of its own; not with Raft or `memory`. It is "
+        "kept in the store: another number stops the start",
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,92 +100,6 @@ class RateLimitSettings:
         RateSettings(),
         "requests to each URL: callbacks wait for it, signals beyond it are dropped",
     )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RaftSettings:
-    """How this node replicates its data.
-
-    In complete settings `cluster_secret` is 64 hexadecimal digits, `heartbeat_ms` is at most a fifth of `election_ms`,
-    and a member without an entry in `peer_http_addrs` or `peer_grpc_addrs` has no known address.
-    """
-
-    enabled: bool | None = setting(
-        Boolean(),
-        None,
-        "whether this node is a member of a cluster. If unset, the other keys are rejected; if false, they have no "
-        "effect",
-        unset="false",
-    )
-    self_id: str = setting(MEMBER, "", "name of this node; required")
-    bind_addr: Address = setting(Listener(), Address("", 7000), "listen address of the transport between members")
-    bootstrap: bool = setting(
-        Boolean(),
-        False,
-        "whether this node may found the cluster when it is empty and meets none: true on one node, or on all; of "
-        "several, the one whose name comes first founds it. Has no effect on a member. Not with two `peers`, since "
-        "such a cluster stops when either member does: an empty node then refuses to start, a member warns at startup",
-    )
-    peers: Mapping[str, str] = setting(
-        PEERS,
-        MappingProxyType({}),
-        "transport address of each member, including this node; all addresses different. Without it "
-        "`bindAddr` needs a host",
-        unset="this node at its `bindAddr`",
-    )
-    peer_http_addrs: Mapping[str, str] = setting(
-        PEER_URLS,
-        MappingProxyType({}),
-        "base URL of each member's REST, for redirects. Use the names of `peers`",
-    )
-    peer_grpc_addrs: Mapping[str, str] = setting(
-        PEER_SERVERS,
-        MappingProxyType({}),
-        "gRPC address of each member for clients. Members that share a host must be listed: they have no default",
-        unset="each member's host in `peers` with this node's producer port",
-    )
-    cluster_secret: str = setting(
-        _SECRET,
-        "",
-        "secret that members authenticate with, the same on every node; peers without it are rejected",
-        unset="derived from the producers' token, if there is only one and no provider is `mtls`",
-        secret=True,
-    )
-    tls_cert: Path | None = setting(FilePath(), None, "PEM file with this node's certificate for TLS between members")
-    tls_key: Path | None = setting(FilePath(), None, "PEM file with the certificate's private key")
-    tls_ca: Path | None = setting(
-        FilePath(),
-        None,
-        "PEM file of the CA that signed all members' certificates. Set all three or none; without them members speak "
-        "plain TCP, and the secret can be read on the wire",
-    )
-    election_ms: int = setting(
-        Whole(200, 60_000, "milliseconds"),
-        1000,
-        "time without hearing from the leader before an election; randomized up to twice that",
-    )
-    heartbeat_ms: int = setting(
-        Whole(10, 60_000, "milliseconds"),
-        100,
-        "interval of the leader's heartbeats. A value above a fifth of `electionMS` is replaced by a tenth of it, so "
-        "that one lost heartbeat does not cause an election",
-    )
-    apply_timeout_seconds: int = setting(
-        Whole(1, 600, "seconds"), 10, "how long a call waits for a majority before it fails with an unknown outcome"
-    )
-    mux_enabled: bool = setting(
-        Boolean(), True, "accepted without effect: all groups always share one port", ignored=True
-    )
-    leader_lease_ms: int = setting(
-        _MILLISECONDS,
-        0,
-        "accepted without effect: a leader asks a majority before it answers a read, and trusts no clock",
-        ignored=True,
-    )
-    commit_ms: int = setting(
-        _MILLISECONDS, 0, "accepted without effect: followers learn of commits at once", ignored=True
-    )
-    topic_catalog_protocol: str = setting(Choice(["", "v1"]), "", "accepted without effect", ignored=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -245,7 +158,7 @@ class ProcessSettings:
     """
 
     gateway_secret: str = setting(
-        _SECRET,
+        SECRET,
         "",
         "secret of gateways and servers that forward calls to a server; the same on all of them",
         unset="derived from the producers' token, if there is only one and no provider is `mtls`, or from "
@@ -342,7 +255,7 @@ class GatewaySettings(RestSettings):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settings(RestSettings, WebhookSettings):
+class Settings(RestSettings, WebhookSettings, TelemetrySettings):
     """Settings of a server, with REST or without.
 
     Complete settings have both providers; `raft` is None on a single node.

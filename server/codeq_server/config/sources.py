@@ -11,6 +11,7 @@ import yaml
 
 from codeq_server.config import foreign
 from codeq_server.config.declaration import Group, Setting, hint, read_all, settings_of, variable
+from codeq_server.config.files import file_problem
 from codeq_server.config.given import ConfigError, Given
 from codeq_server.config.json_text import decoded
 from codeq_server.config.settings import GatewaySettings, Settings
@@ -21,7 +22,7 @@ PATH_VARIABLE: Final = "CODEQ_CONFIG_PATH"
 FILE_BYTES_MAX: Final = 1024 * 1024
 """Maximum size of the configuration file."""
 
-OWN_PREFIXES: Final = ("CODEQ_", "RAFT_")
+OWN_PREFIXES: Final = ("CODEQ_", "RAFT_", "TRACING_")
 """Prefixes of codeq's own variables: unknown ones are rejected."""
 
 CLIENT_VARIABLES: Final = frozenset(
@@ -29,6 +30,8 @@ CLIENT_VARIABLES: Final = frozenset(
         PATH_VARIABLE,
         "CODEQ_ENDPOINT",
         "CODEQ_TOKEN",
+        "CODEQ_WORKER_TOKEN",
+        "CODEQ_PROFILE",
         "CODEQ_PRODUCER_ADDR",
         "CODEQ_WORKER_ADDR",
         "CODEQ_CONFIG_DIR",
@@ -75,6 +78,15 @@ class GivenSettings:
         """Returns an error that names a setting as the operator wrote it."""
         given = self.get(name)
         return ConfigError(variable(name), message) if given is None else given.error(message)
+
+    def check_file(self, name: str, path: Path) -> None:
+        """Checks that a setting names a file.
+
+        Raises:
+            ConfigError: It does not, or the folders that lead there cannot be read.
+        """
+        if problem := file_problem(path):
+            raise self.error(name, problem)
 
     def checked(self) -> dict[str, Any]:
         """Returns the value of each given setting of the top level, strictly checked.
@@ -139,7 +151,8 @@ def _read_file(path: str, named_by: str) -> tuple[dict[str, Given], dict[str, Gi
 
 def _content(path: str, named_by: str) -> dict[Any, object]:
     try:
-        text = Path(path).read_bytes()
+        with Path(path).open("rb") as file:
+            text = file.read(FILE_BYTES_MAX + 1)
     except OSError as error:
         raise ConfigError(named_by, f"cannot read {path}: {error.strerror}") from None
     if len(text) > FILE_BYTES_MAX:
@@ -189,12 +202,15 @@ def _with_variables() -> dict[str, Setting]:
     return found
 
 
-_VARIABLES: Final = {variable(name): (name, each) for name, each in _with_variables().items()}
+VARIABLES: Final[Mapping[str, tuple[str, Setting]]] = {
+    variable(name): (name, each) for name, each in _with_variables().items()
+}
+"""Name and declaration of each setting that has a variable, by the variable."""
 
 
 def _read_environment(environment: Mapping[str, str]) -> dict[str, Given]:
     found = {}
-    for key, (name, each) in _VARIABLES.items():
+    for key, (name, each) in VARIABLES.items():
         text = environment.get(key)
         if text is None or (not text.strip() and not each.form.takes_empty):
             continue
@@ -226,7 +242,7 @@ def _foreign_variables(environment: Mapping[str, str]) -> dict[str, Given]:
         ConfigError: A variable with one of codeq's prefixes is unknown.
     """
     found = {}
-    known = CLIENT_VARIABLES | _VARIABLES.keys()
+    known = CLIENT_VARIABLES | VARIABLES.keys()
     for key, text in sorted(environment.items()):
         if key not in known and foreign.is_service_link(key, text):
             continue

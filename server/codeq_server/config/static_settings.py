@@ -13,6 +13,7 @@ from codeq_server.auth.claims import TENANT, InvalidTenantError, tenant_of
 from codeq_server.auth.static import DEFAULT_SUBJECT, StaticToken, StaticValidator
 from codeq_server.auth.token_file import TokenFile, TokenFileError, read_bounded
 from codeq_server.config.declaration import Group, setting, shown
+from codeq_server.config.files import file_problem
 from codeq_server.config.forms import AnyMapping, FilePath, Text, Texts
 from codeq_server.config.given import ConfigError, Given
 from codeq_server.config.json_text import decoded
@@ -119,6 +120,8 @@ class StaticProvider(Provider[StaticAuth]):
         path = path.absolute()  # so do messages name it, wherever the process was started
         if not files:
             return StaticAuth((), file=path)
+        if problem := file_problem(path):
+            raise named.error(problem)
         try:
             content = read_bounded(path)
         except TokenFileError as error:

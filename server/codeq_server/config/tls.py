@@ -110,8 +110,8 @@ def check(given: GivenSettings, settings: ProcessSettings) -> None:
         raise given.error("server_tls_cert_file", f"needs {given.key('server_tls_ca_file')}, the CAs of the servers")
     for name in names:
         path = getattr(settings, name)
-        if "tls_" in name and path is not None and name.endswith("_file") and not path.is_file():
-            raise given.error(name, f"{path} is not a file")
+        if "tls_" in name and path is not None and name.endswith("_file"):
+            given.check_file(name, path)
 
 
 def _check_pair(given: GivenSettings, settings: ProcessSettings, prefix: str) -> None:

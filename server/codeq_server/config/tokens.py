@@ -8,7 +8,7 @@ from typing import Any, Final
 from codeq_server.auth.claims import OPERATOR_SCOPE, WILDCARD, WORKER_SCOPES
 from codeq_server.config import identity
 from codeq_server.config.declaration import variable
-from codeq_server.config.given import Given
+from codeq_server.config.given import ConfigError, Given
 from codeq_server.config.providers import PROVIDERS, AuthConfig, read_config
 from codeq_server.config.settings import Settings
 from codeq_server.config.sources import GivenSettings
@@ -37,6 +37,18 @@ _DEV: Final = {
 ROLES: Final = ("producer", "worker")
 
 
+class NoProviderError(ConfigError):
+    """No tokens are configured for a role.
+
+    Attributes:
+        role: The role.
+    """
+
+    def __init__(self, role: str, error: ConfigError) -> None:
+        super().__init__(error.key, error.message)
+        self.role = role
+
+
 def completed(given: GivenSettings, settings: Settings) -> Settings:
     """Returns the settings with a provider for each role.
 
@@ -49,11 +61,12 @@ def completed(given: GivenSettings, settings: Settings) -> Settings:
         if auth is None:
             provider, config = variable(f"{role}_auth_provider"), variable(f"{role}_auth_config")
             *names, last = PROVIDERS
-            raise given.error(
+            error = given.error(
                 f"{role}_auth_provider",
                 f"no provider of {role} tokens is configured: set {provider} to {', '.join(names)} or {last}, and "
                 f'{config} to its configuration, such as \'{{"token":"...",...}}\' for static; or start with --dev',
             )
+            raise NoProviderError(role, error)
         found |= {f"{role}_auth_provider": auth.name, f"{role}_auth_config": auth}
     return replace(settings, **found)
 

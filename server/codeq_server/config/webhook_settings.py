@@ -97,6 +97,12 @@ class WebhookSettings:
     result_webhook_max_backoff_seconds: int | None = setting(
         Whole(1, 36_000, "seconds"), None, "longest wait between two attempts", unset="36000 (10 hours)"
     )
+    webhook_disable_after_seconds: int | None = setting(
+        Whole(60, 30 * 86_400, "seconds"),
+        None,
+        "time after which a host is [paused](webhooks.md#hosts-that-fail) if every callback to it has failed meanwhile",
+        unset="none is",
+    )
     subscription_min_interval_seconds: int = setting(
         Whole(0, 3600, "seconds"), 5, "shortest time between two signals of a subscription that names none; 0: none"
     )

@@ -8,8 +8,9 @@ from codeq_internal.v1 import rows_pb2
 
 from . import gates, keys
 from .clock import Now
+from .deliveries import Delivery
 from .key_rings import AtLimit, KeyRing
-from .model import Delivery, Lane, Queue, TaskKey, id_of
+from .model import Lane, Queue, TaskKey, id_of
 from .parsing import unpacked
 from .shard import Shard
 from .withdrawal import cancel, end_cancelled
@@ -17,7 +18,7 @@ from .withdrawal import cancel, end_cancelled
 DROPPED_ERROR: Final = "KEY_AT_LIMIT"
 """Error of a task that was dropped because its key was at its limit."""
 REPLACED_ERROR: Final = "REPLACED"
-"""Error of a task that was cancelled in favour of a later one with its key."""
+"""Error of a task that was cancelled in favour of a later one with its key, or of its schedule."""
 
 
 def cancels(queue: Queue, ring: KeyRing, gate: bytes) -> bool:

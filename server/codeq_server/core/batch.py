@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from .model import Claim, Purge, Queue
+from .deliveries import Claim
+from .model import Purge, Queue
 from .notable import Notables
 from .subscriptions import Readiness
+from .traces import TracedTask
 
 
 @dataclass(slots=True)
@@ -26,6 +28,7 @@ class Batch:
         revived: Tasks that ended and were redriven in this batch; a task is listed once for each time that it ended.
         size: Bytes of the payloads, results and state rows in the batch.
         notable: Events for the log.
+        traced: Ends of tasks whose traces are recorded.
         kept_until: Earliest time at which a task that ended in the batch may be removed, in Unix milliseconds; set
             by `seal`.
         readiness: Changed queues of tenants with subscriptions; set by `seal`. None: no tenant has any.
@@ -42,6 +45,7 @@ class Batch:
     purges: list[Purge] = field(default_factory=list)
     size: int = 0
     notable: Notables = field(default_factory=Notables)
+    traced: list[TracedTask] = field(default_factory=list)
     kept_until: int | None = None
     readiness: list[Readiness] | None = None
 

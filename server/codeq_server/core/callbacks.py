@@ -21,7 +21,7 @@ from .outbox import Outbox
 from .parsing import UNREADABLE, parsed, unreadable
 from .shard import Shard
 from .status import Status
-from .task_bytes import webhook_of
+from .task_bytes import trace_context_of, webhook_of
 
 TURN = 16
 """Callbacks taken in one turn of a tenant."""
@@ -61,6 +61,8 @@ class Callback(NamedTuple):
         artifacts: Artifacts of the result.
         ended_ms: Time of the end in Unix milliseconds.
         attempt: Number of this attempt, from 1.
+        traceparent: Trace context of the task; empty: it has none.
+        tracestate: Its part that vendors fill; empty: it has none.
     """
 
     queue: Queue
@@ -74,6 +76,8 @@ class Callback(NamedTuple):
     artifacts: Sequence[rows_pb2.ArtifactRow]
     ended_ms: int
     attempt: int
+    traceparent: str = ""
+    tracestate: str = ""
 
 
 class Call(NamedTuple):
@@ -259,6 +263,14 @@ def replay(shard: Shard, queue: Queue, position: int, row: rows_pb2.OutboxRow, n
     return True
 
 
+def hasten(shard: Shard, queue: Queue, position: int, row: rows_pb2.OutboxRow, now: Now) -> None:
+    """Has a callback that waits attempted at once; its attempts go on counting."""
+    shard.retries.remove(queue, row.due_ms, keys.OUTBOX_LANE, position)
+    _wait_until(shard, queue, position, row, now.wall_ms + 1)
+    _put(shard, queue, position, row)
+    shard.affect().calls = True
+
+
 # -- the task of a callback ------------------------------------------------------------------------------------------
 
 
@@ -399,4 +411,12 @@ def _to_attempt(shard: Shard, queue: Queue, position: int, row: rows_pb2.OutboxR
         artifacts,
         row.ended_ms,
         row.attempts_total + 1,
+        *_trace_context(key, value),
     )
+
+
+def _trace_context(key: bytes, home: bytes) -> tuple[str, str]:
+    try:
+        return trace_context_of(keys.task_bytes(home))
+    except UNREADABLE:
+        raise unreadable(key) from None

@@ -10,10 +10,12 @@ from typing import NamedTuple
 
 from . import keys
 from .clock import Now
+from .deliveries import MOVED_PLACE, Claim, Delivery
 from .errors import CorruptRows
 from .key_rings import KeyRing
 from .lease_rows import lease_row
-from .model import MOVED_PLACE, WINDOW_ENTRY_BYTES, Caller, Claim, Delivery, Lane, Queue, TaskKey
+from .metering import note_again, note_taken
+from .model import WINDOW_ENTRY_BYTES, Caller, Lane, Queue, TaskKey
 from .parsing import UNREADABLE, unreadable
 from .quotas import lease_room
 from .shard import Shard
@@ -44,19 +46,33 @@ class _Taking:
     """The tasks taken so far by one call of `claim`.
 
     Attributes:
+        is_over: Whether the next task must be left to another claim.
         plain: Whether every task was taken from its home place, for its first delivery.
     """
 
-    __slots__ = ("budget", "claim", "now", "out", "plain", "shard", "slots")
+    __slots__ = ("budget", "claim", "is_over", "metered", "now", "out", "plain", "shard", "slots")
 
     def __init__(self, shard: Shard, claim: Claim, now: Now) -> None:
         self.shard = shard
         self.now = now
         self.budget: Budget | None = None
         self.claim = claim
+        self.is_over = False
         self.slots: list[Delivery] = []
         self.out: list[Delivered] = []
         self.plain = True
+        self.metered = 0
+        """Number of tasks in `out` whose waits have been counted, if anybody asks for them."""
+
+    def meter(self, queue: Queue) -> None:
+        """Counts the waits of the tasks that were just taken from a queue."""
+        times = queue.meter.times
+        if times is not None:
+            taken, now_ms = self.out[self.metered :], self.now.wall_ms
+            # Keys let tasks pass others, so these are not in the order of their acceptance.
+            for run in [taken] if queue.ring is None else [[each] for each in taken]:
+                note_taken(times, self.claim, queue, run, now_ms)
+        self.metered = len(self.out)
 
     def add(self, task_id: TaskKey, raw: bytes, home: Lane, position: int, place: int, attempts: int) -> None:
         """Takes a task."""
@@ -65,6 +81,8 @@ class _Taking:
         self.shard.deliveries[task_id] = delivery
         self.claim.task_ids.append(task_id)
         self.claim.again.add(task_id)
+        if home.queue.meter.times is not None:
+            note_again(self.claim, task_id, raw)
         self.slots.append(delivery)
         self.out.append(Delivered(task_id, raw, attempts + 1))
 
@@ -77,6 +95,8 @@ def claim(
     bytes_max: int,
     lease_ms: int,
     now: Now,
+    *,
+    by_policy: bool = False,
 ) -> tuple[Claim, list[Delivered]] | None:
     """Leases up to `count` tasks to a worker: highest priority first, then round robin over commands, then FIFO.
 
@@ -88,6 +108,8 @@ def claim(
         bytes_max: Task bytes after which no further task is given; the first task is given regardless of its size.
         lease_ms: Length of the leases.
         now: Time of the claim.
+        by_policy: Whether policies may name another length. Then all tasks given have leases of the length of the
+            first one.
 
     Returns:
         The claim and its deliveries, or None if no task is waiting, or the tenant has as many leases as it may.
@@ -96,10 +118,12 @@ def claim(
     if ready is None:
         return None
     left = lease_room(shard, caller.tenant, min(count, CLAIM_MAX))
+    own_ms = lease_ms if by_policy and shard.policies.leasing else None
     taking = _Taking(shard, Claim(0, caller.worker, caller.subject, lease_ms, now.wall_ms, now.mono_ms + lease_ms), now)
     for index, queues in enumerate(ready):
-        while queues and left and bytes_max > 0:
+        while queues and left and bytes_max > 0 and not taking.is_over:
             candidates = _candidates(shard, caller.tenant, queues, commands, index, left)
+            candidates = candidates if own_ms is None else _of_one_lease(taking, candidates, own_ms)
             if not candidates:
                 break
             share = left // len(candidates)
@@ -115,6 +139,7 @@ def claim(
                 )
                 left -= got
                 queue.delivered_total += got
+                taking.meter(queue)
                 taking.claim.named |= queue.named > 0
                 shard.turn = lane.served = shard.turn + 1
                 if limited:
@@ -123,7 +148,7 @@ def claim(
                     queues.move_to_end(queue)
                 if bytes_max <= 0:
                     break
-            if left == before and taking.budget is None:
+            if left == before and all(queue.ring is None for queue in candidates):
                 raise CorruptRows(candidates[0].key, "counts ready tasks, but no row has one")
     return _lease(taking) if taking.slots else None
 
@@ -139,6 +164,23 @@ def has_work(shard: Shard, tenant: str, commands: Sequence[str] | None) -> bool:
     return False
 
 
+def claimable_priority(shard: Shard, tenant: str, commands: Sequence[str] | None) -> int | None:
+    """Returns the highest priority of the tasks that a claim would look at now; None: there is nothing to claim.
+
+    Args:
+        shard: Shard that owns the queues.
+        tenant: Tenant of the worker.
+        commands: Commands to take; None: all of the tenant.
+    """
+    ready = shard.ready.get(tenant)
+    if ready is None or not lease_room(shard, tenant, 1):
+        return None
+    for index, queues in enumerate(ready):
+        if queues and _candidates(shard, tenant, queues, commands, index, 1):
+            return keys.LANES - 1 - index
+    return None
+
+
 def _candidates(
     shard: Shard, tenant: str, queues: OrderedDict[Queue, None], commands: Sequence[str] | None, index: int, most: int
 ) -> list[Queue]:
@@ -150,6 +192,22 @@ def _candidates(
     if len(found) > 1:
         found.sort(key=lambda queue: queue.lane(index).served)
     return found[:most]
+
+
+def _of_one_lease(taking: _Taking, candidates: list[Queue], default_ms: int) -> list[Queue]:
+    """Returns the candidates whose leases are as long as those of the claim, which its first task determines."""
+    claim = taking.claim
+    if candidates and not taking.slots:
+        claim.lease_ms = _lease_ms(candidates[0], default_ms)
+        claim.until = taking.now.mono_ms + claim.lease_ms
+    fitting = [queue for queue in candidates if _lease_ms(queue, default_ms) == claim.lease_ms]
+    # No task of lower priority overtakes those that this claim cannot take.
+    taking.is_over = bool(candidates) and not fitting
+    return fitting
+
+
+def _lease_ms(queue: Queue, default_ms: int) -> int:
+    return default_ms if queue.policy is None else queue.policy.lease_ms or default_ms
 
 
 def _take(taking: _Taking, lane: Lane, count: int, bytes_max: int) -> tuple[int, int]:
@@ -268,4 +326,6 @@ def _lease(taking: _Taking) -> tuple[Claim, list[Delivered]]:
     shard.lease_ends.add(taking.slots[0].home.queue.tenant, claim.until, claim.token)
     shard.batch.rows[keys.lease_key(claim.token)] = lease_row(claim, taking.slots, plain=taking.plain)
     shard.totals.claimed += claim.live
+    if shard.traces is not None and shard.traces.tasks:
+        shard.traces.delivered(claim, taking.now.wall_ms)
     return claim, taking.out

@@ -26,7 +26,13 @@ def check_storage(shard: Shard) -> None:
 
 
 def create_in(
-    shard: Shard, queue: Queue, payload: bytes, priority: int, now: Now, task: NewTask | None = None
+    shard: Shard,
+    queue: Queue,
+    payload: bytes,
+    priority: int,
+    now: Now,
+    task: NewTask | None = None,
+    kept: bytes = b"",
 ) -> tuple[str, bytes]:
     """Accepts a task into its queue, and returns its id and its task bytes. The caller checks that the store has room.
 
@@ -36,10 +42,11 @@ def create_in(
         payload: JSON; validated.
         priority: 0 to 9.
         now: Time of acceptance.
-        task: The whole task; None: everything except payload and priority has its default.
+        task: The whole task; None: everything except payload, priority and `kept` has its default.
+        kept: As in the task, if that is None.
     """
     due_ms = expire_ms = 0
-    name, kept = "", b""
+    name = ""
     max_attempts = shard.settings.max_attempts
     if task is not None:
         max_attempts = task.max_attempts or max_attempts
@@ -49,17 +56,17 @@ def create_in(
     lane = queue.lanes[9 - priority] or queue.lane(9 - priority)
     if lane.max_attempts != max_attempts:
         lane.max_attempts, lane.task_head = max_attempts, task_head(queue.command, lane.index, max_attempts)
+    home = lane if due_ms <= now.wall_ms else queue.lane(keys.PARKED_LANE)
+    task_id = "" if queue.route is None or name else home.pass_over(shard.epoch)
     if shard.created_of != now.wall_ms:
         shard.created_of, shard.created = now.wall_ms, created_at(now.wall_ms)
     raw = encode_task(lane.task_head, payload, shard.created, kept, expire_ms)
     if task is not None and task.keys is not None:
         queue.keep_keys().keyed = True
         if task.keys.ordering:
-            home = queue.lane(keys.PARKED_LANE) if due_ms > now.wall_ms else lane
             packed = keys.pack_home(home.index, home.tail + 1)
             raw += ordering_number(ordering.join(shard, queue, task.keys.ordering, packed))
     if expire_ms:
-        home = queue.lane(keys.PARKED_LANE) if due_ms > now.wall_ms else lane
         shard.expiry.put(queue, expire_ms, home.index, home.tail + 1, b"")
     size = len(payload) + len(kept)
     shard.batch.size += size
@@ -76,7 +83,7 @@ def create_in(
         shard.batch.rows[key] = keys.home_head(shard.epoch | keys.NAMED_EPOCH) + keys.name_head(name) + raw
         append(shard, lane, Entry(position, Name(queue.tenant, name), raw, None))
         return name, raw
-    task_id = lane.id_of(position, shard.epoch)
+    task_id = task_id or lane.id_of(position, shard.epoch)
     shard.batch.rows[lane.task_prefix + position.to_bytes(6, "big")] = shard.home_head + raw
     append(shard, lane, _new(Entry, (position, task_id, raw, None)))
     return task_id, raw

@@ -1,4 +1,4 @@
-"""Creates the tasks that dead letters leave to another command, as the policies of their commands say."""
+"""Creates tasks for dead letters in the dead-letter topics that the policies of their commands name."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .model import Lane, Queue, TaskKey, id_of
 from .parsing import unpacked
 from .policy import NO_POLICY
 from .shard import Shard
-from .task_bytes import created_at, encode_task, origin, payload_of, task_head, trace_of
+from .task_bytes import created_at, encode_task, origin, payload_of, task_head, trace_of, webhook
 
 
 class Heir(NamedTuple):
@@ -35,7 +35,7 @@ class Heir(NamedTuple):
 def heir_of(
     shard: Shard, home: Lane, position: int, lane: Lane, task_id: TaskKey, dead: rows_pb2.StateRow, now: Now
 ) -> Heir | None:
-    """Creates the task that a dead letter leaves to the command that its policy names, if it names one.
+    """Creates the task for a dead letter in the dead-letter topic of its policy, if the policy names one.
 
     The new task has the payload, the trace context and the history of the dead one, and names it as its origin. Its
     home lies where those of scheduled tasks lie, with a pointer at the tail of its lane, because only a task that
@@ -62,8 +62,9 @@ def heir_of(
     tenant = queue.tenant
     target = shard.by_name.get((tenant, policy.dead_letters)) or shard.add_queue(tenant, policy.dead_letters)
     to_lane = _lane_of(target, lane.index)
-    attempts = (target.policy or NO_POLICY).max_attempts or shard.settings.max_attempts
-    kept = trace_of(task) + origin(id_of(task_id), queue.command)
+    own = target.policy or NO_POLICY
+    attempts = own.max_attempts or shard.settings.max_attempts
+    kept = trace_of(task) + origin(id_of(task_id), queue.command) + webhook(own.webhook)
     head = task_head(target.command, to_lane.index, attempts)
     payload = payload_of(task)
     raw = encode_task(head, payload, created_at(now.wall_ms), kept, 0)
@@ -74,6 +75,7 @@ def heir_of(
     size = len(payload) + len(kept)
     shard.batch.size += size
     target.accepted_bytes += size
+    target.hooked += bool(own.webhook)
     target.created_total += 1
     shard.totals.created += 1
     return Heir(to_lane, parked, place, rows_pb2.StateRow(changed_ms=now.wall_ms, deliveries=deliveries(dead)))

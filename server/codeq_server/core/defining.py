@@ -91,7 +91,7 @@ def put(
         _take(row, instants)
         _adapt(shard, row)
         schedule.asked = False
-    row.paused = definition.paused
+    _set_paused(row, now, paused=definition.paused)
     _store(shard, schedule, row, now)
 
 
@@ -99,8 +99,14 @@ def set_paused(shard: Shard, schedule: Schedule, now: Now, *, paused: bool) -> N
     """Pauses or resumes a schedule."""
     row = row_of(shard, schedule)
     if row.paused != paused:
-        row.paused = paused
+        _set_paused(row, now, paused=paused)
         _store(shard, schedule, row, now)
+
+
+def _set_paused(row: rows_pb2.ScheduleRow, now: Now, *, paused: bool) -> None:
+    if row.paused and not paused:
+        row.resumed_ms = now.wall_ms
+    row.paused = paused
 
 
 def remove(shard: Shard, schedule: Schedule) -> None:

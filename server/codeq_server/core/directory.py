@@ -33,7 +33,7 @@ class Tenant:
         self.numbers.append(queue.number)
 
     def remove(self, queue: Queue) -> None:
-        """Forgets a queue, which is unused."""
+        """Forgets an unused queue."""
         del self.commands[bisect_left(self.commands, queue.command)]
         del self.numbers[bisect_left(self.numbers, queue.number)]
 

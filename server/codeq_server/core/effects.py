@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from .model import Holder, Queue, TaskKey
+from .deliveries import Holder
+from .model import Queue, TaskKey
 from .schedules import Schedule
 
 
@@ -15,7 +16,7 @@ class Effects:
         fed: Tenants whose workers may lease tasks again.
         cancelled: Holder, id and lease token of tasks cancelled while a connected worker held them.
         gone_files: Home (as in keys) and name of files that no row refers to any more.
-        unscheduled: Schedules of which more instants have to be computed.
+        unscheduled: Schedules whose further instants have to be computed.
         calls: Whether a callback is to be delivered.
     """
 

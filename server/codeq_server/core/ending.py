@@ -32,7 +32,7 @@ def end_task(shard: Shard, home: Lane, position: int, task_id: TaskKey, status: 
         shard: Shard that owns the task.
         home: Lane of the task's home.
         position: Position of its home.
-        task_id: Key of the task; any value will do while no task is watched.
+        task_id: Key of the task; any value will do while no task is watched or traced.
         status: COMPLETED, FAILED, DLQ or CANCELLED.
         row: State row of the task, made by `ended_row`; longer parts may be appended.
         now: Time of the end.
@@ -40,7 +40,7 @@ def end_task(shard: Shard, home: Lane, position: int, task_id: TaskKey, status: 
     batch, queue, totals = shard.batch, home.queue, shard.totals
     if queue.hooked:
         row += add_callback(shard, home, position, status, now)
-    if queue.ring is not None:
+    if queue.ring is not None and queue.ring.ordered:
         following = ordering.leave(shard, home, position)
         if following is not None and queue.purge is None:
             gates.return_blocked(shard, queue, following)
@@ -56,12 +56,16 @@ def end_task(shard: Shard, home: Lane, position: int, task_id: TaskKey, status: 
         totals.failed += 1
     elif status is _CANCELLED:
         totals.cancelled += 1
+        queue.meter.cancelled += 1
     elif status is _DLQ:
         batch.rows[keys.dead_key(queue.number, now.wall_ms, home.index, position)] = b""
         queue.dlq += 1
         totals.dead += 1
+        queue.meter.dead += 1
     if shard.watched and task_id in shard.watched:
         shard.affect().ended.append(task_id)
+    if shard.traces is not None and task_id in shard.traces.tasks:
+        batch.traced.append(shard.traces.end(task_id, status, now.wall_ms))
 
 
 def ended_row(shard: Shard, state: rows_pb2.StateRow, status: Status, now: Now) -> bytes:

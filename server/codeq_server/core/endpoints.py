@@ -9,6 +9,8 @@ from codeq_internal.v1 import rows_pb2
 
 ENDPOINTS_MAX = 1_000
 """Maximum number of endpoints and hosts for which a tenant sets something."""
+FAILING_MAX = 500
+"""Maximum number of endpoints and hosts of a tenant with which a host that fails is recorded."""
 EVERY: Final = ""
 """Name that stands for all endpoints of a tenant."""
 

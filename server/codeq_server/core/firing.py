@@ -9,36 +9,44 @@ from __future__ import annotations
 
 import uuid
 from datetime import UTC, datetime
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Final
 
 from codeq_internal.v1 import rows_pb2
 
-from . import tenant_keys
+from . import ids, tenant_keys
+from .at_limit import REPLACED_ERROR
 from .clock import Now
 from .errors import CorruptRows, Rejection
 from .lookup import find_home
 from .names import Created, create
 from .new_task import Naming, NewTask
 from .parsing import parsed
+from .policy import STEPS_PER_TURN, fitted
 from .schedules import HISTORY_MAX, Schedule
 from .shard import Shard
 from .withdrawal import cancel
 
-SLICE: Final = 512
+SLICE: Final = 32
 """Cost of schedules processed per call, roughly, in fires."""
+FIRE_COST: Final = 8
+"""Cost of a fire in tasks: it reads and writes several rows, and other tenants' calls wait meanwhile."""
 TURN_FIRES = 8
 """Maximum number of instants of a schedule processed in one turn."""
 LOW = 3
 """Number of stored instants below which further ones are requested."""
 GRACE_MS = 10_000
-"""An instant that is later than this has been missed; until then it fires as usual."""
+"""An instant that is later than this has been missed; until then it fires as usual, unless it came during a pause."""
 RETRY_MS: Final = 5_000
-"""Time until a fire is tried again that a quota or a full disk refused."""
+"""Time until a fire is tried again that a quota, a full disk or the policy of the command refused."""
 LOOK_MS: Final = 1_000
 """Interval at which a schedule looks whether the task has ended for which an instant waits."""
 RUNNING_MAX = 100
 """Maximum number of running tasks that a schedule remembers; beyond it, the oldest is forgotten."""
+
+INSTANTS_WRITTEN: Final = 64
+"""Texts of instants that are kept, because schedules share instants."""
 
 INSTANT: Final = 1
 TRIGGER: Final = 2
@@ -54,16 +62,16 @@ ONE: Final = "one"
 ALL: Final = "all"
 """Misfire policies besides "skip"."""
 
-NAMESPACE: Final = uuid.UUID("52c0a4de-6f0b-5d0c-8a55-0e3a9d1c7b41")
+NAMESPACE: Final = uuid.UUID("52c0a4de-6f0b-5d0c-8a55-0e3a9d1c7b41").bytes
 """Namespace of the ids of scheduled tasks. Never changed."""
 _PLACEHOLDER: Final = b"{{scheduledAt}}"
-_REPLACED: Final = "replaced by a later task of the schedule "
 
 
 def fire_due(shard: Shard, now: Now) -> bool:
     """Fires schedules that are due, tenant by tenant; returns whether there are more to fire."""
-    left, alarms = SLICE, shard.schedules.alarms
-    while left > 0 and (schedule := alarms.turn(now.wall_ms)) is not None:
+    left, alarms, checker = SLICE, shard.schedules.alarms, shard.policies.checker
+    until = checker.steps + STEPS_PER_TURN
+    while left > 0 and checker.steps < until and (schedule := alarms.turn(now.wall_ms)) is not None:
         before = shard.totals.fired
         alarms.rest(schedule, _turn(shard, schedule, now), now.wall_ms)
         left -= 1 + shard.totals.fired - before
@@ -76,15 +84,22 @@ def row_of(shard: Shard, schedule: Schedule) -> rows_pb2.ScheduleRow:
     Raises:
         CorruptRows: There is no row.
     """
+    return parsed(rows_pb2.ScheduleRow, schedule.key, _stored(shard, schedule))
+
+
+def _stored(shard: Shard, schedule: Schedule) -> bytes:
     value = shard.get(schedule.key)
     if value is None:
         raise CorruptRows(schedule.key, "the row of a schedule is missing")
-    return parsed(rows_pb2.ScheduleRow, schedule.key, value)
+    return value
 
 
 def put_row(shard: Shard, schedule: Schedule, row: rows_pb2.ScheduleRow) -> None:
     """Adds the row of a schedule to the batch."""
-    value = row.SerializeToString()
+    _put(shard, schedule, row.SerializeToString())
+
+
+def _put(shard: Shard, schedule: Schedule, value: bytes) -> None:
     shard.batch.rows[schedule.key] = value
     shard.batch.size += len(value)
 
@@ -110,22 +125,23 @@ def _turn(shard: Shard, schedule: Schedule, now: Now) -> int | None:
     """Processes what is due of a schedule; returns when it has to be looked at again."""
     if shard.schedules.find(schedule.tenant, schedule.name) is not schedule:
         return None
-    row = row_of(shard, schedule)
+    stored = _stored(shard, schedule)
+    row = parsed(rows_pb2.ScheduleRow, schedule.key, stored)
     if row.paused:
         return None
-    missed_until = now.wall_ms - GRACE_MS
-    if not row.complete and (not row.next_ms or row.next_ms[-1] < missed_until):
+    until_ms = missed_until(row, now.wall_ms)
+    if not row.complete and (not row.next_ms or row.next_ms[-1] < until_ms):
         ask(shard, schedule)  # whether the last listed instant is the last that was missed is not known yet
         return _look_again(row, None, now)
-    before = row.SerializeToString()
-    _leave_out_missed(shard, row, missed_until)
+    _leave_out_missed(shard, row, until_ms)
     at_ms = _fire_waiting(shard, schedule, row, now)
     if at_ms is None:
         at_ms = _fire_instants(shard, schedule, row, now)
     if len(row.next_ms) < LOW and not row.complete:
         ask(shard, schedule)
-    if row.SerializeToString() != before:
-        put_row(shard, schedule, row)
+    value = row.SerializeToString()
+    if value != stored:
+        _put(shard, schedule, value)
     return _look_again(row, at_ms, now)
 
 
@@ -136,10 +152,16 @@ def _look_again(row: rows_pb2.ScheduleRow, at_ms: int | None, now: Now) -> int |
     return now.wall_ms + LOOK_MS if at_ms is None else min(at_ms, now.wall_ms + LOOK_MS)
 
 
-def _leave_out_missed(shard: Shard, row: rows_pb2.ScheduleRow, missed_until: int) -> None:
+def missed_until(row: rows_pb2.ScheduleRow, now_ms: int) -> int:
+    """Returns the time before which instants of a schedule have been missed."""
+    resumed_ms: int = row.resumed_ms
+    return max(now_ms - GRACE_MS, resumed_ms + 1)
+
+
+def _leave_out_missed(shard: Shard, row: rows_pb2.ScheduleRow, until_ms: int) -> None:
     """Leaves out missed instants that the misfire policy does not fire."""
     missed = 0
-    while missed < len(row.next_ms) and _due_ms(row, missed) < missed_until:
+    while missed < len(row.next_ms) and _due_ms(row, missed) < until_ms:
         missed += 1
     surplus = missed - kept_misfires(row)
     if surplus > 0:
@@ -173,11 +195,10 @@ def _fire_waiting(shard: Shard, schedule: Schedule, row: rows_pb2.ScheduleRow, n
 def _fire_instants(shard: Shard, schedule: Schedule, row: rows_pb2.ScheduleRow, now: Now) -> int | None:
     """Fires instants that have come, or leaves them out; returns when the next one comes."""
     done, refused = 0, False
-    while done < min(len(row.next_ms), TURN_FIRES) and _due_ms(row, done) <= now.wall_ms:
+    while done < min(len(row.next_ms), TURN_FIRES) and (late_ms := now.wall_ms - _due_ms(row, done)) >= 0:
         instant = row.next_ms[done]
         busy = row.overlap in (SKIP, QUEUE_ONE) and (bool(row.queued_ms) or _running(shard, schedule, row))
         if not busy:
-            late_ms = now.wall_ms - _due_ms(row, done)
             if _fire(shard, schedule, row, instant, INSTANT, now) is None:
                 refused = True
                 break
@@ -211,7 +232,7 @@ def _due_ms(row: rows_pb2.ScheduleRow, index: int) -> int:
 def _fire(
     shard: Shard, schedule: Schedule, row: rows_pb2.ScheduleRow, instant: int, kind: int, now: Now
 ) -> rows_pb2.FireRow | None:
-    """Creates the task of an instant; returns None, and changes nothing, if a quota or a full disk refuses it."""
+    """Creates the task of an instant; returns None, and changes nothing, if a limit or the policy refuses it."""
     try:
         return fire(shard, schedule, row, instant, kind, now)
     except Rejection:
@@ -235,30 +256,17 @@ def fire(
         The fire; with number 0 as its time if the task existed already.
 
     Raises:
-        Rejection: TOO_MANY_QUEUES, QUOTA_EXCEEDED, STORAGE_FULL, IDEMPOTENCY_CONFLICT (a producer chose the id for a
-            task of its own). Nothing was changed.
+        Rejection: TOO_MANY_QUEUES, QUOTA_EXCEEDED, STORAGE_FULL, POLICY_VIOLATION, IDEMPOTENCY_CONFLICT (a producer
+            chose the id for a task of its own). Nothing was changed.
     """
     running = _running_ids(shard, schedule, row) if row.overlap != ALLOW and kind != BACKFILL else []
-    naming = None if kind == TRIGGER else _naming(schedule, row.generation, instant)
-    made = create(
-        shard,
-        schedule.tenant,
-        NewTask(
-            row.command,
-            row.payload.replace(_PLACEHOLDER, written(instant).encode()),
-            row.priority,
-            row.max_attempts,
-            now.wall_ms + row.delay_ms if row.delay_ms else 0,
-            naming,
-            now.wall_ms + row.expire_ms if row.expire_ms else 0,
-        ),
-        now,
-    )
+    naming = None if kind == TRIGGER else _naming(shard, schedule, row.generation, instant)
+    made = create(shard, schedule.tenant, task_of(shard, schedule.tenant, row, instant, naming, now), now)
     found = rows_pb2.FireRow(instant_ms=instant, fired_ms=now.wall_ms, kind=kind, task_id=made.task_id)
     if row.overlap == CANCEL_RUNNING and kind == INSTANT:
         for task_id in running:
             if task_id != made.task_id:
-                cancel(shard, schedule.tenant, task_id, _REPLACED + schedule.name, now)
+                cancel(shard, schedule.tenant, task_id, REPLACED_ERROR, now)
         running = []
     if row.overlap != ALLOW and kind != BACKFILL:
         row.running[:] = [*[i for i in running if i != made.task_id], made.task_id][-RUNNING_MAX:]
@@ -267,6 +275,23 @@ def fire(
     else:
         found.fired_ms = 0
     return found
+
+
+def task_of(
+    shard: Shard, tenant: str, row: rows_pb2.ScheduleRow, instant: int, naming: Naming | None, now: Now
+) -> NewTask:
+    """Returns the task of an instant, with the defaults of its command's policy, which may also refuse it."""
+    task = NewTask(
+        row.command,
+        row.payload.replace(_PLACEHOLDER, written(instant).encode()),
+        row.priority,
+        row.max_attempts,
+        now.wall_ms + row.delay_ms if row.delay_ms else 0,
+        naming,
+        now.wall_ms + row.expire_ms if row.expire_ms else 0,
+    )
+    policy = shard.policies.of(tenant, row.command)
+    return task if policy is None else fitted(policy, task, now, check=shard.policies.checker.misfit)
 
 
 def _note(shard: Shard, schedule: Schedule, row: rows_pb2.ScheduleRow, found: rows_pb2.FireRow) -> None:
@@ -279,10 +304,11 @@ def _note(shard: Shard, schedule: Schedule, row: rows_pb2.ScheduleRow, found: ro
         rows[tenant_keys.fire_key(schedule.key, row.fired_total - HISTORY_MAX)] = None
 
 
-def _naming(schedule: Schedule, generation: int, instant: int) -> Naming:
+def _naming(shard: Shard, schedule: Schedule, generation: int, instant: int) -> Naming:
     """Returns the id of the task of an instant, with a digest that marks it as the schedule's."""
-    task_id = uuid.uuid5(NAMESPACE, f"{schedule.tenant}\n{schedule.name}\n{generation}\n{instant}")
-    return Naming(str(task_id), task_id.bytes)
+    derived = ids.derived(NAMESPACE, f"{schedule.tenant}\n{schedule.name}\n{generation}\n{instant}")
+    task_id, route = ids.uuid_text(derived), shard.settings.route
+    return Naming(task_id if route is None else route.lead(task_id), derived)
 
 
 def _running(shard: Shard, schedule: Schedule, row: rows_pb2.ScheduleRow) -> bool:
@@ -307,6 +333,7 @@ def _has_ended(shard: Shard, tenant: str, task_id: str) -> bool:
     return state is not None and state.ended_lsn > 0
 
 
+@lru_cache(maxsize=INSTANTS_WRITTEN)
 def written(instant: int) -> str:
     """Returns an instant in RFC 3339, in UTC; milliseconds only if there are any."""
     seconds, millis = divmod(instant, 1000)

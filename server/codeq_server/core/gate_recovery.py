@@ -51,7 +51,10 @@ def adopt_blocked(shard: Shard) -> None:
     """Finds the gates at which tasks wait; the timers examine each, because its limit may have changed since."""
     for queue in shard.queues.values():
         ring = queue.ring
-        if ring is None or not queue.blocked:
+        if ring is None:
+            continue
+        ring.ordered = bool(shard.stored.scan(*keys.kind_rows(queue.number, keys.ORDERING_GATE), 1))
+        if not queue.blocked:
             continue
         for kind in (keys.CONCURRENCY_GATE, keys.RATE_GATE):
             _adopt_gates(shard, queue.number, ring, kind)

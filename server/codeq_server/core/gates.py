@@ -7,6 +7,8 @@ task returns to its old place, where the next claim takes it. See docs/adr/0040.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from codeq_internal.v1 import rows_pb2
 
 from . import keys, ordering
@@ -25,33 +27,48 @@ OPEN_MAX = 8
 """Tasks let through a gate by the decision that made room; the timers let the others through."""
 
 
+class TaskGates(NamedTuple):
+    """The gates of a task; empty: it has no such key."""
+
+    ordering: bytes
+    rate: bytes
+    concurrency: bytes
+
+
+def gates_of(of: TaskKeys | None) -> TaskGates | None:
+    """Returns the gates of a task with these keys; None: it has none."""
+    if of is None:
+        return None
+    return TaskGates(
+        keys.gate(keys.ORDERING_GATE, of.ordering) if of.ordering else b"",
+        keys.gate(keys.RATE_GATE, of.rate) if of.rate else b"",
+        keys.gate(keys.CONCURRENCY_GATE, of.concurrency) if of.concurrency else b"",
+    )
+
+
 # -- passing -------------------------------------------------------------------------------------------------------
 
 
-def obstacle(shard: Shard, queue: Queue, ring: KeyRing, of: TaskKeys, home: int, now: Now) -> bytes | None:
+def obstacle(shard: Shard, queue: Queue, ring: KeyRing, of: TaskGates | None, home: int, now: Now) -> bytes | None:
     """Returns the first gate that a task may not pass now; None: it may be leased.
 
     Args:
         shard: Shard that owns the task.
         queue: Queue of the task.
         ring: Its keys.
-        of: Keys of the task.
+        of: Gates of the task.
         home: Packed home of the task.
         now: Time of the claim.
     """
-    if of.ordering:
-        name = keys.gate(keys.ORDERING_GATE, of.ordering)
-        if not ordering.is_first(shard, queue, name, home):
-            return name
+    if of is None:
+        return None
+    if of.ordering and not ordering.is_first(shard, queue, of.ordering, home):
+        return of.ordering
     policy = queue.key_policy or NO_KEY_POLICY
-    if of.rate:
-        name = keys.gate(keys.RATE_GATE, of.rate)
-        if not _has_token(ring, policy, name, home, now.mono_ms):
-            return name
-    if of.concurrency:
-        name = keys.gate(keys.CONCURRENCY_GATE, of.concurrency)
-        if not _has_slot(ring, policy, name, home, now.mono_ms):
-            return name
+    if of.rate and not _has_token(ring, policy, of.rate, home, now.mono_ms):
+        return of.rate
+    if of.concurrency and not _has_slot(ring, policy, of.concurrency, home, now.mono_ms):
+        return of.concurrency
     return None
 
 
@@ -80,23 +97,23 @@ def _has_token(ring: KeyRing, policy: KeyPolicy, name: bytes, home: int, now_ms:
     return not rate or not ring.bucket_of(name).wait_ms(rate, policy.rate_burst, now_ms)
 
 
-def enter(queue: Queue, ring: KeyRing, of: TaskKeys | None, home: int) -> None:
+def enter(queue: Queue, ring: KeyRing, of: TaskGates | None, home: int) -> None:
     """Takes the slot and the token of a task that is being leased; `obstacle` has found them."""
     policy = queue.key_policy or NO_KEY_POLICY
     if policy.rate_per_second:
         ring.bucket.take()
     if of is None:
         return
-    if of.rate:
-        name = keys.gate(keys.RATE_GATE, of.rate)
+    name = of.rate
+    if name:
         gate = ring.gates.get(name)
         if gate is not None and home in gate.reserved:
             del gate.reserved[home], ring.tokens[home]
             ring.drop_unused(name)
         elif policy.rate_per_key_per_second:
             ring.bucket_of(name).take()
-    if of.concurrency:
-        name = keys.gate(keys.CONCURRENCY_GATE, of.concurrency)
+    name = of.concurrency
+    if name:
         gate = ring.gate(name)
         gate.reserved.pop(home, None)
         gate.running[home] = None
@@ -117,6 +134,7 @@ def block(
     now: Now,
     *,
     ahead: bool,
+    again: bool,
 ) -> None:
     """Has a task wait at a gate; the caller has taken it from its place.
 
@@ -130,9 +148,10 @@ def block(
         attempts: Its deliveries so far.
         now: Time of the claim.
         ahead: Whether it waits ahead of the others, because it had passed the gate before.
+        again: Whether it may have a state row.
     """
     lane, position = keys.unpack_home(home)
-    state = shard.state(queue.lane(lane), position) or rows_pb2.StateRow()
+    state = (shard.state(queue.lane(lane), position) if again else None) or rows_pb2.StateRow()
     state.status, state.place, state.attempts = Status.PENDING, rows_pb2.PLACE_KIND_BLOCKED, attempts
     state.place_lane, state.place_at = place
     state.blocked = name
@@ -322,22 +341,22 @@ def open_at(shard: Shard, ring: KeyRing, name: bytes, at_ms: int) -> None:
     shard.gates_due.set(ring, at_ms)
 
 
-def park(shard: Shard, home: Lane, position: int, until_ms: int) -> bool:
+def park(shard: Shard, home: Lane, position: int, until_ms: int) -> int | None:
     """Closes the rate gate of a task, or else its concurrency gate, until a monotonic time.
 
     Returns:
-        Whether the task has such a gate.
+        The time until which the gate is closed; None: the task has no such gate.
     """
     ring = home.queue.ring
     if ring is None:
-        return False
+        return None
     key = keys.place_key(home.task_prefix, position)
     value = shard.get(key)
     of = None if value is None else unpacked(lambda stored: keys_of(keys.task_bytes(stored)), key, value)
     if of is None or not (of.rate or of.concurrency):
-        return False
+        return None
     name = keys.gate(keys.RATE_GATE, of.rate) if of.rate else keys.gate(keys.CONCURRENCY_GATE, of.concurrency)
     gate = ring.gate(name)
     gate.closed_until_ms = max(gate.closed_until_ms, until_ms)
     open_at(shard, ring, name, gate.closed_until_ms)
-    return True
+    return gate.closed_until_ms

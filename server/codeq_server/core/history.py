@@ -12,7 +12,7 @@ from typing import Final
 from codeq_internal.v1 import rows_pb2
 
 from .clock import Now
-from .model import Claim
+from .deliveries import Claim
 
 DELIVERIES_KEPT: Final = 10
 """Deliveries kept per task."""

@@ -6,9 +6,10 @@ from typing import Final
 
 from codeq_internal.v1 import rows_pb2
 
+from .deliveries import Delivery
 from .errors import Reason, Rejection
 from .lookup import find_home, find_live
-from .model import Caller, Delivery, TaskKey
+from .model import Caller, TaskKey
 from .shard import Shard
 
 _MESSAGES: Final = {

@@ -1,21 +1,100 @@
 """Task ids: version 8 UUIDs that contain the location of the task's home row.
 
 Fields, in the order of the hex digits: queue (32 bits) - epoch (bits 29..14) - version, epoch (bits 13..2) - variant,
-epoch (bits 1..0), lane (4), position (bits 47..40) - position (bits 39..0), route (8). The route byte is unused so far:
-a later version with several shards will choose it so that the id's hash leads to the shard that made it.
+epoch (bits 1..0), lane (4), position (bits 47..40) - position (bits 39..0), route (8). With several shards, the route
+byte is the first one with which the id's hash leads to the shard that made it; with one shard, it is zero.
 """
 
 from __future__ import annotations
 
 import re
+from hashlib import sha1
 from typing import Final, NamedTuple
 
 EPOCH_BITS: Final = 30
 EPOCH_MAX: Final = (1 << EPOCH_BITS) - 1
 POSITION_MAX: Final = (1 << 48) - 1
 ROUTE: Final = "00"
+"""The route byte of ids where there is one shard."""
 
-_FORM = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-8[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{10}" + ROUTE)
+_FORM = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-8[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
+_OFFSET: Final = (0xCBF29CE4, 0x84222325)
+"""Offset basis of FNV-1a with 64 bits, upper and lower half."""
+_PRIME: Final = 0x1B3
+"""The prime of FNV-1a with 64 bits, less 2**40."""
+_HALF: Final = 0xFFFFFFFF
+_DIGITS: Final = "0123456789abcdef"
+SHARDS_MAX: Final = 32
+"""Maximum number of shards: the route byte must tell them apart."""
+
+
+def fnv(text: str, high: int = _OFFSET[0], low: int = _OFFSET[1]) -> tuple[int, int]:
+    """Returns the FNV-1a hash of a text's UTF-8 bytes, 64 bits as upper and lower half.
+
+    Args:
+        text: The text.
+        high: Upper half of the hash of what precedes the text.
+        low: Lower half of it.
+    """
+    # In halves, so that no product exceeds a machine word, in which compiled code is fast.
+    for byte in text.encode():
+        low ^= byte
+        product = low * _PRIME
+        high = (high * _PRIME + (low << 8) + (product >> 32)) & _HALF
+        low = product & _HALF
+    return high, low
+
+
+def shard_of(text: str, count: int) -> int:
+    """Returns which of `count` shards a task id leads to: its FNV-1a hash modulo their number."""
+    high, low = fnv(text)
+    return ((high << 32) + low) % count
+
+
+class Route:
+    """The way to one of several shards, which the ids of its tasks show.
+
+    Args:
+        shard: Index of the shard.
+        count: Number of shards, 2 to SHARDS_MAX.
+    """
+
+    __slots__ = ("_modulus", "count", "shard")
+
+    def __init__(self, shard: int, count: int) -> None:
+        self.shard, self.count = shard, count
+        self._modulus = (1 << 32) % count
+
+    def byte(self, high: int, low: int, text: str) -> str:
+        """Returns the route byte of an id, as two hex digits.
+
+        Args:
+            high: Upper half of the hash of the id's first digits.
+            low: Lower half of it.
+            text: The id's digits after those and before the route byte.
+
+        Returns:
+            Empty: no route byte leads to the shard. That happens with some numbers of shards from 25 on.
+        """
+        high, low = fnv(text, high, low)
+        for first in _DIGITS:
+            upper, lower = fnv(first, high, low)
+            for second in _DIGITS:
+                top, bottom = fnv(second, upper, lower)
+                if (top * self._modulus + bottom) % self.count == self.shard:
+                    return first + second
+        return ""
+
+    def lead(self, uuid: str) -> str:
+        """Returns a UUID that leads to the shard: the given one, or one that differs from it in its last digits."""
+        if shard_of(uuid, self.count) == self.shard:
+            return uuid
+        high, low = fnv(uuid[:32])
+        byte, number = "", int(uuid[32:34], 16)
+        while not byte:
+            byte = self.byte(high, low, f"{number & 0xFF:02x}")
+            number += 1
+        return f"{uuid[:32]}{number - 1 & 0xFF:02x}{byte}"
 
 
 class TaskRef(NamedTuple):
@@ -43,8 +122,22 @@ def task_id(queue: int, lane: int, position: int, epoch: int) -> str:
     return make_id(id_head(queue, lane, position, epoch), position)
 
 
+def derived(namespace: bytes, name: str) -> bytes:
+    """Returns the bytes of the UUID of version 5 that derives from a namespace and a name."""
+    digest = bytearray(sha1(namespace + name.encode(), usedforsecurity=False).digest()[:16])
+    digest[6] = digest[6] & 0x0F | 0x50
+    digest[8] = digest[8] & 0x3F | 0x80
+    return bytes(digest)
+
+
+def uuid_text(value: bytes) -> str:
+    """Returns the text of a UUID, given its 16 bytes."""
+    text = value.hex()
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+
 def parse_id(text: str) -> TaskRef | None:
-    """Returns the content of an id, or None if the text does not have the form of an id."""
+    """Returns the content of an id, whatever its route byte, or None if the text does not have the form of an id."""
     if not _FORM.fullmatch(text):
         return None
     middle = int(text[19:23], 16)

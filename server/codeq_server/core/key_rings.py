@@ -127,6 +127,7 @@ class KeyRing:
         number: Number of the queue.
         tenant: Tenant of the queue.
         keyed: Whether a task of the queue ever had a key.
+        ordered: Whether a task of the queue had an ordering key since the start, or its line was there at the start.
         gates: Gates in use.
         slots: Concurrency gate of each task, by packed home, that holds a slot.
         tokens: Rate gate of each returned task, by packed home, that holds a token.
@@ -135,12 +136,25 @@ class KeyRing:
         buckets: Buckets of rate keys, by gate; the most recently used one is last.
     """
 
-    __slots__ = ("_due", "bucket", "buckets", "gates", "keyed", "number", "sifting", "slots", "tenant", "tokens")
+    __slots__ = (
+        "_due",
+        "bucket",
+        "buckets",
+        "gates",
+        "keyed",
+        "number",
+        "ordered",
+        "sifting",
+        "slots",
+        "tenant",
+        "tokens",
+    )
 
     def __init__(self, number: int, tenant: str) -> None:
         self.number = number
         self.tenant = tenant
         self.keyed = False
+        self.ordered = False
         self.gates: dict[bytes, Gate] = {}
         self.slots: dict[int, bytes] = {}
         self.tokens: dict[int, bytes] = {}

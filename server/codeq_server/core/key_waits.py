@@ -24,9 +24,10 @@ class KeyWait(NamedTuple):
     Attributes:
         kind: Kind of the key, as the first byte of a gate.
         key: The key.
-        limit: Tasks leased at a time, or deliveries per second; 0: no limit any more.
+        limit: Tasks leased at a time, or deliveries per second; 0: no limit.
         holders: Tasks with the key that hold a slot or a token.
         position: Position among the tasks that wait, from 1; tasks that no longer wait raise it.
+        parked_ms: Milliseconds for which a worker has parked the key; 0: it is not parked.
     """
 
     kind: bytes
@@ -34,6 +35,7 @@ class KeyWait(NamedTuple):
     limit: float
     holders: int
     position: int
+    parked_ms: int = 0
 
 
 def key_wait(shard: Shard, tenant: str, task_id: str, now: Now) -> KeyWait | None:
@@ -56,7 +58,7 @@ def key_wait(shard: Shard, tenant: str, task_id: str, now: Now) -> KeyWait | Non
     if state is not None and blocked:
         name = state.blocked[: keys.GATE_BYTES]
     else:
-        found = gates.obstacle(shard, queue, ring, of, packed, now)
+        found = gates.obstacle(shard, queue, ring, gates.gates_of(of), packed, now)
         if found is None:
             return None
         name = found
@@ -66,10 +68,12 @@ def key_wait(shard: Shard, tenant: str, task_id: str, now: Now) -> KeyWait | Non
     policy, gate = queue.key_policy or NO_KEY_POLICY, ring.gates.get(name)
     holders, first, last = (gate.holders, gate.first, gate.last) if gate is not None else (0, 1, 0)
     number = int.from_bytes(state.blocked[keys.GATE_BYTES :], "big") if state is not None and blocked else last + 1
+    parked_ms = max(0, gate.closed_until_ms - now.mono_ms) if gate is not None else 0
     if name[:1] == keys.RATE_GATE:
-        return KeyWait(keys.RATE_GATE, of.rate, policy.rate_per_key_per_second, holders, number - first + 1)
-    limit = policy.concurrency_per_key
-    return KeyWait(keys.CONCURRENCY_GATE, of.concurrency, limit, holders, number - first + 1)
+        limit = policy.rate_per_key_per_second
+        return KeyWait(keys.RATE_GATE, of.rate, limit, holders, number - first + 1, parked_ms)
+    slots = policy.concurrency_per_key
+    return KeyWait(keys.CONCURRENCY_GATE, of.concurrency, slots, holders, number - first + 1, parked_ms)
 
 
 def _of_line(shard: Shard, queue: Queue, name: bytes, of: TaskKeys, number: int) -> KeyWait:

@@ -55,8 +55,8 @@ from collections.abc import Iterable
 from typing import Final
 
 FORMAT: Final = 2
-"""Format of the rows; a store with a newer format is rejected. Format 2 adds callbacks: rows "o" and "y", and fields
-that refer to them. A store of format 1 needs no conversion."""
+"""Format of the rows; a store with a newer format is rejected. Format 2 adds callbacks (rows "o" and "y") and
+keys of tasks (rows "b"), with the fields that refer to them. A store of format 1 needs no conversion."""
 
 IDENTITY: Final = b"midentity"
 TICK: Final = b"mtick"

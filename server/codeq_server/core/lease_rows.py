@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from codeq_internal.v1 import rows_pb2
 
-from .model import Claim, Delivery
+from .deliveries import Claim, Delivery
 
 
 def lease_row(claim: Claim, slots: Sequence[Delivery], *, plain: bool = False) -> bytes:

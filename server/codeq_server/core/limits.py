@@ -68,3 +68,38 @@ INHERITED: Final[Overrides] = (None,) * len(NO_LIMITS)
 def in_force(own: Overrides, inherited: Limits) -> Limits:
     """Returns the limits in force: a tenant's own where it has them, and the inherited ones otherwise."""
     return Limits._make([base if mine is None else mine for mine, base in zip(own, inherited, strict=True)])
+
+
+def share_of(limits: Limits, shards: int) -> Limits:
+    """Returns what each of several shards enforces of the limits of a tenant.
+
+    What flows back to a bucket, and quotas on tasks, leases and streams, are divided evenly and rounded up, so all
+    shards together allow up to one more per shard. A bucket holds as much as it would in a single shard, since a batch
+    is charged as a whole. Every shard may have each queue.
+
+    Args:
+        limits: The limits of the tenant.
+        shards: Number of shards.
+    """
+    if shards == 1:
+        return limits
+    return limits._replace(
+        producer=_rate(limits.producer, shards),
+        worker=_rate(limits.worker, shards),
+        admin=_rate(limits.admin, shards),
+        producer_token=_rate(limits.producer_token, shards),
+        worker_token=_rate(limits.worker_token, shards),
+        admin_token=_rate(limits.admin_token, shards),
+        waiting_tasks_max=_part(limits.waiting_tasks_max, shards),
+        stored_bytes_max=_part(limits.stored_bytes_max, shards),
+        leases_max=_part(limits.leases_max, shards),
+        streams_max=_part(limits.streams_max, shards),
+    )
+
+
+def _rate(whole: Rate, shards: int) -> Rate:
+    return Rate(_part(whole.per_minute, shards), whole.burst)
+
+
+def _part(whole: int, shards: int) -> int:
+    return -(-whole // shards)

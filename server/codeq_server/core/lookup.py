@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from . import ids, keys
+from .deliveries import Delivery
 from .errors import Reason, Rejection
-from .model import Delivery, Lane, Name, TaskKey
+from .model import Lane, Name, TaskKey
 from .names import find_named
 from .shard import Shard
 
@@ -36,7 +37,8 @@ def find_home(shard: Shard, tenant: str, task_id: str) -> tuple[Lane, int]:
             if lane is not None:
                 value = shard.get(keys.place_key(lane.task_prefix, ref.position))
                 # The epoch of a named task's home never matches: a named task has only its own id.
-                if value is not None and keys.is_home_of_epoch(value, ref.epoch):
+                is_home = value is not None and keys.is_home_of_epoch(value, ref.epoch)
+                if is_home and lane.id_of(ref.position, ref.epoch) == task_id:  # the route byte is right, too
                     return lane, ref.position
     raise not_found(task_id)
 

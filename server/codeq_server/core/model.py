@@ -7,15 +7,18 @@ the head of each lane is: its window.
 from __future__ import annotations
 
 from collections import deque
-from typing import Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from codeq_internal.v1 import rows_pb2
 
 from . import ids, keys
+from .durations import Meter
 from .key_rings import KeyPolicy, KeyRing
 from .outbox import Outbox
-from .policy import Policy
 from .rates import Rates
+
+if TYPE_CHECKING:
+    from .policy import Policy
 
 WINDOW_ENTRY_BYTES: Final = 300
 """Memory of a window entry in addition to its task bytes; measured on CPython 3.11."""
@@ -86,6 +89,7 @@ class Lane:
     """
 
     __slots__ = (
+        "_hash",
         "_head",
         "_head_of",
         "gone",
@@ -133,14 +137,41 @@ class Lane:
         """That of the last task created."""
         self._head = ""
         self._head_of = (-1, -1)
+        self._hash = (0, 0)
+        """Hash of the head, where there are several shards."""
 
     def id_of(self, position: int, epoch: int) -> str:
-        """Returns the id of the task whose home is at `position`."""
+        """Returns the id of the task whose home is at `position`.
+
+        Returns:
+            Empty: no id of this place leads to the shard; see `pass_over`.
+        """
+        if self.queue.route is not None:
+            return self._routed_id(self.queue.route, position, epoch)
         of = (position >> 40, epoch)
         if of != self._head_of:
             self._head = ids.id_head(self.queue.number, self.index, position, epoch)
             self._head_of = of
         return f"{self._head}{(position & 0xFFFFFFFFFF).to_bytes(5, 'big').hex()}{ids.ROUTE}"
+
+    def _routed_id(self, route: ids.Route, position: int, epoch: int) -> str:
+        of = (position >> 8, epoch)
+        if of != self._head_of:
+            head = ids.id_head(self.queue.number, self.index, position, epoch)
+            self._head = f"{head}{position >> 8 & 0xFFFFFFFF:08x}"
+            self._head_of = of
+            self._hash = ids.fnv(self._head)
+        last = f"{position & 0xFF:02x}"
+        end = route.byte(*self._hash, last)
+        return f"{self._head}{last}{end}" if end else ""
+
+    def pass_over(self, epoch: int) -> str:
+        """Leaves the next places empty whose ids could not lead to the shard; returns the id of the next place."""
+        while not (task_id := self.id_of(self.tail + 1, epoch)):
+            if self.loaded == self.tail:
+                self.loaded += 1
+            self.tail += 1
+        return task_id
 
     def key_of(self, position: int, home: bytes) -> TaskKey:
         """Returns the key of the task whose home at `position` has this value."""
@@ -218,6 +249,7 @@ class Queue:
         "key",
         "key_policy",
         "lanes",
+        "meter",
         "named",
         "number",
         "outbox",
@@ -229,16 +261,16 @@ class Queue:
         "removed_total",
         "reshown",
         "ring",
+        "route",
         "signalled",
         "tenant",
         "timelines",
         "touched",
     )
 
-    def __init__(self, number: int, tenant: str, command: str) -> None:
-        self.number = number
-        self.tenant = tenant
-        self.command = command
+    def __init__(self, number: int, tenant: str, command: str, route: ids.Route | None = None) -> None:
+        self.number, self.tenant, self.command, self.route = number, tenant, command, route
+        """The way to the shard: None if there is only one."""
         self.key = keys.queue_key(number)
         self.lanes: list[Lane | None] = [None] * 16
         self.timelines: dict[bytes, Timeline] = {}
@@ -285,6 +317,7 @@ class Queue:
         """Number of PENDING tasks that wait for their key; no lane counts them."""
         self.touched = False
         """Whether the queue was changed since its tenant's sums were brought up to date."""
+        self.meter = Meter()
 
     @property
     def unused(self) -> bool:
@@ -390,84 +423,3 @@ class Queue:
             keyed=self.ring is not None and self.ring.keyed,
             blocked=self.blocked,
         ).SerializeToString()
-
-
-class Holder(Protocol):
-    """A connected worker that holds deliveries."""
-
-    def cancelled(self, task_id: str, token: int) -> None:
-        """Called when a task was cancelled; the cancellation is not durable yet."""
-        ...
-
-
-class Claim:
-    """The deliveries of one claim; they share a lease token, a worker and a lease length."""
-
-    __slots__ = (
-        "again",
-        "claimed_ms",
-        "extended",
-        "head",
-        "head_of",
-        "holder",
-        "lease_ms",
-        "live",
-        "named",
-        "progressed",
-        "subject",
-        "task_ids",
-        "token",
-        "until",
-        "worker",
-    )
-
-    def __init__(self, token: int, worker: str, subject: str, lease_ms: int, claimed_ms: int, until: int) -> None:
-        self.token = token
-        self.worker = worker
-        self.subject = subject
-        self.lease_ms = lease_ms
-        self.claimed_ms = claimed_ms
-        self.until = until
-        """End of the leases on the monotonic clock, except for extended leases."""
-        self.extended: dict[TaskKey, tuple[int, int]] = {}
-        """Each lease extended by heartbeats: its end on the monotonic clock and longest extension in milliseconds."""
-        self.task_ids: list[TaskKey] = []
-        """Keys of the tasks listed in the lease row, live or not."""
-        self.named = False
-        """Whether a task of the claim may be a named one."""
-        self.progressed: set[TaskKey] = set()
-        """Live tasks whose state rows hold progress reported during this delivery."""
-        self.again: set[TaskKey] = set()
-        """Live tasks that may have been delivered before; their state rows record it."""
-        self.holder: Holder | None = None
-        """Notified when a task of the claim is cancelled; None: no worker is connected."""
-        self.live = 0
-        self.head = b""
-        self.head_of: tuple[int, int, int, int] = (-1, -1, -1, -1)
-
-    def until_of(self, task_id: TaskKey) -> int:
-        """Returns the end of a delivery's lease on the monotonic clock."""
-        extended = self.extended.get(task_id)
-        return self.until if extended is None else extended[0]
-
-
-MOVED_PLACE: Final = 1 << 56
-"""Bit set in the place of a delivery that was not claimed from the task's home."""
-
-
-class Delivery(NamedTuple):
-    """A live delivery.
-
-    Attributes:
-        claim: Claim that the delivery belongs to.
-        home: Lane of the task's home.
-        position: Position of the home.
-        place: Where the task was claimed from: 0 for its home, else 1 << 56 | lane << 48 | position.
-        attempts: Deliveries before this one.
-    """
-
-    claim: Claim
-    home: Lane
-    position: int
-    place: int
-    attempts: int

@@ -24,7 +24,7 @@ from .parsing import parsed, unpacked
 from .quotas import check_create
 from .shard import Shard
 
-NAMESPACE: Final = uuid.UUID("7d3b0a5e-4c38-5e0f-9c3e-5b1f6a0c9d27")
+NAMESPACE: Final = uuid.UUID("7d3b0a5e-4c38-5e0f-9c3e-5b1f6a0c9d27").bytes
 """Namespace of the ids derived from idempotency keys. Never changed: a retry must always lead to the same id."""
 
 
@@ -52,7 +52,21 @@ def keyed_id(tenant: str, key: str, index: int | None = None) -> str:
         index: Place of the task in its atomic batch; None: the id of a single task or of the batch itself.
     """
     name = f"{tenant}\n{key}" if index is None else f"{tenant}\n{key}\n{index}"
-    return str(uuid.uuid5(NAMESPACE, name))
+    return ids.uuid_text(ids.derived(NAMESPACE, name))
+
+
+def keyed_id_in(route: ids.Route | None, tenant: str, key: str, index: int | None = None) -> str:
+    """Returns the id derived from an idempotency key of a task in a shard; see `Route.lead`.
+
+    Args:
+        route: The way to the shard of the task: that of its batch, or of the limits and order that it shares with
+            others; None: there is only one shard.
+        tenant: As in `keyed_id`.
+        key: As in `keyed_id`.
+        index: As in `keyed_id`.
+    """
+    task_id = keyed_id(tenant, key, index)
+    return task_id if route is None else route.lead(task_id)
 
 
 def task_key(tenant: str, task_id: str) -> TaskKey:
@@ -109,7 +123,7 @@ def create_all(
         if task.naming is not None:
             task_id = task.naming.task_id
             if task_id in taken or _row(shard, tenant, task_id) is not None:
-                raise Rejection(Reason.TASK_ID_TAKEN, f"tasks[{index}]: a task has the id {task_id}")
+                raise Rejection(Reason.TASK_ID_TAKEN, f"tasks[{index}]: a task already has the id {task_id}")
             taken.add(task_id)
     check_create(shard, tenant, len(tasks), sum([len(task.payload) + len(task.kept) for task in tasks]))
     shard.make_room(tenant, {task.command for task in tasks})
@@ -125,6 +139,9 @@ def _create(shard: Shard, tenant: str, task: NewTask, batch: str, now: Now) -> C
     queue = shard.by_name.get((tenant, task.command)) or shard.open_queue(tenant, task.command)
     naming = task.naming
     task_id, raw = create_in(shard, queue, task.payload, task.priority, now, task)
+    if task.traceparent and shard.traces is not None:
+        key: TaskKey = task_id if naming is None else Name(tenant, task_id)
+        shard.traces.begin(key, tenant, task.command, task.traceparent, now.wall_ms)
     if naming is not None:
         lane = queue.lane(keys.PARKED_LANE if task.due_ms > now.wall_ms else keys.LANES - 1 - task.priority)
         row = rows_pb2.NameRow(
@@ -146,7 +163,7 @@ def _is_free(shard: Shard, tenant: str, naming: Naming) -> bool:
     if row is None:
         return True
     if not naming.digest:
-        raise Rejection(Reason.TASK_ID_TAKEN, f"a task has the id {naming.task_id}")
+        raise Rejection(Reason.TASK_ID_TAKEN, f"a task already has the id {naming.task_id}")
     if not naming.made(row) or row.batch_tasks:
         raise _conflict()
     return False

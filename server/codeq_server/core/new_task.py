@@ -58,10 +58,11 @@ class NewTask:
         due_ms: Unix milliseconds before which the task is not delivered; 0 or in the past: deliverable at once.
         naming: Id of the task, if the server does not assign one; the id must be free.
         expire_ms: Unix milliseconds, in the future, at which the task ends if it is still waiting; 0: never.
-        kept: Fields of codeq.v1.Task, serialised, that are stored as sent; the keys are among them.
+        kept: Fields of codeq.v1.Task, serialised, that are stored as they are; the keys and the webhook are among them.
         misfit: Why the policy of the command does not allow the task, unless an earlier request created it.
         hooked: Whether `kept` has a webhook.
         keys: Keys of the task; None: it has none.
+        traceparent: Its trace context; empty: it has none, or the shard records no traces.
     """
 
     command: str
@@ -75,3 +76,4 @@ class NewTask:
     misfit: Rejection | None = None
     hooked: bool = False
     keys: TaskKeys | None = None
+    traceparent: str = ""

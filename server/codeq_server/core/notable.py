@@ -9,7 +9,8 @@ from collections import Counter
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
-    from .model import Delivery, TaskKey
+    from .deliveries import Delivery
+    from .model import TaskKey
 
 LEASE_EXPIRED: Final = "lease_expired"
 DEAD_LETTERED: Final = "task_dead_lettered"

@@ -23,6 +23,7 @@ PAGE = 64
 
 def join(shard: Shard, queue: Queue, key: str, home: int) -> int:
     """Puts a task at the end of its key's line; returns its number. `home` is its packed home."""
+    queue.keep_keys().ordered = True
     name = keys.gate(keys.ORDERING_GATE, key)
     line_key = keys.blocked_key(queue.number, name, 0)
     value = shard.get(line_key)

@@ -12,19 +12,22 @@ from . import gates, keys
 from .backoff import backoff_ms
 from .clock import Now
 from .dead_letters import heir_of
+from .deliveries import Delivery
 from .ending import end_task, end_with_state, ended_row
 from .errors import CorruptRows, Reason, Rejection
 from .history import End, carried_over, note
 from .holders import objection, rejection
 from .lease_rows import lease_row
 from .lookup import find_home, find_live
-from .model import Caller, Delivery, Entry, Lane, TaskKey
+from .metering import note_completed
+from .model import Caller, Entry, Lane, TaskKey
 from .notable import DEAD_LETTERED, LEASE_EXPIRED
 from .parsing import UNREADABLE, unreadable
 from .policy import NO_POLICY
 from .shard import Shard
 from .status import Outcome, Status
-from .task_bytes import max_attempts_of, varint
+from .task_bytes import max_attempts_of
+from .task_fields import varint
 from .windows import append, put_back
 
 ABANDONS_MAX = 100
@@ -133,6 +136,7 @@ def _finish(
     of = (status, attempts, now.wall_ms, shard.batch.lsn)
     if claim.head_of != of:
         claim.head_of = of
+        claim.aged = None
         state = rows_pb2.StateRow(
             ended_token=claim.token,
             outcome=Outcome.COMPLETED if status is _COMPLETED else Outcome.FAILED,
@@ -152,6 +156,12 @@ def _finish(
     if claim.progressed or claim.again:
         row += _kept(shard, delivery, task_id)
     end_task(shard, home, position, task_id, status, row, now)
+    times = home.queue.meter.times
+    if times is not None and status is _COMPLETED:
+        if claim.aged is home.queue:
+            times.latencies.note_again(claim.age_bucket, claim.age_ms)
+        else:
+            note_completed(times, claim, home.queue, task_id, now.wall_ms)
     leave_claim(shard, delivery)
 
 
@@ -303,13 +313,16 @@ def give_back(
     count as deliveries; give-backs by the server (outcome BY_SERVER) are not abandons and have no delay. With
     `park_key`, the delay is one of the task's key if it has one, and the abandon is not counted.
     """
-    abandoned = outcome is Outcome.ABANDON
+    abandoned, parked_ms = outcome is Outcome.ABANDON, 0
     state = _ended_state(shard, delivery, outcome, End.ABANDONED if abandoned else End.RETURNED, "", now)
     if abandoned:
         state.abandons += not park_key
         shard.totals.abandoned += 1
-        if park_key and gates.park(shard, delivery.home, delivery.position, now.mono_ms + min(delay_ms, DELAY_MAX_MS)):
-            delay_ms = 0
+        if park_key:
+            until_ms = now.mono_ms + min(delay_ms, DELAY_MAX_MS)
+            until = gates.park(shard, delivery.home, delivery.position, until_ms)
+            if until is not None:
+                delay_ms, parked_ms = 0, until - now.mono_ms
         is_counted = state.abandons > ABANDONS_MAX and not park_key
         if is_counted or delay_ms > 0:
             state.attempts = delivery.attempts + 1 if is_counted else delivery.attempts
@@ -327,13 +340,14 @@ def give_back(
         gates.keep(home.queue.ring, keys.pack_home(home.index, delivery.position))
     put_back(shard, lane, position, (home.index, delivery.position, delivery.attempts))
     leave_claim(shard, delivery)
-    return Verdict(Status.PENDING, 0, now.wall_ms)
+    return Verdict(Status.PENDING, parked_ms, now.wall_ms)
 
 
 def expire(shard: Shard, delivery: Delivery, task_id: TaskKey, now: Now) -> Verdict:
     """Ends a delivery whose lease expired: the task goes to its lane's tail at once, or to the dead letters."""
     del shard.deliveries[task_id]
     shard.totals.expired += 1
+    delivery.home.queue.meter.lapsed += 1
     state = _ended_state(shard, delivery, Outcome.BY_SERVER, End.LEASE_EXPIRED, "", now)
     state.attempts = delivery.attempts + 1
     state.error = EXPIRED_ERROR

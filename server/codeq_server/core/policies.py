@@ -18,7 +18,7 @@ from .errors import CorruptRows, Reason, Rejection
 from .key_rings import KeyRing
 from .model import Queue
 from .parsing import RowReader, parsed
-from .policy import CHECKED_FIELDS, Policy, policy_of
+from .policy import CHECKED_FIELDS, NoChecker, PayloadChecker, Policy, policy_of
 
 TOPICS_MAX = 10_000
 """Maximum number of topics of a tenant."""
@@ -71,16 +71,20 @@ class Policies:
     Attributes:
         counts: Number of topics of each tenant that has any.
         retaining: Policies of existing queues with a retention of their own, by number of the queue.
+        leasing: Numbers of existing queues with a policy that names the length of leases.
         freed: Queues of which a slot was freed; the caller of the core removes them once their waiters are woken.
+        checker: Checks payloads. The caller of the core sets it.
         refusals: New tasks refused by a policy since the shard was opened, by field.
     """
 
-    __slots__ = ("_shard", "counts", "freed", "refusals", "retaining")
+    __slots__ = ("_shard", "checker", "counts", "freed", "leasing", "refusals", "retaining")
 
     def __init__(self, shard: Rows) -> None:
         self._shard = shard
+        self.checker: PayloadChecker = NoChecker()
         self.counts: dict[str, int] = {}
         self.retaining: dict[int, Policy] = {}
+        self.leasing: set[int] = set()
         self.freed: dict[Queue, None] = {}
         self.refusals = dict.fromkeys(CHECKED_FIELDS, 0)
 
@@ -109,6 +113,7 @@ class Policies:
     def detach(self, queue: Queue) -> None:
         """Forgets a queue that is removed; its policy stays."""
         self.retaining.pop(queue.number, None)
+        self.leasing.discard(queue.number)
         self.freed.pop(queue, None)
 
     def limit(self, queue: Queue) -> None:
@@ -148,6 +153,10 @@ class Policies:
             self.retaining[queue.number] = policy
         else:
             self.retaining.pop(queue.number, None)
+        if policy is not None and policy.lease_ms:
+            self.leasing.add(queue.number)
+        else:
+            self.leasing.discard(queue.number)
         self.limit(queue)
         queue.limit_keys(None if policy is None else policy.of_keys)
         if queue.ring is not None and queue.ring.open_all():
@@ -202,7 +211,7 @@ class Policies:
             if row is None:
                 return
             following = row.policy.dead_letter_topic_ref
-        raise _bad_chain(f"more than {CHAIN_MAX} dead-letter topics lead from one to the next")
+        raise _bad_chain(f"the chain of dead-letter topics has more than {CHAIN_MAX} links")
 
     def delete(self, tenant: str, command: str) -> rows_pb2.TopicRow | None:
         """Removes a topic, and returns its row; None: there was no such topic."""

@@ -65,7 +65,7 @@ def is_meant(purge: Purge, home: Lane, position: int, state: rows_pb2.StateRow |
 
 def end_purged(shard: Shard, home: Lane, position: int, state: rows_pb2.StateRow, now: Now) -> None:
     """Ends a task that has left its place."""
-    value = shard.get(keys.place_key(home.task_prefix, position)) if shard.watched else None
+    value = shard.get(keys.place_key(home.task_prefix, position)) if _is_asked(shard) else None
     key = home.key_of(position, value) if value is not None else ""
     end_cancelled(shard, home, position, key, state, PURGED_ERROR, now)
 
@@ -151,7 +151,7 @@ def _places(shard: Shard, purge: Purge, lane: Lane, most: int, now: Now) -> int:
             _pointed(shard, lane, position, value, now)
             continue
         # The task has no state row yet, so all such tasks get the same one.
-        task_id = lane.key_of(position, value) if shard.watched else ""
+        task_id = lane.key_of(position, value) if _is_asked(shard) else ""
         end_task(shard, lane, position, task_id, Status.CANCELLED, row, now)
     purge.page = max(1, min(TURN, PAGE_BYTES * (last - lane.mark) // (size + 1)))
     lane.mark = lane.loaded = last
@@ -203,3 +203,8 @@ def _next_rows(shard: Shard, purge: Purge, table: bytes, most: int) -> list[tupl
     stored = shard.stored.scan(start, end, most)
     purge.following[table] = stored[-1][0] + b"\0" if len(stored) == most else None
     return shard.current(stored)
+
+
+def _is_asked(shard: Shard) -> bool:
+    """Returns whether anybody needs the keys of tasks that end."""
+    return bool(shard.watched) or shard.traces is not None

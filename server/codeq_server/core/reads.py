@@ -18,6 +18,7 @@ from .parsing import UNREADABLE, unpacked, unreadable
 from .rates import Rates
 from .shard import Shard
 from .status import Outcome, Status
+from .task_bytes import created_ms_of
 from .windows import load
 
 
@@ -171,8 +172,24 @@ def view_queue(shard: Shard, queue: Queue) -> QueueView:
         rates=queue.rates,
         purging=queue.purge is not None,
         failed_total=queue.failed_total,
-        heads=[raw for lane in queue.lanes[: keys.LANES] if lane is not None for raw in _heads(shard, lane)],
+        heads=_queue_heads(shard, queue),
     )
+
+
+def oldest_created_ms(shard: Shard, queue: Queue) -> int | None:
+    """Returns when the oldest task at the heads of the lanes was accepted, in Unix milliseconds; None: there is none.
+
+    Raises:
+        CorruptRows: A task is unreadable.
+    """
+    try:
+        return min([created_ms_of(raw) for raw in _queue_heads(shard, queue)], default=None)
+    except UNREADABLE:
+        raise CorruptRows(queue.key, "has an unreadable task at the head of a lane") from None
+
+
+def _queue_heads(shard: Shard, queue: Queue) -> list[bytes]:
+    return [raw for lane in queue.lanes[: keys.LANES] if lane is not None for raw in _heads(shard, lane)]
 
 
 def _heads(shard: Shard, lane: Lane) -> list[bytes]:

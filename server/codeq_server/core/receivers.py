@@ -8,7 +8,7 @@ from codeq_internal.v1 import rows_pb2
 
 from . import tenant_keys
 from .clock import Now
-from .endpoints import ENDPOINTS_MAX
+from .endpoints import ENDPOINTS_MAX, FAILING_MAX
 from .errors import Reason, Rejection
 from .shard import Shard
 
@@ -30,6 +30,37 @@ def pause_host(shard: Shard, tenant: str, host: str, now: Now, *, paused: bool) 
     """
     if shard.endpoints.is_paused(tenant, host) != paused:
         _put(shard, tenant, host, rows_pb2.EndpointRow(paused=True, changed_ms=now.wall_ms) if paused else None)
+
+
+def note_attempt(shard: Shard, tenant: str, host: str, now: Now, *, delivered: bool, disable_after_ms: int) -> bool:
+    """Records since when every attempt of a tenant's callbacks to a host has failed, and pauses the host in the end.
+
+    A host that fails has a row, which the first success deletes.
+
+    Args:
+        shard: The shard.
+        tenant: The tenant.
+        host: The host.
+        now: The time.
+        delivered: Whether this attempt was accepted.
+        disable_after_ms: Time without a success after which the host is paused.
+
+    Returns:
+        Whether the host is paused by this attempt.
+    """
+    row = shard.endpoints.get(tenant, host)
+    if row is None:
+        if not delivered and len(shard.endpoints.of(tenant)) < FAILING_MAX:
+            _put(shard, tenant, host, rows_pb2.EndpointRow(failing_since_ms=now.wall_ms, changed_ms=now.wall_ms))
+    elif not row.paused and delivered:
+        _put(shard, tenant, host, None)
+    elif not row.paused and now.wall_ms - row.failing_since_ms >= disable_after_ms:
+        paused = rows_pb2.EndpointRow(
+            paused=True, disabled=True, failing_since_ms=row.failing_since_ms, changed_ms=now.wall_ms
+        )
+        _put(shard, tenant, host, paused)
+        return True
+    return False
 
 
 def _put(shard: Shard, tenant: str, name: str, row: rows_pb2.EndpointRow | None) -> None:

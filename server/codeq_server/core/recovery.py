@@ -14,10 +14,12 @@ from codeq_internal.v1 import rows_pb2
 from . import keys, tenant_keys
 from .callbacks import adopt as adopt_outbox
 from .clock import Now
+from .deliveries import Claim, Delivery
 from .errors import CorruptRows
 from .gate_recovery import adopt_blocked, adopt_returned, adopt_running
 from .lease_rows import lease_row
-from .model import Claim, Delivery, Lane, Queue, TaskKey
+from .metering import totals_of
+from .model import Lane, Queue, TaskKey
 from .parsing import RowReader, listed, parsed, unpacked
 from .purging import adopt as adopt_purge
 from .rates import Rates
@@ -99,7 +101,7 @@ def _adopt_queue(shard: Shard, key: bytes, row: rows_pb2.QueueRow, now: Now) -> 
     number = keys.queue_of(key)
     if number > shard.directory.last_queue:
         raise CorruptRows(key, f"is above the number of the most recently opened queue, {shard.directory.last_queue}")
-    queue = Queue(number, row.tenant, row.command)
+    queue = Queue(number, row.tenant, row.command, shard.settings.route)
     for state in row.lanes:
         if state.lane > keys.PARKED_LANE:
             raise CorruptRows(key, f"has a lane {state.lane}, which no queue has")
@@ -117,6 +119,7 @@ def _adopt_queue(shard: Shard, key: bytes, row: rows_pb2.QueueRow, now: Now) -> 
         queue.keep_keys().keyed = True
         queue.blocked = row.blocked
     queue.rates = Rates(row.created_total, row.completed_total)
+    queue.meter.seen = totals_of(queue)
     shard.adopt(queue)
     if row.due_mark or row.scheduled:
         shard.due.adopt(queue, row.scheduled, row.due_mark)

@@ -19,14 +19,17 @@ from .audit import Trail
 from .backoff import BackoffPolicy
 from .batch import Batch, SealedBatch
 from .clock import Now
+from .deliveries import Claim, Delivery
 from .directory import Directory, Tenant
+from .durations import TaskTimes
 from .effects import Effects
 from .endpoints import Endpoints
 from .errors import CorruptRows, Reason, Rejection
+from .ids import Route
 from .key_rings import KeyRing
 from .lease_ends import LeaseEnds
 from .limits import Limits
-from .model import Claim, Delivery, Lane, Purge, Queue, TaskKey
+from .model import Lane, Purge, Queue, TaskKey
 from .outbox import Outbox
 from .parsing import RowReader, parsed
 from .policies import Policies
@@ -35,6 +38,7 @@ from .subscriptions import Subscriptions
 from .tenants import QUEUES, Tenants
 from .time_index import TimeIndex
 from .totals import Totals
+from .traces import Traces
 
 TOKEN_COUNTER_BITS: Final = 34
 ENDED_ROW_MAX = 1024
@@ -62,6 +66,7 @@ class ShardSettings:
         limits: Limits of tenants for which nothing else is set.
         queue_idle_ms: How long a queue is kept without any task, whether ended or not.
         audit_retention_ms: How long audit records are kept.
+        route: The way to the shard; None: there is only one.
     """
 
     max_attempts: int = 5
@@ -75,10 +80,16 @@ class ShardSettings:
     limits: Limits = CONFIGURED
     queue_idle_ms: int = 3_600_000
     audit_retention_ms: int = 7_776_000_000
+    route: Route | None = None
 
 
 class Shard:
     """A shard's memory; only the functions of this package change it."""
+
+    times: TaskTimes | None = None
+    """Histograms of queues that metrics have not read yet; None: nobody has asked for metrics."""
+    traces: Traces | None = None
+    """Tasks whose traces are recorded; None: none are. The caller sets it."""
 
     def __init__(self, rows: RowReader, settings: ShardSettings, epoch: int) -> None:
         self.stored, self.settings, self.epoch = rows, settings, epoch
@@ -91,7 +102,7 @@ class Shard:
         self.queues: dict[int, Queue] = {}
         self.by_name: dict[tuple[str, str], Queue] = {}
         self.directory = Directory()
-        self.tenants = Tenants(settings.limits)
+        self.tenants = Tenants(settings.limits, 1 if settings.route is None else settings.route.count)
         self.policies = Policies(self)
         self.ready: dict[str, list[OrderedDict[Queue, None] | None]] = {}
         """Queues with tasks to deliver, by tenant and lane; the most recently served queue is last. None: no queue of
@@ -245,7 +256,7 @@ class Shard:
     def add_queue(self, tenant: str, command: str) -> Queue:
         """Returns a new queue, for which no limit is checked."""
         self.directory.last_queue += 1
-        queue = Queue(self.directory.last_queue, tenant, command)
+        queue = Queue(self.directory.last_queue, tenant, command, self.settings.route)
         self.tenants.note_opened(tenant, self.wall_ms)
         self.adopt(queue)
         self.directory.tenants[tenant].add(queue)
@@ -295,6 +306,7 @@ class Shard:
         """Adds a new or a stored queue to memory; the caller maintains the lists of its tenant."""
         self.queues[queue.number] = queue
         self.by_name[queue.tenant, queue.command] = queue
+        queue.meter.times = self.times
         if queue.tenant not in self.ready:
             self.ready[queue.tenant] = [None] * keys.LANES
             self.directory.tenants[queue.tenant] = Tenant()

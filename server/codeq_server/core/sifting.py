@@ -12,9 +12,10 @@ from typing import Final, NamedTuple
 
 from . import at_limit, gates, keys
 from .clock import Now
+from .deliveries import MOVED_PLACE
 from .errors import CorruptRows
 from .key_rings import KeyRing
-from .model import MOVED_PLACE, WINDOW_ENTRY_BYTES, Lane, Queue, TaskKey
+from .model import WINDOW_ENTRY_BYTES, Lane, Queue, TaskKey
 from .parsing import UNREADABLE, unreadable
 from .shard import Shard
 from .task_bytes import keys_of
@@ -70,7 +71,7 @@ def admit(shard: Shard, lane: Lane, ring: KeyRing, budget: Budget) -> Met | None
     """Takes the first task of a lane that may pass its gates; None: there is none, or the lane is hidden for now."""
     now, queue = budget.now, lane.queue
     while lane.ready:
-        if not budget.left or _closed_ms(queue, ring, now):
+        if not budget.left or rate_wait_ms(queue, ring, now):
             _hide(shard, lane, ring, now)
             return None
         met = _peek_returned(shard, lane)
@@ -80,12 +81,15 @@ def admit(shard: Shard, lane: Lane, ring: KeyRing, budget: Budget) -> Met | None
         met = met or _peek_window(shard, lane)
         if met is None:
             raise CorruptRows(queue.key, "counts ready tasks, but no row has one")
-        gate = _gate_of(shard, lane, ring, met, now)
+        of = gates.gates_of(keys_of(met.raw))
+        gate = _obstacle(shard, lane, ring, met, of, now)
         if gate is not None and at_limit.makes_room(shard, queue, ring, gate, now):
-            gate = _gate_of(shard, lane, ring, met, now)
+            met = _peek_returned(shard, lane) or met  # the cancellation may have returned a task that comes first now
+            of = gates.gates_of(keys_of(met.raw))
+            gate = _obstacle(shard, lane, ring, met, of, now)
         if gate is None:
             _drop(shard, lane, met)
-            gates.enter(queue, ring, keys_of(met.raw), keys.pack_home(met.home.index, met.position))
+            gates.enter(queue, ring, of, keys.pack_home(met.home.index, met.position))
             return met
         if at_limit.waits_for_the_claim(shard, queue, ring, gate):
             _hide(shard, lane, ring, now)
@@ -95,10 +99,9 @@ def admit(shard: Shard, lane: Lane, ring: KeyRing, budget: Budget) -> Met | None
     return None
 
 
-def _gate_of(shard: Shard, lane: Lane, ring: KeyRing, met: Met, now: Now) -> bytes | None:
+def _obstacle(shard: Shard, lane: Lane, ring: KeyRing, met: Met, of: gates.TaskGates | None, now: Now) -> bytes | None:
     """Returns the first gate that a task may not pass."""
-    of, home = keys_of(met.raw), keys.pack_home(met.home.index, met.position)
-    return None if of is None else gates.obstacle(shard, lane.queue, ring, of, home, now)
+    return gates.obstacle(shard, lane.queue, ring, of, keys.pack_home(met.home.index, met.position), now)
 
 
 def _move(shard: Shard, lane: Lane, ring: KeyRing, met: Met, gate: bytes, now: Now) -> None:
@@ -108,7 +111,8 @@ def _move(shard: Shard, lane: Lane, ring: KeyRing, met: Met, gate: bytes, now: N
     if at_limit.drops(queue, ring, gate, home):
         at_limit.drop(shard, met.home, met.position, met.task_id, met.attempts, now)
     else:
-        gates.block(shard, queue, ring, gate, home, (lane.index, met.at), met.attempts, now, ahead=met.returned)
+        place = (lane.index, met.at)
+        gates.block(shard, queue, ring, gate, home, place, met.attempts, now, ahead=met.returned, again=met.again)
 
 
 def _hide(shard: Shard, lane: Lane, ring: KeyRing, now: Now) -> None:
@@ -117,10 +121,10 @@ def _hide(shard: Shard, lane: Lane, ring: KeyRing, now: Now) -> None:
     if queues is not None:
         queues.pop(lane.queue, None)
     ring.sifting[lane.index] = True
-    shard.gates_due.set(ring, now.mono_ms + _closed_ms(lane.queue, ring, now))
+    shard.gates_due.set(ring, now.mono_ms + rate_wait_ms(lane.queue, ring, now))
 
 
-def _closed_ms(queue: Queue, ring: KeyRing, now: Now) -> int:
+def rate_wait_ms(queue: Queue, ring: KeyRing, now: Now) -> int:
     """Returns the milliseconds until the queue's rate allows a delivery."""
     policy = queue.key_policy
     if policy is None or not policy.rate_per_second:
@@ -150,7 +154,7 @@ def _turn(shard: Shard, queue: Queue, ring: KeyRing, now: Now) -> tuple[int, int
         return 0, None  # the end of the purge sets the alarm
     while done < TURN and (name := ring.take_due(now.mono_ms)) is not None:
         done += 1 + gates.open_gate(shard, queue, ring, name, TURN - done, now)
-    closed_ms = _closed_ms(queue, ring, now) if ring.sifting else 0
+    closed_ms = rate_wait_ms(queue, ring, now) if ring.sifting else 0
     for index in list(ring.sifting) if not closed_ms else ():
         done += _sift_lane(shard, queue.lane(index), ring, TURN - done, now)
     following = ring.next_due()
@@ -166,7 +170,7 @@ def _sift_lane(shard: Shard, lane: Lane, ring: KeyRing, most: int, now: Now) -> 
         met = _peek_window(shard, lane)
         if met is None:
             break  # only returned tasks are left
-        gate = _gate_of(shard, lane, ring, met, now)
+        gate = _obstacle(shard, lane, ring, met, gates.gates_of(keys_of(met.raw)), now)
         if gate is None or at_limit.cancels(queue, ring, gate):
             break
         _move(shard, lane, ring, met, gate, now)
@@ -176,6 +180,9 @@ def _sift_lane(shard: Shard, lane: Lane, ring: KeyRing, most: int, now: Now) -> 
             return count
     ring.sifting.pop(lane.index, None)
     if lane.ready:
+        queue.reshown += 1
+        if queue.tenant in shard.subscriptions.by_tenant:
+            shard.touch(queue)
         shard.became_ready(lane)
     return count
 

@@ -151,7 +151,7 @@ class Subscriptions:
         self.count -= 1
 
     def readiness(self, changed: Iterable[Queue]) -> list[Readiness]:
-        """Returns the subscribed ones of the queues that a batch changed."""
+        """Returns those of the queues changed by a batch that are subscribed to."""
         found = []
         for queue in changed:
             if queue.tenant in self.by_tenant:

@@ -13,12 +13,14 @@ from . import keys
 from .model import TaskKey, id_of
 from .new_task import TaskKeys
 from .status import Status
+from .task_fields import CONCURRENCY_KEY, LENGTHS, ORDERING_KEY, RATE_KEY, SHORT, field, varint
 
 _COMMAND: Final = 1
 _PAYLOAD_TAG: Final = b"\x12"
 _PRIORITY_TAG: Final = b"\x18"
 _MAX_ATTEMPTS_TAG: Final = b"\x20"
 _CREATED_AT: Final = 16
+_CREATED_AT_TAG: Final = b"\x82\x01"
 _ID: Final = 20
 _ASSIGNED_ID: Final = b"\xa2\x01\x24"
 """Tag of the id, and the length of an id that the server assigned."""
@@ -34,34 +36,10 @@ _ORIGIN_COMMAND: Final = 35
 _TRACE: Final = (11, 12)
 """Fields of the trace context."""
 _WEBHOOK: Final = 7
-_CONCURRENCY_KEY: Final = 13
-_RATE_KEY: Final = 14
-_ORDERING_KEY: Final = 15
 _ORDERING_NUMBER: Final = 36
-
-_SHORT: Final = 16_384
-_LENGTHS: Final = [bytes((n,)) if n < 128 else bytes((n & 127 | 128, n >> 7)) for n in range(_SHORT)]
-"""Varints of numbers below _SHORT."""
 
 
 # -- building ------------------------------------------------------------------------------------------------------
-
-
-def varint(number: int) -> bytes:
-    """Returns a number as a protobuf varint."""
-    if number < _SHORT:
-        return _LENGTHS[number]
-    out = bytearray()
-    while number >= 128:
-        out.append(number & 127 | 128)
-        number >>= 7
-    out.append(number)
-    return bytes(out)
-
-
-def field(number: int, content: bytes) -> bytes:
-    """Returns a length-delimited protobuf field."""
-    return varint(number << 3 | 2) + varint(len(content)) + content
 
 
 def _timestamp(number: int, unix_ms: int) -> bytes:
@@ -92,6 +70,11 @@ def ordering_number(number: int) -> bytes:
     return varint(_ORDERING_NUMBER << 3) + varint(number)
 
 
+def webhook(url: str) -> bytes:
+    """Returns the field with the URL of a webhook; empty for no URL."""
+    return field(_WEBHOOK, url.encode()) if url else b""
+
+
 def encode_task(head: bytes, payload: bytes, created: bytes, kept: bytes, expire_ms: int) -> bytes:
     """Returns the task bytes of a new task.
 
@@ -103,7 +86,7 @@ def encode_task(head: bytes, payload: bytes, created: bytes, kept: bytes, expire
         expire_ms: Unix milliseconds at which the task expires if it is still waiting; 0: never.
     """
     size = len(payload)
-    raw = b"".join((head, _LENGTHS[size] if size < _SHORT else varint(size), payload, created, kept))
+    raw = b"".join((head, LENGTHS[size] if size < SHORT else varint(size), payload, created, kept))
     return raw + _timestamp(_EXPIRE_AT, expire_ms) if expire_ms else raw
 
 
@@ -126,11 +109,30 @@ def max_attempts_of(task: bytes) -> int:
     return low if low < 128 else low & 127 | high << 7
 
 
+def created_ms_of(task: bytes) -> int:
+    """Returns created_at from task bytes, where it follows the payload, in Unix milliseconds."""
+    at = 2 + task[1] if task[1] < 128 else 3 + (task[1] & 127 | task[2] << 7)
+    if task[at] == _PRIORITY_TAG[0]:
+        at += 2
+    at += 2 if task[at + 1] < 128 else 3
+    if task[at] != _PAYLOAD_TAG[0]:
+        raise ValueError("no task bytes")
+    size, at = _varint(task, at + 1)
+    at += size
+    if task[at] != _CREATED_AT_TAG[0]:
+        raise ValueError("no task bytes")
+    at += len(_CREATED_AT_TAG)
+    return _unix_ms(task[at + 1 : at + 1 + task[at]])
+
+
 def expire_ms_of(task: bytes) -> int:
     """Returns expire_at from task bytes, in Unix milliseconds; 0: the task does not expire."""
     content = _bytes_field(task, _EXPIRE_AT)
-    if content is None:
-        return 0
+    return 0 if content is None else _unix_ms(content)
+
+
+def _unix_ms(content: bytes) -> int:
+    """Returns the time in the content of a google.protobuf.Timestamp."""
     seconds = nanos = at = 0
     while at < len(content):
         tag, at = _varint(content, at)
@@ -153,6 +155,12 @@ def trace_of(task: bytes) -> bytes:
     return b"".join([field(number, content) for number, content in fields if content is not None])
 
 
+def trace_context_of(task: bytes) -> tuple[str, str]:
+    """Returns traceparent and tracestate from task bytes; empty: the task has none."""
+    parent, state = [(_bytes_field(task, number) or b"").decode() for number in _TRACE]
+    return parent, state
+
+
 def webhook_of(task: bytes) -> bytes:
     """Returns the URL of the webhook from task bytes; empty: the task has none."""
     return _bytes_field(task, _WEBHOOK) or b""
@@ -162,16 +170,21 @@ def keys_of(task: bytes) -> TaskKeys | None:
     """Returns the keys in task bytes; None: the task has none."""
     concurrency = rate = ordering = ""
     number = at = 0
-    while at < len(task):
-        tag, at = _varint(task, at)
-        size, at = _varint(task, at)
+    end = len(task)
+    while at < end:
+        # A claim from a queue with keys reads every task: most numbers have one byte, and a call costs more than that.
+        tag, size = task[at], task[at + 1]
+        at += 2
+        if tag > 127 or size > 127:
+            tag, at = _varint(task, at - 2)
+            size, at = _varint(task, at)
         if tag & 7 == 2:
             kind = tag >> 3
-            if kind == _CONCURRENCY_KEY:
+            if kind == CONCURRENCY_KEY:
                 concurrency = task[at : at + size].decode()
-            elif kind == _RATE_KEY:
+            elif kind == RATE_KEY:
                 rate = task[at : at + size].decode()
-            elif kind == _ORDERING_KEY:
+            elif kind == ORDERING_KEY:
                 ordering = task[at : at + size].decode()
             at += size
         elif tag >> 3 == _ORDERING_NUMBER:

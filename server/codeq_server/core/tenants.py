@@ -6,7 +6,7 @@ from collections import OrderedDict
 from typing import Final
 
 from .errors import Reason, Rejection
-from .limits import INHERITED, NO_LIMITS, Limits, Overrides, in_force
+from .limits import INHERITED, NO_LIMITS, Limits, Overrides, in_force, share_of
 
 DEFAULT: Final = "_default"
 """Name under which the limits of all tenants without limits of their own are stored; no tenant can have it."""
@@ -46,16 +46,20 @@ class Tenants:
 
     Args:
         configured: Limits of tenants for which nothing else is set.
+        shards: Number of shards, which share the limits.
     """
 
-    def __init__(self, configured: Limits = NO_LIMITS) -> None:
+    def __init__(self, configured: Limits = NO_LIMITS, shards: int = 1) -> None:
+        self._shards = shards
         self.version = 0
         self.own: dict[str, Overrides] = {}
         self.quota_refusals = dict.fromkeys(QUOTAS, 0)
         self._configured = configured
         self._defaults = configured
-        self._in_force: dict[str, Limits] = {}
-        """Limits in force for the tenants with limits of their own."""
+        """Limits of tenants without limits of their own."""
+        self._default_share = share_of(configured, shards)
+        self._shares: dict[str, Limits] = {}
+        """What the shard enforces for the tenants with limits of their own."""
         self._refused: OrderedDict[str, Refused] = OrderedDict()
         self._opened: OrderedDict[str, tuple[int, int]] = OrderedDict()
         """Start of the minute in which each tenant last opened queues, in Unix milliseconds, and how many it opened;
@@ -64,8 +68,12 @@ class Tenants:
     # -- limits ----------------------------------------------------------------------------------------------------
 
     def limits_of(self, tenant: str) -> Limits:
-        """Returns the limits in force for a tenant."""
-        return self._in_force.get(tenant, self._defaults)
+        """Returns the limits of a tenant that the shard enforces: with several shards, its share of them."""
+        return self._shares.get(tenant, self._default_share)
+
+    def whole_limits_of(self, tenant: str) -> Limits:
+        """Returns the limits in force for a tenant, over all shards."""
+        return in_force(self.own.get(tenant, INHERITED), self._defaults)
 
     def check_room(self, name: str) -> None:
         """Checks that a tenant may have limits of its own.
@@ -83,14 +91,15 @@ class Tenants:
         self.version += 1
         if name == DEFAULT:
             self._defaults = in_force(own, self._configured)
+            self._default_share = share_of(self._defaults, self._shards)
             for tenant, each in self.own.items():
-                self._in_force[tenant] = in_force(each, self._defaults)
+                self._shares[tenant] = share_of(in_force(each, self._defaults), self._shards)
         elif own == INHERITED:
             self.own.pop(name, None)
-            self._in_force.pop(name, None)
+            self._shares.pop(name, None)
         else:
             self.own[name] = own
-            self._in_force[name] = in_force(own, self._defaults)
+            self._shares[name] = share_of(in_force(own, self._defaults), self._shards)
 
     # -- refusals --------------------------------------------------------------------------------------------------
 

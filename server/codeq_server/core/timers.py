@@ -16,11 +16,12 @@ from .alarms import NEVER
 from .clock import Now
 from .errors import CorruptRows
 from .expiry import expire_entry
-from .firing import fire_due
+from .firing import FIRE_COST, fire_due
 from .idle import retire
 from .model import Queue
 from .outcomes import enqueue, expire
 from .parsing import unpacked
+from .policy import STEPS_PER_COST
 from .shard import Shard
 from .sifting import sift
 from .subscriptions import expire_subscriptions
@@ -50,9 +51,9 @@ def next_wake(shard: Shard, now: Now) -> int | None:
 
 
 def worked(shard: Shard) -> int:
-    """Returns the number of tasks processed by due work so far, including all tasks cancelled by callers."""
+    """Returns the cost, in tasks, of all due work, tasks cancelled by callers and checks of payloads so far."""
     totals = shard.totals
-    return sum(source.done(totals) for source in SOURCES)
+    return sum(source.done(totals) for source in SOURCES) + shard.policies.checker.steps // STEPS_PER_COST
 
 
 def expire_leases(shard: Shard, now: Now) -> bool:
@@ -159,7 +160,7 @@ class Timed(NamedTuple):
         alarm: Returns the source's alarm on a shard; the alarm stays valid as long as the shard exists.
         clock: Clock of the alarm: _WALL or _MONO.
         work: Processes a bounded slice of the due work; returns whether more is already due.
-        done: Returns the number of tasks that the source has processed so far; 0 if it processes none.
+        done: Returns the cost of what the source has processed so far, in tasks; 0 if it processes none.
     """
 
     alarm: Callable[[Shard], Alarm]
@@ -180,7 +181,7 @@ SOURCES: Final = (
     Timed(lambda shard: shard.purges, _WALL, purging.work, lambda totals: totals.cancelled),
     Timed(lambda shard: shard.gates_due, _MONO, sift, lambda totals: totals.sifted),
     Timed(lambda shard: shard.audit, _WALL, audit.work, lambda _: 0),
-    Timed(lambda shard: shard.schedules.alarms, _WALL, fire_due, lambda totals: totals.fired),
+    Timed(lambda shard: shard.schedules.alarms, _WALL, fire_due, lambda totals: totals.fired * FIRE_COST),
     Timed(lambda shard: shard.subscriptions.ends, _WALL, expire_subscriptions, lambda _: 0),
 )
 """Everything that falls due, in the order in which it is processed."""

@@ -99,6 +99,7 @@ def fold(shard: Shard, queue: Queue) -> None:
 def forgive(shard: Shard, queue: Queue) -> None:
     """Takes a FAILED task that is being redriven out of its queue's total, and leaves it in its tenant's."""
     queue.failed_total -= 1
+    queue.meter.forgiven += 1
     row = tenant_row(shard, queue.tenant)
     row.failed_total += 1
     shard.batch.rows[tenant_keys.tenant_key(queue.tenant)] = row.SerializeToString()

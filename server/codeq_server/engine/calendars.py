@@ -19,16 +19,18 @@ from codeq_internal.v1 import rows_pb2
 from cronsim import CronSim, CronSimError
 
 from codeq_server.core.defining import Instants
-from codeq_server.core.firing import GRACE_MS, kept_misfires
+from codeq_server.core.firing import kept_misfires, missed_until
 
 AHEAD: Final = 6
 """Number of future instants that are stored with a schedule."""
 STEPS_MAX = 64
-"""Instants computed without yielding to other callers; an instant takes about 20 us, a rare one 10 ms."""
+"""Instants computed without yielding to other callers; those of rare expressions take far longer than others."""
 MISSED_COUNTED_MAX = 10_000
 """Missed instants after which the search jumps to the latest ones and no longer counts."""
 EVERY_SECONDS_MAX: Final = 3660 * 86_400
 """Longest interval."""
+INSTANT_MAX_MS: Final = 253_402_214_399_000
+"""Latest possible instant: the last second of 9999-12-30 in UTC, so that the year is 9999 in every time zone."""
 TZDATA: Final[str] = tzdata.IANA_VERSION
 """Version of the time zone data."""
 
@@ -45,8 +47,6 @@ _ALIASES: Final = {
 _EVERY: Final = "@every "
 _PART: Final = re.compile(r"(\d+)([dhms])")
 _FIRST_WINDOW_MS: Final = 60_000
-_END_MS: Final = 253_402_300_799_000
-"""The last second of the year 9999."""
 
 
 class BadCalendar(ValueError):  # noqa: N818 - the rejection of a definition, not an error of the server
@@ -92,7 +92,7 @@ class Calendar:
             _parse(self.cron, datetime.fromtimestamp(0, self.zone))
         self.at_ms: int = row.at_ms
         self.start_ms: int = row.start_ms
-        self.end_ms: int = row.end_ms or _END_MS
+        self.end_ms: int = row.end_ms or INSTANT_MAX_MS
         self.anchor_ms: int = row.start_ms or row.created_ms // 1000 * 1000
 
     def after(self, ms: int) -> Walk:
@@ -173,6 +173,7 @@ class Search:
     def __init__(self, row: rows_pb2.ScheduleRow, after_ms: int, now_ms: int) -> None:
         self._calendar = Calendar(row)
         self._after_ms, self._now_ms = after_ms, now_ms
+        self._missed_until_ms = missed_until(row, now_ms)
         self._walk = self._calendar.after(after_ms)
         self._kept = kept_misfires(row)
         self._missed: deque[int] = deque(maxlen=self._kept)
@@ -188,7 +189,7 @@ class Search:
             instant = self._walk.advance()
             if instant is None:
                 return self._result(complete=True)
-            if instant < self._now_ms - GRACE_MS:
+            if instant < self._missed_until_ms:
                 self._miss(instant)
             elif self._sees_too_few():
                 self._jump()
@@ -248,7 +249,8 @@ def _parse(cron: str, start: datetime) -> CronSim:
     try:
         return CronSim(cron, start)
     except (CronSimError, ValueError, AssertionError, TypeError) as problem:
-        raise BadCalendar("cron", f"is no cron expression of 5 or 6 fields: {problem}") from None
+        reason = str(problem)[:1].lower() + str(problem)[1:]
+        raise BadCalendar("cron", f"is no cron expression of 5 or 6 fields, or never fires: {reason}") from None
 
 
 def _every_ms(field: str, text: str) -> int:

@@ -21,6 +21,7 @@ from functools import partial
 from mypy_extensions import mypyc_attr
 
 from codeq_server.core.clock import Now
+from codeq_server.core.durations import Durations
 from codeq_server.core.effects import Effects
 from codeq_server.core.errors import Reason, Rejection
 from codeq_server.core.model import Queue
@@ -29,6 +30,7 @@ from codeq_server.core.quotas import lease_room
 from codeq_server.core.schedules import Schedule
 from codeq_server.core.shard import Shard
 from codeq_server.core.subscriptions import Readiness
+from codeq_server.core.traces import TracedTask
 from codeq_server.replication.log import Log
 
 from .admission import CALL_COST, QUEUES_PER_COST, Admission
@@ -47,17 +49,6 @@ Clock = Callable[[], tuple[int, int]]
 def system_clock() -> tuple[int, int]:
     """Returns Unix milliseconds and monotonic milliseconds."""
     return time.time_ns() // 1_000_000, time.monotonic_ns() // 1_000_000
-
-
-class Commits:
-    """Counts of commits, for metrics."""
-
-    __slots__ = ("count", "seconds", "seconds_max")
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.seconds = 0.0
-        self.seconds_max = 0.0
 
 
 class _Flight:
@@ -87,7 +78,8 @@ class ShardRunner:
     ) -> None:
         self.shard = shard
         self.waiting = WaitingRoom()
-        self.commits = Commits()
+        self.commits = Durations()
+        """Microseconds from the sealing of each batch until it was durable."""
         self.random = random
         self.on_files_gone: Callable[[list[tuple[bytes, bytes]]], None] | None = None
         """Called with home and name of artifact files once it is durable that no row refers to them any more."""
@@ -95,8 +87,10 @@ class ShardRunner:
         """Called after decisions that leave callbacks to deliver."""
         self.on_notable: Callable[[Notables], None] | None = None
         """Called with the notable events of a batch that is durable."""
+        self.on_traced: Callable[[list[TracedTask]], None] | None = None
+        """Called with the traced tasks that ended in a batch that is durable; must not raise."""
         self.on_unscheduled: Callable[[list[Schedule]], None] | None = None
-        """Called with schedules of which more instants have to be computed."""
+        """Called with schedules whose further instants have to be computed."""
         self.on_readiness: Callable[[list[Readiness]], None] | None = None
         """Called with the subscribed queues that a batch changed, once it is durable."""
         self._log = log
@@ -346,15 +340,14 @@ class ShardRunner:
         """Resolves the waiters of a batch that is durable."""
         batch = self.shard.settled(flight.lsn)
         self._flights.popleft()
-        seconds = time.perf_counter() - flight.started
-        self.commits.count += 1
-        self.commits.seconds += seconds
-        self.commits.seconds_max = max(self.commits.seconds_max, seconds)
+        self.commits.note(int((time.perf_counter() - flight.started) * 1_000_000))
         for future in flight.waiters:
             if not future.done():
                 future.set_result(None)
         if batch.notable.listed and self.on_notable is not None:
             self.on_notable(batch.notable)
+        if batch.traced and self.on_traced is not None:
+            self.on_traced(batch.traced)
         if batch.readiness and self.on_readiness is not None:
             self.on_readiness(batch.readiness)
 

@@ -20,25 +20,26 @@ FLUSH_SECONDS: Final = 0.1
 LINES_MAX: Final = 1000
 """Maximum lines buffered for one write."""
 
-_PROBES: Final = frozenset({"/healthz", "/readyz", "/metrics"})
+_PROBES: Final = frozenset({"/healthz", "/readyz", "/startupz", "/metrics"})
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}", re.ASCII)
 
 
 class AccessLog:
     """Writes the access log.
 
+    Attributes:
+        requests: Whether calls are logged.
+        probes: Whether probes and scrapes are logged, too.
+
     Args:
         put: Writes lines.
         as_text: Whether lines are human-readable text, not JSON.
-        requests: Whether calls are logged.
-        probes: Whether probes and scrapes are logged, too.
     """
 
-    def __init__(self, put: Callable[[bytes], None], *, as_text: bool, requests: bool, probes: bool) -> None:
+    def __init__(self, put: Callable[[bytes], None], *, as_text: bool) -> None:
         self._put = put
         self._render = text_line if as_text else json_line
-        self._requests = requests
-        self._probes = probes
+        self.requests = self.probes = False
         self._lines: list[bytes] = []
         self._time_of = 0
         self._time = ""
@@ -53,7 +54,7 @@ class AccessLog:
             request_id: Id sent by the client; if it is missing or malformed, a new one is logged.
             about: Details of a rejection: reason, tenant, task.
         """
-        if self._requests:
+        if self.requests:
             fields = self._fields("grpc_call_finished", "info")
             fields["method"], fields["code"], fields["ms"] = cut(method), code, round(seconds * 1000, 3)
             fields["request_id"] = well_formed_request_id(request_id)
@@ -73,7 +74,7 @@ class AccessLog:
             about: Details of a rejection: reason, tenant, task.
         """
         is_probe = route in _PROBES
-        if self._probes if is_probe else self._requests:
+        if self.probes if is_probe else self.requests:
             fields = self._fields("http_request_finished", "debug" if is_probe else "info")
             fields["method"], fields["route"], fields["status"] = cut(method), route, status
             fields["ms"], fields["request_id"] = round(seconds * 1000, 3), request_id

@@ -42,6 +42,8 @@ class Logs:
 
     Attributes:
         access: The access log, in the same format and to the same output.
+        level: Lowest level logged; `set_level` changes it.
+        about: Keys and values of the process, which the line of each event has.
 
     Args:
         level: Minimum level logged: debug, info, warn or error.
@@ -55,24 +57,37 @@ class Logs:
         self._render = partial(text_line, coloured=is_terminal) if as_text else json_line
         self._out = LineWriter(fd, self._notice)
         self._writers = [self._out]
-        self._least = least = _LEVELS[level]
-        self.access = AccessLog(
-            self._out.put, as_text=as_text, requests=least <= logging.INFO, probes=least <= logging.DEBUG
-        )
+        self.level, self._is_process = level, False
+        self.about: dict[str, object] = {}
+        self.access = AccessLog(self._out.put, as_text=as_text)
+        self.set_level(level)
 
     def take_over(self) -> None:
         """Routes all events of the process here, and the lines of the standard library's logging."""
-        structlog.configure(
-            processors=[self._rendered],
-            wrapper_class=structlog.make_filtering_bound_logger(self._least),
-            logger_factory=lambda *_: _Sink(self._out),
-            cache_logger_on_first_use=False,
-        )
-        root = logging.getLogger()
-        root.handlers[:] = [_Handler(self)]
-        # Routine messages of libraries are dropped: the server logs its own events.
-        root.setLevel(max(self._least, logging.WARNING))
+        self._is_process = True
+        logging.getLogger().handlers[:] = [_Handler(self)]
+        self.set_level(self.level)
         logging.getLogger("grpc._cython.cygrpc").addFilter(_is_about_more_than_a_client_that_left)
+
+    def set_level(self, level: str) -> None:
+        """Changes the lowest level logged: debug, info, warn or error. May be called from any thread.
+
+        Raises:
+            KeyError: There is no such level.
+        """
+        least = _LEVELS[level]
+        self.level = level
+        self.access.requests, self.access.probes = least <= logging.INFO, least <= logging.DEBUG
+        if self._is_process:
+            structlog.configure(
+                processors=[self._rendered],
+                wrapper_class=structlog.make_filtering_bound_logger(least),
+                logger_factory=lambda *_: _Sink(self._out),
+                cache_logger_on_first_use=False,  # loggers would keep the level of their first use
+            )
+            # Routine messages of libraries are dropped: the server logs its own events.
+            logging.getLogger().setLevel(max(least, logging.WARNING))
+            logging.getLogger("codeq.raft").setLevel(least)
 
     @property
     def lost(self) -> int:
@@ -101,10 +116,10 @@ class Logs:
             level: Name of its level.
             fields: The event's name under "event", and its keys and values.
         """
-        head = {"time": _now(), "level": _NAMES.get(level, level)}
         event, trace = fields.pop("event", ""), fields.pop("exc_info", None)
+        head = {"time": _now(), "level": _NAMES.get(level, level), "event": event, **self.about}
         try:
-            return self._render(bounded({**head, "event": event, **_without_secrets(fields), **_trace(trace)}))
+            return self._render(bounded({**head, **_without_secrets(fields), **_trace(trace)}))
         except Exception as problem:  # noqa: BLE001 - e.g. a value that cannot be converted to text
             return self._render({**head, "event": "log_line_failed", "error": type(problem).__name__})
 

@@ -16,12 +16,13 @@ import grpc.aio
 import structlog
 from codeq_gateway.app import Gateway, Probes
 from codeq_gateway.bodies import InFlight
+from codeq_gateway.exposition import Exposition
 from codeq_gateway.metrics import HttpMetrics
 from codeq_gateway.remote import Forwarder
 from codeq_gateway.server import GatewayServer
 from google.protobuf import descriptor_pool
 from grpc_health.v1 import health, health_pb2_grpc
-from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector, generate_latest
+from prometheus_client import GCCollector, ProcessCollector
 
 from codeq_server.config import Address, Settings
 from codeq_server.engine.runner import Clock, ShardRunner, system_clock
@@ -32,20 +33,27 @@ from codeq_server.node.certificates import Certificates
 from codeq_server.node.descriptors import Files, raise_limit, share
 from codeq_server.node.doorkeeper import Doorkeeper
 from codeq_server.node.hosting import Host
-from codeq_server.node.listeners import ListenError, listen, new_server, refuse_taken, warn_plaintext
+from codeq_server.node.listeners import ListenError, listen, listeners_of, new_server, refuse_taken, warn_plaintext
 from codeq_server.node.local_host import LocalHost
+from codeq_server.node.pages import MetricsPages
+from codeq_server.node.place import Place
 from codeq_server.node.readiness import Readiness
+from codeq_server.node.siblings import Siblings
+from codeq_server.node.telemetry import Spans, spans_of
+from codeq_server.profiling.listener import DebugListener
 from codeq_server.replication.raft.channels import CONNECTIONS_MAX as PEER_CONNECTIONS_MAX
 from codeq_server.services.call_stream import CallStreams, ServerProbes
 from codeq_server.services.calls import Calls
 from codeq_server.services.cluster import ClusterService
-from codeq_server.services.grpc_front import GrpcFront
+from codeq_server.services.grpc_front import PRODUCE, WORK, GrpcFront
+from codeq_server.services.grpc_metrics import GrpcMetrics
 from codeq_server.services.handshake import SERVER_VERSION
 from codeq_server.services.local_dispatch import LocalDispatcher
 from codeq_server.services.metrics import ShardCollector
 from codeq_server.services.reflection import enable_reflection
 from codeq_server.services.server_info import ServerService
 from codeq_server.services.serving import Serving
+from codeq_server.services.shard_links import LOOPBACK
 from codeq_server.services.shard_table import ShardTable
 from codeq_server.services.tokenless import TokenlessServer
 from codeq_server.storage.errors import StoreError
@@ -80,6 +88,8 @@ class Node:
         verify: Whether to check every row of the store first, and to refuse to start on contradictions.
         rest: Whether to serve the REST API, too; otherwise standalone gateways do.
         clock: Clock of the shard on a single node.
+        spans: Makes spans; None: those of the settings.
+        place: Place of this process, if there are several shards. The settings are those of this process.
     """
 
     def __init__(
@@ -91,8 +101,11 @@ class Node:
         verify: bool = False,
         rest: bool = True,
         clock: Clock = system_clock,
+        spans: Spans | None = None,
+        place: Place | None = None,
     ) -> None:
-        self._rest = rest
+        self._rest, self._place = rest, place
+        self._siblings: Siblings | None = None
         self._settings, self._files = settings, files
         self._logs = logs
         self._stopping = asyncio.Event()
@@ -105,7 +118,8 @@ class Node:
         self._certificates = Certificates(
             settings.http_tls if rest else None, settings.grpc_tls, settings.server_tls, "codeq"
         )
-        self._outgoing = outgoing_of(settings)
+        self._spans = spans_of(settings) if spans is None else spans
+        self._outgoing = outgoing_of(settings, None if self._spans is None else self._spans.callbacks)
         self._host = self._new_host(verify=verify, clock=clock)
         self._in_flight = InFlight()
         self._authentication = Authentication(settings.auth)
@@ -114,7 +128,7 @@ class Node:
             ShardTable(self._host.absence, self._host.stale),
             viewers_see_content=settings.auth.viewer_sees_payloads,
         )
-        self._readiness = Readiness(self._calls, self._host.absence)
+        self._readiness = Readiness(self._calls, self._host.absence, self._host.behind)
 
     async def run(self, announce: Callable[[summary.Ready], None]) -> int:
         """Starts the server, serves until `stop` or a failure, and shuts down.
@@ -128,31 +142,40 @@ class Node:
         Raises:
             StoreError, CorruptRows: The store cannot be opened.
             StoreNotClosedError: The store did not close in time.
-            ListenError: A port cannot be opened.
+            ListenError: A port cannot be opened, or two listeners name the same one.
         """
-        self._refuse_taken_ports()
+        if self._place is None:  # before anything is created on disk; otherwise the parent has checked the ports
+            refuse_taken(listeners_of(self._settings, rest=self._rest))
         await self._host.start(self._present, self._readiness.changed)
         async with AsyncExitStack() as stack:
+            if self._spans is not None:
+                stack.push_async_callback(self._spans.stop)
             stack.push_async_callback(self._close)
             stack.callback(self._authentication.stop)
             self._authentication.start()
-            server = new_server(self._files.grpc)
+            server = new_server(self._files.grpc, processes=1 if self._place is None else self._place.count)
             stack.push_async_callback(server.stop, 0)
-            registry = self._registry()
-            probes = ServerProbes(
-                ready=lambda: self._told(self._readiness.grpc()), metrics=lambda: generate_latest(registry)
-            )
-            streams = self._serve_grpc(server, probes, stack)
-            registry.register(streams)
+            exposition = self._exposition()
+            if self._place is not None:
+                self._siblings = Siblings(self._place, self._calls, server, self._door.known.add, _log_defect)
+                stack.push_async_callback(self._siblings.shards.close)
+            pages = MetricsPages(exposition, self._siblings)
+            probes = ServerProbes(lambda: self._told(self._readiness.grpc()), pages.for_gateways, pages.own)
+            streams = self._serve_grpc(server, probes, exposition, stack)
+            exposition.add(streams)
             worker, producer = self._listen(server)
             if self._rest:
-                self._http = self._gateway(stack, probes)
+                self._http = self._gateway(stack, pages)
             await server.start()
             http = None if self._http is None else await self._start_rest(stack, self._http)
             stack.push_async_callback(self._certificates.stop)
             self._certificates.start()
             stack.push_async_callback(self._doorkeeper.stop)
             self._doorkeeper.start()
+            if self._settings.codeq_pprof:
+                stack.callback(self._debug_listener().stop)
+            if self._siblings is not None:
+                await self._siblings.meet()
             announce(summary.Ready(http, worker, producer))
             await self._stopping.wait()
             await self._drain(server, streams)
@@ -170,7 +193,9 @@ class Node:
     def _new_host(self, *, verify: bool, clock: Clock) -> Host:
         settings, files = self._settings, self._files
         if settings.raft is None:
-            return LocalHost(settings, files, self._on_fatal, verify=verify, outgoing=self._outgoing, clock=clock)
+            at = 0 if self._place is None else self._place.shard
+            outgoing = self._outgoing
+            return LocalHost(settings, files, self._on_fatal, verify=verify, outgoing=outgoing, clock=clock, shard=at)
         # Imported only here: a single node runs without the extension that Raft needs.
         from codeq_server.node.raft_host import RaftHost  # noqa: PLC0415
 
@@ -179,7 +204,9 @@ class Node:
             settings, settings.raft, files, door, self._certificates, self._outgoing, self._on_fatal, verify=verify
         )
 
-    def _serve_grpc(self, server: grpc.aio.Server, probes: ServerProbes, stack: AsyncExitStack) -> CallStreams:
+    def _serve_grpc(
+        self, server: grpc.aio.Server, probes: ServerProbes, exposition: Exposition, stack: AsyncExitStack
+    ) -> CallStreams:
         """Adds every service to the server, with reflection and health; returns the gateways' call streams."""
         persistence = self._settings.persistence
         cluster = ClusterService(self._host.cluster, fsync=persistence.fsync_on_commit)
@@ -191,12 +218,24 @@ class Node:
                 mode=self._host.mode,
                 fsync=persistence.fsync_on_commit,
                 persistence_provider=self._settings.persistence_provider,
+                num_shards=persistence.num_shards,
                 backups=self._host.upkeep.backups,
                 settled=self._calls.settled,
                 on_trouble=_log_backup,
             ),
         )
-        front = GrpcFront(self._calls, self._in_flight, self._door.known.add, self._logs.access.grpc, _log_defect)
+        grpc_metrics = GrpcMetrics((*(method.name for method in self._calls.public_methods()), PRODUCE, WORK))
+        exposition.add(grpc_metrics)
+        access_log = grpc_metrics.counting(self._logs.access.grpc)
+        front = GrpcFront(
+            self._calls,
+            self._in_flight,
+            self._door.known.add,
+            access_log,
+            _log_defect,
+            grpc_metrics.ended,
+            None if self._spans is None else self._spans.grpc,
+        )
         names = front.register(server)
         telling = asyncio.get_running_loop().create_task(self._readiness.tell(self._health, names), name="health")
         stack.callback(telling.cancel)
@@ -206,66 +245,53 @@ class Node:
         streams = CallStreams(
             self._calls,
             self._in_flight,
-            self._settings.gateway_secret,
+            [self._settings.gateway_secret, "" if self._place is None else self._place.secret],
             probes,
             self._door.known.add,
-            self._logs.access.grpc,
+            access_log,
             _log_defect,
         )
         streams.register(server)
         return streams
 
-    def _refuse_taken_ports(self) -> None:
-        """Checks every port before anything is created on disk.
-
-        Raises:
-            ListenError: Some ports are in use.
-        """
-        settings = self._settings
-        http = Address(settings.http.host, settings.http.port) if self._rest else None
-        raft = None if settings.raft is None else settings.raft.bind_addr
-        streams = {
-            "WORKER_STREAM_ADDR": settings.worker_stream_addr,
-            "PRODUCER_STREAM_ADDR": settings.producer_stream_addr,
-        }
-        refuse_taken({"PORT": http, **streams, "RAFT_BIND_ADDR": raft})
-
     def _listen(self, server: grpc.aio.Server) -> tuple[Address | None, Address | None]:
         """Opens the gRPC ports; returns the addresses for workers and producers."""
         wanted = (self._settings.worker_stream_addr, self._settings.producer_stream_addr)
+        place = self._place
         ports = {
-            address: listen(server, address, self._certificates.grpc_credentials())
+            address: listen(server, address, self._certificates.grpc_credentials(), shared=place is not None)
             for address in dict.fromkeys(wanted)
             if address is not None
         }
         self._door.ports.update(ports.values())
+        if place is not None:
+            listen(server, Address(LOOPBACK, place.port), shared=True)
         worker, producer = (None if a is None else Address(a.host, ports[a]) for a in wanted)
         return worker, producer
 
-    def _registry(self) -> CollectorRegistry:
-        """Returns the registry of the server's metrics, except those of HTTP."""
-        registry = CollectorRegistry()
-        ProcessCollector(registry=registry)
-        GCCollector(registry=registry)
-        registry.register(LostLines(self._logs, "codeq"))
-        registry.register(self._certificates)
-        for collector in (
-            ShardCollector(lambda: self._calls.shards.serving, self._host.upkeep.space),
-            *self._host.collectors,
-        ):
-            registry.register(collector)
-        return registry
+    def _exposition(self) -> Exposition:
+        """Returns the server's metrics, except those of gRPC and HTTP."""
+        exposition = Exposition()
+        ProcessCollector(registry=exposition.registry)
+        GCCollector(registry=exposition.registry)
+        exposition.add(LostLines(self._logs, "codeq"))
+        exposition.add(self._certificates)
+        shard = ShardCollector(
+            lambda: self._calls.shards.serving,
+            self._host.upkeep.space,
+            by_tenant=self._settings.metrics_tenant_label,
+        )
+        exposition.add(shard, shard.refresh)
+        for collector in self._host.collectors:
+            exposition.add(collector)
+        return exposition
 
-    def _gateway(self, stack: AsyncExitStack, probes: ServerProbes) -> GatewayServer:
+    def _gateway(self, stack: AsyncExitStack, pages: MetricsPages) -> GatewayServer:
         http_metrics = HttpMetrics()
-        registry = CollectorRegistry()
-        registry.register(http_metrics)
+        pages.requests.add(http_metrics)
 
         async def ready() -> tuple[bool, Mapping[str, object]]:
             return self._told(self._readiness.rest())
-
-        async def metrics() -> bytes:
-            return generate_latest(registry) + probes.metrics()
 
         forwarder = Forwarder(
             descriptor_pool.Default(),
@@ -277,13 +303,14 @@ class Node:
         gateway = Gateway(
             self._calls.services,
             LocalDispatcher(self._calls, forwarder.call),
-            Probes(ready, metrics),
+            Probes(ready, pages.for_rest, self._readiness.starting),
             http_metrics,
             access_log=self._logs.access.http,
             allowed_hosts=self._settings.allowed_hosts or None,
             version=SERVER_VERSION,
             cors_origins=self._settings.cors_origins,
             bodies=self._in_flight,
+            spans=None if self._spans is None else self._spans.requests,
         )
         address, files = self._settings.http, self._files
         return GatewayServer(
@@ -293,6 +320,7 @@ class Node:
             connections_max=files.http,
             backlog=files.backlog,
             tls=self._certificates.http,
+            shared=self._place is not None,
         )
 
     async def _start_rest(self, stack: AsyncExitStack, gateway: GatewayServer) -> Address:
@@ -303,7 +331,31 @@ class Node:
         except OSError as error:
             raise ListenError(str(error)) from None
 
+    def _debug_listener(self) -> DebugListener:
+        """Opens the port for profiles.
+
+        Raises:
+            ListenError: The port cannot be opened.
+        """
+        address = self._settings.codeq_pprof_addr
+        try:
+            return DebugListener(address.host, address.port, lambda: self._logs.level, self._change_log_level)
+        except OSError as error:
+            raise ListenError(f"CODEQ_PPROF_ADDR {address}: {error.strerror or error}") from None
+
+    def _change_log_level(self, level: str) -> None:
+        """Changes the level of the log, and logs that; called from another thread."""
+        former = self._logs.level
+        if level == former:
+            return
+        if level == "error":  # which hides the line
+            _log.warning("log_level_changed", level=level, former=former)
+        self._logs.set_level(level)
+        _log.warning("log_level_changed", level=level, former=former)
+
     def _present(self, serving: Serving | None) -> None:
+        if serving is not None and self._spans is not None:
+            serving.trace(self._spans.tasks.take)
         self._calls.shards.present(serving)
         self._readiness.changed()
 
@@ -316,6 +368,7 @@ class Node:
             "fsync": persistence.fsync_on_commit,
             # Does not affect readiness: an unready node gets no calls, but calls that end tasks must still arrive.
             "storageFull": self._host.upkeep.space.full,
+            **({} if self._siblings is None else self._siblings.told()),
         }
 
     # -- life --------------------------------------------------------------------------------------------------------

@@ -17,12 +17,13 @@ from typing import Final
 import grpc.aio
 import structlog
 from codeq_gateway.app import Gateway, Probes
+from codeq_gateway.exposition import Exposition
 from codeq_gateway.links import open_channel
 from codeq_gateway.metrics import HttpMetrics
 from codeq_gateway.reflection import Schema, SchemaError, read_schema
 from codeq_gateway.remote import RemoteDispatcher
 from codeq_gateway.server import GatewayServer
-from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
+from prometheus_client import ProcessCollector
 
 from codeq_server.config import Address, GatewaySettings
 from codeq_server.log.setup import Logs, LostLines, configure_logging
@@ -81,7 +82,7 @@ class _Process:
         self._settings, self._files = settings, files
         self._logs = logs
         self._stopping = asyncio.Event()
-        self._registry = CollectorRegistry()
+        self._exposition = Exposition()
         self._http_metrics = HttpMetrics()
         self._certificates = Certificates(settings.http_tls, None, settings.server_tls, "codeq_gateway")
 
@@ -158,17 +159,17 @@ class _Process:
 
     def _gateway(self, schema: Schema, dispatcher: RemoteDispatcher) -> Gateway:
         http_metrics = self._http_metrics
-        self._registry.register(http_metrics)
-        self._registry.register(self._certificates)
-        ProcessCollector(namespace="codeq_gateway", registry=self._registry)
-        self._registry.register(LostLines(self._logs, "codeq_gateway"))
+        self._exposition.add(http_metrics)
+        self._exposition.add(self._certificates)
+        ProcessCollector(namespace="codeq_gateway", registry=self._exposition.registry)
+        self._exposition.add(LostLines(self._logs, "codeq_gateway"))
 
         async def ready() -> tuple[bool, Mapping[str, object]]:
             is_ready, details = await dispatcher.readiness()
             return is_ready and not self._stopping.is_set(), details
 
         async def metrics() -> bytes:
-            return generate_latest(self._registry) + await dispatcher.metrics()
+            return await self._exposition.text() + await dispatcher.metrics()
 
         try:
             return Gateway(

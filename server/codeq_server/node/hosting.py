@@ -52,6 +52,10 @@ class Host(Protocol):
         """Returns the rejection of calls while no Serving is presented."""
         ...
 
+    def behind(self) -> str:
+        """Returns why this node cannot yet take another one's place; empty: it can, or there is no other."""
+        ...
+
     async def stale(self) -> Serving:
         """Returns a Serving for stale reads only, while no Serving is presented.
 

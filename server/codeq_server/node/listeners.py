@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations
 from typing import Final
 
 import grpc.aio
 import structlog
 
-from codeq_server.config import Address, is_loopback
+from codeq_server.config import Address, ProcessSettings, RestSettings, Settings, is_loopback
 
 _log = structlog.get_logger()
 
@@ -24,7 +25,8 @@ STREAMS_PER_CONNECTION_MAX: Final = 1000
 """Maximum open calls of one connection; further ones wait in the client."""
 
 CALLS_MAX: Final = 8_192
-"""Maximum concurrent gRPC calls, including streams; further ones fail with RESOURCE_EXHAUSTED."""
+"""Maximum concurrent gRPC calls, including streams, for each process of the server; further ones fail with
+RESOURCE_EXHAUSTED."""
 
 _KEEPALIVE_MS: Final = 30_000
 _KEEPALIVE_ANSWER_MS: Final = 10_000
@@ -37,9 +39,10 @@ HANDSHAKE_SECONDS: Final = 5
 IDLE_SECONDS: Final = 75
 """Idle time after which a connection is closed; its client opens a new one for its next call."""
 
+STREAMS: Final = frozenset({"WORKER_STREAM_ADDR", "PRODUCER_STREAM_ADDR"})
+"""Variables of the gRPC listeners for clients, which are one listener if they name the same address."""
+
 _OPTIONS: Final[Sequence[tuple[str, int]]] = (
-    # Two servers never share a port: the second one fails to start.
-    ("grpc.so_reuseport", 0),
     ("grpc.max_receive_message_length", FRAME_BYTES_MAX),
     ("grpc.max_metadata_size", METADATA_BYTES_MAX),
     ("grpc.absolute_max_metadata_size", METADATA_BYTES_MAX),
@@ -48,9 +51,6 @@ _OPTIONS: Final[Sequence[tuple[str, int]]] = (
     ("grpc.max_concurrent_streams", STREAMS_PER_CONNECTION_MAX),
     ("grpc.server_handshake_timeout_ms", HANDSHAKE_SECONDS * 1000),
     ("grpc.max_connection_idle_ms", IDLE_SECONDS * 1000),
-    # By default gRPC cancels calls at random if more than 1000 arrive at once, as when thousands of workers reconnect.
-    ("grpc.server.max_pending_requests", CALLS_MAX),
-    ("grpc.server.max_pending_requests_hard_limit", CALLS_MAX),
     # Detects a peer that vanished silently within 40 s, even while its streams are idle.
     ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
     ("grpc.keepalive_timeout_ms", _KEEPALIVE_ANSWER_MS),
@@ -63,14 +63,82 @@ _OPTIONS: Final[Sequence[tuple[str, int]]] = (
 """Limits and keepalive of gRPC listeners."""
 
 
-def new_server(connections_max: int) -> grpc.aio.Server:
-    """Returns a gRPC server for clients without ports; each port allows up to `connections_max` connections."""
-    options = [*_OPTIONS, ("grpc.max_allowed_incoming_connections", connections_max)]
-    return grpc.aio.server(options=options, maximum_concurrent_rpcs=CALLS_MAX)
+def new_server(connections_max: int, *, processes: int = 1) -> grpc.aio.Server:
+    """Returns a gRPC server for clients without ports.
+
+    Args:
+        connections_max: Maximum number of connections to each port.
+        processes: Number of processes of this server, which listen on the same ports and pass calls on to each other.
+            Two servers never share a port: the second one fails to start.
+    """
+    calls_max = CALLS_MAX * processes
+    options = [
+        *_OPTIONS,
+        ("grpc.max_allowed_incoming_connections", connections_max),
+        ("grpc.so_reuseport", int(processes > 1)),
+        # By default gRPC cancels calls at random if more than 1000 arrive at once, as when thousands of workers
+        # reconnect.
+        ("grpc.server.max_pending_requests", calls_max),
+        ("grpc.server.max_pending_requests_hard_limit", calls_max),
+    ]
+    return grpc.aio.server(options=options, maximum_concurrent_rpcs=calls_max)
 
 
 class ListenError(Exception):
     """A port cannot be opened; the text says which and why."""
+
+
+def listeners_of(settings: ProcessSettings, *, rest: bool) -> dict[str, Address]:
+    """Returns the addresses that a process listens on, by the variable that sets each.
+
+    Args:
+        settings: Settings of the process.
+        rest: Whether it serves REST.
+    """
+    found: dict[str, Address | None] = {}
+    if rest and isinstance(settings, RestSettings):
+        found["PORT"] = Address(settings.http.host, settings.http.port)
+    if isinstance(settings, Settings):
+        found["WORKER_STREAM_ADDR"] = settings.worker_stream_addr
+        found["PRODUCER_STREAM_ADDR"] = settings.producer_stream_addr
+        found["RAFT_BIND_ADDR"] = None if settings.raft is None else settings.raft.bind_addr
+        found["CODEQ_PPROF_ADDR"] = settings.codeq_pprof_addr if settings.codeq_pprof else None
+    return {name: address for name, address in found.items() if address is not None}
+
+
+def conflicts(wanted: Mapping[str, Address | None]) -> Iterator[tuple[str, str]]:
+    """Yields the variables of each two listeners that cannot listen at the same time.
+
+    Args:
+        wanted: Address of each listener by the variable that sets it; None: no listener.
+    """
+    addresses = [(name, address) for name, address in wanted.items() if address is not None and address.port]
+    for (first, one), (second, other) in combinations(addresses, 2):
+        is_one_listener = one == other and {first, second} == STREAMS
+        if one.port == other.port and not is_one_listener and _overlap(one.host, other.host):
+            yield first, second
+
+
+def _overlap(one: str, other: str) -> bool:
+    """Returns whether two hosts have an IP address in common."""
+    ours, theirs = _places(one), _places(other)
+    for mine, others in ((ours, theirs), (theirs, ours)):
+        if "::" in mine or ("0.0.0.0" in mine and any(":" not in each for each in others)):  # noqa: S104 - compared
+            return True
+    return not ours.isdisjoint(theirs)
+
+
+def _places(host: str) -> frozenset[str]:
+    """Returns the IP addresses of a host; "::" stands for those of both families, to which gRPC binds it."""
+    if not host:
+        return frozenset({"::"})
+    if host == "localhost":  # the resolver may know only one of them
+        return frozenset({"127.0.0.1", "::1"})
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        return frozenset({host})
+    return frozenset(str(target[0]).removeprefix("::ffff:") for *_, target in found)
 
 
 def refuse_taken(wanted: Mapping[str, Address | None]) -> None:
@@ -80,9 +148,9 @@ def refuse_taken(wanted: Mapping[str, Address | None]) -> None:
         wanted: Address of each listener by the variable that sets it; None: no listener.
 
     Raises:
-        ListenError: Ports are in use, or hosts are not local.
+        ListenError: Ports are in use, several listeners name the same one, or hosts are not local.
     """
-    problems = []
+    problems = [f"{wanted[second]} ({second}: {first} has the same port)" for first, second in conflicts(wanted)]
     for variable, address in wanted.items():
         if address is not None:
             try:
@@ -93,16 +161,27 @@ def refuse_taken(wanted: Mapping[str, Address | None]) -> None:
         raise ListenError(f"cannot listen on {', '.join(problems)}")
 
 
-def listen(server: grpc.aio.Server, address: Address, credentials: grpc.ServerCredentials | None = None) -> int:
+def listen(
+    server: grpc.aio.Server,
+    address: Address,
+    credentials: grpc.ServerCredentials | None = None,
+    *,
+    shared: bool = False,
+) -> int:
     """Makes a server that is not started yet listen on an address; returns the port.
 
-    `credentials` turn TLS on.
+    Args:
+        server: The server.
+        address: The address.
+        credentials: Turn TLS on.
+        shared: As for `new_server`.
 
     Raises:
         ListenError: The port is in use, or the host is not local.
     """
     try:
-        _probe(address)
+        if not shared:
+            _probe(address)
         where = str(Address(address.host or "::", address.port))
         return server.add_insecure_port(where) if credentials is None else server.add_secure_port(where, credentials)
     except (OSError, RuntimeError) as error:
@@ -131,12 +210,36 @@ def _reason(error: Exception) -> str:
     return os.strerror(number) if number > 0 else getattr(error, "strerror", None) or str(error)
 
 
+def reserve(address: Address) -> socket.socket:
+    """Returns a socket that keeps a port for processes that share it; it does not listen itself.
+
+    Raises:
+        ListenError: The port is in use, or the host is not local.
+    """
+    family, target = _target(address)
+    held = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        if family == socket.AF_INET6:
+            held.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(bool(address.host)))
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        held.bind(target)
+    except OSError as error:
+        held.close()
+        raise ListenError(f"cannot listen on {address}: {_reason(error)}") from None
+    return held
+
+
 def _probe(address: Address) -> None:
     """Raises the OSError that prevents opening a port, which gRPC does not report."""
+    family, target = _target(address)
+    dual = family == socket.AF_INET6 and not address.host
+    socket.create_server(target, family=family, dualstack_ipv6=dual).close()
+
+
+def _target(address: Address) -> tuple[socket.AddressFamily, tuple[str, int]]:
+    """Returns what to bind for an address; without a host, all interfaces."""
     if address.host:
         family, *_, target = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)[0]
-        socket.create_server(target[:2], family=family).close()
-    elif socket.has_dualstack_ipv6():
-        socket.create_server(("", address.port), family=socket.AF_INET6, dualstack_ipv6=True).close()
-    else:
-        socket.create_server(("", address.port)).close()
+        return family, (str(target[0]), address.port)
+    return socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET, ("", address.port)

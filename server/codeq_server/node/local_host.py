@@ -20,9 +20,11 @@ from codeq_server.node.upkeep import Upkeep
 from codeq_server.replication.local import LocalLog
 from codeq_server.replication.raft.log_rows import load_node
 from codeq_server.services.cluster import Cluster, NoCluster
+from codeq_server.services.histograms import SyncTimes
 from codeq_server.services.serving import Serving
 from codeq_server.storage.errors import StoreFormat
 from codeq_server.storage.identity import CLUSTER_ID_BYTES, next_identity, save
+from codeq_server.storage.layout import refuse_shards
 from codeq_server.storage.opening import open_store
 from codeq_server.webhooks.outgoing import Outgoing
 
@@ -37,6 +39,7 @@ class LocalHost:
         verify: Whether to check every row first.
         outgoing: Makes requests to URLs of tenants.
         clock: Clock of the shard.
+        shard: Index of the shard among those of the settings.
     """
 
     mode = "single"
@@ -52,7 +55,9 @@ class LocalHost:
         verify: bool,
         outgoing: Outgoing | None = None,
         clock: Clock = system_clock,
+        shard: int = 0,
     ) -> None:
+        self._shard = shard
         self.cluster: Cluster = NoCluster()
         self._settings, self._files = settings, files
         self._on_fatal = on_fatal
@@ -70,12 +75,15 @@ class LocalHost:
         """
         settings = self._settings
         persistence = settings.persistence
+        if persistence.path is not None and persistence.num_shards == 1:
+            refuse_shards(persistence.path)
         store = open_store(persistence.path, fsync=persistence.fsync_on_commit, files_max=self._files.store)
         try:
             _refuse_member(store)
             # Nothing may be written before the format is known and the store is known to be complete.
             unix_seconds = self._clock()[0] // 1000
-            identity = next_identity(store, persistence.num_shards, unix_seconds, os.urandom(CLUSTER_ID_BYTES))
+            installation, count = os.urandom(CLUSTER_ID_BYTES), persistence.num_shards
+            identity = next_identity(store, count, unix_seconds, installation, shard=self._shard)
             tick = store.get(keys.TICK)
             store.check_recovered(0 if tick is None else parsed(rows_pb2.TickRow, keys.TICK, tick).lsn)
             if self._verify:
@@ -87,11 +95,13 @@ class LocalHost:
             raise
         try:
             keeper = self.upkeep.keeper
-            shard = load_shard(settings, store, identity.epoch, self._clock)
+            shard = load_shard(settings, store, identity.epoch, self._clock, shard=self._shard)
+            log = LocalLog(store)
+            self.collectors = (SyncTimes(log.syncs),)
             serving = make_serving(
                 settings,
                 shard,
-                LocalLog(store),
+                log,
                 keeper,
                 self._on_fatal,
                 outgoing=self._outgoing,
@@ -108,6 +118,10 @@ class LocalHost:
     def absence(self) -> Rejection:
         """Returns the rejection of calls before startup is complete."""
         return Rejection(Reason.DRAINING, "the server is starting")
+
+    def behind(self) -> str:
+        """Returns an empty text once the store is open."""
+        return "the server is starting" if self._serving is None else ""
 
     async def stale(self) -> Serving:
         """Never called in normal operation: a single node always serves. Raises the rejection of `absence`."""

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 from codeq_server.config import Settings
 from codeq_server.core.backoff import BackoffPolicy
+from codeq_server.core.ids import Route
 from codeq_server.core.limits import Limits
 from codeq_server.core.parsing import RowReader
 from codeq_server.core.recovery import open_shard
@@ -38,7 +39,9 @@ def verify(rows: RowReader) -> None:
         )
 
 
-def load_shard(settings: Settings, rows: RowReader, epoch: int, clock: Clock = system_clock) -> Shard:
+def load_shard(
+    settings: Settings, rows: RowReader, epoch: int, clock: Clock = system_clock, *, shard: int = 0
+) -> Shard:
     """Loads the shard from the store; may run on any thread as long as no other one writes its rows.
 
     Args:
@@ -46,12 +49,13 @@ def load_shard(settings: Settings, rows: RowReader, epoch: int, clock: Clock = s
         rows: The rows of the store.
         epoch: Epoch of this opening, greater than all earlier ones.
         clock: Clock of the shard.
+        shard: Index of the shard among those of the settings.
 
     Raises:
         CorruptRows: The rows contradict each other.
     """
     with _no_collection():
-        return open_shard(rows, _shard_settings(settings), epoch, *clock())
+        return open_shard(rows, _shard_settings(settings, shard), epoch, *clock())
 
 
 def make_serving(
@@ -101,8 +105,10 @@ def _no_collection() -> Iterator[None]:
             gc.enable()
 
 
-def _shard_settings(settings: Settings) -> ShardSettings:
+def _shard_settings(settings: Settings, shard: int) -> ShardSettings:
+    count = settings.persistence.num_shards
     return ShardSettings(
+        route=None if count == 1 else Route(shard, count),
         max_attempts=settings.max_attempts_default,
         backoff_policy=BackoffPolicy(settings.backoff_policy),
         backoff_base_seconds=settings.backoff_base_seconds,

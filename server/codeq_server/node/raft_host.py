@@ -35,6 +35,7 @@ from codeq_server.replication.raft.ports import Made, Ticks
 from codeq_server.replication.raft.transport import Transport
 from codeq_server.services.cluster import Cluster
 from codeq_server.services.serving import Serving
+from codeq_server.storage.layout import refuse_shards
 from codeq_server.storage.rocks import RocksStore
 from codeq_server.storage.scratch import scratch_of, take_scratch
 from codeq_server.webhooks.outgoing import Outgoing
@@ -106,6 +107,7 @@ class RaftHost:
         settings, raft = self._settings, self._raft
         path = settings.persistence.path
         assert path is not None
+        refuse_shards(path)
         self._present, self._absence_changed = present, absence_changed
         self._loop = asyncio.get_running_loop()
         self._store = store = RocksStore(
@@ -137,6 +139,7 @@ class RaftHost:
             Ticks(TICKS_PER_ELECTION, heartbeat),
             raft.peer_http_addrs,
             raft.peer_grpc_addrs,
+            None if raft.numbered is None else raft.numbered.address_of,
         )
         self.member = Member(store, row, member_settings, os.urandom, self, self._fail)
         self.transport = Transport(
@@ -175,6 +178,10 @@ class RaftHost:
     def absence(self) -> Rejection:
         """Returns the rejection of calls while this node is not the leader."""
         return self.member.refusal()
+
+    def behind(self) -> str:
+        """Returns why this member has not caught up; empty: it has."""
+        return self.member.why_behind()
 
     async def stale(self) -> Serving:
         """Returns a Serving that answers reads from this node's own rows."""
@@ -217,7 +224,13 @@ class RaftHost:
                 self.transport.remove(peer.name)
         for name, address in known.items():
             if name != self._raft.self_id:
-                self.transport.add(name, self._raft.peers.get(name, address))
+                self.transport.add(name, self._address_of(name) or address)
+        self.transport.introduce()
+
+    def _address_of(self, name: str) -> str:
+        """Returns the configured address of a member, which may be newer than the members' own; empty: none."""
+        raft = self._raft
+        return raft.peers.get(name, "") if raft.numbered is None else raft.numbered.address_of(name)
 
     def leader_changed(self) -> None:
         """See `ports.Host.leader_changed`."""

@@ -16,6 +16,8 @@ from codeq_server.replication.raft.group import Group
 from codeq_server.replication.raft.member import Member
 from codeq_server.replication.raft.transport import Transport
 from codeq_server.services.cluster import Role
+from codeq_server.services.former_metrics import former_counter
+from codeq_server.services.histograms import OF_DISKS, SyncTimes
 
 _COUNTERS: Final = {
     "messages_sent": ("codeq_raft_messages_sent", "Messages sent to other nodes"),
@@ -99,7 +101,6 @@ def _of_members(group: Group) -> Iterator[Metric]:
 
 def _of_disk(disk: Disk) -> Iterator[Metric]:
     yield GaugeMetricFamily("codeq_raft_writes_waiting", "Writes waiting for the disk.", value=disk.waiting)
-    yield CounterMetricFamily("codeq_raft_syncs", "Disk syncs since startup.", value=disk.syncs.count)
-    yield CounterMetricFamily(
-        "codeq_raft_sync_seconds", "Time spent in writes with their syncs since startup.", value=disk.syncs.seconds
-    )
+    yield from SyncTimes(disk.syncs).collect()
+    yield former_counter("codeq_raft_syncs_total", disk.syncs.count)
+    yield former_counter("codeq_raft_sync_seconds_total", disk.syncs.total / OF_DISKS.per_second)

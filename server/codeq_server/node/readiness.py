@@ -1,4 +1,7 @@
-"""Readiness of a node: whether it answers calls or redirects them to the leader; otherwise the reason."""
+"""Readiness of a node: whether it answers calls or redirects them to the leader; otherwise the reason.
+
+Also whether the node has started, so that another one may be stopped.
+"""
 
 from __future__ import annotations
 
@@ -22,10 +25,12 @@ class Readiness:
     Args:
         calls: Holds the current Serving of the shard.
         absence: Returns the rejection of calls without a Serving, with the leader's addresses if known.
+        behind: Returns why the node cannot yet take another one's place; empty: it can.
     """
 
-    def __init__(self, calls: Calls, absence: Callable[[], Rejection]) -> None:
-        self._calls, self._absence = calls, absence
+    def __init__(self, calls: Calls, absence: Callable[[], Rejection], behind: Callable[[], str]) -> None:
+        self._calls, self._absence, self._behind = calls, absence, behind
+        self._has_started = False
         self._may_differ = asyncio.Event()
         self._is_stopping = False
 
@@ -37,6 +42,12 @@ class Readiness:
     def changed(self) -> None:
         """Signals that readiness may have changed."""
         self._may_differ.set()
+
+    def starting(self) -> str:
+        """Returns why the node has not started: it has not caught up yet; empty: it once had, and it stays so."""
+        why = "" if self._has_started else self._behind()
+        self._has_started = not why
+        return why
 
     def rest(self) -> str:
         """Returns why HTTP requests are neither answered nor redirected; empty: they are."""

@@ -63,9 +63,13 @@ class Act:
         subject: Subject of the caller.
         tenant: Tenant on which it acts; empty: the server.
         origin: Address of the caller, as host:port or as gRPC's peer.
+        part: Whether another shard records the act, so that this object does not.
     """
 
-    def __init__(self, call: str, request: Message, *, subject: str, tenant: str, origin: str) -> None:
+    def __init__(
+        self, call: str, request: Message, *, subject: str, tenant: str, origin: str, part: bool = False
+    ) -> None:
+        self._is_part = part
         self._row = rows_pb2.AuditRow(
             subject=_cut(subject),
             tenant=tenant,
@@ -92,6 +96,9 @@ class Act:
         Raises:
             Rejection: The runner no longer decides.
         """
+        if self._is_part:
+            runner.changed()
+            return
         row = self._row
         if before is not None:
             row.before = _json(before)
@@ -127,6 +134,8 @@ class Act:
 
     def tell(self, outcome: str = OK) -> None:
         """Tells the log of the act."""
+        if self._is_part:
+            return
         row = self._row
         state = {name: getattr(row, name) for name in ("before", "after") if row.HasField(name)}
         _log.info(

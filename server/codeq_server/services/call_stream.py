@@ -9,10 +9,9 @@ forwarded to another server.
 from __future__ import annotations
 
 import asyncio
-import hmac
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, Protocol
@@ -23,7 +22,6 @@ from codeq import reasons
 from codeq.frames import let_go
 from codeq_gateway.bodies import LARGE_BYTES, InFlight
 from codeq_gateway.finishing import finish
-from codeq_gateway.links import SECRET_KEY
 from codeq_internal.v1 import call_pb2
 from google.protobuf.message import Message
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -41,9 +39,9 @@ from .grpc_front import (
     refuse,
     serialize,
     status_of,
-    text_of,
     working_at,
 )
+from .internal_callers import InternalCallers
 
 SERVICE: Final = "codeq_internal.v1.CallService"
 """Name of the service; reflection does not list it, because it is not part of the public API."""
@@ -99,7 +97,16 @@ class UnaryCalls(Protocol):
         ...
 
     def carry_out(
-        self, name: str, claims: Any, request: Any, authorization: Authorization, *, stale: bool, origin: str
+        self,
+        name: str,
+        claims: Any,
+        request: Any,
+        authorization: Authorization,
+        *,
+        stale: bool,
+        origin: str,
+        here: bool,
+        part: bool,
     ) -> Awaitable[Message]:
         """Returns the response of a call."""
         ...
@@ -115,11 +122,14 @@ class ServerProbes:
 
     Attributes:
         ready: Returns whether calls are accepted, and a JSON object with details.
-        metrics: Returns the server's metrics in the Prometheus text format, without those of its own HTTP requests.
+        metrics: Returns the server's metrics in the Prometheus text format. Without shards in other processes, those of
+            its own HTTP requests are not among them.
+        own_metrics: Returns those of this process, with its HTTP requests, for the others of its server.
     """
 
     ready: Callable[[], tuple[bool, Mapping[str, object]]]
-    metrics: Callable[[], bytes]
+    metrics: Callable[[], Awaitable[bytes]]
+    own_metrics: Callable[[], Awaitable[bytes]]
 
 
 class CallStreams(Collector):
@@ -128,7 +138,8 @@ class CallStreams(Collector):
     Args:
         calls: Executes the calls.
         in_flight: Counts the bytes of large requests.
-        secret: Shared secret required of gateways; empty: none is admitted.
+        secrets: Shared secrets, of which gateways and other processes of this server must show one; empty ones admit
+            nobody.
         probes: Readiness and metrics for gateways.
         on_known: Called with the gRPC peer of a connection that presented the secret.
         access_log: Writes one line per call; None: no access log.
@@ -142,7 +153,7 @@ class CallStreams(Collector):
         self,
         calls: UnaryCalls,
         in_flight: InFlight,
-        secret: str,
+        secrets: Sequence[str],
         probes: ServerProbes,
         on_known: Callable[[str], None],
         access_log: AccessLog | None,
@@ -152,9 +163,8 @@ class CallStreams(Collector):
         self.in_flight = in_flight
         self.access_log = access_log
         self.on_defect = on_defect
-        self._on_known = on_known
+        self._callers = InternalCallers(secrets, calls.denied, on_known)
         self.frames = 0
-        self._secret = secret.encode()
         self._probes = probes
         self._open: set[_CallStream] = set()
         self._is_ending = False
@@ -192,7 +202,7 @@ class CallStreams(Collector):
 
     async def _exchange(self, _: Any, context: Any) -> None:
         try:
-            self._check_secret(context)
+            self._callers.check("CallService", context)
             if self._is_ending:
                 raise Rejection(Reason.DRAINING, "the server is stopping")
             if len(self._open) >= STREAMS_MAX:
@@ -214,7 +224,7 @@ class CallStreams(Collector):
 
         async def behaviour(_: Any, context: Any) -> Message | None:
             try:
-                self._check_secret(context)
+                self._callers.check("CallService", context)
                 return await answer(await only_message(context))
             except REFUSALS as problem:
                 refuse(context, refusal_of(problem))
@@ -226,19 +236,6 @@ class CallStreams(Collector):
             request_deserializer=request_class.FromString,
             response_serializer=serialize,
         )
-
-    def _check_secret(self, context: Any) -> None:
-        """Checks that the caller is a gateway of this installation.
-
-        Raises:
-            Rejection: UNAUTHENTICATED.
-        """
-        given = text_of(dict(context.invocation_metadata()).get(SECRET_KEY, ""))
-        if not self._secret or not hmac.compare_digest(given.encode(), self._secret):
-            refusal = Rejection(Reason.UNAUTHENTICATED, "the gateway secret is missing or wrong: see gatewaySecret")
-            self.calls.denied("CallService", refusal, context.peer())
-            raise refusal
-        self._on_known(context.peer())
 
     async def _authorize(self, request: call_pb2.AuthorizeRequest) -> call_pb2.AuthorizeResponse:
         if request.method not in self.calls.methods:
@@ -254,8 +251,9 @@ class CallStreams(Collector):
         ready, details = self._probes.ready()
         return call_pb2.GetReadinessResponse(ready=ready, details=msgspec.json.encode(details))
 
-    async def _get_metrics(self, _: call_pb2.GetMetricsRequest) -> call_pb2.GetMetricsResponse:
-        return call_pb2.GetMetricsResponse(text=self._probes.metrics())
+    async def _get_metrics(self, request: call_pb2.GetMetricsRequest) -> call_pb2.GetMetricsResponse:
+        text = await (self._probes.own_metrics() if request.own else self._probes.metrics())
+        return call_pb2.GetMetricsResponse(text=text)
 
 
 @dataclass(slots=True)
@@ -350,7 +348,13 @@ class _CallStream:
                 raise Rejection(Reason.ROUTE_NOT_FOUND, "unknown method")  # noqa: TRY301
             calls, authorization = streams.calls, call.authorization or call.client_certificate
             claims = calls.known(name, authorization) or await calls.authenticate(name, authorization)
-            carry_out = partial(calls.carry_out, stale=call.consistency == STALE, origin=call.origin)
+            carry_out = partial(
+                calls.carry_out,
+                stale=call.consistency == STALE,
+                origin=call.origin,
+                here=call.HasField("shard"),
+                part=call.part,
+            )
             if len(call.request) < LARGE_BYTES:
                 response = await carry_out(name, claims, method.parse(call.request), authorization)
             else:
@@ -360,15 +364,16 @@ class _CallStream:
         except REFUSALS as problem:
             refusal = refusal_of(problem)
             code, about = self._refuse(call.number, refusal), refusal.about()
-            streams.calls.denied(name, refusal, call.origin)
+            if not call.HasField("shard"):  # otherwise the process that has routed it records the refusal
+                streams.calls.denied(name, refusal, call.origin)
             let_go(problem)
         except asyncio.CancelledError:
             code = "DEADLINE_EXCEEDED" if self._open[call.number].is_late else "CANCELLED"
             raise
-        except Exception as problem:  # noqa: BLE001 - a bug: the caller gets INTERNAL, the log the details
-            streams.on_defect(name, problem)
+        except Exception as defect:  # noqa: BLE001 - a bug: the caller gets INTERNAL, the log the details
+            streams.on_defect(name, defect)
             code = self._refuse(call.number, Rejection(Reason.INTERNAL, "internal error"))
-            let_go(problem)
+            let_go(defect)
         finally:
             if streams.access_log is not None:
                 streams.access_log(name, code, time.perf_counter() - started, call.request_id, about)

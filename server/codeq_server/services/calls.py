@@ -29,12 +29,23 @@ from codeq_server.engine.runner import ShardRunner
 
 from .auditing import DENIALS, OK, Act, State, denial_of, record_denial
 from .content import remove_content
-from .methods import TENANT_FIELD, Method, methods_of, stateless
-from .serving import SHARD_SERVICES, Handler, Serving, handlers_of
+from .elsewhere import CREATE_SERVICE
+from .methods import TENANT_FIELD, Method, internal_methods, methods_of, stateless
+from .routing.router import Router
+from .serving import SHARD_SERVICES, TASKS, Handler, Serving, handlers_of
+from .shard_service import SHARD
 from .shard_table import ShardTable
+from .shards import LinkedShards
 from .validation import check_message
 
 _HANDOVER: Final = "TransferLeadership"
+
+_ROUTED: Final = 0
+"""The way of a call of a client: to the shards that it concerns."""
+_HERE: Final = 1
+"""That of a call that another process has routed here."""
+_PART: Final = 2
+"""That of such a call which is one part of a call that is charged and recorded elsewhere."""
 
 
 class Calls:
@@ -43,7 +54,9 @@ class Calls:
     Attributes:
         shards: Routes calls on a shard.
         methods: The methods by full name.
-        services: The services, the shard's services first.
+        services: The public services, the shard's services first.
+        router: Executes calls that need other shards; None: there is one shard.
+        siblings: Reaches all shards with streams; None: there is one shard.
         draining: Whether the server rejects new calls.
 
     Args:
@@ -59,8 +72,27 @@ class Calls:
         self.methods: dict[str, Method] = {}
         self.services: list[ServiceDescriptor] = []
         self.draining = False
+        self.router: Router | None = None
+        self.siblings: LinkedShards | None = None
         for name in SHARD_SERVICES:
             self._add(name, {})
+        for name, like in ((SHARD, "ClaimTasks"), (CREATE_SERVICE, "BatchCreateTasks")):
+            service = descriptor_pool.Default().FindServiceByName(name)
+            for method in internal_methods(service, self.methods[f"/{TASKS}/{like}"]):
+                self.methods[method.name] = method
+
+    def public_methods(self) -> list[Method]:
+        """Returns the methods that clients may call."""
+        return [self.methods[f"/{each.full_name}/{rpc.name}"] for each in self.services for rpc in each.methods]
+
+    def charge(self, method: Method, claims: Claims, request: Message) -> None:
+        """Charges a call that several shards execute, once, to the rate limits of this process.
+
+        Raises:
+            Rejection: RATE_LIMITED.
+        """
+        if self.shards.serving is not None:
+            _charge(self.shards.serving, method, claims, request, method.items(request))
 
     def register(self, service_name: str, service: object, state: Callable[[], State | None] = stateless) -> None:
         """Registers a service of the node, whose methods have the names of its RPCs.
@@ -153,20 +185,35 @@ class Calls:
         *,
         stale: bool = False,
         origin: str = "",
+        here: bool = False,
+        part: bool = False,
     ) -> Message:
         """Returns the response of a call whose caller is authenticated; see `call`.
+
+        Args:
+            name: Full name of the method.
+            claims: Claims of the caller.
+            request: Its request.
+            authorization: Value of the authorization header, or the certificate.
+            stale: Whether a follower may answer a read from its own, possibly stale, state.
+            origin: Address of the caller, as host:port or as gRPC's peer; only the audit reads it.
+            here: Whether this process executes the call whichever shards it concerns, because another one routed it.
+            part: Whether the call is one part of a call that is charged and recorded elsewhere.
 
         Raises:
             Rejection: The call was rejected, the token has expired while its request was received, or it was revoked
                 while the call waited.
         """
         method = self.methods[name]
+        way = _ROUTED if not here else _PART if part else _HERE
         try:
             hides_content = self._hides_content(method, claims, authorization)
             if method.waits(request):
-                response = await self._carry_out_waiting(method, claims, request, authorization, stale=stale)
+                response = await self._carry_out_waiting(method, claims, request, authorization, stale=stale, way=way)
             else:
-                response = await self._carry_out(method, claims, request, stale=stale, origin=origin)
+                response = await self._carry_out(
+                    method, claims, request, authorization, stale=stale, origin=origin, way=way
+                )
         except Rejection as rejection:
             rejection.tenant = claims.tenant_id or getattr(request, TENANT_FIELD, "")
             rejection.subject = claims.subject
@@ -174,7 +221,7 @@ class Calls:
             raise
         if hides_content:
             remove_content(response)
-        if method.lists and claims.seen_commands is not None:
+        if method.lists and claims.seen_commands is not None and not here:
             self._note_denied_items(name, claims, response, origin)
         return response
 
@@ -200,7 +247,7 @@ class Calls:
         return True
 
     async def _carry_out_waiting(
-        self, method: Method, claims: Claims, request: Message, authorization: Authorization, *, stale: bool
+        self, method: Method, claims: Claims, request: Message, authorization: Authorization, *, stale: bool, way: int
     ) -> Message:
         """Carries out a call that waits, unless its token is revoked meanwhile.
 
@@ -218,7 +265,7 @@ class Calls:
                         patience.reschedule(0)
 
                 watch = self.authenticator.revocations.watch(bearer(authorization), ask_again)
-                return await self._carry_out(method, claims, request, stale=stale)
+                return await self._carry_out(method, claims, request, authorization, stale=stale, way=way)
         except TimeoutError:
             if not patience.expired():
                 raise
@@ -236,26 +283,38 @@ class Calls:
         return now is None or (now.subject, now.tenant_id) == (claims.subject, claims.tenant_id)
 
     async def _carry_out(
-        self, method: Method, claims: Claims, request: Message, *, stale: bool, origin: str = ""
+        self,
+        method: Method,
+        claims: Claims,
+        request: Message,
+        authorization: Authorization,
+        *,
+        stale: bool,
+        way: int,
+        origin: str = "",
     ) -> Message:
         if self.draining:
             raise Rejection(Reason.DRAINING, "the server is stopping")
+        router = self.router
+        if router is not None and way == _ROUTED and router.takes(method, claims, request):
+            return await router.carry_out(method, claims, request, authorization, origin)
         if method.handler is not None:
-            if self.shards.serving is not None:
+            if self.shards.serving is not None and way != _PART:
                 _charge(self.shards.serving, method, claims, request, method.items(request))
             check_message(request)
-            act = _act_of(method, claims, request, origin) if method.administers else None
+            act = _act_of(method, claims, request, origin, way) if method.administers else None
             return await (
                 method.handler(claims, request) if act is None else self._on_node(method, act, claims, request)
             )
         shards = self.shards
         serving = await shards.route_stale(method, request) if stale else shards.route(method, request)
         items = method.items(request)
-        _charge(serving, method, claims, request, items)
+        if way != _PART:
+            _charge(serving, method, claims, request, items)
         check_message(request)
         if method.names_tenant or not claims.tenant_id:
             claims = _acting(method, claims, request)
-        act = _act_of(method, claims, request, origin) if method.administers else None
+        act = _act_of(method, claims, request, origin, way) if method.administers else None
         await serving.runner.room(claims.tenant_id, method.cost + items)
         handler = serving.handlers[method.name]
         try:
@@ -321,7 +380,7 @@ async def _on_shard(handler: Handler, act: Act, claims: Claims, request: Message
     return response
 
 
-def _act_of(method: Method, claims: Claims, request: Message, origin: str) -> Act | None:
+def _act_of(method: Method, claims: Claims, request: Message, origin: str, way: int) -> Act | None:
     """Returns an administrative call as an act.
 
     One that only operators may make concerns the server, or the tenant that it limits.
@@ -334,7 +393,8 @@ def _act_of(method: Method, claims: Claims, request: Message, origin: str) -> Ac
     tenant = claims.tenant_id if method.access.principal == options_pb2.PRINCIPAL_ADMIN else ""
     if isinstance(request, UpdateTenantRequest) and request.name != DEFAULT:
         tenant = request.name
-    return Act(method.descriptor.name, request, subject=claims.subject, tenant=tenant, origin=origin)
+    name, subject = method.descriptor.name, claims.subject
+    return Act(name, request, subject=subject, tenant=tenant, origin=origin, part=way == _PART)
 
 
 def _charge(serving: Serving, method: Method, claims: Claims, request: Any, items: int) -> None:
@@ -358,7 +418,7 @@ def _acting(method: Method, claims: Claims, request: Any) -> Claims:
     named: str = request.tenant if method.names_tenant else ""
     if named and named != claims.tenant_id:
         if not claims.is_operator:
-            raise Rejection(Reason.NOT_OPERATOR, "only an operator may name another tenant than the token's")
+            raise Rejection(Reason.NOT_OPERATOR, "only an operator may name a tenant other than the token's")
         return replace(claims, tenant_id=named)
     if not claims.tenant_id and method.needs_tenant:
         if method.names_tenant:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from codeq_server.auth.claims import Claims
 from codeq_server.core.claims import Delivered, claim
+from codeq_server.core.deliveries import Claim
 from codeq_server.core.errors import Reason, Rejection
-from codeq_server.core.model import Caller, Claim, TaskKey
+from codeq_server.core.model import Caller, TaskKey
 from codeq_server.core.outcomes import give_back
 from codeq_server.core.status import Outcome
 from codeq_server.engine.runner import ShardRunner
@@ -16,8 +18,20 @@ from codeq_server.engine.runner import ShardRunner
 Claimed = tuple[Claim, list[Delivered]]
 
 
+class Lease(NamedTuple):
+    """How long the leases of a claim are.
+
+    Attributes:
+        ms: Their length.
+        is_default: Whether the caller named none, so that the policy of a queue may name another one.
+    """
+
+    ms: int
+    is_default: bool
+
+
 def claim_now(
-    runner: ShardRunner, caller: Caller, commands: Sequence[str] | None, count: int, bytes_max: int, lease_ms: int
+    runner: ShardRunner, caller: Caller, commands: Sequence[str] | None, count: int, bytes_max: int, lease: Lease
 ) -> Claimed | None:
     """Claims tasks that are available now; returns None if there are none. The claim is not durable yet.
 
@@ -26,7 +40,7 @@ def claim_now(
     """
     now = runner.now()
     try:
-        claimed = claim(runner.shard, caller, commands, count, bytes_max, lease_ms, now)
+        claimed = claim(runner.shard, caller, commands, count, bytes_max, lease.ms, now, by_policy=lease.is_default)
     except Exception as problem:
         raise runner.fail(problem) from problem
     runner.changed()
@@ -51,13 +65,19 @@ def return_unused(runner: ShardRunner, claim: Claim, task_ids: Iterable[TaskKey]
     runner.changed()
 
 
+def return_claims(runner: ShardRunner, claims: Iterable[Claimed]) -> None:
+    """Gives back the deliveries of claims whose worker did not get them."""
+    for held, delivered in claims:
+        return_unused(runner, held, [d.task_id for d in delivered])
+
+
 async def claim_or_wait(
     runner: ShardRunner,
     caller: Caller,
     commands: Sequence[str] | None,
     count: int,
     bytes_max: int,
-    lease_ms: int,
+    lease: Lease,
     wait_seconds: float,
 ) -> Claimed | None:
     """Waits for work and claims it; returns None on timeout. A cancelled wait claims nothing.
@@ -65,7 +85,7 @@ async def claim_or_wait(
     Raises:
         Rejection: OUTCOME_UNKNOWN.
     """
-    waiter = _PollWaiter(runner, caller, commands, count, bytes_max, lease_ms)
+    waiter = _PollWaiter(runner, caller, commands, count, bytes_max, lease)
     runner.waiting.wait(waiter, caller.tenant, commands)
     try:
         async with asyncio.timeout(wait_seconds):
@@ -104,12 +124,12 @@ class _PollWaiter:
         commands: Sequence[str] | None,
         count: int,
         bytes_max: int,
-        lease_ms: int,
+        lease: Lease,
     ) -> None:
         self.future: asyncio.Future[Claimed] = asyncio.get_running_loop().create_future()
         self.claimed: Claimed | None = None
         self._runner = runner
-        self._claim = (caller, commands, count, bytes_max, lease_ms)
+        self._claim = (caller, commands, count, bytes_max, lease)
 
     def wake(self) -> None:
         """Claims for the caller; keeps waiting if another caller took the work."""

@@ -12,8 +12,9 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from codeq_server.core.claims import Delivered
 from codeq_server.core.clock import Now
+from codeq_server.core.deliveries import Claim
 from codeq_server.core.errors import Reason, Rejection
-from codeq_server.core.model import Claim, id_of
+from codeq_server.core.model import id_of
 from codeq_server.core.outcomes import Verdict
 from codeq_server.core.reads import QueueView, TaskView
 from codeq_server.core.status import Status

@@ -6,11 +6,11 @@ from typing import Final
 
 from codeq.v1 import task_service_pb2 as pb
 
-from codeq_server.core import keys, lookup, reads
+from codeq_server.core import keys, lookup, reads, sifting
 from codeq_server.core.clock import Now
 from codeq_server.core.key_waits import KeyWait, key_wait
 from codeq_server.core.model import Queue
-from codeq_server.core.policy import MAX_CONSUMERS
+from codeq_server.core.policy import MAX_CONSUMERS, RATE_PER_SECOND
 from codeq_server.core.reads import TaskView
 from codeq_server.core.status import ENDED, Status
 from codeq_server.engine.runner import ShardRunner
@@ -59,17 +59,25 @@ def _fill_pending(answer: pb.ExplainTaskResponse, runner: ShardRunner, queue: Qu
         answer.reason = pb.WAIT_REASON_PAUSED
     elif wait is not None:
         answer.reason = pb.WAIT_REASON_KEY
-        answer.key_wait.CopyFrom(_message(wait))
+        answer.key_wait.CopyFrom(_message(wait, now))
     elif queue.full and queue.policy is not None:
         answer.reason = pb.WAIT_REASON_LIMITED
         answer.limit, answer.limit_max, answer.limit_used = MAX_CONSUMERS, queue.policy.max_consumers, queue.claimed
+    elif queue.ring is not None and (wait_ms := sifting.rate_wait_ms(queue, queue.ring, now)):
+        answer.reason = pb.WAIT_REASON_LIMITED
+        answer.limit, answer.delay_seconds = RATE_PER_SECOND, wait_ms / 1000
     elif queue.claimed or runner.waiting.has_waiter(queue):
         answer.reason = pb.WAIT_REASON_QUEUED
     else:
         answer.reason = pb.WAIT_REASON_NO_WORKER
 
 
-def _message(wait: KeyWait) -> pb.KeyWait:
+def _message(wait: KeyWait, now: Now) -> pb.KeyWait:
     return pb.KeyWait(
-        kind=_KINDS[wait.kind], key=wait.key, limit=wait.limit, holders=wait.holders, position=wait.position
+        kind=_KINDS[wait.kind],
+        key=wait.key,
+        limit=wait.limit or None,
+        holders=wait.holders,
+        position=wait.position,
+        parked_until=timestamp(now.wall_ms + wait.parked_ms) if wait.parked_ms else None,
     )

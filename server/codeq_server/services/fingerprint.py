@@ -52,7 +52,7 @@ def digest_of(specs: Iterable[task_pb2.TaskSpec]) -> bytes:
     return digest.digest()
 
 
-def meaning_of(specs: Sequence[task_pb2.TaskSpec], defaults: Sequence[Mapping[str, int]]) -> bytes:
+def meaning_of(specs: Sequence[task_pb2.TaskSpec], defaults: Sequence[Mapping[str, int | str]]) -> bytes:
     """Returns the digest of a request's meaning: its payloads in canonical form, and its fields.
 
     A field counts only if it differs from its default. Omitting a field is therefore the same as setting it to the

@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import grpc
 from codeq import reasons
@@ -39,6 +39,19 @@ RETRY_AFTER_SECONDS: Final = 1
 
 AccessLog = Callable[[str, str, float, str, Mapping[str, str]], None]
 """Logs a unary call: its method, gRPC code name, seconds, request id, and details of a rejection."""
+
+
+class CallSpans(Protocol):
+    """Makes the spans of unary calls."""
+
+    def begin(self, method: str, metadata: Mapping[str, str | bytes]) -> Any:
+        """Returns the span of a call that begins."""
+        ...
+
+    def end(self, span: Any, code: str, about: Mapping[str, str]) -> None:
+        """Ends the span of a call with the name of its gRPC code, and the details of a rejection."""
+        ...
+
 
 NOTHING_ELSE: Final[Mapping[str, str]] = MappingProxyType({})
 
@@ -78,6 +91,10 @@ def retry_seconds(rejection: Rejection) -> int | None:
     return int(rejection.metadata.get(RETRY_AFTER, RETRY_AFTER_SECONDS))
 
 
+def _nothing(_: str, __: str) -> None:
+    """Ignores the end of a stream."""
+
+
 class GrpcFront:
     """Creates the handlers of a grpc.aio server.
 
@@ -87,6 +104,8 @@ class GrpcFront:
         on_known: Called with the gRPC peer of a connection that presented a valid token.
         access_log: Writes one line per unary call; None: no access log.
         on_defect: Called with the method and exception of an unexpected failure.
+        on_stream_end: Called with the method and gRPC code name of each stream that has ended.
+        spans: Makes the spans of unary calls; None: they have none.
     """
 
     def __init__(
@@ -96,18 +115,22 @@ class GrpcFront:
         on_known: Callable[[str], None],
         access_log: AccessLog | None,
         on_defect: Callable[[str, BaseException], None],
+        on_stream_end: Callable[[str, str], None] = _nothing,
+        spans: CallSpans | None = None,
     ) -> None:
         self._calls = calls
         self._in_flight = in_flight
         self._on_known = on_known
         self._access_log = access_log
         self._on_defect = on_defect
+        self._on_stream_end = on_stream_end
+        self._spans = spans
         self._unread = UnreadReplies()
 
     def register(self, server: grpc.aio.Server) -> list[str]:
         """Adds every service to a server; returns their names."""
         handlers: dict[str, dict[str, grpc.RpcMethodHandler[Any, Any]]] = {}
-        for method in self._calls.methods.values():
+        for method in self._calls.public_methods():
             _, service, name = method.name.split("/")
             # Served as a stream of one request, so that nothing is read before the caller is authenticated.
             handlers.setdefault(service, {})[name] = grpc.stream_unary_rpc_method_handler(
@@ -124,7 +147,7 @@ class GrpcFront:
         }
         handlers["codeq.v1.WorkerService"] = {
             "Work": grpc.stream_stream_rpc_method_handler(
-                self._stream(WORK, Serving.work),
+                self._stream(WORK, self._work),
                 request_deserializer=parser(worker_service_pb2.WorkRequest),
                 response_serializer=bytes,  # the stream encodes its responses itself
             )
@@ -141,6 +164,7 @@ class GrpcFront:
             metadata, peer = dict(context.invocation_metadata()), context.peer()
             authorization = shown_by(metadata, context)
             code, about = "OK", NOTHING_ELSE
+            span = None if self._spans is None else self._spans.begin(method.name, metadata)
             try:
                 claims = self._calls.known(method.name, authorization)
                 claims = claims or await self._calls.authenticate(method.name, authorization)
@@ -158,9 +182,14 @@ class GrpcFront:
                         self._unread.refuse_more(peer)  # calls that waited together all passed the first check
                     self._unread.hold(context, size)
                 return reply  # noqa: TRY300 - the rest handles failures
+            except asyncio.CancelledError:
+                code = "CANCELLED"
+                raise
             except Exception as problem:  # noqa: BLE001 - every call gets a status
                 code, about = self._refuse(method.name, context, problem)
             finally:
+                if self._spans is not None:
+                    self._spans.end(span, code, about)
                 if self._access_log is not None:
                     seconds = time.perf_counter() - started
                     self._access_log(method.name, code, seconds, text_of(metadata.get("x-request-id", "")), about)
@@ -177,6 +206,7 @@ class GrpcFront:
 
         async def behaviour(_: Any, context: Any) -> None:
             claims: Claims | None = None
+            code = "OK"
             try:
                 if self._calls.draining:
                     raise Rejection(Reason.DRAINING, "the server is stopping")  # noqa: TRY301
@@ -186,15 +216,21 @@ class GrpcFront:
                 token = StreamToken(claims, validate, authenticator.clock, bearer(shown), authenticator.revocations)
                 await serve(self._calls.shards.current(), token, context)
             except asyncio.CancelledError as cancelled:
+                code = "CANCELLED"
                 let_go(cancelled)
                 raise
             except (Exception, BaseExceptionGroup) as problem:  # noqa: BLE001 - every stream gets a status
-                self._refuse(name, context, problem, claims)
+                code, _ = self._refuse(name, context, problem, claims)
+            finally:
+                self._on_stream_end(name, code)
 
         return behaviour
 
     async def _produce(self, serving: Serving, token: StreamToken, context: Any) -> None:
-        await serving.produce(token, context, self._in_flight)
+        await serving.produce(token, context, self._in_flight, self._calls.siblings)
+
+    async def _work(self, serving: Serving, token: StreamToken, context: Any) -> None:
+        await serving.work(token, context, self._calls.siblings)
 
     def _refuse(
         self, name: str, context: Any, problem: BaseException, claims: Claims | None = None

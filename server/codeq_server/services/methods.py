@@ -89,6 +89,32 @@ def stateless() -> None:
     """Returns the state of a service whose administrative calls change no state that could be shown."""
 
 
+def internal_methods(service: ServiceDescriptor, like: Method) -> Iterator[Method]:
+    """Yields the methods of a service of the shards, which is not public.
+
+    Args:
+        service: The service.
+        like: The public method whose callers may have its calls made.
+    """
+    for method in service.methods:
+        yield Method(
+            name=f"/{service.full_name}/{method.name}",
+            access=like.access,
+            limited=None,
+            handler=None,
+            reads=False,
+            parse=parser(message_factory.GetMessageClass(method.input_type)),
+            descriptor=method,
+            cost=CALL_COST,
+            lists=(),
+            may_wait=False,
+            names_tenant=False,
+            needs_tenant=True,
+            administers=False,
+            state=stateless,
+        )
+
+
 def methods_of(
     service: ServiceDescriptor, handlers: Mapping[str, Handler], state: Callable[[], State | None] = stateless
 ) -> Iterator[Method]:

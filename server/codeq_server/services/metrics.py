@@ -11,23 +11,17 @@ from prometheus_client.registry import Collector
 from codeq_server.engine.space import SpaceWatch
 from codeq_server.webhooks.signals import KIND
 
+from .command_metrics import command_families
+from .command_series import SERIES_MAX, TENANT_SERIES_MAX, CommandSeries
+from .former_metrics import former_families
+from .histograms import OF_DISKS, histogram
 from .serving import Serving
 
-QUEUES_MAX: Final = 1000
-"""Maximum number of queues with series of their own, lowest numbers first; limited because clients choose the names."""
-
 _TOTALS: Final = {
-    "created": ("codeq_tasks_created", "Tasks accepted"),
-    "claimed": ("codeq_tasks_claimed", "Deliveries to workers"),
-    "completed": ("codeq_tasks_completed", "Tasks that ended as COMPLETED"),
-    "failed": ("codeq_tasks_failed", "Tasks that ended as FAILED"),
     "nacked": ("codeq_tasks_nacked", "Deliveries that ended in a nack"),
     "abandoned": ("codeq_tasks_abandoned", "Deliveries abandoned by workers"),
-    "dead": ("codeq_tasks_dead_lettered", "Tasks that went to the dead-letter queue"),
-    "expired": ("codeq_leases_expired", "Leases that expired"),
     "outdated": ("codeq_tasks_expired", "Tasks that ended because they waited too long"),
     "matured": ("codeq_tasks_matured", "Scheduled tasks that became due"),
-    "cancelled": ("codeq_tasks_cancelled", "Tasks cancelled"),
     "removed": ("codeq_tasks_removed", "Ended tasks removed after their retention"),
     "redriven": ("codeq_tasks_redriven", "Ended tasks that were redriven"),
     "fired": ("codeq_schedule_fires", "Tasks created by schedules, also by triggers and backfills"),
@@ -47,16 +41,39 @@ class ShardCollector(Collector):
         serving: Returns the current `Serving`; None: this node does not serve the shard, so its metrics are absent.
             Counters start at 0 with each new `Serving`.
         space: Watches the store's disk space.
+        by_tenant: Whether metrics of commands have the label `tenant`.
     """
 
-    def __init__(self, serving: Callable[[], Serving | None], space: SpaceWatch) -> None:
+    def __init__(self, serving: Callable[[], Serving | None], space: SpaceWatch, *, by_tenant: bool = False) -> None:
         self._serving = serving
         self._space = space
+        self._by_tenant = by_tenant
+        self._commands: CommandSeries | None = None
+        self._commands_of: Serving | None = None
+
+    async def refresh(self) -> None:
+        """Reads the queues, without holding up other work."""
+        serving = self._serving()
+        if serving is not None:
+            await self._series(serving).refresh()
+
+    def _series(self, serving: Serving) -> CommandSeries:
+        """Returns the series of the commands, which start at 0 with each Serving."""
+        series = self._commands
+        if series is None or self._commands_of is not serving:
+            series = self._commands = CommandSeries(
+                serving.runner,
+                by_tenant=self._by_tenant,
+                series_max=TENANT_SERIES_MAX if self._by_tenant else SERIES_MAX,
+            )
+            self._commands_of = serving
+        return series
 
     def collect(self) -> Iterator[Metric]:
         """Yields every metric family."""
         serving = self._serving()
         if serving is not None:
+            yield from command_families(self._series(serving))
             yield from _families(serving)
         yield GaugeMetricFamily(
             "codeq_storage_free_bytes", "Free space of the store's disk.", value=self._space.free_bytes
@@ -86,10 +103,8 @@ def _families(serving: Serving) -> Iterator[Metric]:
         refusals.add_metric((field,), count)
     yield refusals
     yield GaugeMetricFamily("codeq_topics", "Policies of commands.", value=sum(shard.policies.counts.values()))
-    commits = runner.commits
-    yield CounterMetricFamily("codeq_commits", "Batches made durable since startup.", value=commits.count)
-    yield CounterMetricFamily(
-        "codeq_commit_seconds", "Time spent making batches durable since startup.", value=commits.seconds
+    yield histogram(
+        "codeq_commit_seconds", "Time from the sealing of a batch until it was durable.", runner.commits, OF_DISKS
     )
     yield CounterMetricFamily(
         "codeq_schedule_late_seconds",
@@ -98,6 +113,11 @@ def _families(serving: Serving) -> Iterator[Metric]:
     )
     yield GaugeMetricFamily("codeq_schedules", "Schedules.", value=shard.schedules.count)
     yield GaugeMetricFamily("codeq_streams_open", "Open producer and worker streams.", value=len(serving.streams))
+    yield GaugeMetricFamily(
+        "codeq_stream_credits",
+        "Tasks that the streams of workers accept at the moment.",
+        value=serving.streams.workers.credits(),
+    )
     yield GaugeMetricFamily("codeq_workers_waiting", "Claims and streams waiting.", value=len(runner.waiting))
     yield GaugeMetricFamily(
         "codeq_admission_waiting",
@@ -115,13 +135,7 @@ def _families(serving: Serving) -> Iterator[Metric]:
         hits.add_metric((limited.scope, limited.operation), count)
     yield hits
     yield from _webhooks(serving)
-    depth = GaugeMetricFamily("codeq_queue_tasks", "Tasks in a queue.", labels=("tenant", "command", "state"))
-    for number, queue in enumerate(shard.queues.values()):
-        if number >= QUEUES_MAX:
-            break
-        for state in ("ready", "scheduled", "claimed", "dlq"):
-            depth.add_metric((queue.tenant, queue.command, state), getattr(queue, state))
-    yield depth
+    yield from former_families(serving)
 
 
 def _webhooks(serving: Serving) -> Iterator[Metric]:
@@ -149,6 +163,11 @@ def _webhooks(serving: Serving) -> Iterator[Metric]:
     for outcome, name in _OUTCOMES.items():
         deliveries.add_metric(("task_result", name), courier.outcomes[outcome])
     yield deliveries
+    yield CounterMetricFamily(
+        "codeq_webhook_hosts_disabled",
+        "Hosts of tenants' URLs paused since startup because every callback failed for webhookDisableAfterSeconds.",
+        value=courier.disabled,
+    )
     yield GaugeMetricFamily(
         "codeq_webhook_circuits_open",
         "Hosts of tenants' URLs that are left alone because they keep failing.",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from codeq_server.engine.runner import ShardRunner
 
@@ -17,7 +17,7 @@ class Outbox(Generic[Frame]):
 
     def __init__(self, runner: ShardRunner) -> None:
         self._runner = runner
-        self._frames: deque[tuple[asyncio.Future[None] | None, Frame]] = deque()
+        self._frames: deque[tuple[asyncio.Future[Any] | None, Frame]] = deque()
         self._wake = asyncio.Event()
         self._ended = False
 
@@ -25,13 +25,20 @@ class Outbox(Generic[Frame]):
         """Returns the number of unsent frames."""
         return len(self._frames)
 
-    def put(self, frame: Frame) -> None:
+    def put(self, frame: Frame, complete: asyncio.Future[None] | None = None) -> None:
         """Adds a frame that reflects everything decided so far.
+
+        Args:
+            frame: The frame.
+            complete: Resolves once other shards have added their part to the frame; None: it is complete.
 
         Raises:
             Rejection: OUTCOME_UNKNOWN.
         """
-        self._frames.append((self._runner.durable(), frame))
+        future: asyncio.Future[Any] | None = self._runner.durable()
+        if complete is not None:
+            future = complete if future is None else asyncio.gather(future, complete)
+        self._frames.append((future, frame))
         self._wake.set()
 
     def end(self) -> None:

@@ -33,9 +33,23 @@ def last_key(token: str, key_bytes: int | None, *of: object) -> bytes:
         content = b""
     key = content[_DIGEST_BYTES:]
     if content[:_DIGEST_BYTES] != _digest(of) or key_bytes not in (None, len(key)):
-        text = "is malformed, or was issued for other filters"
-        raise Rejection(Reason.INVALID_PAGE_TOKEN, f"page_token: {text}", (("page_token", text),))
+        raise invalid_token()
     return key
+
+
+def invalid_token() -> Rejection:
+    """Returns the rejection of a page token that this list did not issue."""
+    text = "is malformed, or was issued for other filters"
+    return Rejection(Reason.INVALID_PAGE_TOKEN, f"page_token: {text}", (("page_token", text),))
+
+
+def last_name(token: str, *of: object) -> str:
+    """Returns the name in a token of a list that is ordered by ASCII names; empty: the token is that of the first page.
+
+    Raises:
+        Rejection: INVALID_PAGE_TOKEN.
+    """
+    return last_key(token, None, *of).decode("ascii", "replace") if token else ""
 
 
 def _digest(of: tuple[object, ...]) -> bytes:

@@ -3,42 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
 from codeq.v1 import producer_service_pb2 as pb
-from codeq.v1 import task_pb2
 from codeq_gateway.bodies import LARGE_BYTES, InFlight
 
-from codeq_server.core import names
-from codeq_server.core.clock import Now
-from codeq_server.core.creates import create_in
 from codeq_server.core.errors import Reason, Rejection
-from codeq_server.core.model import Queue
-from codeq_server.core.quotas import may_refuse
-from codeq_server.core.task_bytes import varint
-from codeq_server.engine.admission import CALL_COST
 from codeq_server.engine.runner import ShardRunner
 
-from .auditing import denial_of, record_denial
-from .convert import item_error
-from .creating import task_of
+from .elsewhere import Elsewhere
+from .frame_creator import FrameCreator
 from .handshake import PROTOCOL, SERVER_VERSION, opening
 from .outbox import Outbox
 from .rate_limits import FRAMES, RateLimits
-from .server_info import PAYLOAD_BYTES_MAX
+from .shards import Shards
 from .stream_token import StreamToken
 from .streams import StreamRegistry, hello_of, protocol_error
-from .validation import check_message, is_json
+from .validation import check_message
 
 UNACKED_FRAMES_MAX: Final = 256
 UNACKED_BYTES_MAX: Final = 16 << 20
 FRAME_TASKS_MAX: Final = 4096
 FRAME_BYTES_MAX: Final = 8 << 20
 _CALL: Final = "Produce"
-SLICE_TASKS_MAX: Final = 512
-"""Tasks of a frame created without yielding to other callers."""
 
 
 class ProducerStream:
@@ -52,9 +41,14 @@ class ProducerStream:
         context: Any,
         in_flight: InFlight,
         rates: RateLimits,
+        shards: Shards | None = None,
     ) -> None:
         self._runner = runner
         self._rates = rates
+        self._elsewhere: Elsewhere | None = None
+        if shards is not None:
+            self._elsewhere = Elsewhere(shards, token, context.peer())
+        self._creator = FrameCreator(runner, token.claims.tenant_id, context.peer(), self._elsewhere)
         self._in_flight = in_flight
         self._token = token
         self._tenant = token.claims.tenant_id
@@ -97,6 +91,8 @@ class ProducerStream:
     async def _serve(self, welcome: pb.ProducerWelcome, opened: Callable[[], None], group: asyncio.TaskGroup) -> None:
         opened()
         await self._write(pb.ProduceResponse(welcome=welcome))
+        if self._elsewhere is not None:
+            self._elsewhere.group = group
         acks = group.create_task(self._registry.part(self._outbox.run, self._send), name="producer-acks")
         refusal: Rejection | None = None
         try:
@@ -142,88 +138,20 @@ class ProducerStream:
         # Meanwhile nothing more is read, so the client's window fills.
         await self._rates.wait(FRAMES, self._token.claims, len(frame.tasks))
         if size < LARGE_BYTES:
-            await self._create_in_slices(frame, size)
+            await self._create(frame, size)
             return
         # Never rejected: ending the stream would leave its client in doubt about the frame's outcome.
         self._in_flight.hold(size)
         try:
             async with self._in_flight.turn(size):
-                await self._create_in_slices(frame, size)
+                await self._create(frame, size)
         finally:
             self._in_flight.release(size)
 
-    async def _create_in_slices(self, frame: pb.ProduceRequest, size: int) -> None:
+    async def _create(self, frame: pb.ProduceRequest, size: int) -> None:
         self._unacked_bytes += size
-        ack = pb.FrameAck()
-        count = len(frame.tasks)
-        for first in range(0, count, SLICE_TASKS_MAX):
-            await self._runner.room(self._tenant, CALL_COST + min(count - first, SLICE_TASKS_MAX))
-            part = frame.tasks if count <= SLICE_TASKS_MAX else frame.tasks[first : first + SLICE_TASKS_MAX]
-            # Twice the size, because what other fields of a task need in the store may be a little longer than here.
-            tight = may_refuse(self._runner.shard, self._tenant, len(part), 2 * size)
-            self._create_all(part, first, ack, tight=tight)
-            self._runner.changed()
-        self._outbox.put((ack, size))
-        if ack.errors and (denial := denial_of(ack.errors, self._token.claims)) is not None:
-            record_denial(self._runner, _CALL, denial, self._context.peer())
-
-    def _create_all(self, specs: Sequence[task_pb2.TaskSpec], first: int, ack: pb.FrameAck, *, tight: bool) -> None:
-        """Creates a slice of a frame's tasks, the first at index `first`, and records the outcomes in the ack.
-
-        Args:
-            specs: The tasks.
-            first: Index of the first one in the frame.
-            ack: The ack of the frame.
-            tight: Whether a quota may refuse some of them.
-        """
-        shard, tenant, now = self._runner.shard, self._tenant, self._runner.now()
-        claims = self._token.claims
-        queue: Queue | None = None
-        command = ""
-        head_bytes = 0
-        ids: list[str] = []
-        try:
-            for spec in specs:
-                if spec.command != command or queue is None:
-                    command = spec.command
-                    # With the disk nearly full, a quota nearly used up, the command not allowed, or a policy, each task
-                    # takes the slow path, which rejects it if needed.
-                    refused = tight or shard.storage_full or not claims.sees(command)
-                    queue = None if refused else shard.by_name.get((tenant, command))
-                    if queue is not None and queue.policy is not None:
-                        queue = None
-                    head_bytes = 3 + len(command)
-                payload, priority = spec.payload, spec.priority
-                size = len(payload)
-                # Fast path: these checks are stricter than the proto's rules, and cheaper. The size of the spec shows
-                # that it contains only command, payload and priority.
-                if (
-                    queue is not None
-                    and 0 <= priority <= 9
-                    and 0 < size <= PAYLOAD_BYTES_MAX
-                    and spec.ByteSize() == head_bytes + len(varint(size)) + size + (2 if priority else 0)
-                    and is_json(payload)
-                ):
-                    ids.append(create_in(shard, queue, payload, priority, now)[0])
-                else:
-                    ids.append(self._create(spec, first + len(ids), now, ack))
-        except Exception as problem:
-            raise self._runner.fail(problem) from problem
-        ack.task_ids.extend(ids)
-
-    def _create(self, spec: task_pb2.TaskSpec, index: int, now: Now, ack: pb.FrameAck) -> str:
-        """Creates one task with full validation; returns its id, or "" after adding an error to the ack."""
-        try:
-            check_message(spec)
-            self._token.claims.check_command(spec.command)
-            shard = self._runner.shard
-            created = names.create(shard, self._tenant, task_of(shard, self._tenant, spec, now), now)
-        except Rejection as rejection:
-            ack.errors.append(item_error(index, rejection))
-            return ""
-        if isinstance(created, names.Duplicate):
-            ack.duplicates.append(index)
-        return created.task_id
+        ack = await self._creator.create(self._token.claims, frame, size)
+        self._outbox.put((ack, size), None if self._elsewhere is None else self._elsewhere.send(ack))
 
     async def _write(self, message: pb.ProduceResponse) -> None:
         async with self._writing:

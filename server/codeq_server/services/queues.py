@@ -12,9 +12,10 @@ from codeq_server.core.purging import purge
 from codeq_server.engine.runner import ShardRunner
 
 from .auditing import Act
+from .connected import ConnectedWorkers
 from .convert import queue_message
 from .listing import list_dead_letters
-from .page_tokens import last_key, page_token
+from .page_tokens import last_name, page_token
 from .redriving import Redriver
 
 PAGE_DEFAULT = 100
@@ -23,15 +24,16 @@ PAGE_DEFAULT = 100
 class QueueService:
     """Reports and manages queues. Methods have the names and contracts of the proto's RPCs."""
 
-    def __init__(self, runner: ShardRunner) -> None:
+    def __init__(self, runner: ShardRunner, workers: ConnectedWorkers) -> None:
         self._runner = runner
+        self._workers = workers
         self._redriver = Redriver(runner)
 
     async def ListQueues(self, claims: Claims, request: pb.ListQueuesRequest) -> pb.ListQueuesResponse:  # noqa: N802
         """Returns a page of queues."""
         count = request.page_size or PAGE_DEFAULT
         of = ("queues", claims.tenant_id)
-        after = last_key(request.page_token, None, *of).decode("ascii", "replace") if request.page_token else ""
+        after = last_name(request.page_token, *of)
         now = self._runner.now()
         views = reads.list_queues(self._runner.shard, claims.tenant_id, after, count + 1, claims.seen_commands)
         await self._runner.wait_durable()
@@ -44,6 +46,13 @@ class QueueService:
     async def GetQueue(self, claims: Claims, request: pb.GetQueueRequest) -> pb.GetQueueResponse:  # noqa: N802
         """Returns one queue."""
         return pb.GetQueueResponse(queue=await self._told(self._queue(claims, request.command)))
+
+    async def ListWorkers(self, claims: Claims, request: pb.ListWorkersRequest) -> pb.ListWorkersResponse:  # noqa: N802
+        """Returns a page of connected workers."""
+        self._runner.now()  # raises if the runner no longer decides
+        page = self._workers.page(claims, request)
+        await self._runner.wait_durable()
+        return page
 
     async def PauseQueue(  # noqa: N802
         self, claims: Claims, request: pb.PauseQueueRequest, act: Act

@@ -137,7 +137,7 @@ class RateLimits:
             limited: What the call counts as.
             claims: Its caller.
             cost: Its cost.
-            elsewhere: Whether it acts on another tenant than the caller's, whose bucket is then spared.
+            elsewhere: Whether it acts on a tenant other than the caller's, whose bucket is then spared.
 
         Raises:
             Rejection: RATE_LIMITED; nothing was charged.

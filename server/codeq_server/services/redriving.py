@@ -212,8 +212,8 @@ class _Step:
         if self._act is not None:
             try:
                 redrive(runner.shard, home, position, state, now)
-            except Exception as problem:
-                raise runner.fail(problem) from problem
+            except Exception as defect:  # another name than above: compiled, a name has one type
+                raise runner.fail(defect) from defect
 
 
 def _home_of_dead(key: bytes) -> tuple[int, int]:

@@ -11,24 +11,25 @@ from codeq_server.core.errors import Rejection
 from codeq_server.core.model import Caller
 from codeq_server.engine.runner import ShardRunner
 
+from .claiming import Lease
 from .convert import reason_number, timestamp
 from .validation import check_json, check_message
 
 
 def extend(
-    runner: ShardRunner, caller: Caller, items: Iterable[pb.Heartbeat], default_seconds: int, answer: pb.WorkResponse
+    runner: ShardRunner, caller: Caller, items: Iterable[pb.Heartbeat], lease: Lease, answer: pb.WorkResponse
 ) -> None:
     """Extends the leases of tasks, and adds to the answer which were extended and which are lost.
 
     Raises:
         Rejection: The runner no longer decides.
     """
-    now = runner.now()
+    now, own_ms = runner.now(), None if lease.is_default else lease.ms
     for item in items:
         try:
             check_message(item)
-            lease_ms = (item.extend_seconds or default_seconds) * 1000
-            token, until_ms = heartbeats.heartbeat(runner.shard, caller, item.task_id, item.lease_token, lease_ms, now)
+            ms = item.extend_seconds * 1000 or own_ms
+            token, until_ms = heartbeats.heartbeat(runner.shard, caller, item.task_id, item.lease_token, ms, now)
             answer.extended.add(task_id=item.task_id, lease_token=token, lease_until=timestamp(until_ms))
         except Rejection as rejection:
             _lose(answer, item.task_id, item.lease_token, rejection)

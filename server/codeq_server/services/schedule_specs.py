@@ -9,9 +9,9 @@ from codeq_internal.v1 import rows_pb2
 
 from codeq_server.core.errors import invalid_field
 from codeq_server.core.firing import ALLOW, ONE
+from codeq_server.engine.calendars import INSTANT_MAX_MS
 
 from .convert import timestamp, unix_ms
-from .creating import DUE_MAX_MS
 from .fingerprint import NULL
 from .validation import check_json
 
@@ -30,6 +30,8 @@ def definition_of(spec: pb.ScheduleSpec) -> rows_pb2.ScheduleRow:
     kinds = [name for name in ("cron", "every", "at") if spec.HasField(name)]
     if len(kinds) != 1:
         raise invalid_field(_PATH + (kinds[1] if kinds else "cron"), "exactly one of cron, every and at must be set")
+    if kinds != ["cron"] and spec.time_zone not in ("", UTC):
+        raise invalid_field(f"{_PATH}time_zone", f"is allowed only with cron: `{kinds[0]}` has no use for it")
     payload = spec.payload or NULL
     check_json(payload, f"{_PATH}payload")
     row = rows_pb2.ScheduleRow(
@@ -85,6 +87,6 @@ def _time(spec: pb.ScheduleSpec, name: str) -> int:
         return 0
     value = getattr(spec, name)
     at_ms = unix_ms(value)
-    if not 0 < at_ms <= DUE_MAX_MS or not 0 <= value.nanos < 1_000_000_000:
-        raise invalid_field(_PATH + name, "must be a valid time after 1970 and before the year 10000")
+    if not 0 < at_ms <= INSTANT_MAX_MS or not 0 <= value.nanos < 1_000_000_000:
+        raise invalid_field(_PATH + name, "must be a valid time after 1970 and before 9999-12-31")
     return at_ms

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import Final, TypeVar
+from typing import Final
 
 from codeq.v1 import schedule_service_pb2 as pb
 from codeq_internal.v1 import rows_pb2
@@ -23,7 +23,8 @@ from codeq_server.engine.runner import ShardRunner
 
 from .auditing import Act, State
 from .convert import timestamp, unix_ms
-from .page_tokens import last_key, page_token
+from .deciding import decide
+from .page_tokens import last_name, page_token
 from .schedule_specs import definition_of, spec_of
 
 PAGE_DEFAULT: Final = 100
@@ -32,8 +33,6 @@ NEXT: Final = 10
 BACKFILL_MAX: Final = 1000
 """Maximum number of instants of one backfill."""
 _UNSCHEDULED: Final = "has no instants: the schedule would never fire"
-
-T = TypeVar("T")
 
 
 class ScheduleService:
@@ -47,7 +46,7 @@ class ScheduleService:
     ) -> pb.ListSchedulesResponse:
         """Returns a page of schedules."""
         count, of = request.page_size or PAGE_DEFAULT, ("schedules", claims.tenant_id)
-        after = last_key(request.page_token, None, *of).decode("ascii", "replace") if request.page_token else ""
+        after = last_name(request.page_token, *of)
         self._runner.now()  # raises if the runner no longer decides
         shard, seen = self._runner.shard, claims.seen_commands
         names = shard.schedules.names(claims.tenant_id)
@@ -80,7 +79,7 @@ class ScheduleService:
             claims.check_command(row.command)
         definition.created_ms = now.wall_ms if row is None else row.created_ms
         instants = None if row is not None and defining.is_same(row, definition) else _first(definition, now)
-        self._decide(lambda: defining.put(shard, claims.tenant_id, request.name, definition, instants, now))
+        decide(self._runner, lambda: defining.put(shard, claims.tenant_id, request.name, definition, instants, now))
         schedule = defining.find(shard, claims.tenant_id, request.name)
         act.record(self._runner, before=_state(row), after=_state(row_of(shard, schedule)))
         return pb.PutScheduleResponse(schedule=await self._told(schedule))
@@ -90,7 +89,7 @@ class ScheduleService:
     ) -> pb.DeleteScheduleResponse:
         """Removes a schedule."""
         schedule, row = self._find(claims, request.name)
-        self._decide(lambda: defining.remove(self._runner.shard, schedule))
+        decide(self._runner, lambda: defining.remove(self._runner.shard, schedule))
         act.record(self._runner, before=_state(row))
         await self._settled()
         return pb.DeleteScheduleResponse()
@@ -113,7 +112,7 @@ class ScheduleService:
         """Creates a task now."""
         schedule, _ = self._find(claims, request.name)
         now = self._runner.now()
-        fire = self._decide(lambda: defining.trigger(self._runner.shard, schedule, now))
+        fire = decide(self._runner, lambda: defining.trigger(self._runner.shard, schedule, now))
         act.record(self._runner, after={"taskId": fire.task_id})
         await self._settled()
         return pb.TriggerScheduleResponse(fire=_fire(fire))
@@ -130,7 +129,7 @@ class ScheduleService:
             schedule, _ = self._find(claims, request.name)
             now, slice_ = runner.now(), instants[:STEPS_MAX]
             try:
-                fires = self._decide(partial(defining.backfill, runner.shard, schedule, slice_, now))
+                fires = decide(self._runner, partial(defining.backfill, runner.shard, schedule, slice_, now))
             except Rejection as refusal:
                 raise runner.refused(refusal, decided=bool(response.fires)) from None
             del instants[: len(fires)]
@@ -196,7 +195,7 @@ class ScheduleService:
     async def _set_paused(self, claims: Claims, name: str, act: Act, *, paused: bool) -> pb.Schedule:
         schedule, row = self._find(claims, name)
         now = self._runner.now()
-        self._decide(lambda: defining.set_paused(self._runner.shard, schedule, now, paused=paused))
+        decide(self._runner, lambda: defining.set_paused(self._runner.shard, schedule, now, paused=paused))
         act.record(self._runner, before={"paused": row.paused}, after={"paused": paused})
         return await self._told(schedule)
 
@@ -218,15 +217,6 @@ class ScheduleService:
             if not len(found) % STEPS_MAX:
                 await asyncio.sleep(0)
         return found
-
-    def _decide(self, decide: Callable[[], T]) -> T:
-        """Returns the outcome of a decision; one that broke off halfway ends the runner."""
-        try:
-            return decide()
-        except Rejection:
-            raise
-        except Exception as problem:
-            raise self._runner.fail(problem) from problem
 
     async def _settled(self) -> None:
         self._runner.changed()

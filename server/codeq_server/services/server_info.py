@@ -29,6 +29,7 @@ class ServerService:
         mode: str,
         fsync: bool,
         persistence_provider: str,
+        num_shards: int,
         backups: Backups | None,
         settled: Callable[[], Awaitable[None]],
         on_trouble: Callable[[str, Exception], None],
@@ -40,6 +41,7 @@ class ServerService:
             mode: Whether it runs as a single node or in a cluster.
             fsync: Whether acknowledgements wait for fsync.
             persistence_provider: Storage engine.
+            num_shards: Number of shards.
             backups: Makes backups; None: they are rejected.
             settled: Waits until everything acknowledged is in this server's rows; raises a Rejection if another server
                 leads.
@@ -53,7 +55,7 @@ class ServerService:
             mode=mode,
             fsync=fsync,
             persistence_provider=persistence_provider,
-            num_shards=1,
+            num_shards=num_shards,
             payload_bytes_max=PAYLOAD_BYTES_MAX,
             batch_items_max=BATCH_ITEMS_MAX,
             compiled=is_compiled(),

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, Final
 
 from codeq_gateway.bodies import InFlight
+from codeq_internal.v1 import shard_work_pb2
 from google.protobuf import descriptor_pool
 from google.protobuf.message import Message
 
 from codeq_server.core.errors import Reason, Rejection
+from codeq_server.core.tenants import Tenants
+from codeq_server.core.traces import TracedTask, Traces
 from codeq_server.engine.artifacts import ArtifactKeeper
 from codeq_server.engine.runner import ShardRunner
 from codeq_server.engine.scheduling import Scheduling
@@ -17,14 +21,22 @@ from codeq_server.webhooks.courier import Courier
 from codeq_server.webhooks.outgoing import Outgoing
 from codeq_server.webhooks.signals import Notifier
 
+from . import payload_schemas
 from .artifacts import Artifacts
 from .audit import AuditService
+from .elsewhere import CREATE_SERVICE
+from .part_links import StreamLinks
+from .part_stream import PartStream
 from .produce import ProducerStream
 from .queues import QueueService
 from .rate_limits import RateLimits
+from .relay import WorkerRelay
 from .schedules import ScheduleService
+from .shard_create import ShardCreateService
+from .shard_service import SHARD, ShardService
+from .shards import LinkedShards, Shards
 from .stream_token import StreamToken
-from .streams import StreamRegistry
+from .streams import StreamRegistry, hello_of
 from .subscriptions import SubscriptionService
 from .tasks import TaskService
 from .tenants import TenantService
@@ -43,6 +55,9 @@ WEBHOOKS: Final = "codeq.v1.WebhookService"
 SHARD_SERVICES: Final = (TASKS, QUEUES, TENANTS, TOPICS, AUDIT, SCHEDULES, SUBSCRIPTIONS, WEBHOOKS)
 """Services whose unary calls a Serving executes."""
 
+PARTS_MAX: Final = 32 * 6_000
+"""Maximum number of open parts of streams: as many as all processes can have streams."""
+
 Handler = Callable[..., Awaitable[Message]]
 """Executes a call: takes the caller's claims and the request, and for an administrative call on a shard the `Act`."""
 
@@ -55,7 +70,8 @@ class Serving:
 
     Attributes:
         runner: Runner of the shard.
-        streams: Open streams.
+        streams: Open streams of clients.
+        parts: Parts of streams of workers that processes serve which hold other shards, or this one.
         outgoing: Makes requests to URLs of tenants; None: none are made.
         signals: Sends signals; None: none are sent.
         courier: Delivers callbacks; None without `outgoing`.
@@ -86,14 +102,16 @@ class Serving:
         if outgoing is not None:
             runner.shard.endpoints.check_url = outgoing.guard.check_url
             self.courier = Courier(runner, outgoing)
+        runner.shard.policies.checker = payload_schemas.Checker()
         self.streams = StreamRegistry(runner.shard.tenants)
+        self.parts = StreamRegistry(Tenants(), PARTS_MAX)
         self.rates = RateLimits(runner)
         self._scheduling = Scheduling(runner)
         self._lease_seconds = lease_seconds
         self._artifacts = Artifacts(runner, keeper, artifact_bytes_max)
         tasks = TaskService(runner, lease_seconds, self._artifacts, self.rates)
         self.handlers: dict[str, Handler] = handlers_of(TASKS, tasks)
-        self.handlers |= handlers_of(QUEUES, QueueService(runner))
+        self.handlers |= handlers_of(QUEUES, QueueService(runner, self.streams.workers))
         self.handlers |= handlers_of(TENANTS, TenantService(runner, self.streams))
         self.handlers |= handlers_of(TOPICS, TopicService(runner))
         self.handlers |= handlers_of(AUDIT, AuditService(runner))
@@ -102,24 +120,67 @@ class Serving:
         if self.signals is not None:
             self.signals.start()
         self.handlers |= handlers_of(WEBHOOKS, WebhookService(runner, outgoing))
+        self.handlers |= handlers_of(SHARD, ShardService(runner))
+        self.handlers |= handlers_of(CREATE_SERVICE, ShardCreateService(runner))
 
-    async def produce(self, token: StreamToken, context: Any, in_flight: InFlight) -> None:
-        """Serves a producer stream to its end; `in_flight` counts the bytes of its large frames.
+    async def produce(
+        self, token: StreamToken, context: Any, in_flight: InFlight, shards: Shards | None = None
+    ) -> None:
+        """Serves a producer stream to its end.
+
+        Args:
+            token: Token of the client.
+            context: The call.
+            in_flight: Counts the bytes of large frames.
+            shards: All shards; None: there is only this one.
 
         Raises:
             Rejection: Why the stream ends; may be in an exception group.
         """
-        await ProducerStream(self.runner, token, self.streams, context, in_flight, self.rates).run()
+        await ProducerStream(self.runner, token, self.streams, context, in_flight, self.rates, shards).run()
 
-    async def work(self, token: StreamToken, context: Any) -> None:
-        """Serves a worker stream to its end.
+    async def work(self, token: StreamToken, context: Any, shards: LinkedShards | None = None) -> None:
+        """Serves a worker stream to its end, over all `shards` if there are several.
 
         Raises:
             Rejection: Why the stream ends; may be in an exception group.
         """
+        if shards is not None:
+            links = StreamLinks(shards, partial(self._work_here, token))
+            seconds = self.runner.unix_seconds
+            await WorkerRelay(token, self.streams, self._lease_seconds, context, links, seconds).run()
+            return
         await WorkerStream(
             self.runner, token, self.streams, self._lease_seconds, self._artifacts, context, self.rates
         ).run()
+
+    async def work_part(self, token: StreamToken, context: Any, first: shard_work_pb2.WorkOnShardRequest) -> None:
+        """Serves this shard's part of a worker stream to its end.
+
+        Args:
+            token: Token of the client.
+            context: The call.
+            first: Its first message.
+
+        Raises:
+            Rejection: Why the part ends; may be in an exception group.
+        """
+        part = PartStream(
+            self.runner, token, self.parts, self._lease_seconds, self._artifacts, context, self.rates, first
+        )
+        await part.run()
+
+    async def _work_here(self, token: StreamToken, context: Any) -> None:
+        await self.work_part(token.again(), context, await hello_of(context, shard_work_pb2.WorkOnShardRequest))
+
+    def trace(self, record: Callable[[list[TracedTask]], None]) -> None:
+        """Has the traces of new tasks recorded.
+
+        Args:
+            record: Called with tasks whose ends are durable; must not raise.
+        """
+        self.runner.shard.traces = Traces()
+        self.runner.on_traced = record
 
     def drain(self, grace_ms: int, leader: str = "") -> None:
         """Ends every wait, and notifies streams that they will end.
@@ -130,6 +191,7 @@ class Serving:
         """
         self.runner.drain()
         self.streams.drain(grace_ms, leader)
+        self.parts.drain(grace_ms, leader)
         self.rates.drain(Rejection(Reason.DRAINING, "the server is stopping"))
 
     def end(self, refusal: Rejection) -> None:
@@ -143,6 +205,7 @@ class Serving:
         """
         self._stop_outgoing()
         self.streams.end(refusal)
+        self.parts.end(refusal)
         self.runner.end(refusal)
 
     async def close(self) -> None:

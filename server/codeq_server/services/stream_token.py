@@ -64,6 +64,15 @@ class StreamToken:
         """Whether the token may no longer be accepted. It may even have been revoked since its validation."""
         self._news = asyncio.Event()
 
+    @property
+    def shown(self) -> Authorization:
+        """The latest token as the value of an authorization header, or the certificate."""
+        return f"Bearer {self._token}" if isinstance(self._token, str) else self._token
+
+    def again(self) -> StreamToken:
+        """Returns another one for a part of the stream, which is renewed apart."""
+        return StreamToken(self.claims, self._validate, self._clock, self._token, self._revocations)
+
     async def renew(self, token: str) -> Claims:
         """Replaces the token with a fresh one, and returns the claims that apply from now on.
 

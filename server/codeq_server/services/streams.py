@@ -16,6 +16,7 @@ from google.protobuf.message import Message
 from codeq_server.core.errors import Reason, Rejection
 from codeq_server.core.tenants import STREAMS, Tenants
 
+from .connected import ConnectedWorkers
 from .convert import reason_number
 from .stream_token import StreamToken
 
@@ -52,14 +53,32 @@ async def hello_of(context: Any, request_class: type[T]) -> T:
     return first
 
 
+def rejection_in(problem: BaseException) -> Rejection | None:
+    """Returns the first rejection among the reasons why a stream has ended; None: it ended for another reason."""
+    stack = [problem]
+    while stack:
+        cause = stack.pop()
+        if isinstance(cause, Rejection):
+            return cause.again()
+        if isinstance(cause, BaseExceptionGroup):
+            stack.extend(cause.exceptions)
+    return None
+
+
 class StreamRegistry:
     """The open streams; notifies them when the server shuts down or another node becomes leader.
 
+    Attributes:
+        workers: Open streams of workers.
+
     Args:
         tenants: The shard's tenants, whose limits on streams apply.
+        most: Maximum number of open streams; 0: STREAMS_MAX.
     """
 
-    def __init__(self, tenants: Tenants) -> None:
+    def __init__(self, tenants: Tenants, most: int = 0) -> None:
+        self._most = most
+        self.workers = ConnectedWorkers()
         self._tenants = tenants
         self._counts: dict[str, int] = {}
         """Open streams by tenant."""
@@ -96,8 +115,9 @@ class StreamRegistry:
         """
         if self._refusal is not None:
             raise self._refusal.again()
-        if len(self._members) >= STREAMS_MAX:
-            raise Rejection(Reason.LIMIT_REACHED, f"{STREAMS_MAX} streams are open, the limit")
+        most = self._most or STREAMS_MAX
+        if len(self._members) >= most:
+            raise Rejection(Reason.LIMIT_REACHED, f"{most} streams are open, the limit")
         tenant = token.claims.tenant_id
         count = self.count(tenant)
         most = self._tenants.limits_of(tenant).streams_max

@@ -7,18 +7,18 @@ from typing import Final
 
 from codeq.v1 import subscription_service_pb2 as pb
 from codeq_internal.v1 import rows_pb2
-from google.protobuf.timestamp_pb2 import Timestamp
 
 from codeq_server.auth.claims import Claims
 from codeq_server.core import subscriptions as core
 from codeq_server.core.errors import Reason, Rejection, invalid_field
 from codeq_server.core.subscriptions import Subscription, Wanted
 from codeq_server.engine.runner import ShardRunner
-from codeq_server.webhooks.guard import STRICT, Guard, check_form
 from codeq_server.webhooks.signals import Notifier
 
 from .auditing import Act
-from .page_tokens import last_key, page_token
+from .convert import timestamp
+from .page_tokens import last_name, page_token
+from .receiver_urls import check_receiver
 
 PAGE_DEFAULT: Final = 100
 TTL_DEFAULT_SECONDS: Final = 300
@@ -56,7 +56,7 @@ class SubscriptionService:
             runner.shard, _new_id(runner.random), claims.tenant_id, claims.subject, wanted, runner.now()
         )
         ready = core.ready_work(runner.shard, claims.tenant_id, wanted.commands)
-        response = pb.CreateSubscriptionResponse(subscription_id=made.id, expires_at=_time(made.expires_ms))
+        response = pb.CreateSubscriptionResponse(subscription_id=made.id, expires_at=timestamp(made.expires_ms))
         runner.changed()
         await runner.wait_durable()
         if self._notifier is not None:
@@ -71,7 +71,7 @@ class SubscriptionService:
         now = runner.now()
         found = self._of_worker(claims, request.id)
         core.renew(runner.shard, found, request.ttl_seconds * 1000, now)
-        response = pb.HeartbeatSubscriptionResponse(subscription_id=found.id, expires_at=_time(found.expires_ms))
+        response = pb.HeartbeatSubscriptionResponse(subscription_id=found.id, expires_at=timestamp(found.expires_ms))
         runner.changed()
         await runner.wait_durable()
         return response
@@ -133,14 +133,13 @@ class SubscriptionService:
         Raises:
             Rejection: INVALID_FIELD, URL_NOT_ALLOWED, COMMAND_NOT_ALLOWED.
         """
-        guard = STRICT if self._notifier is None else self._notifier.outgoing.guard
-        check_callback("callbackUrl", request.callback_url, guard)
+        check_receiver(self._runner.shard, "callback_url", request.callback_url)
         mode = MODES[request.delivery_mode or "fanout"]
         is_group = mode == rows_pb2.SIGNAL_MODE_GROUP
         if is_group and not request.group_id:
-            raise invalid_field("groupId", "is required with deliveryMode group")
+            raise invalid_field("group_id", "is required with delivery_mode group")
         if request.group_id and not is_group:
-            raise invalid_field("groupId", "is only allowed with deliveryMode group")
+            raise invalid_field("group_id", "is only allowed with delivery_mode group")
         for command in request.event_types:
             if not claims.allows_command(command):
                 raise Rejection(Reason.COMMAND_NOT_ALLOWED, f"the token does not allow the command {command}")
@@ -178,27 +177,13 @@ class SubscriptionService:
             Rejection: INVALID_PAGE_TOKEN.
         """
         of = (_LIST, claims.tenant_id)
-        after = last_key(token, None, *of).decode("ascii", "replace") if token else ""
+        after = last_name(token, *of)
         self._runner.now()  # raises if the runner no longer decides
         count = size or PAGE_DEFAULT
         there = self._runner.shard.subscriptions.by_tenant.get(claims.tenant_id, {})
         found = [there[id] for id in sorted(there) if id > after and sees(there[id])]  # noqa: A001
         following = page_token(found[count - 1].id.encode(), *of) if len(found) > count else ""
         return [_message(each) for each in found[:count]], following
-
-
-def check_callback(field: str, url: str, guard: Guard) -> None:
-    """Checks a URL that the server is to make requests to.
-
-    Raises:
-        Rejection: INVALID_FIELD, or URL_NOT_ALLOWED if the guard refuses where it leads.
-    """
-    problem = check_form(url)
-    if problem:
-        raise invalid_field(field, problem)
-    problem = guard.check_url(url)
-    if problem:
-        raise Rejection(Reason.URL_NOT_ALLOWED, f"{field}: {problem}", ((field, problem),))
 
 
 def _works_on(claims: Claims, subscription: Subscription) -> bool:
@@ -225,16 +210,10 @@ def _message(subscription: Subscription) -> pb.Subscription:
         group_id=wanted.group,
         min_interval_seconds=wanted.interval_ms // 1000,
         ttl_seconds=wanted.ttl_ms // 1000,
-        created_at=_time(subscription.created_ms),
-        expires_at=_time(subscription.expires_ms),
+        created_at=timestamp(subscription.created_ms),
+        expires_at=timestamp(subscription.expires_ms),
         subject=subscription.subject,
     )
-
-
-def _time(ms: int) -> Timestamp:
-    time = Timestamp()
-    time.FromMilliseconds(ms)
-    return time
 
 
 def _new_id(random: Callable[[], float]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Final, TypeVar
+from typing import Final
 
 from codeq.v1 import task_pb2
 from codeq.v1 import task_service_pb2 as pb
@@ -18,6 +18,7 @@ from codeq_server.core.errors import CorruptRows, Reason, Rejection, invalid_fie
 from codeq_server.core.model import Caller
 from codeq_server.core.new_task import NewTask
 from codeq_server.core.outcomes import Verdict
+from codeq_server.core.policy import STEPS_PER_TURN
 from codeq_server.core.quotas import check_claim
 from codeq_server.core.redrive import redrive_task
 from codeq_server.core.status import ENDED, Outcome
@@ -25,7 +26,8 @@ from codeq_server.engine.runner import ShardRunner
 
 from .artifacts import Artifacts, Uploads
 from .auditing import Act
-from .claiming import allowed_commands, claim_now, claim_or_wait, return_unused
+from .batch_bytes import BATCH_BYTES_MAX, check_results, check_tasks
+from .claiming import Lease, allowed_commands, claim_now, claim_or_wait, return_unused
 from .cleaning import clean
 from .convert import (
     add_history,
@@ -38,7 +40,8 @@ from .convert import (
     task_message,
     timestamp,
 )
-from .creating import batch_of, task_of
+from .creating import batch_of, charged_task_of, check_in_turns
+from .deciding import decide
 from .explaining import explanation
 from .fingerprint import NULL
 from .listing import NEWEST, list_tasks
@@ -48,14 +51,10 @@ from .validation import check_ending, check_json, check_message, kept_text
 
 SLICE_TASKS: Final = 128
 """Tasks of a batch created without yielding to other callers."""
-BATCH_BYTES_MAX: Final = 8 << 20
-"""Maximum bytes of a batch's payloads or results."""
 _OUTCOMES: Final = {
     task_pb2.TASK_STATUS_COMPLETED: Outcome.COMPLETED,
     task_pb2.TASK_STATUS_FAILED: Outcome.FAILED,
 }
-
-T = TypeVar("T")
 
 
 class TaskService:
@@ -81,12 +80,12 @@ class TaskService:
         self, claims: Claims, request: pb.BatchCreateTasksRequest
     ) -> pb.BatchCreateTasksResponse:
         """Creates several tasks, independently or atomically."""
-        _check_batch_bytes("tasks", sum(len(spec.payload) for spec in request.tasks))
+        check_tasks(request)
         if request.HasField("idempotency_key") and not request.atomic:
             raise invalid_field("idempotency_key", "is only for atomic batches; in others each task may have its own")
         response = pb.BatchCreateTasksResponse()
         if request.atomic:
-            self._create_all(response, claims, request)
+            await self._create_all(response, claims, request)
         else:
             await self._create_each(response, claims, request)
         await self._settled()
@@ -94,16 +93,16 @@ class TaskService:
 
     async def ClaimTask(self, claims: Claims, request: pb.ClaimTaskRequest) -> pb.ClaimTaskResponse:  # noqa: N802
         """Claims one task; the response is empty if none becomes available in time."""
-        lease_ms = request.lease_seconds * 1000 if request.HasField("lease_seconds") else self._default_lease_ms
+        lease = self._lease_of(request)
         response = pb.ClaimTaskResponse()
-        await self._claim(claims, request.commands, 1, lease_ms, request.wait_seconds, lambda: response.task)
+        await self._claim(claims, request.commands, 1, lease, request.wait_seconds, lambda: response.task)
         return response
 
     async def ClaimTasks(self, claims: Claims, request: pb.ClaimTasksRequest) -> pb.ClaimTasksResponse:  # noqa: N802
         """Claims several tasks; the response is empty if none becomes available in time."""
-        lease_ms = request.lease_seconds * 1000 if request.HasField("lease_seconds") else self._default_lease_ms
+        lease = self._lease_of(request)
         response = pb.ClaimTasksResponse()
-        await self._claim(claims, request.commands, request.count, lease_ms, request.wait_seconds, response.tasks.add)
+        await self._claim(claims, request.commands, request.count, lease, request.wait_seconds, response.tasks.add)
         return response
 
     async def HeartbeatTask(  # noqa: N802
@@ -113,8 +112,9 @@ class TaskService:
         token = request.lease_token if request.HasField("lease_token") else None
         extend_ms = request.extend_seconds * 1000 if request.HasField("extend_seconds") else None
         now = self._runner.now()
-        token, until_ms = self._decide(
-            lambda: heartbeats.heartbeat(self._runner.shard, _caller(claims), request.task_id, token, extend_ms, now)
+        token, until_ms = decide(
+            self._runner,
+            lambda: heartbeats.heartbeat(self._runner.shard, _caller(claims), request.task_id, token, extend_ms, now),
         )
         await self._settled()
         return pb.HeartbeatTaskResponse(lease_token=token, lease_until=timestamp(until_ms))
@@ -133,8 +133,7 @@ class TaskService:
         self, claims: Claims, request: pb.BatchSubmitResultsRequest
     ) -> pb.BatchSubmitResultsResponse:
         """Ends several tasks independently."""
-        contents = sum(len(each.content) for item in request.results for each in item.artifacts)
-        _check_batch_bytes("results", sum(len(item.result) for item in request.results) + contents)
+        check_results(request)
         now, decided = self._runner.now(), False
         response = pb.BatchSubmitResultsResponse()
         for index, item in enumerate(request.results):
@@ -178,8 +177,11 @@ class TaskService:
         token = request.lease_token if request.HasField("lease_token") else None
         extend_ms = request.extend_seconds * 1000 if request.HasField("extend_seconds") else None
         shard, now = self._runner.shard, self._runner.now()
-        token, until_ms = self._decide(
-            lambda: heartbeats.report_progress(shard, _caller(claims), request.task_id, token, progress, extend_ms, now)
+        token, until_ms = decide(
+            self._runner,
+            lambda: heartbeats.report_progress(
+                shard, _caller(claims), request.task_id, token, progress, extend_ms, now
+            ),
         )
         await self._settled()
         return pb.ReportProgressResponse(lease_token=token, lease_until=timestamp(until_ms))
@@ -189,7 +191,7 @@ class TaskService:
         shard, now = self._runner.shard, self._runner.now()
         self._view(claims, request.task_id)
         reason = kept_text(request.reason)
-        self._decide(lambda: withdrawal.cancel(shard, claims.tenant_id, request.task_id, reason, now))
+        decide(self._runner, lambda: withdrawal.cancel(shard, claims.tenant_id, request.task_id, reason, now))
         view = self._view(claims, request.task_id)
         await self._settled()
         return pb.CancelTaskResponse(task=task_message(view))
@@ -221,7 +223,7 @@ class TaskService:
         """Redrives an ended task."""
         shard, now = self._runner.shard, self._runner.now()
         before = {"status": self._view(claims, request.task_id).status.name}
-        self._decide(lambda: redrive_task(shard, claims.tenant_id, request.task_id, now))
+        decide(self._runner, lambda: redrive_task(shard, claims.tenant_id, request.task_id, now))
         view = self._view(claims, request.task_id)
         act.record(self._runner, before=before, after={"status": view.status.name})
         await self._settled()
@@ -289,28 +291,22 @@ class TaskService:
         except Rejection as refusal:
             raise self._runner.refused(refusal, decided=decided) from None
 
-    def _decide(self, decision: Callable[[], T]) -> T:
-        try:
-            return decision()
-        except Rejection:
-            raise
-        except Exception as problem:
-            raise self._runner.fail(problem) from problem
-
     def _create(
         self, message: task_pb2.Task, claims: Claims, spec: task_pb2.TaskSpec, now: Now, path: str = ""
     ) -> None:
         shard, tenant = self._runner.shard, claims.tenant_id
-        task = task_of(shard, tenant, spec, now, path)
-        self._tell(message, claims, task, self._decide(lambda: names.create(shard, tenant, task, now)), now)
+        task = charged_task_of(self._runner, tenant, spec, now, path)
+        self._tell(message, claims, task, decide(self._runner, lambda: names.create(shard, tenant, task, now)), now)
 
     async def _create_each(
         self, response: pb.BatchCreateTasksResponse, claims: Claims, request: pb.BatchCreateTasksRequest
     ) -> None:
-        now = self._runner.now()
+        now, checker = self._runner.now(), self._runner.shard.policies.checker
+        first, begun = 0, checker.steps
         for index, spec in enumerate(request.tasks):
-            if index and not index % SLICE_TASKS:
+            if index - first >= SLICE_TASKS or checker.steps - begun >= STEPS_PER_TURN:
                 now = await self._go_on(claims.tenant_id, decided=True)
+                first, begun = index, checker.steps
             answer = response.results.add()
             try:
                 check_message(spec)
@@ -319,14 +315,17 @@ class TaskService:
             except Rejection as rejection:
                 answer.error.CopyFrom(item_error(index, rejection))
 
-    def _create_all(
+    async def _create_all(
         self, response: pb.BatchCreateTasksResponse, claims: Claims, request: pb.BatchCreateTasksRequest
     ) -> None:
-        now, tenant = self._runner.now(), claims.tenant_id
+        self._runner.now()  # raises if the runner no longer decides
+        shard, tenant = self._runner.shard, claims.tenant_id
         for spec in request.tasks:
             claims.check_command(spec.command)
-        tasks, batch = batch_of(self._runner.shard, tenant, request.tasks, request.idempotency_key, now)
-        made = self._decide(lambda: names.create_all(self._runner.shard, tenant, tasks, batch, now))
+        check = await check_in_turns(self._runner, tenant, request.tasks)
+        now = self._runner.now()
+        tasks, batch = batch_of(shard, tenant, request.tasks, request.idempotency_key, now, check)
+        made = decide(self._runner, lambda: names.create_all(self._runner.shard, tenant, tasks, batch, now))
         for index, (task, created) in enumerate(zip(tasks, made, strict=True)):
             answer = response.results.add()
             if created is None:
@@ -376,7 +375,8 @@ class TaskService:
         check_ending(outcome, result, request.error)
         token = request.lease_token if request.HasField("lease_token") else None
         error = kept_text(request.error) if outcome is Outcome.FAILED else ""
-        verdict = self._decide(
+        verdict = decide(
+            self._runner,
             lambda: outcomes.settle(
                 self._runner.shard,
                 _caller(claims),
@@ -389,7 +389,7 @@ class TaskService:
                 0,
                 now,
                 artifacts=artifacts,
-            )
+            ),
         )
         fill_outcome(record, request.task_id, verdict, result, error, artifacts)
 
@@ -405,20 +405,26 @@ class TaskService:
         park_key: bool = False,
     ) -> Verdict:
         shard, now, jitter = self._runner.shard, self._runner.now(), self._runner.random()
-        verdict = self._decide(
+        verdict = decide(
+            self._runner,
             lambda: outcomes.settle(
                 shard, _caller(claims), task_id, token, outcome, None, reason, delay_ms, jitter, now, park_key=park_key
-            )
+            ),
         )
         await self._settled()
         return verdict
+
+    def _lease_of(self, request: pb.ClaimTaskRequest | pb.ClaimTasksRequest) -> Lease:
+        if request.HasField("lease_seconds"):
+            return Lease(request.lease_seconds * 1000, is_default=False)
+        return Lease(self._default_lease_ms, is_default=True)
 
     async def _claim(
         self,
         claims: Claims,
         commands: Sequence[str],
         count: int,
-        lease_ms: int,
+        lease: Lease,
         wait_seconds: int,
         place: Callable[[], task_pb2.Task],
     ) -> None:
@@ -426,11 +432,11 @@ class TaskService:
         wanted = allowed_commands(claims, commands)
         caller = _caller(claims)
         check_claim(runner.shard, caller.tenant)
-        claimed = claim_now(runner, caller, wanted, count, BATCH_BYTES_MAX, lease_ms)
+        claimed = claim_now(runner, caller, wanted, count, BATCH_BYTES_MAX, lease)
         if claimed is None and wait_seconds:
             # A claim whose token ends while it waits gets no work; the next claim with that token is rejected.
             patience = claims.patience(wait_seconds, runner.unix_seconds())
-            claimed = await claim_or_wait(runner, caller, wanted, count, BATCH_BYTES_MAX, lease_ms, patience)
+            claimed = await claim_or_wait(runner, caller, wanted, count, BATCH_BYTES_MAX, lease, patience)
         if claimed is None:
             await self._settled()
             return
@@ -460,10 +466,3 @@ class TaskService:
 
 def _caller(claims: Claims) -> Caller:
     return Caller(claims.tenant_id, claims.subject, claims.subject)
-
-
-def _check_batch_bytes(field: str, size: int) -> None:
-    if size > BATCH_BYTES_MAX:
-        raise Rejection(
-            Reason.TOO_LARGE, f"{field}: {size} bytes, the limit is {BATCH_BYTES_MAX}", ((field, "too large"),)
-        )

@@ -8,7 +8,7 @@ from codeq.v1 import tenant_service_pb2 as pb
 from codeq_internal.v1 import rows_pb2
 
 from codeq_server.auth.claims import Claims
-from codeq_server.core.errors import Rejection, invalid_field
+from codeq_server.core.errors import invalid_field
 from codeq_server.core.limits import Limits, Rate
 from codeq_server.core.shard import Shard
 from codeq_server.core.tenants import DEFAULT
@@ -17,7 +17,8 @@ from codeq_server.engine.admission import QUEUES_PER_COST
 from codeq_server.engine.runner import ShardRunner
 
 from .auditing import Act, State
-from .page_tokens import last_key, page_token
+from .deciding import decide
+from .page_tokens import last_name, page_token
 from .streams import StreamRegistry
 
 PAGE_DEFAULT: Final = 100
@@ -36,7 +37,7 @@ class TenantService:
     async def ListTenants(self, claims: Claims, request: pb.ListTenantsRequest) -> pb.ListTenantsResponse:  # noqa: N802, ARG002
         """Returns a page of tenants."""
         count = request.page_size or PAGE_DEFAULT
-        after = last_key(request.page_token, None, "tenants").decode("ascii", "replace") if request.page_token else ""
+        after = last_name(request.page_token, "tenants")
         self._runner.now()  # raises if the runner no longer decides
         names, following = list_tenants(self._runner.shard, after, count)
         response = pb.ListTenantsResponse(tenants=[self._message(name) for name in names])
@@ -72,12 +73,8 @@ class TenantService:
                 getattr(limits, field.name).CopyFrom(value)
             else:
                 setattr(limits, field.name, value)
-        try:
-            set_limits(shard, request.name, rows_pb2.LimitsRow.FromString(limits.SerializeToString()))
-        except Rejection:
-            raise
-        except Exception as problem:
-            raise self._runner.fail(problem) from problem
+        row = rows_pb2.LimitsRow.FromString(limits.SerializeToString())
+        decide(self._runner, lambda: set_limits(shard, request.name, row))
         act.record(self._runner, before=before, after=_state(limits))
         return pb.UpdateTenantResponse(tenant=await self._told(request.name))
 
@@ -97,7 +94,7 @@ class TenantService:
 
     def _message(self, name: str) -> pb.Tenant:
         shard = self._runner.shard
-        message = pb.Tenant(name=name, effective=_limits_message(shard.tenants.limits_of(name)))
+        message = pb.Tenant(name=name, effective=_limits_message(shard.tenants.whole_limits_of(name)))
         message.limits.CopyFrom(_own(shard, name))
         if name != DEFAULT:
             message.usage.CopyFrom(pb.TenantUsage(streams=self._streams.count(name), **usage_of(shard, name)._asdict()))

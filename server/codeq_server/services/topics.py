@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Final
 
 from codeq.v1 import topic_service_pb2 as pb
@@ -12,9 +13,12 @@ from codeq_server.core.errors import Reason, Rejection
 from codeq_server.core.shard import Shard
 from codeq_server.engine.runner import ShardRunner
 
+from . import payload_schemas
 from .auditing import Act, State
 from .convert import timestamp
-from .page_tokens import last_key, page_token
+from .deciding import decide
+from .page_tokens import last_name, page_token
+from .receiver_urls import check_receiver
 
 PAGE_DEFAULT: Final = 100
 RATE_MIN: Final = 0.001
@@ -36,13 +40,12 @@ class TopicService:
         claims.check_command(request.command)
         now, tenant = self._runner.now(), claims.tenant_id
         check_policy(request.policy)
+        if request.policy.HasField("payload_schema"):
+            _check_schema(request.policy.payload_schema)
+        if request.policy.webhook:
+            check_receiver(self._shard, "policy.webhook", request.policy.webhook, Reason.INVALID_POLICY)
         policy = rows_pb2.PolicyRow.FromString(stored_form(request.policy).SerializeToString())
-        try:
-            put = self._shard.policies.put(tenant, request.command, policy, now.wall_ms)
-        except Rejection:
-            raise
-        except Exception as problem:
-            raise self._runner.fail(problem) from problem
+        put = decide(self._runner, lambda: self._shard.policies.put(tenant, request.command, policy, now.wall_ms))
         act.record(self._runner, before=_state(put.before), after=_state(put.row))
         topic = topic_message(put.row)
         if put.before is None:
@@ -63,7 +66,7 @@ class TopicService:
     async def ListTopics(self, claims: Claims, request: pb.ListTopicsRequest) -> pb.ListTopicsResponse:  # noqa: N802
         """Returns a page of topics."""
         of = (_PAGE, claims.tenant_id)
-        after = last_key(request.page_token, None, *of).decode("ascii", "replace") if request.page_token else ""
+        after = last_name(request.page_token, *of)
         self._runner.now()  # raises if the runner no longer decides
         rows, following = self._shard.policies.page(claims.tenant_id, after, request.page_size or PAGE_DEFAULT)
         await self._settled()
@@ -112,6 +115,13 @@ def check_policy(policy: pb.QueuePolicy) -> None:
         raise _invalid("default_priority", "replaces priority 0, so priority_tiers must not have 0")
 
 
+def _check_schema(schema: bytes) -> None:
+    try:
+        payload_schemas.compiled(schema)
+    except payload_schemas.InvalidSchema as problem:
+        raise _invalid("payload_schema", str(problem)) from None
+
+
 def _invalid(name: str, text: str) -> Rejection:
     field = f"policy.{name}"
     return Rejection(Reason.INVALID_POLICY, f"{field}: {text}", ((field, text),))
@@ -158,9 +168,10 @@ def _state(row: rows_pb2.TopicRow | None) -> State:
 
 
 def _set_fields(message: pb.QueuePolicy | pb.Backoff) -> dict[str, object]:
-    """Returns the fields that are set, without messages."""
-    return {
-        field.json_name: list(value) if field.is_repeated else value
-        for field, value in message.ListFields()
-        if field.message_type is None
-    }
+    """Returns the fields that are set, without messages; of a schema its digest, because a record is small."""
+    fields: dict[str, object] = {}
+    for field, value in message.ListFields():
+        if field.message_type is None:
+            shown = hashlib.sha256(value).hexdigest() if isinstance(value, bytes) else value
+            fields[field.json_name] = list(value) if field.is_repeated else shown
+    return fields

@@ -10,7 +10,7 @@ import msgspec
 import protovalidate
 from codeq.v1 import task_pb2, topic_service_pb2
 from codeq.v1 import task_service_pb2 as pb
-from codeq_gateway.fields import rules_of, wanted_item
+from codeq_gateway.fields import form_of, rules_of, wanted_item
 from codeq_gateway.surrogates import mark_unpaired
 from google.protobuf.message import Message
 
@@ -18,16 +18,43 @@ from codeq_server.core.errors import Reason, Rejection, invalid_field
 from codeq_server.core.status import Outcome
 
 from .counts import check_counts
-from .spec_fields import is_plain, is_traced
+from .spec_fields import is_plain, is_usual
 
 _check_json = msgspec.json.Decoder(msgspec.Raw).decode
 _TOO_LARGE_RULES = frozenset({"bytes.max_len"})
 _PLAIN: Final = {
     "required": "must be set",
-    "string.min_len": "must not be empty",
     "repeated.min_items": "must have at least one item",
 }
 """Descriptions in place of protovalidate's."""
+_NAME: Final = "start with a letter or digit, and have only letters, digits, '.', '_' and '-'"
+_TENANT: Final = "be the name of a tenant: 2 to 63 lower-case letters, digits and '-', of which the first is a letter"
+_PATTERNS: Final = {
+    r"^(/([^~/]|~[01])*)*$": "be a JSON pointer, such as /customer/id",
+    "^[A-Za-z0-9][A-Za-z0-9._-]*$": _NAME,
+    "^([A-Za-z0-9][A-Za-z0-9._-]*)?$": _NAME,
+    "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$": f"{_NAME}, at most 64",
+    "^([A-Za-z0-9][A-Za-z0-9._-]{0,63})?$": f"{_NAME}, at most 64",
+    "^[A-Za-z0-9][A-Za-z0-9_-]*$": "start with a letter or digit, and have only letters, digits, '_' and '-'",
+    "^([a-z][a-z0-9-]{1,62})?$": _TENANT,
+    "^(_default|[a-z][a-z0-9-]{1,62})$": f"{_TENANT}, or _default",
+    "^[ -~]+$": "have only printable ASCII characters, at least one",
+    "^[ -~]*$": "have only printable ASCII characters",
+    "^[!-~]+( [!-~]+)*$": "have only printable ASCII characters, and single spaces between them",
+    "^[A-Za-z0-9._-]*$": "have only letters, digits, '.', '_' and '-'",
+    "^[A-Za-z0-9.+_-]*$": "have only letters, digits, '.', '+', '_' and '-'",
+    "^[A-Za-z0-9_+/-]*$": "be the IANA name of a time zone, such as Europe/Berlin",
+    r"^[^\x00-\x20\x7f]*$": "be a URL without spaces and control characters",
+    r"^[^/\\\x00-\x1f\x7f-\x9f]+$": "be a file name without slashes and control characters",
+    r"^(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}$": "be an address such as host:7000",
+    "^(00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}|"
+    "(0[1-9a-f]|[1-9a-e][0-9a-f]|f[0-9a-e])-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}(-[!-~]*)?)$": "be a W3C traceparent",
+    "^([A-Za-z0-9!#$&^_.+-]+/[A-Za-z0-9!#$&^_.+-]+(; ?[A-Za-z0-9!#$&^_.+-]+=[A-Za-z0-9!#$&^_.+:-]+)*)?$": (
+        "be a media type such as image/png"
+    ),
+}
+"""What the patterns of fields demand, for fields whose proto does not say it in words of their own."""
+_LENGTHS: Final = frozenset({"string.min_len", "string.max_len"})
 _POLICY: Final = "policy."
 """Start of the paths of a policy's fields in the request that sets it."""
 _is_command = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}").fullmatch
@@ -42,7 +69,7 @@ def _is_usual_spec(spec: task_pb2.TaskSpec) -> bool:
         0 <= spec.priority <= 9
         and len(spec.payload) <= 1 << 20
         and _is_command(spec.command) is not None
-        and (is_plain(spec) or is_traced(spec))
+        and (is_plain(spec) or is_usual(spec))
     )
 
 
@@ -158,16 +185,33 @@ def _described(message: Message, path: str, rule: str, text: str) -> str:
     if rule in _PLAIN:
         return _PLAIN[rule]
     if name == "pattern":
-        return text.replace("does not match regex pattern", "must match")
-    if kind not in {"int32", "int64", "enum"} and rule != "string.in":
-        return text
+        field = _field_at(message, path)
+        form = form_of(field)
+        return f"must be {form}" if form else f"must {_PATTERNS[pattern_of(field)]}"
+    if rule in _LENGTHS:
+        rules = rules_of(_field_at(message, path))
+        lengths = (rules.repeated.items if rules.HasField("repeated") else rules).string
+        if lengths.min_len > 1:
+            return f"must have {lengths.min_len} to {lengths.max_len} characters"
+        return "must not be empty" if name == "min_len" else text
+    if rule == "string.in":
+        return "must be " + " or ".join(filter(None, getattr(rules_of(_field_at(message, path)).string, "in")))
+    return wanted_item(_field_at(message, path)) if kind in {"int32", "int64", "enum"} else text
+
+
+def pattern_of(field: Any) -> str:
+    """Returns the pattern of a field, or of its items."""
+    rules = rules_of(field)
+    return str((rules.repeated.items if rules.HasField("repeated") else rules).string.pattern)
+
+
+def _field_at(message: Message, path: str) -> Any:
+    """Returns the descriptor of the field at a path of `_rejection`."""
     descriptor: Any = message.DESCRIPTOR
     for part in path.split("."):
         field = descriptor.fields_by_name[part.partition("[")[0]]
         descriptor = field.message_type
-    if rule == "string.in":
-        return "must be " + " or ".join(filter(None, getattr(rules_of(field).string, "in")))
-    return wanted_item(field)
+    return field
 
 
 def check_ending(outcome: Outcome, result: bytes | None, error: str) -> None:

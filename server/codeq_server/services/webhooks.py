@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import uuid
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from codeq.v1 import webhook_service_pb2 as pb
@@ -19,18 +21,23 @@ from codeq_server.core.status import Status
 from codeq_server.engine.admission import CALL_COST
 from codeq_server.engine.runner import ShardRunner
 from codeq_server.webhooks.bodies import test_body
+from codeq_server.webhooks.guard import host_of
 from codeq_server.webhooks.outgoing import Outgoing
-from codeq_server.webhooks.signing import headers
+from codeq_server.webhooks.signing import ENCODED_PREFIX, headers, is_decodable
 
 from .auditing import Act, State
-from .convert import status_number, unix_ms
+from .convert import status_number, timestamp, unix_ms
+from .deciding import decide
 from .page_tokens import last_key, page_token
+from .receiver_urls import check_receiver
 
 PAGE_DEFAULT: Final = 100
 PAGE_ROWS_MAX = 10_000
 """Rows examined per page."""
 SLICE = 256
 """Rows examined in one turn."""
+HASTENED_ROWS_MAX: Final = 10_000
+"""Callbacks that wait, of a tenant, that a resume looks at; the others are looked at within a minute anyway."""
 TESTS_MAX: Final = 8
 """Maximum number of test requests at a time."""
 FINGERPRINT_CHARS: Final = 16
@@ -72,20 +79,18 @@ class WebhookService:
         """Returns a page of the callbacks of a command that are not delivered."""
         queue = self._queue(claims, request.command)
         count = request.page_size or PAGE_DEFAULT
-        found: list[_Row] = []
+        response = pb.ListCallbacksResponse()
 
         def look(row: _Row) -> bool:
             state = _STATES[row[1].state]
             if state == request.state or (not request.state and state != pb.CALLBACK_STATE_DELIVERED):
-                found.append(row)
-            return len(found) < count
+                response.callbacks.append(self._message(queue, row))
+            return len(response.callbacks) < count
 
-        token = await self._walk(queue, request.page_token, (request.command, request.state), look)
-        response = pb.ListCallbacksResponse(
-            callbacks=[self._message(queue, each) for each in found],
-            next_page_token=token,
-            paused_hosts=self._paused(claims.tenant_id),
-        )
+        of = (request.command, request.state)
+        response.next_page_token = await self._walk(queue, request.page_token, of, look, self._runner.changed)
+        response.paused_hosts.extend(self._paused(claims.tenant_id))
+        response.held_hosts.extend(self._held(claims.tenant_id, {host_of(each.url) for each in response.callbacks}))
         await self._runner.wait_durable()
         return response
 
@@ -96,7 +101,9 @@ class WebhookService:
         home, position = self._home(claims, request.task_id)
         shard, now = self._runner.shard, self._runner.now()
         rows = callbacks.callbacks_at(shard, home, position)
-        retried = sum([callbacks.replay(shard, home.queue, *each, now) for each in rows])
+        retried = decide(self._runner, lambda: sum([callbacks.replay(shard, home.queue, *each, now) for each in rows]))
+        if retried:
+            self._probe_now(host_of(callbacks.webhook_at(shard, home, position)[0]))
         act.record(self._runner, after={"retried": retried})
         await self._runner.wait_durable()
         return pb.RetryTaskCallbacksResponse(retried=retried)
@@ -105,24 +112,39 @@ class WebhookService:
         self, claims: Claims, request: pb.RetryCallbacksRequest, act: Act
     ) -> pb.RetryCallbacksResponse:
         """Attempts callbacks of a command at once."""
-        queue = self._queue(claims, request.command)
+        queue, runner = self._queue(claims, request.command), self._runner
         response = pb.RetryCallbacksResponse()
         first = unix_ms(getattr(request, "from")) if request.HasField("from") else 0
         last = unix_ms(request.to) if request.HasField("to") else 1 << 62
 
         def look(row: _Row) -> bool:
             if row[1].state == rows_pb2.CALLBACK_STATE_GAVE_UP and first <= row[1].ended_ms < last:
-                response.retried += callbacks.replay(self._runner.shard, queue, *row, self._runner.now())
+                response.retried += decide(runner, lambda: callbacks.replay(runner.shard, queue, *row, runner.now()))
+                self._probe_now(host_of(self._url(queue, row[1])))
             return True
 
+        def record() -> None:
+            act.record(runner, after={"retried": response.retried})
+
         of = ("retry", request.command, first, last)
-        response.next_page_token = await self._walk(queue, request.page_token, of, look)
-        act.record(self._runner, after={"retried": response.retried})
-        await self._runner.wait_durable()
+        try:
+            response.next_page_token = await self._walk(queue, request.page_token, of, look, record)
+        except Rejection as refusal:
+            raise runner.refused(refusal, decided=bool(response.retried)) from None
+        await runner.wait_durable()
         return response
 
-    async def _walk(self, queue: Queue, token: str, of: tuple[object, ...], look: Callable[[_Row], bool]) -> str:
+    async def _walk(
+        self,
+        queue: Queue,
+        token: str,
+        of: tuple[object, ...],
+        look: Callable[[_Row], bool],
+        end_slice: Callable[[], None],
+    ) -> str:
         """Passes callbacks of a queue to `look` until that returns False; returns the token of the next page.
+
+        Other calls may decide between two slices, and each slice ends with `end_slice`.
 
         Raises:
             Rejection: INVALID_PAGE_TOKEN, CORRUPT_DATA.
@@ -134,11 +156,14 @@ class WebhookService:
             await runner.room(queue.tenant, CALL_COST + SLICE)
             runner.now()  # raises if the runner no longer decides
             stored = runner.shard.stored.scan(max(start, last + b"\0"), end, SLICE)
-            for key, value in runner.shard.current(stored):
-                last = key
-                if not look((keys.split_outbox_key(key)[1], parsed(rows_pb2.OutboxRow, key, value))):
-                    return page_token(last, *of)
-            runner.changed()
+            try:
+                for key, value in runner.shard.current(stored):
+                    last = key
+                    if not look((keys.split_outbox_key(key)[1], parsed(rows_pb2.OutboxRow, key, value))):
+                        return page_token(last, *of)
+            finally:
+                end_slice()
+            await asyncio.sleep(0)
             if len(stored) < SLICE:
                 return ""
             last = stored[-1][0]
@@ -153,6 +178,9 @@ class WebhookService:
         _check_all_commands(claims)
         if "?" in request.endpoint or "#" in request.endpoint:
             raise invalid_field("endpoint", "must have no query and no fragment")
+        for index, secret in enumerate(request.secrets):
+            if not is_decodable(secret):
+                raise invalid_field(f"secrets[{index}]", f"must be base64 with padding after {ENCODED_PREFIX}")
         tenant, before = claims.tenant_id, self._secrets_state(claims.tenant_id, request.endpoint)
         receivers.set_secrets(self._runner.shard, tenant, request.endpoint, list(request.secrets), self._runner.now())
         act.record(self._runner, before=before, after=self._secrets_state(tenant, request.endpoint))
@@ -165,7 +193,7 @@ class WebhookService:
         claims: Claims,
         request: pb.GetWebhookSecretsRequest,  # noqa: ARG002
     ) -> pb.GetWebhookSecretsResponse:
-        """Returns for which endpoints there are secrets."""
+        """Returns the endpoints that have secrets."""
         _check_all_commands(claims)
         self._runner.now()  # raises if the runner no longer decides
         there = self._runner.shard.endpoints.of(claims.tenant_id)
@@ -188,7 +216,7 @@ class WebhookService:
     async def PauseWebhooks(  # noqa: N802
         self, claims: Claims, request: pb.PauseWebhooksRequest, act: Act
     ) -> pb.PauseWebhooksResponse:
-        """Has callbacks to a host wait."""
+        """Makes callbacks to a host wait."""
         await self._pause(claims, request.host, act, paused=True)
         return pb.PauseWebhooksResponse(paused_hosts=self._paused(claims.tenant_id))
 
@@ -197,6 +225,11 @@ class WebhookService:
     ) -> pb.ResumeWebhooksResponse:
         """Delivers callbacks to a host again."""
         await self._pause(claims, request.host, act, paused=False)
+        self._probe_now(request.host)
+        try:
+            await self._hasten(claims.tenant_id, request.host)
+        except Rejection as refusal:
+            raise self._runner.refused(refusal, decided=True) from None
         return pb.ResumeWebhooksResponse(paused_hosts=self._paused(claims.tenant_id))
 
     async def TestWebhook(  # noqa: N802
@@ -206,14 +239,14 @@ class WebhookService:
         _check_all_commands(claims)
         runner, outgoing = self._runner, self._outgoing
         now = runner.now()
-        problem = "cannot be tested: this server makes no requests" if outgoing is None else ""
-        problem = problem or runner.shard.endpoints.check_url(request.url)
-        if problem or outgoing is None:
-            raise invalid_field("url", problem)
+        if outgoing is None:
+            raise invalid_field("url", "cannot be tested: this server makes no requests")
+        check_receiver(runner.shard, "url", request.url)
         if self._tests >= TESTS_MAX:
             raise Rejection(Reason.LIMIT_REACHED, f"{TESTS_MAX} tests are running, the limit")
+        self._probe_now(host_of(request.url))
         if outgoing.sender.busy(request.url):
-            raise Rejection(Reason.LIMIT_REACHED, "the host has as many requests as it may have, or keeps failing")
+            raise Rejection(Reason.LIMIT_REACHED, "the host has as many requests as it may have")
         act.record(runner)
         delivery_id = str(uuid.uuid4())
         body = test_body(claims.tenant_id, delivery_id, now.wall_ms)
@@ -238,6 +271,62 @@ class WebhookService:
         act.record(self._runner, before=before, after={"paused": paused})
         await self._runner.wait_durable()
 
+    async def _hasten(self, tenant: str, host: str) -> None:
+        """Has callbacks to a host that wait attempted at once, except those in rows beyond HASTENED_ROWS_MAX.
+
+        Raises:
+            Rejection: The runner no longer decides.
+        """
+        runner, shard, left = self._runner, self._runner.shard, HASTENED_ROWS_MAX
+        for number in list(shard.used_by(tenant).numbers):
+            queue = shard.queues.get(number)
+            if queue is None or queue.outbox is None:
+                continue
+            start, end = keys.queue_rows(keys.RETRIES, number)
+            start = keys.time_bound(start, runner.now().wall_ms + 2)  # the others are due
+            while left > 0:
+                await runner.room(tenant, CALL_COST + SLICE)
+                runner.now()  # raises if the runner no longer decides
+                stored = shard.stored.scan(start, end, SLICE)
+                for key, _ in shard.current(stored):
+                    decide(runner, partial(self._hasten_one, queue, key, host))
+                runner.changed()
+                left -= len(stored)
+                await asyncio.sleep(0)
+                if len(stored) < SLICE:
+                    break
+                start = stored[-1][0] + b"\0"
+        await runner.wait_durable()
+
+    def _hasten_one(self, queue: Queue, key: bytes, host: str) -> None:
+        shard, position = self._runner.shard, keys.split_time_key(key)[3]
+        row = callbacks.row_at(shard, queue, position)
+        if row is not None and host_of(self._url(queue, row)) == host:
+            callbacks.hasten(shard, queue, position, row, self._runner.now())
+
+    def _probe_now(self, host: str) -> None:
+        """Has a host that is left alone because it keeps failing tried with the next request."""
+        if self._outgoing is not None:
+            self._outgoing.sender.probe_now(host)
+
+    def _held(self, tenant: str, hosts: set[str]) -> list[pb.HeldHost]:
+        """Returns the hosts that get no callbacks: all that are paused, and those of `hosts` that keep failing."""
+        found = {
+            name: pb.HeldHost(
+                host=name,
+                reason=pb.HOST_HOLD_DISABLED if row.disabled else pb.HOST_HOLD_PAUSED,
+                since=timestamp(row.changed_ms),
+            )
+            for name, row in self._runner.shard.endpoints.of(tenant).items()
+            if row.paused
+        }
+        now_ms = self._runner.now().wall_ms
+        for host in hosts - found.keys():
+            wait_ms = 0 if self._outgoing is None else self._outgoing.sender.left_alone_ms(host)
+            if wait_ms:
+                found[host] = pb.HeldHost(host=host, reason=pb.HOST_HOLD_FAILING, until=timestamp(now_ms + wait_ms))
+        return [found[host] for host in sorted(found)]
+
     def _paused(self, tenant: str) -> list[str]:
         return sorted(name for name, row in self._runner.shard.endpoints.of(tenant).items() if row.paused)
 
@@ -246,7 +335,7 @@ class WebhookService:
         message = pb.WebhookSecrets(endpoint=endpoint)
         if row is not None:
             message.fingerprints.extend(_fingerprint(secret) for secret in row.secrets)
-            message.changed_at.FromMilliseconds(row.changed_ms)
+            message.changed_at.CopyFrom(timestamp(row.changed_ms))
         return message
 
     def _secrets_state(self, tenant: str, endpoint: str) -> State:
@@ -274,12 +363,17 @@ class WebhookService:
             raise Rejection(Reason.QUEUE_NOT_FOUND, f"no queue has the command {command!r}")
         return queue
 
+    def _url(self, queue: Queue, row: rows_pb2.OutboxRow) -> str:
+        """Returns the URL of a callback."""
+        lane, position = keys.unpack_home(row.home)
+        return callbacks.webhook_at(self._runner.shard, queue.lane(lane), position)[0]
+
     def _message(self, queue: Queue, callback: _Row) -> pb.Callback:
         position, row = callback
         lane = queue.lane(keys.unpack_home(row.home)[0])
         home_position = keys.unpack_home(row.home)[1]
         url, value = callbacks.webhook_at(self._runner.shard, lane, home_position)
-        message = pb.Callback(
+        return pb.Callback(
             delivery_id=callbacks.delivery_id(queue, position, row),
             task_id=id_of(lane.key_of(home_position, value)),
             status=status_number(Status(row.status)),
@@ -287,11 +381,9 @@ class WebhookService:
             state=_STATES[row.state],
             attempts_total=row.attempts_total,
             attempts=[_attempt(each) for each in row.attempts],
+            completed_at=timestamp(row.ended_ms),
+            next_attempt_at=timestamp(row.due_ms) if row.due_ms else None,
         )
-        message.completed_at.FromMilliseconds(row.ended_ms)
-        if row.due_ms:
-            message.next_attempt_at.FromMilliseconds(row.due_ms)
-        return message
 
 
 def _check_all_commands(claims: Claims) -> None:
@@ -305,9 +397,7 @@ def _check_all_commands(claims: Claims) -> None:
 
 
 def _attempt(row: rows_pb2.CallRow) -> pb.CallbackAttempt:
-    message = pb.CallbackAttempt(status=row.status, duration_ms=row.duration_ms, error=row.error)
-    message.at.FromMilliseconds(row.at_ms)
-    return message
+    return pb.CallbackAttempt(at=timestamp(row.at_ms), status=row.status, duration_ms=row.duration_ms, error=row.error)
 
 
 def _fingerprint(secret: str) -> str:

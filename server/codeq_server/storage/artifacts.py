@@ -61,9 +61,10 @@ class ArtifactFiles:
         if at_once or self.path.exists():
             self._made = self._make()
         else:
-            above = next(folder for folder in root.absolute().parents if folder.exists())
-            if not os.access(root if root.exists() else above, os.W_OK | os.X_OK):
-                raise StoreNotWritable(f"the folder of artifacts {root} cannot be created: {os.strerror(errno.EACCES)}")
+            nearest = next(folder for folder in (root.absolute(), *root.absolute().parents) if folder.exists())
+            if not os.access(nearest, os.W_OK | os.X_OK):
+                reason = f"this user cannot write to {nearest}: {os.strerror(errno.EACCES)}"
+                raise StoreNotWritable(f"the folder of artifacts {root} cannot be used: {reason}")
 
     def _make(self) -> int:
         """Creates the folder if it is missing, and returns it open and locked."""

@@ -16,6 +16,7 @@ from codeq_internal.v1 import rows_pb2
 from google.protobuf.message import DecodeError
 
 from codeq_server.core import keys, tenant_keys
+from codeq_server.core.ids import shard_of
 from codeq_server.core.parsing import UNREADABLE
 
 from .checker_audit import AuditRows
@@ -356,6 +357,11 @@ class Checker:
             self._report(key, "leads to a task that does not wait here with these attempts")
 
     def _home_row(self, key: bytes, value: bytes, lane: CheckedLane, position: int, priority_lane: int) -> None:
+        identity = self._identity
+        if identity is not None and identity.num_shards > 1 and (name := keys.name_of(value)):
+            leads_to = shard_of(name, identity.num_shards)
+            if leads_to != identity.shard:
+                self._report(key, f"the id {name!r} leads to shard {leads_to}, but this is shard {identity.shard}")
         if self._identity is not None and not 0 < keys.home_epoch(value) <= self._identity.epoch:
             self._report(key, f"epoch {keys.home_epoch(value)} is not within that of the store")
         queue = self._queue(key)

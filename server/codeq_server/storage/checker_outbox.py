@@ -120,5 +120,5 @@ def endpoint_problems(key: bytes, value: bytes) -> Iterator[str]:
     """Yields the problems of a tenant's settings for an endpoint."""
     tenant, _ = tenant_keys.split_endpoint_key(key)
     row = rows_pb2.EndpointRow.FromString(value)
-    if not tenant or not (row.secrets or row.paused):
+    if not tenant or not (row.secrets or row.paused or row.failing_since_ms):
         yield "names no tenant, or sets nothing"

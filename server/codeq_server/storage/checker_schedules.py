@@ -57,7 +57,7 @@ class ScheduleRows:
             yield "has an unknown kind, or names no task"
 
     def finish(self) -> Iterator[tuple[bytes, str]]:
-        """Yields the schedules of which fires are missing."""
+        """Yields the schedules with missing fires."""
         for key, (wanted, last) in self._fires.items():
             if wanted <= last:
                 yield key, f"fires from {wanted} to {last} are missing"

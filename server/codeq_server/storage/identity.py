@@ -19,14 +19,14 @@ from codeq_server.core.parsing import RowReader
 from .errors import StoreDamaged, StoreFailed, StoreFormat
 from .store import DurableRows
 
-SHARD: Final = 0
-"""Index of the shard in a store."""
 CLUSTER_ID_BYTES: Final = 16
 EPOCH_SECONDS: Final = 8
 """Seconds of the clock per epoch; 30 bits of epochs last until the year 2242."""
 
 
-def next_identity(rows: RowReader, num_shards: int, unix_seconds: int, random16: bytes) -> rows_pb2.IdentityRow:
+def next_identity(
+    rows: RowReader, num_shards: int, unix_seconds: int, random16: bytes, *, shard: int = 0
+) -> rows_pb2.IdentityRow:
     """Returns the identity with which to open the store now; writes nothing.
 
     Args:
@@ -34,6 +34,7 @@ def next_identity(rows: RowReader, num_shards: int, unix_seconds: int, random16:
         num_shards: Number of shards in the configuration.
         unix_seconds: Current time.
         random16: 16 random bytes: the installation id of a new store.
+        shard: Index of the shard that is to be in the store.
 
     Raises:
         StoreFormat: The store has a newer format or another number of shards.
@@ -45,11 +46,11 @@ def next_identity(rows: RowReader, num_shards: int, unix_seconds: int, random16:
         if rows.scan(b"", b"\xff", 1):
             raise StoreDamaged("the store has rows but no identity; restore a backup")
         stored = rows_pb2.IdentityRow(
-            format=keys.FORMAT, shard=SHARD, num_shards=num_shards, cluster_id=random16, epoch=0
+            format=keys.FORMAT, shard=shard, num_shards=num_shards, cluster_id=random16, epoch=0
         )
-    if stored.num_shards != num_shards or stored.shard != SHARD:
+    if stored.num_shards != num_shards or stored.shard != shard:
         raise StoreFormat(
-            f"the store is shard {stored.shard} of {stored.num_shards}, but the configuration says shard {SHARD} of "
+            f"the store is shard {stored.shard} of {stored.num_shards}, but the configuration says shard {shard} of "
             f"{num_shards}; set numShards to {stored.num_shards}"
         )
     epoch = max(stored.epoch + 1, unix_seconds // EPOCH_SECONDS)

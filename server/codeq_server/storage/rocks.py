@@ -71,9 +71,13 @@ class RocksStore(RocksRows):
         self._write_options.no_slowdown = True
         try:
             make_directory(path)
-            tighten(path)
         except OSError as error:
             raise StoreNotWritable(f"the store's directory {path} cannot be created: {reason_of(error)}") from error
+        try:
+            tighten(path)
+        except OSError as error:
+            reason = reason_of(error)
+            raise StoreNotWritable(f"the store's directory {path} cannot be used by this user: {reason}") from error
         super().__init__(path, Families(path, options or make_options(files_max=files_max)))
         try:
             self._durable = DurableMark(path)

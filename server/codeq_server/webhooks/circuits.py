@@ -68,6 +68,17 @@ class Circuits:
             return max(FULL_WAIT_MS, known.probe_ms - now_ms)
         return max(0, known.probe_ms - now_ms)
 
+    def left_alone_until_ms(self, host: str) -> int:
+        """Returns the time of the next probe of a host that keeps failing; 0: it is not left alone."""
+        known = self._hosts.get(host)
+        return 0 if known is None else known.probe_ms
+
+    def probe_now(self, host: str, now_ms: int) -> None:
+        """Allows the next probe of a host at once, if it is left alone."""
+        known = self._hosts.get(host)
+        if known is not None and known.probe_ms > now_ms:
+            known.probe_ms = max(now_ms, 1)
+
     def begin(self, host: str) -> None:
         """Counts a request that begins."""
         known = self._hosts.get(host)

@@ -13,9 +13,12 @@ import contextlib
 from collections import Counter, deque
 from collections.abc import Callable
 from functools import partial
-from typing import Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
-from codeq_server.core import callbacks
+import structlog
+from codeq_internal.v1 import rows_pb2
+
+from codeq_server.core import callbacks, receivers
 from codeq_server.core.callbacks import Call, Callback
 from codeq_server.core.clock import Now
 from codeq_server.core.errors import Rejection
@@ -29,6 +32,9 @@ from .guard import host_of
 from .outgoing import Outgoing
 from .sender import Answer
 from .signing import headers
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Span
 
 UNDER_WAY_MAX: Final = 256
 """Callbacks that are taken at a time."""
@@ -44,8 +50,13 @@ PAUSE_MS: Final = 60_000
 """Time for which a callback waits there before it is looked at again, while its tenant has paused the host."""
 LOOK_MS: Final = 1_000
 """Longest time between two turns while a callback waits for another attempt."""
+SUBJECT: Final = "codeq"
+"""Subject of the audit records of hosts that the courier has paused."""
 LINE: Final = "\0callbacks"
 """Name under which the courier stands in line to decide, as if it were a tenant."""
+
+
+_log = structlog.get_logger()
 
 
 class _Host:
@@ -90,6 +101,7 @@ class Courier:
     Attributes:
         outcomes: Number of callbacks by outcome: "delivered", "retried", "gave_up" (see `callbacks.settle`), and
             "put_off".
+        disabled: Number of hosts paused because every attempt has failed for too long.
 
     Args:
         runner: Runner of the shard.
@@ -98,6 +110,7 @@ class Courier:
 
     def __init__(self, runner: ShardRunner, outgoing: Outgoing) -> None:
         self.outcomes: Counter[str] = Counter()
+        self.disabled = 0
         self._runner = runner
         self._outgoing = outgoing
         self._hosts: dict[str, _Host] = {}
@@ -226,6 +239,27 @@ class Courier:
         outcome = callbacks.settle(shard, callback, call, self._outgoing.callback_delays_ms, random, now)
         if outcome:
             self.outcomes[outcome] += 1
+        delivered = 200 <= call.status < 300
+        if delivered or self._outgoing.disable_after_ms:
+            self._note_attempt(tenant, host_of(callback.url), now, delivered=delivered)
+
+    def _note_attempt(self, tenant: str, host: str, now: Now, *, delivered: bool) -> None:
+        """Pauses a host to which every attempt has failed for too long, as an administrator would."""
+        shard, after_ms = self._runner.shard, self._outgoing.disable_after_ms
+        if not receivers.note_attempt(shard, tenant, host, now, delivered=delivered, disable_after_ms=after_ms):
+            return
+        self.disabled += 1
+        row = rows_pb2.AuditRow(
+            subject=SUBJECT, tenant=tenant, call="PauseWebhooks", object=host, outcome="OK", after='{"paused":true}'
+        )
+        shard.audit.record(row, now)
+        _log.warning(
+            "webhook_host_paused",
+            tenant=tenant,
+            host=host,
+            failing_seconds=after_ms // 1000,
+            hint="mend the receiver, then run `codeq webhook resume`",
+        )
 
     # -- requests ------------------------------------------------------------------------------------------------
 
@@ -254,18 +288,23 @@ class Courier:
         seconds = self._runner.unix_seconds()
         body = body_of(callback)
         secrets = self._outgoing.secrets_for(self._runner.shard.endpoints, callback.queue.tenant, callback.url)
-        signed = headers(secrets, callback.delivery_id, int(seconds), body)
+        told = headers(secrets, callback.delivery_id, int(seconds), body) | _trace_context(callback)
+        span = None if self._outgoing.spans is None else self._outgoing.spans.begin(callback, told)
         host.running += 1
-        request = self._outgoing.sender.post(callback.url, body, signed)
+        request = self._outgoing.sender.post(callback.url, body, told)
         self._requests[request] = None
-        request.add_done_callback(partial(self._answered, callback, name, int(seconds * 1000)))
+        request.add_done_callback(partial(self._answered, callback, name, int(seconds * 1000), span))
 
-    def _answered(self, callback: Callback, name: str, at_ms: int, request: asyncio.Task[Answer]) -> None:
+    def _answered(
+        self, callback: Callback, name: str, at_ms: int, span: Span | None, request: asyncio.Task[Answer]
+    ) -> None:
         self._requests.pop(request, None)
         if request.cancelled() or self._stopped:
             return  # the courier, or the sender, has stopped
         answer, host = request.result(), self._hosts[name]
         call = Call(at_ms, answer.status, answer.duration_ms, answer.error, answer.retry_after_s * 1000)
+        if span is not None and self._outgoing.spans is not None:
+            self._outgoing.spans.end(span, call)
         self._ended.append(_Ended(callback, call, 0))
         self._woken.set()
         host.running -= 1
@@ -290,3 +329,9 @@ class Courier:
                 for callback in host.line:
                     self._put_off(callback, SLOW_WAIT_MS)
                 host.line.clear()
+
+
+def _trace_context(callback: Callback) -> dict[str, str]:
+    """Returns the headers with the trace context of the task, so that its receiver belongs to the same trace."""
+    named = {"traceparent": callback.traceparent, "tracestate": callback.tracestate}
+    return {name: value for name, value in named.items() if value} if callback.traceparent else {}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Final, NamedTuple
 from urllib.parse import SplitResult, urlsplit
 
@@ -17,6 +18,8 @@ from codeq_server.webhooks.addresses import Ip, Network, internal_kind, is_withi
 
 URL_BYTES_MAX: Final = 2048
 """Maximum length of a URL."""
+URLS_KEPT: Final = 4096
+"""URLs whose parts, or whose verdict, are kept: many requests go to the same URL."""
 
 _PORTS: Final = {"http": 80, "https": 443}
 _VISIBLE: Final = re.compile(r"[!-\[\]-~]+")
@@ -99,10 +102,6 @@ class Guard(NamedTuple):
         return problem and f"must not lead to an internal network: {problem}"
 
 
-STRICT: Final = Guard(requires_https=False, networks=(), hosts=(), ports=((80, 80), (443, 443), (1024, 65535)))
-"""The guard without settings."""
-
-
 def check_form(url: str) -> str:
     """Returns what is wrong with the form of a URL, wherever it leads, in words that follow the field's name."""
     if len(url.encode("utf-8", "surrogatepass")) > URL_BYTES_MAX:
@@ -128,10 +127,14 @@ def guard_of(settings: Settings) -> Guard:
     )
 
 
+@lru_cache(URLS_KEPT)
 def host_of(url: str) -> str:
-    """Returns the host and port of a URL, as `host:port`, in lower case."""
+    """Returns the host and port of a URL, as `host:port` in lower case; an IPv6 address is in brackets, as in URLs."""
     parts = urlsplit(url)
-    return f"{(parts.hostname or '').lower()}:{parts.port or _PORTS.get(parts.scheme, 0)}"
+    host = (parts.hostname or "").lower()
+    if ":" in host:
+        host = f"[{_literal(host, bracketed=True) or host}]"
+    return f"{host}:{parts.port or _PORTS.get(parts.scheme, 0)}"
 
 
 def _range(text: str) -> tuple[int, int]:

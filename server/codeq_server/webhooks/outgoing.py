@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from codeq_server.config import Settings
 from codeq_server.config.webhook_settings import WebhookSettings
 from codeq_server.core.endpoints import Endpoints
 from codeq_server.webhooks.guard import Guard, guard_of
 from codeq_server.webhooks.sender import Sender, SenderOptions
+
+if TYPE_CHECKING:
+    from codeq_server.tracing.callbacks import CallbackSpans
 
 DELAYS_SECONDS: Final = (2, 4, 8, 16, 32, 120, 600, 1800, 7200, 18_000, 36_000, 36_000)
 """Delays before the second and further attempts of a callback."""
@@ -25,6 +28,9 @@ class Outgoing(NamedTuple):
         secret: Signs requests to URLs for which no secret is set at run time; empty: they are not signed.
         callback_delays_ms: Delays before further attempts of a callback; after the last one it is given up.
         signal_interval_s: Shortest time between two signals of a subscription that names none, in seconds.
+        disable_after_ms: Time after which a host is paused if all callbacks of a tenant to it have failed meanwhile; 0:
+            none is.
+        spans: Makes the spans of callbacks; None: tracing is not enabled.
     """
 
     sender: Sender
@@ -32,6 +38,8 @@ class Outgoing(NamedTuple):
     secret: str
     callback_delays_ms: tuple[int, ...]
     signal_interval_s: int
+    disable_after_ms: int = 0
+    spans: CallbackSpans | None = None
 
     def secrets_for(self, endpoints: Endpoints, tenant: str, url: str) -> list[str]:
         """Returns the secrets that sign a tenant's requests to a URL, newest first; empty: they are not signed."""
@@ -39,8 +47,13 @@ class Outgoing(NamedTuple):
         return secrets or ([self.secret] if self.secret else [])
 
 
-def outgoing_of(settings: Settings) -> Outgoing:
-    """Returns what the settings ask for; its sender opens nothing before the first request."""
+def outgoing_of(settings: Settings, spans: CallbackSpans | None = None) -> Outgoing:
+    """Returns what the settings ask for; its sender opens nothing before the first request.
+
+    Args:
+        settings: Settings of the process.
+        spans: Makes the spans of callbacks; None: tracing is not enabled.
+    """
     guard = guard_of(settings)
     options = SenderOptions(
         guard, settings.rate_limit.webhook.rate, float(settings.webhook_timeout_seconds), settings.webhook_proxy
@@ -51,6 +64,8 @@ def outgoing_of(settings: Settings) -> Outgoing:
         settings.webhook_hmac_secret,
         callback_delays(settings),
         settings.subscription_min_interval_seconds,
+        (settings.webhook_disable_after_seconds or 0) * 1000,
+        spans,
     )
 
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import ssl
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from email.utils import parsedate_to_datetime
+from functools import lru_cache, partial
+from types import SimpleNamespace
 from typing import Any, Final, NamedTuple
 
 import aiohttp
@@ -16,7 +20,9 @@ from yarl import URL
 from codeq_server.core.buckets import Buckets
 from codeq_server.core.limits import Rate
 from codeq_server.webhooks.circuits import Circuits
-from codeq_server.webhooks.guard import Guard, RefusedAddressError, host_of
+from codeq_server.webhooks.connections import Connector
+from codeq_server.webhooks.guard import URLS_KEPT, Guard, RefusedAddressError, host_of
+from codeq_server.webhooks.pacing import Pace
 from codeq_server.webhooks.resolving import GuardedResolver, Lookup, system_lookup
 
 ANSWER_BYTES_MAX: Final = 64 * 1024
@@ -30,6 +36,8 @@ RETRY_AFTER_MAX_S: Final = 3600
 """Longest time that a receiver can ask for by Retry-After."""
 
 _HEADERS: Final = {"Accept-Encoding": "identity", "Content-Type": "application/json", "User-Agent": "codeq"}
+_CLOSED: Final = "connection closed without an answer"
+_STATUS_MIN: Final = 100
 _TOO_MANY_REQUESTS: Final = 429
 
 
@@ -74,10 +82,28 @@ class SenderOptions(NamedTuple):
     lookup: Lookup = system_lookup
 
 
+class _Connection:
+    """The connection of a request.
+
+    Attributes:
+        is_old: Whether an earlier request was made over it.
+    """
+
+    __slots__ = ("is_old",)
+
+    def __init__(self) -> None:
+        self.is_old = False
+
+
+async def _note_old(_session: object, context: SimpleNamespace, _params: object) -> None:
+    context.trace_request_ctx.is_old = True
+
+
 class Sender:
     """Makes the requests of a process; created and used in one event loop.
 
-    Callers limit how many requests they make at a time; the sender limits those to one host.
+    Callers limit how many requests they make at a time; the sender limits those to one host, and begins requests at a
+    pace that leaves the event loop to calls.
 
     Args:
         options: How requests are made.
@@ -89,11 +115,16 @@ class Sender:
         self._mono_ms = mono_ms or _monotonic_ms
         self._circuits = Circuits()
         self._rates = Buckets()
+        self._check_url = lru_cache(URLS_KEPT)(options.guard.check_url)
+        self._target = lru_cache(URLS_KEPT)(partial(URL, encoded=True))
         self._sessions: dict[bool, aiohttp.ClientSession] = {}
         """Sessions, by whether the guard checks their connections."""
 
         self._resolvers: list[GuardedResolver] = []
         self._requests: set[asyncio.Task[Answer]] = set()
+        self._pace = Pace()
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        """Requests that have not begun."""
         self._closed = False
 
     @property
@@ -108,6 +139,15 @@ class Sender:
         URL is over its rate limit.
         """
         return max(self._circuits.wait_ms(host_of(url), self._mono_ms()), self.limited(url))
+
+    def left_alone_ms(self, host: str) -> int:
+        """Returns the milliseconds for which a host is still left alone because it keeps failing; 0: it is not."""
+        until_ms = self._circuits.left_alone_until_ms(host)
+        return max(1, until_ms - self._mono_ms()) if until_ms else 0
+
+    def probe_now(self, host: str) -> None:
+        """Has a host that is left alone tried with the next request, and not only when it is time for that."""
+        self._circuits.probe_now(host, self._mono_ms())
 
     def limited(self, url: str) -> int:
         """Returns the milliseconds until the rate limit allows the URL another request; 0: now."""
@@ -151,24 +191,48 @@ class Sender:
             await resolver.close()
         self._sessions.clear()
 
+    async def _turn(self) -> None:
+        """Waits until the pace allows another request."""
+        loop = asyncio.get_running_loop()
+        turn: asyncio.Future[None] = loop.create_future()
+        self._waiting.append(turn)
+        if len(self._waiting) == 1:
+            self._expect_turns(loop)
+        await turn
+
+    def _expect_turns(self, loop: asyncio.AbstractEventLoop) -> None:
+        now_s = loop.time()
+        wait_s = self._pace.wait_ms(now_s * 1000) / 1000
+        loop.call_later(wait_s, self._give_turns, loop, now_s + wait_s)
+
+    def _give_turns(self, loop: asyncio.AbstractEventLoop, expected_s: float) -> None:
+        now_ms = loop.time() * 1000
+        self._pace.note_turn(now_ms - expected_s * 1000)
+        while self._waiting and not self._pace.wait_ms(now_ms):
+            turn = self._waiting.popleft()
+            if not turn.done():
+                self._pace.begin(now_ms)
+                turn.set_result(None)
+        if self._waiting:
+            self._expect_turns(loop)
+
     async def _post(self, url: str, body: bytes, headers: Mapping[str, str]) -> Answer:
+        await self._turn()
         started = self._mono_ms()
-        problem = "the sender is closed" if self._closed else self._options.guard.check_url(url)
+        problem = "the sender is closed" if self._closed else self._check_url(url)
         if problem:
             return Answer(0, f"refused URL: {problem}"[:ERROR_CHARACTERS_MAX])
         try:
-            answer = await self._answer(url, body, headers)
+            async with asyncio.timeout(self._options.timeout_s):
+                answer = await self._answer(url, body, headers)
         except TimeoutError:
             answer = Answer(0, "timeout")
-        except (aiohttp.ClientError, OSError, ValueError) as error:
+        except Exception as error:  # noqa: BLE001 - nothing that a receiver sends may fail more than its request
             answer = Answer(0, _words(error))
         return answer._replace(duration_ms=self._mono_ms() - started)
 
     async def _answer(self, url: str, body: bytes, headers: Mapping[str, str]) -> Answer:
-        target = URL(url, encoded=True)
-        async with self._session(target.host or "").post(
-            target, data=body, headers=headers, allow_redirects=False, proxy=self._options.proxy or None
-        ) as response:
+        async with await self._response(self._target(url), body, headers) as response:
             excerpt, length = bytearray(), 0
             async for chunk in response.content.iter_any():
                 excerpt += chunk[: EXCERPT_BYTES - len(excerpt)]
@@ -176,10 +240,34 @@ class Sender:
                 if length > ANSWER_BYTES_MAX:
                     response.close()
                     break
+            if response.status < _STATUS_MIN:
+                return Answer(0, "malformed answer: unknown status")
             text = excerpt.decode("utf-8", "replace")
             return Answer(
                 response.status, retry_after_s=_retry_after(response.headers.get("Retry-After")), excerpt=text
             )
+
+    async def _response(self, target: URL, body: bytes, headers: Mapping[str, str]) -> aiohttp.ClientResponse:
+        """Makes a request, over another connection if it was made over one that the receiver no longer wanted.
+
+        Receivers close connections that they have kept open whenever they like. A request that meets such a close says
+        nothing about its receiver.
+        """
+        session, proxy = self._session(target.host or ""), self._options.proxy or None
+        while True:
+            connection = _Connection()
+            try:
+                return await session.post(
+                    target,
+                    data=body,
+                    headers=headers,
+                    allow_redirects=False,
+                    proxy=proxy,
+                    trace_request_ctx=connection,
+                )
+            except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
+                if not connection.is_old:
+                    raise
 
     def _session(self, host: str) -> aiohttp.ClientSession:
         """Returns the session for a host; the connections of names that the operator trusts are not checked."""
@@ -189,8 +277,10 @@ class Sender:
         if session is None:
             resolver = GuardedResolver(options.guard if is_checked else None, options.lookup)
             self._resolvers.append(resolver)
+            tracing = aiohttp.TraceConfig()
+            tracing.on_connection_reuseconn.append(_note_old)
             session = self._sessions[is_checked] = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(
+                connector=Connector(
                     limit=0,
                     resolver=resolver,
                     socket_factory=self._checked_socket if is_checked else None,
@@ -200,7 +290,8 @@ class Sender:
                 headers=_HEADERS,
                 auto_decompress=False,
                 trust_env=False,
-                timeout=aiohttp.ClientTimeout(total=options.timeout_s),
+                timeout=aiohttp.ClientTimeout(total=None),
+                trace_configs=[tracing],
             )
         return session
 
@@ -221,22 +312,35 @@ def _is_failure(answer: Answer) -> bool:
 
 
 def _words(error: Exception) -> str:
-    """Describes why there was no answer."""
+    """Describes why there was no answer, in words of its own.
+
+    The texts of libraries name the URL, which not all who see the answer may see.
+    """
     inner: BaseException | None = error
     while inner is not None:
         if isinstance(inner, RefusedAddressError):
             return str(inner)
         inner = inner.__cause__ or getattr(inner, "os_error", None)
-    if isinstance(error, aiohttp.ClientConnectorDNSError):
-        return "the name cannot be resolved"
+    if isinstance(error, aiohttp.ClientResponseError):
+        return f"malformed answer: {error.message.partition(chr(10))[0].removesuffix(':')}"[:ERROR_CHARACTERS_MAX]
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         return "the certificate is not valid"
-    os_error = getattr(error, "os_error", error)
-    if isinstance(os_error, ConnectionRefusedError):
+    if isinstance(error, (aiohttp.ClientConnectorDNSError, UnicodeError)):
+        return "the name cannot be resolved"
+    if isinstance(error, aiohttp.ClientPayloadError):
+        return "the answer is not complete"
+    if isinstance(error, OSError):
+        return _words_of_system(getattr(error, "os_error", error))
+    closed = isinstance(error, aiohttp.ServerDisconnectedError)
+    return _CLOSED if closed else f"no answer: {type(error).__name__}"
+
+
+def _words_of_system(error: OSError) -> str:
+    if isinstance(error, ssl.SSLError):
+        return f"the TLS handshake failed: {(error.reason or 'no reason given').lower().replace('_', ' ')}"
+    if isinstance(error, ConnectionRefusedError):
         return "connection refused"
-    if isinstance(error, aiohttp.ServerDisconnectedError):
-        return "connection closed without an answer"
-    return f"{type(error).__name__}: {error}"[:ERROR_CHARACTERS_MAX]
+    return os.strerror(error.errno).lower() if error.errno else _CLOSED
 
 
 def _retry_after(text: str | None) -> int:
@@ -244,7 +348,7 @@ def _retry_after(text: str | None) -> int:
     if text is None:
         return 0
     if text.isascii() and text.isdigit():
-        return min(int(text[:9]), RETRY_AFTER_MAX_S)
+        return min(int(text.lstrip("0")[:9] or "0"), RETRY_AFTER_MAX_S)
     try:
         seconds = parsedate_to_datetime(text).timestamp() - time.time()
     except (ValueError, OverflowError):

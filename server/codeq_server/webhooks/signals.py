@@ -8,7 +8,6 @@ import itertools
 import json
 from collections import Counter, OrderedDict, deque
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import Final
 
 from codeq_server.core.errors import Rejection
@@ -17,6 +16,7 @@ from codeq_server.core.subscriptions import Readiness, Subscription, ready_work,
 from codeq_server.engine.runner import ShardRunner
 from codeq_server.webhooks import signing
 from codeq_server.webhooks.audiences import Audience, Member, Target
+from codeq_server.webhooks.bodies import rfc3339
 from codeq_server.webhooks.outgoing import Outgoing
 from codeq_server.webhooks.sender import Answer
 
@@ -31,8 +31,8 @@ TARGETS_MAX = 100_000
 are forgotten, and their intervals with them. If their signals are pending, signals of further commands are dropped."""
 LOOKED_AT: Final = 8
 """Commands that are examined at the limit for each further one."""
-TARGETS_PER_TURN: Final = 64
-"""Signals that begin in one turn of the event loop, so that calls are not held up."""
+TARGETS_PER_TURN: Final = 16
+"""Signals that a turn of the event loop begins at most."""
 
 CLAIM_URL: Final = "/v1/codeq/tasks/claim"
 KIND: Final = "queue_ready"
@@ -222,11 +222,13 @@ class Notifier:
     def _send_due(self) -> None:
         """Begins signals that are due, tenants in turn, until the bounds are reached."""
         self._pumping = False
+        if self._stopped:
+            return
         if self._changed:
             self._look()
         full: list[tuple[str, deque[Target]]] = []
         for _ in range(TARGETS_PER_TURN):
-            if not self._due or self._in_flight_total >= IN_FLIGHT_MAX or self._stopped:
+            if not self._due or self._in_flight_total >= IN_FLIGHT_MAX:
                 break
             tenant, targets = self._due.popitem(last=False)
             if self._in_flight[tenant] >= IN_FLIGHT_PER_TENANT_MAX:
@@ -243,7 +245,8 @@ class Notifier:
 
     def _send(self, target: Target) -> None:
         """Sends a pending signal, or schedules it anew if it cannot be sent now."""
-        self._refresh(target.audience)
+        if target.members:
+            self._refresh(target.audience)
         if not target.members:
             self._settle(target)
             return
@@ -268,10 +271,12 @@ class Notifier:
         if wait_ms:
             self._schedule(target, now_ms + wait_ms, now_ms)
             return
-        member.posting, member.next_ms = True, now_ms + subscription.wanted.interval_ms
+        member.posting = True
         target.sent_to(member)
         self._settle(target)
         self._post(member, target.audience, is_suspect=is_suspect)
+        # Counts from now: `sentAt` may be later than the beginning of this call if other processes ran meanwhile.
+        member.next_ms = self._runner.mono_ms() + subscription.wanted.interval_ms
 
     # -- requests --------------------------------------------------------------------------------------------------
 
@@ -329,13 +334,12 @@ class Notifier:
 
 
 def _body(audience: Audience, notification: str, seconds: float) -> bytes:
-    sent_at = datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     signal = {
         "eventType": audience.command,
         "available": audience.ready > 0,
         "queueDepth": audience.ready,
         "claimUrl": CLAIM_URL,
-        "sentAt": sent_at,
+        "sentAt": rfc3339(int(seconds * 1000)),
         "notificationId": notification,
         "tenantId": audience.tenant,
     }

@@ -35,15 +35,24 @@ def headers(secrets: Sequence[str], delivery_id: str, timestamp: int, body: byte
     return found
 
 
+def is_decodable(secret: str) -> bool:
+    """Returns whether a secret is a plain text, or base64 after ENCODED_PREFIX."""
+    return not secret.startswith(ENCODED_PREFIX) or _decoded(secret) is not None
+
+
 def _standard(secret: str, signed: bytes) -> str:
     return "v1," + base64.b64encode(hmac.new(_key(secret), signed, hashlib.sha256).digest()).decode()
 
 
 def _key(secret: str) -> bytes:
     """Returns the key of Standard Webhooks: the decoded rest of `whsec_…`, or the bytes of any other text."""
-    if secret.startswith(ENCODED_PREFIX):
-        try:
-            return base64.b64decode(secret.removeprefix(ENCODED_PREFIX), validate=True)
-        except binascii.Error:
-            pass
-    return secret.encode()
+    decoded = _decoded(secret) if secret.startswith(ENCODED_PREFIX) else None
+    return secret.encode() if decoded is None else decoded
+
+
+def _decoded(secret: str) -> bytes | None:
+    """Returns the decoded rest of `whsec_…`; None: it is not base64."""
+    try:
+        return base64.b64decode(secret.removeprefix(ENCODED_PREFIX), validate=True)
+    except binascii.Error:
+        return None

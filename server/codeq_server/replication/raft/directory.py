@@ -16,10 +16,14 @@ class Directory:
 
     Attributes:
         met: Latest identity reported by each node that this node has met.
+        asking: Latest identity of each empty node that asks to become a member. Its name is not verified.
+        callers: Members of a cluster that have called this node while it was empty. Their names are not verified.
     """
 
     def __init__(self, http: Mapping[str, str], grpc: Mapping[str, str]) -> None:
         self.met: dict[str, Hello] = {}
+        self.asking: dict[str, Hello] = {}
+        self.callers: dict[str, Hello] = {}
         self._http, self._grpc = http, grpc
 
     def http_of(self, name: str) -> str:

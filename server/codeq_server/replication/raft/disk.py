@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from codeq_server.core.durations import Durations
 from codeq_server.storage.store import WRITTEN, ReplaceableRows
 
 from . import log_rows
@@ -49,15 +50,6 @@ class Work:
 
 
 @dataclass(slots=True)
-class Syncs:
-    """Counts of syncs, for metrics; a round's seconds are counted from its start to the end of its sync."""
-
-    count: int = 0
-    seconds: float = 0.0
-    seconds_max: float = 0.0
-
-
-@dataclass(slots=True)
 class _Round:
     works: list[Work] = field(default_factory=list)
     rows: dict[bytes, bytes | None] = field(default_factory=dict)
@@ -74,7 +66,8 @@ class Disk:
     """
 
     def __init__(self, store: ReplaceableRows, on_fatal: Callable[[BaseException], None]) -> None:
-        self.syncs = Syncs()
+        self.syncs = Durations()
+        """Microseconds from the start of each round to the end of its sync."""
         self._store = store
         self._on_fatal = on_fatal
         self._loop = asyncio.get_running_loop()
@@ -164,10 +157,7 @@ class Disk:
                 work.written()
         if taken.sync:
             await self._loop.run_in_executor(self._writer, self._sync, self._number)
-            seconds = time.perf_counter() - started
-            self.syncs.count += 1
-            self.syncs.seconds += seconds
-            self.syncs.seconds_max = max(self.syncs.seconds_max, seconds)
+            self.syncs.note(int((time.perf_counter() - started) * 1_000_000))
         for work in taken.works:
             if work.synced is not None:
                 work.synced()

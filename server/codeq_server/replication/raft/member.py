@@ -1,8 +1,9 @@
 """A node in a cluster, or on its way into one.
 
 A new disk gets a random raft id and waits. It founds a cluster if it is configured to, and if most of the founders
-respond and are empty, too. Otherwise a leader admits it after an operator has added it. Nothing else makes it a member,
-so neither an emptied disk nor a forgotten setting can lead to votes outside an existing cluster.
+respond and are empty, too. Otherwise a leader admits it after an operator has added it or, if all nodes are set up for
+that, after the node has asked for it. Nothing else makes it a member, so neither an emptied disk nor a forgotten
+setting can lead to votes outside an existing cluster.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from .log_rows import GroupKeys, Stored
 from .membership import Membership
 from .network import Hello, Network, Unwelcome
 from .ports import Host, Ticks
-from .standing import gives_way, is_unsettled, why_not_found, why_unwelcome
+from .standing import gives_way, is_unsettled, why_not_found, why_not_found_with_all, why_unwelcome
 
 HANG_SECONDS: Final = 2.0
 """Time that a round of writes may take before the member, if it is the leader, asks another member to lead."""
@@ -52,6 +53,8 @@ class MemberSettings:
         http: Base URLs under which clients reach nodes over HTTP, by name.
         grpc: Addresses under which clients reach nodes over gRPC, by name.
         ticks: How time is counted.
+        admits: Returns the address at which a node with a name becomes a member when it asks, and its disk is empty;
+            empty: it does not. Such a node founds a cluster only if all `peers` answer. None: operators add members.
     """
 
     name: str
@@ -60,6 +63,7 @@ class MemberSettings:
     ticks: Ticks
     http: Mapping[str, str] = field(default_factory=dict)
     grpc: Mapping[str, str] = field(default_factory=dict)
+    admits: Callable[[str], str] | None = None
 
 
 class Member:
@@ -117,6 +121,7 @@ class Member:
             founds=settings.bootstrap,
             unsettled=group is not None and is_unsettled(group),
             last_index=0 if group is None else group.log.last,
+            joins=settings.admits is not None and not self.row.cluster_id,
         )
 
     def met(self, peer: Hello, address: str) -> None:
@@ -125,6 +130,7 @@ class Member:
             why = why_unwelcome(self.group, peer)
             if why:
                 raise Unwelcome(why)
+        self._note_caller(peer)
         known = self.directory.met.get(peer.name)
         if not address and (known is None or known.raft_id != peer.raft_id):
             return  # a caller can give any name; only the node that answers at an address is the expected one
@@ -133,6 +139,14 @@ class Member:
             self.membership.met(peer)
         if known is None or (known.http, known.grpc) != (peer.http, peer.grpc):
             self._host.leader_changed()
+
+    def parted(self, name: str) -> None:
+        """See `Handler.parted`: only nodes that answer now found a cluster with this one, or are admitted."""
+        self.directory.asking.pop(name, None)
+        if self.membership is None:
+            self.directory.met.pop(name, None)
+        else:
+            self.membership.parted(name)
 
     def receive(self, group: int, message: bytes, sender: Hello) -> None:
         """See `Handler.receive`: a node that sends to this disk has made it a member."""
@@ -190,6 +204,7 @@ class Member:
 
     def members_changed(self) -> None:
         """See `Listener.members_changed`."""
+        self._drop_admitted()
         self._host.members_changed()
         self._host.leader_changed()  # only now may the leader's name be known
         if self.group is not None and self.group.leading_term and not self._serving_term:
@@ -209,13 +224,36 @@ class Member:
         member = members.with_id(self.group.members, self.group.leader)
         return "" if member is None else member.name
 
+    def why_behind(self) -> str:
+        """Returns why this node cannot yet take another one's place; empty: it can.
+
+        It can as a voter that has the entries that the leader had when this node met it. A change of votes must be
+        finished: until then, decisions need a majority of the former voters, too, which may include a lost disk.
+        """
+        group = self.group
+        if group is None:
+            return "this node is not a member of a cluster yet"
+        conf = read_conf_state(group.conf_state)
+        if group.raft_id not in conf.voters:
+            return "this node has no vote yet"
+        if conf.voters_outgoing:
+            return "the change of votes is not finished yet"
+        if self._serving_term:
+            return ""
+        leader = self.directory.met.get(self.leader_name())
+        if leader is None or leader.raft_id != group.leader:
+            return "no leader is known yet"
+        if group.written < (leader.last_index or 0):
+            return f"this node has entries up to {group.written} of {leader.last_index}"
+        return ""
+
     # -- life ----------------------------------------------------------------------------------------------------------
 
     def tick(self) -> None:
         """Advances time by one tick."""
         if self.group is not None and self.membership is not None:
             self.group.tick()
-            self.membership.drive(self.may_join)
+            self.membership.drive(self.may_join, self._asking())
             if self.disk.round_seconds > HANG_SECONDS:
                 self.hand_over()  # it still sends heartbeats, but commits nothing
         elif self.settings.bootstrap and not self._joining:
@@ -296,9 +334,38 @@ class Member:
             self.membership.met(peer)
         self._host.members_changed()
 
+    def _note_caller(self, peer: Hello) -> None:
+        """Remembers an empty node while it asks to join, and a member of a cluster while this node is empty."""
+        admits, directory = self.settings.admits, self.directory
+        if admits is None or not admits(peer.name):
+            return
+        directory.asking.pop(peer.name, None)
+        if peer.joins and not peer.cluster_id:
+            directory.asking[peer.name] = peer
+        elif self.group is None and peer.cluster_id and not peer.unsettled:
+            directory.callers[peer.name] = peer
+
+    def _asking(self) -> Mapping[str, str]:
+        """Returns the addresses of the nodes that ask to become members, by name."""
+        admits, asking = self.settings.admits, self.directory.asking
+        return {name: admits(name) for name in asking} if asking and admits is not None else {}
+
+    def _drop_admitted(self) -> None:
+        """Forgets the nodes that have become members, so that they do not come back once they are removed."""
+        asking = self.directory.asking
+        if asking and self.group is not None:
+            for member in self.group.members.members:
+                peer = asking.get(member.name)
+                if peer is not None and peer.raft_id == member.raft_id:
+                    del asking[member.name]
+
     def _found(self) -> None:
         """Founds the cluster, if nothing prevents the founding."""
-        hindrance = why_not_found(self.settings.name, self.settings.peers, self.directory.met)
+        settings, directory = self.settings, self.directory
+        if settings.admits is None:
+            hindrance = why_not_found(settings.name, settings.peers, directory.met)
+        else:
+            hindrance = why_not_found_with_all(settings.name, settings.peers, directory)
         if not hindrance:
             self._become(self._random(CLUSTER_ID_BYTES), {}, founder=True)
         elif hindrance != self._hindrance:

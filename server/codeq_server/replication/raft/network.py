@@ -21,6 +21,7 @@ class Hello:
         unsettled: Whether the node may join another cluster, because nothing that could be lost was ever decided in its
             own.
         last_index: Last entry of the node's log at the time of this hello; None: not given.
+        joins: Whether the node has an empty disk and asks the leader to make it a member.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Hello:
     founds: bool = False
     unsettled: bool = False
     last_index: int | None = field(default=None, compare=False)
+    joins: bool = False
 
 
 class Unwelcome(Exception):  # noqa: N818 - who it is
@@ -74,6 +76,10 @@ class Handler(Protocol):
         Raises:
             Unwelcome: This node rejects the peer.
         """
+        ...
+
+    def parted(self, name: str) -> None:
+        """Reports that the stream to a node has ended, which answered at its address before."""
         ...
 
     def receive(self, group: int, message: bytes, sender: Hello) -> None:

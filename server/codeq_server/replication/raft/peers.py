@@ -124,6 +124,11 @@ class Peers:
         peer = self._routes.get(raft_id)
         return "" if peer is None else peer.address
 
+    def introduce(self) -> None:
+        """Tells all connected nodes this node's identity if it has changed."""
+        for peer in self._routes.values():
+            peer.speak()
+
     def wake(self, name: str) -> None:
         """Notes that a node called, and so is up; calls it back soon if it is in the address book."""
         peer = self._peers.get(name)
@@ -202,6 +207,7 @@ class Peers:
             del self._routes[peer.raft_id]
             self.dropped(peer.raft_id, waiting)
             peer.raft_id = 0
+            self.handler.parted(peer.name)
 
     def dropped(self, raft_id: int, messages: int) -> None:
         """Counts lost messages for a node and reports them to the group, never from within its call."""
@@ -265,6 +271,10 @@ class _Peer:
         self._buffer.append((group, message))
         self._filled.set()
         return True
+
+    def speak(self) -> None:
+        """Sends a frame even if the buffer is empty; it carries this node's identity if that has changed."""
+        self._filled.set()
 
     def clear(self) -> int:
         """Empties the buffer and returns how many messages it held."""

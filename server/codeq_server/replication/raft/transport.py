@@ -120,6 +120,10 @@ class Transport:
         """Removes a node from the address book, if it is there, and ends the stream to it."""
         self._peers.remove(name)
 
+    def introduce(self) -> None:
+        """Tells all connected nodes this node's identity if it has changed."""
+        self._peers.introduce()
+
     async def ask(self, name: str, address: str) -> Hello:
         """Returns the identity of the node at an address, which must have a given name. The address book is unchanged.
 

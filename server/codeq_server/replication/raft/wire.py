@@ -112,6 +112,7 @@ def write_hello(hello: Hello) -> raft_pb2.RaftHello:
         founds=hello.founds,
         unsettled=hello.unsettled,
         last_index=hello.last_index,
+        joins=hello.joins,
     )
 
 
@@ -138,7 +139,15 @@ def read_hello(said: raft_pb2.RaftHello, mine: Hello) -> Hello:
         raise Refused(grpc.StatusCode.INVALID_ARGUMENT, "hello.raft_id: must not be 0")
     last_index = said.last_index if said.HasField("last_index") else None
     peer = Hello(
-        said.name, said.raft_id, said.cluster_id, said.http, said.grpc, said.founds, said.unsettled, last_index
+        said.name,
+        said.raft_id,
+        said.cluster_id,
+        said.http,
+        said.grpc,
+        said.founds,
+        said.unsettled,
+        last_index,
+        said.joins,
     )
     check_cluster(peer, mine)
     return peer

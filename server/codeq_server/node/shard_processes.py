@@ -1,0 +1,213 @@
+"""A server of several shards: a parent process that starts one process per shard, and starts it again when it ends.
+
+The parent serves nothing. It holds the ports, so that no other program takes them while a process is down, and passes
+on the signal to stop. The processes share the ports: the system spreads connections over them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from typing import Final
+
+import structlog
+
+from codeq_server.config import Address, Settings
+from codeq_server.node import summary
+from codeq_server.node.listeners import listeners_of, refuse_taken, reserve
+from codeq_server.node.place import VARIABLE, Place
+from codeq_server.services.shard_links import LOOPBACK
+from codeq_server.storage.layout import held_layout, prepare_layout
+
+PAUSE_SECONDS_MIN: Final = 0.1
+"""Pause before a process that ended is started again; it doubles each time that the process ends early."""
+PAUSE_SECONDS_MAX: Final = 5.0
+"""Longest pause."""
+SOUND_SECONDS: Final = 30.0
+"""A process that has served this long did not end early."""
+KILL_SECONDS: Final = 5.0
+"""Time beyond the grace period after which a process that does not stop is killed."""
+
+_log = structlog.get_logger()
+
+
+@dataclass(slots=True)
+class _Process:
+    """The process of a shard, over all its starts.
+
+    Attributes:
+        shard: Index of the shard.
+        tried: Set once it has become ready or ended for the first time.
+        pid: Id of the running process; 0: none runs.
+        is_ready: Whether it answers calls.
+    """
+
+    shard: int
+    tried: asyncio.Event = field(default_factory=asyncio.Event)
+    pid: int = 0
+    is_ready: bool = False
+
+
+class ShardProcesses:
+    """Runs the processes of a server's shards.
+
+    Args:
+        settings: Settings of the server.
+        rest: Whether the processes serve the REST API, too.
+    """
+
+    def __init__(self, settings: Settings, *, rest: bool) -> None:
+        self._settings, self._rest = settings, rest
+        self._processes = [_Process(shard) for shard in range(settings.persistence.num_shards)]
+        self._stopping = asyncio.Event()
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether the processes are being stopped."""
+        return self._stopping.is_set()
+
+    async def run(self, announce: Callable[[summary.Ready], None]) -> int:
+        """Runs the processes until `stop`.
+
+        Args:
+            announce: Called once each process answers calls or has failed to start.
+
+        Returns:
+            The exit code: 1 if no process could be started.
+
+        Raises:
+            ListenError: A port cannot be opened.
+            StoreError: The folder holds another number of shards, is in use, or cannot be used.
+        """
+        persistence = self._settings.persistence
+        assert persistence.path is not None
+        with ExitStack() as stack:
+            prepare_layout(persistence.path, persistence.num_shards)
+            stack.enter_context(held_layout(persistence.path))
+            ready, place = self._hold_ports(stack)
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(self._keep(process, place)) for process in self._processes]
+                await asyncio.wait([group.create_task(process.tried.wait()) for process in self._processes])
+                if not any(process.is_ready for process in self._processes) and not self.is_stopping:
+                    _log.error("no_shard_started", hint="each process says why in its lines")
+                    self.stop()
+                    await asyncio.wait(tasks)
+                    return 1
+                if not self.is_stopping:
+                    announce(ready)
+        _log.info("server_stopped")
+        return 0
+
+    def stop(self) -> None:
+        """Stops the processes like SIGTERM; called again, kills them."""
+        if self.is_stopping:
+            for process in self._processes:
+                if process.pid:
+                    with suppress(ProcessLookupError):
+                        os.kill(process.pid, signal.SIGKILL)
+        self._stopping.set()
+
+    # -- ports ---------------------------------------------------------------------------------------------------------
+
+    def _hold_ports(self, stack: ExitStack) -> tuple[summary.Ready, Place]:
+        """Binds every port without listening; returns the addresses, and the place of the first process."""
+        settings = self._settings
+        wanted = listeners_of(settings, rest=self._rest)
+        refuse_taken(wanted)
+        rest, streams = wanted.get("PORT"), dict.fromkeys((settings.worker_stream_addr, settings.producer_stream_addr))
+        http = None if rest is None else Address(rest.host, self._hold(stack, rest))
+        bound = {a: None if a is None else Address(a.host, self._hold(stack, a)) for a in streams}
+        worker, producer = bound[settings.worker_stream_addr], bound[settings.producer_stream_addr]
+        ports = tuple(self._hold(stack, Address(LOOPBACK, 0)) for _ in self._processes)
+        numbers = [0 if address is None else address.port for address in (http, worker, producer)]
+        return summary.Ready(http, worker, producer), Place(0, ports, secrets.token_hex(32), *numbers)
+
+    @staticmethod
+    def _hold(stack: ExitStack, address: Address) -> int:
+        held: socket.socket = stack.enter_context(reserve(address))
+        port: int = held.getsockname()[1]
+        return port
+
+    # -- processes -----------------------------------------------------------------------------------------------------
+
+    async def _keep(self, process: _Process, first: Place) -> None:
+        """Starts the process of a shard again and again, until the server stops."""
+        place = Place(process.shard, first.ports, first.secret, first.http, first.worker, first.producer)
+        loop, pause = asyncio.get_running_loop(), PAUSE_SECONDS_MIN
+        try:
+            while not self.is_stopping:
+                started = loop.time()
+                code = await self._run(process, place)
+                process.tried.set()
+                if self.is_stopping:
+                    return
+                pause = PAUSE_SECONDS_MIN if loop.time() - started > SOUND_SECONDS else pause
+                _log.error(
+                    "shard_process_ended",
+                    shard=process.shard,
+                    exit_code=code,
+                    pause_seconds=pause,
+                    hint="calls on this shard are rejected until its process serves again",
+                )
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(pause):
+                        await self._stopping.wait()
+                pause = min(2 * pause, PAUSE_SECONDS_MAX)
+        finally:
+            process.tried.set()
+
+    async def _run(self, process: _Process, place: Place) -> int:
+        """Runs a process to its end; returns its exit code."""
+        life, told = os.pipe()
+        ready, answered = os.pipe()
+        try:
+            os.write(told, place.encoded())
+            try:
+                child = await asyncio.create_subprocess_exec(
+                    sys.executable,
+                    *sys.orig_argv[1:],
+                    env={**os.environ, VARIABLE: f"{life},{answered}"},
+                    pass_fds=(life, answered),
+                    start_new_session=True,  # the terminal's signals reach the parent only, which passes them on
+                )
+            finally:
+                os.close(life)
+                os.close(answered)
+            process.pid = child.pid
+            return await self._watch(process, child, ready)
+        finally:
+            process.pid, process.is_ready = 0, False
+            os.close(told)
+            os.close(ready)
+
+    async def _watch(self, process: _Process, child: asyncio.subprocess.Process, ready: int) -> int:
+        loop = asyncio.get_running_loop()
+
+        def hear() -> None:
+            loop.remove_reader(ready)
+            if os.read(ready, 1):
+                process.is_ready = True
+                process.tried.set()
+
+        loop.add_reader(ready, hear)
+        stopping = loop.create_task(self._stop_in_time(child))
+        try:
+            return await child.wait()
+        finally:
+            stopping.cancel()
+            loop.remove_reader(ready)
+
+    async def _stop_in_time(self, child: asyncio.subprocess.Process) -> None:
+        """Passes on the signal to stop, and kills a process that does not stop within the grace period."""
+        await self._stopping.wait()
+        with suppress(ProcessLookupError):
+            child.terminate()
+            await asyncio.sleep(self._settings.shutdown_grace_seconds + KILL_SECONDS)
+            child.kill()

@@ -1,0 +1,79 @@
+"""What a process that serves one of several shards has of the other processes."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable, Mapping
+from typing import Final
+
+import grpc.aio
+
+from codeq_server.node.place import Place
+from codeq_server.services.calls import Calls
+from codeq_server.services.merged_metrics import merged
+from codeq_server.services.part_server import PartServer
+from codeq_server.services.routing.router import Router
+from codeq_server.services.shard_links import ShardLinks
+
+MEET_SECONDS: Final = 10.0
+"""Time for the processes of all shards to reach each other, before the server is announced."""
+
+
+class Siblings:
+    """The processes of the other shards; must be created within the event loop. From then on calls reach all shards.
+
+    Attributes:
+        shards: Reaches all shards.
+
+    Args:
+        place: The place of this process.
+        calls: Executes the calls of this process.
+        server: Gets the service for streams of the other processes.
+        on_known: Called with the gRPC peer of each connection of another process.
+        on_defect: Called with the method and exception of an unexpected failure.
+    """
+
+    def __init__(
+        self,
+        place: Place,
+        calls: Calls,
+        server: grpc.aio.Server,
+        on_known: Callable[[str], None],
+        on_defect: Callable[[str, BaseException], None],
+    ) -> None:
+        PartServer(calls, [place.secret], on_known, on_defect).register(server)
+        self.shards = ShardLinks(place.shard, place.ports, place.secret, calls)
+        calls.siblings = self.shards
+        calls.router = Router(self.shards, calls.charge, time.time)
+
+    async def meet(self) -> None:
+        """Waits until the other processes can be reached, which start at the same time; some may not start at all."""
+        await self.shards.reach_all(MEET_SECONDS)
+
+    async def page(self, own: bytes) -> bytes:
+        """Returns the metrics of all processes that answer, given those of this one."""
+        return merged({self.shards.mine: own, **await self.shards.metrics()})
+
+    def told(self) -> Mapping[str, object]:
+        """Returns which shards are served, as details of readiness."""
+        states = {str(shard): self.shards.is_up(shard) for shard in range(self.shards.count)}
+        return {"shards": {shard: "served" if up else "not served" for shard, up in states.items()}}
+
+
+def watch_parent(life: int, on_gone: Callable[[], None]) -> None:
+    """Calls `on_gone` once the parent is gone.
+
+    Args:
+        life: File descriptor that reaches its end then.
+        on_gone: Ends this process.
+    """
+    loop = asyncio.get_running_loop()
+
+    def hear() -> None:
+        if not os.read(life, 1):
+            loop.remove_reader(life)
+            on_gone()
+
+    loop.add_reader(life, hear)

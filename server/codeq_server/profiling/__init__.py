@@ -1,0 +1,1 @@
+"""Profiles of a running server, made on request."""

@@ -1,0 +1,204 @@
+"""A relay's link to one shard, which is opened again whenever it breaks."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from typing import Final, NamedTuple, Protocol
+
+from codeq.v1 import worker_service_pb2 as worker_pb
+from codeq_gateway.finishing import finish
+from codeq_internal.v1 import shard_work_pb2 as pb
+
+from codeq_server.core.errors import Reason, Rejection
+
+from .part_links import LinkEndedError, PartLink
+
+CONNECT_SECONDS: Final = 5.0
+"""Time for a shard to accept a link."""
+PAUSE_SECONDS_MIN: Final = 0.05
+"""Initial backoff before a link is reopened; it doubles with each failed attempt."""
+PAUSE_SECONDS_MAX: Final = 1.0
+"""Maximum backoff."""
+FAULTS_OF_CLIENTS: Final = frozenset(
+    {Reason.INVALID_FIELD, Reason.TOO_LARGE, Reason.MISSING_SCOPE, Reason.COMMAND_NOT_ALLOWED}
+)
+"""Reasons that end the stream of the client, because any shard would give them."""
+
+
+class Relay(Protocol):
+    """The stream to which a part belongs."""
+
+    def opened(self, shard: int) -> None:
+        """Called when a shard has accepted its part."""
+        ...
+
+    def take(self, shard: int, response: pb.WorkOnShardResponse) -> None:
+        """Called with each response of a shard."""
+        ...
+
+    def lost(self, shard: int, unsent: int, reason: str) -> None:
+        """Called when the link to a shard has ended, with the number of outcomes that were not sent over it."""
+        ...
+
+    def sent(self) -> None:
+        """Called when requests to a shard were sent."""
+        ...
+
+
+class _Request(NamedTuple):
+    """A request to send, with the number of its outcomes and its size."""
+
+    message: pb.WorkOnShardRequest
+    outcomes: int
+    size: int
+
+
+class RelayPart:
+    """One shard's part of a relayed stream.
+
+    Attributes:
+        unsent_bytes: Bytes of requests that wait to be sent.
+        delivered: Number of the last pull whose tasks were sent to the client.
+        is_down: Whether nothing can be sent, because the last attempt to reach the shard has failed.
+
+    Args:
+        shard: The shard.
+        relay: The stream.
+        connect: Begins to open a link.
+        hello: Returns the first request.
+    """
+
+    def __init__(
+        self, shard: int, relay: Relay, connect: Callable[[int], PartLink], hello: Callable[[], pb.WorkOnShardRequest]
+    ) -> None:
+        self.unsent_bytes = 0
+        self.delivered = 0
+        self.is_down = False
+        self._shard = shard
+        self._relay = relay
+        self._connect = connect
+        self._hello = hello
+        self._requests: deque[_Request] = deque()
+        self._unsent_outcomes = 0
+        self._pulls = 0
+        self._wake = asyncio.Event()
+        self._is_accepted = False
+        self._is_ending = False
+        """Whether the client has half-closed, or has left."""
+        self._is_leaving = False
+        self._ended = asyncio.Event()
+
+    async def run(self) -> None:
+        """Keeps the link open until `end` or `leave`.
+
+        Raises:
+            Rejection: The client is at fault.
+        """
+        pause = PAUSE_SECONDS_MIN
+        while True:
+            self.is_down = self._is_accepted = False
+            link = self._connect(self._shard)
+            writer = asyncio.get_running_loop().create_task(self._write(link), name="relay-part")
+            refusal = await finish(self._exchange(link), partial(self._stop, link, writer))
+            if self._is_accepted:
+                pause = PAUSE_SECONDS_MIN
+            self.is_down = True
+            unsent, self._unsent_outcomes, self.unsent_bytes = self._unsent_outcomes, 0, 0
+            self._requests.clear()
+            reason = "the link has ended" if refusal is None else refusal.message
+            self._relay.lost(self._shard, unsent, reason)
+            if refusal is not None and refusal.reason in FAULTS_OF_CLIENTS:
+                raise refusal
+            if not self._is_ending:
+                await self._pause(pause * random.uniform(0.5, 1))
+            if self._is_ending:
+                return
+            pause = min(2 * pause, PAUSE_SECONDS_MAX)
+
+    def send(self, work: worker_pb.WorkRequest) -> None:
+        """Sends what the client says about tasks of the shard; call it only while the part is not down."""
+        outcomes = len(work.outcomes)
+        self._unsent_outcomes += outcomes
+        self._put(_Request(pb.WorkOnShardRequest(work=work), outcomes, work.ByteSize()))
+
+    def pull(self, count: int, size: int) -> int:
+        """Asks for tasks; 0: none are wanted now. Returns the number of the pull."""
+        self._pulls += 1
+        pull = pb.ShardPull(number=self._pulls, count=count, bytes=size, delivered=self.delivered)
+        if self._requests and not self._requests[-1].message.HasField("pull"):
+            self._requests[-1].message.pull.CopyFrom(pull)
+        else:
+            self._put(_Request(pb.WorkOnShardRequest(pull=pull), 0, 0))
+        return self._pulls
+
+    def end(self) -> None:
+        """Half-closes: the shard settles what it has got, and gives back all leases."""
+        self._is_ending = True
+        self._ended.set()
+        self._wake.set()
+
+    def leave(self) -> None:
+        """Ends the part because the client's call broke: the shard takes back the tasks that the client did not get."""
+        if not self._is_ending:
+            self._is_leaving = True
+            self._requests.clear()
+            self.end()
+
+    def _put(self, request: _Request) -> None:
+        self._requests.append(request)
+        self.unsent_bytes += request.size
+        self._wake.set()
+
+    async def _pause(self, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._ended.wait()
+        except TimeoutError:
+            return
+
+    async def _exchange(self, link: PartLink) -> Rejection | None:
+        """Receives responses until the link ends; returns why it did, or None if it ended in order."""
+        try:
+            async with asyncio.timeout(CONNECT_SECONDS):
+                response = await link.read()
+            if response is not None:
+                self._is_accepted = True
+                self._relay.opened(self._shard)
+            while response is not None:
+                self._relay.take(self._shard, response)
+                response = await link.read()
+        except Rejection as rejection:
+            return rejection.again()
+        except TimeoutError:
+            return Rejection(Reason.SERVER_UNREACHABLE, f"no answer within {CONNECT_SECONDS:g} seconds")
+        return None
+
+    async def _write(self, link: PartLink) -> None:
+        try:
+            await link.write(self._hello())
+            while True:
+                while self._requests:
+                    request = self._requests.popleft()
+                    self._unsent_outcomes -= request.outcomes
+                    self.unsent_bytes -= request.size
+                    self._relay.sent()
+                    await link.write(request.message)
+                if self._is_leaving:
+                    leaving = pb.ShardLeaving(delivered=self.delivered)
+                    await link.write(pb.WorkOnShardRequest(leaving=leaving))
+                if self._is_ending:
+                    await link.done_writing()
+                    return
+                self._wake.clear()
+                await self._wake.wait()
+        except LinkEndedError:
+            return  # the reader learns why
+
+    async def _stop(self, link: PartLink, writer: asyncio.Task[None]) -> None:
+        writer.cancel()
+        await asyncio.gather(writer, return_exceptions=True)
+        link.cancel()

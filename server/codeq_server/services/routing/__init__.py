@@ -1,0 +1,1 @@
+"""Routes unary calls to the shards of an installation, and merges the replies of calls over several of them."""

@@ -1,0 +1,82 @@
+"""The shards of an installation, as one of their processes sees them."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+import grpc.aio
+from codeq.v1 import task_pb2
+from google.protobuf.message import Message
+
+from codeq_server.auth.claims import Claims
+from codeq_server.auth.revocation import Authorization
+
+
+class Caller(NamedTuple):
+    """Who makes a call.
+
+    Attributes:
+        claims: Claims of the caller's token.
+        authorization: Value of the authorization header, or the certificate.
+        origin: Address of the caller, as host:port or as gRPC's peer.
+    """
+
+    claims: Claims
+    authorization: Authorization
+    origin: str
+
+
+class Shards(Protocol):
+    """Reaches every shard.
+
+    Attributes:
+        count: Number of shards.
+        mine: Shard of this process.
+    """
+
+    count: int
+    mine: int
+
+    def place(self, tenant: str, spec: task_pb2.TaskSpec) -> str:
+        """Returns a text whose hash leads to the shard of a new task; empty: it may be in any. See `placing`."""
+        ...
+
+    async def call(
+        self,
+        shard: int,
+        method: str,
+        request: Message,
+        caller: Caller,
+        *,
+        part: bool = False,
+        seconds: float = 30.0,
+    ) -> Message:
+        """Executes a unary call on a shard: here, or over the link to its process.
+
+        Args:
+            shard: The shard.
+            method: Full name of the method.
+            request: Its request.
+            caller: Who makes the call.
+            part: Whether it is one part of a call that is charged to rate limits and recorded in the audit elsewhere.
+            seconds: Time for the reply.
+
+        Raises:
+            Rejection: As the shard gave it; SERVER_UNREACHABLE if its process is down; OUTCOME_UNKNOWN if the call was
+                lost on the way.
+        """
+        ...
+
+
+class LinkedShards(Shards, Protocol):
+    """Also reaches the processes of other shards with streams.
+
+    Attributes:
+        secret: Secret that the processes share.
+    """
+
+    secret: str
+
+    def channel(self, shard: int) -> grpc.aio.Channel:
+        """Returns a channel to the process of another shard."""
+        ...

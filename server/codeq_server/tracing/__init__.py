@@ -1,0 +1,1 @@
+"""Spans of calls and tasks, for OpenTelemetry."""

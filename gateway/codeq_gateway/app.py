@@ -11,7 +11,7 @@ import ssl
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import msgspec
 from codeq.frames import let_go
@@ -67,15 +67,17 @@ class AccessLog(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Probes:
-    """Readiness and metrics of the process the gateway runs in.
+    """Startup, readiness and metrics of the process the gateway runs in.
 
     Attributes:
         ready: Returns whether requests can be served, and a JSON object with details.
         metrics: Returns the metrics in the Prometheus text format.
+        starting: Returns why the process has not started up yet; empty: it has.
     """
 
     ready: Callable[[], Awaitable[tuple[bool, Mapping[str, object]]]]
     metrics: Callable[[], Awaitable[bytes]]
+    starting: Callable[[], str] = str
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,13 +88,25 @@ class _Page:
     render: Callable[[], Awaitable[Reply]]
 
 
+class RequestSpans(Protocol):
+    """Makes the spans of requests."""
+
+    def begin(self, head: Head, route: str, *, is_tls: bool) -> tuple[Any, Headers]:
+        """Returns the span of a request that begins, and the headers for all further work on it."""
+        ...
+
+    def end(self, span: Any, status: int, request_id: str, about: Mapping[str, str]) -> None:
+        """Ends the span of a request with its HTTP status, its id and the details of a rejection."""
+        ...
+
+
 class Gateway:
     """Serves the unary RPCs of the services under their HTTP rules.
 
     Args:
         services: Services whose rules become routes.
         dispatcher: Carries out the calls.
-        probes: Sources of /readyz and /metrics.
+        probes: Sources of /startupz, /readyz and /metrics.
         metrics: Counts the requests; the caller exports it.
         access_log: Writes one line per request; None: no access log.
         allowed_hosts: Host names that requests may be addressed to, without port; None: any. Protects a server without
@@ -100,6 +114,7 @@ class Gateway:
         version: Version shown in /openapi.json.
         cors_origins: Origins whose web pages may call; empty: browsers allow only pages of this server's own origin.
         bodies: Counts the bytes of large requests, shared with other front ends; None: the gateway counts its own.
+        spans: Makes the spans of requests for RPCs; None: they have none.
 
     Attributes:
         bodies: Counts the bytes of large requests.
@@ -120,9 +135,11 @@ class Gateway:
         version: str = "",
         cors_origins: Sequence[str] = (),
         bodies: InFlight | None = None,
+        spans: RequestSpans | None = None,
     ) -> None:
         self.bodies = InFlight() if bodies is None else bodies
         self._dispatcher = dispatcher
+        self._spans = spans
         self.metrics = metrics
         self._access_log = access_log
         self._allowed_hosts = allowed_hosts
@@ -136,6 +153,7 @@ class Gateway:
         document = openapi.document(operations, version)
         pages = (
             _still("/healthz", Reply(200, b'{"status":"ok"}\n')),
+            _Page("/startupz", lambda: _startup(probes)),
             _Page("/readyz", lambda: _readiness(probes)),
             _Page("/metrics", lambda: _metrics(probes)),
             _still("/openapi.json", Reply(200, document + b"\n")),
@@ -167,6 +185,9 @@ class Gateway:
                 exchange.page = target.render
             else:
                 exchange.operation = target
+                if self._spans is not None:
+                    is_tls = transport.get_extra_info("ssl_object") is not None
+                    exchange.span, exchange.headers = self._spans.begin(head, target.template, is_tls=is_tls)
                 exchange.body_bytes_max = target.body_bytes_max
                 exchange.authorization = _authorization(head.headers, transport)
                 exchange.admission = self._dispatcher.admit(target.call_name, exchange.authorization, origin)
@@ -279,6 +300,8 @@ class Gateway:
         seconds = now - exchange.started
         method = exchange.method if exchange.method in METHODS else _OTHER_METHOD
         self.metrics.observe(method, exchange.route, status, seconds)
+        if self._spans is not None and exchange.span is not None:
+            self._spans.end(exchange.span, status, exchange.request_id, _about(exchange))
         if self._access_log is not None:
             self._access_log(method, exchange.route, status, seconds, exchange.request_id, _about(exchange))
 
@@ -332,6 +355,12 @@ def _still(template: str, reply: Reply) -> _Page:
         return reply
 
     return _Page(template, render)
+
+
+async def _startup(probes: Probes) -> Reply:
+    why = probes.starting()
+    told = {"started": False, "reason": why} if why else {"started": True}
+    return Reply(503 if why else 200, msgspec.json.encode(told) + b"\n")
 
 
 async def _readiness(probes: Probes) -> Reply:

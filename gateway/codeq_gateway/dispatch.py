@@ -42,6 +42,8 @@ class Call(NamedTuple):
         repeatable: Whether the call is safe to repeat: it only reads, or it has an idempotency key.
         forward: Whether a follower should forward the call to the leader.
         origin: Address of the client, as host:port.
+        shard: Shard that the call is for, from another process of the same server; None: it is for the whole server.
+        part: Whether it is a part of a call that another shard charges and records.
     """
 
     method: str
@@ -53,6 +55,8 @@ class Call(NamedTuple):
     repeatable: bool = False
     forward: bool = False
     origin: str = ""
+    shard: int | None = None
+    part: bool = False
 
 
 class CallFailed(Exception):  # noqa: N818 - the call failed; this carries its status

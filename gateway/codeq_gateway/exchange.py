@@ -77,6 +77,7 @@ class Exchange:
         is_complete: Whether the body is complete.
         deadline: Time at which the call is cancelled, on the clock of `started`.
         end: Why the call was cancelled; None: it was not cancelled.
+        span: The span of the request; None: it has none.
         reply: The reply; None: there is no reply yet, or the client has disconnected.
         fields: Headers added to every reply.
     """
@@ -105,6 +106,7 @@ class Exchange:
         "reply",
         "request_id",
         "route",
+        "span",
         "started",
     )
 
@@ -133,6 +135,7 @@ class Exchange:
         self.end: End | None = None
         self.reply: Reply | None = None
         self.fields: Sequence[tuple[bytes, bytes]] = ()
+        self.span: object | None = None
 
 
 class _Dates:

@@ -113,6 +113,11 @@ def rules_of(field: FieldDescriptor) -> Any:
     return field.GetOptions().Extensions[validate_pb2.field]  # type: ignore[index]
 
 
+def form_of(field: FieldDescriptor) -> str:
+    """Returns the words for what the field's pattern demands; empty: there are none."""
+    return str(field.GetOptions().Extensions[options_pb2.form])  # type: ignore[index]
+
+
 class Lists:
     """Counts the lists of a body by type while it is decoded.
 

@@ -119,11 +119,20 @@ def plaintext() -> None:
     """Returns no credentials."""
 
 
-def open_channel(address: str, credentials: grpc.ChannelCredentials | None = None) -> grpc.aio.Channel:
-    """Returns a channel to a server, over TLS if there are credentials."""
+def open_channel(
+    address: str, credentials: grpc.ChannelCredentials | None = None, *, alone: bool = False
+) -> grpc.aio.Channel:
+    """Returns a channel to a server.
+
+    Args:
+        address: The server's gRPC listener, host:port.
+        credentials: Turn TLS on.
+        alone: Whether it has a connection of its own; otherwise channels to the same address share one.
+    """
+    options = (*_OPTIONS, ("grpc.use_local_subchannel_pool", int(alone)))
     if credentials is None:
-        return grpc.aio.insecure_channel(address, options=_OPTIONS)
-    return grpc.aio.secure_channel(address, credentials, options=_OPTIONS)
+        return grpc.aio.insecure_channel(address, options=options)
+    return grpc.aio.secure_channel(address, credentials, options=options)
 
 
 class Link:
@@ -303,6 +312,8 @@ class _Stream:
             consistency=call.consistency,
         )
         self._messages.set_caller(added, call.authorization, call.origin)
+        if call.shard is not None:
+            added.shard, added.part = call.shard, call.part
         reply = self._replies[number] = asyncio.get_running_loop().create_future()
         self._wake.set()
         return number, reply

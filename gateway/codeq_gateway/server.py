@@ -6,6 +6,7 @@ import asyncio
 import os
 import socket
 import time
+from functools import partial
 from typing import Final
 
 from codeq_gateway.app import Gateway
@@ -37,6 +38,7 @@ class GatewayServer:
         backlog: Length of the kernel's accept queue, in connections. Up to this many may be accepted at once, even
             beyond `connections_max`, before the excess is closed.
         tls: Returns the TLS context for the next connection; None: plaintext.
+        shared: Whether other processes of the same server listen on the same port.
 
     Attributes:
         gateway: Answers the requests.
@@ -52,7 +54,9 @@ class GatewayServer:
         connections_max: int = CONNECTIONS_MAX,
         backlog: int = BACKLOG,
         tls: Context | None = None,
+        shared: bool = False,
     ) -> None:
+        self._shared = shared
         self.gateway = gateway
         self.handshakes = Handshakes()
         self._tls = tls
@@ -79,7 +83,7 @@ class GatewayServer:
         Raises:
             OSError: The server cannot listen on the address; the message names it.
         """
-        listener = await _listen(self._host, self._port, self._backlog)
+        listener = await _listen(self._host, self._port, self._backlog, shared=self._shared)
         loop = asyncio.get_running_loop()
         self._listener = await loop.create_server(self._accepted, sock=listener, backlog=self._backlog)
         self._expire()
@@ -123,15 +127,16 @@ class GatewayServer:
             await asyncio.sleep(_POLL_SECONDS)
 
 
-async def _listen(host: str, port: int, backlog: int) -> socket.socket:
+async def _listen(host: str, port: int, backlog: int, *, shared: bool) -> socket.socket:
     """Returns a listening socket, on the first address if the name has several."""
+    create = partial(socket.create_server, backlog=backlog, reuse_port=shared)
     try:
         if not host and socket.has_dualstack_ipv6():
-            return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=backlog)
+            return create(("", port), family=socket.AF_INET6, dualstack_ipv6=True)
         loop = asyncio.get_running_loop()
         found = await loop.getaddrinfo(host or "0.0.0.0", port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)  # noqa: S104
         family, _, _, _, address = found[0]
-        return socket.create_server(address[:2], family=family, backlog=backlog)
+        return create(address[:2], family=family)
     except OSError as error:
         why = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
         raise OSError(error.errno, f"cannot listen on {host}:{port}: {why}") from error

@@ -174,6 +174,11 @@ def output_command(function: Callable[Concatenate[ClientOptions, P], None]) -> C
     return _with_options(function, {"output": OutputOption})
 
 
+def profile_command(function: Callable[Concatenate[ClientOptions, P], None]) -> Callable[..., None]:
+    """Turns a function into a command with --profile that calls no server."""
+    return _with_options(function, {"profile": ProfileOption})
+
+
 def _with_options(
     function: Callable[Concatenate[ClientOptions, P], None], added: Mapping[str, Any]
 ) -> Callable[..., None]:

@@ -23,7 +23,7 @@ from codeq_cli.client_options import (
     ProfileOption,
     TokenOption,
 )
-from codeq_cli.failures import ExitCode, Failure
+from codeq_cli.failures import ExitCode, Failure, usage_failure
 
 _CLIENT_CODES: Final = (
     "Exit codes: 0 done; 1 rejected, or no such task, result or queue; 2 invalid usage, input or configuration; "
@@ -32,15 +32,22 @@ _CLIENT_CODES: Final = (
 _SERVER_CODES: Final = (
     "Exit codes: 0 stopped as requested; 1 could not start or continue; 2 invalid usage or configuration."
 )
+_HEALTH_CODES: Final = "Exit codes: 0 healthy; 1 not ready; 2 invalid usage or configuration; 4 no reply."
 _STORE_CODES: Final = (
     "Exit codes: 0 done; 1 check found differences; 2 invalid usage, unusable store or backup, or existing target."
 )
 _CONFIG_CODES: Final = "Exit codes: 0 done; 1 get: the setting has no value; 2 invalid usage or configuration."
+_INIT_CODES: Final = "Exit codes: 0 done; 2 invalid usage, or --force would be needed."
+_DOCTOR_CODES: Final = "Exit codes: 0 fine, or only warnings; 1 something must be mended; 2 invalid usage."
+_INSTALL_CODES: Final = (
+    "Exit codes: 0 done; 1 a tool is missing or has failed; 2 invalid usage, or the folder is not empty."
+)
 
 _MODULES: Final = {
     "serve": ("server_commands", _SERVER_CODES),
     "server": ("server_commands", _SERVER_CODES),
     "gateway": ("server_commands", _SERVER_CODES),
+    "health": ("health_command", _HEALTH_CODES),
     "backup": ("server_commands", _CLIENT_CODES),
     "task": ("task_commands", _CLIENT_CODES),
     "queue": ("queue_commands", _CLIENT_CODES),
@@ -48,13 +55,20 @@ _MODULES: Final = {
     "schedule": ("schedule_commands", _CLIENT_CODES),
     "topic": ("topic_commands", _CLIENT_CODES),
     "tenant": ("tenant_commands", _CLIENT_CODES),
+    "top": ("top_commands", _CLIENT_CODES),
+    "bench": ("bench_commands", _CLIENT_CODES),
     "usage": ("usage_commands", _CLIENT_CODES),
     "subscription": ("subscription_commands", _CLIENT_CODES),
     "webhook": ("webhook_commands", _CLIENT_CODES),
     "cluster": ("cluster_commands", _CLIENT_CODES),
     "audit": ("audit_commands", _CLIENT_CODES),
     "config": ("config_commands", _CONFIG_CODES),
+    "install": ("install_commands", _INSTALL_CODES),
+    "init": ("init_commands", _INIT_CODES),
+    "doctor": ("doctor_commands", _DOCTOR_CODES),
     "store": ("store_commands", _STORE_CODES),
+    "profile": ("debug_commands", _CLIENT_CODES),
+    "logs": ("debug_commands", _CLIENT_CODES),
 }
 """Module of each command and the exit codes that its help shows, in the order of the help. The module's app is the
 command group, or contains the command."""
@@ -123,6 +137,17 @@ def run(arguments: Sequence[str]) -> int:
     except Failure as failure:
         render.show_failure(failure, as_json=False)
         return failure.exit_code
+    except typer.Abort:  # of a question
+        render.show_failure(usage_failure("the input ended before an answer"), as_json=False)
+        return ExitCode.USAGE
+    except UnicodeEncodeError:
+        render.show_failure(usage_failure("an argument is not valid UTF-8"), as_json=False)
+        return ExitCode.USAGE
+    except OSError as error:
+        if error.filename is None:
+            raise
+        render.show_failure(usage_failure(f"{error.filename}: {error.strerror}"), as_json=False)
+        return ExitCode.USAGE
     except typer.TyperException as error:
         render.show_failure(usage.failure_of(error), as_json=False)
         return ExitCode.USAGE

@@ -15,6 +15,7 @@ from codeq_cli.failures import ExitCode, Failure
 from codeq_cli.server_commands import (
     ConfigOption,
     DevOption,
+    Mode,
     check_files,
     load_gateway_settings,
     load_settings,
@@ -34,14 +35,6 @@ class Key(enum.StrEnum):
     WORKER_TOKEN = "worker-token"  # noqa: S105
 
 
-class Mode(enum.StrEnum):
-    """Commands that use a configuration."""
-
-    SERVE = "serve"
-    SERVER = "server"
-    GATEWAY = "gateway"
-
-
 KeyArgument = Annotated[Key, typer.Argument(metavar="endpoint|token|worker-token", help="Setting.")]
 
 
@@ -56,7 +49,7 @@ def set_(
 
     --profile NAME stores it in that profile, creating the profile if needed.
     """
-    path = profile.store(key.value, value, options.profile)
+    path = profile.store({key.value: value}, options.profile)
     where = path if options.profile is None else f"{path}, profile {options.profile}"
     print(f"{key.value} {'set' if value else 'removed'} in {where}")
 

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
+from typing import Final
+
+GARBAGE_THRESHOLD: Final = 100_000
+"""New objects between collections. Imports make objects that stay, and default collections take a sixth of their
+time."""
 
 
 def _open_standard_files() -> None:
@@ -26,6 +32,7 @@ def main() -> int:
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         # Ctrl-C kills the process at any moment, without a traceback. Servers install their own handler, to drain.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
+    gc.set_threshold(GARBAGE_THRESHOLD)
     # Imported only now, because imports take most of a command's time.
     from codeq_cli.commands import run
 

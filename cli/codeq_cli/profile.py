@@ -6,7 +6,6 @@ owner can read it, and it is replaced atomically.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import tempfile
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from codeq_cli import new_files
 from codeq_cli.failures import configuration_failure
 
 ENVIRONMENT: Final = {
@@ -62,6 +62,11 @@ def file_path() -> Path:
     return (Path(folder) if folder else Path.home() / ".codeq") / "config.yaml"
 
 
+def chosen(given: str | None) -> str | None:
+    """Returns the name of the profile given as an option, else of that in the environment; None: the top level."""
+    return given or os.environ.get(PROFILE_VARIABLE) or None
+
+
 def resolve(flags: Mapping[str, str | None], profile: str | None = None) -> dict[str, Setting]:
     """Returns every setting with its source.
 
@@ -73,7 +78,7 @@ def resolve(flags: Mapping[str, str | None], profile: str | None = None) -> dict
     Raises:
         Failure: The profile file is unusable, the profile does not exist, or a value is malformed.
     """
-    named = profile or os.environ.get(PROFILE_VARIABLE) or None
+    named = chosen(profile)
     stored: dict[str, str] | None = None if named is None else load(named)
     settings = {}
     for key in KEYS:
@@ -156,6 +161,15 @@ def load(profile: str | None = None) -> dict[str, str]:
     return profiles[profile]
 
 
+def stored(profile: str | None) -> dict[str, str]:
+    """Returns settings of the profile file like `load`; empty if there is no such profile.
+
+    Raises:
+        Failure: The profile file is unusable.
+    """
+    return load() if profile is None else _profiles(_document()).get(profile, {})
+
+
 def _profiles(document: Mapping[str, object]) -> dict[str, dict[str, str]]:
     profiles = document.get("profiles", {})
     assert isinstance(profiles, dict)
@@ -203,57 +217,76 @@ def _check_settings(settings: Mapping[object, object], place: str) -> None:
             raise configuration_failure(f"{place}: {key} must be text")
 
 
-def store(key: str, value: str, profile: str | None = None) -> Path:
-    """Writes one setting into the profile file, atomically and durably; an empty value removes it.
+def check_writable(profile: str | None) -> None:
+    """Checks that settings can be stored.
+
+    Raises:
+        Failure: The profile's name is malformed, or the file cannot be read or replaced.
+    """
+    _check_name(profile)
+    _document()
+    path = file_path()
+    try:
+        with tempfile.TemporaryFile(dir=_target(path).parent):
+            pass
+    except OSError as error:
+        raise configuration_failure(f"{path}: {error.strerror}") from None
+
+
+def store(values: Mapping[str, str], profile: str | None = None) -> Path:
+    """Writes settings into the profile file, atomically and durably; an empty value removes a setting.
+
+    If the file is a symbolic link, the file that it leads to is replaced.
 
     Args:
-        key: Setting.
-        value: Its value.
+        values: Values by setting.
         profile: Profile to change, created if it does not exist; None: the top-level settings.
 
     Returns:
         The path of the file.
 
     Raises:
-        Failure: The value or the profile's name is malformed, or the file cannot be read or written.
+        Failure: A value or the profile's name is malformed, or the file cannot be read or written.
     """
     import yaml
 
-    if value:
-        check(key, value, "argument")
-    if profile is not None and not _PROFILE.fullmatch(profile):
-        raise configuration_failure(
-            f"profile {profile!r}: use 1 to 64 of A-Z a-z 0-9 . _ -, starting with a letter or digit"
-        )
+    for key, value in values.items():
+        if value:
+            check(key, value, "argument")
+    _check_name(profile)
     path = file_path()
     document = _document()
     profiles = {name: dict(settings) for name, settings in _profiles(document).items()}
     content: dict[str, object] = {name: text for name, text in document.items() if name != "profiles"}
     settings: dict[str, Any] = content if profile is None else profiles.setdefault(profile, {})
-    settings.pop(key, None)
-    if value:
-        settings[key] = value
+    for key, value in values.items():
+        settings.pop(key, None)
+        if value:
+            settings[key] = value
     kept = {name: settings for name, settings in profiles.items() if settings}
     if kept:
         content["profiles"] = kept
     text = yaml.safe_dump(content, sort_keys=True) if content else ""
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _replace(path, text.encode())
+        new_files.replace(_target(path), text.encode(), private=True)
     except OSError as error:
         raise configuration_failure(f"{path}: {error.strerror}") from None
     return path
 
 
-def _replace(path: Path, content: bytes) -> None:
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".config-")  # mkstemp opens with mode 0600
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).replace(path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            Path(temporary).unlink()
-        raise
+def _check_name(profile: str | None) -> None:
+    if profile is not None and not _PROFILE.fullmatch(profile):
+        raise configuration_failure(
+            f"profile {profile!r}: use 1 to 64 of A-Z a-z 0-9 . _ -, starting with a letter or digit"
+        )
+
+
+def _target(path: Path) -> Path:
+    """Returns the file to replace, whose folder exists: `path`, or where that leads to.
+
+    Raises:
+        OSError: The folder cannot be made.
+    """
+    target = path.resolve()
+    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return target

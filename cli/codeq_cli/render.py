@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import sys
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 from codeq_cli import json_text
@@ -59,8 +60,21 @@ def show_object(text: str, output: Format, *, table_field: str | None = None) ->
         _show_text(text, output)
 
 
-def show_list(name: str, items: Sequence[str], columns: Sequence[str], output: Format) -> None:
+def show_list(
+    name: str,
+    items: Sequence[str],
+    columns: Sequence[str],
+    output: Format,
+    others: Mapping[str, str] = MappingProxyType({}),
+) -> None:
     """Prints JSON objects: as {name: [...]} in JSON and YAML, or as a table with one row per object.
+
+    Args:
+        name: Member that holds the objects.
+        items: The objects.
+        columns: Columns of a table.
+        output: Format.
+        others: Further members, each as its JSON text; not in a table.
 
     Raises:
         Failure: The objects are nested too deeply for YAML.
@@ -68,7 +82,7 @@ def show_list(name: str, items: Sequence[str], columns: Sequence[str], output: F
     if output is Format.TABLE:
         _print_table(_items_table(items, columns))
     else:
-        _show_text(f"{{{json_text.quote(name)}:[{','.join(items)}]}}", output)
+        _show_text(json_text.join({name: f"[{','.join(items)}]", **others}), output)
 
 
 def show_page(name: str, items: Items, columns: Sequence[str], output: Format, *, also: str = "") -> None:
@@ -103,8 +117,8 @@ def show_failure(failure: Failure, *, as_json: bool) -> None:
         )
         sys.stderr.buffer.write(body.encode(errors="backslashreplace").rstrip(b"\n") + b"\n")
     else:
-        text = _printable(failure.text).replace("\n", " ")
-        sys.stderr.write(f"error: {text} ({_printable(failure.reason)})\n")
+        text = printable(failure.text).replace("\n", " ")
+        sys.stderr.write(f"error: {text} ({printable(failure.reason)})\n")
     sys.stderr.flush()
 
 
@@ -139,7 +153,7 @@ def _fields_table(fields: Mapping[str, str]) -> Table:
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in fields.items():
-        table.add_row(Text(_printable(name)), _cell(name, value))
+        table.add_row(Text(printable(name)), _cell(name, value))
     return table
 
 
@@ -173,10 +187,10 @@ def _cell(name: str, value: str) -> Text:
     if name not in EMBEDDED_FIELDS:
         decoded = json_text.parse(value)
         value = "" if decoded is None else decoded if isinstance(decoded, str) else value
-    return Text(_printable(value))
+    return Text(printable(value))
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """Returns the text with all control characters except line feed escaped, so that none reaches a terminal."""
     if text.isprintable():
         return text

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 from urllib.parse import urlencode, urljoin, urlsplit
@@ -202,10 +202,12 @@ class Items:
     Attributes:
         texts: The items, each as its JSON text.
         next_page_token: Token of the next page; empty: no more items.
+        others: What the last page has besides, by name, each as its JSON text.
     """
 
     texts: list[str]
     next_page_token: str
+    others: Mapping[str, str] = field(default_factory=dict)
 
 
 def pages(server: Server, path: str, query: Query, name: str, most: int | None = None) -> Items:
@@ -227,12 +229,12 @@ def pages(server: Server, path: str, query: Query, name: str, most: int | None =
     while True:
         page = members_of(server.call("GET", path, query=asked))
         try:
-            items += json_text.elements(page.get(name, "[]"))
-            token = str(json.loads(page.get("nextPageToken", '""')))
+            items += json_text.elements(page.pop(name, "[]"))
+            token = str(json.loads(page.pop("nextPageToken", '""')))
         except ValueError:
             raise connection_failure(f"the reply is not a page of {name}; check the endpoint") from None
         if not token or (most is not None and len(items) >= most):
-            return Items(items, token)
+            return Items(items, token, page)
         if token in seen:
             raise connection_failure(f"the server repeated a page of {name}")
         seen.add(token)

@@ -217,7 +217,7 @@ def resume(options: ClientOptions, name: Name, tenant: TenantOption = None) -> N
 @app.command()
 @client_command
 def trigger(options: ClientOptions, name: Name, tenant: TenantOption = None) -> None:
-    """Creates a task now, also if the schedule is paused, and shows the fire."""
+    """Creates a task now, even if the schedule is paused, and shows the fire."""
     _post(options, name, "trigger", tenant)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import os
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
@@ -23,6 +24,15 @@ app = typer.Typer(no_args_is_help=False)
 BACKUP_SECONDS_MAX: Final = 30
 """Extra time for a backup, on top of the usual reply time; after it, the server replies and continues in the
 background."""
+
+
+class Mode(enum.StrEnum):
+    """Commands that use a configuration."""
+
+    SERVE = "serve"
+    SERVER = "server"
+    GATEWAY = "gateway"
+
 
 ConfigOption = Annotated[
     str | None, typer.Option(metavar="FILE", help="Configuration file; default: $CODEQ_CONFIG_PATH, else none.")
@@ -94,6 +104,9 @@ def serve(
         "ready_file": ready_file,
     }
     refuse_foreign_module()
+    from codeq_server.node.place import taken
+
+    child = taken(os.environ)
     settings = load_settings(config, flags, dev=dev)
     if settings.raft is not None and find_spec("codeq_raft_core") is None:
         raise configuration_failure(
@@ -105,7 +118,7 @@ def serve(
     _silence_grpc()
     from codeq_server.node.process import serve as run
 
-    _run(lambda: run(settings, verify=verify))
+    _run(lambda: run(settings, verify=verify, child=child))
 
 
 @app.command()
@@ -136,12 +149,15 @@ def server(
         "ready_file": ready_file,
     }
     refuse_foreign_module()
+    from codeq_server.node.place import taken
+
+    child = taken(os.environ)
     settings = load_settings(config, flags, dev=dev)
     refuse_silence(settings)
     _silence_grpc()
     from codeq_server.node.process import serve as run
 
-    _run(lambda: run(settings, verify=verify, rest=False))
+    _run(lambda: run(settings, verify=verify, rest=False, child=child))
 
 
 @app.command()
@@ -249,11 +265,12 @@ def load_settings(config: str | None, flags: Mapping[str, object], *, dev: bool)
         Failure: A setting is invalid; the message begins with its name as the operator wrote it.
     """
     from codeq_server.config import ConfigError, load, refuse_pair
+    from codeq_server.config.files import file_problem
 
     try:
         settings = load(config, os.environ, flags, dev)
         path = settings.persistence.path
-        if settings.raft is not None and path is not None and not (path / "CURRENT").is_file():
+        if settings.raft is not None and path is not None and file_problem(path / "CURRENT"):
             refuse_pair(settings.raft)  # with an existing store, startup checks whether it is already a member
     except ConfigError as error:
         raise configuration_failure(f"{error.key}: {error.message}") from None

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import fcntl
 import json
-import os
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from codeq_cli import render
+from codeq_cli import render, store_lock
 from codeq_cli.client_options import ClientOptions, output_command
 from codeq_cli.failures import ExitCode, Failure
+
+if TYPE_CHECKING:
+    from codeq_server.storage.findings import Difference, Summary
 
 ArtifactsOption = Annotated[
     Path | None,
@@ -38,30 +39,47 @@ def check(
     options: ClientOptions,
     path: Annotated[Path, typer.Argument(metavar="PATH", help="Folder of the store; no server may have it open.")],
 ) -> None:
-    """Checks that the rows of a store are consistent; changes nothing.
+    """Checks that the rows of a store, or of each shard of a server, are consistent; changes nothing.
 
     Shows each difference with the key of its row. Exit code 1: there are differences; 2: the store cannot be read.
+    """
+    from codeq_server.storage.layout import shard_path, stored_shards
+
+    try:
+        shards = stored_shards(path)
+        checked = [_check(shard_path(path, shard)) for shard in range(shards)] if shards > 1 else [_check(path)]
+    except OSError as error:
+        raise _unusable(f"{path}: {error.strerror}") from None
+    for shard, (differences, summary) in enumerate(checked):
+        where = {"shard": shard} if shards > 1 else {}
+        counts = where | dataclasses.asdict(summary)
+        if options.format is render.Format.TABLE:
+            for difference in differences:
+                print(difference)
+            render.show_object(json.dumps(counts), options.format)
+        else:
+            keys = [str(each).removesuffix(f": {each.problem}") for each in differences]
+            found = [{"key": key, "problem": each.problem} for key, each in zip(keys, differences, strict=True)]
+            render.show_object(json.dumps(counts | {"found": found}), options.format)
+    if any(summary.differences for _, summary in checked):
+        raise typer.Exit(ExitCode.REFUSED)
+
+
+def _check(path: Path) -> tuple[list[Difference], Summary]:
+    """Checks the store in a folder.
+
+    Raises:
+        Failure: The store cannot be read, or is open.
+        OSError: The store's lock file cannot be opened.
     """
     from codeq_server.storage.check import check_store
     from codeq_server.storage.errors import StoreError
 
+    _refuse_open_store(path)
     try:
-        _refuse_open_store(path)
-        differences, summary = check_store(path)
+        return check_store(path)
     except StoreError as error:
         raise _unusable(str(error)) from None
-    except OSError as error:
-        raise _unusable(f"{path}: {error.strerror}") from None
-    counts = dataclasses.asdict(summary)
-    if options.format is render.Format.TABLE:
-        for difference in differences:
-            print(difference)
-        render.show_object(json.dumps(counts), options.format)
-    else:
-        found = [{"key": str(each).removesuffix(f": {each.problem}"), "problem": each.problem} for each in differences]
-        render.show_object(json.dumps(counts | {"found": found}), options.format)
-    if summary.differences:
-        raise typer.Exit(ExitCode.REFUSED)
 
 
 @app.command()
@@ -114,16 +132,8 @@ def _refuse_open_store(path: Path) -> None:
         Failure: A process has the store open.
         OSError: The store's lock file cannot be opened.
     """
-    try:
-        lock = os.open(path / "LOCK", os.O_RDONLY)
-    except FileNotFoundError:
-        return  # the check itself reports the missing store
-    try:
-        fcntl.lockf(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise _unusable(f"the store {path} is open in another process; stop that process, or check a copy") from None
-    finally:
-        os.close(lock)
+    if store_lock.is_open(path):
+        raise _unusable(f"the store {path} is open in another process; stop that process, or check a copy")
 
 
 def _unusable(text: str) -> Failure:

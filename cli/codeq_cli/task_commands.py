@@ -202,7 +202,11 @@ def claim(
     ] = None,
     lease: Annotated[
         int | None,
-        typer.Option(parser=usage.duration(1, HOURS_12), metavar=DURATION, help="Length of the lease; default 60s."),
+        typer.Option(
+            parser=usage.duration(1, HOURS_12),
+            metavar=DURATION,
+            help="Length of the lease; default: of the policy, or 60s.",
+        ),
     ] = None,
     wait: Annotated[
         int, typer.Option(parser=usage.duration(0, 30), metavar=DURATION, help="Wait for a task, at most 30s.")
@@ -313,11 +317,19 @@ def abandon(
             help="Delay before the next claim, at most 12h; default: none, and the task keeps its place.",
         ),
     ] = None,
+    park_key: Annotated[
+        bool,
+        typer.Option(
+            "--park-key", help="For the delay, deliver no task with the same rate key, or without one concurrency key."
+        ),
+    ] = False,
     lease_token: LeaseToken = None,
 ) -> None:
     """Returns a task unused, at once or after a delay: it keeps its attempts."""
     fields = _lease_fields(lease_token)
     _add_numbers(fields, delaySeconds=delay)
+    if park_key:
+        fields["parkKey"] = "true"
     _post(options, task_id, "abandon", fields)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Final
 
 import typer
@@ -10,6 +9,7 @@ import typer
 from codeq_cli import names, render
 from codeq_cli.client_options import ClientOptions, TenantOption, client_command, of_tenant
 from codeq_cli.failures import usage_failure
+from codeq_cli.json_input import json_input
 from codeq_cli.rest import members_of, pages
 
 PAGE_SIZE: Final = 500
@@ -50,20 +50,18 @@ def put(
     policy: Annotated[
         str,
         typer.Argument(
-            metavar="POLICY", help='The whole policy as a JSON object, such as {"maxConsumers": 20, "maxAttempts": 5}.'
+            metavar="POLICY|@FILE|-",
+            help='The whole policy, such as {"maxConsumers": 20, "maxAttempts": 5}; @FILE reads a file, - reads stdin.',
         ),
     ],
     tenant: TenantOption = None,
 ) -> None:
     """Sets the whole policy of a command; it takes effect at once."""
-    try:
-        given = json.loads(policy)
-    except ValueError as error:
-        raise usage_failure(f"POLICY is no JSON: {error}") from None
-    if not isinstance(given, dict):
+    body = json_input("POLICY", policy)
+    if not body.lstrip().startswith("{"):
         raise usage_failure("POLICY must be a JSON object")
     path = f"/admin/topics/{names.command(command)}"
-    _show(options, options.server().call("PUT", path, body=policy, query=of_tenant(tenant)))
+    _show(options, options.server().call("PUT", path, body=body, query=of_tenant(tenant)))
 
 
 @app.command()

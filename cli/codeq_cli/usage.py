@@ -76,6 +76,21 @@ def whole(least: int, most: int) -> Callable[[str], int]:
     return parse
 
 
+def number(least: float, most: float) -> Callable[[str], float]:
+    """Returns a parser of numbers from `least` to `most`."""
+
+    def parse(text: str | float) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            raise typer.BadParameter(f"{text!r} is not a number") from None
+        if not least <= value <= most:  # false for NaN
+            raise typer.BadParameter(f"{text} is not between {least:g} and {most:g}")
+        return value
+
+    return parse
+
+
 def failure_of(error: typer.TyperException) -> Failure:
     """Returns the failure for a command line that the parser rejected, in one line that points to the help."""
     context: typer.Context | None = getattr(error, "ctx", None)

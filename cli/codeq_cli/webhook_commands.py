@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Annotated, Final
 
 import typer
 
-from codeq_cli import json_text, names, render
+from codeq_cli import json_text, names, render, usage
 from codeq_cli.client_options import ClientOptions, TenantOption, client_command, of_tenant
 from codeq_cli.failures import usage_failure
 from codeq_cli.rest import members_of, pages
@@ -18,6 +19,8 @@ PAGE_SIZE: Final = 500
 
 COLUMNS: Final = ("deliveryId", "taskId", "status", "state", "attemptsTotal", "nextAttemptAt", "url")
 """Columns of the table of callbacks."""
+
+TIME: Final = "DURATION|RFC3339"
 
 SECRET_COLUMNS: Final = ("endpoint", "fingerprints", "changedAt")
 """Columns of the table of secrets."""
@@ -35,7 +38,11 @@ TaskOption = Annotated[str | None, typer.Option("--task", metavar="ID", help="Ta
 Host = Annotated[str, typer.Argument(metavar="HOST:PORT", help="Host and port, as in hooks.example.com:443.")]
 Receiver = Annotated[
     str,
-    typer.Option("--receiver", metavar="URL", help="A URL without its query; default: all without secrets."),
+    typer.Option(
+        "--receiver",
+        metavar="URL",
+        help="The secrets' endpoint, a URL without its query; default: all endpoints without secrets of their own.",
+    ),
 ]
 
 
@@ -50,10 +57,10 @@ def list_(
     ] = None,
     tenant: TenantOption = None,
 ) -> None:
-    """Shows the callbacks of a command that are not delivered, or all those of a task."""
+    """Shows the callbacks of a command that are not delivered, with the hosts that get none, or all of a task."""
     if (command is None) == (task is None):
         raise usage_failure("either COMMAND or --task is required")
-    server = options.server()
+    server, others = options.server(), dict[str, str]()
     if task is not None:
         reply = members_of(server.call("GET", f"/tasks/{names.task_id(task)}/webhooks"))
         found = json_text.elements(reply["callbacks"])
@@ -61,24 +68,44 @@ def list_(
         query = {"command": names.command(command or ""), "pageSize": PAGE_SIZE, **of_tenant(tenant)}
         if state is not None:
             query["state"] = state
-        found = pages(server, "/admin/webhooks", query, "callbacks").texts
-    render.show_list("callbacks", found, COLUMNS, options.format)
+        page = pages(server, "/admin/webhooks", query, "callbacks")
+        found, others = page.texts, dict(page.others)
+    render.show_list("callbacks", found, COLUMNS, options.format, others)
+    if options.format is render.Format.TABLE:
+        for held in json.loads(others.get("heldHosts", "[]")):
+            until = f" until {held['until']}" if "until" in held else ""
+            sys.stderr.write(f"no callbacks to {held['host']}: {held['reason']}{until}\n")
 
 
 @app.command()
 @client_command
 def retry(
-    options: ClientOptions, command: Command = None, task: TaskOption = None, tenant: TenantOption = None
+    options: ClientOptions,
+    command: Command = None,
+    task: TaskOption = None,
+    ended_from: Annotated[
+        str | None,
+        typer.Option("--from", parser=usage.time_or_age, metavar=TIME, help="Only tasks that ended at or after this."),
+    ] = None,
+    ended_to: Annotated[
+        str | None,
+        typer.Option("--to", parser=usage.time_or_age, metavar=TIME, help="Only tasks that ended before this."),
+    ] = None,
+    tenant: TenantOption = None,
 ) -> None:
     """Attempts callbacks at once: those of a command that were given up, or all of a task that are not delivered."""
     if (command is None) == (task is None):
         raise usage_failure("either COMMAND or --task is required")
+    times = {"from": ended_from, "to": ended_to}
+    if task is not None and any(times.values()):
+        raise usage_failure("--from and --to need COMMAND")
     server, query = options.server(), of_tenant(tenant)
     if task is not None:
         path = f"/tasks/{names.task_id(task)}/webhooks/retry"
         _show(options, server.call("POST", path, body="{}", query=query))
         return
     fields, retried = {"command": json_text.quote(names.command(command or ""))}, 0
+    fields |= {name: json_text.quote(time) for name, time in times.items() if time is not None}
     while True:
         reply = members_of(server.call("POST", "/admin/webhooks/retry", body=json_text.join(fields), query=query))
         retried += int(reply.get("retried", "0"))
@@ -98,7 +125,7 @@ def pause(options: ClientOptions, host: Host, tenant: TenantOption = None) -> No
 @app.command()
 @client_command
 def resume(options: ClientOptions, host: Host, tenant: TenantOption = None) -> None:
-    """Delivers the callbacks to a host again; those that waited follow within about a minute."""
+    """Delivers the callbacks to a host again, and at once those that waited."""
     _post(options, "resume", {"host": host}, tenant)
 
 
@@ -116,7 +143,7 @@ def send_test(
 @secrets_app.command("list")
 @client_command
 def list_secrets(options: ClientOptions, tenant: TenantOption = None) -> None:
-    """Shows for which endpoints there are secrets, with fingerprints of the secrets."""
+    """Shows the endpoints that have secrets, with fingerprints of the secrets."""
     reply = members_of(options.server().call("GET", "/admin/webhooks/secrets", query=of_tenant(tenant)))
     render.show_list("endpoints", json_text.elements(reply["endpoints"]), SECRET_COLUMNS, options.format)
 

@@ -18,7 +18,7 @@ type Reason string
 // Error returns the name of the reason.
 func (r Reason) Error() string { return string(r) }
 
-// Reasons that the SDK itself gives, besides ErrDeadlineExceeded and ErrOutcomeUnknown, which the server has, too.
+// Reasons that the SDK itself gives. The server, too, gives ErrDeadlineExceeded and ErrOutcomeUnknown.
 const (
 	// ErrUnavailable means that no server was reached, or that it went away.
 	ErrUnavailable Reason = "UNAVAILABLE"

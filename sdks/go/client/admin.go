@@ -16,6 +16,15 @@ func (c *Client) Queues(ctx context.Context, tenant string) iter.Seq2[*codeqv1.Q
 	})
 }
 
+// Workers iterates over the workers of a tenant that are connected by streams, longest connected first. Callers that claim
+// tasks with single calls are not connected. An error ends the iteration.
+func (c *Client) Workers(ctx context.Context, tenant string) iter.Seq2[*codeqv1.ConnectedWorker, error] {
+	return pages("", func(token string) ([]*codeqv1.ConnectedWorker, string, error) {
+		page, err := c.queues.ListWorkers(ctx, &codeqv1.ListWorkersRequest{Tenant: tenant, PageToken: token})
+		return page.GetWorkers(), page.GetNextPageToken(), err
+	})
+}
+
 // Queue reads a queue.
 func (c *Client) Queue(ctx context.Context, command, tenant string) (*codeqv1.Queue, error) {
 	reply, err := c.queues.GetQueue(ctx, &codeqv1.GetQueueRequest{Command: command, Tenant: tenant})

@@ -13,8 +13,8 @@ func (c *Client) TaskCallbacks(ctx context.Context, taskID string) ([]*codeqv1.C
 	return reply.GetCallbacks(), err
 }
 
-// ListCallbacks reads one page of the callbacks of a command that are not delivered, and the hosts that the tenant has
-// paused.
+// ListCallbacks reads one page of the callbacks of a command that are not delivered, and the hosts that get none at the
+// moment.
 func (c *Client) ListCallbacks(
 	ctx context.Context, request *codeqv1.ListCallbacksRequest,
 ) (*codeqv1.ListCallbacksResponse, error) {
@@ -56,7 +56,7 @@ func (c *Client) PutWebhookSecrets(
 	return reply.GetSecrets(), err
 }
 
-// WebhookSecrets reads for which endpoints there are secrets, with fingerprints of the secrets.
+// WebhookSecrets reads which endpoints have secrets, with fingerprints of the secrets.
 func (c *Client) WebhookSecrets(ctx context.Context, tenant string) ([]*codeqv1.WebhookSecrets, error) {
 	reply, err := c.webhooks.GetWebhookSecrets(ctx, &codeqv1.GetWebhookSecretsRequest{Tenant: tenant})
 	return reply.GetEndpoints(), err

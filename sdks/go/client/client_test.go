@@ -269,3 +269,16 @@ func TestReadMovesOnFromASilentServerAndAPurgeDoesNot(t *testing.T) {
 		t.Errorf("the silent server was asked again: %s", <-asked)
 	}
 }
+
+func TestKeyOfATaskIsParked(t *testing.T) {
+	calls, requests := replying(t, map[string]proto.Message{
+		"AbandonTask": &codeqv1.AbandonTaskResponse{Status: codeqv1.TaskStatus_TASK_STATUS_PENDING, DelaySeconds: 60},
+	})
+	got, err := calls.ParkKey(t.Context(), &codeq.Task{ID: "x", LeaseToken: 7}, time.Minute)
+	if err != nil || got.GetDelaySeconds() != 60 {
+		t.Errorf("got %v, %v", got, err)
+	}
+	isSent(t, requests, &codeqv1.AbandonTaskRequest{
+		TaskId: "x", LeaseToken: proto.Uint64(7), DelaySeconds: proto.Int32(60), ParkKey: true,
+	})
+}

@@ -51,7 +51,7 @@ func (c *Client) ResumeSchedule(ctx context.Context, name, tenant string) (*code
 	return reply.GetSchedule(), err
 }
 
-// TriggerSchedule creates a task of a schedule now, also if it is paused. Each call creates one.
+// TriggerSchedule creates a task of a schedule now, even if the schedule is paused. Each call creates one.
 func (c *Client) TriggerSchedule(ctx context.Context, name, tenant string) (*codeqv1.ScheduleFire, error) {
 	reply, err := c.schedules.TriggerSchedule(ctx, &codeqv1.TriggerScheduleRequest{Name: name, Tenant: tenant})
 	return reply.GetFire(), err

@@ -150,7 +150,8 @@ func (c *Client) Tasks(ctx context.Context, request *codeqv1.ListTasksRequest) i
 }
 
 // Claim leases one task of the commands (none: all that the token allows), waiting up to a time (0 to 30 s) for it. It
-// returns nil if there is none. A lease of 0 has the default length, 60 s. The program renews the lease with Heartbeat.
+// returns nil if there is none. A lease of 0 has the length that the policy of the command names, else 60 s. The program
+// renews the lease with Heartbeat.
 func (c *Client) Claim(ctx context.Context, commands []string, lease, wait time.Duration) (*codeq.Task, error) {
 	request := &codeqv1.ClaimTaskRequest{Commands: commands, WaitSeconds: seconds(wait), LeaseSeconds: optionalSeconds(lease)}
 	reply, err := c.tasks.ClaimTask(ctx, request)
@@ -241,6 +242,16 @@ func (c *Client) Abandon(
 ) (*codeqv1.AbandonTaskResponse, error) {
 	return c.tasks.AbandonTask(ctx, &codeqv1.AbandonTaskRequest{
 		TaskId: task.ID, LeaseToken: leaseOf(task), DelaySeconds: optionalSeconds(delay),
+	})
+}
+
+// ParkKey gives a claimed task back without counting an attempt, and has no task with its rate key, or without one its
+// concurrency key, delivered for a while.
+func (c *Client) ParkKey(
+	ctx context.Context, task *codeq.Task, delay time.Duration,
+) (*codeqv1.AbandonTaskResponse, error) {
+	return c.tasks.AbandonTask(ctx, &codeqv1.AbandonTaskRequest{
+		TaskId: task.ID, LeaseToken: leaseOf(task), DelaySeconds: optionalSeconds(delay), ParkKey: true,
 	})
 }
 

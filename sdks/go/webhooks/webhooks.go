@@ -10,6 +10,7 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"net/http"
 	"strconv"
 	"strings"
@@ -20,19 +21,29 @@ import (
 // can replay it later.
 const Tolerance = 5 * time.Minute
 
-// ErrRejected says that a request is not signed with a known secret, or was not signed just now.
-var ErrRejected = errors.New("codeq: the request is not signed with a known secret, or was not signed just now")
+// ErrRejected says that a request is not signed, not with a known secret, or not just now; the errors that wrap it say
+// which.
+var ErrRejected = errors.New("codeq: webhook rejected")
+
+var (
+	errUnsigned = fmt.Errorf("%w: the request is not signed", ErrRejected)
+	errTime     = fmt.Errorf("%w: the time of the request is more than %v seconds off", ErrRejected, Tolerance.Seconds())
+	errSecret   = fmt.Errorf("%w: the request is not signed with a known secret", ErrRejected)
+)
 
 // Verify verifies a request by its body, as it was received, and its headers, with the secrets that may have signed it,
-// such as the new and the old one. It returns the id of the request, which its repetitions share, or ErrRejected.
+// such as the new and the old one. It returns the id of the request, which its repetitions share, or an error that wraps
+// ErrRejected.
 func Verify(body []byte, header http.Header, secrets ...string) (id string, err error) {
 	return verifyAt(time.Now(), body, header, secrets)
 }
 
 func verifyAt(now time.Time, body []byte, header http.Header, secrets []string) (string, error) {
-	id := header.Get("webhook-id")
+	id, rejected := header.Get("webhook-id"), errUnsigned
 	if own := header.Get("X-CodeQ-Signature"); own != "" {
-		if seconds := header.Get("X-CodeQ-Timestamp"); isRecent(seconds, now) {
+		seconds := header.Get("X-CodeQ-Timestamp")
+		if rejected = errTime; isRecent(seconds, now) {
+			rejected = errSecret
 			for _, secret := range secrets {
 				mine := hex.EncodeToString(sign([]byte(secret), seconds+".", body))
 				if hmac.Equal([]byte(mine), []byte(own)) {
@@ -41,17 +52,25 @@ func verifyAt(now time.Time, body []byte, header http.Header, secrets []string) 
 			}
 		}
 	}
-	if seconds := header.Get("webhook-timestamp"); isRecent(seconds, now) {
+	if signatures := strings.Fields(header.Get("webhook-signature")); len(signatures) > 0 {
+		seconds := header.Get("webhook-timestamp")
+		if !isRecent(seconds, now) {
+			if rejected == errUnsigned {
+				rejected = errTime
+			}
+			return "", rejected
+		}
+		rejected = errSecret
 		for _, secret := range secrets {
 			mine := "v1," + base64.StdEncoding.EncodeToString(sign(key(secret), id+"."+seconds+".", body))
-			for _, each := range strings.Fields(header.Get("webhook-signature")) {
+			for _, each := range signatures {
 				if hmac.Equal([]byte(mine), []byte(each)) {
 					return id, nil
 				}
 			}
 		}
 	}
-	return "", ErrRejected
+	return "", rejected
 }
 
 func sign(key []byte, head string, body []byte) []byte {

@@ -2,6 +2,7 @@ package webhooks
 
 import (
 	"encoding/json"
+	"errors"
 	"net/http"
 	"os"
 	"testing"
@@ -19,6 +20,7 @@ func TestVectorsAreVerifiedAsTheTableSays(t *testing.T) {
 		Secrets    []string
 		Now        int64
 		Valid      bool
+		Error      string
 	}
 	if err := json.Unmarshal(data, &vectors); err != nil || len(vectors) == 0 {
 		t.Fatal(err, len(vectors))
@@ -32,8 +34,11 @@ func TestVectorsAreVerifiedAsTheTableSays(t *testing.T) {
 		if (err == nil) != each.Valid || (each.Valid && id != header.Get("webhook-id")) {
 			t.Errorf("%s: %q, %v", each.Name, id, err)
 		}
+		if err != nil && (!errors.Is(err, ErrRejected) || err.Error() != ErrRejected.Error()+": "+each.Error) {
+			t.Errorf("%s: %v", each.Name, err)
+		}
 	}
-	if _, err := Verify([]byte("{}"), http.Header{}, "a secret of some length"); err != ErrRejected {
+	if _, err := Verify([]byte("{}"), http.Header{}, "a secret of some length"); !errors.Is(err, ErrRejected) {
 		t.Error(err)
 	}
 }

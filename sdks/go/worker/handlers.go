@@ -136,6 +136,9 @@ func (v *verdict) Error() string {
 // Unwrap returns the cause.
 func (v *verdict) Unwrap() error { return v.cause }
 
+// GivesBack returns whether the task is given back, which no trace should show as a failure.
+func (v *verdict) GivesBack() bool { return v.kind == abandoned }
+
 // NonRetryable returns an error that ends the task as FAILED, without a retry.
 func NonRetryable(err error) error { return &verdict{kind: failed, cause: err} }
 

@@ -2,6 +2,7 @@ import {
   plain,
   type AuditRecord,
   type Backup,
+  type ConnectedWorker,
   type DeadLetters,
   type Queue,
   type Redriven,
@@ -14,7 +15,13 @@ import { pageRequest, there, type PageOptions, type TenantOptions, type TenantPa
 import { CallbackClient } from "./callback-client.js";
 import { AuditRecordSchema, AuditService } from "./gen/codeq/v1/audit_service_pb.js";
 import { ClusterService, TopologySchema, type RaftStatus } from "./gen/codeq/v1/cluster_service_pb.js";
-import { ListDeadLettersResponseSchema, QueueSchema, QueueService, RedriveTasksResponseSchema } from "./gen/codeq/v1/queue_service_pb.js";
+import {
+  ConnectedWorkerSchema,
+  ListDeadLettersResponseSchema,
+  QueueSchema,
+  QueueService,
+  RedriveTasksResponseSchema,
+} from "./gen/codeq/v1/queue_service_pb.js";
 import { BackupSchema, ServerInfoSchema, ServerService } from "./gen/codeq/v1/server_service_pb.js";
 import { TaskService } from "./gen/codeq/v1/task_service_pb.js";
 import { TaskStatus as WireStatus } from "./gen/codeq/v1/task_pb.js";
@@ -86,6 +93,19 @@ export abstract class AdminClient extends CallbackClient {
   /** Yields queues by name, page by page. */
   queues(options: TenantPageOptions = {}): AsyncGenerator<Queue, void, undefined> {
     return pages((pageToken) => this.queuesPage({ ...options, pageToken }), options.pageToken);
+  }
+
+  /** Reads a page of the workers that are connected by streams; callers that claim with single calls are not. */
+  async workersPage(options: TenantPageOptions = {}): Promise<Page<ConnectedWorker>> {
+    const request = pageRequest(options);
+    const reply = await this.send(QueueService.method.listWorkers, request, options);
+    const items = reply.workers.map((each) => plain<ConnectedWorker>(ConnectedWorkerSchema, each));
+    return { items, nextPageToken: reply.nextPageToken };
+  }
+
+  /** Yields the connected workers, longest connected first, page by page. */
+  workers(options: TenantPageOptions = {}): AsyncGenerator<ConnectedWorker, void, undefined> {
+    return pages((pageToken) => this.workersPage({ ...options, pageToken }), options.pageToken);
   }
 
   /** Reads a queue. */

@@ -32,6 +32,26 @@ export interface Queue {
   readonly failedTotal: bigint;
 }
 
+/** An open stream of a worker. */
+export interface ConnectedWorker {
+  /** Worker id, which holds the leases. */
+  readonly workerId: string;
+  /** Commands that it asked for, as far as the caller sees their tasks; empty: all that its token allows. */
+  readonly commands: readonly string[];
+  /** Tasks in progress that were delivered over the stream. */
+  readonly claimed: bigint;
+  /** Further tasks that it accepts at the moment. */
+  readonly credits: bigint;
+  /** SDK, such as codeq-go; empty if it did not say. */
+  readonly sdk: string;
+  /** Version of the SDK; empty if it did not say. */
+  readonly version: string;
+  /** Address from which it is connected. */
+  readonly origin: string;
+  /** When it connected. */
+  readonly connectedAt: Date | undefined;
+}
+
 /** Dead letters with the same error. */
 export interface DeadLetterGroup {
   /** The error. */
@@ -65,7 +85,7 @@ export interface Redriven {
 }
 
 /** What a task waits for. */
-export type WaitReason = "QUEUED" | "PAUSED" | "DELAYED" | "NO_WORKER" | "LEASED" | "ENDED" | "PURGING" | "KEY";
+export type WaitReason = "QUEUED" | "PAUSED" | "DELAYED" | "NO_WORKER" | "LEASED" | "ENDED" | "PURGING" | "LIMITED" | "KEY";
 
 /** A kind of keys of tasks. */
 export type KeyKind = "CONCURRENCY" | "RATE" | "ORDERING";
@@ -76,12 +96,14 @@ export interface KeyWait {
   readonly kind: KeyKind | undefined;
   /** The key. */
   readonly key: string;
-  /** Tasks leased at a time, or deliveries per second; 0: no limit any more. */
-  readonly limit: number;
+  /** Tasks leased at a time, or deliveries per second; undefined: no limit. */
+  readonly limit: number | undefined;
   /** Tasks with the key that are leased or about to be. */
   readonly holders: bigint;
   /** Approximate position among those that wait for the key, from 1. */
   readonly position: bigint;
+  /** Time until which a worker has parked the key; undefined: it is not parked. */
+  readonly parkedUntil: Date | undefined;
 }
 
 /** Why a task waits. Values that do not apply are undefined. */
@@ -96,7 +118,7 @@ export interface Explanation {
   readonly paused: boolean;
   /** Approximate number of tasks that are delivered before it. */
   readonly ahead: bigint | undefined;
-  /** Seconds until it is due. */
+  /** Seconds until it is due, or until the queue's rate allows a delivery. */
   readonly delaySeconds: number | undefined;
   /** Worker that holds it. */
   readonly workerId: string | undefined;
@@ -104,6 +126,12 @@ export interface Explanation {
   readonly leaseUntil: Date | undefined;
   /** Time at which it expires if it still waits. */
   readonly expireAt: Date | undefined;
+  /** Limit of its queue's policy that it waits for: maxConsumers or ratePerSecond. */
+  readonly limit: string | undefined;
+  /** Value of maxConsumers. */
+  readonly limitMax: bigint | undefined;
+  /** Number of tasks that count for maxConsumers. */
+  readonly limitUsed: bigint | undefined;
   /** The key that it waits for. */
   readonly keyWait: KeyWait | undefined;
 }
@@ -311,8 +339,8 @@ function valueOf(message: ReflectMessage, field: DescField): unknown {
     case "enum":
       return enumName(field.enum, message.get(field));
     case "scalar":
-      if (getOption(field, json_embedded)) return new RawJson(textOfJson(message.get(field) as Uint8Array));
-      return field.proto.proto3Optional && !message.isSet(field) ? undefined : message.get(field);
+      if (field.proto.proto3Optional && !message.isSet(field)) return undefined;
+      return getOption(field, json_embedded) ? new RawJson(textOfJson(message.get(field) as Uint8Array)) : message.get(field);
     default:
       return undefined;
   }

@@ -85,7 +85,7 @@ export abstract class CallbackClient extends SubscriptionClient {
     return plain<WebhookSecrets>(WebhookSecretsSchema, there(reply.secrets, "secrets"));
   }
 
-  /** Reads for which endpoints there are secrets, with fingerprints of the secrets. */
+  /** Reads which endpoints have secrets, with fingerprints of the secrets. */
   async webhookSecrets(options: TenantOptions = {}): Promise<WebhookSecrets[]> {
     const request = { tenant: options.tenant ?? "" };
     const reply = await this.send(WebhookService.method.getWebhookSecrets, request, options);

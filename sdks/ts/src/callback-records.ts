@@ -37,6 +37,21 @@ export interface Callback {
   readonly attempts: readonly CallbackAttempt[];
 }
 
+/** Why a host gets no callbacks: an administrator or the server has paused it, or it keeps failing. */
+export type HostHold = "PAUSED" | "DISABLED" | "FAILING";
+
+/** A host that gets no callbacks at the moment. */
+export interface HeldHost {
+  /** Host and port, such as `hooks.example.com:443`. */
+  readonly host: string;
+  /** Reason. */
+  readonly reason: HostHold | undefined;
+  /** Time since which it has been paused; undefined if it is FAILING. */
+  readonly since: Date | undefined;
+  /** Time of the next attempt, if it is FAILING. */
+  readonly until: Date | undefined;
+}
+
 /** A page of callbacks. */
 export interface Callbacks {
   /** Callbacks, in the order in which their tasks ended. */
@@ -45,6 +60,8 @@ export interface Callbacks {
   readonly nextPageToken: string;
   /** Hosts whose callbacks the tenant has paused. */
   readonly pausedHosts: readonly string[];
+  /** Hosts that get no callbacks at the moment: those that are paused, and those of these callbacks that keep failing. */
+  readonly heldHosts: readonly HeldHost[];
 }
 
 /** What a retry of callbacks did. */

@@ -36,7 +36,7 @@ export interface WaitOptions extends CallOptions {
 export interface ClaimOptions extends WaitOptions {
   /** Most tasks, 1 to 100. Default: 1. */
   readonly count?: number | undefined;
-  /** Length of the leases in seconds, 1 to 43200. Default: 60. */
+  /** Length of the leases in seconds, 1 to 43200. Default: as the policy of the command says, else 60. */
   readonly leaseSeconds?: number | undefined;
 }
 
@@ -211,6 +211,15 @@ export class Client extends AdminClient {
     const request = { ...leaseOf(lease), ...delay };
     const reply = await this.send(TaskService.method.abandonTask, request, options);
     return returned(reply);
+  }
+
+  /**
+   * Gives a claimed task back without counting an attempt; no task with its rate key, or without one its concurrency
+   * key, is delivered for the given time.
+   */
+  async parkKey(lease: LeaseOf, delaySeconds: number, options: CallOptions = {}): Promise<Returned> {
+    const request = { ...leaseOf(lease), delaySeconds: wholeSeconds(delaySeconds, "delaySeconds"), parkKey: true };
+    return returned(await this.send(TaskService.method.abandonTask, request, options));
   }
 
   async #submit(request: Submission, options: CallOptions): Promise<TaskResult> {

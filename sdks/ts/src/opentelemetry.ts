@@ -1,4 +1,15 @@
-import { context, propagation, SpanKind, SpanStatusCode, trace, type Context, type Link, type Tracer } from "@opentelemetry/api";
+import {
+  context,
+  propagation,
+  ROOT_CONTEXT,
+  SpanKind,
+  SpanStatusCode,
+  trace,
+  type Context,
+  type Link,
+  type Span,
+  type Tracer,
+} from "@opentelemetry/api";
 import type { Telemetry, TraceContext } from "./hooks.js";
 import { kindOf } from "./outcomes.js";
 import { VERSION } from "./version.js";
@@ -7,7 +18,7 @@ import { VERSION } from "./version.js";
 export interface OpenTelemetryOptions {
   /** Makes the spans. Default: the tracer `@codeq/sdk` of the global provider. */
   readonly tracer?: Tracer | undefined;
-  /** How a handler's span belongs to its producer: as a child in the same trace, or linked, in a trace of its own. Default: `link`. */
+  /** How a handler's span belongs to that of the create: linked, in a trace of its own, or also as its child. Default: `link`. */
   readonly relation?: "link" | "child" | undefined;
 }
 
@@ -27,9 +38,9 @@ export function openTelemetry(options: OpenTelemetryOptions = {}): Telemetry {
     run: (task, handler) => {
       const { traceparent, tracestate } = task;
       const producer = extracted(traceparent, tracestate);
-      const parent = isChild && producer !== undefined ? producer : context.active();
+      const parent = isChild && producer !== undefined ? producer : ROOT_CONTEXT;
       const linked = producer === undefined ? undefined : trace.getSpanContext(producer);
-      const links: Link[] = isChild || linked === undefined ? [] : [{ context: linked }];
+      const links: Link[] = linked === undefined ? [] : [{ context: linked }];
       const attributes = {
         "messaging.system": "codeq",
         "messaging.operation.name": "process",
@@ -39,14 +50,17 @@ export function openTelemetry(options: OpenTelemetryOptions = {}): Telemetry {
         "codeq.task.attempts": task.attempts,
       };
       const settings = { kind: SpanKind.CONSUMER, links, attributes };
-      return tracer.startActiveSpan(`process ${task.command}`, settings, parent, async (span) => {
+      const span = tracer.startSpan(`process ${task.command}`, settings, parent);
+      return context.with(trace.setSpan(context.active(), span), async () => {
         try {
-          return await handler();
+          const value = await handler();
+          note(span, value);
+          return value;
         } catch (error) {
-          if (kindOf(error) === undefined) span.recordException(error instanceof Error ? error : String(error));
-          const name = error instanceof Error ? error.name : typeof error;
-          span.setAttribute("error.type", name);
-          span.setStatus({ code: SpanStatusCode.ERROR, message: error instanceof Error ? error.message : String(error) });
+          if (kindOf(error) === undefined) {
+            span.recordException(error instanceof Error ? error : String(error));
+            fail(span, error);
+          } else note(span, error);
           throw error;
         } finally {
           span.end();
@@ -56,6 +70,17 @@ export function openTelemetry(options: OpenTelemetryOptions = {}): Telemetry {
   };
 }
 
+/** Marks a span as failed if this is an outcome other than a success, and the task is not only given back. */
+function note(span: Span, value: unknown): void {
+  const kind = kindOf(value);
+  if (kind === "failed" || kind === "nack") fail(span, value);
+}
+
+function fail(span: Span, error: unknown): void {
+  span.setAttribute("error.type", error instanceof Error ? error.name : typeof error);
+  span.setStatus({ code: SpanStatusCode.ERROR, message: error instanceof Error ? error.message : String(error) });
+}
+
 function pick({ traceparent, tracestate }: Record<string, string>): TraceContext {
   return tracestate === undefined ? { traceparent } : { traceparent, tracestate };
 }
@@ -63,6 +88,6 @@ function pick({ traceparent, tracestate }: Record<string, string>): TraceContext
 function extracted(traceparent: string | undefined, tracestate: string | undefined): Context | undefined {
   if (traceparent === undefined) return undefined;
   const carrier = tracestate === undefined ? { traceparent } : { traceparent, tracestate };
-  const found = propagation.extract(context.active(), carrier);
+  const found = propagation.extract(ROOT_CONTEXT, carrier);
   return trace.getSpanContext(found) === undefined ? undefined : found;
 }

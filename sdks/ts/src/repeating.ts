@@ -14,6 +14,7 @@ const REPEATABLE: ReadonlySet<string> = new Set([
   "CancelTask",
   "ListQueues",
   "GetQueue",
+  "ListWorkers",
   "PauseQueue",
   "ResumeQueue",
   "ListDeadLetters",

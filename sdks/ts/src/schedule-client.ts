@@ -62,7 +62,7 @@ export abstract class ScheduleClient extends TopicClient {
     return plain<Schedule>(ScheduleSchema, there(reply.schedule, "schedule"));
   }
 
-  /** Creates a task of a schedule now, also if it is paused. Each call creates one. */
+  /** Creates a task of a schedule now, even if the schedule is paused. Each call creates one. */
   async triggerSchedule(name: string, options: TenantOptions = {}): Promise<ScheduleFire> {
     const reply = await this.send(ScheduleService.method.triggerSchedule, of(name, options), options);
     return plain<ScheduleFire>(ScheduleFireSchema, there(reply.fire, "fire"));

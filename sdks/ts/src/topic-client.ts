@@ -3,10 +3,14 @@ import { plain } from "./admin-records.js";
 import { BaseClient, pageRequest, there, type TenantOptions, type TenantPageOptions } from "./base-client.js";
 import { TopicSchema, TopicService, type QueuePolicySchema } from "./gen/codeq/v1/topic_service_pb.js";
 import { pages, type Page } from "./paging.js";
+import { encode } from "./payloads.js";
 import type { QueuePolicy, Topic } from "./topic-records.js";
 
 /** What the server wants to read in every request that deletes a topic. */
 const DELETION_POLICY = "Delete";
+
+/** Largest schema of payloads in bytes. */
+const SCHEMA_BYTES_MAX = 16_384;
 
 /** Calls about the policies of queues; a base of `Client`. */
 export abstract class TopicClient extends BaseClient {
@@ -31,7 +35,10 @@ export abstract class TopicClient extends BaseClient {
   /** Sets the whole policy of a queue, which need not exist: limits that the policy does not name no longer apply. */
   async putTopic(command: string, policy: QueuePolicy, options: TenantOptions = {}): Promise<Topic> {
     // Values that are undefined are left out when the message is made.
-    const request = { command, policy: policy as MessageInitShape<typeof QueuePolicySchema>, tenant: options.tenant ?? "" };
+    const { payloadSchema, ...rest } = policy;
+    const schema = payloadSchema === undefined ? {} : { payloadSchema: encode(payloadSchema, "payloadSchema", SCHEMA_BYTES_MAX) };
+    const stated = { ...rest, ...schema } as MessageInitShape<typeof QueuePolicySchema>;
+    const request = { command, policy: stated, tenant: options.tenant ?? "" };
     const reply = await this.send(TopicService.method.putTopic, request, options);
     return plain<Topic>(TopicSchema, there(reply.topic, "topic"));
   }

@@ -1,3 +1,5 @@
+import type { RawJson } from "./payloads.js";
+
 /** How long a task waits after a nack that names no delay. */
 export interface BackoffPolicy {
   /** How the delay grows with the number of deliveries. Default: as configured. */
@@ -28,12 +30,18 @@ export interface QueuePolicy {
   readonly failedRetentionSeconds?: number | undefined;
   /** As `retentionSeconds`, for tasks in the dead-letter queue. */
   readonly dlqRetentionSeconds?: number | undefined;
+  /** Seconds of the leases of claims and streams that name no length, 1 to 43200. */
+  readonly defaultLeaseSeconds?: number | undefined;
   /** `expireSeconds` of tasks that name none, up to 315360000 (10 years). */
   readonly defaultExpireSeconds?: number | undefined;
   /** Delay after a nack that names none. */
   readonly backoff?: BackoffPolicy | undefined;
+  /** URL to which the ends of tasks that name no webhook are reported. Viewers do not see it. */
+  readonly webhook?: string | undefined;
   /** Largest payload in bytes, up to 1048576. */
   readonly payloadBytesMax?: number | undefined;
+  /** JSON Schema (2020-12) that payloads must fit: an object. A topic as it is read has it as `RawJson`. */
+  readonly payloadSchema?: Readonly<Record<string, unknown>> | RawJson | undefined;
   /** Most tasks with the same concurrency key that may be leased at a time, 1 to 10000. */
   readonly concurrencyPerKey?: number | undefined;
   /** Deliveries per second on average, 0.001 to 1000000. */
@@ -44,6 +52,12 @@ export interface QueuePolicy {
   readonly ratePerKeyPerSecond?: number | undefined;
   /** What happens to a task whose concurrency key is at the limit. Default: it waits. */
   readonly atKeyLimit?: "wait" | "cancel_running" | "drop_newest" | undefined;
+  /** Concurrency key of tasks that name none: a JSON pointer into the payload, such as /customer/id. */
+  readonly concurrencyKeyPath?: string | undefined;
+  /** The same for the rate key. */
+  readonly rateKeyPath?: string | undefined;
+  /** The same for the ordering key. */
+  readonly orderingKeyPath?: string | undefined;
 }
 
 /** The policy of a command. */

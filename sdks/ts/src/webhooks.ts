@@ -3,13 +3,9 @@ import { createHmac, timingSafeEqual } from "node:crypto";
 /** Seconds of age, or of advance of the sender's clock, beyond which a request is rejected as a replay. */
 export const WEBHOOK_TOLERANCE_SECONDS = 300;
 
-/** A request is not signed with a known secret, or was not signed just now. */
+/** A request is not signed, not with a known secret, or not just now; `message` says which. */
 export class WebhookRejected extends Error {
   override readonly name = "WebhookRejected";
-
-  constructor() {
-    super("the request is not signed with a known secret, or was not signed just now");
-  }
 }
 
 /** Headers as `fetch` has them, or as Node does. */
@@ -35,22 +31,29 @@ export function verifyWebhook(
 ): string {
   const given = headersOf(headers);
   const id = given.get("webhook-id") ?? "";
+  const signedAt: (string | undefined)[] = [];
   const own = given.get("x-codeq-signature");
-  const ownSeconds = given.get("x-codeq-timestamp");
-  if (own !== undefined && isRecent(ownSeconds, now)) {
-    for (const secret of secrets) {
-      if (isSame(sign(Buffer.from(secret), `${ownSeconds}.`, body).toString("hex"), own)) return id;
+  if (own) {
+    const seconds = given.get("x-codeq-timestamp");
+    signedAt.push(seconds);
+    for (const secret of isRecent(seconds, now) ? secrets : []) {
+      if (isSame(sign(Buffer.from(secret), `${seconds}.`, body).toString("hex"), own)) return id;
     }
   }
-  const seconds = given.get("webhook-timestamp");
-  const signatures = (given.get("webhook-signature") ?? "").split(" ");
-  if (isRecent(seconds, now)) {
-    for (const secret of secrets) {
+  const signatures = (given.get("webhook-signature") ?? "").split(" ").filter(Boolean);
+  if (signatures.length > 0) {
+    const seconds = given.get("webhook-timestamp");
+    signedAt.push(seconds);
+    for (const secret of isRecent(seconds, now) ? secrets : []) {
       const mine = `v1,${sign(keyOf(secret), `${id}.${seconds}.`, body).toString("base64")}`;
       if (signatures.some((each) => isSame(mine, each))) return id;
     }
   }
-  throw new WebhookRejected();
+  if (signedAt.length === 0) throw new WebhookRejected("the request is not signed");
+  if (!signedAt.some((seconds) => isRecent(seconds, now))) {
+    throw new WebhookRejected(`the time of the request is more than ${WEBHOOK_TOLERANCE_SECONDS} seconds off`);
+  }
+  throw new WebhookRejected("the request is not signed with a known secret");
 }
 
 function headersOf(headers: WebhookHeaders): Map<string, string> {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import Final
+from typing import Final, TypeVar
 
 SECONDS_MAX: Final = 86_400
 """Maximum timeout and drain time: a day."""
@@ -15,6 +15,7 @@ WORKER_NAME_CHARACTERS_MAX: Final = 64
 CLIENT_NAME_CHARACTERS_MAX: Final = 128
 """Maximum characters of a producer name."""
 
+_Word = TypeVar("_Word")
 _is_worker_name = re.compile(rf"[A-Za-z0-9._-]{{0,{WORKER_NAME_CHARACTERS_MAX}}}").fullmatch
 
 
@@ -48,6 +49,17 @@ def whole(value: int, name: str, most: int) -> int:
         raise TypeError(f"{name} must be a whole number, not {type(value).__name__}")
     if not 1 <= value <= most:
         raise ValueError(f"{name} must be 1 to {most}")
+    return value
+
+
+def one_of(value: _Word, name: str, words: tuple[_Word, ...]) -> _Word:
+    """Returns a value that is one of the words; errors call the argument `name`.
+
+    Raises:
+        ValueError: It is none of them.
+    """
+    if value not in words:
+        raise ValueError(f"{name} must be {' or '.join(map(repr, words))}")
     return value
 
 
@@ -99,8 +111,14 @@ def several(given: Iterable[str], name: str) -> list[str]:
     """
     texts = [given] if isinstance(given, str | bytes) else list(given)
     if isinstance(given, str | bytes) or not all(isinstance(each, str) for each in texts):
-        raise TypeError(f"{name} must be a list of str, not {given!r}")
+        raise TypeError(f"{name} must be a list of str, not {_kind(given, texts)}")  # not its text: it may be a secret
     return texts
+
+
+def _kind(given: Iterable[object], items: Iterable[object]) -> str:
+    if isinstance(given, str | bytes):
+        return type(given).__name__
+    return "of " + next(type(each).__name__ for each in items if not isinstance(each, str))
 
 
 def _is_number(value: object) -> bool:

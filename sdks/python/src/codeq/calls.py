@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Generic, TypeVar
 
 from google.protobuf.message import Message
@@ -16,7 +16,7 @@ from codeq.audit import AuditFilter, AuditPage, page_of
 from codeq.cluster import TOPOLOGY, Topology
 from codeq.dead_letters import DeadLetters, RedriveFilter, Redriven
 from codeq.errors import CodeqError, FieldViolation, InvalidField
-from codeq.outcomes import Abandon, Completed, Failed, Nack
+from codeq.outcomes import Completed, Failed, Nack
 from codeq.received_errors import from_item
 from codeq.records import (
     NEEDS_ZONE,
@@ -27,7 +27,7 @@ from codeq.records import (
     new_tasks,
     to_datetime,
 )
-from codeq.server_records import Backup, Queue, ServerInfo
+from codeq.server_records import Backup, ConnectedWorker, Queue, ServerInfo
 from codeq.task_results import Explanation, Returned, TaskResult
 from codeq.tracing import traced
 from codeq.v1 import audit_service_pb2 as audit_pb
@@ -220,10 +220,12 @@ def nack(task: Task | str, lease_token: int | None, verdict: Nack) -> Call[Retur
     return Call(_task("NackTask"), request, tasks_pb.NackTaskResponse, _returned, repeatable=_is_fenced(request))
 
 
-def abandon(task: Task | str, lease_token: int | None, verdict: Abandon) -> Call[Returned]:
+def abandon(
+    task: Task | str, lease_token: int | None, delay: float | timedelta | None, *, park_key: bool
+) -> Call[Returned]:
     """Gives a delivery back unused."""
-    seconds = outcomes.whole_seconds(verdict.delay)
-    request = filled(tasks_pb.AbandonTaskRequest, **_lease(task, lease_token), delay_seconds=seconds)
+    fields = {"delay_seconds": outcomes.whole_seconds(delay), "park_key": park_key}
+    request = filled(tasks_pb.AbandonTaskRequest, **_lease(task, lease_token), **fields)
     return Call(_task("AbandonTask"), request, tasks_pb.AbandonTaskResponse, _returned, repeatable=_is_fenced(request))
 
 
@@ -269,6 +271,17 @@ def queues(page_size: int, page_token: str, tenant: str = "") -> Call[tuple[list
         filled(queues_pb.ListQueuesRequest, page_size=page_size, page_token=page_token, tenant=tenant),
         queues_pb.ListQueuesResponse,
         lambda reply: ([Queue.from_message(each) for each in reply.queues], reply.next_page_token),
+        repeatable=True,
+    )
+
+
+def workers(page_size: int, page_token: str, tenant: str = "") -> Call[tuple[list[ConnectedWorker], str]]:
+    """Reads a page of the connected workers; the value is the page and the token of the next page."""
+    return Call(
+        "/codeq.v1.QueueService/ListWorkers",
+        filled(queues_pb.ListWorkersRequest, page_size=page_size, page_token=page_token, tenant=tenant),
+        queues_pb.ListWorkersResponse,
+        lambda reply: ([ConnectedWorker.from_message(each) for each in reply.workers], reply.next_page_token),
         repeatable=True,
     )
 
@@ -443,7 +456,9 @@ def filled(kind: type[_Request], **fields: object) -> _Request:
                 raise ValueError(NEEDS_ZONE)  # noqa: TRY301 - reported as an error of the field, below
             request.MergeFrom(kind(**{field: value}))
         except (TypeError, ValueError, OverflowError) as error:
-            raise InvalidField(f"{field}: {error}", violations=[FieldViolation(field, str(error))]) from None
+            is_text = isinstance(getattr(request, field, None), str)
+            problem = f"must be text, not {type(value).__name__}" if is_text and type(value) is not str else str(error)
+            raise InvalidField(f"{field}: {problem}", violations=[FieldViolation(field, problem)]) from None
     return request
 
 

@@ -11,17 +11,16 @@ from google.protobuf.message import Message
 
 from codeq import calls, errors, rpcs
 from codeq.artifacts import ArtifactContent
-from codeq.audit import AuditFilter, AuditPage
+from codeq.callback_calls import AsyncCallbackClient, CallbackClient
 from codeq.calls import Call
-from codeq.cluster import Topology
 from codeq.endpoint import Address, Endpoint, Token
-from codeq.outcomes import Abandon, Completed, Failed, Nack
+from codeq.outcomes import Completed, Failed, Nack
 from codeq.ownership import Owner
 from codeq.pages import AsyncPages, Pages
 from codeq.queue_clients import AsyncQueueClient, QueueClient
 from codeq.records import NewTask, OrderBy, Task
 from codeq.schedule_calls import AsyncScheduleClient, ScheduleClient
-from codeq.server_records import Backup, ServerInfo
+from codeq.server_clients import AsyncServerClient, ServerClient
 from codeq.subscription_calls import AsyncSubscriptionClient, SubscriptionClient
 from codeq.task_results import Explanation, Returned, TaskResult
 from codeq.tenant_calls import AsyncTenantClient, TenantClient
@@ -35,7 +34,9 @@ TIMEOUT_SECONDS: Final = 30.0
 _Value = TypeVar("_Value")
 
 
-class Client(QueueClient, ScheduleClient, SubscriptionClient, TenantClient, TopicClient, Pages):
+class Client(
+    CallbackClient, QueueClient, ScheduleClient, ServerClient, SubscriptionClient, TenantClient, TopicClient, Pages
+):
     """A blocking, thread-safe client. Use it with `with`, or call `close`."""
 
     def __init__(
@@ -174,7 +175,7 @@ class Client(QueueClient, ScheduleClient, SubscriptionClient, TenantClient, Topi
         Args:
             commands: Names of queues.
             count: Maximum number of tasks to lease.
-            lease_seconds: Length of the leases, 1 to 43200; None: 60.
+            lease_seconds: Length of the leases, 1 to 43200; None: as the policy of the command says, else 60.
             wait: Seconds to wait for the first task, at most 30.
 
         Returns:
@@ -229,7 +230,12 @@ class Client(QueueClient, ScheduleClient, SubscriptionClient, TenantClient, Topi
         return self._call(calls.nack(task, lease_token, Nack(reason, delay)))
 
     def abandon(
-        self, task: Task | str, *, delay: float | timedelta | None = None, lease_token: int | None = None
+        self,
+        task: Task | str,
+        *,
+        delay: float | timedelta | None = None,
+        park_key: bool = False,
+        lease_token: int | None = None,
     ) -> Returned:
         """Gives a claimed task back unused: it keeps its attempts. Raises LeaseLost.
 
@@ -237,9 +243,10 @@ class Client(QueueClient, ScheduleClient, SubscriptionClient, TenantClient, Topi
             task: The claimed task, or its id.
             delay: Time to wait before the task can be claimed again, rounded up to whole seconds, at most 12 h; None or
                 0: the task keeps its place.
+            park_key: Whether no task with its rate key, or without one its concurrency key, runs until then.
             lease_token: Token of the lease; None: the task's, or for an id the caller's live lease.
         """
-        return self._call(calls.abandon(task, lease_token, Abandon(delay)))
+        return self._call(calls.abandon(task, lease_token, delay, park_key=park_key))
 
     def explain(self, task_id: str) -> Explanation:
         """Reads what a task is waiting for. Raises TaskNotFound."""
@@ -256,22 +263,6 @@ class Client(QueueClient, ScheduleClient, SubscriptionClient, TenantClient, Topi
     def cleanup(self, before: datetime, limit: int = 0, page_token: str = "", *, tenant: str = "") -> tuple[int, str]:
         """Deletes tasks that ended before a time; returns their number and the token of the next call (empty: done)."""
         return self._call(calls.cleanup(before, limit, page_token, tenant))
-
-    def audit(self, wanted: AuditFilter | None = None, page_token: str = "", *, tenant: str = "") -> AuditPage:
-        """Reads a page of the audit: of the tenant, or for an operator of all tenants unless it names one."""
-        return self._call(calls.audit(wanted, page_token, tenant))
-
-    def back_up(self, name: str) -> Backup:
-        """Makes a backup in the server's backup folder; the server finishes it even if the call times out."""
-        return self._call(calls.back_up(name))
-
-    def server_info(self) -> ServerInfo:
-        """Reads the server's version, mode and limits."""
-        return self._call(calls.server_info())
-
-    def topology(self) -> Topology:
-        """Reads the members of the cluster and which of them leads."""
-        return self._call(calls.topology())
 
     def rpc(self, request: Message) -> Message:
         """Makes the unary call that a request of `codeq.v1` belongs to, and returns its reply.
@@ -300,7 +291,14 @@ class Client(QueueClient, ScheduleClient, SubscriptionClient, TenantClient, Topi
 
 
 class AsyncClient(
-    AsyncQueueClient, AsyncScheduleClient, AsyncSubscriptionClient, AsyncTenantClient, AsyncTopicClient, AsyncPages
+    AsyncCallbackClient,
+    AsyncQueueClient,
+    AsyncScheduleClient,
+    AsyncServerClient,
+    AsyncSubscriptionClient,
+    AsyncTenantClient,
+    AsyncTopicClient,
+    AsyncPages,
 ):
     """Client for one event loop. Use it with `async with`, or call `close`."""
 
@@ -441,10 +439,15 @@ class AsyncClient(
         return await self._call(calls.nack(task, lease_token, Nack(reason, delay)))
 
     async def abandon(
-        self, task: Task | str, *, delay: float | timedelta | None = None, lease_token: int | None = None
+        self,
+        task: Task | str,
+        *,
+        delay: float | timedelta | None = None,
+        park_key: bool = False,
+        lease_token: int | None = None,
     ) -> Returned:
         """Gives a claimed task back unused; see Client.abandon."""
-        return await self._call(calls.abandon(task, lease_token, Abandon(delay)))
+        return await self._call(calls.abandon(task, lease_token, delay, park_key=park_key))
 
     async def explain(self, task_id: str) -> Explanation:
         """Reads what a task is waiting for; see Client.explain."""
@@ -463,22 +466,6 @@ class AsyncClient(
     ) -> tuple[int, str]:
         """Deletes ended tasks; see Client.cleanup."""
         return await self._call(calls.cleanup(before, limit, page_token, tenant))
-
-    async def audit(self, wanted: AuditFilter | None = None, page_token: str = "", *, tenant: str = "") -> AuditPage:
-        """Reads a page of the audit; see Client.audit."""
-        return await self._call(calls.audit(wanted, page_token, tenant))
-
-    async def back_up(self, name: str) -> Backup:
-        """Makes a backup on the server; see Client.back_up."""
-        return await self._call(calls.back_up(name))
-
-    async def server_info(self) -> ServerInfo:
-        """Reads the server's version, mode and limits."""
-        return await self._call(calls.server_info())
-
-    async def topology(self) -> Topology:
-        """Reads the members of the cluster; see Client.topology."""
-        return await self._call(calls.topology())
 
     async def rpc(self, request: Message) -> Message:
         """Makes the unary call that a request of `codeq.v1` belongs to; see Client.rpc."""

@@ -46,6 +46,7 @@ CodeqError                      reason, message, violations, retryable, retry_af
 ├── OutcomeUnknown              OUTCOME_UNKNOWN: the call may or may not have taken effect
 ├── DeadlineExceeded            DEADLINE_EXCEEDED
 ├── ServerFault                 INTERNAL, CORRUPT_DATA
+├── WebhookRejected             WEBHOOK_REJECTED: a request to a webhook is not signed, by nobody known, or not just now
 ├── Closed                      CLOSED: the producer, worker or client was closed by its owner
 └── Forked                      FORKED: the producer, worker or client was created in another process, before a fork
 """
@@ -402,6 +403,12 @@ class DeadlineExceeded(CodeqError):  # noqa: N818
 
 class ServerFault(CodeqError):  # noqa: N818
     """The server failed unexpectedly."""
+
+
+class WebhookRejected(CodeqError):  # noqa: N818
+    """A request to a webhook is not signed, not with a known secret, or not just now; see `codeq.webhooks`."""
+
+    default_reason = "WEBHOOK_REJECTED"
 
 
 class Closed(CodeqError):  # noqa: N818

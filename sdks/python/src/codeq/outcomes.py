@@ -122,21 +122,27 @@ class ParkKey(Abandon):
 Outcome = Completed | Failed | Nack | Abandon
 
 
-def whole_seconds(time: float | timedelta | None, name: str = "delay") -> int | None:
-    """Returns a time in seconds, rounded up; None for None. Errors call the argument `name`.
+def whole_seconds(time: float | timedelta | None, name: str = "delay", *, field: str = "") -> int | None:
+    """Returns a time in seconds, rounded up; None for None.
+
+    Args:
+        time: The time.
+        name: Name of the argument, for errors.
+        field: Field of the request, for errors; empty: the name and `_seconds`.
 
     Raises:
         InvalidField: The time is not a number, is negative, or exceeds int32.
     """
     if time is None:
         return None
+    violated = field or f"{name}_seconds"
     try:
         seconds = math.ceil(time.total_seconds() if isinstance(time, timedelta) else time)
     except (TypeError, ValueError, OverflowError) as error:
-        raise InvalidField(f"{name}: {error}", violations=[FieldViolation(f"{name}_seconds", str(error))]) from None
+        raise InvalidField(f"{name}: {error}", violations=[FieldViolation(violated, str(error))]) from None
     if not 0 <= seconds <= _INT32_MAX:
         text = "out of range"
-        raise InvalidField(f"{name}: {text}", violations=[FieldViolation(f"{name}_seconds", text)])
+        raise InvalidField(f"{name}: {text}", violations=[FieldViolation(violated, text)])
     return seconds
 
 

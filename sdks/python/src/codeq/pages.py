@@ -7,15 +7,18 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from datetime import datetime
 from typing import TypeVar
 
-from codeq import calls, schedule_calls, tenant_calls
+from codeq import callback_calls, calls, schedule_calls, tenant_calls
 from codeq.audit import AuditFilter, AuditRecord
+from codeq.callback_records import Callback, Callbacks, CallbackState
 from codeq.calls import Call
+from codeq.dead_letters import DeadLetters
 from codeq.records import OrderBy, Task
 from codeq.schedule_records import Schedule
-from codeq.server_records import Queue
+from codeq.server_records import ConnectedWorker, Queue
 from codeq.tenant_records import Tenant
 
 _Value = TypeVar("_Value")
+_Found = TypeVar("_Found", DeadLetters, Callbacks)
 _Page = Callable[[str], Call[tuple[list[_Value], str]]]
 """Returns the call for the page that a token names; the empty token names the first page."""
 
@@ -36,17 +39,30 @@ def _queues(page_size: int, tenant: str) -> _Page[Queue]:
     return lambda token: calls.queues(page_size, token, tenant)
 
 
+def _workers(page_size: int, tenant: str) -> _Page[ConnectedWorker]:
+    return lambda token: calls.workers(page_size, token, tenant)
+
+
 def _dead_letters(command: str, page_size: int, order_by: OrderBy, tenant: str) -> _Page[Task]:
-    def page(token: str) -> Call[tuple[list[Task], str]]:
-        call = calls.dead_letters(command, page_size, token, order_by, tenant)
+    return lambda token: _items_of(
+        calls.dead_letters(command, page_size, token, order_by, tenant), lambda found: found.tasks
+    )
 
-        def convert(reply: object) -> tuple[list[Task], str]:
-            found = call.convert(reply)
-            return found.tasks, found.next_page_token
 
-        return Call(call.method, call.request, call.reply, convert, repeatable=call.repeatable)
+def _callbacks(command: str, state: str, page_size: int, tenant: str) -> _Page[Callback]:
+    return lambda token: _items_of(
+        callback_calls.callbacks(command, state, page_size, token, tenant), lambda found: found.callbacks
+    )
 
-    return page
+
+def _items_of(call: Call[_Found], items: Callable[[_Found], list[_Value]]) -> Call[tuple[list[_Value], str]]:
+    """Returns a call for a page of which only the items and the token of the next page are of use."""
+
+    def convert(reply: object) -> tuple[list[_Value], str]:
+        found = call.convert(reply)
+        return items(found), found.next_page_token
+
+    return Call(call.method, call.request, call.reply, convert, repeatable=call.repeatable)
 
 
 def _audit(wanted: AuditFilter | None, tenant: str) -> _Page[AuditRecord]:
@@ -85,11 +101,21 @@ class Pages:
         """Iterates over queues, ordered by name."""
         return self._iterate(_queues(page_size, tenant))
 
+    def iter_workers(self, *, page_size: int = 0, tenant: str = "") -> Iterator[ConnectedWorker]:
+        """Iterates over the connected workers, longest connected first."""
+        return self._iterate(_workers(page_size, tenant))
+
     def iter_dead_letters(
         self, command: str, *, page_size: int = 0, order_by: OrderBy = "oldest", tenant: str = ""
     ) -> Iterator[Task]:
         """Iterates over a queue's dead letters. Raises QueueNotFound."""
         return self._iterate(_dead_letters(command, page_size, order_by, tenant))
+
+    def iter_callbacks(
+        self, command: str, state: str = CallbackState.UNSPECIFIED, *, page_size: int = 0, tenant: str = ""
+    ) -> Iterator[Callback]:
+        """Iterates over the callbacks of a command; takes the filter of `Client.callbacks`. Raises QueueNotFound."""
+        return self._iterate(_callbacks(command, state, page_size, tenant))
 
     def iter_audit(self, wanted: AuditFilter | None = None, *, tenant: str = "") -> Iterator[AuditRecord]:
         """Iterates over the audit; takes the filter of `Client.audit`."""
@@ -135,11 +161,21 @@ class AsyncPages:
         """Iterates over queues, ordered by name."""
         return self._iterate(_queues(page_size, tenant))
 
+    def iter_workers(self, *, page_size: int = 0, tenant: str = "") -> AsyncIterator[ConnectedWorker]:
+        """Iterates over the connected workers, longest connected first."""
+        return self._iterate(_workers(page_size, tenant))
+
     def iter_dead_letters(
         self, command: str, *, page_size: int = 0, order_by: OrderBy = "oldest", tenant: str = ""
     ) -> AsyncIterator[Task]:
         """Iterates over a queue's dead letters. Raises QueueNotFound."""
         return self._iterate(_dead_letters(command, page_size, order_by, tenant))
+
+    def iter_callbacks(
+        self, command: str, state: str = CallbackState.UNSPECIFIED, *, page_size: int = 0, tenant: str = ""
+    ) -> AsyncIterator[Callback]:
+        """Iterates over the callbacks of a command; takes the filter of `Client.callbacks`. Raises QueueNotFound."""
+        return self._iterate(_callbacks(command, state, page_size, tenant))
 
     def iter_audit(self, wanted: AuditFilter | None = None, *, tenant: str = "") -> AsyncIterator[AuditRecord]:
         """Iterates over the audit; takes the filter of `Client.audit`."""

@@ -6,6 +6,16 @@ from codeq.artifacts import Artifact, ArtifactContent, NewArtifact
 from codeq.async_producer import AsyncProducer
 from codeq.attempts import Attempt, AttemptEnd
 from codeq.audit import AuditFilter, AuditRecord
+from codeq.callback_records import (
+    Callback,
+    CallbackAttempt,
+    Callbacks,
+    CallbackState,
+    HeldHost,
+    HostHold,
+    WebhookAnswer,
+    WebhookSecrets,
+)
 from codeq.client import AsyncClient, Client
 from codeq.cluster import Member, Topology
 from codeq.dead_letters import DeadLetters, RedriveFilter, Redriven
@@ -58,6 +68,7 @@ from codeq.errors import (
     Unauthenticated,
     Unavailable,
     Unsupported,
+    WebhookRejected,
     WrongTokenKind,
 )
 from codeq.metrics import Metrics
@@ -66,7 +77,7 @@ from codeq.payloads import RawJson
 from codeq.producer import Producer
 from codeq.records import CancelReason, NewTask, OrderBy, Task, TaskStatus
 from codeq.schedule_records import Schedule, ScheduleFire, ScheduleSpec
-from codeq.server_records import Backup, Queue, ServerInfo
+from codeq.server_records import Backup, ConnectedWorker, Queue, ServerInfo
 from codeq.subscription_calls import Subscription
 from codeq.task_results import Explanation, KeyWait, Returned, TaskResult
 from codeq.tenant_records import RateLimit, Tenant, TenantLimits, TenantUsage
@@ -92,12 +103,17 @@ __all__ = [
     "Backup",
     "BackupNotConfigured",
     "BadHandshake",
+    "Callback",
+    "CallbackAttempt",
+    "CallbackState",
+    "Callbacks",
     "CancelReason",
     "Client",
     "Closed",
     "CodeqError",
     "CommandNotAllowed",
     "Completed",
+    "ConnectedWorker",
     "DeadLetters",
     "DeadlineExceeded",
     "Draining",
@@ -106,6 +122,8 @@ __all__ = [
     "FieldViolation",
     "Forked",
     "Handler",
+    "HeldHost",
+    "HostHold",
     "IdempotencyConflict",
     "InvalidField",
     "InvalidPolicy",
@@ -177,6 +195,9 @@ __all__ = [
     "Unauthenticated",
     "Unavailable",
     "Unsupported",
+    "WebhookAnswer",
+    "WebhookRejected",
+    "WebhookSecrets",
     "Worker",
     "WorkerStats",
     "WrongTokenKind",

@@ -9,7 +9,7 @@ from codeq import calls
 from codeq.calls import Call
 from codeq.dead_letters import DeadLetters, RedriveFilter, Redriven
 from codeq.records import OrderBy
-from codeq.server_records import Queue
+from codeq.server_records import ConnectedWorker, Queue
 
 _Value = TypeVar("_Value")
 
@@ -20,6 +20,15 @@ class QueueClient:
     def queues(self, page_size: int = 0, page_token: str = "", *, tenant: str = "") -> tuple[list[Queue], str]:
         """Reads a page of queues, ordered by name, and the token of the next page (empty: none)."""
         return self._call(calls.queues(page_size, page_token, tenant))
+
+    def workers(
+        self, page_size: int = 0, page_token: str = "", *, tenant: str = ""
+    ) -> tuple[list[ConnectedWorker], str]:
+        """Reads a page of the workers that are connected by streams, and the token of the next page (empty: none).
+
+        The longest connected worker comes first. Callers that claim tasks with single calls are not connected.
+        """
+        return self._call(calls.workers(page_size, page_token, tenant))
 
     def queue(self, command: str, *, tenant: str = "") -> Queue:
         """Reads a queue. Raises QueueNotFound."""
@@ -70,6 +79,12 @@ class AsyncQueueClient:
     async def queues(self, page_size: int = 0, page_token: str = "", *, tenant: str = "") -> tuple[list[Queue], str]:
         """Reads a page of queues; see Client.queues."""
         return await self._call(calls.queues(page_size, page_token, tenant))
+
+    async def workers(
+        self, page_size: int = 0, page_token: str = "", *, tenant: str = ""
+    ) -> tuple[list[ConnectedWorker], str]:
+        """Reads a page of the connected workers; see Client.workers."""
+        return await self._call(calls.workers(page_size, page_token, tenant))
 
     async def queue(self, command: str, *, tenant: str = "") -> Queue:
         """Reads a queue; see Client.queue."""

@@ -361,6 +361,11 @@ class Task(Generic[_Payload_co]):
         return self._message.ordering_key if self._message.HasField("ordering_key") else None
 
     @property
+    def ordering_number(self) -> int | None:
+        """Place among the tasks of its ordering key, from 1; None: it has no such key."""
+        return self._message.ordering_number if self._message.HasField("ordering_number") else None
+
+    @property
     def created_at(self) -> datetime | None:
         """Time of acceptance."""
         return to_datetime(self._message.created_at) if self._message.HasField("created_at") else None

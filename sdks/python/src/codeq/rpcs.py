@@ -76,7 +76,11 @@ _REPEATABLE: Final = frozenset(
         "ResumeSchedule",
         "BackfillSchedule",
         "RecomputeSchedule",
-        *("PutWebhookSecrets", "DeleteWebhookSecrets", "PauseWebhooks", "ResumeWebhooks"),
+        "HeartbeatSubscription",
+        "PutWebhookSecrets",
+        "DeleteWebhookSecrets",
+        "PauseWebhooks",
+        "ResumeWebhooks",
     }
 )
 """RPCs that may run twice, in addition to those that only read."""

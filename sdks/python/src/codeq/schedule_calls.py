@@ -102,7 +102,7 @@ def _fires_of(reply: Any) -> list[ScheduleFire]:
 
 
 class ScheduleClient:
-    """The calls of `Client` about schedules; only operators name another tenant than the token's."""
+    """The calls of `Client` about schedules; only operators name a tenant other than the token's."""
 
     def schedules(self, page_size: int = 0, page_token: str = "", *, tenant: str = "") -> tuple[list[Schedule], str]:
         """Reads a page of schedules, ordered by name, and the token of the next page (empty: none)."""
@@ -129,7 +129,7 @@ class ScheduleClient:
         return self._call(resume_schedule(name, tenant))
 
     def trigger_schedule(self, name: str, *, tenant: str = "") -> ScheduleFire:
-        """Creates a task now, also if the schedule is paused. Raises ScheduleNotFound."""
+        """Creates a task now, even if the schedule is paused. Raises ScheduleNotFound."""
         return self._call(trigger_schedule(name, tenant))
 
     def backfill_schedule(self, name: str, start: datetime, end: datetime, *, tenant: str = "") -> list[ScheduleFire]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Any, Literal, Self
+from datetime import datetime, timedelta
+from typing import Any, Final, Literal, Self
 
 from codeq import payloads
+from codeq.outcomes import whole_seconds
 from codeq.records import to_datetime
 from codeq.v1 import schedule_service_pb2 as pb
 
@@ -15,26 +16,30 @@ Overlap = Literal["allow", "skip", "queueOne", "cancelRunning"]
 Misfire = Literal["one", "skip", "all"]
 """Which missed instants are fired: the latest one, none, or the latest `misfire_max`."""
 
+_DURATIONS: Final = ("delay", "expire", "jitter")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScheduleSpec:
     """Definition of a schedule; exactly one of `cron`, `every` and `at` says when it fires.
 
+    Fractions of seconds are rounded up.
+
     Attributes:
         command: Command of the tasks.
         cron: Cron expression of 5 or 6 fields, or @hourly, @daily, "@every 1h", …
-        every: Interval, such as "90s" or "1h30m".
+        every: Interval: seconds, a timedelta, or a text such as "1h30m", which it is when the server returns it.
         at: The only instant.
         time_zone: IANA name of the time zone of `cron`; "": UTC.
         payload: Payload of the tasks; in its strings, "{{scheduledAt}}" is replaced by the instant.
         priority: 0 to 9.
         max_attempts: Deliveries of a task; None: the server's default.
-        delay_seconds: Delay of the tasks.
-        expire_seconds: Time after which a task that still waits ends; None: never.
+        delay: Delay of the tasks: seconds, or a timedelta.
+        expire: Time after which a task that still waits ends: seconds, or a timedelta; None: never.
         overlap: What happens while a task of the schedule has not ended.
         misfire: Which missed instants are fired.
         misfire_max: Maximum number of instants that "all" fires; 0: 100.
-        jitter_seconds: Longest delay of a fire.
+        jitter: Longest delay of a fire: seconds, or a timedelta.
         start_at: No instants before this time.
         end_at: No instants after this time.
         paused: Whether the schedule is paused.
@@ -42,18 +47,18 @@ class ScheduleSpec:
 
     command: str
     cron: str | None = None
-    every: str | None = None
+    every: str | float | timedelta | None = None
     at: datetime | None = None
     time_zone: str = ""
     payload: object = None
     priority: int = 0
     max_attempts: int | None = None
-    delay_seconds: int = 0
-    expire_seconds: int | None = None
+    delay: float | timedelta = 0
+    expire: float | timedelta | None = None
     overlap: Overlap = "allow"
     misfire: Misfire = "one"
     misfire_max: int = 0
-    jitter_seconds: int = 0
+    jitter: float | timedelta = 0
     start_at: datetime | None = None
     end_at: datetime | None = None
     paused: bool = False
@@ -62,9 +67,12 @@ class ScheduleSpec:
         """Returns the definition as fields of a message.
 
         Raises:
-            InvalidField, TooLarge: The payload cannot be sent.
+            InvalidField, TooLarge: The payload cannot be sent, or a duration is out of range.
         """
-        found: dict[str, object] = {name: getattr(self, name) for name in self.__slots__}
+        found: dict[str, object] = {name: getattr(self, name) for name in self.__slots__ if name not in _DURATIONS}
+        found |= {f"{name}_seconds": whole_seconds(getattr(self, name), name) for name in _DURATIONS}
+        if self.every is not None and not isinstance(self.every, str):
+            found["every"] = f"{whole_seconds(self.every, 'every', field='every')}s"
         return found | {"payload": payloads.encode(self.payload, "payload")}
 
     @classmethod
@@ -73,15 +81,21 @@ class ScheduleSpec:
         times: dict[str, Any] = {name: _time(message, name) for name in ("at", "start_at", "end_at")}
         given: dict[str, Any] = {
             name: getattr(message, name) if message.HasField(name) else None
-            for name in ("cron", "every", "max_attempts", "expire_seconds")
+            for name in ("cron", "every", "max_attempts")
+        }
+        expire = message.expire_seconds if message.HasField("expire_seconds") else None
+        durations: dict[str, Any] = {
+            "delay": message.delay_seconds,
+            "expire": expire,
+            "jitter": message.jitter_seconds,
         }
         plain: dict[str, Any] = {
             name: getattr(message, name)
             for name in cls.__slots__
-            if name not in times and name not in given and name != "payload"
+            if name not in times and name not in given and name not in durations and name != "payload"
         }
         payload = payloads.decode(message.payload, "payload") if message.payload else None
-        return cls(**times, **given, **plain, payload=payload)
+        return cls(**times, **given, **durations, **plain, payload=payload)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Public values: queues, the server, its backups."""
+"""Public values: queues, connected workers, the server, its backups."""
 
 from __future__ import annotations
 
@@ -56,6 +56,45 @@ class Queue:
             completed_rate=message.completed_rate,
             purging=message.purging,
             failed_total=message.failed_total,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectedWorker:
+    """An open stream of a worker.
+
+    Attributes:
+        worker_id: Worker id, which holds the leases.
+        commands: Commands that it asked for, as far as the caller sees their tasks; empty: all that its token allows.
+        claimed: Tasks in progress that were delivered over the stream.
+        credits: Further tasks that it accepts at the moment.
+        sdk: SDK, such as codeq-go; empty if it did not say.
+        version: Version of the SDK; empty if it did not say.
+        origin: Address from which it is connected.
+        connected_at: When it connected.
+    """
+
+    worker_id: str
+    commands: list[str]
+    claimed: int
+    credits: int
+    sdk: str
+    version: str
+    origin: str
+    connected_at: datetime
+
+    @classmethod
+    def from_message(cls, message: queue_service_pb2.ConnectedWorker) -> Self:
+        """Returns the worker in a message."""
+        return cls(
+            worker_id=message.worker_id,
+            commands=list(message.commands),
+            claimed=message.claimed,
+            credits=message.credits,
+            sdk=message.sdk,
+            version=message.version,
+            origin=message.origin,
+            connected_at=to_datetime(message.connected_at),
         )
 
 

@@ -101,23 +101,27 @@ class KeyWait:
     Attributes:
         kind: CONCURRENCY, RATE or ORDERING.
         key: The key.
-        limit: Tasks leased at a time, or deliveries per second; 0: no limit any more.
+        limit: Tasks leased at a time, or deliveries per second; None: no limit.
         holders: Tasks with the key that are leased or about to be.
         position: Approximate position among those that wait for the key, from 1.
+        parked_until: Time until which a worker has parked the key; None: it is not parked.
     """
 
     kind: str
     key: str
-    limit: float
+    limit: float | None
     holders: int
     position: int
+    parked_until: datetime | None = None
 
     @classmethod
     def from_message(cls, message: task_service_pb2.KeyWait) -> Self:
         """Returns the key in a reply; a kind that only a newer server knows becomes its number."""
         named = task_service_pb2.KeyKind.DESCRIPTOR.values_by_number.get(message.kind)
         kind = named.name.removeprefix("KEY_KIND_") if named else str(message.kind)
-        return cls(kind, message.key, message.limit, message.holders, message.position)
+        limit = message.limit if message.HasField("limit") else None
+        parked = to_datetime(message.parked_until) if message.HasField("parked_until") else None
+        return cls(kind, message.key, limit, message.holders, message.position, parked)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,13 +134,13 @@ class Explanation:
             ENDED.
         paused: Whether its queue is paused.
         ahead: Approximate number of tasks ahead of it in its queue, if PENDING.
-        delay_seconds: Time until it is due, if SCHEDULED.
+        delay_seconds: Time until it is due, if SCHEDULED, or until the rate allows a delivery, if LIMITED by the rate.
         worker_id: Worker that holds it, if CLAIMED.
         lease_until: End of the lease, if CLAIMED.
         expire_at: Time at which it expires, if it is waiting and can expire.
-        limit: Limit for which it waits, if LIMITED.
-        limit_max: Value of the limit.
-        limit_used: Number of tasks that count for the limit.
+        limit: Limit for which it waits, if LIMITED: maxConsumers or ratePerSecond.
+        limit_max: Value of maxConsumers.
+        limit_used: Number of tasks that count for maxConsumers.
         key_wait: The key that it waits for, if the reason is KEY.
     """
 

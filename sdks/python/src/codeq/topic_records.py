@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
-from typing import Self
+from typing import Any, Self
 
+from codeq import payloads
 from codeq.records import to_datetime
 from codeq.v1 import topic_service_pb2 as pb
 
@@ -40,15 +41,21 @@ class QueuePolicy:
         failed_retention_seconds: The same for FAILED and CANCELLED tasks.
         dlq_retention_seconds: The same for tasks in the dead-letter queue.
         max_consumers: Most tasks that may be leased at a time.
+        default_lease_seconds: Length of the leases of claims and streams that name none.
         default_expire_seconds: Seconds after which tasks that name no expiry expire.
         backoff: Delay after a nack that names none.
+        webhook: URL to which the ends of tasks that name no webhook are reported. Viewers do not see it.
         payload_bytes_max: Largest payload in bytes.
+        payload_schema: JSON Schema (2020-12) that payloads must fit: a dictionary.
         concurrency_per_key: Most tasks with the same concurrency key that may be leased at a time.
         rate_per_second: Deliveries per second on average.
         rate_burst: Deliveries at once after a pause, of the queue and of a rate key; None: as many as in a second.
         rate_per_key_per_second: Deliveries of tasks with the same rate key per second on average.
         at_key_limit: What happens to a task whose concurrency key is at the limit: wait, cancel_running (the task that
             was leased first is cancelled) or drop_newest (the task ends as CANCELLED); None: wait.
+        concurrency_key_path: Concurrency key of tasks that name none: a JSON pointer into the payload.
+        rate_key_path: The same for the rate key.
+        ordering_key_path: The same for the ordering key.
     """
 
     priority_tiers: Sequence[int] = ()
@@ -60,14 +67,20 @@ class QueuePolicy:
     failed_retention_seconds: int | None = None
     dlq_retention_seconds: int | None = None
     max_consumers: int | None = None
+    default_lease_seconds: int | None = None
     default_expire_seconds: int | None = None
     backoff: Backoff | None = None
+    webhook: str | None = None
     payload_bytes_max: int | None = None
+    payload_schema: Mapping[str, Any] | None = None
     concurrency_per_key: int | None = None
     rate_per_second: float | None = None
     rate_burst: int | None = None
     rate_per_key_per_second: float | None = None
     at_key_limit: str | None = None
+    concurrency_key_path: str | None = None
+    rate_key_path: str | None = None
+    ordering_key_path: str | None = None
 
     @classmethod
     def from_message(cls, message: pb.QueuePolicy) -> Self:
@@ -76,6 +89,8 @@ class QueuePolicy:
         known = {field.name: found[field.name] for field in fields(cls) if field.name in found}
         if "priority_tiers" in known:
             known["priority_tiers"] = tuple(known["priority_tiers"])
+        if "payload_schema" in known:
+            known["payload_schema"] = payloads.decode(message.payload_schema, "payload_schema")
         if "backoff" in known:
             known["backoff"] = Backoff(**{field.name: value for field, value in message.backoff.ListFields()})
         return cls(**known)
@@ -90,6 +105,8 @@ class QueuePolicy:
                 message.backoff.MergeFrom(pb.Backoff(**given))
             elif field.name == "priority_tiers":
                 message.priority_tiers.extend(value)
+            elif value is not None and field.name == "payload_schema":
+                message.payload_schema = payloads.encode(value, "payload_schema")
             elif value is not None:
                 setattr(message, field.name, value)
         return message

@@ -12,54 +12,79 @@ import hashlib
 import hmac
 import time
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Final
+
+from codeq.arguments import several
+from codeq.errors import WebhookRejected
+
+__all__ = ["TOLERANCE_SECONDS", "WebhookRejected", "verify"]
 
 TOLERANCE_SECONDS: Final = 300
 """Age of a request, or advance of the sender's clock, at which it is rejected, so that nobody can replay it later."""
 _ENCODED_PREFIX: Final = "whsec_"
 
 
-class WebhookRejected(Exception):  # noqa: N818 - says what happened
-    """A request is not signed with a known secret, or is too old."""
-
-
-def verify(body: bytes, headers: Mapping[str, str], secrets: Sequence[str], *, now: float | None = None) -> str:
+def verify(
+    body: bytes, headers: Mapping[str, str], secrets: Sequence[str], *, now: float | datetime | None = None
+) -> str:
     """Verifies a request, and returns its id, which repetitions of the same request share.
 
     Args:
         body: Body as it was received.
         headers: Headers of the request; their case does not matter.
         secrets: Secrets that may have signed it, such as the new and the old one.
-        now: Unix time in seconds; None: the present.
+        now: Unix time in seconds, or a datetime with a time zone, such as the time of a server in tests with a clock of
+            its own; None: the present.
 
     Raises:
-        WebhookRejected: No signature is valid, or the request was signed more than TOLERANCE_SECONDS ago or ahead.
+        WebhookRejected: The request is not signed, no signature is of a known secret, or the request was signed more
+            than TOLERANCE_SECONDS ago or ahead; `message` says which.
+        TypeError: The secrets are a str instead of a list of them.
+        ValueError: `now` has no time zone.
     """
+    known = several(secrets, "secrets")
     given = {name.lower(): value for name, value in headers.items()}
     delivery_id = given.get("webhook-id", "")
-    at = time.time() if now is None else now
-    own = given.get("x-codeq-signature", "").encode()
-    if own and (seconds := _recent(given.get("x-codeq-timestamp", ""), at)):
-        for secret in secrets:
+    at = _unix_seconds(now)
+    signed_at: list[str] = []
+    if own := given.get("x-codeq-signature", "").encode():
+        seconds = given.get("x-codeq-timestamp", "")
+        signed_at.append(seconds)
+        for secret in known if _is_recent(seconds, at) else ():
             mine = hmac.new(secret.encode(), f"{seconds}.".encode() + body, hashlib.sha256).hexdigest()
             if hmac.compare_digest(mine.encode(), own):
                 return delivery_id
-    signatures = given.get("webhook-signature", "").split()
-    if signatures and (seconds := _recent(given.get("webhook-timestamp", ""), at)):
+    if signatures := given.get("webhook-signature", "").split():
+        seconds = given.get("webhook-timestamp", "")
+        signed_at.append(seconds)
         signed = f"{delivery_id}.{seconds}.".encode() + body
-        for secret in secrets:
+        for secret in known if _is_recent(seconds, at) else ():
             digest = hmac.new(_key(secret), signed, hashlib.sha256).digest()
             mine = "v1," + base64.b64encode(digest).decode()
             if any(hmac.compare_digest(mine.encode(), each.encode()) for each in signatures):
                 return delivery_id
-    raise WebhookRejected("the request is not signed with a known secret, or was not signed just now")
+    if not signed_at:
+        raise WebhookRejected("the request is not signed")
+    if not any(_is_recent(seconds, at) for seconds in signed_at):
+        raise WebhookRejected(f"the time of the request is more than {TOLERANCE_SECONDS} seconds off")
+    raise WebhookRejected("the request is not signed with a known secret")
 
 
-def _recent(seconds: str, now: float) -> str:
-    """Returns a timestamp if it is within the tolerance; empty: it is not, or is malformed."""
-    if not (seconds.isascii() and seconds.isdigit() and len(seconds) <= 12):
-        return ""
-    return seconds if abs(int(seconds) - now) <= TOLERANCE_SECONDS else ""
+def _unix_seconds(now: float | datetime | None) -> float:
+    if now is None:
+        return time.time()
+    if isinstance(now, datetime):
+        if now.utcoffset() is None:
+            raise ValueError("now needs a time zone")
+        return now.timestamp()
+    return now
+
+
+def _is_recent(seconds: str, now: float) -> bool:
+    """Returns whether a timestamp is well formed and within the tolerance."""
+    is_number = seconds.isascii() and seconds.isdigit() and len(seconds) <= 12
+    return is_number and abs(int(seconds) - now) <= TOLERANCE_SECONDS
 
 
 def _key(secret: str) -> bytes:

@@ -7,7 +7,7 @@ import contextlib
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Final, TypeVar
+from typing import Final, TypeVar, get_args
 
 from codeq import arguments, runtime, signals
 from codeq.backoff import Backoff
@@ -16,6 +16,7 @@ from codeq.logs import log
 from codeq.metrics import Metrics, told_safely
 from codeq.ownership import Owner
 from codeq.tls import Tls
+from codeq.tracing import SpanRelation
 from codeq.worker_chain import Handler, Middleware, check_middleware
 from codeq.worker_executor import HandlerExecutor
 from codeq.worker_handlers import Handlers, Registration
@@ -60,6 +61,7 @@ class _Worker:
         drain_seconds: float = DRAIN_SECONDS,
         window_bytes: int = WINDOW_BYTES,
         metrics: Metrics | None = None,
+        span_relation: SpanRelation = "link",
     ) -> None:
         """Creates a worker; it connects when it runs.
 
@@ -75,6 +77,8 @@ class _Worker:
             drain_seconds: Time for running tasks to finish once the worker is stopped, 0 to 86400.
             window_bytes: Bytes of payload that the worker holds at once, 1 to 1 GiB.
             metrics: Is told when handlers start and end; None: nobody is.
+            span_relation: How the span of a handler belongs to that of the create, if the program uses OpenTelemetry:
+                "link", in a trace of its own, or "child", in the same trace.
 
         Raises:
             ValueError, TypeError: An argument is out of range or has the wrong type.
@@ -92,6 +96,7 @@ class _Worker:
         self._by_command: dict[str, Registration] = {}
         self._middleware: list[Middleware] = []
         self._metrics = told_safely(metrics)
+        self._span_relation = arguments.one_of(span_relation, "span_relation", get_args(SpanRelation))
         self._stats = WorkerStats()
         self._guard = threading.RLock()  # guards the fields below; reentrant, as a signal may call stop in its holder
         self._stream: WorkerStream | None = None
@@ -203,7 +208,9 @@ class _Worker:
                 raise RuntimeError("the worker is already running")
             self._is_running = True
         loop = asyncio.get_running_loop()
-        executor = HandlerExecutor(handlers, loop, self._options.concurrency, self._stats, self._metrics)
+        executor = HandlerExecutor(
+            handlers, loop, self._options.concurrency, self._stats, self._metrics, self._span_relation
+        )
         options = replace(self._options, commands=handlers.commands)
         transport = asyncio.run_coroutine_threadsafe(self._transport(options, executor), runtime.loop())
         ended = asyncio.wrap_future(transport)

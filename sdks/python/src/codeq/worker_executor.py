@@ -71,6 +71,7 @@ class HandlerExecutor:
         threads_max: int,
         stats: WorkerStats,
         metrics: SafeMetrics | None = None,
+        span_relation: tracing.SpanRelation = "link",
     ) -> None:
         """Captures the current context; each task runs in a copy of it.
 
@@ -80,12 +81,14 @@ class HandlerExecutor:
             threads_max: Maximum number of threads for sync handlers.
             stats: Counts stuck handlers.
             metrics: Is told of each handler's start and end.
+            span_relation: How the spans of handlers belong to those of the creates.
         """
         self._entries, self._default = handlers.entries(self._in_thread)
         self._loop = loop
         self._threads_max = threads_max
         self._stats = stats
         self._metrics = metrics
+        self._span_relation = span_relation
         self._context = contextvars.copy_context()
         self._process = os.getpid()
         self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
@@ -232,8 +235,9 @@ class HandlerExecutor:
         """Runs a sync handler; returns its report, or the awaitable that a sync wrapper of an async one returned."""
         self._note_start(run)
         try:
-            with tracing.processing(run.task):
+            with tracing.processing(run.task, self._span_relation) as processing:
                 value = run.entry.call(run.task)
+                processing.returned(value)
             if hasattr(type(value), "__await__"):
                 return cast("Awaitable[object]", value)
             outcome = outcomes.of_return_value(value)
@@ -300,8 +304,10 @@ class HandlerExecutor:
         task = run.task
         self._note_start(run)
         try:
-            with tracing.processing(task):
-                return outcomes.of_return_value(await cast("Awaitable[object]", handler(task)))
+            with tracing.processing(task, self._span_relation) as processing:
+                value = await cast("Awaitable[object]", handler(task))
+                processing.returned(value)
+            return outcomes.of_return_value(value)
         except asyncio.CancelledError:
             raise
         except BaseException as error:  # noqa: BLE001 - as in _outcome

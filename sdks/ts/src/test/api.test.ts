@@ -1,11 +1,19 @@
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
-import { plain, type AuditRecord, type Queue, type Tenant, type TenantLimits, type TenantUsage } from "../admin-records.js";
-import type { Callback, CallbackAttempt, Callbacks, CallbacksRetried, WebhookAnswer, WebhookSecrets } from "../callback-records.js";
+import { plain, type AuditRecord, type ConnectedWorker, type Queue, type Tenant, type TenantLimits, type TenantUsage } from "../admin-records.js";
+import type {
+  Callback,
+  CallbackAttempt,
+  Callbacks,
+  CallbacksRetried,
+  HeldHost,
+  WebhookAnswer,
+  WebhookSecrets,
+} from "../callback-records.js";
 import { AuditRecordSchema } from "../gen/codeq/v1/audit_service_pb.js";
 import { GetTopologyResponseSchema, TopologySchema } from "../gen/codeq/v1/cluster_service_pb.js";
-import { QueueSchema } from "../gen/codeq/v1/queue_service_pb.js";
+import { ConnectedWorkerSchema, QueueSchema } from "../gen/codeq/v1/queue_service_pb.js";
 import { ScheduleFireSchema, ScheduleSchema, ScheduleSpecSchema } from "../gen/codeq/v1/schedule_service_pb.js";
 import { CreateSubscriptionResponseSchema, SubscriptionSchema } from "../gen/codeq/v1/subscription_service_pb.js";
 import { TenantLimitsSchema, TenantSchema, TenantUsageSchema } from "../gen/codeq/v1/tenant_service_pb.js";
@@ -13,6 +21,7 @@ import { BackoffSchema, QueuePolicySchema, TopicSchema } from "../gen/codeq/v1/t
 import { ExplainTaskResponseSchema, TaskService } from "../gen/codeq/v1/task_service_pb.js";
 import {
   CallbackAttemptSchema,
+  HeldHostSchema,
   CallbackSchema,
   ListCallbacksResponseSchema,
   RetryCallbacksResponseSchema,
@@ -75,6 +84,7 @@ test("the types of records have the fields of their messages", () => {
   const areWhole: [
     Has<AuditRecord, typeof AuditRecordSchema>,
     Has<Queue, typeof QueueSchema>,
+    Has<ConnectedWorker, typeof ConnectedWorkerSchema>,
     Has<Tenant, typeof TenantSchema>,
     Has<TenantLimits, typeof TenantLimitsSchema>,
     Has<TenantUsage, typeof TenantUsageSchema>,
@@ -88,11 +98,12 @@ test("the types of records have the fields of their messages", () => {
     Has<Subscribed, typeof CreateSubscriptionResponseSchema>,
     Has<Callback, typeof CallbackSchema>,
     Has<CallbackAttempt, typeof CallbackAttemptSchema>,
+    Has<HeldHost, typeof HeldHostSchema>,
     Has<Callbacks, typeof ListCallbacksResponseSchema>,
     Has<CallbacksRetried, typeof RetryCallbacksResponseSchema>,
     Has<WebhookSecrets, typeof WebhookSecretsSchema>,
     Has<WebhookAnswer, typeof TestWebhookResponseSchema>,
-  ] = [true, true, true, true, true, true, true, true, true, true, true, true, true, true, true, true, true, true, true];
+  ] = [true, true, true, true, true, true, true, true, true, true, true, true, true, true, true, true, true, true, true, true, true];
   assert.ok(areWhole.every(Boolean));
 });
 

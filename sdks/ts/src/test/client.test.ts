@@ -7,10 +7,17 @@ import { BasicTracerProvider, InMemorySpanExporter, SimpleSpanProcessor } from "
 import { Client } from "../client.js";
 import { isCodeqError } from "../errors.js";
 import { GetTopologyResponseSchema } from "../gen/codeq/v1/cluster_service_pb.js";
-import { TaskSchema } from "../gen/codeq/v1/task_pb.js";
-import { CreateTaskRequestSchema, CreateTaskResponseSchema, GetTaskResponseSchema } from "../gen/codeq/v1/task_service_pb.js";
+import { TaskSchema, TaskStatus } from "../gen/codeq/v1/task_pb.js";
+import {
+  AbandonTaskRequestSchema,
+  AbandonTaskResponseSchema,
+  CreateTaskRequestSchema,
+  CreateTaskResponseSchema,
+  GetTaskResponseSchema,
+} from "../gen/codeq/v1/task_service_pb.js";
 import { create } from "@bufbuild/protobuf";
 import { openTelemetry } from "../opentelemetry.js";
+import { Abandon, Failed, Nack, Snooze } from "../outcomes.js";
 import { DeliveredTask } from "../records.js";
 import { ScriptedServer } from "./scripted-server.js";
 import { KeptLogger } from "./support.js";
@@ -117,13 +124,33 @@ test("OpenTelemetry: a create carries its context, and the handler's span is lin
   const task = new DeliveredTask(message, () => undefined);
   await telemetry.run(task, async () => assert.ok(trace.getActiveSpan()));
   await assert.rejects(openTelemetry({ tracer, relation: "child" }).run(task, async () => Promise.reject(new RangeError("no"))));
-  const [request, linked, child] = exporter.getFinishedSpans();
+  const verdicts = [new Failed("no"), new Nack("no"), new Abandon(), new Snooze(1)];
+  for (const verdict of verdicts) await telemetry.run(task, async () => Promise.resolve(verdict));
+  const [request, linked, child, ...others] = exporter.getFinishedSpans();
   assert.equal(linked?.name, "process A");
   assert.equal(linked?.kind, SpanKind.CONSUMER);
   assert.equal(linked?.links[0]?.context.spanId, request?.spanContext().spanId);
   assert.notEqual(linked?.spanContext().traceId, request?.spanContext().traceId);
   assert.equal(child?.spanContext().traceId, request?.spanContext().traceId);
+  assert.equal(child?.links[0]?.context.spanId, request?.spanContext().spanId);
   assert.equal(child?.attributes["error.type"], "RangeError");
+  assert.deepEqual(
+    others.map((span) => span.attributes["error.type"]),
+    ["Failed", "Nack", undefined, undefined],
+  );
   context.disable();
   propagation.disable();
+});
+
+test("the key of a task is parked for a while", async () => {
+  await using server = await ScriptedServer.start({
+    AbandonTask: async (call) => {
+      const { taskId, leaseToken, delaySeconds, parkKey } = (await call.read(AbandonTaskRequestSchema)) ?? {};
+      assert.deepEqual({ taskId, leaseToken, delaySeconds, parkKey }, { taskId: "a", leaseToken: 7n, delaySeconds: 60, parkKey: true });
+      call.send(AbandonTaskResponseSchema, { status: TaskStatus.PENDING, delaySeconds: 60 });
+      call.ok();
+    },
+  });
+  await using client = clientOf(server.address);
+  assert.equal((await client.parkKey({ taskId: "a", leaseToken: 7n }, 60)).delaySeconds, 60);
 });

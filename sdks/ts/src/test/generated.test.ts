@@ -64,6 +64,7 @@ test("the services have the documented methods", () => {
   assert.deepEqual(methods(QueueService), {
     ListQueues: "unary",
     GetQueue: "unary",
+    ListWorkers: "unary",
     PauseQueue: "unary",
     ResumeQueue: "unary",
     PurgeQueue: "unary",

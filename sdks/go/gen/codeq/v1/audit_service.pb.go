@@ -160,7 +160,7 @@ type ListAuditRecordsRequest struct {
 	PageSize int32 `protobuf:"varint,1,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
 	// next_page_token of the previous response with the same filters. Empty for the first page.
 	PageToken string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
-	// Tenant to act on; only an operator may name another one than its token's. Empty: the token's, for an operator all.
+	// Tenant to act on; only an operator may name one other than the token's. Empty: the token's, for an operator all.
 	Tenant string `protobuf:"bytes,3,opt,name=tenant,proto3" json:"tenant,omitempty"`
 	// Name of an RPC. Empty: all.
 	Call string `protobuf:"bytes,4,opt,name=call,proto3" json:"call,omitempty"`
@@ -340,7 +340,7 @@ const file_codeq_v1_audit_service_proto_rawDesc = "" +
 	"\tpage_size\x18\x01 \x01(\x05B\n" +
 	"\xbaH\a\x1a\x05\x18\xf4\x03(\x00R\bpageSize\x12'\n" +
 	"\n" +
-	"page_token\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\tpageToken\x12>\n" +
+	"page_token\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80 R\tpageToken\x12>\n" +
 	"\x06tenant\x18\x03 \x01(\tB&\xbaH\x1fr\x1d\x18?2\x19^([a-z][a-z0-9-]{1,62})?$\x98\xb6\x18\x01R\x06tenant\x12\x1b\n" +
 	"\x04call\x18\x04 \x01(\tB\a\xbaH\x04r\x02\x18@R\x04call\x12\"\n" +
 	"\asubject\x18\x05 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\asubject\x122\n" +

@@ -130,7 +130,7 @@ const (
 	// A required member is unreachable, lags, has no vote or belongs to another cluster; or too few members would be
 	// left.
 	ErrorReason_ERROR_REASON_MEMBER_NOT_READY ErrorReason = 38
-	// The call concerns the whole server, or another tenant than the token's, and the token is not an operator's.
+	// The call concerns the whole server, or a tenant other than the token's, and the token is not an operator's.
 	ErrorReason_ERROR_REASON_NOT_OPERATOR ErrorReason = 54
 	// The token is a viewer's, which changes nothing and sees no content of tasks.
 	ErrorReason_ERROR_REASON_NOT_ALLOWED ErrorReason = 55
@@ -141,7 +141,7 @@ const (
 	// The call would exceed a quota of the tenant. Nothing was changed. A retry helps only after the tenant uses less.
 	// The metadata of google.rpc.ErrorInfo has `quota`, the name of the limit, such as waitingTasksMax, and `limit`.
 	ErrorReason_ERROR_REASON_QUOTA_EXCEEDED ErrorReason = 57
-	// The policy of a topic contradicts itself or a bound. google.rpc.BadRequest names the field; over HTTP, the error body
+	// The policy contradicts itself or exceeds a bound. google.rpc.BadRequest names the field; over HTTP, the error body
 	// has it as `field`, too.
 	ErrorReason_ERROR_REASON_INVALID_POLICY ErrorReason = 70
 	// The policy of the command does not allow such a task. google.rpc.BadRequest names the field; over HTTP, the error

@@ -170,7 +170,7 @@ type ListQueuesRequest struct {
 	PageSize int32 `protobuf:"varint,1,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
 	// next_page_token of the previous response. Empty for the first page.
 	PageToken string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
-	// Tenant to act on; only an operator may name another one than its token's. Empty: the token's.
+	// Tenant to act on; only an operator may name one other than the token's. Empty: the token's.
 	Tenant        string `protobuf:"bytes,3,opt,name=tenant,proto3" json:"tenant,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -282,12 +282,240 @@ func (x *ListQueuesResponse) GetNextPageToken() string {
 	return ""
 }
 
+// ListWorkersRequest lists the connected workers.
+type ListWorkersRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Maximum number of workers, 1 to 500. 0 means 100.
+	PageSize int32 `protobuf:"varint,1,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// next_page_token of the previous response. Empty for the first page.
+	PageToken string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	// Tenant to act on; only an operator may name one other than the token's. Empty: the token's.
+	Tenant        string `protobuf:"bytes,3,opt,name=tenant,proto3" json:"tenant,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListWorkersRequest) Reset() {
+	*x = ListWorkersRequest{}
+	mi := &file_codeq_v1_queue_service_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListWorkersRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListWorkersRequest) ProtoMessage() {}
+
+func (x *ListWorkersRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_codeq_v1_queue_service_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListWorkersRequest.ProtoReflect.Descriptor instead.
+func (*ListWorkersRequest) Descriptor() ([]byte, []int) {
+	return file_codeq_v1_queue_service_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *ListWorkersRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListWorkersRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+func (x *ListWorkersRequest) GetTenant() string {
+	if x != nil {
+		return x.Tenant
+	}
+	return ""
+}
+
+// ListWorkersResponse is a page of workers.
+type ListWorkersResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Workers, longest connected first.
+	Workers []*ConnectedWorker `protobuf:"bytes,1,rep,name=workers,proto3" json:"workers,omitempty"`
+	// Token of the next page. Empty on the last page.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListWorkersResponse) Reset() {
+	*x = ListWorkersResponse{}
+	mi := &file_codeq_v1_queue_service_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListWorkersResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListWorkersResponse) ProtoMessage() {}
+
+func (x *ListWorkersResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_codeq_v1_queue_service_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListWorkersResponse.ProtoReflect.Descriptor instead.
+func (*ListWorkersResponse) Descriptor() ([]byte, []int) {
+	return file_codeq_v1_queue_service_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *ListWorkersResponse) GetWorkers() []*ConnectedWorker {
+	if x != nil {
+		return x.Workers
+	}
+	return nil
+}
+
+func (x *ListWorkersResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+// ConnectedWorker is an open stream of a worker.
+type ConnectedWorker struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Worker id, which holds the leases.
+	WorkerId string `protobuf:"bytes,1,opt,name=worker_id,json=workerId,proto3" json:"worker_id,omitempty"`
+	// Commands that it asked for, as far as the caller sees their tasks. Empty: it asked for all that its token allows.
+	Commands []string `protobuf:"bytes,2,rep,name=commands,proto3" json:"commands,omitempty"`
+	// Tasks in progress that were delivered over the stream.
+	Claimed int64 `protobuf:"varint,3,opt,name=claimed,proto3" json:"claimed,omitempty"`
+	// Further tasks that it accepts at the moment.
+	Credits int64 `protobuf:"varint,4,opt,name=credits,proto3" json:"credits,omitempty"`
+	// SDK, such as codeq-go; empty if it did not say.
+	Sdk string `protobuf:"bytes,5,opt,name=sdk,proto3" json:"sdk,omitempty"`
+	// Version of the SDK; empty if it did not say.
+	Version string `protobuf:"bytes,6,opt,name=version,proto3" json:"version,omitempty"`
+	// Address from which it is connected.
+	Origin string `protobuf:"bytes,7,opt,name=origin,proto3" json:"origin,omitempty"`
+	// When it connected.
+	ConnectedAt   *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=connected_at,json=connectedAt,proto3" json:"connected_at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ConnectedWorker) Reset() {
+	*x = ConnectedWorker{}
+	mi := &file_codeq_v1_queue_service_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConnectedWorker) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConnectedWorker) ProtoMessage() {}
+
+func (x *ConnectedWorker) ProtoReflect() protoreflect.Message {
+	mi := &file_codeq_v1_queue_service_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConnectedWorker.ProtoReflect.Descriptor instead.
+func (*ConnectedWorker) Descriptor() ([]byte, []int) {
+	return file_codeq_v1_queue_service_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *ConnectedWorker) GetWorkerId() string {
+	if x != nil {
+		return x.WorkerId
+	}
+	return ""
+}
+
+func (x *ConnectedWorker) GetCommands() []string {
+	if x != nil {
+		return x.Commands
+	}
+	return nil
+}
+
+func (x *ConnectedWorker) GetClaimed() int64 {
+	if x != nil {
+		return x.Claimed
+	}
+	return 0
+}
+
+func (x *ConnectedWorker) GetCredits() int64 {
+	if x != nil {
+		return x.Credits
+	}
+	return 0
+}
+
+func (x *ConnectedWorker) GetSdk() string {
+	if x != nil {
+		return x.Sdk
+	}
+	return ""
+}
+
+func (x *ConnectedWorker) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *ConnectedWorker) GetOrigin() string {
+	if x != nil {
+		return x.Origin
+	}
+	return ""
+}
+
+func (x *ConnectedWorker) GetConnectedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ConnectedAt
+	}
+	return nil
+}
+
 // GetQueueRequest reads a queue.
 type GetQueueRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Command of the queue.
 	Command string `protobuf:"bytes,1,opt,name=command,proto3" json:"command,omitempty"`
-	// Tenant to act on; only an operator may name another one than its token's. Empty: the token's.
+	// Tenant to act on; only an operator may name one other than the token's. Empty: the token's.
 	Tenant        string `protobuf:"bytes,2,opt,name=tenant,proto3" json:"tenant,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -295,7 +523,7 @@ type GetQueueRequest struct {
 
 func (x *GetQueueRequest) Reset() {
 	*x = GetQueueRequest{}
-	mi := &file_codeq_v1_queue_service_proto_msgTypes[3]
+	mi := &file_codeq_v1_queue_service_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -307,7 +535,7 @@ func (x *GetQueueRequest) String() string {
 func (*GetQueueRequest) ProtoMessage() {}
 
 func (x *GetQueueRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_codeq_v1_queue_service_proto_msgTypes[3]
+	mi := &file_codeq_v1_queue_service_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -320,7 +548,7 @@ func (x *GetQueueRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetQueueRequest.ProtoReflect.Descriptor instead.
 func (*GetQueueRequest) Descriptor() ([]byte, []int) {
-	return file_codeq_v1_queue_service_proto_rawDescGZIP(), []int{3}
+	return file_codeq_v1_queue_service_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *GetQueueRequest) GetCommand() string {
@@ -348,7 +576,7 @@ type GetQueueResponse struct {
 
 func (x *GetQueueResponse) Reset() {
 	*x = GetQueueResponse{}
-	mi := &file_codeq_v1_queue_service_proto_msgTypes[4]
+	mi := &file_codeq_v1_queue_service_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -360,7 +588,7 @@ func (x *GetQueueResponse) String() string {
 func (*GetQueueResponse) ProtoMessage() {}
 
 func (x *GetQueueResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_codeq_v1_queue_service_proto_msgTypes[4]
+	mi := &file_codeq_v1_queue_service_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -373,7 +601,7 @@ func (x *GetQueueResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetQueueResponse.ProtoReflect.Descriptor instead.
 func (*GetQueueResponse) Descriptor() ([]byte, []int) {
-	return file_codeq_v1_queue_service_proto_rawDescGZIP(), []int{4}
+	return file_codeq_v1_queue_service_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *GetQueueResponse) GetQueue() *Queue {
@@ -388,7 +616,7 @@ type PauseQueueRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Command of the queue, in the form of TaskSpec.command.
 	Command string `protobuf:"bytes,1,opt,name=command,proto3" json:"command,omitempty"`
-	// Tenant to act on; only an operator may name another one than its token's. Empty: the token's.
+	// Tenant to act on; only an operator may name one other than the token's. Empty: the token's.
 	Tenant        string `protobuf:"bytes,2,opt,name=tenant,proto3" json:"tenant,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -396,7 +624,7 @@ type PauseQueueRequest struct {
 
 func (x *PauseQueueRequest) Reset() {
 	*x = PauseQueueRequest{}
-	mi := &file_codeq_v1_queue_service_proto_msgTypes[5]
+	mi := &file_codeq_v1_queue_service_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -408,7 +636,7 @@ func (x *PauseQueueRequest) String() string {
 func (*PauseQueueRequest) ProtoMessage() {}
 
 func (x *PauseQueueRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_codeq_v1_queue_service_proto_msgTypes[5]
+	mi := &file_codeq_v1_queue_service_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -421,7 +649,7 @@ func (x *PauseQueueRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseQueueRequest.ProtoReflect.Descriptor instead.
 func (*PauseQueueRequest) Descriptor() ([]byte, []int) {
-	return file_codeq_v1_queue_service_proto_rawDescGZIP(), []int{5}
+	return file_codeq_v1_queue_service_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *PauseQueueRequest) GetCommand() string {
@@ -449,7 +677,7 @@ type PauseQueueResponse struct {
 
 func (x *PauseQueueResponse) Reset() {
 	*x = PauseQueueResponse{}
-	mi := &file_codeq_v1_queue_service_proto_msgTypes[6]
+	mi := &file_codeq_v1_queue_service_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -461,7 +689,7 @@ func (x *PauseQueueResponse) String() string {
 func (*PauseQueueResponse) ProtoMessage() {}
 
 func (x *PauseQueueResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_codeq_v1_queue_service_proto_msgTypes[6]
+	mi := &file_codeq_v1_queue_service_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -474,7 +702,7 @@ func (x *PauseQueueResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseQueueResponse.ProtoReflect.Descriptor instead.
 func (*PauseQueueResponse) Descriptor() ([]byte, []int) {
-	return file_codeq_v1_queue_service_proto_rawDescGZIP(), []int{6}
+	return file_codeq_v1_queue_service_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *PauseQueueResponse) GetQueue() *Queue {
@@ -489,7 +717,7 @@ type ResumeQueueRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Command of the queue.
 	Command string `protobuf:"bytes,1,opt,name=command,proto3" json:"command,omitempty"`
-	// Tenant to act on; only an operator may name another one than its token's. Empty: the token's.
+	// Tenant to act on; only an operator may name one other than the token's. Empty: the token's.
 	Tenant        string `protobuf:"bytes,2,opt,name=tenant,proto3" json:"tenant,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -497,7 +725,7 @@ type ResumeQueueRequest struct {
 
 func (x *ResumeQueueRequest) Reset() {
 	*x = ResumeQueueRequest{}
-	mi := &file_codeq_v1_queue_service_proto_msgTypes[7]
+	mi := &file_codeq_v1_queue_service_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -509,7 +737,7 @@ func (x *ResumeQueueRequest) String() string {
 func (*ResumeQueueRequest) ProtoMessage() {}
 
 func (x *ResumeQueueRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_codeq_v1_queue_service_proto_msgTypes[7]
+	mi := &file_codeq_v1_queue_service_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -522,7 +750,7 @@ func (x *ResumeQueueRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeQueueRequest.ProtoReflect.Descriptor instead.
 func (*ResumeQueueRequest) Descriptor() ([]byte, []int) {
-	return file_codeq_v1_queue_service_proto_rawDescGZIP(), []int{7}
+	return file_codeq_v1_queue_service_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ResumeQueueRequest) GetCommand() string {
@@ -550,7 +778,7 @@ type ResumeQueueResponse struct {
 
 func (x *ResumeQueueResponse) Reset() {
 	*x = ResumeQueueResponse{}
-	mi := &file_codeq_v1_queue_service_proto_msgTypes[8]
+	mi := &file_codeq_v1_queue_service_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -562,7 +790,7 @@ func (x *ResumeQueueResponse) String() string {
 func (*ResumeQueueResponse) ProtoMessage() {}
 
 func (x *ResumeQueueResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_codeq_v1_queue_service_proto_msgTypes[8]
+	mi := &file_codeq_v1_queue_service_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -575,7 +803,7 @@ func (x *ResumeQueueResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeQueueResponse.ProtoReflect.Descriptor instead.
 func (*ResumeQueueResponse) Descriptor() ([]byte, []int) {
-	return file_codeq_v1_queue_service_proto_rawDescGZIP(), []int{8}
+	return file_codeq_v1_queue_service_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ResumeQueueResponse) GetQueue() *Queue {
@@ -590,7 +818,7 @@ type PurgeQueueRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Command of the queue.
 	Command string `protobuf:"bytes,1,opt,name=command,proto3" json:"command,omitempty"`
-	// Tenant to act on; only an operator may name another one than its token's. Empty: the token's.
+	// Tenant to act on; only an operator may name one other than the token's. Empty: the token's.
 	Tenant        string `protobuf:"bytes,2,opt,name=tenant,proto3" json:"tenant,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -598,7 +826,7 @@ type PurgeQueueRequest struct {
 
 func (x *PurgeQueueRequest) Reset() {
 	*x = PurgeQueueRequest{}
-	mi := &file_codeq_v1_queue_service_proto_msgTypes[9]
+	mi := &file_codeq_v1_queue_service_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -610,7 +838,7 @@ func (x *PurgeQueueRequest) String() string {
 func (*PurgeQueueRequest) ProtoMessage() {}
 
 func (x *PurgeQueueRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_codeq_v1_queue_service_proto_msgTypes[9]
+	mi := &file_codeq_v1_queue_service_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -623,7 +851,7 @@ func (x *PurgeQueueRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PurgeQueueRequest.ProtoReflect.Descriptor instead.
 func (*PurgeQueueRequest) Descriptor() ([]byte, []int) {
-	return file_codeq_v1_queue_service_proto_rawDescGZIP(), []int{9}
+	return file_codeq_v1_queue_service_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *PurgeQueueRequest) GetCommand() string {
@@ -652,7 +880,7 @@ type PurgeQueueResponse struct {
 
 func (x *PurgeQueueResponse) Reset() {
 	*x = PurgeQueueResponse{}
-	mi := &file_codeq_v1_queue_service_proto_msgTypes[10]
+	mi := &file_codeq_v1_queue_service_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -664,7 +892,7 @@ func (x *PurgeQueueResponse) String() string {
 func (*PurgeQueueResponse) ProtoMessage() {}
 
 func (x *PurgeQueueResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_codeq_v1_queue_service_proto_msgTypes[10]
+	mi := &file_codeq_v1_queue_service_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -677,7 +905,7 @@ func (x *PurgeQueueResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PurgeQueueResponse.ProtoReflect.Descriptor instead.
 func (*PurgeQueueResponse) Descriptor() ([]byte, []int) {
-	return file_codeq_v1_queue_service_proto_rawDescGZIP(), []int{10}
+	return file_codeq_v1_queue_service_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *PurgeQueueResponse) GetQueue() *Queue {
@@ -698,7 +926,7 @@ type ListDeadLettersRequest struct {
 	PageToken string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
 	// Which dead letters come first: `oldest` (default) or `newest`.
 	OrderBy string `protobuf:"bytes,4,opt,name=order_by,json=orderBy,proto3" json:"order_by,omitempty"`
-	// Tenant to act on; only an operator may name another one than its token's. Empty: the token's.
+	// Tenant to act on; only an operator may name one other than the token's. Empty: the token's.
 	Tenant        string `protobuf:"bytes,5,opt,name=tenant,proto3" json:"tenant,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -706,7 +934,7 @@ type ListDeadLettersRequest struct {
 
 func (x *ListDeadLettersRequest) Reset() {
 	*x = ListDeadLettersRequest{}
-	mi := &file_codeq_v1_queue_service_proto_msgTypes[11]
+	mi := &file_codeq_v1_queue_service_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -718,7 +946,7 @@ func (x *ListDeadLettersRequest) String() string {
 func (*ListDeadLettersRequest) ProtoMessage() {}
 
 func (x *ListDeadLettersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_codeq_v1_queue_service_proto_msgTypes[11]
+	mi := &file_codeq_v1_queue_service_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -731,7 +959,7 @@ func (x *ListDeadLettersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDeadLettersRequest.ProtoReflect.Descriptor instead.
 func (*ListDeadLettersRequest) Descriptor() ([]byte, []int) {
-	return file_codeq_v1_queue_service_proto_rawDescGZIP(), []int{11}
+	return file_codeq_v1_queue_service_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ListDeadLettersRequest) GetCommand() string {
@@ -786,7 +1014,7 @@ type ListDeadLettersResponse struct {
 
 func (x *ListDeadLettersResponse) Reset() {
 	*x = ListDeadLettersResponse{}
-	mi := &file_codeq_v1_queue_service_proto_msgTypes[12]
+	mi := &file_codeq_v1_queue_service_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -798,7 +1026,7 @@ func (x *ListDeadLettersResponse) String() string {
 func (*ListDeadLettersResponse) ProtoMessage() {}
 
 func (x *ListDeadLettersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_codeq_v1_queue_service_proto_msgTypes[12]
+	mi := &file_codeq_v1_queue_service_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -811,7 +1039,7 @@ func (x *ListDeadLettersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDeadLettersResponse.ProtoReflect.Descriptor instead.
 func (*ListDeadLettersResponse) Descriptor() ([]byte, []int) {
-	return file_codeq_v1_queue_service_proto_rawDescGZIP(), []int{12}
+	return file_codeq_v1_queue_service_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ListDeadLettersResponse) GetTasks() []*Task {
@@ -855,7 +1083,7 @@ type DeadLetterGroup struct {
 
 func (x *DeadLetterGroup) Reset() {
 	*x = DeadLetterGroup{}
-	mi := &file_codeq_v1_queue_service_proto_msgTypes[13]
+	mi := &file_codeq_v1_queue_service_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -867,7 +1095,7 @@ func (x *DeadLetterGroup) String() string {
 func (*DeadLetterGroup) ProtoMessage() {}
 
 func (x *DeadLetterGroup) ProtoReflect() protoreflect.Message {
-	mi := &file_codeq_v1_queue_service_proto_msgTypes[13]
+	mi := &file_codeq_v1_queue_service_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -880,7 +1108,7 @@ func (x *DeadLetterGroup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeadLetterGroup.ProtoReflect.Descriptor instead.
 func (*DeadLetterGroup) Descriptor() ([]byte, []int) {
-	return file_codeq_v1_queue_service_proto_rawDescGZIP(), []int{13}
+	return file_codeq_v1_queue_service_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *DeadLetterGroup) GetError() string {
@@ -921,7 +1149,7 @@ type RedriveTasksRequest struct {
 	Rate int32 `protobuf:"varint,9,opt,name=rate,proto3" json:"rate,omitempty"`
 	// next_page_token of the previous response with the same filters. Empty to start from the beginning.
 	PageToken string `protobuf:"bytes,10,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
-	// Tenant to act on; only an operator may name another one than its token's. Empty: the token's.
+	// Tenant to act on; only an operator may name one other than the token's. Empty: the token's.
 	Tenant        string `protobuf:"bytes,11,opt,name=tenant,proto3" json:"tenant,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -929,7 +1157,7 @@ type RedriveTasksRequest struct {
 
 func (x *RedriveTasksRequest) Reset() {
 	*x = RedriveTasksRequest{}
-	mi := &file_codeq_v1_queue_service_proto_msgTypes[14]
+	mi := &file_codeq_v1_queue_service_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -941,7 +1169,7 @@ func (x *RedriveTasksRequest) String() string {
 func (*RedriveTasksRequest) ProtoMessage() {}
 
 func (x *RedriveTasksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_codeq_v1_queue_service_proto_msgTypes[14]
+	mi := &file_codeq_v1_queue_service_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -954,7 +1182,7 @@ func (x *RedriveTasksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RedriveTasksRequest.ProtoReflect.Descriptor instead.
 func (*RedriveTasksRequest) Descriptor() ([]byte, []int) {
-	return file_codeq_v1_queue_service_proto_rawDescGZIP(), []int{14}
+	return file_codeq_v1_queue_service_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *RedriveTasksRequest) GetCommand() string {
@@ -1051,7 +1279,7 @@ type RedriveTasksResponse struct {
 
 func (x *RedriveTasksResponse) Reset() {
 	*x = RedriveTasksResponse{}
-	mi := &file_codeq_v1_queue_service_proto_msgTypes[15]
+	mi := &file_codeq_v1_queue_service_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1063,7 +1291,7 @@ func (x *RedriveTasksResponse) String() string {
 func (*RedriveTasksResponse) ProtoMessage() {}
 
 func (x *RedriveTasksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_codeq_v1_queue_service_proto_msgTypes[15]
+	mi := &file_codeq_v1_queue_service_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1076,7 +1304,7 @@ func (x *RedriveTasksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RedriveTasksResponse.ProtoReflect.Descriptor instead.
 func (*RedriveTasksResponse) Descriptor() ([]byte, []int) {
-	return file_codeq_v1_queue_service_proto_rawDescGZIP(), []int{15}
+	return file_codeq_v1_queue_service_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *RedriveTasksResponse) GetMatched() int64 {
@@ -1133,7 +1361,25 @@ const file_codeq_v1_queue_service_proto_rawDesc = "" +
 	"\x06tenant\x18\x03 \x01(\tB&\xbaH\x1fr\x1d\x18?2\x19^([a-z][a-z0-9-]{1,62})?$\x98\xb6\x18\x01R\x06tenant\"e\n" +
 	"\x12ListQueuesResponse\x12'\n" +
 	"\x06queues\x18\x01 \x03(\v2\x0f.codeq.v1.QueueR\x06queues\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"w\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xa6\x01\n" +
+	"\x12ListWorkersRequest\x12'\n" +
+	"\tpage_size\x18\x01 \x01(\x05B\n" +
+	"\xbaH\a\x1a\x05\x18\xf4\x03(\x00R\bpageSize\x12'\n" +
+	"\n" +
+	"page_token\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80 R\tpageToken\x12>\n" +
+	"\x06tenant\x18\x03 \x01(\tB&\xbaH\x1fr\x1d\x18?2\x19^([a-z][a-z0-9-]{1,62})?$\x98\xb6\x18\x01R\x06tenant\"r\n" +
+	"\x13ListWorkersResponse\x123\n" +
+	"\aworkers\x18\x01 \x03(\v2\x19.codeq.v1.ConnectedWorkerR\aworkers\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x81\x02\n" +
+	"\x0fConnectedWorker\x12\x1b\n" +
+	"\tworker_id\x18\x01 \x01(\tR\bworkerId\x12\x1a\n" +
+	"\bcommands\x18\x02 \x03(\tR\bcommands\x12\x18\n" +
+	"\aclaimed\x18\x03 \x01(\x03R\aclaimed\x12\x18\n" +
+	"\acredits\x18\x04 \x01(\x03R\acredits\x12\x10\n" +
+	"\x03sdk\x18\x05 \x01(\tR\x03sdk\x12\x18\n" +
+	"\aversion\x18\x06 \x01(\tR\aversion\x12\x16\n" +
+	"\x06origin\x18\a \x01(\tR\x06origin\x12=\n" +
+	"\fconnected_at\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\vconnectedAt\"w\n" +
 	"\x0fGetQueueRequest\x12$\n" +
 	"\acommand\x18\x01 \x01(\tB\n" +
 	"\xbaH\ar\x05\x10\x01\x18\x80\x01R\acommand\x12>\n" +
@@ -1163,7 +1409,7 @@ const file_codeq_v1_queue_service_proto_rawDesc = "" +
 	"\tpage_size\x18\x02 \x01(\x05B\n" +
 	"\xbaH\a\x1a\x05\x18\xf4\x03(\x00R\bpageSize\x12'\n" +
 	"\n" +
-	"page_token\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\tpageToken\x122\n" +
+	"page_token\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80 R\tpageToken\x122\n" +
 	"\border_by\x18\x04 \x01(\tB\x17\xbaH\x14r\x12R\x00R\x06oldestR\x06newestR\aorderBy\x12>\n" +
 	"\x06tenant\x18\x05 \x01(\tB&\xbaH\x1fr\x1d\x18?2\x19^([a-z][a-z0-9-]{1,62})?$\x98\xb6\x18\x01R\x06tenant\"\xb6\x01\n" +
 	"\x17ListDeadLettersResponse\x12$\n" +
@@ -1197,11 +1443,12 @@ const file_codeq_v1_queue_service_proto_rawDesc = "" +
 	"\amatched\x18\x01 \x01(\x03R\amatched\x12\x1a\n" +
 	"\bredriven\x18\x02 \x01(\x03R\bredriven\x12#\n" +
 	"\rin_background\x18\x03 \x01(\bR\finBackground\x12&\n" +
-	"\x0fnext_page_token\x18\x04 \x01(\tR\rnextPageToken2\xb5\a\n" +
+	"\x0fnext_page_token\x18\x04 \x01(\tR\rnextPageToken2\xa8\b\n" +
 	"\fQueueService\x12m\n" +
 	"\n" +
 	"ListQueues\x12\x1b.codeq.v1.ListQueuesRequest\x1a\x1c.codeq.v1.ListQueuesResponse\"$\x8a\xb5\x18\x02\b\x06\x82\xd3\xe4\x93\x02\x18\x12\x16/v1/codeq/admin/queues\x12x\n" +
-	"\bGetQueue\x12\x19.codeq.v1.GetQueueRequest\x1a\x1a.codeq.v1.GetQueueResponse\"5\x8a\xb5\x18\x02\b\x06\x82\xd3\xe4\x93\x02)b\x05queue\x12 /v1/codeq/admin/queues/{command}\x12\x87\x01\n" +
+	"\bGetQueue\x12\x19.codeq.v1.GetQueueRequest\x1a\x1a.codeq.v1.GetQueueResponse\"5\x8a\xb5\x18\x02\b\x06\x82\xd3\xe4\x93\x02)b\x05queue\x12 /v1/codeq/admin/queues/{command}\x12q\n" +
+	"\vListWorkers\x12\x1c.codeq.v1.ListWorkersRequest\x1a\x1d.codeq.v1.ListWorkersResponse\"%\x8a\xb5\x18\x02\b\x06\x82\xd3\xe4\x93\x02\x19\x12\x17/v1/codeq/admin/workers\x12\x87\x01\n" +
 	"\n" +
 	"PauseQueue\x12\x1b.codeq.v1.PauseQueueRequest\x1a\x1c.codeq.v1.PauseQueueResponse\">\x8a\xb5\x18\x02\b\x04\x82\xd3\xe4\x93\x022:\x01*b\x05queue\"&/v1/codeq/admin/queues/{command}/pause\x12\x8b\x01\n" +
 	"\vResumeQueue\x12\x1c.codeq.v1.ResumeQueueRequest\x1a\x1d.codeq.v1.ResumeQueueResponse\"?\x8a\xb5\x18\x02\b\x04\x82\xd3\xe4\x93\x023:\x01*b\x05queue\"'/v1/codeq/admin/queues/{command}/resume\x12\x87\x01\n" +
@@ -1222,58 +1469,65 @@ func file_codeq_v1_queue_service_proto_rawDescGZIP() []byte {
 	return file_codeq_v1_queue_service_proto_rawDescData
 }
 
-var file_codeq_v1_queue_service_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
+var file_codeq_v1_queue_service_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
 var file_codeq_v1_queue_service_proto_goTypes = []any{
 	(*Queue)(nil),                   // 0: codeq.v1.Queue
 	(*ListQueuesRequest)(nil),       // 1: codeq.v1.ListQueuesRequest
 	(*ListQueuesResponse)(nil),      // 2: codeq.v1.ListQueuesResponse
-	(*GetQueueRequest)(nil),         // 3: codeq.v1.GetQueueRequest
-	(*GetQueueResponse)(nil),        // 4: codeq.v1.GetQueueResponse
-	(*PauseQueueRequest)(nil),       // 5: codeq.v1.PauseQueueRequest
-	(*PauseQueueResponse)(nil),      // 6: codeq.v1.PauseQueueResponse
-	(*ResumeQueueRequest)(nil),      // 7: codeq.v1.ResumeQueueRequest
-	(*ResumeQueueResponse)(nil),     // 8: codeq.v1.ResumeQueueResponse
-	(*PurgeQueueRequest)(nil),       // 9: codeq.v1.PurgeQueueRequest
-	(*PurgeQueueResponse)(nil),      // 10: codeq.v1.PurgeQueueResponse
-	(*ListDeadLettersRequest)(nil),  // 11: codeq.v1.ListDeadLettersRequest
-	(*ListDeadLettersResponse)(nil), // 12: codeq.v1.ListDeadLettersResponse
-	(*DeadLetterGroup)(nil),         // 13: codeq.v1.DeadLetterGroup
-	(*RedriveTasksRequest)(nil),     // 14: codeq.v1.RedriveTasksRequest
-	(*RedriveTasksResponse)(nil),    // 15: codeq.v1.RedriveTasksResponse
-	(*Task)(nil),                    // 16: codeq.v1.Task
-	(TaskStatus)(0),                 // 17: codeq.v1.TaskStatus
-	(*timestamppb.Timestamp)(nil),   // 18: google.protobuf.Timestamp
+	(*ListWorkersRequest)(nil),      // 3: codeq.v1.ListWorkersRequest
+	(*ListWorkersResponse)(nil),     // 4: codeq.v1.ListWorkersResponse
+	(*ConnectedWorker)(nil),         // 5: codeq.v1.ConnectedWorker
+	(*GetQueueRequest)(nil),         // 6: codeq.v1.GetQueueRequest
+	(*GetQueueResponse)(nil),        // 7: codeq.v1.GetQueueResponse
+	(*PauseQueueRequest)(nil),       // 8: codeq.v1.PauseQueueRequest
+	(*PauseQueueResponse)(nil),      // 9: codeq.v1.PauseQueueResponse
+	(*ResumeQueueRequest)(nil),      // 10: codeq.v1.ResumeQueueRequest
+	(*ResumeQueueResponse)(nil),     // 11: codeq.v1.ResumeQueueResponse
+	(*PurgeQueueRequest)(nil),       // 12: codeq.v1.PurgeQueueRequest
+	(*PurgeQueueResponse)(nil),      // 13: codeq.v1.PurgeQueueResponse
+	(*ListDeadLettersRequest)(nil),  // 14: codeq.v1.ListDeadLettersRequest
+	(*ListDeadLettersResponse)(nil), // 15: codeq.v1.ListDeadLettersResponse
+	(*DeadLetterGroup)(nil),         // 16: codeq.v1.DeadLetterGroup
+	(*RedriveTasksRequest)(nil),     // 17: codeq.v1.RedriveTasksRequest
+	(*RedriveTasksResponse)(nil),    // 18: codeq.v1.RedriveTasksResponse
+	(*timestamppb.Timestamp)(nil),   // 19: google.protobuf.Timestamp
+	(*Task)(nil),                    // 20: codeq.v1.Task
+	(TaskStatus)(0),                 // 21: codeq.v1.TaskStatus
 }
 var file_codeq_v1_queue_service_proto_depIdxs = []int32{
 	0,  // 0: codeq.v1.ListQueuesResponse.queues:type_name -> codeq.v1.Queue
-	0,  // 1: codeq.v1.GetQueueResponse.queue:type_name -> codeq.v1.Queue
-	0,  // 2: codeq.v1.PauseQueueResponse.queue:type_name -> codeq.v1.Queue
-	0,  // 3: codeq.v1.ResumeQueueResponse.queue:type_name -> codeq.v1.Queue
-	0,  // 4: codeq.v1.PurgeQueueResponse.queue:type_name -> codeq.v1.Queue
-	16, // 5: codeq.v1.ListDeadLettersResponse.tasks:type_name -> codeq.v1.Task
-	13, // 6: codeq.v1.ListDeadLettersResponse.groups:type_name -> codeq.v1.DeadLetterGroup
-	17, // 7: codeq.v1.RedriveTasksRequest.status:type_name -> codeq.v1.TaskStatus
-	18, // 8: codeq.v1.RedriveTasksRequest.ended_from:type_name -> google.protobuf.Timestamp
-	18, // 9: codeq.v1.RedriveTasksRequest.ended_to:type_name -> google.protobuf.Timestamp
-	1,  // 10: codeq.v1.QueueService.ListQueues:input_type -> codeq.v1.ListQueuesRequest
-	3,  // 11: codeq.v1.QueueService.GetQueue:input_type -> codeq.v1.GetQueueRequest
-	5,  // 12: codeq.v1.QueueService.PauseQueue:input_type -> codeq.v1.PauseQueueRequest
-	7,  // 13: codeq.v1.QueueService.ResumeQueue:input_type -> codeq.v1.ResumeQueueRequest
-	9,  // 14: codeq.v1.QueueService.PurgeQueue:input_type -> codeq.v1.PurgeQueueRequest
-	11, // 15: codeq.v1.QueueService.ListDeadLetters:input_type -> codeq.v1.ListDeadLettersRequest
-	14, // 16: codeq.v1.QueueService.RedriveTasks:input_type -> codeq.v1.RedriveTasksRequest
-	2,  // 17: codeq.v1.QueueService.ListQueues:output_type -> codeq.v1.ListQueuesResponse
-	4,  // 18: codeq.v1.QueueService.GetQueue:output_type -> codeq.v1.GetQueueResponse
-	6,  // 19: codeq.v1.QueueService.PauseQueue:output_type -> codeq.v1.PauseQueueResponse
-	8,  // 20: codeq.v1.QueueService.ResumeQueue:output_type -> codeq.v1.ResumeQueueResponse
-	10, // 21: codeq.v1.QueueService.PurgeQueue:output_type -> codeq.v1.PurgeQueueResponse
-	12, // 22: codeq.v1.QueueService.ListDeadLetters:output_type -> codeq.v1.ListDeadLettersResponse
-	15, // 23: codeq.v1.QueueService.RedriveTasks:output_type -> codeq.v1.RedriveTasksResponse
-	17, // [17:24] is the sub-list for method output_type
-	10, // [10:17] is the sub-list for method input_type
-	10, // [10:10] is the sub-list for extension type_name
-	10, // [10:10] is the sub-list for extension extendee
-	0,  // [0:10] is the sub-list for field type_name
+	5,  // 1: codeq.v1.ListWorkersResponse.workers:type_name -> codeq.v1.ConnectedWorker
+	19, // 2: codeq.v1.ConnectedWorker.connected_at:type_name -> google.protobuf.Timestamp
+	0,  // 3: codeq.v1.GetQueueResponse.queue:type_name -> codeq.v1.Queue
+	0,  // 4: codeq.v1.PauseQueueResponse.queue:type_name -> codeq.v1.Queue
+	0,  // 5: codeq.v1.ResumeQueueResponse.queue:type_name -> codeq.v1.Queue
+	0,  // 6: codeq.v1.PurgeQueueResponse.queue:type_name -> codeq.v1.Queue
+	20, // 7: codeq.v1.ListDeadLettersResponse.tasks:type_name -> codeq.v1.Task
+	16, // 8: codeq.v1.ListDeadLettersResponse.groups:type_name -> codeq.v1.DeadLetterGroup
+	21, // 9: codeq.v1.RedriveTasksRequest.status:type_name -> codeq.v1.TaskStatus
+	19, // 10: codeq.v1.RedriveTasksRequest.ended_from:type_name -> google.protobuf.Timestamp
+	19, // 11: codeq.v1.RedriveTasksRequest.ended_to:type_name -> google.protobuf.Timestamp
+	1,  // 12: codeq.v1.QueueService.ListQueues:input_type -> codeq.v1.ListQueuesRequest
+	6,  // 13: codeq.v1.QueueService.GetQueue:input_type -> codeq.v1.GetQueueRequest
+	3,  // 14: codeq.v1.QueueService.ListWorkers:input_type -> codeq.v1.ListWorkersRequest
+	8,  // 15: codeq.v1.QueueService.PauseQueue:input_type -> codeq.v1.PauseQueueRequest
+	10, // 16: codeq.v1.QueueService.ResumeQueue:input_type -> codeq.v1.ResumeQueueRequest
+	12, // 17: codeq.v1.QueueService.PurgeQueue:input_type -> codeq.v1.PurgeQueueRequest
+	14, // 18: codeq.v1.QueueService.ListDeadLetters:input_type -> codeq.v1.ListDeadLettersRequest
+	17, // 19: codeq.v1.QueueService.RedriveTasks:input_type -> codeq.v1.RedriveTasksRequest
+	2,  // 20: codeq.v1.QueueService.ListQueues:output_type -> codeq.v1.ListQueuesResponse
+	7,  // 21: codeq.v1.QueueService.GetQueue:output_type -> codeq.v1.GetQueueResponse
+	4,  // 22: codeq.v1.QueueService.ListWorkers:output_type -> codeq.v1.ListWorkersResponse
+	9,  // 23: codeq.v1.QueueService.PauseQueue:output_type -> codeq.v1.PauseQueueResponse
+	11, // 24: codeq.v1.QueueService.ResumeQueue:output_type -> codeq.v1.ResumeQueueResponse
+	13, // 25: codeq.v1.QueueService.PurgeQueue:output_type -> codeq.v1.PurgeQueueResponse
+	15, // 26: codeq.v1.QueueService.ListDeadLetters:output_type -> codeq.v1.ListDeadLettersResponse
+	18, // 27: codeq.v1.QueueService.RedriveTasks:output_type -> codeq.v1.RedriveTasksResponse
+	20, // [20:28] is the sub-list for method output_type
+	12, // [12:20] is the sub-list for method input_type
+	12, // [12:12] is the sub-list for extension type_name
+	12, // [12:12] is the sub-list for extension extendee
+	0,  // [0:12] is the sub-list for field type_name
 }
 
 func init() { file_codeq_v1_queue_service_proto_init() }
@@ -1288,7 +1542,7 @@ func file_codeq_v1_queue_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_codeq_v1_queue_service_proto_rawDesc), len(file_codeq_v1_queue_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   16,
+			NumMessages:   19,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -21,6 +21,7 @@ const _ = grpc.SupportPackageIsVersion9
 const (
 	QueueService_ListQueues_FullMethodName      = "/codeq.v1.QueueService/ListQueues"
 	QueueService_GetQueue_FullMethodName        = "/codeq.v1.QueueService/GetQueue"
+	QueueService_ListWorkers_FullMethodName     = "/codeq.v1.QueueService/ListWorkers"
 	QueueService_PauseQueue_FullMethodName      = "/codeq.v1.QueueService/PauseQueue"
 	QueueService_ResumeQueue_FullMethodName     = "/codeq.v1.QueueService/ResumeQueue"
 	QueueService_PurgeQueue_FullMethodName      = "/codeq.v1.QueueService/PurgeQueue"
@@ -34,7 +35,7 @@ const (
 //
 // QueueService shows and controls the queues of the caller's tenant; an operator names any tenant in the request. Task
 // counts are exact and cheap to read.
-// Every RPC may also fail with NOT_OPERATOR if it names another tenant than the token's, and COMMAND_NOT_ALLOWED.
+// Every RPC may also fail with NOT_OPERATOR if it names a tenant other than the token's, and COMMAND_NOT_ALLOWED.
 type QueueServiceClient interface {
 	// ListQueues returns the queues, ordered by name.
 	// Errors: NOT_ADMIN, INVALID_PAGE_TOKEN.
@@ -42,6 +43,10 @@ type QueueServiceClient interface {
 	// GetQueue returns one queue.
 	// Errors: NOT_ADMIN, QUEUE_NOT_FOUND.
 	GetQueue(ctx context.Context, in *GetQueueRequest, opts ...grpc.CallOption) (*GetQueueResponse, error)
+	// ListWorkers returns the workers that are connected by streams, in the order in which they connected. Callers that
+	// claim tasks with single calls are not connected. A follower knows none.
+	// Errors: NOT_ADMIN, INVALID_PAGE_TOKEN.
+	ListWorkers(ctx context.Context, in *ListWorkersRequest, opts ...grpc.CallOption) (*ListWorkersResponse, error)
 	// PauseQueue stops all deliveries from a queue, including those to open streams and waiting claims. Tasks are still
 	// accepted, and leased tasks carry on. A queue that does not exist is created, and a paused queue is never removed.
 	// Idempotent.
@@ -91,6 +96,16 @@ func (c *queueServiceClient) GetQueue(ctx context.Context, in *GetQueueRequest, 
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(GetQueueResponse)
 	err := c.cc.Invoke(ctx, QueueService_GetQueue_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *queueServiceClient) ListWorkers(ctx context.Context, in *ListWorkersRequest, opts ...grpc.CallOption) (*ListWorkersResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListWorkersResponse)
+	err := c.cc.Invoke(ctx, QueueService_ListWorkers_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -153,7 +168,7 @@ func (c *queueServiceClient) RedriveTasks(ctx context.Context, in *RedriveTasksR
 //
 // QueueService shows and controls the queues of the caller's tenant; an operator names any tenant in the request. Task
 // counts are exact and cheap to read.
-// Every RPC may also fail with NOT_OPERATOR if it names another tenant than the token's, and COMMAND_NOT_ALLOWED.
+// Every RPC may also fail with NOT_OPERATOR if it names a tenant other than the token's, and COMMAND_NOT_ALLOWED.
 type QueueServiceServer interface {
 	// ListQueues returns the queues, ordered by name.
 	// Errors: NOT_ADMIN, INVALID_PAGE_TOKEN.
@@ -161,6 +176,10 @@ type QueueServiceServer interface {
 	// GetQueue returns one queue.
 	// Errors: NOT_ADMIN, QUEUE_NOT_FOUND.
 	GetQueue(context.Context, *GetQueueRequest) (*GetQueueResponse, error)
+	// ListWorkers returns the workers that are connected by streams, in the order in which they connected. Callers that
+	// claim tasks with single calls are not connected. A follower knows none.
+	// Errors: NOT_ADMIN, INVALID_PAGE_TOKEN.
+	ListWorkers(context.Context, *ListWorkersRequest) (*ListWorkersResponse, error)
 	// PauseQueue stops all deliveries from a queue, including those to open streams and waiting claims. Tasks are still
 	// accepted, and leased tasks carry on. A queue that does not exist is created, and a paused queue is never removed.
 	// Idempotent.
@@ -201,6 +220,9 @@ func (UnimplementedQueueServiceServer) ListQueues(context.Context, *ListQueuesRe
 }
 func (UnimplementedQueueServiceServer) GetQueue(context.Context, *GetQueueRequest) (*GetQueueResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetQueue not implemented")
+}
+func (UnimplementedQueueServiceServer) ListWorkers(context.Context, *ListWorkersRequest) (*ListWorkersResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListWorkers not implemented")
 }
 func (UnimplementedQueueServiceServer) PauseQueue(context.Context, *PauseQueueRequest) (*PauseQueueResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method PauseQueue not implemented")
@@ -270,6 +292,24 @@ func _QueueService_GetQueue_Handler(srv interface{}, ctx context.Context, dec fu
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(QueueServiceServer).GetQueue(ctx, req.(*GetQueueRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _QueueService_ListWorkers_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListWorkersRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(QueueServiceServer).ListWorkers(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: QueueService_ListWorkers_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(QueueServiceServer).ListWorkers(ctx, req.(*ListWorkersRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -378,6 +418,10 @@ var QueueService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "GetQueue",
 			Handler:    _QueueService_GetQueue_Handler,
+		},
+		{
+			MethodName: "ListWorkers",
+			Handler:    _QueueService_ListWorkers_Handler,
 		},
 		{
 			MethodName: "PauseQueue",

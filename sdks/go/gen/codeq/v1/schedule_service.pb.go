@@ -82,7 +82,8 @@ func (ScheduleFireKind) EnumDescriptor() ([]byte, []int) {
 	return file_codeq_v1_schedule_service_proto_rawDescGZIP(), []int{0}
 }
 
-// ScheduleSpec defines a schedule. Exactly one of `cron`, `every` and `at` says when it fires.
+// ScheduleSpec defines a schedule. Exactly one of `cron`, `every` and `at` says when it fires. Times are after
+// 1970 and before 9999-12-31.
 type ScheduleSpec struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Cron expression of 5 fields (minute, hour, day of month, month, day of week) or 6 (seconds first), or one of
@@ -93,28 +94,30 @@ type ScheduleSpec struct {
 	Every *string `protobuf:"bytes,2,opt,name=every,proto3,oneof" json:"every,omitempty"`
 	// The only instant, which must be in the future when the schedule is created or changed.
 	At *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=at,proto3" json:"at,omitempty"`
-	// IANA name of the time zone of `cron`, such as "Europe/Berlin". Empty: UTC.
+	// IANA name of the time zone of `cron`, such as "Europe/Berlin". Empty: UTC, the only one allowed without `cron`.
 	TimeZone string `protobuf:"bytes,4,opt,name=time_zone,json=timeZone,proto3" json:"time_zone,omitempty"`
 	// Command of the tasks.
 	Command string `protobuf:"bytes,5,opt,name=command,proto3" json:"command,omitempty"`
 	// Payload of the tasks: one JSON value of at most 64 KiB. In its strings, "{{scheduledAt}}" is replaced by the
 	// instant in RFC 3339, in UTC. Over gRPC, an absent payload means null.
 	Payload []byte `protobuf:"bytes,6,opt,name=payload,proto3" json:"payload,omitempty"`
-	// Priority of the tasks, 0 (default) to 9.
+	// Priority of the tasks, 0 to 9. 0 or absent: as the policy of the command says, or else 0.
 	Priority int32 `protobuf:"varint,7,opt,name=priority,proto3" json:"priority,omitempty"`
-	// Number of deliveries after which a task goes to the dead-letter queue, 1 to 1000. If absent, the server's default
-	// applies.
+	// Number of deliveries after which a task goes to the dead-letter queue, 1 to 1000. Absent: as the policy of the
+	// command says when the task is created, or else the server's default.
 	MaxAttempts *int32 `protobuf:"varint,8,opt,name=max_attempts,json=maxAttempts,proto3,oneof" json:"max_attempts,omitempty"`
 	// Delay of the tasks after they are created, in seconds, 0 to 315360000 (10 years).
 	DelaySeconds int32 `protobuf:"varint,9,opt,name=delay_seconds,json=delaySeconds,proto3" json:"delay_seconds,omitempty"`
-	// Seconds after which a task that still waits ends as FAILED with the error EXPIRED, 1 to 315360000. If absent, never.
+	// Seconds after which a task that still waits ends as FAILED with the error EXPIRED, 1 to 315360000. Absent: as
+	// the policy of the command says when the task is created, or else never.
 	ExpireSeconds *int32 `protobuf:"varint,10,opt,name=expire_seconds,json=expireSeconds,proto3,oneof" json:"expire_seconds,omitempty"`
 	// What happens at an instant if a task of the schedule has not ended, whether it runs or waits: "allow" (default)
 	// creates another, "skip" leaves the instant out, "queueOne" keeps the instant until that task has ended and leaves
 	// out those that follow meanwhile, "cancelRunning" creates another and cancels that task.
 	Overlap string `protobuf:"bytes,11,opt,name=overlap,proto3" json:"overlap,omitempty"`
 	// What happens to instants that were missed, because no server ran or the schedule was paused: "one" (default) fires
-	// the latest of them, "skip" none, "all" the latest misfire_max. An instant is missed if it is more than 10 s late.
+	// the latest of them, "skip" none, "all" the latest misfire_max. An instant is missed if it is more than 10 s late, or
+	// came during a pause.
 	Misfire string `protobuf:"bytes,12,opt,name=misfire,proto3" json:"misfire,omitempty"`
 	// Maximum number of missed instants that "all" fires, 1 to 100. 0 means 100.
 	MisfireMax int32 `protobuf:"varint,13,opt,name=misfire_max,json=misfireMax,proto3" json:"misfire_max,omitempty"`
@@ -506,7 +509,7 @@ type ListSchedulesRequest struct {
 	PageSize int32 `protobuf:"varint,1,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
 	// next_page_token of the previous response. Empty for the first page.
 	PageToken string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
-	// Tenant to act on; only an operator may name another one than the token's. Empty: the token's.
+	// Tenant to act on; only an operator may name one other than the token's. Empty: the token's.
 	Tenant        string `protobuf:"bytes,3,opt,name=tenant,proto3" json:"tenant,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -623,7 +626,7 @@ type GetScheduleRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Name of the schedule.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	// Tenant to act on; only an operator may name another one than the token's. Empty: the token's.
+	// Tenant to act on; only an operator may name one other than the token's. Empty: the token's.
 	Tenant        string `protobuf:"bytes,2,opt,name=tenant,proto3" json:"tenant,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -724,7 +727,7 @@ type PutScheduleRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Name of the schedule.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	// Tenant to act on; only an operator may name another one than the token's. Empty: the token's.
+	// Tenant to act on; only an operator may name one other than the token's. Empty: the token's.
 	Tenant string `protobuf:"bytes,2,opt,name=tenant,proto3" json:"tenant,omitempty"`
 	// Definition.
 	Spec          *ScheduleSpec `protobuf:"bytes,3,opt,name=spec,proto3" json:"spec,omitempty"`
@@ -834,7 +837,7 @@ type DeleteScheduleRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Name of the schedule.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	// Tenant to act on; only an operator may name another one than the token's. Empty: the token's.
+	// Tenant to act on; only an operator may name one other than the token's. Empty: the token's.
 	Tenant        string `protobuf:"bytes,2,opt,name=tenant,proto3" json:"tenant,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -926,7 +929,7 @@ type PauseScheduleRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Name of the schedule.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	// Tenant to act on; only an operator may name another one than the token's. Empty: the token's.
+	// Tenant to act on; only an operator may name one other than the token's. Empty: the token's.
 	Tenant        string `protobuf:"bytes,2,opt,name=tenant,proto3" json:"tenant,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1027,7 +1030,7 @@ type ResumeScheduleRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Name of the schedule.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	// Tenant to act on; only an operator may name another one than the token's. Empty: the token's.
+	// Tenant to act on; only an operator may name one other than the token's. Empty: the token's.
 	Tenant        string `protobuf:"bytes,2,opt,name=tenant,proto3" json:"tenant,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1128,7 +1131,7 @@ type TriggerScheduleRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Name of the schedule.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	// Tenant to act on; only an operator may name another one than the token's. Empty: the token's.
+	// Tenant to act on; only an operator may name one other than the token's. Empty: the token's.
 	Tenant        string `protobuf:"bytes,2,opt,name=tenant,proto3" json:"tenant,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1229,7 +1232,7 @@ type BackfillScheduleRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Name of the schedule.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	// Tenant to act on; only an operator may name another one than the token's. Empty: the token's.
+	// Tenant to act on; only an operator may name one other than the token's. Empty: the token's.
 	Tenant string `protobuf:"bytes,2,opt,name=tenant,proto3" json:"tenant,omitempty"`
 	// First instant of the range.
 	From *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=from,proto3" json:"from,omitempty"`
@@ -1357,7 +1360,7 @@ type GetScheduleHistoryRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Name of the schedule.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	// Tenant to act on; only an operator may name another one than the token's. Empty: the token's.
+	// Tenant to act on; only an operator may name one other than the token's. Empty: the token's.
 	Tenant        string `protobuf:"bytes,2,opt,name=tenant,proto3" json:"tenant,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1458,7 +1461,7 @@ type RecomputeScheduleRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Name of the schedule.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	// Tenant to act on; only an operator may name another one than the token's. Empty: the token's.
+	// Tenant to act on; only an operator may name one other than the token's. Empty: the token's.
 	Tenant        string `protobuf:"bytes,2,opt,name=tenant,proto3" json:"tenant,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1585,10 +1588,10 @@ var File_codeq_v1_schedule_service_proto protoreflect.FileDescriptor
 
 const file_codeq_v1_schedule_service_proto_rawDesc = "" +
 	"\n" +
-	"\x1fcodeq/v1/schedule_service.proto\x12\bcodeq.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1ecodeq/options/v1/options.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xaa\a\n" +
+	"\x1fcodeq/v1/schedule_service.proto\x12\bcodeq.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1ecodeq/options/v1/options.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xdd\a\n" +
 	"\fScheduleSpec\x12+\n" +
-	"\x04cron\x18\x01 \x01(\tB\x12\xbaH\x0fr\r\x18\x80\x022\b^[ -~]*$H\x00R\x04cron\x88\x01\x01\x129\n" +
-	"\x05every\x18\x02 \x01(\tB\x1e\xbaH\x1br\x19\x18 2\x15^([0-9]{1,9}[dhms])*$H\x01R\x05every\x88\x01\x01\x12*\n" +
+	"\x04cron\x18\x01 \x01(\tB\x12\xbaH\x0fr\r\x18\x80\x022\b^[ -~]*$H\x00R\x04cron\x88\x01\x01\x12l\n" +
+	"\x05every\x18\x02 \x01(\tBQ\xbaH\x1br\x19\x18 2\x15^([0-9]{1,9}[dhms])*$\xa2\xb6\x18/a duration of whole seconds, as in 90s or 1h30mH\x01R\x05every\x88\x01\x01\x12*\n" +
 	"\x02at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x128\n" +
 	"\ttime_zone\x18\x04 \x01(\tB\x1b\xbaH\x18r\x16\x18@2\x12^[A-Za-z0-9_+/-]*$R\btimeZone\x12@\n" +
 	"\acommand\x18\x05 \x01(\tB&\xbaH#r!\x18\x80\x012\x1c^[A-Za-z0-9][A-Za-z0-9._-]*$R\acommand\x12+\n" +

@@ -35,11 +35,11 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// ScheduleService creates tasks at given times, for the caller's tenant; an operator names any tenant in the request.
-// A schedule creates one task for each of its instants. The task and the move of the schedule to its next instant are
-// one write, so that an instant never fires twice, whatever happens to the server or its clock.
-// Every RPC may also fail with NOT_OPERATOR if it names another tenant than the token's. A token that is bound to
-// commands does not see schedules of others.
+// ScheduleService creates tasks at given times, for the caller's tenant; an operator may name any tenant in the
+// request. A schedule creates one task for each of its instants. The task and the move of the schedule to its next
+// instant are one write, so that an instant never fires twice, whatever happens to the server or its clock.
+// Every RPC may also fail with NOT_OPERATOR if it names a tenant other than the token's. A token that is bound to
+// commands does not see schedules of other commands.
 type ScheduleServiceClient interface {
 	// ListSchedules returns the schedules, ordered by name.
 	// Errors: NOT_ADMIN, INVALID_PAGE_TOKEN.
@@ -50,7 +50,8 @@ type ScheduleServiceClient interface {
 	// PutSchedule creates a schedule or replaces its definition. A definition that equals the stored one changes nothing.
 	// A change takes effect with the first instant after it; totals, history and running tasks are kept. The response has
 	// the next ten instants.
-	// Errors: NOT_ADMIN, COMMAND_NOT_ALLOWED, INVALID_FIELD, LIMIT_REACHED (the tenant has 10000 schedules, or the server 100000).
+	// Errors: NOT_ADMIN, COMMAND_NOT_ALLOWED, INVALID_FIELD, LIMIT_REACHED (the tenant has 10000 schedules, or the server
+	// 100000).
 	PutSchedule(ctx context.Context, in *PutScheduleRequest, opts ...grpc.CallOption) (*PutScheduleResponse, error)
 	// DeleteSchedule removes a schedule with its history. Tasks that it created stay.
 	// Errors: NOT_ADMIN, SCHEDULE_NOT_FOUND.
@@ -58,18 +59,18 @@ type ScheduleServiceClient interface {
 	// PauseSchedule stops a schedule from firing until it is resumed. Idempotent.
 	// Errors: NOT_ADMIN, SCHEDULE_NOT_FOUND.
 	PauseSchedule(ctx context.Context, in *PauseScheduleRequest, opts ...grpc.CallOption) (*PauseScheduleResponse, error)
-	// ResumeSchedule lets a paused schedule fire again. The instants of the pause are missed: `misfire` says what happens to
-	// them. Idempotent.
+	// ResumeSchedule lets a paused schedule fire again. The instants of the pause are missed: `misfire` says what happens
+	// to them. Idempotent.
 	// Errors: NOT_ADMIN, SCHEDULE_NOT_FOUND.
 	ResumeSchedule(ctx context.Context, in *ResumeScheduleRequest, opts ...grpc.CallOption) (*ResumeScheduleResponse, error)
 	// TriggerSchedule creates a task now, whatever `overlap` says and also if the schedule is paused. A repeated call creates
 	// another task.
-	// Errors: NOT_ADMIN, SCHEDULE_NOT_FOUND, TOO_MANY_QUEUES, QUOTA_EXCEEDED, STORAGE_FULL.
+	// Errors: NOT_ADMIN, SCHEDULE_NOT_FOUND, TOO_MANY_QUEUES, QUOTA_EXCEEDED, STORAGE_FULL, POLICY_VIOLATION.
 	TriggerSchedule(ctx context.Context, in *TriggerScheduleRequest, opts ...grpc.CallOption) (*TriggerScheduleResponse, error)
-	// BackfillSchedule creates the tasks of past instants, whatever `overlap` says and also if the schedule is paused. An
+	// BackfillSchedule creates the tasks of past instants, whatever `overlap` says and even if the schedule is paused. An
 	// instant whose task is still stored is left out, so that a repeated call creates no task twice.
 	// Errors: NOT_ADMIN, SCHEDULE_NOT_FOUND, INVALID_FIELD (the range has more than 1000 instants or is not in the past),
-	// TOO_MANY_QUEUES, QUOTA_EXCEEDED, STORAGE_FULL.
+	// TOO_MANY_QUEUES, QUOTA_EXCEEDED, STORAGE_FULL, POLICY_VIOLATION.
 	BackfillSchedule(ctx context.Context, in *BackfillScheduleRequest, opts ...grpc.CallOption) (*BackfillScheduleResponse, error)
 	// GetScheduleHistory returns the last 100 fires of a schedule, the latest first.
 	// Errors: NOT_ADMIN, SCHEDULE_NOT_FOUND.
@@ -192,11 +193,11 @@ func (c *scheduleServiceClient) RecomputeSchedule(ctx context.Context, in *Recom
 // All implementations must embed UnimplementedScheduleServiceServer
 // for forward compatibility.
 //
-// ScheduleService creates tasks at given times, for the caller's tenant; an operator names any tenant in the request.
-// A schedule creates one task for each of its instants. The task and the move of the schedule to its next instant are
-// one write, so that an instant never fires twice, whatever happens to the server or its clock.
-// Every RPC may also fail with NOT_OPERATOR if it names another tenant than the token's. A token that is bound to
-// commands does not see schedules of others.
+// ScheduleService creates tasks at given times, for the caller's tenant; an operator may name any tenant in the
+// request. A schedule creates one task for each of its instants. The task and the move of the schedule to its next
+// instant are one write, so that an instant never fires twice, whatever happens to the server or its clock.
+// Every RPC may also fail with NOT_OPERATOR if it names a tenant other than the token's. A token that is bound to
+// commands does not see schedules of other commands.
 type ScheduleServiceServer interface {
 	// ListSchedules returns the schedules, ordered by name.
 	// Errors: NOT_ADMIN, INVALID_PAGE_TOKEN.
@@ -207,7 +208,8 @@ type ScheduleServiceServer interface {
 	// PutSchedule creates a schedule or replaces its definition. A definition that equals the stored one changes nothing.
 	// A change takes effect with the first instant after it; totals, history and running tasks are kept. The response has
 	// the next ten instants.
-	// Errors: NOT_ADMIN, COMMAND_NOT_ALLOWED, INVALID_FIELD, LIMIT_REACHED (the tenant has 10000 schedules, or the server 100000).
+	// Errors: NOT_ADMIN, COMMAND_NOT_ALLOWED, INVALID_FIELD, LIMIT_REACHED (the tenant has 10000 schedules, or the server
+	// 100000).
 	PutSchedule(context.Context, *PutScheduleRequest) (*PutScheduleResponse, error)
 	// DeleteSchedule removes a schedule with its history. Tasks that it created stay.
 	// Errors: NOT_ADMIN, SCHEDULE_NOT_FOUND.
@@ -215,18 +217,18 @@ type ScheduleServiceServer interface {
 	// PauseSchedule stops a schedule from firing until it is resumed. Idempotent.
 	// Errors: NOT_ADMIN, SCHEDULE_NOT_FOUND.
 	PauseSchedule(context.Context, *PauseScheduleRequest) (*PauseScheduleResponse, error)
-	// ResumeSchedule lets a paused schedule fire again. The instants of the pause are missed: `misfire` says what happens to
-	// them. Idempotent.
+	// ResumeSchedule lets a paused schedule fire again. The instants of the pause are missed: `misfire` says what happens
+	// to them. Idempotent.
 	// Errors: NOT_ADMIN, SCHEDULE_NOT_FOUND.
 	ResumeSchedule(context.Context, *ResumeScheduleRequest) (*ResumeScheduleResponse, error)
 	// TriggerSchedule creates a task now, whatever `overlap` says and also if the schedule is paused. A repeated call creates
 	// another task.
-	// Errors: NOT_ADMIN, SCHEDULE_NOT_FOUND, TOO_MANY_QUEUES, QUOTA_EXCEEDED, STORAGE_FULL.
+	// Errors: NOT_ADMIN, SCHEDULE_NOT_FOUND, TOO_MANY_QUEUES, QUOTA_EXCEEDED, STORAGE_FULL, POLICY_VIOLATION.
 	TriggerSchedule(context.Context, *TriggerScheduleRequest) (*TriggerScheduleResponse, error)
-	// BackfillSchedule creates the tasks of past instants, whatever `overlap` says and also if the schedule is paused. An
+	// BackfillSchedule creates the tasks of past instants, whatever `overlap` says and even if the schedule is paused. An
 	// instant whose task is still stored is left out, so that a repeated call creates no task twice.
 	// Errors: NOT_ADMIN, SCHEDULE_NOT_FOUND, INVALID_FIELD (the range has more than 1000 instants or is not in the past),
-	// TOO_MANY_QUEUES, QUOTA_EXCEEDED, STORAGE_FULL.
+	// TOO_MANY_QUEUES, QUOTA_EXCEEDED, STORAGE_FULL, POLICY_VIOLATION.
 	BackfillSchedule(context.Context, *BackfillScheduleRequest) (*BackfillScheduleResponse, error)
 	// GetScheduleHistory returns the last 100 fires of a schedule, the latest first.
 	// Errors: NOT_ADMIN, SCHEDULE_NOT_FOUND.

@@ -46,7 +46,7 @@ type Subscription struct {
 	CreatedAt *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
 	// Time at which it ends without a heartbeat.
 	ExpiresAt *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=expires_at,json=expiresAt,proto3" json:"expires_at,omitempty"`
-	// Subject of the token that made it.
+	// Subject of the token that created it.
 	Subject       string `protobuf:"bytes,10,opt,name=subject,proto3" json:"subject,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -152,7 +152,7 @@ func (x *Subscription) GetSubject() string {
 	return ""
 }
 
-// CreateSubscriptionRequest makes a subscription.
+// CreateSubscriptionRequest creates a subscription.
 type CreateSubscriptionRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// URL that gets the signals: http:// or https://, at most 2048 bytes, a public host.
@@ -702,7 +702,7 @@ type ListTenantSubscriptionsRequest struct {
 	PageSize int32 `protobuf:"varint,1,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
 	// next_page_token of the previous response. Empty for the first page.
 	PageToken string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
-	// Tenant to act on; only an operator may name another one than its token's. Empty: the token's.
+	// Tenant to act on; only an operator may name one other than the token's. Empty: the token's.
 	Tenant        string `protobuf:"bytes,3,opt,name=tenant,proto3" json:"tenant,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -819,7 +819,7 @@ type RemoveTenantSubscriptionRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Id of the subscription.
 	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	// Tenant to act on; only an operator may name another one than its token's. Empty: the token's.
+	// Tenant to act on; only an operator may name one other than the token's. Empty: the token's.
 	Tenant        string `protobuf:"bytes,2,opt,name=tenant,proto3" json:"tenant,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -34,9 +34,9 @@ const (
 //
 // SubscriptionService lets workers be told over HTTP when work becomes ready, instead of waiting for it in a call. A
 // signal is advice: it may be lost, and the work may be gone before the worker claims. Subscriptions belong to a tenant
-// and are replicated like tasks. A worker acts on those of its tenant whose commands its token allows.
+// and are replicated like tasks. A worker sees and changes those of its tenant whose commands its token allows.
 type SubscriptionServiceClient interface {
-	// CreateSubscription makes a subscription. If work is ready, the first signal follows at once.
+	// CreateSubscription creates a subscription. If work is ready, the first signal follows at once.
 	// Errors: INVALID_FIELD, URL_NOT_ALLOWED, COMMAND_NOT_ALLOWED, LIMIT_REACHED (the tenant has 1000 subscriptions).
 	CreateSubscription(ctx context.Context, in *CreateSubscriptionRequest, opts ...grpc.CallOption) (*CreateSubscriptionResponse, error)
 	// HeartbeatSubscription makes a subscription last for its time to live from now on.
@@ -54,7 +54,7 @@ type SubscriptionServiceClient interface {
 	// ListTenantSubscriptions returns all subscriptions of the tenant, ordered by id.
 	// Errors: NOT_ADMIN, NOT_OPERATOR, INVALID_PAGE_TOKEN.
 	ListTenantSubscriptions(ctx context.Context, in *ListTenantSubscriptionsRequest, opts ...grpc.CallOption) (*ListTenantSubscriptionsResponse, error)
-	// RemoveTenantSubscription ends a subscription of the tenant, whoever made it.
+	// RemoveTenantSubscription ends a subscription of the tenant, whoever created it.
 	// Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED, SUBSCRIPTION_NOT_FOUND.
 	RemoveTenantSubscription(ctx context.Context, in *RemoveTenantSubscriptionRequest, opts ...grpc.CallOption) (*RemoveTenantSubscriptionResponse, error)
 }
@@ -143,9 +143,9 @@ func (c *subscriptionServiceClient) RemoveTenantSubscription(ctx context.Context
 //
 // SubscriptionService lets workers be told over HTTP when work becomes ready, instead of waiting for it in a call. A
 // signal is advice: it may be lost, and the work may be gone before the worker claims. Subscriptions belong to a tenant
-// and are replicated like tasks. A worker acts on those of its tenant whose commands its token allows.
+// and are replicated like tasks. A worker sees and changes those of its tenant whose commands its token allows.
 type SubscriptionServiceServer interface {
-	// CreateSubscription makes a subscription. If work is ready, the first signal follows at once.
+	// CreateSubscription creates a subscription. If work is ready, the first signal follows at once.
 	// Errors: INVALID_FIELD, URL_NOT_ALLOWED, COMMAND_NOT_ALLOWED, LIMIT_REACHED (the tenant has 1000 subscriptions).
 	CreateSubscription(context.Context, *CreateSubscriptionRequest) (*CreateSubscriptionResponse, error)
 	// HeartbeatSubscription makes a subscription last for its time to live from now on.
@@ -163,7 +163,7 @@ type SubscriptionServiceServer interface {
 	// ListTenantSubscriptions returns all subscriptions of the tenant, ordered by id.
 	// Errors: NOT_ADMIN, NOT_OPERATOR, INVALID_PAGE_TOKEN.
 	ListTenantSubscriptions(context.Context, *ListTenantSubscriptionsRequest) (*ListTenantSubscriptionsResponse, error)
-	// RemoveTenantSubscription ends a subscription of the tenant, whoever made it.
+	// RemoveTenantSubscription ends a subscription of the tenant, whoever created it.
 	// Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED, SUBSCRIPTION_NOT_FOUND.
 	RemoveTenantSubscription(context.Context, *RemoveTenantSubscriptionRequest) (*RemoveTenantSubscriptionResponse, error)
 	mustEmbedUnimplementedSubscriptionServiceServer()

@@ -242,10 +242,11 @@ type TaskSpec struct {
 	// Payload: one JSON value in UTF-8 (RFC 8259) of at most 1 MiB, kept byte for byte. Over gRPC, an absent payload
 	// means null.
 	Payload []byte `protobuf:"bytes,2,opt,name=payload,proto3" json:"payload,omitempty"`
-	// Priority, 0 (default) to 9. Tasks with the highest priority are delivered first.
+	// Priority, 0 to 9. 0 or absent: as the policy of the command says, or else 0. Tasks with the highest priority are
+	// delivered first.
 	Priority int32 `protobuf:"varint,3,opt,name=priority,proto3" json:"priority,omitempty"`
-	// Number of deliveries after which the task goes to the dead-letter queue, 1 to 1000. If absent, the server's default
-	// applies, usually 5.
+	// Number of deliveries after which the task goes to the dead-letter queue, 1 to 1000. Absent: as the policy of the
+	// command says, or else the server's default, usually 5.
 	MaxAttempts *int32 `protobuf:"varint,4,opt,name=max_attempts,json=maxAttempts,proto3,oneof" json:"max_attempts,omitempty"`
 	// Earliest time of the first delivery. A time in the past means at once. Cannot be combined with delay_seconds.
 	RunAt *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=run_at,json=runAt,proto3" json:"run_at,omitempty"`
@@ -253,7 +254,8 @@ type TaskSpec struct {
 	DelaySeconds *int32 `protobuf:"varint,6,opt,name=delay_seconds,json=delaySeconds,proto3,oneof" json:"delay_seconds,omitempty"`
 	// URL to which the server reports the end of the task with a POST, whatever its status: COMPLETED, FAILED, DLQ or
 	// CANCELLED. The report is repeated until the receiver accepts it. http or https, with a host, at most 2048 printable
-	// ASCII characters; addresses that the server may not call are rejected.
+	// ASCII characters. Ports and literal addresses that the server may not call are rejected with URL_NOT_ALLOWED.
+	// Absent: as the policy of the command says, or else none.
 	Webhook *string `protobuf:"bytes,7,opt,name=webhook,proto3,oneof" json:"webhook,omitempty"`
 	// Makes retries safe: within the tenant, requests with the same key create only one task, and repeated requests
 	// return that task. A different request with the same key fails with IDEMPOTENCY_CONFLICT. The key lives as long as
@@ -265,15 +267,16 @@ type TaskSpec struct {
 	TaskId *string `protobuf:"bytes,9,opt,name=task_id,json=taskId,proto3,oneof" json:"task_id,omitempty"`
 	// Seconds after acceptance, 1 to 315360000 (10 years), at which a task that is still PENDING or SCHEDULED ends as
 	// FAILED with the error EXPIRED. The time includes any delay. A task that is running or has ended at that moment
-	// never expires, even if it is retried or redriven later. If absent, the task never expires.
+	// never expires, even if it is retried or redriven later. Absent: as the policy of the command says, or else never.
 	ExpireSeconds *int32 `protobuf:"varint,10,opt,name=expire_seconds,json=expireSeconds,proto3,oneof" json:"expire_seconds,omitempty"`
-	// Trace context of the producer (W3C traceparent), which is delivered with the task. A create repeated with another
-	// trace context is still the same request.
+	// Trace context of the producer (W3C traceparent), which is delivered with the task; of version 00, or of a later one,
+	// which may have more at its end. A create repeated with another trace context is still the same request.
 	Traceparent *string `protobuf:"bytes,11,opt,name=traceparent,proto3,oneof" json:"traceparent,omitempty"`
 	// Vendor part of the trace context (W3C tracestate), at most 512 characters.
 	Tracestate *string `protobuf:"bytes,12,opt,name=tracestate,proto3,oneof" json:"tracestate,omitempty"`
 	// Limits concurrency: of the tasks of the command with the same key, only as many are leased at a time as the
 	// command's policy allows. The others wait, and delay nobody else's tasks. 1 to 128 printable ASCII characters.
+	// Absent, like the other keys: as the payload says at the path that the policy names, or else none.
 	ConcurrencyKey *string `protobuf:"bytes,13,opt,name=concurrency_key,json=concurrencyKey,proto3,oneof" json:"concurrency_key,omitempty"`
 	// Limits the rate: tasks of the command with the same key are delivered no faster than the command's policy allows.
 	// 1 to 128 printable ASCII characters.
@@ -449,7 +452,7 @@ type Task struct {
 	OrderingKey *string `protobuf:"bytes,15,opt,name=ordering_key,json=orderingKey,proto3,oneof" json:"ordering_key,omitempty"`
 	// Number of the task among all tasks created with its ordering key since the key last had none that was waiting or
 	// running, from 1.
-	OrderingNumber *uint64 `protobuf:"varint,36,opt,name=ordering_number,json=orderingNumber,proto3,oneof" json:"ordering_number,omitempty"`
+	OrderingNumber *int64 `protobuf:"varint,36,opt,name=ordering_number,json=orderingNumber,proto3,oneof" json:"ordering_number,omitempty"`
 	// Time of acceptance in UTC, with millisecond precision.
 	CreatedAt *timestamppb.Timestamp `protobuf:"bytes,16,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
 	// Id of the task, unique within the tenant.
@@ -598,7 +601,7 @@ func (x *Task) GetOrderingKey() string {
 	return ""
 }
 
-func (x *Task) GetOrderingNumber() uint64 {
+func (x *Task) GetOrderingNumber() int64 {
 	if x != nil && x.OrderingNumber != nil {
 		return *x.OrderingNumber
 	}
@@ -1070,10 +1073,10 @@ type Outcome struct {
 	// Delay of a NACK or ABANDON in seconds. 0 means no delay, and more than 43200 (12 h) means 12 h. If absent, the
 	// backoff policy determines the delay of a NACK, and an ABANDON has none.
 	DelaySeconds *int32 `protobuf:"varint,6,opt,name=delay_seconds,json=delaySeconds,proto3,oneof" json:"delay_seconds,omitempty"`
-	// Of an ABANDON with a delay: something beyond the worker limits the rate. The task's rate key, or without one its
-	// concurrency key, rests for the delay: none of its tasks is delivered meanwhile. The task keeps its place, and such an
-	// abandon counts neither as a delivery nor among the 100 abandons. A task without such a key waits alone. The rest ends
-	// early if the server restarts or another node becomes leader.
+	// For an ABANDON with a delay, when something that the worker calls limits its rate. Parks the task's rate key, or
+	// without one its concurrency key: no task with the key is delivered before the delay is over. The task keeps its
+	// place, and such an abandon counts neither as a delivery nor among the 100 abandons. A task without such a key waits
+	// alone. The key is free earlier if the server restarts or another node becomes leader.
 	ParkKey       bool `protobuf:"varint,7,opt,name=park_key,json=parkKey,proto3" json:"park_key,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1162,7 +1165,7 @@ var File_codeq_v1_task_proto protoreflect.FileDescriptor
 
 const file_codeq_v1_task_proto_rawDesc = "" +
 	"\n" +
-	"\x13codeq/v1/task.proto\x12\bcodeq.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1ecodeq/options/v1/options.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xdc\v\n" +
+	"\x13codeq/v1/task.proto\x12\bcodeq.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1ecodeq/options/v1/options.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf2\r\n" +
 	"\bTaskSpec\x12B\n" +
 	"\acommand\x18\x01 \x01(\tB(\xbaH%r#\x10\x01\x18\x80\x012\x1c^[A-Za-z0-9][A-Za-z0-9._-]*$R\acommand\x12'\n" +
 	"\apayload\x18\x02 \x01(\fB\r\xbaH\x06z\x04\x18\x80\x80@ص\x18\x01R\apayload\x12%\n" +
@@ -1171,15 +1174,16 @@ const file_codeq_v1_task_proto_rawDesc = "" +
 	"\xbaH\a\x1a\x05\x18\xe8\a(\x01H\x00R\vmaxAttempts\x88\x01\x01\x121\n" +
 	"\x06run_at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x05runAt\x127\n" +
 	"\rdelay_seconds\x18\x06 \x01(\x05B\r\xbaH\n" +
-	"\x1a\b\x18\x80\x86\xb0\x96\x01(\x00H\x01R\fdelaySeconds\x88\x01\x01\x12M\n" +
-	"\awebhook\x18\a \x01(\tB.\xbaH'r%\x18\x80\x102 ^[Hh][Tt][Tt][Pp][Ss]?://[!-~]+$\x80\xb6\x18\x01H\x02R\awebhook\x88\x01\x01\x12W\n" +
+	"\x1a\b\x18\x80\x86\xb0\x96\x01(\x00H\x01R\fdelaySeconds\x88\x01\x01\x12\x98\x01\n" +
+	"\awebhook\x18\a \x01(\tBy\xbaH'r%\x18\x80\x102 ^[Hh][Tt][Tt][Pp][Ss]?://[!-~]+$\x80\xb6\x18\x01\xa2\xb6\x18Gan http or https URL in printable ASCII, as in https://example.com/pathH\x02R\awebhook\x88\x01\x01\x12W\n" +
 	"\x0fidempotency_key\x18\b \x01(\tB)\xbaH\x0fr\r\x18\x80\x022\b^[ -~]+$\xea\xb5\x18\x0fIdempotency-Key\x88\xb6\x18\x01H\x03R\x0eidempotencyKey\x88\x01\x01\x12\x92\x02\n" +
 	"\atask_id\x18\t \x01(\tB\xf3\x01\xbaH\xeb\x01\xba\x01\xc5\x01\n" +
 	"\x1ftask_spec.task_id_not_of_server\x12Amust not be a UUID of version 8, the form of the server's own ids\x1a_!this.matches('^[0-9A-Fa-f]{8}-[0-9A-Fa-f]{4}-8[0-9A-Fa-f]{3}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{12}$')r \x18@2\x1c^[A-Za-z0-9][A-Za-z0-9._-]*$\x88\xb6\x18\x01H\x04R\x06taskId\x88\x01\x01\x129\n" +
 	"\x0eexpire_seconds\x18\n" +
 	" \x01(\x05B\r\xbaH\n" +
-	"\x1a\b\x18\x80\x86\xb0\x96\x01(\x01H\x05R\rexpireSeconds\x88\x01\x01\x12v\n" +
-	"\vtraceparent\x18\v \x01(\tBO\xbaHDrB\x18\x80\x012=^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}(-[!-~]*)?$\x80\xb6\x18\x01\x88\xb6\x18\x01H\x06R\vtraceparent\x88\x01\x01\x12?\n" +
+	"\x1a\b\x18\x80\x86\xb0\x96\x01(\x01H\x05R\rexpireSeconds\x88\x01\x01\x12\xbf\x02\n" +
+	"\vtraceparent\x18\v \x01(\tB\x97\x02\xbaH\x8b\x02\xba\x01|\n" +
+	"\x19task_spec.traceparent_ids\x12-must be a W3C traceparent whose ids are not 0\x1a0!this.matches('^..-(0{32}|[0-9a-f]{32}-0{16})-')r\x89\x01\x18\x80\x012\x83\x01^(00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}|(0[1-9a-f]|[1-9a-e][0-9a-f]|f[0-9a-e])-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}(-[!-~]*)?)$\x80\xb6\x18\x01\x88\xb6\x18\x01H\x06R\vtraceparent\x88\x01\x01\x12?\n" +
 	"\n" +
 	"tracestate\x18\f \x01(\tB\x1a\xbaH\x0fr\r\x18\x80\x042\b^[ -~]*$\x80\xb6\x18\x01\x88\xb6\x18\x01H\aR\n" +
 	"tracestate\x88\x01\x01\x12D\n" +
@@ -1215,7 +1219,7 @@ const file_codeq_v1_task_proto_rawDesc = "" +
 	"\x0fconcurrency_key\x18\r \x01(\tH\x03R\x0econcurrencyKey\x88\x01\x01\x12\x1e\n" +
 	"\brate_key\x18\x0e \x01(\tH\x04R\arateKey\x88\x01\x01\x12&\n" +
 	"\fordering_key\x18\x0f \x01(\tH\x05R\vorderingKey\x88\x01\x01\x12,\n" +
-	"\x0fordering_number\x18$ \x01(\x04H\x06R\x0eorderingNumber\x88\x01\x01\x129\n" +
+	"\x0fordering_number\x18$ \x01(\x03H\x06R\x0eorderingNumber\x88\x01\x01\x129\n" +
 	"\n" +
 	"created_at\x18\x10 \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\x12\x0e\n" +
 	"\x02id\x18\x14 \x01(\tR\x02id\x12,\n" +

@@ -46,7 +46,7 @@ const (
 	// The task is waiting for the end of a purge of its queue. The purge cancels the task if the task was already waiting
 	// when the purge was requested.
 	WaitReason_WAIT_REASON_PURGING WaitReason = 7
-	// The task is waiting for a limit of its queue's policy: `limit` names it.
+	// A limit of the queue's policy is reached: `limit` names it.
 	WaitReason_WAIT_REASON_LIMITED WaitReason = 8
 	// The task is waiting for one of its keys: `key_wait` says which.
 	WaitReason_WAIT_REASON_KEY WaitReason = 9
@@ -107,7 +107,7 @@ func (WaitReason) EnumDescriptor() ([]byte, []int) {
 	return file_codeq_v1_task_service_proto_rawDescGZIP(), []int{0}
 }
 
-// KeyKind is a kind of keys of tasks.
+// KeyKind is a kind of task key.
 type KeyKind int32
 
 const (
@@ -429,7 +429,7 @@ type ClaimTaskRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Commands to claim from, at most 256. Empty for all commands that the token allows.
 	Commands []string `protobuf:"bytes,1,rep,name=commands,proto3" json:"commands,omitempty"`
-	// Length of the lease in seconds, 1 to 43200. Default: 60.
+	// Length of the lease in seconds, 1 to 43200. Absent: as the policy of the task's command says; default: 60.
 	LeaseSeconds *int32 `protobuf:"varint,2,opt,name=lease_seconds,json=leaseSeconds,proto3,oneof" json:"lease_seconds,omitempty"`
 	// Seconds to wait for a task, 0 (default) to 30.
 	WaitSeconds   int32 `protobuf:"varint,3,opt,name=wait_seconds,json=waitSeconds,proto3" json:"wait_seconds,omitempty"`
@@ -539,7 +539,8 @@ type ClaimTasksRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Commands to claim from, at most 256. Empty for all commands that the token allows.
 	Commands []string `protobuf:"bytes,1,rep,name=commands,proto3" json:"commands,omitempty"`
-	// Length of the leases in seconds, 1 to 43200. Default: 60.
+	// Length of the leases in seconds, 1 to 43200. Absent: as the policy of the first task's command says; default: 60. Then
+	// the response has only tasks whose leases have this length, and may have fewer than `count`.
 	LeaseSeconds *int32 `protobuf:"varint,2,opt,name=lease_seconds,json=leaseSeconds,proto3,oneof" json:"lease_seconds,omitempty"`
 	// Seconds to wait for the first task, 0 (default) to 30.
 	WaitSeconds int32 `protobuf:"varint,3,opt,name=wait_seconds,json=waitSeconds,proto3" json:"wait_seconds,omitempty"`
@@ -1213,7 +1214,7 @@ type AbandonTaskRequest struct {
 	// Delay in seconds before the task can be claimed again; more than 43200 (12 h) means 12 h. If absent or 0, the task
 	// keeps its place.
 	DelaySeconds *int32 `protobuf:"varint,3,opt,name=delay_seconds,json=delaySeconds,proto3,oneof" json:"delay_seconds,omitempty"`
-	// Whether the task's rate key, or without one its concurrency key, rests for the delay; see Outcome.park_key.
+	// Whether to park the task's rate key, or without one its concurrency key, for the delay; see Outcome.park_key.
 	ParkKey       bool `protobuf:"varint,4,opt,name=park_key,json=parkKey,proto3" json:"park_key,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1283,7 +1284,8 @@ type AbandonTaskResponse struct {
 	// PENDING, SCHEDULED after a delay, or DLQ if the task had been abandoned more than 100 times and this was its last
 	// delivery.
 	Status TaskStatus `protobuf:"varint,1,opt,name=status,proto3,enum=codeq.v1.TaskStatus" json:"status,omitempty"`
-	// Delay applied, in seconds.
+	// Delay applied, in seconds, rounded up. With park_key, the time until the key is delivered again; 0 if the call repeats
+	// one that was answered.
 	DelaySeconds  int32 `protobuf:"varint,2,opt,name=delay_seconds,json=delaySeconds,proto3" json:"delay_seconds,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1973,12 +1975,14 @@ type KeyWait struct {
 	Kind KeyKind `protobuf:"varint,1,opt,name=kind,proto3,enum=codeq.v1.KeyKind" json:"kind,omitempty"`
 	// The key.
 	Key string `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"`
-	// Limit of the key. 0 if the limit was removed and the task is about to be let through.
-	Limit float64 `protobuf:"fixed64,3,opt,name=limit,proto3" json:"limit,omitempty"`
+	// Limit of the key. Absent if it has none: a worker has parked it, or the task is about to be let through.
+	Limit *float64 `protobuf:"fixed64,3,opt,name=limit,proto3,oneof" json:"limit,omitempty"`
 	// Number of tasks with the key that are leased, or returned and about to be leased.
 	Holders int64 `protobuf:"varint,4,opt,name=holders,proto3" json:"holders,omitempty"`
 	// Approximate position of the task among those that wait for the key, from 1.
-	Position      int64 `protobuf:"varint,5,opt,name=position,proto3" json:"position,omitempty"`
+	Position int64 `protobuf:"varint,5,opt,name=position,proto3" json:"position,omitempty"`
+	// Time until which a worker has parked the key. Set while it is parked.
+	ParkedUntil   *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=parked_until,json=parkedUntil,proto3" json:"parked_until,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2028,8 +2032,8 @@ func (x *KeyWait) GetKey() string {
 }
 
 func (x *KeyWait) GetLimit() float64 {
-	if x != nil {
-		return x.Limit
+	if x != nil && x.Limit != nil {
+		return *x.Limit
 	}
 	return 0
 }
@@ -2048,6 +2052,13 @@ func (x *KeyWait) GetPosition() int64 {
 	return 0
 }
 
+func (x *KeyWait) GetParkedUntil() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ParkedUntil
+	}
+	return nil
+}
+
 // ExplainTaskResponse says what a task is waiting for.
 type ExplainTaskResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2061,7 +2072,8 @@ type ExplainTaskResponse struct {
 	Paused bool `protobuf:"varint,4,opt,name=paused,proto3" json:"paused,omitempty"`
 	// Approximate number of tasks that the queue delivers before this one. Set while PENDING.
 	Ahead *int64 `protobuf:"varint,5,opt,name=ahead,proto3,oneof" json:"ahead,omitempty"`
-	// Seconds until the task is due. Set while SCHEDULED.
+	// Seconds until the task is due, or until the queue's rate allows a delivery. Set while SCHEDULED, or LIMITED by
+	// ratePerSecond.
 	DelaySeconds *float64 `protobuf:"fixed64,6,opt,name=delay_seconds,json=delaySeconds,proto3,oneof" json:"delay_seconds,omitempty"`
 	// Worker that holds the task. Set while CLAIMED.
 	WorkerId *string `protobuf:"bytes,7,opt,name=worker_id,json=workerId,proto3,oneof" json:"worker_id,omitempty"`
@@ -2069,11 +2081,11 @@ type ExplainTaskResponse struct {
 	LeaseUntil *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=lease_until,json=leaseUntil,proto3" json:"lease_until,omitempty"`
 	// Time at which the task expires if it is still waiting. Set while the task is waiting and can expire.
 	ExpireAt *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=expire_at,json=expireAt,proto3" json:"expire_at,omitempty"`
-	// Limit for which the task waits, such as maxConsumers. Set while LIMITED.
+	// Limit for which the task waits: maxConsumers or ratePerSecond. Set while LIMITED.
 	Limit *string `protobuf:"bytes,10,opt,name=limit,proto3,oneof" json:"limit,omitempty"`
-	// Value of the limit. Set while LIMITED.
+	// Value of the limit. Set while LIMITED by maxConsumers.
 	LimitMax *int64 `protobuf:"varint,11,opt,name=limit_max,json=limitMax,proto3,oneof" json:"limit_max,omitempty"`
-	// Number of tasks that count for the limit. Set while LIMITED.
+	// Number of tasks that count for the limit. Set while LIMITED by maxConsumers.
 	LimitUsed *int64 `protobuf:"varint,12,opt,name=limit_used,json=limitUsed,proto3,oneof" json:"limit_used,omitempty"`
 	// The key that the task is waiting for. Set if the reason is WAIT_REASON_KEY.
 	KeyWait       *KeyWait `protobuf:"bytes,13,opt,name=key_wait,json=keyWait,proto3" json:"key_wait,omitempty"`
@@ -2207,7 +2219,7 @@ type RedriveTaskRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Task to redrive.
 	TaskId string `protobuf:"bytes,1,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
-	// Tenant to act on; only an operator may name another one than its token's. Empty: the token's.
+	// Tenant to act on; only an operator may name one other than the token's. Empty: the token's.
 	Tenant        string `protobuf:"bytes,2,opt,name=tenant,proto3" json:"tenant,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2312,7 +2324,7 @@ type CleanupTasksRequest struct {
 	Before *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=before,proto3" json:"before,omitempty"`
 	// next_page_token of the previous response. Empty to start from the beginning.
 	PageToken string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
-	// Tenant to act on; only an operator may name another one than its token's. Empty: the token's.
+	// Tenant to act on; only an operator may name one other than the token's. Empty: the token's.
 	Tenant        string `protobuf:"bytes,4,opt,name=tenant,proto3" json:"tenant,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2708,19 +2720,21 @@ const file_codeq_v1_task_service_proto_rawDesc = "" +
 	"\tpage_size\x18\x05 \x01(\x05B\n" +
 	"\xbaH\a\x1a\x05\x18\xf4\x03(\x00R\bpageSize\x12'\n" +
 	"\n" +
-	"page_token\x18\x06 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\tpageToken\x122\n" +
+	"page_token\x18\x06 \x01(\tB\b\xbaH\x05r\x03\x18\x80 R\tpageToken\x122\n" +
 	"\border_by\x18\a \x01(\tB\x17\xbaH\x14r\x12R\x00R\x06oldestR\x06newestR\aorderBy\"a\n" +
 	"\x11ListTasksResponse\x12$\n" +
 	"\x05tasks\x18\x01 \x03(\v2\x0e.codeq.v1.TaskR\x05tasks\x12&\n" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"8\n" +
 	"\x12ExplainTaskRequest\x12\"\n" +
-	"\atask_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\x06taskId\"\x8e\x01\n" +
+	"\atask_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\x06taskId\"\xdc\x01\n" +
 	"\aKeyWait\x12%\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x11.codeq.v1.KeyKindR\x04kind\x12\x10\n" +
-	"\x03key\x18\x02 \x01(\tR\x03key\x12\x14\n" +
-	"\x05limit\x18\x03 \x01(\x01R\x05limit\x12\x18\n" +
+	"\x03key\x18\x02 \x01(\tR\x03key\x12\x19\n" +
+	"\x05limit\x18\x03 \x01(\x01H\x00R\x05limit\x88\x01\x01\x12\x18\n" +
 	"\aholders\x18\x04 \x01(\x03R\aholders\x12\x1a\n" +
-	"\bposition\x18\x05 \x01(\x03R\bposition\"\xdf\x04\n" +
+	"\bposition\x18\x05 \x01(\x03R\bposition\x12=\n" +
+	"\fparked_until\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\vparkedUntilB\b\n" +
+	"\x06_limit\"\xdf\x04\n" +
 	"\x13ExplainTaskResponse\x12\x17\n" +
 	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12,\n" +
 	"\x06status\x18\x02 \x01(\x0e2\x14.codeq.v1.TaskStatusR\x06status\x12,\n" +
@@ -2908,55 +2922,56 @@ var file_codeq_v1_task_service_proto_depIdxs = []int32{
 	44, // 25: codeq.v1.ListTasksRequest.created_to:type_name -> google.protobuf.Timestamp
 	42, // 26: codeq.v1.ListTasksResponse.tasks:type_name -> codeq.v1.Task
 	1,  // 27: codeq.v1.KeyWait.kind:type_name -> codeq.v1.KeyKind
-	45, // 28: codeq.v1.ExplainTaskResponse.status:type_name -> codeq.v1.TaskStatus
-	0,  // 29: codeq.v1.ExplainTaskResponse.reason:type_name -> codeq.v1.WaitReason
-	44, // 30: codeq.v1.ExplainTaskResponse.lease_until:type_name -> google.protobuf.Timestamp
-	44, // 31: codeq.v1.ExplainTaskResponse.expire_at:type_name -> google.protobuf.Timestamp
-	33, // 32: codeq.v1.ExplainTaskResponse.key_wait:type_name -> codeq.v1.KeyWait
-	42, // 33: codeq.v1.RedriveTaskResponse.task:type_name -> codeq.v1.Task
-	44, // 34: codeq.v1.CleanupTasksRequest.before:type_name -> google.protobuf.Timestamp
-	44, // 35: codeq.v1.CleanupTasksResponse.before:type_name -> google.protobuf.Timestamp
-	2,  // 36: codeq.v1.TaskService.CreateTask:input_type -> codeq.v1.CreateTaskRequest
-	4,  // 37: codeq.v1.TaskService.BatchCreateTasks:input_type -> codeq.v1.BatchCreateTasksRequest
-	7,  // 38: codeq.v1.TaskService.ClaimTask:input_type -> codeq.v1.ClaimTaskRequest
-	9,  // 39: codeq.v1.TaskService.ClaimTasks:input_type -> codeq.v1.ClaimTasksRequest
-	11, // 40: codeq.v1.TaskService.HeartbeatTask:input_type -> codeq.v1.HeartbeatTaskRequest
-	13, // 41: codeq.v1.TaskService.SubmitResult:input_type -> codeq.v1.SubmitResultRequest
-	15, // 42: codeq.v1.TaskService.BatchSubmitResults:input_type -> codeq.v1.BatchSubmitResultsRequest
-	18, // 43: codeq.v1.TaskService.NackTask:input_type -> codeq.v1.NackTaskRequest
-	20, // 44: codeq.v1.TaskService.AbandonTask:input_type -> codeq.v1.AbandonTaskRequest
-	22, // 45: codeq.v1.TaskService.ReportProgress:input_type -> codeq.v1.ReportProgressRequest
-	24, // 46: codeq.v1.TaskService.CancelTask:input_type -> codeq.v1.CancelTaskRequest
-	26, // 47: codeq.v1.TaskService.GetTask:input_type -> codeq.v1.GetTaskRequest
-	30, // 48: codeq.v1.TaskService.ListTasks:input_type -> codeq.v1.ListTasksRequest
-	32, // 49: codeq.v1.TaskService.ExplainTask:input_type -> codeq.v1.ExplainTaskRequest
-	35, // 50: codeq.v1.TaskService.RedriveTask:input_type -> codeq.v1.RedriveTaskRequest
-	37, // 51: codeq.v1.TaskService.CleanupTasks:input_type -> codeq.v1.CleanupTasksRequest
-	28, // 52: codeq.v1.TaskService.GetTaskResult:input_type -> codeq.v1.GetTaskResultRequest
-	39, // 53: codeq.v1.TaskService.GetTaskArtifact:input_type -> codeq.v1.GetTaskArtifactRequest
-	3,  // 54: codeq.v1.TaskService.CreateTask:output_type -> codeq.v1.CreateTaskResponse
-	5,  // 55: codeq.v1.TaskService.BatchCreateTasks:output_type -> codeq.v1.BatchCreateTasksResponse
-	8,  // 56: codeq.v1.TaskService.ClaimTask:output_type -> codeq.v1.ClaimTaskResponse
-	10, // 57: codeq.v1.TaskService.ClaimTasks:output_type -> codeq.v1.ClaimTasksResponse
-	12, // 58: codeq.v1.TaskService.HeartbeatTask:output_type -> codeq.v1.HeartbeatTaskResponse
-	14, // 59: codeq.v1.TaskService.SubmitResult:output_type -> codeq.v1.SubmitResultResponse
-	16, // 60: codeq.v1.TaskService.BatchSubmitResults:output_type -> codeq.v1.BatchSubmitResultsResponse
-	19, // 61: codeq.v1.TaskService.NackTask:output_type -> codeq.v1.NackTaskResponse
-	21, // 62: codeq.v1.TaskService.AbandonTask:output_type -> codeq.v1.AbandonTaskResponse
-	23, // 63: codeq.v1.TaskService.ReportProgress:output_type -> codeq.v1.ReportProgressResponse
-	25, // 64: codeq.v1.TaskService.CancelTask:output_type -> codeq.v1.CancelTaskResponse
-	27, // 65: codeq.v1.TaskService.GetTask:output_type -> codeq.v1.GetTaskResponse
-	31, // 66: codeq.v1.TaskService.ListTasks:output_type -> codeq.v1.ListTasksResponse
-	34, // 67: codeq.v1.TaskService.ExplainTask:output_type -> codeq.v1.ExplainTaskResponse
-	36, // 68: codeq.v1.TaskService.RedriveTask:output_type -> codeq.v1.RedriveTaskResponse
-	38, // 69: codeq.v1.TaskService.CleanupTasks:output_type -> codeq.v1.CleanupTasksResponse
-	29, // 70: codeq.v1.TaskService.GetTaskResult:output_type -> codeq.v1.GetTaskResultResponse
-	40, // 71: codeq.v1.TaskService.GetTaskArtifact:output_type -> codeq.v1.GetTaskArtifactResponse
-	54, // [54:72] is the sub-list for method output_type
-	36, // [36:54] is the sub-list for method input_type
-	36, // [36:36] is the sub-list for extension type_name
-	36, // [36:36] is the sub-list for extension extendee
-	0,  // [0:36] is the sub-list for field type_name
+	44, // 28: codeq.v1.KeyWait.parked_until:type_name -> google.protobuf.Timestamp
+	45, // 29: codeq.v1.ExplainTaskResponse.status:type_name -> codeq.v1.TaskStatus
+	0,  // 30: codeq.v1.ExplainTaskResponse.reason:type_name -> codeq.v1.WaitReason
+	44, // 31: codeq.v1.ExplainTaskResponse.lease_until:type_name -> google.protobuf.Timestamp
+	44, // 32: codeq.v1.ExplainTaskResponse.expire_at:type_name -> google.protobuf.Timestamp
+	33, // 33: codeq.v1.ExplainTaskResponse.key_wait:type_name -> codeq.v1.KeyWait
+	42, // 34: codeq.v1.RedriveTaskResponse.task:type_name -> codeq.v1.Task
+	44, // 35: codeq.v1.CleanupTasksRequest.before:type_name -> google.protobuf.Timestamp
+	44, // 36: codeq.v1.CleanupTasksResponse.before:type_name -> google.protobuf.Timestamp
+	2,  // 37: codeq.v1.TaskService.CreateTask:input_type -> codeq.v1.CreateTaskRequest
+	4,  // 38: codeq.v1.TaskService.BatchCreateTasks:input_type -> codeq.v1.BatchCreateTasksRequest
+	7,  // 39: codeq.v1.TaskService.ClaimTask:input_type -> codeq.v1.ClaimTaskRequest
+	9,  // 40: codeq.v1.TaskService.ClaimTasks:input_type -> codeq.v1.ClaimTasksRequest
+	11, // 41: codeq.v1.TaskService.HeartbeatTask:input_type -> codeq.v1.HeartbeatTaskRequest
+	13, // 42: codeq.v1.TaskService.SubmitResult:input_type -> codeq.v1.SubmitResultRequest
+	15, // 43: codeq.v1.TaskService.BatchSubmitResults:input_type -> codeq.v1.BatchSubmitResultsRequest
+	18, // 44: codeq.v1.TaskService.NackTask:input_type -> codeq.v1.NackTaskRequest
+	20, // 45: codeq.v1.TaskService.AbandonTask:input_type -> codeq.v1.AbandonTaskRequest
+	22, // 46: codeq.v1.TaskService.ReportProgress:input_type -> codeq.v1.ReportProgressRequest
+	24, // 47: codeq.v1.TaskService.CancelTask:input_type -> codeq.v1.CancelTaskRequest
+	26, // 48: codeq.v1.TaskService.GetTask:input_type -> codeq.v1.GetTaskRequest
+	30, // 49: codeq.v1.TaskService.ListTasks:input_type -> codeq.v1.ListTasksRequest
+	32, // 50: codeq.v1.TaskService.ExplainTask:input_type -> codeq.v1.ExplainTaskRequest
+	35, // 51: codeq.v1.TaskService.RedriveTask:input_type -> codeq.v1.RedriveTaskRequest
+	37, // 52: codeq.v1.TaskService.CleanupTasks:input_type -> codeq.v1.CleanupTasksRequest
+	28, // 53: codeq.v1.TaskService.GetTaskResult:input_type -> codeq.v1.GetTaskResultRequest
+	39, // 54: codeq.v1.TaskService.GetTaskArtifact:input_type -> codeq.v1.GetTaskArtifactRequest
+	3,  // 55: codeq.v1.TaskService.CreateTask:output_type -> codeq.v1.CreateTaskResponse
+	5,  // 56: codeq.v1.TaskService.BatchCreateTasks:output_type -> codeq.v1.BatchCreateTasksResponse
+	8,  // 57: codeq.v1.TaskService.ClaimTask:output_type -> codeq.v1.ClaimTaskResponse
+	10, // 58: codeq.v1.TaskService.ClaimTasks:output_type -> codeq.v1.ClaimTasksResponse
+	12, // 59: codeq.v1.TaskService.HeartbeatTask:output_type -> codeq.v1.HeartbeatTaskResponse
+	14, // 60: codeq.v1.TaskService.SubmitResult:output_type -> codeq.v1.SubmitResultResponse
+	16, // 61: codeq.v1.TaskService.BatchSubmitResults:output_type -> codeq.v1.BatchSubmitResultsResponse
+	19, // 62: codeq.v1.TaskService.NackTask:output_type -> codeq.v1.NackTaskResponse
+	21, // 63: codeq.v1.TaskService.AbandonTask:output_type -> codeq.v1.AbandonTaskResponse
+	23, // 64: codeq.v1.TaskService.ReportProgress:output_type -> codeq.v1.ReportProgressResponse
+	25, // 65: codeq.v1.TaskService.CancelTask:output_type -> codeq.v1.CancelTaskResponse
+	27, // 66: codeq.v1.TaskService.GetTask:output_type -> codeq.v1.GetTaskResponse
+	31, // 67: codeq.v1.TaskService.ListTasks:output_type -> codeq.v1.ListTasksResponse
+	34, // 68: codeq.v1.TaskService.ExplainTask:output_type -> codeq.v1.ExplainTaskResponse
+	36, // 69: codeq.v1.TaskService.RedriveTask:output_type -> codeq.v1.RedriveTaskResponse
+	38, // 70: codeq.v1.TaskService.CleanupTasks:output_type -> codeq.v1.CleanupTasksResponse
+	29, // 71: codeq.v1.TaskService.GetTaskResult:output_type -> codeq.v1.GetTaskResultResponse
+	40, // 72: codeq.v1.TaskService.GetTaskArtifact:output_type -> codeq.v1.GetTaskArtifactResponse
+	55, // [55:73] is the sub-list for method output_type
+	37, // [37:55] is the sub-list for method input_type
+	37, // [37:37] is the sub-list for extension type_name
+	37, // [37:37] is the sub-list for extension extendee
+	0,  // [0:37] is the sub-list for field type_name
 }
 
 func init() { file_codeq_v1_task_service_proto_init() }
@@ -2974,6 +2989,7 @@ func file_codeq_v1_task_service_proto_init() {
 	file_codeq_v1_task_service_proto_msgTypes[16].OneofWrappers = []any{}
 	file_codeq_v1_task_service_proto_msgTypes[18].OneofWrappers = []any{}
 	file_codeq_v1_task_service_proto_msgTypes[20].OneofWrappers = []any{}
+	file_codeq_v1_task_service_proto_msgTypes[31].OneofWrappers = []any{}
 	file_codeq_v1_task_service_proto_msgTypes[32].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{

@@ -52,8 +52,8 @@ type TaskServiceClient interface {
 	// CreateTask creates one task. With an idempotency key, the call is safe to retry: a repeated request returns the
 	// first task, marked as a duplicate (HTTP 200). Without a key, the task may exist after OUTCOME_UNKNOWN, and a retry
 	// may create a second one.
-	// Errors: INVALID_FIELD, TOO_LARGE, TOO_MANY_QUEUES, STORAGE_FULL, IDEMPOTENCY_CONFLICT, TASK_ID_TAKEN,
-	// POLICY_VIOLATION.
+	// Errors: INVALID_FIELD, URL_NOT_ALLOWED, TOO_LARGE, TOO_MANY_QUEUES, STORAGE_FULL, IDEMPOTENCY_CONFLICT,
+	// TASK_ID_TAKEN, POLICY_VIOLATION.
 	CreateTask(ctx context.Context, in *CreateTaskRequest, opts ...grpc.CallOption) (*CreateTaskResponse, error)
 	// BatchCreateTasks creates up to 1000 tasks. Each task succeeds or fails on its own, and the results are in the order
 	// of the request. With `atomic`, either all tasks are created or none, and the call fails with the first error.
@@ -324,8 +324,8 @@ type TaskServiceServer interface {
 	// CreateTask creates one task. With an idempotency key, the call is safe to retry: a repeated request returns the
 	// first task, marked as a duplicate (HTTP 200). Without a key, the task may exist after OUTCOME_UNKNOWN, and a retry
 	// may create a second one.
-	// Errors: INVALID_FIELD, TOO_LARGE, TOO_MANY_QUEUES, STORAGE_FULL, IDEMPOTENCY_CONFLICT, TASK_ID_TAKEN,
-	// POLICY_VIOLATION.
+	// Errors: INVALID_FIELD, URL_NOT_ALLOWED, TOO_LARGE, TOO_MANY_QUEUES, STORAGE_FULL, IDEMPOTENCY_CONFLICT,
+	// TASK_ID_TAKEN, POLICY_VIOLATION.
 	CreateTask(context.Context, *CreateTaskRequest) (*CreateTaskResponse, error)
 	// BatchCreateTasks creates up to 1000 tasks. Each task succeeds or fails on its own, and the results are in the order
 	// of the request. With `atomic`, either all tasks are created or none, and the call fails with the first error.

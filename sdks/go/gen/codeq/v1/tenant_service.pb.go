@@ -759,7 +759,7 @@ func (x *UpdateTenantResponse) GetTenant() *Tenant {
 // GetUsageRequest reads the usage of a tenant.
 type GetUsageRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Tenant to act on; only an operator may name another one than its token's. Empty: the token's.
+	// Tenant to act on; only an operator may name one other than the token's. Empty: the token's.
 	Tenant        string `protobuf:"bytes,1,opt,name=tenant,proto3" json:"tenant,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

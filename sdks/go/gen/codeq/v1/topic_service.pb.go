@@ -25,26 +25,25 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// QueuePolicy says how a queue treats its tasks. The server's defaults apply in place of absent fields, and of numbers
-// that are 0.
+// QueuePolicy says how a queue treats its tasks. The server's defaults apply where a field is absent or a number is 0.
 type QueuePolicy struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Priorities that tasks may have: up to 10 different ones, 0 to 9. Empty: all. A longer list is INVALID_POLICY, as any
-	// other mistake; only one of more than 64 items is INVALID_FIELD.
+	// Priorities that tasks may have: up to 10 different ones, 0 to 9. Empty: all. A longer list
+	// fails with INVALID_POLICY, like any other mistake; only one of more than 64 items fails with INVALID_FIELD.
 	PriorityTiers []int32 `protobuf:"varint,1,rep,packed,name=priority_tiers,json=priorityTiers,proto3" json:"priority_tiers,omitempty"`
 	// Maximum deliveries of a task, 1 to 1000: the default of tasks that name none, and the most that a task may ask for.
-	// Counts for tasks created from now on.
+	// Applies to tasks created from now on.
 	MaxAttempts *int32 `protobuf:"varint,2,opt,name=max_attempts,json=maxAttempts,proto3,oneof" json:"max_attempts,omitempty"`
 	// Command that gets a new task, with the payload and the history of the old one, for each task that goes to the
-	// dead-letter queue. Another command; the dead-letter topics of that one must not lead back.
+	// dead-letter queue. It must be another command, whose own dead-letter topics do not lead back to this one.
 	DeadLetterTopicRef *string `protobuf:"bytes,3,opt,name=dead_letter_topic_ref,json=deadLetterTopicRef,proto3,oneof" json:"dead_letter_topic_ref,omitempty"`
-	// Seconds for which ended tasks are kept, 1 to 2147483647. Counts for tasks that end from now on.
+	// Seconds for which ended tasks are kept, 1 to 2147483647. Applies to tasks that end from now on.
 	RetentionSeconds *int32 `protobuf:"varint,4,opt,name=retention_seconds,json=retentionSeconds,proto3,oneof" json:"retention_seconds,omitempty"`
 	// Most tasks of the queue that may be leased at a time, 1 to 10000. Tasks leased before a lower limit was set stay
 	// leased.
 	MaxConsumers *int32 `protobuf:"varint,5,opt,name=max_consumers,json=maxConsumers,proto3,oneof" json:"max_consumers,omitempty"`
-	// Priority of tasks created with priority 0, or none; one of the tiers. Cannot be combined with a tier 0, which no task
-	// could then have.
+	// Priority of tasks created with priority 0, or none; one of the tiers. Cannot be combined with a tier 0, which no
+	// task could then have.
 	DefaultPriority *int32 `protobuf:"varint,6,opt,name=default_priority,json=defaultPriority,proto3,oneof" json:"default_priority,omitempty"`
 	// As retention_seconds, for COMPLETED tasks.
 	CompletedRetentionSeconds *int32 `protobuf:"varint,7,opt,name=completed_retention_seconds,json=completedRetentionSeconds,proto3,oneof" json:"completed_retention_seconds,omitempty"`
@@ -52,27 +51,45 @@ type QueuePolicy struct {
 	FailedRetentionSeconds *int32 `protobuf:"varint,8,opt,name=failed_retention_seconds,json=failedRetentionSeconds,proto3,oneof" json:"failed_retention_seconds,omitempty"`
 	// As retention_seconds, for tasks in the dead-letter queue.
 	DlqRetentionSeconds *int32 `protobuf:"varint,9,opt,name=dlq_retention_seconds,json=dlqRetentionSeconds,proto3,oneof" json:"dlq_retention_seconds,omitempty"`
+	// Seconds of the leases of claims and worker streams that name no length, 1 to 43200. Applies to deliveries from now on.
+	DefaultLeaseSeconds *int32 `protobuf:"varint,10,opt,name=default_lease_seconds,json=defaultLeaseSeconds,proto3,oneof" json:"default_lease_seconds,omitempty"`
 	// expire_seconds of tasks that name none, up to 315360000 (10 years).
 	DefaultExpireSeconds *int32 `protobuf:"varint,11,opt,name=default_expire_seconds,json=defaultExpireSeconds,proto3,oneof" json:"default_expire_seconds,omitempty"`
 	// Delay after a nack that names none.
 	Backoff *Backoff `protobuf:"bytes,12,opt,name=backoff,proto3" json:"backoff,omitempty"`
+	// URL to which the ends of tasks that name no webhook are reported, in the form of TaskSpec.webhook. Applies to tasks
+	// created from now on. A URL that the server may not call is rejected with URL_NOT_ALLOWED.
+	Webhook *string `protobuf:"bytes,13,opt,name=webhook,proto3,oneof" json:"webhook,omitempty"`
 	// Largest payload in bytes, up to 1048576.
 	PayloadBytesMax *int32 `protobuf:"varint,14,opt,name=payload_bytes_max,json=payloadBytesMax,proto3,oneof" json:"payload_bytes_max,omitempty"`
-	// Most tasks with the same concurrency_key that may be leased at a time, 1 to 10000. A raised limit lets waiting tasks
-	// through at once; a lower one admits none until enough deliveries have ended.
+	// JSON Schema (2020-12) that payloads must fit: a JSON object of at most 16 KiB, whose references begin with "#/" and
+	// form no loop. Applies to tasks created from now on.
+	PayloadSchema []byte `protobuf:"bytes,15,opt,name=payload_schema,json=payloadSchema,proto3,oneof" json:"payload_schema,omitempty"`
+	// Most tasks with the same concurrency_key that may be leased at a time, 1 to 10000. A raised limit lets waiting
+	// tasks through at once; a lower one admits none until enough deliveries have ended.
 	ConcurrencyPerKey *int32 `protobuf:"varint,16,opt,name=concurrency_per_key,json=concurrencyPerKey,proto3,oneof" json:"concurrency_per_key,omitempty"`
 	// Deliveries of the queue per second on average, 0.001 to 1000000.
 	RatePerSecond *float64 `protobuf:"fixed64,17,opt,name=rate_per_second,json=ratePerSecond,proto3,oneof" json:"rate_per_second,omitempty"`
-	// Deliveries at once, of the queue and of a rate_key, after a pause: 1 to 1000000. Absent or 0: as many as in a second.
+	// Deliveries at once, of the queue and of a rate_key, after a pause: 1 to 1000000. Absent or 0: as many as in a
+	// second.
 	RateBurst *int32 `protobuf:"varint,18,opt,name=rate_burst,json=rateBurst,proto3,oneof" json:"rate_burst,omitempty"`
 	// Deliveries of tasks with the same rate_key per second on average, 0.001 to 1000000.
 	RatePerKeyPerSecond *float64 `protobuf:"fixed64,19,opt,name=rate_per_key_per_second,json=ratePerKeyPerSecond,proto3,oneof" json:"rate_per_key_per_second,omitempty"`
-	// What happens to a task that a claim meets while its concurrency_key is at the limit: it waits (wait), the task of the
-	// key that was leased first is cancelled in its favour (cancel_running), or it ends as CANCELLED (drop_newest).
+	// What happens to a task that a claim meets while its concurrency_key is at the limit: it waits (wait), the task of
+	// the key that was leased first is cancelled in its favour (cancel_running), or it ends as CANCELLED (drop_newest).
 	// Absent: wait.
-	AtKeyLimit    *string `protobuf:"bytes,20,opt,name=at_key_limit,json=atKeyLimit,proto3,oneof" json:"at_key_limit,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	AtKeyLimit *string `protobuf:"bytes,20,opt,name=at_key_limit,json=atKeyLimit,proto3,oneof" json:"at_key_limit,omitempty"`
+	// concurrency_key of tasks that name none: a JSON pointer (RFC 6901) into the payload, up to 256 characters, such as
+	// /customer/id. Empty: none.
+	ConcurrencyKeyPath *string `protobuf:"bytes,21,opt,name=concurrency_key_path,json=concurrencyKeyPath,proto3,oneof" json:"concurrency_key_path,omitempty"`
+	// rate_key of tasks that name none: a JSON pointer (RFC 6901) into the payload, up to 256 characters, such as
+	// /customer/id. Empty: none.
+	RateKeyPath *string `protobuf:"bytes,22,opt,name=rate_key_path,json=rateKeyPath,proto3,oneof" json:"rate_key_path,omitempty"`
+	// ordering_key of tasks that name none: a JSON pointer (RFC 6901) into the payload, up to 256 characters, such as
+	// /customer/id. Empty: none.
+	OrderingKeyPath *string `protobuf:"bytes,23,opt,name=ordering_key_path,json=orderingKeyPath,proto3,oneof" json:"ordering_key_path,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *QueuePolicy) Reset() {
@@ -168,6 +185,13 @@ func (x *QueuePolicy) GetDlqRetentionSeconds() int32 {
 	return 0
 }
 
+func (x *QueuePolicy) GetDefaultLeaseSeconds() int32 {
+	if x != nil && x.DefaultLeaseSeconds != nil {
+		return *x.DefaultLeaseSeconds
+	}
+	return 0
+}
+
 func (x *QueuePolicy) GetDefaultExpireSeconds() int32 {
 	if x != nil && x.DefaultExpireSeconds != nil {
 		return *x.DefaultExpireSeconds
@@ -182,11 +206,25 @@ func (x *QueuePolicy) GetBackoff() *Backoff {
 	return nil
 }
 
+func (x *QueuePolicy) GetWebhook() string {
+	if x != nil && x.Webhook != nil {
+		return *x.Webhook
+	}
+	return ""
+}
+
 func (x *QueuePolicy) GetPayloadBytesMax() int32 {
 	if x != nil && x.PayloadBytesMax != nil {
 		return *x.PayloadBytesMax
 	}
 	return 0
+}
+
+func (x *QueuePolicy) GetPayloadSchema() []byte {
+	if x != nil {
+		return x.PayloadSchema
+	}
+	return nil
 }
 
 func (x *QueuePolicy) GetConcurrencyPerKey() int32 {
@@ -220,6 +258,27 @@ func (x *QueuePolicy) GetRatePerKeyPerSecond() float64 {
 func (x *QueuePolicy) GetAtKeyLimit() string {
 	if x != nil && x.AtKeyLimit != nil {
 		return *x.AtKeyLimit
+	}
+	return ""
+}
+
+func (x *QueuePolicy) GetConcurrencyKeyPath() string {
+	if x != nil && x.ConcurrencyKeyPath != nil {
+		return *x.ConcurrencyKeyPath
+	}
+	return ""
+}
+
+func (x *QueuePolicy) GetRateKeyPath() string {
+	if x != nil && x.RateKeyPath != nil {
+		return *x.RateKeyPath
+	}
+	return ""
+}
+
+func (x *QueuePolicy) GetOrderingKeyPath() string {
+	if x != nil && x.OrderingKeyPath != nil {
+		return *x.OrderingKeyPath
 	}
 	return ""
 }
@@ -405,7 +464,7 @@ type PutTopicRequest struct {
 	Command string `protobuf:"bytes,1,opt,name=command,proto3" json:"command,omitempty"`
 	// The policy.
 	Policy *QueuePolicy `protobuf:"bytes,2,opt,name=policy,proto3" json:"policy,omitempty"`
-	// Tenant to act on; only an operator may name another one than its token's. Empty: the token's.
+	// Tenant to act on; only an operator may name one other than the token's. Empty: the token's.
 	Tenant        string `protobuf:"bytes,3,opt,name=tenant,proto3" json:"tenant,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -513,7 +572,7 @@ type GetTopicRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Command, in the form of TaskSpec.command.
 	Command string `protobuf:"bytes,1,opt,name=command,proto3" json:"command,omitempty"`
-	// Tenant to act on; only an operator may name another one than its token's. Empty: the token's.
+	// Tenant to act on; only an operator may name one other than the token's. Empty: the token's.
 	Tenant        string `protobuf:"bytes,2,opt,name=tenant,proto3" json:"tenant,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -616,7 +675,7 @@ type ListTopicsRequest struct {
 	PageSize int32 `protobuf:"varint,1,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
 	// next_page_token of the previous response. Empty for the first page.
 	PageToken string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
-	// Tenant to act on; only an operator may name another one than its token's. Empty: the token's.
+	// Tenant to act on; only an operator may name one other than the token's. Empty: the token's.
 	Tenant        string `protobuf:"bytes,3,opt,name=tenant,proto3" json:"tenant,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -735,7 +794,7 @@ type DeleteTopicRequest struct {
 	Command string `protobuf:"bytes,1,opt,name=command,proto3" json:"command,omitempty"`
 	// What to do with the policy: must be "Delete".
 	DeletionPolicy string `protobuf:"bytes,2,opt,name=deletion_policy,json=deletionPolicy,proto3" json:"deletion_policy,omitempty"`
-	// Tenant to act on; only an operator may name another one than its token's. Empty: the token's.
+	// Tenant to act on; only an operator may name one other than the token's. Empty: the token's.
 	Tenant        string `protobuf:"bytes,3,opt,name=tenant,proto3" json:"tenant,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -833,7 +892,7 @@ var File_codeq_v1_topic_service_proto protoreflect.FileDescriptor
 
 const file_codeq_v1_topic_service_proto_rawDesc = "" +
 	"\n" +
-	"\x1ccodeq/v1/topic_service.proto\x12\bcodeq.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1ecodeq/options/v1/options.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe3\v\n" +
+	"\x1ccodeq/v1/topic_service.proto\x12\bcodeq.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1ecodeq/options/v1/options.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xdb\x10\n" +
 	"\vQueuePolicy\x12=\n" +
 	"\x0epriority_tiers\x18\x01 \x03(\x05B\x16\xbaH\x0f\x92\x01\f\x10@\x18\x01\"\x06\x1a\x04\x18\t(\x00\xf8\xb5\x18\x01R\rpriorityTiers\x122\n" +
 	"\fmax_attempts\x18\x02 \x01(\x05B\n" +
@@ -845,20 +904,27 @@ const file_codeq_v1_topic_service_proto_rawDesc = "" +
 	"\x10default_priority\x18\x06 \x01(\x05B\t\xbaH\x06\x1a\x04\x18\t(\x00H\x04R\x0fdefaultPriority\x88\x01\x01\x12L\n" +
 	"\x1bcompleted_retention_seconds\x18\a \x01(\x05B\a\xbaH\x04\x1a\x02(\x00H\x05R\x19completedRetentionSeconds\x88\x01\x01\x12F\n" +
 	"\x18failed_retention_seconds\x18\b \x01(\x05B\a\xbaH\x04\x1a\x02(\x00H\x06R\x16failedRetentionSeconds\x88\x01\x01\x12@\n" +
-	"\x15dlq_retention_seconds\x18\t \x01(\x05B\a\xbaH\x04\x1a\x02(\x00H\aR\x13dlqRetentionSeconds\x88\x01\x01\x12H\n" +
+	"\x15dlq_retention_seconds\x18\t \x01(\x05B\a\xbaH\x04\x1a\x02(\x00H\aR\x13dlqRetentionSeconds\x88\x01\x01\x12D\n" +
+	"\x15default_lease_seconds\x18\n" +
+	" \x01(\x05B\v\xbaH\b\x1a\x06\x18\xc0\xd1\x02(\x00H\bR\x13defaultLeaseSeconds\x88\x01\x01\x12H\n" +
 	"\x16default_expire_seconds\x18\v \x01(\x05B\r\xbaH\n" +
-	"\x1a\b\x18\x80\x86\xb0\x96\x01(\x00H\bR\x14defaultExpireSeconds\x88\x01\x01\x12+\n" +
-	"\abackoff\x18\f \x01(\v2\x11.codeq.v1.BackoffR\abackoff\x12<\n" +
-	"\x11payload_bytes_max\x18\x0e \x01(\x05B\v\xbaH\b\x1a\x06\x18\x80\x80@(\x00H\tR\x0fpayloadBytesMax\x88\x01\x01\x12?\n" +
+	"\x1a\b\x18\x80\x86\xb0\x96\x01(\x00H\tR\x14defaultExpireSeconds\x88\x01\x01\x12+\n" +
+	"\abackoff\x18\f \x01(\v2\x11.codeq.v1.BackoffR\abackoff\x12\x9b\x01\n" +
+	"\awebhook\x18\r \x01(\tB|\xbaH*r(\x18\x80\x102#^([Hh][Tt][Tt][Pp][Ss]?://[!-~]+)?$\x90\xb6\x18\x01\xa2\xb6\x18Gan http or https URL in printable ASCII, as in https://example.com/pathH\n" +
+	"R\awebhook\x88\x01\x01\x12<\n" +
+	"\x11payload_bytes_max\x18\x0e \x01(\x05B\v\xbaH\b\x1a\x06\x18\x80\x80@(\x00H\vR\x0fpayloadBytesMax\x88\x01\x01\x129\n" +
+	"\x0epayload_schema\x18\x0f \x01(\fB\r\xbaH\x06z\x04\x18\x80\x80\x01ص\x18\x01H\fR\rpayloadSchema\x88\x01\x01\x12?\n" +
 	"\x13concurrency_per_key\x18\x10 \x01(\x05B\n" +
-	"\xbaH\a\x1a\x05\x18\x90N(\x00H\n" +
-	"R\x11concurrencyPerKey\x88\x01\x01\x12D\n" +
-	"\x0frate_per_second\x18\x11 \x01(\x01B\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x80\x84.A)\x00\x00\x00\x00\x00\x00\x00\x00H\vR\rratePerSecond\x88\x01\x01\x12/\n" +
+	"\xbaH\a\x1a\x05\x18\x90N(\x00H\rR\x11concurrencyPerKey\x88\x01\x01\x12D\n" +
+	"\x0frate_per_second\x18\x11 \x01(\x01B\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x80\x84.A)\x00\x00\x00\x00\x00\x00\x00\x00H\x0eR\rratePerSecond\x88\x01\x01\x12/\n" +
 	"\n" +
-	"rate_burst\x18\x12 \x01(\x05B\v\xbaH\b\x1a\x06\x18\xc0\x84=(\x00H\fR\trateBurst\x88\x01\x01\x12R\n" +
-	"\x17rate_per_key_per_second\x18\x13 \x01(\x01B\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x80\x84.A)\x00\x00\x00\x00\x00\x00\x00\x00H\rR\x13ratePerKeyPerSecond\x88\x01\x01\x12O\n" +
-	"\fat_key_limit\x18\x14 \x01(\tB(\xbaH%r#R\x04waitR\x0ecancel_runningR\vdrop_newestH\x0eR\n" +
-	"atKeyLimit\x88\x01\x01B\x0f\n" +
+	"rate_burst\x18\x12 \x01(\x05B\v\xbaH\b\x1a\x06\x18\xc0\x84=(\x00H\x0fR\trateBurst\x88\x01\x01\x12R\n" +
+	"\x17rate_per_key_per_second\x18\x13 \x01(\x01B\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x80\x84.A)\x00\x00\x00\x00\x00\x00\x00\x00H\x10R\x13ratePerKeyPerSecond\x88\x01\x01\x12O\n" +
+	"\fat_key_limit\x18\x14 \x01(\tB(\xbaH%r#R\x04waitR\x0ecancel_runningR\vdrop_newestH\x11R\n" +
+	"atKeyLimit\x88\x01\x01\x12U\n" +
+	"\x14concurrency_key_path\x18\x15 \x01(\tB\x1e\xbaH\x1br\x19\x18\x80\x022\x14^(/([^~/]|~[01])*)*$H\x12R\x12concurrencyKeyPath\x88\x01\x01\x12G\n" +
+	"\rrate_key_path\x18\x16 \x01(\tB\x1e\xbaH\x1br\x19\x18\x80\x022\x14^(/([^~/]|~[01])*)*$H\x13R\vrateKeyPath\x88\x01\x01\x12O\n" +
+	"\x11ordering_key_path\x18\x17 \x01(\tB\x1e\xbaH\x1br\x19\x18\x80\x022\x14^(/([^~/]|~[01])*)*$H\x14R\x0forderingKeyPath\x88\x01\x01B\x0f\n" +
 	"\r_max_attemptsB\x18\n" +
 	"\x16_dead_letter_topic_refB\x14\n" +
 	"\x12_retention_secondsB\x10\n" +
@@ -866,15 +932,21 @@ const file_codeq_v1_topic_service_proto_rawDesc = "" +
 	"\x11_default_priorityB\x1e\n" +
 	"\x1c_completed_retention_secondsB\x1b\n" +
 	"\x19_failed_retention_secondsB\x18\n" +
-	"\x16_dlq_retention_secondsB\x19\n" +
-	"\x17_default_expire_secondsB\x14\n" +
-	"\x12_payload_bytes_maxB\x16\n" +
+	"\x16_dlq_retention_secondsB\x18\n" +
+	"\x16_default_lease_secondsB\x19\n" +
+	"\x17_default_expire_secondsB\n" +
+	"\n" +
+	"\b_webhookB\x14\n" +
+	"\x12_payload_bytes_maxB\x11\n" +
+	"\x0f_payload_schemaB\x16\n" +
 	"\x14_concurrency_per_keyB\x12\n" +
 	"\x10_rate_per_secondB\r\n" +
 	"\v_rate_burstB\x1a\n" +
 	"\x18_rate_per_key_per_secondB\x0f\n" +
-	"\r_at_key_limitJ\x04\b\n" +
-	"\x10\vJ\x04\b\r\x10\x0eJ\x04\b\x0f\x10\x10\"\x80\x02\n" +
+	"\r_at_key_limitB\x17\n" +
+	"\x15_concurrency_key_pathB\x10\n" +
+	"\x0e_rate_key_pathB\x14\n" +
+	"\x12_ordering_key_path\"\x80\x02\n" +
 	"\aBackoff\x12a\n" +
 	"\x06policy\x18\x01 \x01(\tBD\xbaHAr?R\x05fixedR\x06linearR\vexponentialR\x10exp_equal_jitterR\x0fexp_full_jitterH\x00R\x06policy\x88\x01\x01\x123\n" +
 	"\fbase_seconds\x18\x02 \x01(\x05B\v\xbaH\b\x1a\x06\x18\xc0\xd1\x02(\x00H\x01R\vbaseSeconds\x88\x01\x01\x121\n" +

@@ -31,11 +31,12 @@ const (
 //
 // TopicService manages the policies of queues. A topic is the policy of one command of a tenant; the queue itself need
 // not exist. Policies are enforced, replicated like tasks, and take effect at once.
-// Every RPC may also fail with NOT_OPERATOR if it names another tenant than the token's, and COMMAND_NOT_ALLOWED.
+// Every RPC may also fail with NOT_OPERATOR if it names a tenant other than the token's, and COMMAND_NOT_ALLOWED.
 type TopicServiceClient interface {
 	// PutTopic sets the whole policy of a command: limits that the policy does not name no longer apply. A new topic has
 	// version 1, a changed one the next version, and an unchanged one keeps its version.
-	// Errors: NOT_ADMIN, INVALID_POLICY (names the field), LIMIT_REACHED (the tenant has 10000 topics).
+	// Errors: NOT_ADMIN, INVALID_POLICY (names the field), URL_NOT_ALLOWED (the webhook leads where the server may not go),
+	// LIMIT_REACHED (the tenant has 10000 topics).
 	PutTopic(ctx context.Context, in *PutTopicRequest, opts ...grpc.CallOption) (*PutTopicResponse, error)
 	// GetTopic returns a topic.
 	// Errors: NOT_ADMIN, TOPIC_NOT_FOUND.
@@ -102,11 +103,12 @@ func (c *topicServiceClient) DeleteTopic(ctx context.Context, in *DeleteTopicReq
 //
 // TopicService manages the policies of queues. A topic is the policy of one command of a tenant; the queue itself need
 // not exist. Policies are enforced, replicated like tasks, and take effect at once.
-// Every RPC may also fail with NOT_OPERATOR if it names another tenant than the token's, and COMMAND_NOT_ALLOWED.
+// Every RPC may also fail with NOT_OPERATOR if it names a tenant other than the token's, and COMMAND_NOT_ALLOWED.
 type TopicServiceServer interface {
 	// PutTopic sets the whole policy of a command: limits that the policy does not name no longer apply. A new topic has
 	// version 1, a changed one the next version, and an unchanged one keeps its version.
-	// Errors: NOT_ADMIN, INVALID_POLICY (names the field), LIMIT_REACHED (the tenant has 10000 topics).
+	// Errors: NOT_ADMIN, INVALID_POLICY (names the field), URL_NOT_ALLOWED (the webhook leads where the server may not go),
+	// LIMIT_REACHED (the tenant has 10000 topics).
 	PutTopic(context.Context, *PutTopicRequest) (*PutTopicResponse, error)
 	// GetTopic returns a topic.
 	// Errors: NOT_ADMIN, TOPIC_NOT_FOUND.

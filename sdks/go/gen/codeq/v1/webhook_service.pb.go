@@ -35,7 +35,7 @@ const (
 	CallbackState_CALLBACK_STATE_PENDING CallbackState = 1
 	// Accepted by the receiver.
 	CallbackState_CALLBACK_STATE_DELIVERED CallbackState = 2
-	// Refused by the receiver, or accepted in none of the attempts.
+	// Refused by the receiver, or not accepted in any attempt.
 	CallbackState_CALLBACK_STATE_GAVE_UP CallbackState = 3
 )
 
@@ -82,6 +82,136 @@ func (CallbackState) EnumDescriptor() ([]byte, []int) {
 	return file_codeq_v1_webhook_service_proto_rawDescGZIP(), []int{0}
 }
 
+// HostHold is the reason for which a host gets no callbacks at the moment.
+type HostHold int32
+
+const (
+	// Never sent.
+	HostHold_HOST_HOLD_UNSPECIFIED HostHold = 0
+	// An administrator has paused it.
+	HostHold_HOST_HOLD_PAUSED HostHold = 1
+	// The server has paused it, because every attempt failed for webhookDisableAfterSeconds.
+	HostHold_HOST_HOLD_DISABLED HostHold = 2
+	// It keeps failing and is left alone until the next attempt.
+	HostHold_HOST_HOLD_FAILING HostHold = 3
+)
+
+// Enum value maps for HostHold.
+var (
+	HostHold_name = map[int32]string{
+		0: "HOST_HOLD_UNSPECIFIED",
+		1: "HOST_HOLD_PAUSED",
+		2: "HOST_HOLD_DISABLED",
+		3: "HOST_HOLD_FAILING",
+	}
+	HostHold_value = map[string]int32{
+		"HOST_HOLD_UNSPECIFIED": 0,
+		"HOST_HOLD_PAUSED":      1,
+		"HOST_HOLD_DISABLED":    2,
+		"HOST_HOLD_FAILING":     3,
+	}
+)
+
+func (x HostHold) Enum() *HostHold {
+	p := new(HostHold)
+	*p = x
+	return p
+}
+
+func (x HostHold) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (HostHold) Descriptor() protoreflect.EnumDescriptor {
+	return file_codeq_v1_webhook_service_proto_enumTypes[1].Descriptor()
+}
+
+func (HostHold) Type() protoreflect.EnumType {
+	return &file_codeq_v1_webhook_service_proto_enumTypes[1]
+}
+
+func (x HostHold) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use HostHold.Descriptor instead.
+func (HostHold) EnumDescriptor() ([]byte, []int) {
+	return file_codeq_v1_webhook_service_proto_rawDescGZIP(), []int{1}
+}
+
+// HeldHost is a host that gets no callbacks at the moment.
+type HeldHost struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Host and port, as in hooks.example.com:443.
+	Host string `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`
+	// Reason.
+	Reason HostHold `protobuf:"varint,2,opt,name=reason,proto3,enum=codeq.v1.HostHold" json:"reason,omitempty"`
+	// Time since which it has been paused. Set unless it is FAILING.
+	Since *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=since,proto3" json:"since,omitempty"`
+	// Time of the next attempt. Set if it is FAILING.
+	Until         *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=until,proto3" json:"until,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HeldHost) Reset() {
+	*x = HeldHost{}
+	mi := &file_codeq_v1_webhook_service_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HeldHost) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HeldHost) ProtoMessage() {}
+
+func (x *HeldHost) ProtoReflect() protoreflect.Message {
+	mi := &file_codeq_v1_webhook_service_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HeldHost.ProtoReflect.Descriptor instead.
+func (*HeldHost) Descriptor() ([]byte, []int) {
+	return file_codeq_v1_webhook_service_proto_rawDescGZIP(), []int{0}
+}
+
+func (x *HeldHost) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+func (x *HeldHost) GetReason() HostHold {
+	if x != nil {
+		return x.Reason
+	}
+	return HostHold_HOST_HOLD_UNSPECIFIED
+}
+
+func (x *HeldHost) GetSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Since
+	}
+	return nil
+}
+
+func (x *HeldHost) GetUntil() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Until
+	}
+	return nil
+}
+
 // CallbackAttempt is an attempt to deliver a callback.
 type CallbackAttempt struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -91,7 +221,7 @@ type CallbackAttempt struct {
 	Status int32 `protobuf:"varint,2,opt,name=status,proto3" json:"status,omitempty"`
 	// Duration in milliseconds.
 	DurationMs int64 `protobuf:"varint,3,opt,name=duration_ms,json=durationMs,proto3" json:"duration_ms,omitempty"`
-	// Reason for which there was no answer, at most 256 characters.
+	// Why there was no answer, at most 256 characters.
 	Error         string `protobuf:"bytes,4,opt,name=error,proto3" json:"error,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -99,7 +229,7 @@ type CallbackAttempt struct {
 
 func (x *CallbackAttempt) Reset() {
 	*x = CallbackAttempt{}
-	mi := &file_codeq_v1_webhook_service_proto_msgTypes[0]
+	mi := &file_codeq_v1_webhook_service_proto_msgTypes[1]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -111,7 +241,7 @@ func (x *CallbackAttempt) String() string {
 func (*CallbackAttempt) ProtoMessage() {}
 
 func (x *CallbackAttempt) ProtoReflect() protoreflect.Message {
-	mi := &file_codeq_v1_webhook_service_proto_msgTypes[0]
+	mi := &file_codeq_v1_webhook_service_proto_msgTypes[1]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -124,7 +254,7 @@ func (x *CallbackAttempt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CallbackAttempt.ProtoReflect.Descriptor instead.
 func (*CallbackAttempt) Descriptor() ([]byte, []int) {
-	return file_codeq_v1_webhook_service_proto_rawDescGZIP(), []int{0}
+	return file_codeq_v1_webhook_service_proto_rawDescGZIP(), []int{1}
 }
 
 func (x *CallbackAttempt) GetAt() *timestamppb.Timestamp {
@@ -182,7 +312,7 @@ type Callback struct {
 
 func (x *Callback) Reset() {
 	*x = Callback{}
-	mi := &file_codeq_v1_webhook_service_proto_msgTypes[1]
+	mi := &file_codeq_v1_webhook_service_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -194,7 +324,7 @@ func (x *Callback) String() string {
 func (*Callback) ProtoMessage() {}
 
 func (x *Callback) ProtoReflect() protoreflect.Message {
-	mi := &file_codeq_v1_webhook_service_proto_msgTypes[1]
+	mi := &file_codeq_v1_webhook_service_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -207,7 +337,7 @@ func (x *Callback) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Callback.ProtoReflect.Descriptor instead.
 func (*Callback) Descriptor() ([]byte, []int) {
-	return file_codeq_v1_webhook_service_proto_rawDescGZIP(), []int{1}
+	return file_codeq_v1_webhook_service_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *Callback) GetDeliveryId() string {
@@ -284,7 +414,7 @@ type ListTaskCallbacksRequest struct {
 
 func (x *ListTaskCallbacksRequest) Reset() {
 	*x = ListTaskCallbacksRequest{}
-	mi := &file_codeq_v1_webhook_service_proto_msgTypes[2]
+	mi := &file_codeq_v1_webhook_service_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -296,7 +426,7 @@ func (x *ListTaskCallbacksRequest) String() string {
 func (*ListTaskCallbacksRequest) ProtoMessage() {}
 
 func (x *ListTaskCallbacksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_codeq_v1_webhook_service_proto_msgTypes[2]
+	mi := &file_codeq_v1_webhook_service_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -309,7 +439,7 @@ func (x *ListTaskCallbacksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTaskCallbacksRequest.ProtoReflect.Descriptor instead.
 func (*ListTaskCallbacksRequest) Descriptor() ([]byte, []int) {
-	return file_codeq_v1_webhook_service_proto_rawDescGZIP(), []int{2}
+	return file_codeq_v1_webhook_service_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *ListTaskCallbacksRequest) GetTaskId() string {
@@ -330,7 +460,7 @@ type ListTaskCallbacksResponse struct {
 
 func (x *ListTaskCallbacksResponse) Reset() {
 	*x = ListTaskCallbacksResponse{}
-	mi := &file_codeq_v1_webhook_service_proto_msgTypes[3]
+	mi := &file_codeq_v1_webhook_service_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -342,7 +472,7 @@ func (x *ListTaskCallbacksResponse) String() string {
 func (*ListTaskCallbacksResponse) ProtoMessage() {}
 
 func (x *ListTaskCallbacksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_codeq_v1_webhook_service_proto_msgTypes[3]
+	mi := &file_codeq_v1_webhook_service_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -355,7 +485,7 @@ func (x *ListTaskCallbacksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTaskCallbacksResponse.ProtoReflect.Descriptor instead.
 func (*ListTaskCallbacksResponse) Descriptor() ([]byte, []int) {
-	return file_codeq_v1_webhook_service_proto_rawDescGZIP(), []int{3}
+	return file_codeq_v1_webhook_service_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *ListTaskCallbacksResponse) GetCallbacks() []*Callback {
@@ -376,7 +506,7 @@ type ListCallbacksRequest struct {
 	PageSize int32 `protobuf:"varint,3,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
 	// next_page_token of the previous response. Empty for the first page.
 	PageToken string `protobuf:"bytes,4,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
-	// Tenant to act on; only an operator may name another one than its token's. Empty: the token's.
+	// Tenant to act on; only an operator may name one other than the token's. Empty: the token's.
 	Tenant        string `protobuf:"bytes,5,opt,name=tenant,proto3" json:"tenant,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -384,7 +514,7 @@ type ListCallbacksRequest struct {
 
 func (x *ListCallbacksRequest) Reset() {
 	*x = ListCallbacksRequest{}
-	mi := &file_codeq_v1_webhook_service_proto_msgTypes[4]
+	mi := &file_codeq_v1_webhook_service_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -396,7 +526,7 @@ func (x *ListCallbacksRequest) String() string {
 func (*ListCallbacksRequest) ProtoMessage() {}
 
 func (x *ListCallbacksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_codeq_v1_webhook_service_proto_msgTypes[4]
+	mi := &file_codeq_v1_webhook_service_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -409,7 +539,7 @@ func (x *ListCallbacksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCallbacksRequest.ProtoReflect.Descriptor instead.
 func (*ListCallbacksRequest) Descriptor() ([]byte, []int) {
-	return file_codeq_v1_webhook_service_proto_rawDescGZIP(), []int{4}
+	return file_codeq_v1_webhook_service_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *ListCallbacksRequest) GetCommand() string {
@@ -454,15 +584,17 @@ type ListCallbacksResponse struct {
 	Callbacks []*Callback `protobuf:"bytes,1,rep,name=callbacks,proto3" json:"callbacks,omitempty"`
 	// Token of the next page. Empty on the last page.
 	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
-	// Hosts whose callbacks the tenant has paused.
-	PausedHosts   []string `protobuf:"bytes,3,rep,name=paused_hosts,json=pausedHosts,proto3" json:"paused_hosts,omitempty"`
+	// Hosts whose callbacks are paused.
+	PausedHosts []string `protobuf:"bytes,3,rep,name=paused_hosts,json=pausedHosts,proto3" json:"paused_hosts,omitempty"`
+	// Hosts that get no callbacks at the moment: those that are paused, and those of these callbacks that keep failing.
+	HeldHosts     []*HeldHost `protobuf:"bytes,4,rep,name=held_hosts,json=heldHosts,proto3" json:"held_hosts,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ListCallbacksResponse) Reset() {
 	*x = ListCallbacksResponse{}
-	mi := &file_codeq_v1_webhook_service_proto_msgTypes[5]
+	mi := &file_codeq_v1_webhook_service_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -474,7 +606,7 @@ func (x *ListCallbacksResponse) String() string {
 func (*ListCallbacksResponse) ProtoMessage() {}
 
 func (x *ListCallbacksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_codeq_v1_webhook_service_proto_msgTypes[5]
+	mi := &file_codeq_v1_webhook_service_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -487,7 +619,7 @@ func (x *ListCallbacksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCallbacksResponse.ProtoReflect.Descriptor instead.
 func (*ListCallbacksResponse) Descriptor() ([]byte, []int) {
-	return file_codeq_v1_webhook_service_proto_rawDescGZIP(), []int{5}
+	return file_codeq_v1_webhook_service_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ListCallbacksResponse) GetCallbacks() []*Callback {
@@ -511,12 +643,19 @@ func (x *ListCallbacksResponse) GetPausedHosts() []string {
 	return nil
 }
 
+func (x *ListCallbacksResponse) GetHeldHosts() []*HeldHost {
+	if x != nil {
+		return x.HeldHosts
+	}
+	return nil
+}
+
 // RetryTaskCallbacksRequest attempts the callbacks of a task at once.
 type RetryTaskCallbacksRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Task.
 	TaskId string `protobuf:"bytes,1,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
-	// Tenant to act on; only an operator may name another one than its token's. Empty: the token's.
+	// Tenant to act on; only an operator may name one other than the token's. Empty: the token's.
 	Tenant        string `protobuf:"bytes,2,opt,name=tenant,proto3" json:"tenant,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -524,7 +663,7 @@ type RetryTaskCallbacksRequest struct {
 
 func (x *RetryTaskCallbacksRequest) Reset() {
 	*x = RetryTaskCallbacksRequest{}
-	mi := &file_codeq_v1_webhook_service_proto_msgTypes[6]
+	mi := &file_codeq_v1_webhook_service_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -536,7 +675,7 @@ func (x *RetryTaskCallbacksRequest) String() string {
 func (*RetryTaskCallbacksRequest) ProtoMessage() {}
 
 func (x *RetryTaskCallbacksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_codeq_v1_webhook_service_proto_msgTypes[6]
+	mi := &file_codeq_v1_webhook_service_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -549,7 +688,7 @@ func (x *RetryTaskCallbacksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetryTaskCallbacksRequest.ProtoReflect.Descriptor instead.
 func (*RetryTaskCallbacksRequest) Descriptor() ([]byte, []int) {
-	return file_codeq_v1_webhook_service_proto_rawDescGZIP(), []int{6}
+	return file_codeq_v1_webhook_service_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *RetryTaskCallbacksRequest) GetTaskId() string {
@@ -569,7 +708,7 @@ func (x *RetryTaskCallbacksRequest) GetTenant() string {
 // RetryTaskCallbacksResponse tells what was done.
 type RetryTaskCallbacksResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Number of callbacks that are attempted.
+	// Number of callbacks that will be attempted.
 	Retried       int64 `protobuf:"varint,1,opt,name=retried,proto3" json:"retried,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -577,7 +716,7 @@ type RetryTaskCallbacksResponse struct {
 
 func (x *RetryTaskCallbacksResponse) Reset() {
 	*x = RetryTaskCallbacksResponse{}
-	mi := &file_codeq_v1_webhook_service_proto_msgTypes[7]
+	mi := &file_codeq_v1_webhook_service_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -589,7 +728,7 @@ func (x *RetryTaskCallbacksResponse) String() string {
 func (*RetryTaskCallbacksResponse) ProtoMessage() {}
 
 func (x *RetryTaskCallbacksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_codeq_v1_webhook_service_proto_msgTypes[7]
+	mi := &file_codeq_v1_webhook_service_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -602,7 +741,7 @@ func (x *RetryTaskCallbacksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetryTaskCallbacksResponse.ProtoReflect.Descriptor instead.
 func (*RetryTaskCallbacksResponse) Descriptor() ([]byte, []int) {
-	return file_codeq_v1_webhook_service_proto_rawDescGZIP(), []int{7}
+	return file_codeq_v1_webhook_service_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *RetryTaskCallbacksResponse) GetRetried() int64 {
@@ -623,7 +762,7 @@ type RetryCallbacksRequest struct {
 	To *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=to,proto3" json:"to,omitempty"`
 	// next_page_token of the previous response. Empty for the first page.
 	PageToken string `protobuf:"bytes,4,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
-	// Tenant to act on; only an operator may name another one than its token's. Empty: the token's.
+	// Tenant to act on; only an operator may name one other than the token's. Empty: the token's.
 	Tenant        string `protobuf:"bytes,5,opt,name=tenant,proto3" json:"tenant,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -631,7 +770,7 @@ type RetryCallbacksRequest struct {
 
 func (x *RetryCallbacksRequest) Reset() {
 	*x = RetryCallbacksRequest{}
-	mi := &file_codeq_v1_webhook_service_proto_msgTypes[8]
+	mi := &file_codeq_v1_webhook_service_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -643,7 +782,7 @@ func (x *RetryCallbacksRequest) String() string {
 func (*RetryCallbacksRequest) ProtoMessage() {}
 
 func (x *RetryCallbacksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_codeq_v1_webhook_service_proto_msgTypes[8]
+	mi := &file_codeq_v1_webhook_service_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -656,7 +795,7 @@ func (x *RetryCallbacksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetryCallbacksRequest.ProtoReflect.Descriptor instead.
 func (*RetryCallbacksRequest) Descriptor() ([]byte, []int) {
-	return file_codeq_v1_webhook_service_proto_rawDescGZIP(), []int{8}
+	return file_codeq_v1_webhook_service_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *RetryCallbacksRequest) GetCommand() string {
@@ -697,9 +836,9 @@ func (x *RetryCallbacksRequest) GetTenant() string {
 // RetryCallbacksResponse tells what was done.
 type RetryCallbacksResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Number of callbacks that are attempted.
+	// Number of callbacks that will be attempted.
 	Retried int64 `protobuf:"varint,1,opt,name=retried,proto3" json:"retried,omitempty"`
-	// Token to continue with. Empty if all callbacks were examined.
+	// Token of the next page. Empty if all callbacks were examined.
 	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -707,7 +846,7 @@ type RetryCallbacksResponse struct {
 
 func (x *RetryCallbacksResponse) Reset() {
 	*x = RetryCallbacksResponse{}
-	mi := &file_codeq_v1_webhook_service_proto_msgTypes[9]
+	mi := &file_codeq_v1_webhook_service_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -719,7 +858,7 @@ func (x *RetryCallbacksResponse) String() string {
 func (*RetryCallbacksResponse) ProtoMessage() {}
 
 func (x *RetryCallbacksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_codeq_v1_webhook_service_proto_msgTypes[9]
+	mi := &file_codeq_v1_webhook_service_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -732,7 +871,7 @@ func (x *RetryCallbacksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetryCallbacksResponse.ProtoReflect.Descriptor instead.
 func (*RetryCallbacksResponse) Descriptor() ([]byte, []int) {
-	return file_codeq_v1_webhook_service_proto_rawDescGZIP(), []int{9}
+	return file_codeq_v1_webhook_service_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *RetryCallbacksResponse) GetRetried() int64 {
@@ -749,7 +888,7 @@ func (x *RetryCallbacksResponse) GetNextPageToken() string {
 	return ""
 }
 
-// WebhookSecrets tells which secrets there are for an endpoint, without the secrets.
+// WebhookSecrets shows the secrets of an endpoint by their fingerprints.
 type WebhookSecrets struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// URL without its query. Empty: all endpoints without secrets of their own.
@@ -764,7 +903,7 @@ type WebhookSecrets struct {
 
 func (x *WebhookSecrets) Reset() {
 	*x = WebhookSecrets{}
-	mi := &file_codeq_v1_webhook_service_proto_msgTypes[10]
+	mi := &file_codeq_v1_webhook_service_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -776,7 +915,7 @@ func (x *WebhookSecrets) String() string {
 func (*WebhookSecrets) ProtoMessage() {}
 
 func (x *WebhookSecrets) ProtoReflect() protoreflect.Message {
-	mi := &file_codeq_v1_webhook_service_proto_msgTypes[10]
+	mi := &file_codeq_v1_webhook_service_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -789,7 +928,7 @@ func (x *WebhookSecrets) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WebhookSecrets.ProtoReflect.Descriptor instead.
 func (*WebhookSecrets) Descriptor() ([]byte, []int) {
-	return file_codeq_v1_webhook_service_proto_rawDescGZIP(), []int{10}
+	return file_codeq_v1_webhook_service_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *WebhookSecrets) GetEndpoint() string {
@@ -816,12 +955,13 @@ func (x *WebhookSecrets) GetChangedAt() *timestamppb.Timestamp {
 // PutWebhookSecretsRequest sets secrets.
 type PutWebhookSecretsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// URL without query and fragment, as the webhooks have it. Empty: all endpoints without secrets of their own.
+	// URL without query and fragment, spelled as in the webhooks. Empty: all endpoints without secrets of their own.
 	Endpoint string `protobuf:"bytes,1,opt,name=endpoint,proto3" json:"endpoint,omitempty"`
 	// One or two secrets of 16 to 128 printable ASCII characters, newest first. The newest signs X-CodeQ-Signature, both sign
-	// webhook-signature. A secret that begins with whsec_ is base64 after that, as Standard Webhooks has it.
+	// webhook-signature. A secret that begins with whsec_ must be base64 with padding after that, as Standard Webhooks has
+	// it: webhook-signature is made with the decoded key, X-CodeQ-Signature with the text as it is.
 	Secrets []string `protobuf:"bytes,2,rep,name=secrets,proto3" json:"secrets,omitempty"`
-	// Tenant to act on; only an operator may name another one than its token's. Empty: the token's.
+	// Tenant to act on; only an operator may name one other than the token's. Empty: the token's.
 	Tenant        string `protobuf:"bytes,3,opt,name=tenant,proto3" json:"tenant,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -829,7 +969,7 @@ type PutWebhookSecretsRequest struct {
 
 func (x *PutWebhookSecretsRequest) Reset() {
 	*x = PutWebhookSecretsRequest{}
-	mi := &file_codeq_v1_webhook_service_proto_msgTypes[11]
+	mi := &file_codeq_v1_webhook_service_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -841,7 +981,7 @@ func (x *PutWebhookSecretsRequest) String() string {
 func (*PutWebhookSecretsRequest) ProtoMessage() {}
 
 func (x *PutWebhookSecretsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_codeq_v1_webhook_service_proto_msgTypes[11]
+	mi := &file_codeq_v1_webhook_service_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -854,7 +994,7 @@ func (x *PutWebhookSecretsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutWebhookSecretsRequest.ProtoReflect.Descriptor instead.
 func (*PutWebhookSecretsRequest) Descriptor() ([]byte, []int) {
-	return file_codeq_v1_webhook_service_proto_rawDescGZIP(), []int{11}
+	return file_codeq_v1_webhook_service_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *PutWebhookSecretsRequest) GetEndpoint() string {
@@ -889,7 +1029,7 @@ type PutWebhookSecretsResponse struct {
 
 func (x *PutWebhookSecretsResponse) Reset() {
 	*x = PutWebhookSecretsResponse{}
-	mi := &file_codeq_v1_webhook_service_proto_msgTypes[12]
+	mi := &file_codeq_v1_webhook_service_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -901,7 +1041,7 @@ func (x *PutWebhookSecretsResponse) String() string {
 func (*PutWebhookSecretsResponse) ProtoMessage() {}
 
 func (x *PutWebhookSecretsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_codeq_v1_webhook_service_proto_msgTypes[12]
+	mi := &file_codeq_v1_webhook_service_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -914,7 +1054,7 @@ func (x *PutWebhookSecretsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutWebhookSecretsResponse.ProtoReflect.Descriptor instead.
 func (*PutWebhookSecretsResponse) Descriptor() ([]byte, []int) {
-	return file_codeq_v1_webhook_service_proto_rawDescGZIP(), []int{12}
+	return file_codeq_v1_webhook_service_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *PutWebhookSecretsResponse) GetSecrets() *WebhookSecrets {
@@ -924,10 +1064,10 @@ func (x *PutWebhookSecretsResponse) GetSecrets() *WebhookSecrets {
 	return nil
 }
 
-// GetWebhookSecretsRequest reads for which endpoints there are secrets.
+// GetWebhookSecretsRequest reads which endpoints have secrets.
 type GetWebhookSecretsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Tenant to act on; only an operator may name another one than its token's. Empty: the token's.
+	// Tenant to act on; only an operator may name one other than the token's. Empty: the token's.
 	Tenant        string `protobuf:"bytes,1,opt,name=tenant,proto3" json:"tenant,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -935,7 +1075,7 @@ type GetWebhookSecretsRequest struct {
 
 func (x *GetWebhookSecretsRequest) Reset() {
 	*x = GetWebhookSecretsRequest{}
-	mi := &file_codeq_v1_webhook_service_proto_msgTypes[13]
+	mi := &file_codeq_v1_webhook_service_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -947,7 +1087,7 @@ func (x *GetWebhookSecretsRequest) String() string {
 func (*GetWebhookSecretsRequest) ProtoMessage() {}
 
 func (x *GetWebhookSecretsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_codeq_v1_webhook_service_proto_msgTypes[13]
+	mi := &file_codeq_v1_webhook_service_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -960,7 +1100,7 @@ func (x *GetWebhookSecretsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetWebhookSecretsRequest.ProtoReflect.Descriptor instead.
 func (*GetWebhookSecretsRequest) Descriptor() ([]byte, []int) {
-	return file_codeq_v1_webhook_service_proto_rawDescGZIP(), []int{13}
+	return file_codeq_v1_webhook_service_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *GetWebhookSecretsRequest) GetTenant() string {
@@ -970,7 +1110,7 @@ func (x *GetWebhookSecretsRequest) GetTenant() string {
 	return ""
 }
 
-// GetWebhookSecretsResponse returns them.
+// GetWebhookSecretsResponse lists the endpoints that have secrets.
 type GetWebhookSecretsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Endpoints with secrets, in order, at most 1000.
@@ -981,7 +1121,7 @@ type GetWebhookSecretsResponse struct {
 
 func (x *GetWebhookSecretsResponse) Reset() {
 	*x = GetWebhookSecretsResponse{}
-	mi := &file_codeq_v1_webhook_service_proto_msgTypes[14]
+	mi := &file_codeq_v1_webhook_service_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -993,7 +1133,7 @@ func (x *GetWebhookSecretsResponse) String() string {
 func (*GetWebhookSecretsResponse) ProtoMessage() {}
 
 func (x *GetWebhookSecretsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_codeq_v1_webhook_service_proto_msgTypes[14]
+	mi := &file_codeq_v1_webhook_service_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1006,7 +1146,7 @@ func (x *GetWebhookSecretsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetWebhookSecretsResponse.ProtoReflect.Descriptor instead.
 func (*GetWebhookSecretsResponse) Descriptor() ([]byte, []int) {
-	return file_codeq_v1_webhook_service_proto_rawDescGZIP(), []int{14}
+	return file_codeq_v1_webhook_service_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *GetWebhookSecretsResponse) GetEndpoints() []*WebhookSecrets {
@@ -1021,7 +1161,7 @@ type DeleteWebhookSecretsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// URL without query and fragment. Empty: those for all endpoints without secrets of their own.
 	Endpoint string `protobuf:"bytes,1,opt,name=endpoint,proto3" json:"endpoint,omitempty"`
-	// Tenant to act on; only an operator may name another one than its token's. Empty: the token's.
+	// Tenant to act on; only an operator may name one other than the token's. Empty: the token's.
 	Tenant        string `protobuf:"bytes,2,opt,name=tenant,proto3" json:"tenant,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1029,7 +1169,7 @@ type DeleteWebhookSecretsRequest struct {
 
 func (x *DeleteWebhookSecretsRequest) Reset() {
 	*x = DeleteWebhookSecretsRequest{}
-	mi := &file_codeq_v1_webhook_service_proto_msgTypes[15]
+	mi := &file_codeq_v1_webhook_service_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1041,7 +1181,7 @@ func (x *DeleteWebhookSecretsRequest) String() string {
 func (*DeleteWebhookSecretsRequest) ProtoMessage() {}
 
 func (x *DeleteWebhookSecretsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_codeq_v1_webhook_service_proto_msgTypes[15]
+	mi := &file_codeq_v1_webhook_service_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1054,7 +1194,7 @@ func (x *DeleteWebhookSecretsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteWebhookSecretsRequest.ProtoReflect.Descriptor instead.
 func (*DeleteWebhookSecretsRequest) Descriptor() ([]byte, []int) {
-	return file_codeq_v1_webhook_service_proto_rawDescGZIP(), []int{15}
+	return file_codeq_v1_webhook_service_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *DeleteWebhookSecretsRequest) GetEndpoint() string {
@@ -1080,7 +1220,7 @@ type DeleteWebhookSecretsResponse struct {
 
 func (x *DeleteWebhookSecretsResponse) Reset() {
 	*x = DeleteWebhookSecretsResponse{}
-	mi := &file_codeq_v1_webhook_service_proto_msgTypes[16]
+	mi := &file_codeq_v1_webhook_service_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1092,7 +1232,7 @@ func (x *DeleteWebhookSecretsResponse) String() string {
 func (*DeleteWebhookSecretsResponse) ProtoMessage() {}
 
 func (x *DeleteWebhookSecretsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_codeq_v1_webhook_service_proto_msgTypes[16]
+	mi := &file_codeq_v1_webhook_service_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1105,7 +1245,7 @@ func (x *DeleteWebhookSecretsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteWebhookSecretsResponse.ProtoReflect.Descriptor instead.
 func (*DeleteWebhookSecretsResponse) Descriptor() ([]byte, []int) {
-	return file_codeq_v1_webhook_service_proto_rawDescGZIP(), []int{16}
+	return file_codeq_v1_webhook_service_proto_rawDescGZIP(), []int{17}
 }
 
 // PauseWebhooksRequest pauses a host.
@@ -1113,7 +1253,7 @@ type PauseWebhooksRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Host and port, as in hooks.example.com:443, in lower case.
 	Host string `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`
-	// Tenant to act on; only an operator may name another one than its token's. Empty: the token's.
+	// Tenant to act on; only an operator may name one other than the token's. Empty: the token's.
 	Tenant        string `protobuf:"bytes,2,opt,name=tenant,proto3" json:"tenant,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1121,7 +1261,7 @@ type PauseWebhooksRequest struct {
 
 func (x *PauseWebhooksRequest) Reset() {
 	*x = PauseWebhooksRequest{}
-	mi := &file_codeq_v1_webhook_service_proto_msgTypes[17]
+	mi := &file_codeq_v1_webhook_service_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1133,7 +1273,7 @@ func (x *PauseWebhooksRequest) String() string {
 func (*PauseWebhooksRequest) ProtoMessage() {}
 
 func (x *PauseWebhooksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_codeq_v1_webhook_service_proto_msgTypes[17]
+	mi := &file_codeq_v1_webhook_service_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1146,7 +1286,7 @@ func (x *PauseWebhooksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseWebhooksRequest.ProtoReflect.Descriptor instead.
 func (*PauseWebhooksRequest) Descriptor() ([]byte, []int) {
-	return file_codeq_v1_webhook_service_proto_rawDescGZIP(), []int{17}
+	return file_codeq_v1_webhook_service_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *PauseWebhooksRequest) GetHost() string {
@@ -1174,7 +1314,7 @@ type PauseWebhooksResponse struct {
 
 func (x *PauseWebhooksResponse) Reset() {
 	*x = PauseWebhooksResponse{}
-	mi := &file_codeq_v1_webhook_service_proto_msgTypes[18]
+	mi := &file_codeq_v1_webhook_service_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1186,7 +1326,7 @@ func (x *PauseWebhooksResponse) String() string {
 func (*PauseWebhooksResponse) ProtoMessage() {}
 
 func (x *PauseWebhooksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_codeq_v1_webhook_service_proto_msgTypes[18]
+	mi := &file_codeq_v1_webhook_service_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1199,7 +1339,7 @@ func (x *PauseWebhooksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseWebhooksResponse.ProtoReflect.Descriptor instead.
 func (*PauseWebhooksResponse) Descriptor() ([]byte, []int) {
-	return file_codeq_v1_webhook_service_proto_rawDescGZIP(), []int{18}
+	return file_codeq_v1_webhook_service_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *PauseWebhooksResponse) GetPausedHosts() []string {
@@ -1214,7 +1354,7 @@ type ResumeWebhooksRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Host and port, as in hooks.example.com:443, in lower case.
 	Host string `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`
-	// Tenant to act on; only an operator may name another one than its token's. Empty: the token's.
+	// Tenant to act on; only an operator may name one other than the token's. Empty: the token's.
 	Tenant        string `protobuf:"bytes,2,opt,name=tenant,proto3" json:"tenant,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1222,7 +1362,7 @@ type ResumeWebhooksRequest struct {
 
 func (x *ResumeWebhooksRequest) Reset() {
 	*x = ResumeWebhooksRequest{}
-	mi := &file_codeq_v1_webhook_service_proto_msgTypes[19]
+	mi := &file_codeq_v1_webhook_service_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1234,7 +1374,7 @@ func (x *ResumeWebhooksRequest) String() string {
 func (*ResumeWebhooksRequest) ProtoMessage() {}
 
 func (x *ResumeWebhooksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_codeq_v1_webhook_service_proto_msgTypes[19]
+	mi := &file_codeq_v1_webhook_service_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1247,7 +1387,7 @@ func (x *ResumeWebhooksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeWebhooksRequest.ProtoReflect.Descriptor instead.
 func (*ResumeWebhooksRequest) Descriptor() ([]byte, []int) {
-	return file_codeq_v1_webhook_service_proto_rawDescGZIP(), []int{19}
+	return file_codeq_v1_webhook_service_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ResumeWebhooksRequest) GetHost() string {
@@ -1275,7 +1415,7 @@ type ResumeWebhooksResponse struct {
 
 func (x *ResumeWebhooksResponse) Reset() {
 	*x = ResumeWebhooksResponse{}
-	mi := &file_codeq_v1_webhook_service_proto_msgTypes[20]
+	mi := &file_codeq_v1_webhook_service_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1287,7 +1427,7 @@ func (x *ResumeWebhooksResponse) String() string {
 func (*ResumeWebhooksResponse) ProtoMessage() {}
 
 func (x *ResumeWebhooksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_codeq_v1_webhook_service_proto_msgTypes[20]
+	mi := &file_codeq_v1_webhook_service_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1300,7 +1440,7 @@ func (x *ResumeWebhooksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeWebhooksResponse.ProtoReflect.Descriptor instead.
 func (*ResumeWebhooksResponse) Descriptor() ([]byte, []int) {
-	return file_codeq_v1_webhook_service_proto_rawDescGZIP(), []int{20}
+	return file_codeq_v1_webhook_service_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ResumeWebhooksResponse) GetPausedHosts() []string {
@@ -1315,7 +1455,7 @@ type TestWebhookRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// URL, in the form of TaskSpec.webhook.
 	Url string `protobuf:"bytes,1,opt,name=url,proto3" json:"url,omitempty"`
-	// Tenant to act on; only an operator may name another one than its token's. Empty: the token's.
+	// Tenant to act on; only an operator may name one other than the token's. Empty: the token's.
 	Tenant        string `protobuf:"bytes,2,opt,name=tenant,proto3" json:"tenant,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1323,7 +1463,7 @@ type TestWebhookRequest struct {
 
 func (x *TestWebhookRequest) Reset() {
 	*x = TestWebhookRequest{}
-	mi := &file_codeq_v1_webhook_service_proto_msgTypes[21]
+	mi := &file_codeq_v1_webhook_service_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1335,7 +1475,7 @@ func (x *TestWebhookRequest) String() string {
 func (*TestWebhookRequest) ProtoMessage() {}
 
 func (x *TestWebhookRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_codeq_v1_webhook_service_proto_msgTypes[21]
+	mi := &file_codeq_v1_webhook_service_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1348,7 +1488,7 @@ func (x *TestWebhookRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TestWebhookRequest.ProtoReflect.Descriptor instead.
 func (*TestWebhookRequest) Descriptor() ([]byte, []int) {
-	return file_codeq_v1_webhook_service_proto_rawDescGZIP(), []int{21}
+	return file_codeq_v1_webhook_service_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *TestWebhookRequest) GetUrl() string {
@@ -1370,7 +1510,7 @@ type TestWebhookResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// HTTP status of the answer. 0: there was no answer.
 	Status int32 `protobuf:"varint,1,opt,name=status,proto3" json:"status,omitempty"`
-	// Reason for which there was no answer.
+	// Why there was no answer.
 	Error string `protobuf:"bytes,2,opt,name=error,proto3" json:"error,omitempty"`
 	// Duration in milliseconds.
 	DurationMs int64 `protobuf:"varint,3,opt,name=duration_ms,json=durationMs,proto3" json:"duration_ms,omitempty"`
@@ -1382,7 +1522,7 @@ type TestWebhookResponse struct {
 
 func (x *TestWebhookResponse) Reset() {
 	*x = TestWebhookResponse{}
-	mi := &file_codeq_v1_webhook_service_proto_msgTypes[22]
+	mi := &file_codeq_v1_webhook_service_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1394,7 +1534,7 @@ func (x *TestWebhookResponse) String() string {
 func (*TestWebhookResponse) ProtoMessage() {}
 
 func (x *TestWebhookResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_codeq_v1_webhook_service_proto_msgTypes[22]
+	mi := &file_codeq_v1_webhook_service_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1407,7 +1547,7 @@ func (x *TestWebhookResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TestWebhookResponse.ProtoReflect.Descriptor instead.
 func (*TestWebhookResponse) Descriptor() ([]byte, []int) {
-	return file_codeq_v1_webhook_service_proto_rawDescGZIP(), []int{22}
+	return file_codeq_v1_webhook_service_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *TestWebhookResponse) GetStatus() int32 {
@@ -1442,7 +1582,12 @@ var File_codeq_v1_webhook_service_proto protoreflect.FileDescriptor
 
 const file_codeq_v1_webhook_service_proto_rawDesc = "" +
 	"\n" +
-	"\x1ecodeq/v1/webhook_service.proto\x12\bcodeq.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1ecodeq/options/v1/options.proto\x1a\x13codeq/v1/task.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x8c\x01\n" +
+	"\x1ecodeq/v1/webhook_service.proto\x12\bcodeq.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1ecodeq/options/v1/options.proto\x1a\x13codeq/v1/task.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xae\x01\n" +
+	"\bHeldHost\x12\x12\n" +
+	"\x04host\x18\x01 \x01(\tR\x04host\x12*\n" +
+	"\x06reason\x18\x02 \x01(\x0e2\x12.codeq.v1.HostHoldR\x06reason\x120\n" +
+	"\x05since\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x120\n" +
+	"\x05until\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x05until\"\x8c\x01\n" +
 	"\x0fCallbackAttempt\x12*\n" +
 	"\x02at\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12\x16\n" +
 	"\x06status\x18\x02 \x01(\x05R\x06status\x12\x1f\n" +
@@ -1472,12 +1617,14 @@ const file_codeq_v1_webhook_service_proto_rawDesc = "" +
 	"\tpage_size\x18\x03 \x01(\x05B\n" +
 	"\xbaH\a\x1a\x05\x18\xf4\x03(\x00R\bpageSize\x12'\n" +
 	"\n" +
-	"page_token\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\tpageToken\x12>\n" +
-	"\x06tenant\x18\x05 \x01(\tB&\xbaH\x1fr\x1d\x18?2\x19^([a-z][a-z0-9-]{1,62})?$\x98\xb6\x18\x01R\x06tenant\"\x94\x01\n" +
+	"page_token\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\x80 R\tpageToken\x12>\n" +
+	"\x06tenant\x18\x05 \x01(\tB&\xbaH\x1fr\x1d\x18?2\x19^([a-z][a-z0-9-]{1,62})?$\x98\xb6\x18\x01R\x06tenant\"\xc7\x01\n" +
 	"\x15ListCallbacksResponse\x120\n" +
 	"\tcallbacks\x18\x01 \x03(\v2\x12.codeq.v1.CallbackR\tcallbacks\x12&\n" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\x12!\n" +
-	"\fpaused_hosts\x18\x03 \x03(\tR\vpausedHosts\"\x7f\n" +
+	"\fpaused_hosts\x18\x03 \x03(\tR\vpausedHosts\x121\n" +
+	"\n" +
+	"held_hosts\x18\x04 \x03(\v2\x12.codeq.v1.HeldHostR\theldHosts\"\x7f\n" +
 	"\x19RetryTaskCallbacksRequest\x12\"\n" +
 	"\atask_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\x06taskId\x12>\n" +
 	"\x06tenant\x18\x02 \x01(\tB&\xbaH\x1fr\x1d\x18?2\x19^([a-z][a-z0-9-]{1,62})?$\x98\xb6\x18\x01R\x06tenant\"6\n" +
@@ -1498,9 +1645,9 @@ const file_codeq_v1_webhook_service_proto_rawDesc = "" +
 	"\bendpoint\x18\x01 \x01(\tR\bendpoint\x12\"\n" +
 	"\ffingerprints\x18\x02 \x03(\tR\ffingerprints\x129\n" +
 	"\n" +
-	"changed_at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\tchangedAt\"\xe8\x01\n" +
-	"\x18PutWebhookSecretsRequest\x12I\n" +
-	"\bendpoint\x18\x01 \x01(\tB-\xbaH*r(\x18\x80\x102#^([Hh][Tt][Tt][Pp][Ss]?://[!-~]+)?$R\bendpoint\x12A\n" +
+	"changed_at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\tchangedAt\"\xb4\x02\n" +
+	"\x18PutWebhookSecretsRequest\x12\x94\x01\n" +
+	"\bendpoint\x18\x01 \x01(\tBx\xbaH*r(\x18\x80\x102#^([Hh][Tt][Tt][Pp][Ss]?://[!-~]+)?$\xa2\xb6\x18Gan http or https URL in printable ASCII, as in https://example.com/pathR\bendpoint\x12A\n" +
 	"\asecrets\x18\x02 \x03(\tB'\xbaH$\x92\x01!\b\x01\x10\x02\"\x1br\x19\x10\x10\x18\x80\x012\x12^[!-~]+( [!-~]+)*$R\asecrets\x12>\n" +
 	"\x06tenant\x18\x03 \x01(\tB&\xbaH\x1fr\x1d\x18?2\x19^([a-z][a-z0-9-]{1,62})?$\x98\xb6\x18\x01R\x06tenant\"O\n" +
 	"\x19PutWebhookSecretsResponse\x122\n" +
@@ -1508,23 +1655,23 @@ const file_codeq_v1_webhook_service_proto_rawDesc = "" +
 	"\x18GetWebhookSecretsRequest\x12>\n" +
 	"\x06tenant\x18\x01 \x01(\tB&\xbaH\x1fr\x1d\x18?2\x19^([a-z][a-z0-9-]{1,62})?$\x98\xb6\x18\x01R\x06tenant\"S\n" +
 	"\x19GetWebhookSecretsResponse\x126\n" +
-	"\tendpoints\x18\x01 \x03(\v2\x18.codeq.v1.WebhookSecretsR\tendpoints\"\xa8\x01\n" +
-	"\x1bDeleteWebhookSecretsRequest\x12I\n" +
-	"\bendpoint\x18\x01 \x01(\tB-\xbaH*r(\x18\x80\x102#^([Hh][Tt][Tt][Pp][Ss]?://[!-~]+)?$R\bendpoint\x12>\n" +
+	"\tendpoints\x18\x01 \x03(\v2\x18.codeq.v1.WebhookSecretsR\tendpoints\"\xf4\x01\n" +
+	"\x1bDeleteWebhookSecretsRequest\x12\x94\x01\n" +
+	"\bendpoint\x18\x01 \x01(\tBx\xbaH*r(\x18\x80\x102#^([Hh][Tt][Tt][Pp][Ss]?://[!-~]+)?$\xa2\xb6\x18Gan http or https URL in printable ASCII, as in https://example.com/pathR\bendpoint\x12>\n" +
 	"\x06tenant\x18\x02 \x01(\tB&\xbaH\x1fr\x1d\x18?2\x19^([a-z][a-z0-9-]{1,62})?$\x98\xb6\x18\x01R\x06tenant\"\x1e\n" +
-	"\x1cDeleteWebhookSecretsResponse\"\xb2\x01\n" +
-	"\x14PauseWebhooksRequest\x12Z\n" +
-	"\x04host\x18\x01 \x01(\tBF\xbaHCrA\x18\x84\x022<^([a-z0-9._-]+|\\[[0-9a-f:.]+\\]|[0-9a-f:.]+):[1-9][0-9]{0,4}$R\x04host\x12>\n" +
+	"\x1cDeleteWebhookSecretsResponse\"\xdf\x01\n" +
+	"\x14PauseWebhooksRequest\x12\x86\x01\n" +
+	"\x04host\x18\x01 \x01(\tBr\xbaH7r5\x18\x84\x0220^([a-z0-9._-]+|\\[[0-9a-f:.]+\\]):[1-9][0-9]{0,4}$\xa2\xb6\x184host:port in lower case, as in hooks.example.com:443R\x04host\x12>\n" +
 	"\x06tenant\x18\x02 \x01(\tB&\xbaH\x1fr\x1d\x18?2\x19^([a-z][a-z0-9-]{1,62})?$\x98\xb6\x18\x01R\x06tenant\":\n" +
 	"\x15PauseWebhooksResponse\x12!\n" +
-	"\fpaused_hosts\x18\x01 \x03(\tR\vpausedHosts\"\xb3\x01\n" +
-	"\x15ResumeWebhooksRequest\x12Z\n" +
-	"\x04host\x18\x01 \x01(\tBF\xbaHCrA\x18\x84\x022<^([a-z0-9._-]+|\\[[0-9a-f:.]+\\]|[0-9a-f:.]+):[1-9][0-9]{0,4}$R\x04host\x12>\n" +
+	"\fpaused_hosts\x18\x01 \x03(\tR\vpausedHosts\"\xe0\x01\n" +
+	"\x15ResumeWebhooksRequest\x12\x86\x01\n" +
+	"\x04host\x18\x01 \x01(\tBr\xbaH7r5\x18\x84\x0220^([a-z0-9._-]+|\\[[0-9a-f:.]+\\]):[1-9][0-9]{0,4}$\xa2\xb6\x184host:port in lower case, as in hooks.example.com:443R\x04host\x12>\n" +
 	"\x06tenant\x18\x02 \x01(\tB&\xbaH\x1fr\x1d\x18?2\x19^([a-z][a-z0-9-]{1,62})?$\x98\xb6\x18\x01R\x06tenant\";\n" +
 	"\x16ResumeWebhooksResponse\x12!\n" +
-	"\fpaused_hosts\x18\x01 \x03(\tR\vpausedHosts\"\x94\x01\n" +
-	"\x12TestWebhookRequest\x12>\n" +
-	"\x03url\x18\x01 \x01(\tB,\xbaH)r'\x10\x01\x18\x80\x102 ^[Hh][Tt][Tt][Pp][Ss]?://[!-~]+$R\x03url\x12>\n" +
+	"\fpaused_hosts\x18\x01 \x03(\tR\vpausedHosts\"\xe0\x01\n" +
+	"\x12TestWebhookRequest\x12\x89\x01\n" +
+	"\x03url\x18\x01 \x01(\tBw\xbaH)r'\x10\x01\x18\x80\x102 ^[Hh][Tt][Tt][Pp][Ss]?://[!-~]+$\xa2\xb6\x18Gan http or https URL in printable ASCII, as in https://example.com/pathR\x03url\x12>\n" +
 	"\x06tenant\x18\x02 \x01(\tB&\xbaH\x1fr\x1d\x18?2\x19^([a-z][a-z0-9-]{1,62})?$\x98\xb6\x18\x01R\x06tenant\"~\n" +
 	"\x13TestWebhookResponse\x12\x16\n" +
 	"\x06status\x18\x01 \x01(\x05R\x06status\x12\x14\n" +
@@ -1536,7 +1683,12 @@ const file_codeq_v1_webhook_service_proto_rawDesc = "" +
 	"\x1aCALLBACK_STATE_UNSPECIFIED\x10\x00\x12\x1a\n" +
 	"\x16CALLBACK_STATE_PENDING\x10\x01\x12\x1c\n" +
 	"\x18CALLBACK_STATE_DELIVERED\x10\x02\x12\x1a\n" +
-	"\x16CALLBACK_STATE_GAVE_UP\x10\x032\x89\v\n" +
+	"\x16CALLBACK_STATE_GAVE_UP\x10\x03*j\n" +
+	"\bHostHold\x12\x19\n" +
+	"\x15HOST_HOLD_UNSPECIFIED\x10\x00\x12\x14\n" +
+	"\x10HOST_HOLD_PAUSED\x10\x01\x12\x16\n" +
+	"\x12HOST_HOLD_DISABLED\x10\x02\x12\x15\n" +
+	"\x11HOST_HOLD_FAILING\x10\x032\x89\v\n" +
 	"\x0eWebhookService\x12\x8e\x01\n" +
 	"\x11ListTaskCallbacks\x12\".codeq.v1.ListTaskCallbacksRequest\x1a#.codeq.v1.ListTaskCallbacksResponse\"0\x8a\xb5\x18\x02\b\x03\x82\xd3\xe4\x93\x02$\x12\"/v1/codeq/tasks/{task_id}/webhooks\x12x\n" +
 	"\rListCallbacks\x12\x1e.codeq.v1.ListCallbacksRequest\x1a\x1f.codeq.v1.ListCallbacksResponse\"&\x8a\xb5\x18\x02\b\x06\x82\xd3\xe4\x93\x02\x1a\x12\x18/v1/codeq/admin/webhooks\x12\x9a\x01\n" +
@@ -1561,76 +1713,82 @@ func file_codeq_v1_webhook_service_proto_rawDescGZIP() []byte {
 	return file_codeq_v1_webhook_service_proto_rawDescData
 }
 
-var file_codeq_v1_webhook_service_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_codeq_v1_webhook_service_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
+var file_codeq_v1_webhook_service_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
+var file_codeq_v1_webhook_service_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
 var file_codeq_v1_webhook_service_proto_goTypes = []any{
 	(CallbackState)(0),                   // 0: codeq.v1.CallbackState
-	(*CallbackAttempt)(nil),              // 1: codeq.v1.CallbackAttempt
-	(*Callback)(nil),                     // 2: codeq.v1.Callback
-	(*ListTaskCallbacksRequest)(nil),     // 3: codeq.v1.ListTaskCallbacksRequest
-	(*ListTaskCallbacksResponse)(nil),    // 4: codeq.v1.ListTaskCallbacksResponse
-	(*ListCallbacksRequest)(nil),         // 5: codeq.v1.ListCallbacksRequest
-	(*ListCallbacksResponse)(nil),        // 6: codeq.v1.ListCallbacksResponse
-	(*RetryTaskCallbacksRequest)(nil),    // 7: codeq.v1.RetryTaskCallbacksRequest
-	(*RetryTaskCallbacksResponse)(nil),   // 8: codeq.v1.RetryTaskCallbacksResponse
-	(*RetryCallbacksRequest)(nil),        // 9: codeq.v1.RetryCallbacksRequest
-	(*RetryCallbacksResponse)(nil),       // 10: codeq.v1.RetryCallbacksResponse
-	(*WebhookSecrets)(nil),               // 11: codeq.v1.WebhookSecrets
-	(*PutWebhookSecretsRequest)(nil),     // 12: codeq.v1.PutWebhookSecretsRequest
-	(*PutWebhookSecretsResponse)(nil),    // 13: codeq.v1.PutWebhookSecretsResponse
-	(*GetWebhookSecretsRequest)(nil),     // 14: codeq.v1.GetWebhookSecretsRequest
-	(*GetWebhookSecretsResponse)(nil),    // 15: codeq.v1.GetWebhookSecretsResponse
-	(*DeleteWebhookSecretsRequest)(nil),  // 16: codeq.v1.DeleteWebhookSecretsRequest
-	(*DeleteWebhookSecretsResponse)(nil), // 17: codeq.v1.DeleteWebhookSecretsResponse
-	(*PauseWebhooksRequest)(nil),         // 18: codeq.v1.PauseWebhooksRequest
-	(*PauseWebhooksResponse)(nil),        // 19: codeq.v1.PauseWebhooksResponse
-	(*ResumeWebhooksRequest)(nil),        // 20: codeq.v1.ResumeWebhooksRequest
-	(*ResumeWebhooksResponse)(nil),       // 21: codeq.v1.ResumeWebhooksResponse
-	(*TestWebhookRequest)(nil),           // 22: codeq.v1.TestWebhookRequest
-	(*TestWebhookResponse)(nil),          // 23: codeq.v1.TestWebhookResponse
-	(*timestamppb.Timestamp)(nil),        // 24: google.protobuf.Timestamp
-	(TaskStatus)(0),                      // 25: codeq.v1.TaskStatus
+	(HostHold)(0),                        // 1: codeq.v1.HostHold
+	(*HeldHost)(nil),                     // 2: codeq.v1.HeldHost
+	(*CallbackAttempt)(nil),              // 3: codeq.v1.CallbackAttempt
+	(*Callback)(nil),                     // 4: codeq.v1.Callback
+	(*ListTaskCallbacksRequest)(nil),     // 5: codeq.v1.ListTaskCallbacksRequest
+	(*ListTaskCallbacksResponse)(nil),    // 6: codeq.v1.ListTaskCallbacksResponse
+	(*ListCallbacksRequest)(nil),         // 7: codeq.v1.ListCallbacksRequest
+	(*ListCallbacksResponse)(nil),        // 8: codeq.v1.ListCallbacksResponse
+	(*RetryTaskCallbacksRequest)(nil),    // 9: codeq.v1.RetryTaskCallbacksRequest
+	(*RetryTaskCallbacksResponse)(nil),   // 10: codeq.v1.RetryTaskCallbacksResponse
+	(*RetryCallbacksRequest)(nil),        // 11: codeq.v1.RetryCallbacksRequest
+	(*RetryCallbacksResponse)(nil),       // 12: codeq.v1.RetryCallbacksResponse
+	(*WebhookSecrets)(nil),               // 13: codeq.v1.WebhookSecrets
+	(*PutWebhookSecretsRequest)(nil),     // 14: codeq.v1.PutWebhookSecretsRequest
+	(*PutWebhookSecretsResponse)(nil),    // 15: codeq.v1.PutWebhookSecretsResponse
+	(*GetWebhookSecretsRequest)(nil),     // 16: codeq.v1.GetWebhookSecretsRequest
+	(*GetWebhookSecretsResponse)(nil),    // 17: codeq.v1.GetWebhookSecretsResponse
+	(*DeleteWebhookSecretsRequest)(nil),  // 18: codeq.v1.DeleteWebhookSecretsRequest
+	(*DeleteWebhookSecretsResponse)(nil), // 19: codeq.v1.DeleteWebhookSecretsResponse
+	(*PauseWebhooksRequest)(nil),         // 20: codeq.v1.PauseWebhooksRequest
+	(*PauseWebhooksResponse)(nil),        // 21: codeq.v1.PauseWebhooksResponse
+	(*ResumeWebhooksRequest)(nil),        // 22: codeq.v1.ResumeWebhooksRequest
+	(*ResumeWebhooksResponse)(nil),       // 23: codeq.v1.ResumeWebhooksResponse
+	(*TestWebhookRequest)(nil),           // 24: codeq.v1.TestWebhookRequest
+	(*TestWebhookResponse)(nil),          // 25: codeq.v1.TestWebhookResponse
+	(*timestamppb.Timestamp)(nil),        // 26: google.protobuf.Timestamp
+	(TaskStatus)(0),                      // 27: codeq.v1.TaskStatus
 }
 var file_codeq_v1_webhook_service_proto_depIdxs = []int32{
-	24, // 0: codeq.v1.CallbackAttempt.at:type_name -> google.protobuf.Timestamp
-	25, // 1: codeq.v1.Callback.status:type_name -> codeq.v1.TaskStatus
-	24, // 2: codeq.v1.Callback.completed_at:type_name -> google.protobuf.Timestamp
-	0,  // 3: codeq.v1.Callback.state:type_name -> codeq.v1.CallbackState
-	24, // 4: codeq.v1.Callback.next_attempt_at:type_name -> google.protobuf.Timestamp
-	1,  // 5: codeq.v1.Callback.attempts:type_name -> codeq.v1.CallbackAttempt
-	2,  // 6: codeq.v1.ListTaskCallbacksResponse.callbacks:type_name -> codeq.v1.Callback
-	0,  // 7: codeq.v1.ListCallbacksRequest.state:type_name -> codeq.v1.CallbackState
-	2,  // 8: codeq.v1.ListCallbacksResponse.callbacks:type_name -> codeq.v1.Callback
-	24, // 9: codeq.v1.RetryCallbacksRequest.from:type_name -> google.protobuf.Timestamp
-	24, // 10: codeq.v1.RetryCallbacksRequest.to:type_name -> google.protobuf.Timestamp
-	24, // 11: codeq.v1.WebhookSecrets.changed_at:type_name -> google.protobuf.Timestamp
-	11, // 12: codeq.v1.PutWebhookSecretsResponse.secrets:type_name -> codeq.v1.WebhookSecrets
-	11, // 13: codeq.v1.GetWebhookSecretsResponse.endpoints:type_name -> codeq.v1.WebhookSecrets
-	3,  // 14: codeq.v1.WebhookService.ListTaskCallbacks:input_type -> codeq.v1.ListTaskCallbacksRequest
-	5,  // 15: codeq.v1.WebhookService.ListCallbacks:input_type -> codeq.v1.ListCallbacksRequest
-	7,  // 16: codeq.v1.WebhookService.RetryTaskCallbacks:input_type -> codeq.v1.RetryTaskCallbacksRequest
-	9,  // 17: codeq.v1.WebhookService.RetryCallbacks:input_type -> codeq.v1.RetryCallbacksRequest
-	12, // 18: codeq.v1.WebhookService.PutWebhookSecrets:input_type -> codeq.v1.PutWebhookSecretsRequest
-	14, // 19: codeq.v1.WebhookService.GetWebhookSecrets:input_type -> codeq.v1.GetWebhookSecretsRequest
-	16, // 20: codeq.v1.WebhookService.DeleteWebhookSecrets:input_type -> codeq.v1.DeleteWebhookSecretsRequest
-	18, // 21: codeq.v1.WebhookService.PauseWebhooks:input_type -> codeq.v1.PauseWebhooksRequest
-	20, // 22: codeq.v1.WebhookService.ResumeWebhooks:input_type -> codeq.v1.ResumeWebhooksRequest
-	22, // 23: codeq.v1.WebhookService.TestWebhook:input_type -> codeq.v1.TestWebhookRequest
-	4,  // 24: codeq.v1.WebhookService.ListTaskCallbacks:output_type -> codeq.v1.ListTaskCallbacksResponse
-	6,  // 25: codeq.v1.WebhookService.ListCallbacks:output_type -> codeq.v1.ListCallbacksResponse
-	8,  // 26: codeq.v1.WebhookService.RetryTaskCallbacks:output_type -> codeq.v1.RetryTaskCallbacksResponse
-	10, // 27: codeq.v1.WebhookService.RetryCallbacks:output_type -> codeq.v1.RetryCallbacksResponse
-	13, // 28: codeq.v1.WebhookService.PutWebhookSecrets:output_type -> codeq.v1.PutWebhookSecretsResponse
-	15, // 29: codeq.v1.WebhookService.GetWebhookSecrets:output_type -> codeq.v1.GetWebhookSecretsResponse
-	17, // 30: codeq.v1.WebhookService.DeleteWebhookSecrets:output_type -> codeq.v1.DeleteWebhookSecretsResponse
-	19, // 31: codeq.v1.WebhookService.PauseWebhooks:output_type -> codeq.v1.PauseWebhooksResponse
-	21, // 32: codeq.v1.WebhookService.ResumeWebhooks:output_type -> codeq.v1.ResumeWebhooksResponse
-	23, // 33: codeq.v1.WebhookService.TestWebhook:output_type -> codeq.v1.TestWebhookResponse
-	24, // [24:34] is the sub-list for method output_type
-	14, // [14:24] is the sub-list for method input_type
-	14, // [14:14] is the sub-list for extension type_name
-	14, // [14:14] is the sub-list for extension extendee
-	0,  // [0:14] is the sub-list for field type_name
+	1,  // 0: codeq.v1.HeldHost.reason:type_name -> codeq.v1.HostHold
+	26, // 1: codeq.v1.HeldHost.since:type_name -> google.protobuf.Timestamp
+	26, // 2: codeq.v1.HeldHost.until:type_name -> google.protobuf.Timestamp
+	26, // 3: codeq.v1.CallbackAttempt.at:type_name -> google.protobuf.Timestamp
+	27, // 4: codeq.v1.Callback.status:type_name -> codeq.v1.TaskStatus
+	26, // 5: codeq.v1.Callback.completed_at:type_name -> google.protobuf.Timestamp
+	0,  // 6: codeq.v1.Callback.state:type_name -> codeq.v1.CallbackState
+	26, // 7: codeq.v1.Callback.next_attempt_at:type_name -> google.protobuf.Timestamp
+	3,  // 8: codeq.v1.Callback.attempts:type_name -> codeq.v1.CallbackAttempt
+	4,  // 9: codeq.v1.ListTaskCallbacksResponse.callbacks:type_name -> codeq.v1.Callback
+	0,  // 10: codeq.v1.ListCallbacksRequest.state:type_name -> codeq.v1.CallbackState
+	4,  // 11: codeq.v1.ListCallbacksResponse.callbacks:type_name -> codeq.v1.Callback
+	2,  // 12: codeq.v1.ListCallbacksResponse.held_hosts:type_name -> codeq.v1.HeldHost
+	26, // 13: codeq.v1.RetryCallbacksRequest.from:type_name -> google.protobuf.Timestamp
+	26, // 14: codeq.v1.RetryCallbacksRequest.to:type_name -> google.protobuf.Timestamp
+	26, // 15: codeq.v1.WebhookSecrets.changed_at:type_name -> google.protobuf.Timestamp
+	13, // 16: codeq.v1.PutWebhookSecretsResponse.secrets:type_name -> codeq.v1.WebhookSecrets
+	13, // 17: codeq.v1.GetWebhookSecretsResponse.endpoints:type_name -> codeq.v1.WebhookSecrets
+	5,  // 18: codeq.v1.WebhookService.ListTaskCallbacks:input_type -> codeq.v1.ListTaskCallbacksRequest
+	7,  // 19: codeq.v1.WebhookService.ListCallbacks:input_type -> codeq.v1.ListCallbacksRequest
+	9,  // 20: codeq.v1.WebhookService.RetryTaskCallbacks:input_type -> codeq.v1.RetryTaskCallbacksRequest
+	11, // 21: codeq.v1.WebhookService.RetryCallbacks:input_type -> codeq.v1.RetryCallbacksRequest
+	14, // 22: codeq.v1.WebhookService.PutWebhookSecrets:input_type -> codeq.v1.PutWebhookSecretsRequest
+	16, // 23: codeq.v1.WebhookService.GetWebhookSecrets:input_type -> codeq.v1.GetWebhookSecretsRequest
+	18, // 24: codeq.v1.WebhookService.DeleteWebhookSecrets:input_type -> codeq.v1.DeleteWebhookSecretsRequest
+	20, // 25: codeq.v1.WebhookService.PauseWebhooks:input_type -> codeq.v1.PauseWebhooksRequest
+	22, // 26: codeq.v1.WebhookService.ResumeWebhooks:input_type -> codeq.v1.ResumeWebhooksRequest
+	24, // 27: codeq.v1.WebhookService.TestWebhook:input_type -> codeq.v1.TestWebhookRequest
+	6,  // 28: codeq.v1.WebhookService.ListTaskCallbacks:output_type -> codeq.v1.ListTaskCallbacksResponse
+	8,  // 29: codeq.v1.WebhookService.ListCallbacks:output_type -> codeq.v1.ListCallbacksResponse
+	10, // 30: codeq.v1.WebhookService.RetryTaskCallbacks:output_type -> codeq.v1.RetryTaskCallbacksResponse
+	12, // 31: codeq.v1.WebhookService.RetryCallbacks:output_type -> codeq.v1.RetryCallbacksResponse
+	15, // 32: codeq.v1.WebhookService.PutWebhookSecrets:output_type -> codeq.v1.PutWebhookSecretsResponse
+	17, // 33: codeq.v1.WebhookService.GetWebhookSecrets:output_type -> codeq.v1.GetWebhookSecretsResponse
+	19, // 34: codeq.v1.WebhookService.DeleteWebhookSecrets:output_type -> codeq.v1.DeleteWebhookSecretsResponse
+	21, // 35: codeq.v1.WebhookService.PauseWebhooks:output_type -> codeq.v1.PauseWebhooksResponse
+	23, // 36: codeq.v1.WebhookService.ResumeWebhooks:output_type -> codeq.v1.ResumeWebhooksResponse
+	25, // 37: codeq.v1.WebhookService.TestWebhook:output_type -> codeq.v1.TestWebhookResponse
+	28, // [28:38] is the sub-list for method output_type
+	18, // [18:28] is the sub-list for method input_type
+	18, // [18:18] is the sub-list for extension type_name
+	18, // [18:18] is the sub-list for extension extendee
+	0,  // [0:18] is the sub-list for field type_name
 }
 
 func init() { file_codeq_v1_webhook_service_proto_init() }
@@ -1639,14 +1797,14 @@ func file_codeq_v1_webhook_service_proto_init() {
 		return
 	}
 	file_codeq_v1_task_proto_init()
-	file_codeq_v1_webhook_service_proto_msgTypes[1].OneofWrappers = []any{}
+	file_codeq_v1_webhook_service_proto_msgTypes[2].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_codeq_v1_webhook_service_proto_rawDesc), len(file_codeq_v1_webhook_service_proto_rawDesc)),
-			NumEnums:      1,
-			NumMessages:   23,
+			NumEnums:      2,
+			NumMessages:   24,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

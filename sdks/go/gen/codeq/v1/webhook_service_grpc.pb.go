@@ -35,9 +35,8 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// WebhookService shows and controls callbacks: the reports of ended tasks to their webhooks. An operator names any tenant
-// in the request.
-// Those that name a tenant may also fail with NOT_OPERATOR, if it is another one than the token's.
+// WebhookService shows and controls callbacks, the reports of ended tasks to their webhooks, for the caller's tenant;
+// an operator may name any tenant in the request.
 type WebhookServiceClient interface {
 	// ListTaskCallbacks returns the callbacks of a task, oldest first: one for each of its last ten ends.
 	// Errors: TASK_NOT_FOUND.
@@ -46,34 +45,39 @@ type WebhookServiceClient interface {
 	// page ends after page_size callbacks or 10000 rows scanned.
 	// Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED, QUEUE_NOT_FOUND, INVALID_PAGE_TOKEN.
 	ListCallbacks(ctx context.Context, in *ListCallbacksRequest, opts ...grpc.CallOption) (*ListCallbacksResponse, error)
-	// RetryTaskCallbacks attempts the callbacks of a task at once that were given up or wait. They keep their ids and get
-	// all their retries again.
+	// RetryTaskCallbacks attempts at once the callbacks of a task that were given up or are waiting, also if their host is
+	// left alone because it keeps failing. They keep their ids and get all their retries again.
 	// Errors: NOT_ADMIN, NOT_OPERATOR, TASK_NOT_FOUND.
 	RetryTaskCallbacks(ctx context.Context, in *RetryTaskCallbacksRequest, opts ...grpc.CallOption) (*RetryTaskCallbacksResponse, error)
-	// RetryCallbacks attempts the callbacks of a command at once that were given up. They keep their ids and get all their
-	// retries again. A call scans up to 10000 rows, and returns a page token if more callbacks may be left.
+	// RetryCallbacks attempts at once the callbacks of a command that were given up. They keep their ids and get all
+	// their retries again. A call scans up to 10000 rows, and returns a page token if more callbacks may be left.
 	// Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED, QUEUE_NOT_FOUND, INVALID_PAGE_TOKEN.
 	RetryCallbacks(ctx context.Context, in *RetryCallbacksRequest, opts ...grpc.CallOption) (*RetryCallbacksResponse, error)
 	// PutWebhookSecrets sets the secrets that sign requests to an endpoint, or to all endpoints without secrets of their
 	// own. Secrets are never returned.
-	// Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED, INVALID_FIELD, LIMIT_REACHED (settings for 1000 endpoints and hosts).
+	// Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED, INVALID_FIELD, LIMIT_REACHED (settings for 1000 endpoints and
+	// hosts).
 	PutWebhookSecrets(ctx context.Context, in *PutWebhookSecretsRequest, opts ...grpc.CallOption) (*PutWebhookSecretsResponse, error)
-	// GetWebhookSecrets returns for which endpoints there are secrets, with fingerprints of the secrets.
+	// GetWebhookSecrets returns the endpoints that have secrets, with fingerprints of the secrets.
 	// Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED.
 	GetWebhookSecrets(ctx context.Context, in *GetWebhookSecretsRequest, opts ...grpc.CallOption) (*GetWebhookSecretsResponse, error)
 	// DeleteWebhookSecrets removes the secrets of an endpoint, or those for all endpoints without secrets of their own.
 	// Idempotent.
 	// Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED.
 	DeleteWebhookSecrets(ctx context.Context, in *DeleteWebhookSecretsRequest, opts ...grpc.CallOption) (*DeleteWebhookSecretsResponse, error)
-	// PauseWebhooks has the tenant's callbacks to a host wait, without counting attempts; tasks are kept meanwhile.
+	// PauseWebhooks makes the tenant's callbacks to a host wait, without counting attempts. Their tasks are kept
+	// meanwhile.
 	// Idempotent.
 	// Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED, LIMIT_REACHED (settings for 1000 endpoints and hosts).
 	PauseWebhooks(ctx context.Context, in *PauseWebhooksRequest, opts ...grpc.CallOption) (*PauseWebhooksResponse, error)
-	// ResumeWebhooks delivers the callbacks to a host again; those that waited follow within about a minute. Idempotent.
+	// ResumeWebhooks delivers the callbacks to a host again, also if the server had paused it or leaves it alone. Those
+	// that waited are attempted at once; beyond 10000 that wait, within about a minute. Idempotent.
 	// Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED.
 	ResumeWebhooks(ctx context.Context, in *ResumeWebhooksRequest, opts ...grpc.CallOption) (*ResumeWebhooksResponse, error)
-	// TestWebhook sends one callback of a task that does not exist, signed as usual, and returns the answer.
-	// Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED, INVALID_FIELD, LIMIT_REACHED (8 tests at a time, or a host that is busy or keeps failing).
+	// TestWebhook sends one callback of a task that does not exist, signed as usual, and returns the answer; also to a
+	// host that is left alone because it keeps failing.
+	// Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED, INVALID_FIELD, URL_NOT_ALLOWED, LIMIT_REACHED (8 tests at a
+	// time, or a host with as many requests as it may have).
 	TestWebhook(ctx context.Context, in *TestWebhookRequest, opts ...grpc.CallOption) (*TestWebhookResponse, error)
 }
 
@@ -189,9 +193,8 @@ func (c *webhookServiceClient) TestWebhook(ctx context.Context, in *TestWebhookR
 // All implementations must embed UnimplementedWebhookServiceServer
 // for forward compatibility.
 //
-// WebhookService shows and controls callbacks: the reports of ended tasks to their webhooks. An operator names any tenant
-// in the request.
-// Those that name a tenant may also fail with NOT_OPERATOR, if it is another one than the token's.
+// WebhookService shows and controls callbacks, the reports of ended tasks to their webhooks, for the caller's tenant;
+// an operator may name any tenant in the request.
 type WebhookServiceServer interface {
 	// ListTaskCallbacks returns the callbacks of a task, oldest first: one for each of its last ten ends.
 	// Errors: TASK_NOT_FOUND.
@@ -200,34 +203,39 @@ type WebhookServiceServer interface {
 	// page ends after page_size callbacks or 10000 rows scanned.
 	// Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED, QUEUE_NOT_FOUND, INVALID_PAGE_TOKEN.
 	ListCallbacks(context.Context, *ListCallbacksRequest) (*ListCallbacksResponse, error)
-	// RetryTaskCallbacks attempts the callbacks of a task at once that were given up or wait. They keep their ids and get
-	// all their retries again.
+	// RetryTaskCallbacks attempts at once the callbacks of a task that were given up or are waiting, also if their host is
+	// left alone because it keeps failing. They keep their ids and get all their retries again.
 	// Errors: NOT_ADMIN, NOT_OPERATOR, TASK_NOT_FOUND.
 	RetryTaskCallbacks(context.Context, *RetryTaskCallbacksRequest) (*RetryTaskCallbacksResponse, error)
-	// RetryCallbacks attempts the callbacks of a command at once that were given up. They keep their ids and get all their
-	// retries again. A call scans up to 10000 rows, and returns a page token if more callbacks may be left.
+	// RetryCallbacks attempts at once the callbacks of a command that were given up. They keep their ids and get all
+	// their retries again. A call scans up to 10000 rows, and returns a page token if more callbacks may be left.
 	// Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED, QUEUE_NOT_FOUND, INVALID_PAGE_TOKEN.
 	RetryCallbacks(context.Context, *RetryCallbacksRequest) (*RetryCallbacksResponse, error)
 	// PutWebhookSecrets sets the secrets that sign requests to an endpoint, or to all endpoints without secrets of their
 	// own. Secrets are never returned.
-	// Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED, INVALID_FIELD, LIMIT_REACHED (settings for 1000 endpoints and hosts).
+	// Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED, INVALID_FIELD, LIMIT_REACHED (settings for 1000 endpoints and
+	// hosts).
 	PutWebhookSecrets(context.Context, *PutWebhookSecretsRequest) (*PutWebhookSecretsResponse, error)
-	// GetWebhookSecrets returns for which endpoints there are secrets, with fingerprints of the secrets.
+	// GetWebhookSecrets returns the endpoints that have secrets, with fingerprints of the secrets.
 	// Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED.
 	GetWebhookSecrets(context.Context, *GetWebhookSecretsRequest) (*GetWebhookSecretsResponse, error)
 	// DeleteWebhookSecrets removes the secrets of an endpoint, or those for all endpoints without secrets of their own.
 	// Idempotent.
 	// Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED.
 	DeleteWebhookSecrets(context.Context, *DeleteWebhookSecretsRequest) (*DeleteWebhookSecretsResponse, error)
-	// PauseWebhooks has the tenant's callbacks to a host wait, without counting attempts; tasks are kept meanwhile.
+	// PauseWebhooks makes the tenant's callbacks to a host wait, without counting attempts. Their tasks are kept
+	// meanwhile.
 	// Idempotent.
 	// Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED, LIMIT_REACHED (settings for 1000 endpoints and hosts).
 	PauseWebhooks(context.Context, *PauseWebhooksRequest) (*PauseWebhooksResponse, error)
-	// ResumeWebhooks delivers the callbacks to a host again; those that waited follow within about a minute. Idempotent.
+	// ResumeWebhooks delivers the callbacks to a host again, also if the server had paused it or leaves it alone. Those
+	// that waited are attempted at once; beyond 10000 that wait, within about a minute. Idempotent.
 	// Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED.
 	ResumeWebhooks(context.Context, *ResumeWebhooksRequest) (*ResumeWebhooksResponse, error)
-	// TestWebhook sends one callback of a task that does not exist, signed as usual, and returns the answer.
-	// Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED, INVALID_FIELD, LIMIT_REACHED (8 tests at a time, or a host that is busy or keeps failing).
+	// TestWebhook sends one callback of a task that does not exist, signed as usual, and returns the answer; also to a
+	// host that is left alone because it keeps failing.
+	// Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED, INVALID_FIELD, URL_NOT_ALLOWED, LIMIT_REACHED (8 tests at a
+	// time, or a host with as many requests as it may have).
 	TestWebhook(context.Context, *TestWebhookRequest) (*TestWebhookResponse, error)
 	mustEmbedUnimplementedWebhookServiceServer()
 }

@@ -266,7 +266,7 @@ type WorkerHello struct {
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// Commands whose tasks the worker receives, at most 256. Empty for all commands that the token allows.
 	Commands []string `protobuf:"bytes,2,rep,name=commands,proto3" json:"commands,omitempty"`
-	// Length of the leases in seconds, 1 to 43200. Default: 60.
+	// Length of the leases in seconds, 1 to 43200. Absent: as the policy of each task's command says; default: 60.
 	LeaseSeconds *int32 `protobuf:"varint,3,opt,name=lease_seconds,json=leaseSeconds,proto3,oneof" json:"lease_seconds,omitempty"`
 	// The SDK of the worker, if it uses one.
 	Client        *ClientInfo `protobuf:"bytes,4,opt,name=client,proto3" json:"client,omitempty"`
@@ -339,7 +339,7 @@ type WorkerWelcome struct {
 	TenantId string `protobuf:"bytes,1,opt,name=tenant_id,json=tenantId,proto3" json:"tenant_id,omitempty"`
 	// Worker id that holds the leases.
 	WorkerId string `protobuf:"bytes,2,opt,name=worker_id,json=workerId,proto3" json:"worker_id,omitempty"`
-	// Length of the leases in seconds.
+	// Length of the leases in seconds, unless the hello named none and a policy names another.
 	LeaseSeconds int32 `protobuf:"varint,3,opt,name=lease_seconds,json=leaseSeconds,proto3" json:"lease_seconds,omitempty"`
 	// Maximum number of credits.
 	CreditsMax int32 `protobuf:"varint,4,opt,name=credits_max,json=creditsMax,proto3" json:"credits_max,omitempty"`
@@ -430,7 +430,8 @@ type Heartbeat struct {
 	TaskId string `protobuf:"bytes,1,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
 	// Token of the lease.
 	LeaseToken uint64 `protobuf:"varint,2,opt,name=lease_token,json=leaseToken,proto3" json:"lease_token,omitempty"`
-	// New length of the lease in seconds from now, 1 to 43200. 0 means the length of the stream's leases.
+	// New length of the lease in seconds from now, 1 to 43200. 0 means the length that the hello named, or
+	// else that of the task's lease as it was given.
 	ExtendSeconds int32 `protobuf:"varint,3,opt,name=extend_seconds,json=extendSeconds,proto3" json:"extend_seconds,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -57,6 +57,44 @@ class ListQueuesResponse(_message.Message):
     next_page_token: str
     def __init__(self, queues: _Optional[_Iterable[_Union[Queue, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
+class ListWorkersRequest(_message.Message):
+    __slots__ = ("page_size", "page_token", "tenant")
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    page_size: int
+    page_token: str
+    tenant: str
+    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., tenant: _Optional[str] = ...) -> None: ...
+
+class ListWorkersResponse(_message.Message):
+    __slots__ = ("workers", "next_page_token")
+    WORKERS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    workers: _containers.RepeatedCompositeFieldContainer[ConnectedWorker]
+    next_page_token: str
+    def __init__(self, workers: _Optional[_Iterable[_Union[ConnectedWorker, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+
+class ConnectedWorker(_message.Message):
+    __slots__ = ("worker_id", "commands", "claimed", "credits", "sdk", "version", "origin", "connected_at")
+    WORKER_ID_FIELD_NUMBER: _ClassVar[int]
+    COMMANDS_FIELD_NUMBER: _ClassVar[int]
+    CLAIMED_FIELD_NUMBER: _ClassVar[int]
+    CREDITS_FIELD_NUMBER: _ClassVar[int]
+    SDK_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    ORIGIN_FIELD_NUMBER: _ClassVar[int]
+    CONNECTED_AT_FIELD_NUMBER: _ClassVar[int]
+    worker_id: str
+    commands: _containers.RepeatedScalarFieldContainer[str]
+    claimed: int
+    credits: int
+    sdk: str
+    version: str
+    origin: str
+    connected_at: _timestamp_pb2.Timestamp
+    def __init__(self, worker_id: _Optional[str] = ..., commands: _Optional[_Iterable[str]] = ..., claimed: _Optional[int] = ..., credits: _Optional[int] = ..., sdk: _Optional[str] = ..., version: _Optional[str] = ..., origin: _Optional[str] = ..., connected_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
 class GetQueueRequest(_message.Message):
     __slots__ = ("command", "tenant")
     COMMAND_FIELD_NUMBER: _ClassVar[int]

@@ -28,7 +28,7 @@ if _version_not_supported:
 class QueueServiceStub:
     """QueueService shows and controls the queues of the caller's tenant; an operator names any tenant in the request. Task
     counts are exact and cheap to read.
-    Every RPC may also fail with NOT_OPERATOR if it names another tenant than the token's, and COMMAND_NOT_ALLOWED.
+    Every RPC may also fail with NOT_OPERATOR if it names a tenant other than the token's, and COMMAND_NOT_ALLOWED.
     """
 
     def __init__(self, channel):
@@ -46,6 +46,11 @@ class QueueServiceStub:
                 '/codeq.v1.QueueService/GetQueue',
                 request_serializer=codeq_dot_v1_dot_queue__service__pb2.GetQueueRequest.SerializeToString,
                 response_deserializer=codeq_dot_v1_dot_queue__service__pb2.GetQueueResponse.FromString,
+                _registered_method=True)
+        self.ListWorkers = channel.unary_unary(
+                '/codeq.v1.QueueService/ListWorkers',
+                request_serializer=codeq_dot_v1_dot_queue__service__pb2.ListWorkersRequest.SerializeToString,
+                response_deserializer=codeq_dot_v1_dot_queue__service__pb2.ListWorkersResponse.FromString,
                 _registered_method=True)
         self.PauseQueue = channel.unary_unary(
                 '/codeq.v1.QueueService/PauseQueue',
@@ -77,7 +82,7 @@ class QueueServiceStub:
 class QueueServiceServicer:
     """QueueService shows and controls the queues of the caller's tenant; an operator names any tenant in the request. Task
     counts are exact and cheap to read.
-    Every RPC may also fail with NOT_OPERATOR if it names another tenant than the token's, and COMMAND_NOT_ALLOWED.
+    Every RPC may also fail with NOT_OPERATOR if it names a tenant other than the token's, and COMMAND_NOT_ALLOWED.
     """
 
     def ListQueues(self, request, context):
@@ -91,6 +96,15 @@ class QueueServiceServicer:
     def GetQueue(self, request, context):
         """GetQueue returns one queue.
         Errors: NOT_ADMIN, QUEUE_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListWorkers(self, request, context):
+        """ListWorkers returns the workers that are connected by streams, in the order in which they connected. Callers that
+        claim tasks with single calls are not connected. A follower knows none.
+        Errors: NOT_ADMIN, INVALID_PAGE_TOKEN.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -159,6 +173,11 @@ def add_QueueServiceServicer_to_server(servicer, server):
                     request_deserializer=codeq_dot_v1_dot_queue__service__pb2.GetQueueRequest.FromString,
                     response_serializer=codeq_dot_v1_dot_queue__service__pb2.GetQueueResponse.SerializeToString,
             ),
+            'ListWorkers': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListWorkers,
+                    request_deserializer=codeq_dot_v1_dot_queue__service__pb2.ListWorkersRequest.FromString,
+                    response_serializer=codeq_dot_v1_dot_queue__service__pb2.ListWorkersResponse.SerializeToString,
+            ),
             'PauseQueue': grpc.unary_unary_rpc_method_handler(
                     servicer.PauseQueue,
                     request_deserializer=codeq_dot_v1_dot_queue__service__pb2.PauseQueueRequest.FromString,
@@ -195,7 +214,7 @@ def add_QueueServiceServicer_to_server(servicer, server):
 class QueueService:
     """QueueService shows and controls the queues of the caller's tenant; an operator names any tenant in the request. Task
     counts are exact and cheap to read.
-    Every RPC may also fail with NOT_OPERATOR if it names another tenant than the token's, and COMMAND_NOT_ALLOWED.
+    Every RPC may also fail with NOT_OPERATOR if it names a tenant other than the token's, and COMMAND_NOT_ALLOWED.
     """
 
     @staticmethod
@@ -242,6 +261,33 @@ class QueueService:
             '/codeq.v1.QueueService/GetQueue',
             codeq_dot_v1_dot_queue__service__pb2.GetQueueRequest.SerializeToString,
             codeq_dot_v1_dot_queue__service__pb2.GetQueueResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListWorkers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/codeq.v1.QueueService/ListWorkers',
+            codeq_dot_v1_dot_queue__service__pb2.ListWorkersRequest.SerializeToString,
+            codeq_dot_v1_dot_queue__service__pb2.ListWorkersResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -29,7 +29,7 @@ GRPC_VERSION: str
 class QueueServiceStub:
     """QueueService shows and controls the queues of the caller's tenant; an operator names any tenant in the request. Task
     counts are exact and cheap to read.
-    Every RPC may also fail with NOT_OPERATOR if it names another tenant than the token's, and COMMAND_NOT_ALLOWED.
+    Every RPC may also fail with NOT_OPERATOR if it names a tenant other than the token's, and COMMAND_NOT_ALLOWED.
     """
 
     @_typing.overload
@@ -43,6 +43,11 @@ class QueueServiceStub:
     GetQueue: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.GetQueueRequest, _queue_service_pb2.GetQueueResponse]
     """GetQueue returns one queue.
     Errors: NOT_ADMIN, QUEUE_NOT_FOUND.
+    """
+    ListWorkers: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.ListWorkersRequest, _queue_service_pb2.ListWorkersResponse]
+    """ListWorkers returns the workers that are connected by streams, in the order in which they connected. Callers that
+    claim tasks with single calls are not connected. A follower knows none.
+    Errors: NOT_ADMIN, INVALID_PAGE_TOKEN.
     """
     PauseQueue: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.PauseQueueRequest, _queue_service_pb2.PauseQueueResponse]
     """PauseQueue stops all deliveries from a queue, including those to open streams and waiting claims. Tasks are still
@@ -79,7 +84,7 @@ class QueueServiceStub:
 class QueueServiceAsyncStub(QueueServiceStub):
     """QueueService shows and controls the queues of the caller's tenant; an operator names any tenant in the request. Task
     counts are exact and cheap to read.
-    Every RPC may also fail with NOT_OPERATOR if it names another tenant than the token's, and COMMAND_NOT_ALLOWED.
+    Every RPC may also fail with NOT_OPERATOR if it names a tenant other than the token's, and COMMAND_NOT_ALLOWED.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -90,6 +95,11 @@ class QueueServiceAsyncStub(QueueServiceStub):
     GetQueue: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.GetQueueRequest, _queue_service_pb2.GetQueueResponse]  # type: ignore[assignment]
     """GetQueue returns one queue.
     Errors: NOT_ADMIN, QUEUE_NOT_FOUND.
+    """
+    ListWorkers: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.ListWorkersRequest, _queue_service_pb2.ListWorkersResponse]  # type: ignore[assignment]
+    """ListWorkers returns the workers that are connected by streams, in the order in which they connected. Callers that
+    claim tasks with single calls are not connected. A follower knows none.
+    Errors: NOT_ADMIN, INVALID_PAGE_TOKEN.
     """
     PauseQueue: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.PauseQueueRequest, _queue_service_pb2.PauseQueueResponse]  # type: ignore[assignment]
     """PauseQueue stops all deliveries from a queue, including those to open streams and waiting claims. Tasks are still
@@ -125,7 +135,7 @@ class QueueServiceAsyncStub(QueueServiceStub):
 class QueueServiceServicer(metaclass=_abc_1.ABCMeta):
     """QueueService shows and controls the queues of the caller's tenant; an operator names any tenant in the request. Task
     counts are exact and cheap to read.
-    Every RPC may also fail with NOT_OPERATOR if it names another tenant than the token's, and COMMAND_NOT_ALLOWED.
+    Every RPC may also fail with NOT_OPERATOR if it names a tenant other than the token's, and COMMAND_NOT_ALLOWED.
     """
 
     @_abc_1.abstractmethod
@@ -146,6 +156,17 @@ class QueueServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_queue_service_pb2.GetQueueResponse, _abc.Awaitable[_queue_service_pb2.GetQueueResponse]]:
         """GetQueue returns one queue.
         Errors: NOT_ADMIN, QUEUE_NOT_FOUND.
+        """
+
+    @_abc_1.abstractmethod
+    def ListWorkers(
+        self,
+        request: _queue_service_pb2.ListWorkersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_queue_service_pb2.ListWorkersResponse, _abc.Awaitable[_queue_service_pb2.ListWorkersResponse]]:
+        """ListWorkers returns the workers that are connected by streams, in the order in which they connected. Callers that
+        claim tasks with single calls are not connected. A follower knows none.
+        Errors: NOT_ADMIN, INVALID_PAGE_TOKEN.
         """
 
     @_abc_1.abstractmethod

@@ -26,11 +26,11 @@ if _version_not_supported:
 
 
 class ScheduleServiceStub:
-    """ScheduleService creates tasks at given times, for the caller's tenant; an operator names any tenant in the request.
-    A schedule creates one task for each of its instants. The task and the move of the schedule to its next instant are
-    one write, so that an instant never fires twice, whatever happens to the server or its clock.
-    Every RPC may also fail with NOT_OPERATOR if it names another tenant than the token's. A token that is bound to
-    commands does not see schedules of others.
+    """ScheduleService creates tasks at given times, for the caller's tenant; an operator may name any tenant in the
+    request. A schedule creates one task for each of its instants. The task and the move of the schedule to its next
+    instant are one write, so that an instant never fires twice, whatever happens to the server or its clock.
+    Every RPC may also fail with NOT_OPERATOR if it names a tenant other than the token's. A token that is bound to
+    commands does not see schedules of other commands.
     """
 
     def __init__(self, channel):
@@ -92,11 +92,11 @@ class ScheduleServiceStub:
 
 
 class ScheduleServiceServicer:
-    """ScheduleService creates tasks at given times, for the caller's tenant; an operator names any tenant in the request.
-    A schedule creates one task for each of its instants. The task and the move of the schedule to its next instant are
-    one write, so that an instant never fires twice, whatever happens to the server or its clock.
-    Every RPC may also fail with NOT_OPERATOR if it names another tenant than the token's. A token that is bound to
-    commands does not see schedules of others.
+    """ScheduleService creates tasks at given times, for the caller's tenant; an operator may name any tenant in the
+    request. A schedule creates one task for each of its instants. The task and the move of the schedule to its next
+    instant are one write, so that an instant never fires twice, whatever happens to the server or its clock.
+    Every RPC may also fail with NOT_OPERATOR if it names a tenant other than the token's. A token that is bound to
+    commands does not see schedules of other commands.
     """
 
     def ListSchedules(self, request, context):
@@ -119,7 +119,8 @@ class ScheduleServiceServicer:
         """PutSchedule creates a schedule or replaces its definition. A definition that equals the stored one changes nothing.
         A change takes effect with the first instant after it; totals, history and running tasks are kept. The response has
         the next ten instants.
-        Errors: NOT_ADMIN, COMMAND_NOT_ALLOWED, INVALID_FIELD, LIMIT_REACHED (the tenant has 10000 schedules, or the server 100000).
+        Errors: NOT_ADMIN, COMMAND_NOT_ALLOWED, INVALID_FIELD, LIMIT_REACHED (the tenant has 10000 schedules, or the server
+        100000).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -142,8 +143,8 @@ class ScheduleServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ResumeSchedule(self, request, context):
-        """ResumeSchedule lets a paused schedule fire again. The instants of the pause are missed: `misfire` says what happens to
-        them. Idempotent.
+        """ResumeSchedule lets a paused schedule fire again. The instants of the pause are missed: `misfire` says what happens
+        to them. Idempotent.
         Errors: NOT_ADMIN, SCHEDULE_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -153,17 +154,17 @@ class ScheduleServiceServicer:
     def TriggerSchedule(self, request, context):
         """TriggerSchedule creates a task now, whatever `overlap` says and also if the schedule is paused. A repeated call creates
         another task.
-        Errors: NOT_ADMIN, SCHEDULE_NOT_FOUND, TOO_MANY_QUEUES, QUOTA_EXCEEDED, STORAGE_FULL.
+        Errors: NOT_ADMIN, SCHEDULE_NOT_FOUND, TOO_MANY_QUEUES, QUOTA_EXCEEDED, STORAGE_FULL, POLICY_VIOLATION.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BackfillSchedule(self, request, context):
-        """BackfillSchedule creates the tasks of past instants, whatever `overlap` says and also if the schedule is paused. An
+        """BackfillSchedule creates the tasks of past instants, whatever `overlap` says and even if the schedule is paused. An
         instant whose task is still stored is left out, so that a repeated call creates no task twice.
         Errors: NOT_ADMIN, SCHEDULE_NOT_FOUND, INVALID_FIELD (the range has more than 1000 instants or is not in the past),
-        TOO_MANY_QUEUES, QUOTA_EXCEEDED, STORAGE_FULL.
+        TOO_MANY_QUEUES, QUOTA_EXCEEDED, STORAGE_FULL, POLICY_VIOLATION.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -248,11 +249,11 @@ def add_ScheduleServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ScheduleService:
-    """ScheduleService creates tasks at given times, for the caller's tenant; an operator names any tenant in the request.
-    A schedule creates one task for each of its instants. The task and the move of the schedule to its next instant are
-    one write, so that an instant never fires twice, whatever happens to the server or its clock.
-    Every RPC may also fail with NOT_OPERATOR if it names another tenant than the token's. A token that is bound to
-    commands does not see schedules of others.
+    """ScheduleService creates tasks at given times, for the caller's tenant; an operator may name any tenant in the
+    request. A schedule creates one task for each of its instants. The task and the move of the schedule to its next
+    instant are one write, so that an instant never fires twice, whatever happens to the server or its clock.
+    Every RPC may also fail with NOT_OPERATOR if it names a tenant other than the token's. A token that is bound to
+    commands does not see schedules of other commands.
     """
 
     @staticmethod

@@ -27,11 +27,11 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ScheduleServiceStub:
-    """ScheduleService creates tasks at given times, for the caller's tenant; an operator names any tenant in the request.
-    A schedule creates one task for each of its instants. The task and the move of the schedule to its next instant are
-    one write, so that an instant never fires twice, whatever happens to the server or its clock.
-    Every RPC may also fail with NOT_OPERATOR if it names another tenant than the token's. A token that is bound to
-    commands does not see schedules of others.
+    """ScheduleService creates tasks at given times, for the caller's tenant; an operator may name any tenant in the
+    request. A schedule creates one task for each of its instants. The task and the move of the schedule to its next
+    instant are one write, so that an instant never fires twice, whatever happens to the server or its clock.
+    Every RPC may also fail with NOT_OPERATOR if it names a tenant other than the token's. A token that is bound to
+    commands does not see schedules of other commands.
     """
 
     @_typing.overload
@@ -50,7 +50,8 @@ class ScheduleServiceStub:
     """PutSchedule creates a schedule or replaces its definition. A definition that equals the stored one changes nothing.
     A change takes effect with the first instant after it; totals, history and running tasks are kept. The response has
     the next ten instants.
-    Errors: NOT_ADMIN, COMMAND_NOT_ALLOWED, INVALID_FIELD, LIMIT_REACHED (the tenant has 10000 schedules, or the server 100000).
+    Errors: NOT_ADMIN, COMMAND_NOT_ALLOWED, INVALID_FIELD, LIMIT_REACHED (the tenant has 10000 schedules, or the server
+    100000).
     """
     DeleteSchedule: _grpc.UnaryUnaryMultiCallable[_schedule_service_pb2.DeleteScheduleRequest, _schedule_service_pb2.DeleteScheduleResponse]
     """DeleteSchedule removes a schedule with its history. Tasks that it created stay.
@@ -61,20 +62,20 @@ class ScheduleServiceStub:
     Errors: NOT_ADMIN, SCHEDULE_NOT_FOUND.
     """
     ResumeSchedule: _grpc.UnaryUnaryMultiCallable[_schedule_service_pb2.ResumeScheduleRequest, _schedule_service_pb2.ResumeScheduleResponse]
-    """ResumeSchedule lets a paused schedule fire again. The instants of the pause are missed: `misfire` says what happens to
-    them. Idempotent.
+    """ResumeSchedule lets a paused schedule fire again. The instants of the pause are missed: `misfire` says what happens
+    to them. Idempotent.
     Errors: NOT_ADMIN, SCHEDULE_NOT_FOUND.
     """
     TriggerSchedule: _grpc.UnaryUnaryMultiCallable[_schedule_service_pb2.TriggerScheduleRequest, _schedule_service_pb2.TriggerScheduleResponse]
     """TriggerSchedule creates a task now, whatever `overlap` says and also if the schedule is paused. A repeated call creates
     another task.
-    Errors: NOT_ADMIN, SCHEDULE_NOT_FOUND, TOO_MANY_QUEUES, QUOTA_EXCEEDED, STORAGE_FULL.
+    Errors: NOT_ADMIN, SCHEDULE_NOT_FOUND, TOO_MANY_QUEUES, QUOTA_EXCEEDED, STORAGE_FULL, POLICY_VIOLATION.
     """
     BackfillSchedule: _grpc.UnaryUnaryMultiCallable[_schedule_service_pb2.BackfillScheduleRequest, _schedule_service_pb2.BackfillScheduleResponse]
-    """BackfillSchedule creates the tasks of past instants, whatever `overlap` says and also if the schedule is paused. An
+    """BackfillSchedule creates the tasks of past instants, whatever `overlap` says and even if the schedule is paused. An
     instant whose task is still stored is left out, so that a repeated call creates no task twice.
     Errors: NOT_ADMIN, SCHEDULE_NOT_FOUND, INVALID_FIELD (the range has more than 1000 instants or is not in the past),
-    TOO_MANY_QUEUES, QUOTA_EXCEEDED, STORAGE_FULL.
+    TOO_MANY_QUEUES, QUOTA_EXCEEDED, STORAGE_FULL, POLICY_VIOLATION.
     """
     GetScheduleHistory: _grpc.UnaryUnaryMultiCallable[_schedule_service_pb2.GetScheduleHistoryRequest, _schedule_service_pb2.GetScheduleHistoryResponse]
     """GetScheduleHistory returns the last 100 fires of a schedule, the latest first.
@@ -88,11 +89,11 @@ class ScheduleServiceStub:
 
 @_typing.type_check_only
 class ScheduleServiceAsyncStub(ScheduleServiceStub):
-    """ScheduleService creates tasks at given times, for the caller's tenant; an operator names any tenant in the request.
-    A schedule creates one task for each of its instants. The task and the move of the schedule to its next instant are
-    one write, so that an instant never fires twice, whatever happens to the server or its clock.
-    Every RPC may also fail with NOT_OPERATOR if it names another tenant than the token's. A token that is bound to
-    commands does not see schedules of others.
+    """ScheduleService creates tasks at given times, for the caller's tenant; an operator may name any tenant in the
+    request. A schedule creates one task for each of its instants. The task and the move of the schedule to its next
+    instant are one write, so that an instant never fires twice, whatever happens to the server or its clock.
+    Every RPC may also fail with NOT_OPERATOR if it names a tenant other than the token's. A token that is bound to
+    commands does not see schedules of other commands.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -108,7 +109,8 @@ class ScheduleServiceAsyncStub(ScheduleServiceStub):
     """PutSchedule creates a schedule or replaces its definition. A definition that equals the stored one changes nothing.
     A change takes effect with the first instant after it; totals, history and running tasks are kept. The response has
     the next ten instants.
-    Errors: NOT_ADMIN, COMMAND_NOT_ALLOWED, INVALID_FIELD, LIMIT_REACHED (the tenant has 10000 schedules, or the server 100000).
+    Errors: NOT_ADMIN, COMMAND_NOT_ALLOWED, INVALID_FIELD, LIMIT_REACHED (the tenant has 10000 schedules, or the server
+    100000).
     """
     DeleteSchedule: _aio.UnaryUnaryMultiCallable[_schedule_service_pb2.DeleteScheduleRequest, _schedule_service_pb2.DeleteScheduleResponse]  # type: ignore[assignment]
     """DeleteSchedule removes a schedule with its history. Tasks that it created stay.
@@ -119,20 +121,20 @@ class ScheduleServiceAsyncStub(ScheduleServiceStub):
     Errors: NOT_ADMIN, SCHEDULE_NOT_FOUND.
     """
     ResumeSchedule: _aio.UnaryUnaryMultiCallable[_schedule_service_pb2.ResumeScheduleRequest, _schedule_service_pb2.ResumeScheduleResponse]  # type: ignore[assignment]
-    """ResumeSchedule lets a paused schedule fire again. The instants of the pause are missed: `misfire` says what happens to
-    them. Idempotent.
+    """ResumeSchedule lets a paused schedule fire again. The instants of the pause are missed: `misfire` says what happens
+    to them. Idempotent.
     Errors: NOT_ADMIN, SCHEDULE_NOT_FOUND.
     """
     TriggerSchedule: _aio.UnaryUnaryMultiCallable[_schedule_service_pb2.TriggerScheduleRequest, _schedule_service_pb2.TriggerScheduleResponse]  # type: ignore[assignment]
     """TriggerSchedule creates a task now, whatever `overlap` says and also if the schedule is paused. A repeated call creates
     another task.
-    Errors: NOT_ADMIN, SCHEDULE_NOT_FOUND, TOO_MANY_QUEUES, QUOTA_EXCEEDED, STORAGE_FULL.
+    Errors: NOT_ADMIN, SCHEDULE_NOT_FOUND, TOO_MANY_QUEUES, QUOTA_EXCEEDED, STORAGE_FULL, POLICY_VIOLATION.
     """
     BackfillSchedule: _aio.UnaryUnaryMultiCallable[_schedule_service_pb2.BackfillScheduleRequest, _schedule_service_pb2.BackfillScheduleResponse]  # type: ignore[assignment]
-    """BackfillSchedule creates the tasks of past instants, whatever `overlap` says and also if the schedule is paused. An
+    """BackfillSchedule creates the tasks of past instants, whatever `overlap` says and even if the schedule is paused. An
     instant whose task is still stored is left out, so that a repeated call creates no task twice.
     Errors: NOT_ADMIN, SCHEDULE_NOT_FOUND, INVALID_FIELD (the range has more than 1000 instants or is not in the past),
-    TOO_MANY_QUEUES, QUOTA_EXCEEDED, STORAGE_FULL.
+    TOO_MANY_QUEUES, QUOTA_EXCEEDED, STORAGE_FULL, POLICY_VIOLATION.
     """
     GetScheduleHistory: _aio.UnaryUnaryMultiCallable[_schedule_service_pb2.GetScheduleHistoryRequest, _schedule_service_pb2.GetScheduleHistoryResponse]  # type: ignore[assignment]
     """GetScheduleHistory returns the last 100 fires of a schedule, the latest first.
@@ -145,11 +147,11 @@ class ScheduleServiceAsyncStub(ScheduleServiceStub):
     """
 
 class ScheduleServiceServicer(metaclass=_abc_1.ABCMeta):
-    """ScheduleService creates tasks at given times, for the caller's tenant; an operator names any tenant in the request.
-    A schedule creates one task for each of its instants. The task and the move of the schedule to its next instant are
-    one write, so that an instant never fires twice, whatever happens to the server or its clock.
-    Every RPC may also fail with NOT_OPERATOR if it names another tenant than the token's. A token that is bound to
-    commands does not see schedules of others.
+    """ScheduleService creates tasks at given times, for the caller's tenant; an operator may name any tenant in the
+    request. A schedule creates one task for each of its instants. The task and the move of the schedule to its next
+    instant are one write, so that an instant never fires twice, whatever happens to the server or its clock.
+    Every RPC may also fail with NOT_OPERATOR if it names a tenant other than the token's. A token that is bound to
+    commands does not see schedules of other commands.
     """
 
     @_abc_1.abstractmethod
@@ -181,7 +183,8 @@ class ScheduleServiceServicer(metaclass=_abc_1.ABCMeta):
         """PutSchedule creates a schedule or replaces its definition. A definition that equals the stored one changes nothing.
         A change takes effect with the first instant after it; totals, history and running tasks are kept. The response has
         the next ten instants.
-        Errors: NOT_ADMIN, COMMAND_NOT_ALLOWED, INVALID_FIELD, LIMIT_REACHED (the tenant has 10000 schedules, or the server 100000).
+        Errors: NOT_ADMIN, COMMAND_NOT_ALLOWED, INVALID_FIELD, LIMIT_REACHED (the tenant has 10000 schedules, or the server
+        100000).
         """
 
     @_abc_1.abstractmethod
@@ -210,8 +213,8 @@ class ScheduleServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _schedule_service_pb2.ResumeScheduleRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_schedule_service_pb2.ResumeScheduleResponse, _abc.Awaitable[_schedule_service_pb2.ResumeScheduleResponse]]:
-        """ResumeSchedule lets a paused schedule fire again. The instants of the pause are missed: `misfire` says what happens to
-        them. Idempotent.
+        """ResumeSchedule lets a paused schedule fire again. The instants of the pause are missed: `misfire` says what happens
+        to them. Idempotent.
         Errors: NOT_ADMIN, SCHEDULE_NOT_FOUND.
         """
 
@@ -223,7 +226,7 @@ class ScheduleServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_schedule_service_pb2.TriggerScheduleResponse, _abc.Awaitable[_schedule_service_pb2.TriggerScheduleResponse]]:
         """TriggerSchedule creates a task now, whatever `overlap` says and also if the schedule is paused. A repeated call creates
         another task.
-        Errors: NOT_ADMIN, SCHEDULE_NOT_FOUND, TOO_MANY_QUEUES, QUOTA_EXCEEDED, STORAGE_FULL.
+        Errors: NOT_ADMIN, SCHEDULE_NOT_FOUND, TOO_MANY_QUEUES, QUOTA_EXCEEDED, STORAGE_FULL, POLICY_VIOLATION.
         """
 
     @_abc_1.abstractmethod
@@ -232,10 +235,10 @@ class ScheduleServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _schedule_service_pb2.BackfillScheduleRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_schedule_service_pb2.BackfillScheduleResponse, _abc.Awaitable[_schedule_service_pb2.BackfillScheduleResponse]]:
-        """BackfillSchedule creates the tasks of past instants, whatever `overlap` says and also if the schedule is paused. An
+        """BackfillSchedule creates the tasks of past instants, whatever `overlap` says and even if the schedule is paused. An
         instant whose task is still stored is left out, so that a repeated call creates no task twice.
         Errors: NOT_ADMIN, SCHEDULE_NOT_FOUND, INVALID_FIELD (the range has more than 1000 instants or is not in the past),
-        TOO_MANY_QUEUES, QUOTA_EXCEEDED, STORAGE_FULL.
+        TOO_MANY_QUEUES, QUOTA_EXCEEDED, STORAGE_FULL, POLICY_VIOLATION.
         """
 
     @_abc_1.abstractmethod

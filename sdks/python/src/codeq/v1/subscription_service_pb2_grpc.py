@@ -28,7 +28,7 @@ if _version_not_supported:
 class SubscriptionServiceStub:
     """SubscriptionService lets workers be told over HTTP when work becomes ready, instead of waiting for it in a call. A
     signal is advice: it may be lost, and the work may be gone before the worker claims. Subscriptions belong to a tenant
-    and are replicated like tasks. A worker acts on those of its tenant whose commands its token allows.
+    and are replicated like tasks. A worker sees and changes those of its tenant whose commands its token allows.
     """
 
     def __init__(self, channel):
@@ -77,11 +77,11 @@ class SubscriptionServiceStub:
 class SubscriptionServiceServicer:
     """SubscriptionService lets workers be told over HTTP when work becomes ready, instead of waiting for it in a call. A
     signal is advice: it may be lost, and the work may be gone before the worker claims. Subscriptions belong to a tenant
-    and are replicated like tasks. A worker acts on those of its tenant whose commands its token allows.
+    and are replicated like tasks. A worker sees and changes those of its tenant whose commands its token allows.
     """
 
     def CreateSubscription(self, request, context):
-        """CreateSubscription makes a subscription. If work is ready, the first signal follows at once.
+        """CreateSubscription creates a subscription. If work is ready, the first signal follows at once.
         Errors: INVALID_FIELD, URL_NOT_ALLOWED, COMMAND_NOT_ALLOWED, LIMIT_REACHED (the tenant has 1000 subscriptions).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -129,7 +129,7 @@ class SubscriptionServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RemoveTenantSubscription(self, request, context):
-        """RemoveTenantSubscription ends a subscription of the tenant, whoever made it.
+        """RemoveTenantSubscription ends a subscription of the tenant, whoever created it.
         Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED, SUBSCRIPTION_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -185,7 +185,7 @@ def add_SubscriptionServiceServicer_to_server(servicer, server):
 class SubscriptionService:
     """SubscriptionService lets workers be told over HTTP when work becomes ready, instead of waiting for it in a call. A
     signal is advice: it may be lost, and the work may be gone before the worker claims. Subscriptions belong to a tenant
-    and are replicated like tasks. A worker acts on those of its tenant whose commands its token allows.
+    and are replicated like tasks. A worker sees and changes those of its tenant whose commands its token allows.
     """
 
     @staticmethod

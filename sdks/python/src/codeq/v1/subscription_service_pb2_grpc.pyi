@@ -29,7 +29,7 @@ GRPC_VERSION: str
 class SubscriptionServiceStub:
     """SubscriptionService lets workers be told over HTTP when work becomes ready, instead of waiting for it in a call. A
     signal is advice: it may be lost, and the work may be gone before the worker claims. Subscriptions belong to a tenant
-    and are replicated like tasks. A worker acts on those of its tenant whose commands its token allows.
+    and are replicated like tasks. A worker sees and changes those of its tenant whose commands its token allows.
     """
 
     @_typing.overload
@@ -37,7 +37,7 @@ class SubscriptionServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> SubscriptionServiceAsyncStub: ...
     CreateSubscription: _grpc.UnaryUnaryMultiCallable[_subscription_service_pb2.CreateSubscriptionRequest, _subscription_service_pb2.CreateSubscriptionResponse]
-    """CreateSubscription makes a subscription. If work is ready, the first signal follows at once.
+    """CreateSubscription creates a subscription. If work is ready, the first signal follows at once.
     Errors: INVALID_FIELD, URL_NOT_ALLOWED, COMMAND_NOT_ALLOWED, LIMIT_REACHED (the tenant has 1000 subscriptions).
     """
     HeartbeatSubscription: _grpc.UnaryUnaryMultiCallable[_subscription_service_pb2.HeartbeatSubscriptionRequest, _subscription_service_pb2.HeartbeatSubscriptionResponse]
@@ -61,7 +61,7 @@ class SubscriptionServiceStub:
     Errors: NOT_ADMIN, NOT_OPERATOR, INVALID_PAGE_TOKEN.
     """
     RemoveTenantSubscription: _grpc.UnaryUnaryMultiCallable[_subscription_service_pb2.RemoveTenantSubscriptionRequest, _subscription_service_pb2.RemoveTenantSubscriptionResponse]
-    """RemoveTenantSubscription ends a subscription of the tenant, whoever made it.
+    """RemoveTenantSubscription ends a subscription of the tenant, whoever created it.
     Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED, SUBSCRIPTION_NOT_FOUND.
     """
 
@@ -69,12 +69,12 @@ class SubscriptionServiceStub:
 class SubscriptionServiceAsyncStub(SubscriptionServiceStub):
     """SubscriptionService lets workers be told over HTTP when work becomes ready, instead of waiting for it in a call. A
     signal is advice: it may be lost, and the work may be gone before the worker claims. Subscriptions belong to a tenant
-    and are replicated like tasks. A worker acts on those of its tenant whose commands its token allows.
+    and are replicated like tasks. A worker sees and changes those of its tenant whose commands its token allows.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateSubscription: _aio.UnaryUnaryMultiCallable[_subscription_service_pb2.CreateSubscriptionRequest, _subscription_service_pb2.CreateSubscriptionResponse]  # type: ignore[assignment]
-    """CreateSubscription makes a subscription. If work is ready, the first signal follows at once.
+    """CreateSubscription creates a subscription. If work is ready, the first signal follows at once.
     Errors: INVALID_FIELD, URL_NOT_ALLOWED, COMMAND_NOT_ALLOWED, LIMIT_REACHED (the tenant has 1000 subscriptions).
     """
     HeartbeatSubscription: _aio.UnaryUnaryMultiCallable[_subscription_service_pb2.HeartbeatSubscriptionRequest, _subscription_service_pb2.HeartbeatSubscriptionResponse]  # type: ignore[assignment]
@@ -98,14 +98,14 @@ class SubscriptionServiceAsyncStub(SubscriptionServiceStub):
     Errors: NOT_ADMIN, NOT_OPERATOR, INVALID_PAGE_TOKEN.
     """
     RemoveTenantSubscription: _aio.UnaryUnaryMultiCallable[_subscription_service_pb2.RemoveTenantSubscriptionRequest, _subscription_service_pb2.RemoveTenantSubscriptionResponse]  # type: ignore[assignment]
-    """RemoveTenantSubscription ends a subscription of the tenant, whoever made it.
+    """RemoveTenantSubscription ends a subscription of the tenant, whoever created it.
     Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED, SUBSCRIPTION_NOT_FOUND.
     """
 
 class SubscriptionServiceServicer(metaclass=_abc_1.ABCMeta):
     """SubscriptionService lets workers be told over HTTP when work becomes ready, instead of waiting for it in a call. A
     signal is advice: it may be lost, and the work may be gone before the worker claims. Subscriptions belong to a tenant
-    and are replicated like tasks. A worker acts on those of its tenant whose commands its token allows.
+    and are replicated like tasks. A worker sees and changes those of its tenant whose commands its token allows.
     """
 
     @_abc_1.abstractmethod
@@ -114,7 +114,7 @@ class SubscriptionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _subscription_service_pb2.CreateSubscriptionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_subscription_service_pb2.CreateSubscriptionResponse, _abc.Awaitable[_subscription_service_pb2.CreateSubscriptionResponse]]:
-        """CreateSubscription makes a subscription. If work is ready, the first signal follows at once.
+        """CreateSubscription creates a subscription. If work is ready, the first signal follows at once.
         Errors: INVALID_FIELD, URL_NOT_ALLOWED, COMMAND_NOT_ALLOWED, LIMIT_REACHED (the tenant has 1000 subscriptions).
         """
 
@@ -174,7 +174,7 @@ class SubscriptionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _subscription_service_pb2.RemoveTenantSubscriptionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_subscription_service_pb2.RemoveTenantSubscriptionResponse, _abc.Awaitable[_subscription_service_pb2.RemoveTenantSubscriptionResponse]]:
-        """RemoveTenantSubscription ends a subscription of the tenant, whoever made it.
+        """RemoveTenantSubscription ends a subscription of the tenant, whoever created it.
         Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED, SUBSCRIPTION_NOT_FOUND.
         """
 

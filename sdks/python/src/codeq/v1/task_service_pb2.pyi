@@ -318,18 +318,20 @@ class ExplainTaskRequest(_message.Message):
     def __init__(self, task_id: _Optional[str] = ...) -> None: ...
 
 class KeyWait(_message.Message):
-    __slots__ = ("kind", "key", "limit", "holders", "position")
+    __slots__ = ("kind", "key", "limit", "holders", "position", "parked_until")
     KIND_FIELD_NUMBER: _ClassVar[int]
     KEY_FIELD_NUMBER: _ClassVar[int]
     LIMIT_FIELD_NUMBER: _ClassVar[int]
     HOLDERS_FIELD_NUMBER: _ClassVar[int]
     POSITION_FIELD_NUMBER: _ClassVar[int]
+    PARKED_UNTIL_FIELD_NUMBER: _ClassVar[int]
     kind: KeyKind
     key: str
     limit: float
     holders: int
     position: int
-    def __init__(self, kind: _Optional[_Union[KeyKind, str]] = ..., key: _Optional[str] = ..., limit: _Optional[float] = ..., holders: _Optional[int] = ..., position: _Optional[int] = ...) -> None: ...
+    parked_until: _timestamp_pb2.Timestamp
+    def __init__(self, kind: _Optional[_Union[KeyKind, str]] = ..., key: _Optional[str] = ..., limit: _Optional[float] = ..., holders: _Optional[int] = ..., position: _Optional[int] = ..., parked_until: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class ExplainTaskResponse(_message.Message):
     __slots__ = ("task_id", "status", "reason", "paused", "ahead", "delay_seconds", "worker_id", "lease_until", "expire_at", "limit", "limit_max", "limit_used", "key_wait")

@@ -143,8 +143,8 @@ class TaskServiceServicer:
         """CreateTask creates one task. With an idempotency key, the call is safe to retry: a repeated request returns the
         first task, marked as a duplicate (HTTP 200). Without a key, the task may exist after OUTCOME_UNKNOWN, and a retry
         may create a second one.
-        Errors: INVALID_FIELD, TOO_LARGE, TOO_MANY_QUEUES, STORAGE_FULL, IDEMPOTENCY_CONFLICT, TASK_ID_TAKEN,
-        POLICY_VIOLATION.
+        Errors: INVALID_FIELD, URL_NOT_ALLOWED, TOO_LARGE, TOO_MANY_QUEUES, STORAGE_FULL, IDEMPOTENCY_CONFLICT,
+        TASK_ID_TAKEN, POLICY_VIOLATION.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

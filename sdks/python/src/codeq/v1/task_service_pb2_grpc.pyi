@@ -42,8 +42,8 @@ class TaskServiceStub:
     """CreateTask creates one task. With an idempotency key, the call is safe to retry: a repeated request returns the
     first task, marked as a duplicate (HTTP 200). Without a key, the task may exist after OUTCOME_UNKNOWN, and a retry
     may create a second one.
-    Errors: INVALID_FIELD, TOO_LARGE, TOO_MANY_QUEUES, STORAGE_FULL, IDEMPOTENCY_CONFLICT, TASK_ID_TAKEN,
-    POLICY_VIOLATION.
+    Errors: INVALID_FIELD, URL_NOT_ALLOWED, TOO_LARGE, TOO_MANY_QUEUES, STORAGE_FULL, IDEMPOTENCY_CONFLICT,
+    TASK_ID_TAKEN, POLICY_VIOLATION.
     """
     BatchCreateTasks: _grpc.UnaryUnaryMultiCallable[_task_service_pb2.BatchCreateTasksRequest, _task_service_pb2.BatchCreateTasksResponse]
     """BatchCreateTasks creates up to 1000 tasks. Each task succeeds or fails on its own, and the results are in the order
@@ -142,8 +142,8 @@ class TaskServiceAsyncStub(TaskServiceStub):
     """CreateTask creates one task. With an idempotency key, the call is safe to retry: a repeated request returns the
     first task, marked as a duplicate (HTTP 200). Without a key, the task may exist after OUTCOME_UNKNOWN, and a retry
     may create a second one.
-    Errors: INVALID_FIELD, TOO_LARGE, TOO_MANY_QUEUES, STORAGE_FULL, IDEMPOTENCY_CONFLICT, TASK_ID_TAKEN,
-    POLICY_VIOLATION.
+    Errors: INVALID_FIELD, URL_NOT_ALLOWED, TOO_LARGE, TOO_MANY_QUEUES, STORAGE_FULL, IDEMPOTENCY_CONFLICT,
+    TASK_ID_TAKEN, POLICY_VIOLATION.
     """
     BatchCreateTasks: _aio.UnaryUnaryMultiCallable[_task_service_pb2.BatchCreateTasksRequest, _task_service_pb2.BatchCreateTasksResponse]  # type: ignore[assignment]
     """BatchCreateTasks creates up to 1000 tasks. Each task succeeds or fails on its own, and the results are in the order
@@ -245,8 +245,8 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
         """CreateTask creates one task. With an idempotency key, the call is safe to retry: a repeated request returns the
         first task, marked as a duplicate (HTTP 200). Without a key, the task may exist after OUTCOME_UNKNOWN, and a retry
         may create a second one.
-        Errors: INVALID_FIELD, TOO_LARGE, TOO_MANY_QUEUES, STORAGE_FULL, IDEMPOTENCY_CONFLICT, TASK_ID_TAKEN,
-        POLICY_VIOLATION.
+        Errors: INVALID_FIELD, URL_NOT_ALLOWED, TOO_LARGE, TOO_MANY_QUEUES, STORAGE_FULL, IDEMPOTENCY_CONFLICT,
+        TASK_ID_TAKEN, POLICY_VIOLATION.
         """
 
     @_abc_1.abstractmethod

@@ -13,7 +13,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class QueuePolicy(_message.Message):
-    __slots__ = ("priority_tiers", "max_attempts", "dead_letter_topic_ref", "retention_seconds", "max_consumers", "default_priority", "completed_retention_seconds", "failed_retention_seconds", "dlq_retention_seconds", "default_expire_seconds", "backoff", "payload_bytes_max", "concurrency_per_key", "rate_per_second", "rate_burst", "rate_per_key_per_second", "at_key_limit")
+    __slots__ = ("priority_tiers", "max_attempts", "dead_letter_topic_ref", "retention_seconds", "max_consumers", "default_priority", "completed_retention_seconds", "failed_retention_seconds", "dlq_retention_seconds", "default_lease_seconds", "default_expire_seconds", "backoff", "webhook", "payload_bytes_max", "payload_schema", "concurrency_per_key", "rate_per_second", "rate_burst", "rate_per_key_per_second", "at_key_limit", "concurrency_key_path", "rate_key_path", "ordering_key_path")
     PRIORITY_TIERS_FIELD_NUMBER: _ClassVar[int]
     MAX_ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
     DEAD_LETTER_TOPIC_REF_FIELD_NUMBER: _ClassVar[int]
@@ -23,14 +23,20 @@ class QueuePolicy(_message.Message):
     COMPLETED_RETENTION_SECONDS_FIELD_NUMBER: _ClassVar[int]
     FAILED_RETENTION_SECONDS_FIELD_NUMBER: _ClassVar[int]
     DLQ_RETENTION_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    DEFAULT_LEASE_SECONDS_FIELD_NUMBER: _ClassVar[int]
     DEFAULT_EXPIRE_SECONDS_FIELD_NUMBER: _ClassVar[int]
     BACKOFF_FIELD_NUMBER: _ClassVar[int]
+    WEBHOOK_FIELD_NUMBER: _ClassVar[int]
     PAYLOAD_BYTES_MAX_FIELD_NUMBER: _ClassVar[int]
+    PAYLOAD_SCHEMA_FIELD_NUMBER: _ClassVar[int]
     CONCURRENCY_PER_KEY_FIELD_NUMBER: _ClassVar[int]
     RATE_PER_SECOND_FIELD_NUMBER: _ClassVar[int]
     RATE_BURST_FIELD_NUMBER: _ClassVar[int]
     RATE_PER_KEY_PER_SECOND_FIELD_NUMBER: _ClassVar[int]
     AT_KEY_LIMIT_FIELD_NUMBER: _ClassVar[int]
+    CONCURRENCY_KEY_PATH_FIELD_NUMBER: _ClassVar[int]
+    RATE_KEY_PATH_FIELD_NUMBER: _ClassVar[int]
+    ORDERING_KEY_PATH_FIELD_NUMBER: _ClassVar[int]
     priority_tiers: _containers.RepeatedScalarFieldContainer[int]
     max_attempts: int
     dead_letter_topic_ref: str
@@ -40,15 +46,21 @@ class QueuePolicy(_message.Message):
     completed_retention_seconds: int
     failed_retention_seconds: int
     dlq_retention_seconds: int
+    default_lease_seconds: int
     default_expire_seconds: int
     backoff: Backoff
+    webhook: str
     payload_bytes_max: int
+    payload_schema: bytes
     concurrency_per_key: int
     rate_per_second: float
     rate_burst: int
     rate_per_key_per_second: float
     at_key_limit: str
-    def __init__(self, priority_tiers: _Optional[_Iterable[int]] = ..., max_attempts: _Optional[int] = ..., dead_letter_topic_ref: _Optional[str] = ..., retention_seconds: _Optional[int] = ..., max_consumers: _Optional[int] = ..., default_priority: _Optional[int] = ..., completed_retention_seconds: _Optional[int] = ..., failed_retention_seconds: _Optional[int] = ..., dlq_retention_seconds: _Optional[int] = ..., default_expire_seconds: _Optional[int] = ..., backoff: _Optional[_Union[Backoff, _Mapping]] = ..., payload_bytes_max: _Optional[int] = ..., concurrency_per_key: _Optional[int] = ..., rate_per_second: _Optional[float] = ..., rate_burst: _Optional[int] = ..., rate_per_key_per_second: _Optional[float] = ..., at_key_limit: _Optional[str] = ...) -> None: ...
+    concurrency_key_path: str
+    rate_key_path: str
+    ordering_key_path: str
+    def __init__(self, priority_tiers: _Optional[_Iterable[int]] = ..., max_attempts: _Optional[int] = ..., dead_letter_topic_ref: _Optional[str] = ..., retention_seconds: _Optional[int] = ..., max_consumers: _Optional[int] = ..., default_priority: _Optional[int] = ..., completed_retention_seconds: _Optional[int] = ..., failed_retention_seconds: _Optional[int] = ..., dlq_retention_seconds: _Optional[int] = ..., default_lease_seconds: _Optional[int] = ..., default_expire_seconds: _Optional[int] = ..., backoff: _Optional[_Union[Backoff, _Mapping]] = ..., webhook: _Optional[str] = ..., payload_bytes_max: _Optional[int] = ..., payload_schema: _Optional[bytes] = ..., concurrency_per_key: _Optional[int] = ..., rate_per_second: _Optional[float] = ..., rate_burst: _Optional[int] = ..., rate_per_key_per_second: _Optional[float] = ..., at_key_limit: _Optional[str] = ..., concurrency_key_path: _Optional[str] = ..., rate_key_path: _Optional[str] = ..., ordering_key_path: _Optional[str] = ...) -> None: ...
 
 class Backoff(_message.Message):
     __slots__ = ("policy", "base_seconds", "max_seconds")

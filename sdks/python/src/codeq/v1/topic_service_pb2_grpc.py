@@ -28,7 +28,7 @@ if _version_not_supported:
 class TopicServiceStub:
     """TopicService manages the policies of queues. A topic is the policy of one command of a tenant; the queue itself need
     not exist. Policies are enforced, replicated like tasks, and take effect at once.
-    Every RPC may also fail with NOT_OPERATOR if it names another tenant than the token's, and COMMAND_NOT_ALLOWED.
+    Every RPC may also fail with NOT_OPERATOR if it names a tenant other than the token's, and COMMAND_NOT_ALLOWED.
     """
 
     def __init__(self, channel):
@@ -62,13 +62,14 @@ class TopicServiceStub:
 class TopicServiceServicer:
     """TopicService manages the policies of queues. A topic is the policy of one command of a tenant; the queue itself need
     not exist. Policies are enforced, replicated like tasks, and take effect at once.
-    Every RPC may also fail with NOT_OPERATOR if it names another tenant than the token's, and COMMAND_NOT_ALLOWED.
+    Every RPC may also fail with NOT_OPERATOR if it names a tenant other than the token's, and COMMAND_NOT_ALLOWED.
     """
 
     def PutTopic(self, request, context):
         """PutTopic sets the whole policy of a command: limits that the policy does not name no longer apply. A new topic has
         version 1, a changed one the next version, and an unchanged one keeps its version.
-        Errors: NOT_ADMIN, INVALID_POLICY (names the field), LIMIT_REACHED (the tenant has 10000 topics).
+        Errors: NOT_ADMIN, INVALID_POLICY (names the field), URL_NOT_ALLOWED (the webhook leads where the server may not go),
+        LIMIT_REACHED (the tenant has 10000 topics).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -132,7 +133,7 @@ def add_TopicServiceServicer_to_server(servicer, server):
 class TopicService:
     """TopicService manages the policies of queues. A topic is the policy of one command of a tenant; the queue itself need
     not exist. Policies are enforced, replicated like tasks, and take effect at once.
-    Every RPC may also fail with NOT_OPERATOR if it names another tenant than the token's, and COMMAND_NOT_ALLOWED.
+    Every RPC may also fail with NOT_OPERATOR if it names a tenant other than the token's, and COMMAND_NOT_ALLOWED.
     """
 
     @staticmethod

@@ -29,7 +29,7 @@ GRPC_VERSION: str
 class TopicServiceStub:
     """TopicService manages the policies of queues. A topic is the policy of one command of a tenant; the queue itself need
     not exist. Policies are enforced, replicated like tasks, and take effect at once.
-    Every RPC may also fail with NOT_OPERATOR if it names another tenant than the token's, and COMMAND_NOT_ALLOWED.
+    Every RPC may also fail with NOT_OPERATOR if it names a tenant other than the token's, and COMMAND_NOT_ALLOWED.
     """
 
     @_typing.overload
@@ -39,7 +39,8 @@ class TopicServiceStub:
     PutTopic: _grpc.UnaryUnaryMultiCallable[_topic_service_pb2.PutTopicRequest, _topic_service_pb2.PutTopicResponse]
     """PutTopic sets the whole policy of a command: limits that the policy does not name no longer apply. A new topic has
     version 1, a changed one the next version, and an unchanged one keeps its version.
-    Errors: NOT_ADMIN, INVALID_POLICY (names the field), LIMIT_REACHED (the tenant has 10000 topics).
+    Errors: NOT_ADMIN, INVALID_POLICY (names the field), URL_NOT_ALLOWED (the webhook leads where the server may not go),
+    LIMIT_REACHED (the tenant has 10000 topics).
     """
     GetTopic: _grpc.UnaryUnaryMultiCallable[_topic_service_pb2.GetTopicRequest, _topic_service_pb2.GetTopicResponse]
     """GetTopic returns a topic.
@@ -58,14 +59,15 @@ class TopicServiceStub:
 class TopicServiceAsyncStub(TopicServiceStub):
     """TopicService manages the policies of queues. A topic is the policy of one command of a tenant; the queue itself need
     not exist. Policies are enforced, replicated like tasks, and take effect at once.
-    Every RPC may also fail with NOT_OPERATOR if it names another tenant than the token's, and COMMAND_NOT_ALLOWED.
+    Every RPC may also fail with NOT_OPERATOR if it names a tenant other than the token's, and COMMAND_NOT_ALLOWED.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     PutTopic: _aio.UnaryUnaryMultiCallable[_topic_service_pb2.PutTopicRequest, _topic_service_pb2.PutTopicResponse]  # type: ignore[assignment]
     """PutTopic sets the whole policy of a command: limits that the policy does not name no longer apply. A new topic has
     version 1, a changed one the next version, and an unchanged one keeps its version.
-    Errors: NOT_ADMIN, INVALID_POLICY (names the field), LIMIT_REACHED (the tenant has 10000 topics).
+    Errors: NOT_ADMIN, INVALID_POLICY (names the field), URL_NOT_ALLOWED (the webhook leads where the server may not go),
+    LIMIT_REACHED (the tenant has 10000 topics).
     """
     GetTopic: _aio.UnaryUnaryMultiCallable[_topic_service_pb2.GetTopicRequest, _topic_service_pb2.GetTopicResponse]  # type: ignore[assignment]
     """GetTopic returns a topic.
@@ -83,7 +85,7 @@ class TopicServiceAsyncStub(TopicServiceStub):
 class TopicServiceServicer(metaclass=_abc_1.ABCMeta):
     """TopicService manages the policies of queues. A topic is the policy of one command of a tenant; the queue itself need
     not exist. Policies are enforced, replicated like tasks, and take effect at once.
-    Every RPC may also fail with NOT_OPERATOR if it names another tenant than the token's, and COMMAND_NOT_ALLOWED.
+    Every RPC may also fail with NOT_OPERATOR if it names a tenant other than the token's, and COMMAND_NOT_ALLOWED.
     """
 
     @_abc_1.abstractmethod
@@ -94,7 +96,8 @@ class TopicServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_topic_service_pb2.PutTopicResponse, _abc.Awaitable[_topic_service_pb2.PutTopicResponse]]:
         """PutTopic sets the whole policy of a command: limits that the policy does not name no longer apply. A new topic has
         version 1, a changed one the next version, and an unchanged one keeps its version.
-        Errors: NOT_ADMIN, INVALID_POLICY (names the field), LIMIT_REACHED (the tenant has 10000 topics).
+        Errors: NOT_ADMIN, INVALID_POLICY (names the field), URL_NOT_ALLOWED (the webhook leads where the server may not go),
+        LIMIT_REACHED (the tenant has 10000 topics).
         """
 
     @_abc_1.abstractmethod

@@ -20,10 +20,33 @@ class CallbackState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     CALLBACK_STATE_PENDING: _ClassVar[CallbackState]
     CALLBACK_STATE_DELIVERED: _ClassVar[CallbackState]
     CALLBACK_STATE_GAVE_UP: _ClassVar[CallbackState]
+
+class HostHold(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    HOST_HOLD_UNSPECIFIED: _ClassVar[HostHold]
+    HOST_HOLD_PAUSED: _ClassVar[HostHold]
+    HOST_HOLD_DISABLED: _ClassVar[HostHold]
+    HOST_HOLD_FAILING: _ClassVar[HostHold]
 CALLBACK_STATE_UNSPECIFIED: CallbackState
 CALLBACK_STATE_PENDING: CallbackState
 CALLBACK_STATE_DELIVERED: CallbackState
 CALLBACK_STATE_GAVE_UP: CallbackState
+HOST_HOLD_UNSPECIFIED: HostHold
+HOST_HOLD_PAUSED: HostHold
+HOST_HOLD_DISABLED: HostHold
+HOST_HOLD_FAILING: HostHold
+
+class HeldHost(_message.Message):
+    __slots__ = ("host", "reason", "since", "until")
+    HOST_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    SINCE_FIELD_NUMBER: _ClassVar[int]
+    UNTIL_FIELD_NUMBER: _ClassVar[int]
+    host: str
+    reason: HostHold
+    since: _timestamp_pb2.Timestamp
+    until: _timestamp_pb2.Timestamp
+    def __init__(self, host: _Optional[str] = ..., reason: _Optional[_Union[HostHold, str]] = ..., since: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., until: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class CallbackAttempt(_message.Message):
     __slots__ = ("at", "status", "duration_ms", "error")
@@ -86,14 +109,16 @@ class ListCallbacksRequest(_message.Message):
     def __init__(self, command: _Optional[str] = ..., state: _Optional[_Union[CallbackState, str]] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., tenant: _Optional[str] = ...) -> None: ...
 
 class ListCallbacksResponse(_message.Message):
-    __slots__ = ("callbacks", "next_page_token", "paused_hosts")
+    __slots__ = ("callbacks", "next_page_token", "paused_hosts", "held_hosts")
     CALLBACKS_FIELD_NUMBER: _ClassVar[int]
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
     PAUSED_HOSTS_FIELD_NUMBER: _ClassVar[int]
+    HELD_HOSTS_FIELD_NUMBER: _ClassVar[int]
     callbacks: _containers.RepeatedCompositeFieldContainer[Callback]
     next_page_token: str
     paused_hosts: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, callbacks: _Optional[_Iterable[_Union[Callback, _Mapping]]] = ..., next_page_token: _Optional[str] = ..., paused_hosts: _Optional[_Iterable[str]] = ...) -> None: ...
+    held_hosts: _containers.RepeatedCompositeFieldContainer[HeldHost]
+    def __init__(self, callbacks: _Optional[_Iterable[_Union[Callback, _Mapping]]] = ..., next_page_token: _Optional[str] = ..., paused_hosts: _Optional[_Iterable[str]] = ..., held_hosts: _Optional[_Iterable[_Union[HeldHost, _Mapping]]] = ...) -> None: ...
 
 class RetryTaskCallbacksRequest(_message.Message):
     __slots__ = ("task_id", "tenant")

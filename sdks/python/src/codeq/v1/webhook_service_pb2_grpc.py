@@ -26,9 +26,8 @@ if _version_not_supported:
 
 
 class WebhookServiceStub:
-    """WebhookService shows and controls callbacks: the reports of ended tasks to their webhooks. An operator names any tenant
-    in the request.
-    Those that name a tenant may also fail with NOT_OPERATOR, if it is another one than the token's.
+    """WebhookService shows and controls callbacks, the reports of ended tasks to their webhooks, for the caller's tenant;
+    an operator may name any tenant in the request.
     """
 
     def __init__(self, channel):
@@ -90,9 +89,8 @@ class WebhookServiceStub:
 
 
 class WebhookServiceServicer:
-    """WebhookService shows and controls callbacks: the reports of ended tasks to their webhooks. An operator names any tenant
-    in the request.
-    Those that name a tenant may also fail with NOT_OPERATOR, if it is another one than the token's.
+    """WebhookService shows and controls callbacks, the reports of ended tasks to their webhooks, for the caller's tenant;
+    an operator may name any tenant in the request.
     """
 
     def ListTaskCallbacks(self, request, context):
@@ -113,8 +111,8 @@ class WebhookServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RetryTaskCallbacks(self, request, context):
-        """RetryTaskCallbacks attempts the callbacks of a task at once that were given up or wait. They keep their ids and get
-        all their retries again.
+        """RetryTaskCallbacks attempts at once the callbacks of a task that were given up or are waiting, also if their host is
+        left alone because it keeps failing. They keep their ids and get all their retries again.
         Errors: NOT_ADMIN, NOT_OPERATOR, TASK_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -122,8 +120,8 @@ class WebhookServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RetryCallbacks(self, request, context):
-        """RetryCallbacks attempts the callbacks of a command at once that were given up. They keep their ids and get all their
-        retries again. A call scans up to 10000 rows, and returns a page token if more callbacks may be left.
+        """RetryCallbacks attempts at once the callbacks of a command that were given up. They keep their ids and get all
+        their retries again. A call scans up to 10000 rows, and returns a page token if more callbacks may be left.
         Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED, QUEUE_NOT_FOUND, INVALID_PAGE_TOKEN.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -133,14 +131,15 @@ class WebhookServiceServicer:
     def PutWebhookSecrets(self, request, context):
         """PutWebhookSecrets sets the secrets that sign requests to an endpoint, or to all endpoints without secrets of their
         own. Secrets are never returned.
-        Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED, INVALID_FIELD, LIMIT_REACHED (settings for 1000 endpoints and hosts).
+        Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED, INVALID_FIELD, LIMIT_REACHED (settings for 1000 endpoints and
+        hosts).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetWebhookSecrets(self, request, context):
-        """GetWebhookSecrets returns for which endpoints there are secrets, with fingerprints of the secrets.
+        """GetWebhookSecrets returns the endpoints that have secrets, with fingerprints of the secrets.
         Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -157,7 +156,8 @@ class WebhookServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def PauseWebhooks(self, request, context):
-        """PauseWebhooks has the tenant's callbacks to a host wait, without counting attempts; tasks are kept meanwhile.
+        """PauseWebhooks makes the tenant's callbacks to a host wait, without counting attempts. Their tasks are kept
+        meanwhile.
         Idempotent.
         Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED, LIMIT_REACHED (settings for 1000 endpoints and hosts).
         """
@@ -166,7 +166,8 @@ class WebhookServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ResumeWebhooks(self, request, context):
-        """ResumeWebhooks delivers the callbacks to a host again; those that waited follow within about a minute. Idempotent.
+        """ResumeWebhooks delivers the callbacks to a host again, also if the server had paused it or leaves it alone. Those
+        that waited are attempted at once; beyond 10000 that wait, within about a minute. Idempotent.
         Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -174,8 +175,10 @@ class WebhookServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def TestWebhook(self, request, context):
-        """TestWebhook sends one callback of a task that does not exist, signed as usual, and returns the answer.
-        Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED, INVALID_FIELD, LIMIT_REACHED (8 tests at a time, or a host that is busy or keeps failing).
+        """TestWebhook sends one callback of a task that does not exist, signed as usual, and returns the answer; also to a
+        host that is left alone because it keeps failing.
+        Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED, INVALID_FIELD, URL_NOT_ALLOWED, LIMIT_REACHED (8 tests at a
+        time, or a host with as many requests as it may have).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -243,9 +246,8 @@ def add_WebhookServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class WebhookService:
-    """WebhookService shows and controls callbacks: the reports of ended tasks to their webhooks. An operator names any tenant
-    in the request.
-    Those that name a tenant may also fail with NOT_OPERATOR, if it is another one than the token's.
+    """WebhookService shows and controls callbacks, the reports of ended tasks to their webhooks, for the caller's tenant;
+    an operator may name any tenant in the request.
     """
 
     @staticmethod

@@ -27,9 +27,8 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class WebhookServiceStub:
-    """WebhookService shows and controls callbacks: the reports of ended tasks to their webhooks. An operator names any tenant
-    in the request.
-    Those that name a tenant may also fail with NOT_OPERATOR, if it is another one than the token's.
+    """WebhookService shows and controls callbacks, the reports of ended tasks to their webhooks, for the caller's tenant;
+    an operator may name any tenant in the request.
     """
 
     @_typing.overload
@@ -46,22 +45,23 @@ class WebhookServiceStub:
     Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED, QUEUE_NOT_FOUND, INVALID_PAGE_TOKEN.
     """
     RetryTaskCallbacks: _grpc.UnaryUnaryMultiCallable[_webhook_service_pb2.RetryTaskCallbacksRequest, _webhook_service_pb2.RetryTaskCallbacksResponse]
-    """RetryTaskCallbacks attempts the callbacks of a task at once that were given up or wait. They keep their ids and get
-    all their retries again.
+    """RetryTaskCallbacks attempts at once the callbacks of a task that were given up or are waiting, also if their host is
+    left alone because it keeps failing. They keep their ids and get all their retries again.
     Errors: NOT_ADMIN, NOT_OPERATOR, TASK_NOT_FOUND.
     """
     RetryCallbacks: _grpc.UnaryUnaryMultiCallable[_webhook_service_pb2.RetryCallbacksRequest, _webhook_service_pb2.RetryCallbacksResponse]
-    """RetryCallbacks attempts the callbacks of a command at once that were given up. They keep their ids and get all their
-    retries again. A call scans up to 10000 rows, and returns a page token if more callbacks may be left.
+    """RetryCallbacks attempts at once the callbacks of a command that were given up. They keep their ids and get all
+    their retries again. A call scans up to 10000 rows, and returns a page token if more callbacks may be left.
     Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED, QUEUE_NOT_FOUND, INVALID_PAGE_TOKEN.
     """
     PutWebhookSecrets: _grpc.UnaryUnaryMultiCallable[_webhook_service_pb2.PutWebhookSecretsRequest, _webhook_service_pb2.PutWebhookSecretsResponse]
     """PutWebhookSecrets sets the secrets that sign requests to an endpoint, or to all endpoints without secrets of their
     own. Secrets are never returned.
-    Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED, INVALID_FIELD, LIMIT_REACHED (settings for 1000 endpoints and hosts).
+    Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED, INVALID_FIELD, LIMIT_REACHED (settings for 1000 endpoints and
+    hosts).
     """
     GetWebhookSecrets: _grpc.UnaryUnaryMultiCallable[_webhook_service_pb2.GetWebhookSecretsRequest, _webhook_service_pb2.GetWebhookSecretsResponse]
-    """GetWebhookSecrets returns for which endpoints there are secrets, with fingerprints of the secrets.
+    """GetWebhookSecrets returns the endpoints that have secrets, with fingerprints of the secrets.
     Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED.
     """
     DeleteWebhookSecrets: _grpc.UnaryUnaryMultiCallable[_webhook_service_pb2.DeleteWebhookSecretsRequest, _webhook_service_pb2.DeleteWebhookSecretsResponse]
@@ -70,24 +70,27 @@ class WebhookServiceStub:
     Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED.
     """
     PauseWebhooks: _grpc.UnaryUnaryMultiCallable[_webhook_service_pb2.PauseWebhooksRequest, _webhook_service_pb2.PauseWebhooksResponse]
-    """PauseWebhooks has the tenant's callbacks to a host wait, without counting attempts; tasks are kept meanwhile.
+    """PauseWebhooks makes the tenant's callbacks to a host wait, without counting attempts. Their tasks are kept
+    meanwhile.
     Idempotent.
     Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED, LIMIT_REACHED (settings for 1000 endpoints and hosts).
     """
     ResumeWebhooks: _grpc.UnaryUnaryMultiCallable[_webhook_service_pb2.ResumeWebhooksRequest, _webhook_service_pb2.ResumeWebhooksResponse]
-    """ResumeWebhooks delivers the callbacks to a host again; those that waited follow within about a minute. Idempotent.
+    """ResumeWebhooks delivers the callbacks to a host again, also if the server had paused it or leaves it alone. Those
+    that waited are attempted at once; beyond 10000 that wait, within about a minute. Idempotent.
     Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED.
     """
     TestWebhook: _grpc.UnaryUnaryMultiCallable[_webhook_service_pb2.TestWebhookRequest, _webhook_service_pb2.TestWebhookResponse]
-    """TestWebhook sends one callback of a task that does not exist, signed as usual, and returns the answer.
-    Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED, INVALID_FIELD, LIMIT_REACHED (8 tests at a time, or a host that is busy or keeps failing).
+    """TestWebhook sends one callback of a task that does not exist, signed as usual, and returns the answer; also to a
+    host that is left alone because it keeps failing.
+    Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED, INVALID_FIELD, URL_NOT_ALLOWED, LIMIT_REACHED (8 tests at a
+    time, or a host with as many requests as it may have).
     """
 
 @_typing.type_check_only
 class WebhookServiceAsyncStub(WebhookServiceStub):
-    """WebhookService shows and controls callbacks: the reports of ended tasks to their webhooks. An operator names any tenant
-    in the request.
-    Those that name a tenant may also fail with NOT_OPERATOR, if it is another one than the token's.
+    """WebhookService shows and controls callbacks, the reports of ended tasks to their webhooks, for the caller's tenant;
+    an operator may name any tenant in the request.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -101,22 +104,23 @@ class WebhookServiceAsyncStub(WebhookServiceStub):
     Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED, QUEUE_NOT_FOUND, INVALID_PAGE_TOKEN.
     """
     RetryTaskCallbacks: _aio.UnaryUnaryMultiCallable[_webhook_service_pb2.RetryTaskCallbacksRequest, _webhook_service_pb2.RetryTaskCallbacksResponse]  # type: ignore[assignment]
-    """RetryTaskCallbacks attempts the callbacks of a task at once that were given up or wait. They keep their ids and get
-    all their retries again.
+    """RetryTaskCallbacks attempts at once the callbacks of a task that were given up or are waiting, also if their host is
+    left alone because it keeps failing. They keep their ids and get all their retries again.
     Errors: NOT_ADMIN, NOT_OPERATOR, TASK_NOT_FOUND.
     """
     RetryCallbacks: _aio.UnaryUnaryMultiCallable[_webhook_service_pb2.RetryCallbacksRequest, _webhook_service_pb2.RetryCallbacksResponse]  # type: ignore[assignment]
-    """RetryCallbacks attempts the callbacks of a command at once that were given up. They keep their ids and get all their
-    retries again. A call scans up to 10000 rows, and returns a page token if more callbacks may be left.
+    """RetryCallbacks attempts at once the callbacks of a command that were given up. They keep their ids and get all
+    their retries again. A call scans up to 10000 rows, and returns a page token if more callbacks may be left.
     Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED, QUEUE_NOT_FOUND, INVALID_PAGE_TOKEN.
     """
     PutWebhookSecrets: _aio.UnaryUnaryMultiCallable[_webhook_service_pb2.PutWebhookSecretsRequest, _webhook_service_pb2.PutWebhookSecretsResponse]  # type: ignore[assignment]
     """PutWebhookSecrets sets the secrets that sign requests to an endpoint, or to all endpoints without secrets of their
     own. Secrets are never returned.
-    Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED, INVALID_FIELD, LIMIT_REACHED (settings for 1000 endpoints and hosts).
+    Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED, INVALID_FIELD, LIMIT_REACHED (settings for 1000 endpoints and
+    hosts).
     """
     GetWebhookSecrets: _aio.UnaryUnaryMultiCallable[_webhook_service_pb2.GetWebhookSecretsRequest, _webhook_service_pb2.GetWebhookSecretsResponse]  # type: ignore[assignment]
-    """GetWebhookSecrets returns for which endpoints there are secrets, with fingerprints of the secrets.
+    """GetWebhookSecrets returns the endpoints that have secrets, with fingerprints of the secrets.
     Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED.
     """
     DeleteWebhookSecrets: _aio.UnaryUnaryMultiCallable[_webhook_service_pb2.DeleteWebhookSecretsRequest, _webhook_service_pb2.DeleteWebhookSecretsResponse]  # type: ignore[assignment]
@@ -125,23 +129,26 @@ class WebhookServiceAsyncStub(WebhookServiceStub):
     Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED.
     """
     PauseWebhooks: _aio.UnaryUnaryMultiCallable[_webhook_service_pb2.PauseWebhooksRequest, _webhook_service_pb2.PauseWebhooksResponse]  # type: ignore[assignment]
-    """PauseWebhooks has the tenant's callbacks to a host wait, without counting attempts; tasks are kept meanwhile.
+    """PauseWebhooks makes the tenant's callbacks to a host wait, without counting attempts. Their tasks are kept
+    meanwhile.
     Idempotent.
     Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED, LIMIT_REACHED (settings for 1000 endpoints and hosts).
     """
     ResumeWebhooks: _aio.UnaryUnaryMultiCallable[_webhook_service_pb2.ResumeWebhooksRequest, _webhook_service_pb2.ResumeWebhooksResponse]  # type: ignore[assignment]
-    """ResumeWebhooks delivers the callbacks to a host again; those that waited follow within about a minute. Idempotent.
+    """ResumeWebhooks delivers the callbacks to a host again, also if the server had paused it or leaves it alone. Those
+    that waited are attempted at once; beyond 10000 that wait, within about a minute. Idempotent.
     Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED.
     """
     TestWebhook: _aio.UnaryUnaryMultiCallable[_webhook_service_pb2.TestWebhookRequest, _webhook_service_pb2.TestWebhookResponse]  # type: ignore[assignment]
-    """TestWebhook sends one callback of a task that does not exist, signed as usual, and returns the answer.
-    Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED, INVALID_FIELD, LIMIT_REACHED (8 tests at a time, or a host that is busy or keeps failing).
+    """TestWebhook sends one callback of a task that does not exist, signed as usual, and returns the answer; also to a
+    host that is left alone because it keeps failing.
+    Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED, INVALID_FIELD, URL_NOT_ALLOWED, LIMIT_REACHED (8 tests at a
+    time, or a host with as many requests as it may have).
     """
 
 class WebhookServiceServicer(metaclass=_abc_1.ABCMeta):
-    """WebhookService shows and controls callbacks: the reports of ended tasks to their webhooks. An operator names any tenant
-    in the request.
-    Those that name a tenant may also fail with NOT_OPERATOR, if it is another one than the token's.
+    """WebhookService shows and controls callbacks, the reports of ended tasks to their webhooks, for the caller's tenant;
+    an operator may name any tenant in the request.
     """
 
     @_abc_1.abstractmethod
@@ -171,8 +178,8 @@ class WebhookServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _webhook_service_pb2.RetryTaskCallbacksRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_webhook_service_pb2.RetryTaskCallbacksResponse, _abc.Awaitable[_webhook_service_pb2.RetryTaskCallbacksResponse]]:
-        """RetryTaskCallbacks attempts the callbacks of a task at once that were given up or wait. They keep their ids and get
-        all their retries again.
+        """RetryTaskCallbacks attempts at once the callbacks of a task that were given up or are waiting, also if their host is
+        left alone because it keeps failing. They keep their ids and get all their retries again.
         Errors: NOT_ADMIN, NOT_OPERATOR, TASK_NOT_FOUND.
         """
 
@@ -182,8 +189,8 @@ class WebhookServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _webhook_service_pb2.RetryCallbacksRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_webhook_service_pb2.RetryCallbacksResponse, _abc.Awaitable[_webhook_service_pb2.RetryCallbacksResponse]]:
-        """RetryCallbacks attempts the callbacks of a command at once that were given up. They keep their ids and get all their
-        retries again. A call scans up to 10000 rows, and returns a page token if more callbacks may be left.
+        """RetryCallbacks attempts at once the callbacks of a command that were given up. They keep their ids and get all
+        their retries again. A call scans up to 10000 rows, and returns a page token if more callbacks may be left.
         Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED, QUEUE_NOT_FOUND, INVALID_PAGE_TOKEN.
         """
 
@@ -195,7 +202,8 @@ class WebhookServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_webhook_service_pb2.PutWebhookSecretsResponse, _abc.Awaitable[_webhook_service_pb2.PutWebhookSecretsResponse]]:
         """PutWebhookSecrets sets the secrets that sign requests to an endpoint, or to all endpoints without secrets of their
         own. Secrets are never returned.
-        Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED, INVALID_FIELD, LIMIT_REACHED (settings for 1000 endpoints and hosts).
+        Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED, INVALID_FIELD, LIMIT_REACHED (settings for 1000 endpoints and
+        hosts).
         """
 
     @_abc_1.abstractmethod
@@ -204,7 +212,7 @@ class WebhookServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _webhook_service_pb2.GetWebhookSecretsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_webhook_service_pb2.GetWebhookSecretsResponse, _abc.Awaitable[_webhook_service_pb2.GetWebhookSecretsResponse]]:
-        """GetWebhookSecrets returns for which endpoints there are secrets, with fingerprints of the secrets.
+        """GetWebhookSecrets returns the endpoints that have secrets, with fingerprints of the secrets.
         Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED.
         """
 
@@ -225,7 +233,8 @@ class WebhookServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _webhook_service_pb2.PauseWebhooksRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_webhook_service_pb2.PauseWebhooksResponse, _abc.Awaitable[_webhook_service_pb2.PauseWebhooksResponse]]:
-        """PauseWebhooks has the tenant's callbacks to a host wait, without counting attempts; tasks are kept meanwhile.
+        """PauseWebhooks makes the tenant's callbacks to a host wait, without counting attempts. Their tasks are kept
+        meanwhile.
         Idempotent.
         Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED, LIMIT_REACHED (settings for 1000 endpoints and hosts).
         """
@@ -236,7 +245,8 @@ class WebhookServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _webhook_service_pb2.ResumeWebhooksRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_webhook_service_pb2.ResumeWebhooksResponse, _abc.Awaitable[_webhook_service_pb2.ResumeWebhooksResponse]]:
-        """ResumeWebhooks delivers the callbacks to a host again; those that waited follow within about a minute. Idempotent.
+        """ResumeWebhooks delivers the callbacks to a host again, also if the server had paused it or leaves it alone. Those
+        that waited are attempted at once; beyond 10000 that wait, within about a minute. Idempotent.
         Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED.
         """
 
@@ -246,8 +256,10 @@ class WebhookServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _webhook_service_pb2.TestWebhookRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_webhook_service_pb2.TestWebhookResponse, _abc.Awaitable[_webhook_service_pb2.TestWebhookResponse]]:
-        """TestWebhook sends one callback of a task that does not exist, signed as usual, and returns the answer.
-        Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED, INVALID_FIELD, LIMIT_REACHED (8 tests at a time, or a host that is busy or keeps failing).
+        """TestWebhook sends one callback of a task that does not exist, signed as usual, and returns the answer; also to a
+        host that is left alone because it keeps failing.
+        Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED, INVALID_FIELD, URL_NOT_ALLOWED, LIMIT_REACHED (8 tests at a
+        time, or a host with as many requests as it may have).
         """
 
 def add_WebhookServiceServicer_to_server(servicer: WebhookServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -442,6 +442,14 @@ var file_codeq_options_v1_options_proto_extTypes = []protoimpl.ExtensionInfo{
 		Filename:      "codeq/options/v1/options.proto",
 	},
 	{
+		ExtendedType:  (*descriptorpb.FieldOptions)(nil),
+		ExtensionType: (*string)(nil),
+		Field:         50020,
+		Name:          "codeq.options.v1.form",
+		Tag:           "bytes,50020,opt,name=form",
+		Filename:      "codeq/options/v1/options.proto",
+	},
+	{
 		ExtendedType:  (*descriptorpb.EnumValueOptions)(nil),
 		ExtensionType: (*code.Code)(nil),
 		Field:         50021,
@@ -520,6 +528,10 @@ var (
 	//
 	// optional bool in_query = 50019;
 	E_InQuery = &file_codeq_options_v1_options_proto_extTypes[10]
+	// What the field's pattern demands, in words for an error that says "must be …".
+	//
+	// optional string form = 50020;
+	E_Form = &file_codeq_options_v1_options_proto_extTypes[11]
 )
 
 // Extension fields to descriptorpb.EnumValueOptions.
@@ -527,15 +539,15 @@ var (
 	// gRPC code of the error reason.
 	//
 	// optional google.rpc.Code grpc_code = 50021;
-	E_GrpcCode = &file_codeq_options_v1_options_proto_extTypes[11]
+	E_GrpcCode = &file_codeq_options_v1_options_proto_extTypes[12]
 	// HTTP status of the error reason.
 	//
 	// optional int32 http_status = 50022;
-	E_HttpStatus = &file_codeq_options_v1_options_proto_extTypes[12]
+	E_HttpStatus = &file_codeq_options_v1_options_proto_extTypes[13]
 	// Retrying the same call later may succeed.
 	//
 	// optional bool retryable = 50023;
-	E_Retryable = &file_codeq_options_v1_options_proto_extTypes[13]
+	E_Retryable = &file_codeq_options_v1_options_proto_extTypes[14]
 )
 
 var File_codeq_options_v1_options_proto protoreflect.FileDescriptor
@@ -582,7 +594,8 @@ const file_codeq_options_v1_options_proto_rawDesc = "" +
 	"\x04kept\x12\x1d.google.protobuf.FieldOptions\x18\xe0\x86\x03 \x01(\bR\x04kept:N\n" +
 	"\x12identifies_request\x12\x1d.google.protobuf.FieldOptions\x18\xe1\x86\x03 \x01(\bR\x11identifiesRequest:9\n" +
 	"\acontent\x12\x1d.google.protobuf.FieldOptions\x18\xe2\x86\x03 \x01(\bR\acontent::\n" +
-	"\bin_query\x12\x1d.google.protobuf.FieldOptions\x18\xe3\x86\x03 \x01(\bR\ainQuery:R\n" +
+	"\bin_query\x12\x1d.google.protobuf.FieldOptions\x18\xe3\x86\x03 \x01(\bR\ainQuery:3\n" +
+	"\x04form\x12\x1d.google.protobuf.FieldOptions\x18\xe4\x86\x03 \x01(\tR\x04form:R\n" +
 	"\tgrpc_code\x12!.google.protobuf.EnumValueOptions\x18\xe5\x86\x03 \x01(\x0e2\x10.google.rpc.CodeR\bgrpcCode:D\n" +
 	"\vhttp_status\x12!.google.protobuf.EnumValueOptions\x18\xe6\x86\x03 \x01(\x05R\n" +
 	"httpStatus:A\n" +
@@ -628,16 +641,17 @@ var file_codeq_options_v1_options_proto_depIdxs = []int32{
 	6,  // 11: codeq.options.v1.identifies_request:extendee -> google.protobuf.FieldOptions
 	6,  // 12: codeq.options.v1.content:extendee -> google.protobuf.FieldOptions
 	6,  // 13: codeq.options.v1.in_query:extendee -> google.protobuf.FieldOptions
-	7,  // 14: codeq.options.v1.grpc_code:extendee -> google.protobuf.EnumValueOptions
-	7,  // 15: codeq.options.v1.http_status:extendee -> google.protobuf.EnumValueOptions
-	7,  // 16: codeq.options.v1.retryable:extendee -> google.protobuf.EnumValueOptions
-	1,  // 17: codeq.options.v1.access:type_name -> codeq.options.v1.Access
-	2,  // 18: codeq.options.v1.rest_reply:type_name -> codeq.options.v1.RestReply
-	8,  // 19: codeq.options.v1.grpc_code:type_name -> google.rpc.Code
-	20, // [20:20] is the sub-list for method output_type
-	20, // [20:20] is the sub-list for method input_type
-	17, // [17:20] is the sub-list for extension type_name
-	3,  // [3:17] is the sub-list for extension extendee
+	6,  // 14: codeq.options.v1.form:extendee -> google.protobuf.FieldOptions
+	7,  // 15: codeq.options.v1.grpc_code:extendee -> google.protobuf.EnumValueOptions
+	7,  // 16: codeq.options.v1.http_status:extendee -> google.protobuf.EnumValueOptions
+	7,  // 17: codeq.options.v1.retryable:extendee -> google.protobuf.EnumValueOptions
+	1,  // 18: codeq.options.v1.access:type_name -> codeq.options.v1.Access
+	2,  // 19: codeq.options.v1.rest_reply:type_name -> codeq.options.v1.RestReply
+	8,  // 20: codeq.options.v1.grpc_code:type_name -> google.rpc.Code
+	21, // [21:21] is the sub-list for method output_type
+	21, // [21:21] is the sub-list for method input_type
+	18, // [18:21] is the sub-list for extension type_name
+	3,  // [3:18] is the sub-list for extension extendee
 	0,  // [0:3] is the sub-list for field type_name
 }
 
@@ -653,7 +667,7 @@ func file_codeq_options_v1_options_proto_init() {
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_codeq_options_v1_options_proto_rawDesc), len(file_codeq_options_v1_options_proto_rawDesc)),
 			NumEnums:      1,
 			NumMessages:   4,
-			NumExtensions: 14,
+			NumExtensions: 15,
 			NumServices:   0,
 		},
 		GoTypes:           file_codeq_options_v1_options_proto_goTypes,

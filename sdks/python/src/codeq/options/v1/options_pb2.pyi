@@ -46,6 +46,8 @@ CONTENT_FIELD_NUMBER: _ClassVar[int]
 content: _descriptor.FieldDescriptor
 IN_QUERY_FIELD_NUMBER: _ClassVar[int]
 in_query: _descriptor.FieldDescriptor
+FORM_FIELD_NUMBER: _ClassVar[int]
+form: _descriptor.FieldDescriptor
 GRPC_CODE_FIELD_NUMBER: _ClassVar[int]
 grpc_code: _descriptor.FieldDescriptor
 HTTP_STATUS_FIELD_NUMBER: _ClassVar[int]

@@ -683,8 +683,8 @@ export const ClusterService: GenService<{
   /**
    * AddMember adds a node. It returns when the node has become a learner; the leader makes the node a voter once it has
    * caught up. Idempotent.
-   * Errors: NOT_OPERATOR, NOT_CLUSTERED, NOT_LEADER, MEMBER_EXISTS (a member with this id has another address or disk; see
-   * `replace`), MEMBERSHIP_CHANGE_IN_PROGRESS, MEMBER_NOT_READY (no node answers at the address, or it belongs to
+   * Errors: NOT_OPERATOR, NOT_CLUSTERED, NOT_LEADER, MEMBER_EXISTS (a member with this id has another address or disk;
+   * see `replace`), MEMBERSHIP_CHANGE_IN_PROGRESS, MEMBER_NOT_READY (no node answers at the address, or it belongs to
    * another cluster).
    *
    * @generated from rpc codeq.v1.ClusterService.AddMember

@@ -389,7 +389,7 @@ export enum ErrorReason {
   MEMBER_NOT_READY = 38,
 
   /**
-   * The call concerns the whole server, or another tenant than the token's, and the token is not an operator's.
+   * The call concerns the whole server, or a tenant other than the token's, and the token is not an operator's.
    *
    * @generated from enum value: ERROR_REASON_NOT_OPERATOR = 54;
    */
@@ -420,7 +420,7 @@ export enum ErrorReason {
   QUOTA_EXCEEDED = 57,
 
   /**
-   * The policy of a topic contradicts itself or a bound. google.rpc.BadRequest names the field; over HTTP, the error body
+   * The policy contradicts itself or exceeds a bound. google.rpc.BadRequest names the field; over HTTP, the error body
    * has it as `field`, too.
    *
    * @generated from enum value: ERROR_REASON_INVALID_POLICY = 70;

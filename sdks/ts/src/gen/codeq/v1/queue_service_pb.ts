@@ -17,7 +17,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file codeq/v1/queue_service.proto.
  */
 export const file_codeq_v1_queue_service: GenFile = /*@__PURE__*/
-  fileDesc("Chxjb2RlcS92MS9xdWV1ZV9zZXJ2aWNlLnByb3RvEghjb2RlcS52MSLfAQoFUXVldWUSDwoHY29tbWFuZBgBIAEoCRINCgVyZWFkeRgCIAEoAxIRCglzY2hlZHVsZWQYAyABKAMSDwoHY2xhaW1lZBgEIAEoAxILCgNkbHEYBSABKAMSGgoSb2xkZXN0X2FnZV9zZWNvbmRzGAYgASgBEg4KBnBhdXNlZBgHIAEoCBIUCgxjcmVhdGVkX3JhdGUYCCABKAESFgoOY29tcGxldGVkX3JhdGUYCSABKAESDwoHcHVyZ2luZxgKIAEoCBIUCgxmYWlsZWRfdG90YWwYDSABKANKBAgLEA0iiAEKEUxpc3RRdWV1ZXNSZXF1ZXN0Eh0KCXBhZ2Vfc2l6ZRgBIAEoBUIKukgHGgUY9AMoABIcCgpwYWdlX3Rva2VuGAIgASgJQgi6SAVyAxiAAhI2CgZ0ZW5hbnQYAyABKAlCJrpIH3IdGD8yGV4oW2Etel1bYS16MC05LV17MSw2Mn0pPySYthgBIk4KEkxpc3RRdWV1ZXNSZXNwb25zZRIfCgZxdWV1ZXMYASADKAsyDy5jb2RlcS52MS5RdWV1ZRIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkiZgoPR2V0UXVldWVSZXF1ZXN0EhsKB2NvbW1hbmQYASABKAlCCrpIB3IFEAEYgAESNgoGdGVuYW50GAIgASgJQia6SB9yHRg/MhleKFthLXpdW2EtejAtOS1dezEsNjJ9KT8kmLYYASIyChBHZXRRdWV1ZVJlc3BvbnNlEh4KBXF1ZXVlGAEgASgLMg8uY29kZXEudjEuUXVldWUihgEKEVBhdXNlUXVldWVSZXF1ZXN0EjkKB2NvbW1hbmQYASABKAlCKLpIJXIjEAEYgAEyHF5bQS1aYS16MC05XVtBLVphLXowLTkuXy1dKiQSNgoGdGVuYW50GAIgASgJQia6SB9yHRg/MhleKFthLXpdW2EtejAtOS1dezEsNjJ9KT8kmLYYASI0ChJQYXVzZVF1ZXVlUmVzcG9uc2USHgoFcXVldWUYASABKAsyDy5jb2RlcS52MS5RdWV1ZSJpChJSZXN1bWVRdWV1ZVJlcXVlc3QSGwoHY29tbWFuZBgBIAEoCUIKukgHcgUQARiAARI2CgZ0ZW5hbnQYAiABKAlCJrpIH3IdGD8yGV4oW2Etel1bYS16MC05LV17MSw2Mn0pPySYthgBIjUKE1Jlc3VtZVF1ZXVlUmVzcG9uc2USHgoFcXVldWUYASABKAsyDy5jb2RlcS52MS5RdWV1ZSJoChFQdXJnZVF1ZXVlUmVxdWVzdBIbCgdjb21tYW5kGAEgASgJQgq6SAdyBRABGIABEjYKBnRlbmFudBgCIAEoCUImukgfch0YPzIZXihbYS16XVthLXowLTktXXsxLDYyfSk/JJi2GAEiNAoSUHVyZ2VRdWV1ZVJlc3BvbnNlEh4KBXF1ZXVlGAEgASgLMg8uY29kZXEudjEuUXVldWUi1QEKFkxpc3REZWFkTGV0dGVyc1JlcXVlc3QSGwoHY29tbWFuZBgBIAEoCUIKukgHcgUQARiAARIdCglwYWdlX3NpemUYAiABKAVCCrpIBxoFGPQDKAASHAoKcGFnZV90b2tlbhgDIAEoCUIIukgFcgMYgAISKQoIb3JkZXJfYnkYBCABKAlCF7pIFHISUgBSBm9sZGVzdFIGbmV3ZXN0EjYKBnRlbmFudBgFIAEoCUImukgfch0YPzIZXihbYS16XVthLXowLTktXXsxLDYyfSk/JJi2GAEikQEKF0xpc3REZWFkTGV0dGVyc1Jlc3BvbnNlEh0KBXRhc2tzGAEgAygLMg4uY29kZXEudjEuVGFzaxIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkSLwoGZ3JvdXBzGAMgAygLMhkuY29kZXEudjEuRGVhZExldHRlckdyb3VwQgSQthgBEg0KBXRvdGFsGAQgASgDIi8KD0RlYWRMZXR0ZXJHcm91cBINCgVlcnJvchgBIAEoCRINCgVjb3VudBgCIAEoAyKxBAoTUmVkcml2ZVRhc2tzUmVxdWVzdBIbCgdjb21tYW5kGAEgASgJQgq6SAdyBRABGIABEjQKBnN0YXR1cxgCIAEoDjIULmNvZGVxLnYxLlRhc2tTdGF0dXNCDrpIC4IBCBgAGAUYBhgHEiAKDmVycm9yX2NvbnRhaW5zGAMgASgJQgi6SAVyAxiAIBIuCgplbmRlZF9mcm9tGAQgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIsCghlbmRlZF90bxgFIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASIwoIdGFza19pZHMYBiADKAlCEbpIDpIBCxDoByIGcgQQARhAEg8KB2RyeV9ydW4YByABKAgSGQoFbGltaXQYCCABKAVCCrpIBxoFGJBOKAASGAoEcmF0ZRgJIAEoBUIKukgHGgUYkE4oABIcCgpwYWdlX3Rva2VuGAogASgJQgi6SAVyAxiAAhI2CgZ0ZW5hbnQYCyABKAlCJrpIH3IdGD8yGV4oW2Etel1bYS16MC05LV17MSw2Mn0pPySYthgBOoUBukiBARp/ChhyZWRyaXZlX3Rhc2tzLnJhdGVfYWxvbmUSLXJhdGUgY2Fubm90IGJlIGNvbWJpbmVkIHdpdGggZHJ5X3J1biBvciBsaW1pdBo0dGhpcy5yYXRlID09IDAgfHwgKCF0aGlzLmRyeV9ydW4gJiYgdGhpcy5saW1pdCA9PSAwKSJpChRSZWRyaXZlVGFza3NSZXNwb25zZRIPCgdtYXRjaGVkGAEgASgDEhAKCHJlZHJpdmVuGAIgASgDEhUKDWluX2JhY2tncm91bmQYAyABKAgSFwoPbmV4dF9wYWdlX3Rva2VuGAQgASgJMrUHCgxRdWV1ZVNlcnZpY2USbQoKTGlzdFF1ZXVlcxIbLmNvZGVxLnYxLkxpc3RRdWV1ZXNSZXF1ZXN0GhwuY29kZXEudjEuTGlzdFF1ZXVlc1Jlc3BvbnNlIiSKtRgCCAaC0+STAhgSFi92MS9jb2RlcS9hZG1pbi9xdWV1ZXMSeAoIR2V0UXVldWUSGS5jb2RlcS52MS5HZXRRdWV1ZVJlcXVlc3QaGi5jb2RlcS52MS5HZXRRdWV1ZVJlc3BvbnNlIjWKtRgCCAaC0+STAiliBXF1ZXVlEiAvdjEvY29kZXEvYWRtaW4vcXVldWVzL3tjb21tYW5kfRKHAQoKUGF1c2VRdWV1ZRIbLmNvZGVxLnYxLlBhdXNlUXVldWVSZXF1ZXN0GhwuY29kZXEudjEuUGF1c2VRdWV1ZVJlc3BvbnNlIj6KtRgCCASC0+STAjI6ASpiBXF1ZXVlIiYvdjEvY29kZXEvYWRtaW4vcXVldWVzL3tjb21tYW5kfS9wYXVzZRKLAQoLUmVzdW1lUXVldWUSHC5jb2RlcS52MS5SZXN1bWVRdWV1ZVJlcXVlc3QaHS5jb2RlcS52MS5SZXN1bWVRdWV1ZVJlc3BvbnNlIj+KtRgCCASC0+STAjM6ASpiBXF1ZXVlIicvdjEvY29kZXEvYWRtaW4vcXVldWVzL3tjb21tYW5kfS9yZXN1bWUShwEKClB1cmdlUXVldWUSGy5jb2RlcS52MS5QdXJnZVF1ZXVlUmVxdWVzdBocLmNvZGVxLnYxLlB1cmdlUXVldWVSZXNwb25zZSI+irUYAggEgtPkkwIyOgEqYgVxdWV1ZSImL3YxL2NvZGVxL2FkbWluL3F1ZXVlcy97Y29tbWFuZH0vcHVyZ2USigEKD0xpc3REZWFkTGV0dGVycxIgLmNvZGVxLnYxLkxpc3REZWFkTGV0dGVyc1JlcXVlc3QaIS5jb2RlcS52MS5MaXN0RGVhZExldHRlcnNSZXNwb25zZSIyirUYAggGgtPkkwImEiQvdjEvY29kZXEvYWRtaW4vcXVldWVzL3tjb21tYW5kfS9kbHESjAEKDFJlZHJpdmVUYXNrcxIdLmNvZGVxLnYxLlJlZHJpdmVUYXNrc1JlcXVlc3QaHi5jb2RlcS52MS5SZWRyaXZlVGFza3NSZXNwb25zZSI9irUYAggEgtPkkwIxOgEqIiwvdjEvY29kZXEvYWRtaW4vcXVldWVzL3tjb21tYW5kfS9kbHEvcmVkcml2ZUI+WjxnaXRodWIuY29tL29zdmFsZG9hbmRyYWRlL2NvZGVxL3Nka3MvZ28vZ2VuL2NvZGVxL3YxO2NvZGVxdjFiBnByb3RvMw", [file_buf_validate_validate, file_codeq_options_v1_options, file_codeq_v1_task, file_google_api_annotations, file_google_protobuf_timestamp]);
+  fileDesc("Chxjb2RlcS92MS9xdWV1ZV9zZXJ2aWNlLnByb3RvEghjb2RlcS52MSLfAQoFUXVldWUSDwoHY29tbWFuZBgBIAEoCRINCgVyZWFkeRgCIAEoAxIRCglzY2hlZHVsZWQYAyABKAMSDwoHY2xhaW1lZBgEIAEoAxILCgNkbHEYBSABKAMSGgoSb2xkZXN0X2FnZV9zZWNvbmRzGAYgASgBEg4KBnBhdXNlZBgHIAEoCBIUCgxjcmVhdGVkX3JhdGUYCCABKAESFgoOY29tcGxldGVkX3JhdGUYCSABKAESDwoHcHVyZ2luZxgKIAEoCBIUCgxmYWlsZWRfdG90YWwYDSABKANKBAgLEA0iiAEKEUxpc3RRdWV1ZXNSZXF1ZXN0Eh0KCXBhZ2Vfc2l6ZRgBIAEoBUIKukgHGgUY9AMoABIcCgpwYWdlX3Rva2VuGAIgASgJQgi6SAVyAxiAAhI2CgZ0ZW5hbnQYAyABKAlCJrpIH3IdGD8yGV4oW2Etel1bYS16MC05LV17MSw2Mn0pPySYthgBIk4KEkxpc3RRdWV1ZXNSZXNwb25zZRIfCgZxdWV1ZXMYASADKAsyDy5jb2RlcS52MS5RdWV1ZRIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkiiQEKEkxpc3RXb3JrZXJzUmVxdWVzdBIdCglwYWdlX3NpemUYASABKAVCCrpIBxoFGPQDKAASHAoKcGFnZV90b2tlbhgCIAEoCUIIukgFcgMYgCASNgoGdGVuYW50GAMgASgJQia6SB9yHRg/MhleKFthLXpdW2EtejAtOS1dezEsNjJ9KT8kmLYYASJaChNMaXN0V29ya2Vyc1Jlc3BvbnNlEioKB3dvcmtlcnMYASADKAsyGS5jb2RlcS52MS5Db25uZWN0ZWRXb3JrZXISFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJIrgBCg9Db25uZWN0ZWRXb3JrZXISEQoJd29ya2VyX2lkGAEgASgJEhAKCGNvbW1hbmRzGAIgAygJEg8KB2NsYWltZWQYAyABKAMSDwoHY3JlZGl0cxgEIAEoAxILCgNzZGsYBSABKAkSDwoHdmVyc2lvbhgGIAEoCRIOCgZvcmlnaW4YByABKAkSMAoMY29ubmVjdGVkX2F0GAggASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCJmCg9HZXRRdWV1ZVJlcXVlc3QSGwoHY29tbWFuZBgBIAEoCUIKukgHcgUQARiAARI2CgZ0ZW5hbnQYAiABKAlCJrpIH3IdGD8yGV4oW2Etel1bYS16MC05LV17MSw2Mn0pPySYthgBIjIKEEdldFF1ZXVlUmVzcG9uc2USHgoFcXVldWUYASABKAsyDy5jb2RlcS52MS5RdWV1ZSKGAQoRUGF1c2VRdWV1ZVJlcXVlc3QSOQoHY29tbWFuZBgBIAEoCUIoukglciMQARiAATIcXltBLVphLXowLTldW0EtWmEtejAtOS5fLV0qJBI2CgZ0ZW5hbnQYAiABKAlCJrpIH3IdGD8yGV4oW2Etel1bYS16MC05LV17MSw2Mn0pPySYthgBIjQKElBhdXNlUXVldWVSZXNwb25zZRIeCgVxdWV1ZRgBIAEoCzIPLmNvZGVxLnYxLlF1ZXVlImkKElJlc3VtZVF1ZXVlUmVxdWVzdBIbCgdjb21tYW5kGAEgASgJQgq6SAdyBRABGIABEjYKBnRlbmFudBgCIAEoCUImukgfch0YPzIZXihbYS16XVthLXowLTktXXsxLDYyfSk/JJi2GAEiNQoTUmVzdW1lUXVldWVSZXNwb25zZRIeCgVxdWV1ZRgBIAEoCzIPLmNvZGVxLnYxLlF1ZXVlImgKEVB1cmdlUXVldWVSZXF1ZXN0EhsKB2NvbW1hbmQYASABKAlCCrpIB3IFEAEYgAESNgoGdGVuYW50GAIgASgJQia6SB9yHRg/MhleKFthLXpdW2EtejAtOS1dezEsNjJ9KT8kmLYYASI0ChJQdXJnZVF1ZXVlUmVzcG9uc2USHgoFcXVldWUYASABKAsyDy5jb2RlcS52MS5RdWV1ZSLVAQoWTGlzdERlYWRMZXR0ZXJzUmVxdWVzdBIbCgdjb21tYW5kGAEgASgJQgq6SAdyBRABGIABEh0KCXBhZ2Vfc2l6ZRgCIAEoBUIKukgHGgUY9AMoABIcCgpwYWdlX3Rva2VuGAMgASgJQgi6SAVyAxiAIBIpCghvcmRlcl9ieRgEIAEoCUIXukgUchJSAFIGb2xkZXN0UgZuZXdlc3QSNgoGdGVuYW50GAUgASgJQia6SB9yHRg/MhleKFthLXpdW2EtejAtOS1dezEsNjJ9KT8kmLYYASKRAQoXTGlzdERlYWRMZXR0ZXJzUmVzcG9uc2USHQoFdGFza3MYASADKAsyDi5jb2RlcS52MS5UYXNrEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCRIvCgZncm91cHMYAyADKAsyGS5jb2RlcS52MS5EZWFkTGV0dGVyR3JvdXBCBJC2GAESDQoFdG90YWwYBCABKAMiLwoPRGVhZExldHRlckdyb3VwEg0KBWVycm9yGAEgASgJEg0KBWNvdW50GAIgASgDIrEEChNSZWRyaXZlVGFza3NSZXF1ZXN0EhsKB2NvbW1hbmQYASABKAlCCrpIB3IFEAEYgAESNAoGc3RhdHVzGAIgASgOMhQuY29kZXEudjEuVGFza1N0YXR1c0IOukgLggEIGAAYBRgGGAcSIAoOZXJyb3JfY29udGFpbnMYAyABKAlCCLpIBXIDGIAgEi4KCmVuZGVkX2Zyb20YBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEiwKCGVuZGVkX3RvGAUgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIjCgh0YXNrX2lkcxgGIAMoCUIRukgOkgELEOgHIgZyBBABGEASDwoHZHJ5X3J1bhgHIAEoCBIZCgVsaW1pdBgIIAEoBUIKukgHGgUYkE4oABIYCgRyYXRlGAkgASgFQgq6SAcaBRiQTigAEhwKCnBhZ2VfdG9rZW4YCiABKAlCCLpIBXIDGIACEjYKBnRlbmFudBgLIAEoCUImukgfch0YPzIZXihbYS16XVthLXowLTktXXsxLDYyfSk/JJi2GAE6hQG6SIEBGn8KGHJlZHJpdmVfdGFza3MucmF0ZV9hbG9uZRItcmF0ZSBjYW5ub3QgYmUgY29tYmluZWQgd2l0aCBkcnlfcnVuIG9yIGxpbWl0GjR0aGlzLnJhdGUgPT0gMCB8fCAoIXRoaXMuZHJ5X3J1biAmJiB0aGlzLmxpbWl0ID09IDApImkKFFJlZHJpdmVUYXNrc1Jlc3BvbnNlEg8KB21hdGNoZWQYASABKAMSEAoIcmVkcml2ZW4YAiABKAMSFQoNaW5fYmFja2dyb3VuZBgDIAEoCBIXCg9uZXh0X3BhZ2VfdG9rZW4YBCABKAkyqAgKDFF1ZXVlU2VydmljZRJtCgpMaXN0UXVldWVzEhsuY29kZXEudjEuTGlzdFF1ZXVlc1JlcXVlc3QaHC5jb2RlcS52MS5MaXN0UXVldWVzUmVzcG9uc2UiJIq1GAIIBoLT5JMCGBIWL3YxL2NvZGVxL2FkbWluL3F1ZXVlcxJ4CghHZXRRdWV1ZRIZLmNvZGVxLnYxLkdldFF1ZXVlUmVxdWVzdBoaLmNvZGVxLnYxLkdldFF1ZXVlUmVzcG9uc2UiNYq1GAIIBoLT5JMCKWIFcXVldWUSIC92MS9jb2RlcS9hZG1pbi9xdWV1ZXMve2NvbW1hbmR9EnEKC0xpc3RXb3JrZXJzEhwuY29kZXEudjEuTGlzdFdvcmtlcnNSZXF1ZXN0Gh0uY29kZXEudjEuTGlzdFdvcmtlcnNSZXNwb25zZSIlirUYAggGgtPkkwIZEhcvdjEvY29kZXEvYWRtaW4vd29ya2VycxKHAQoKUGF1c2VRdWV1ZRIbLmNvZGVxLnYxLlBhdXNlUXVldWVSZXF1ZXN0GhwuY29kZXEudjEuUGF1c2VRdWV1ZVJlc3BvbnNlIj6KtRgCCASC0+STAjI6ASpiBXF1ZXVlIiYvdjEvY29kZXEvYWRtaW4vcXVldWVzL3tjb21tYW5kfS9wYXVzZRKLAQoLUmVzdW1lUXVldWUSHC5jb2RlcS52MS5SZXN1bWVRdWV1ZVJlcXVlc3QaHS5jb2RlcS52MS5SZXN1bWVRdWV1ZVJlc3BvbnNlIj+KtRgCCASC0+STAjM6ASpiBXF1ZXVlIicvdjEvY29kZXEvYWRtaW4vcXVldWVzL3tjb21tYW5kfS9yZXN1bWUShwEKClB1cmdlUXVldWUSGy5jb2RlcS52MS5QdXJnZVF1ZXVlUmVxdWVzdBocLmNvZGVxLnYxLlB1cmdlUXVldWVSZXNwb25zZSI+irUYAggEgtPkkwIyOgEqYgVxdWV1ZSImL3YxL2NvZGVxL2FkbWluL3F1ZXVlcy97Y29tbWFuZH0vcHVyZ2USigEKD0xpc3REZWFkTGV0dGVycxIgLmNvZGVxLnYxLkxpc3REZWFkTGV0dGVyc1JlcXVlc3QaIS5jb2RlcS52MS5MaXN0RGVhZExldHRlcnNSZXNwb25zZSIyirUYAggGgtPkkwImEiQvdjEvY29kZXEvYWRtaW4vcXVldWVzL3tjb21tYW5kfS9kbHESjAEKDFJlZHJpdmVUYXNrcxIdLmNvZGVxLnYxLlJlZHJpdmVUYXNrc1JlcXVlc3QaHi5jb2RlcS52MS5SZWRyaXZlVGFza3NSZXNwb25zZSI9irUYAggEgtPkkwIxOgEqIiwvdjEvY29kZXEvYWRtaW4vcXVldWVzL3tjb21tYW5kfS9kbHEvcmVkcml2ZUI+WjxnaXRodWIuY29tL29zdmFsZG9hbmRyYWRlL2NvZGVxL3Nka3MvZ28vZ2VuL2NvZGVxL3YxO2NvZGVxdjFiBnByb3RvMw", [file_buf_validate_validate, file_codeq_options_v1_options, file_codeq_v1_task, file_google_api_annotations, file_google_protobuf_timestamp]);
 
 /**
  * Queue holds the tasks of one command of one tenant.
@@ -133,7 +133,7 @@ export type ListQueuesRequest = Message<"codeq.v1.ListQueuesRequest"> & {
   pageToken: string;
 
   /**
-   * Tenant to act on; only an operator may name another one than its token's. Empty: the token's.
+   * Tenant to act on; only an operator may name one other than the token's. Empty: the token's.
    *
    * @generated from field: string tenant = 3;
    */
@@ -176,6 +176,139 @@ export const ListQueuesResponseSchema: GenMessage<ListQueuesResponse> = /*@__PUR
   messageDesc(file_codeq_v1_queue_service, 2);
 
 /**
+ * ListWorkersRequest lists the connected workers.
+ *
+ * @generated from message codeq.v1.ListWorkersRequest
+ */
+export type ListWorkersRequest = Message<"codeq.v1.ListWorkersRequest"> & {
+  /**
+   * Maximum number of workers, 1 to 500. 0 means 100.
+   *
+   * @generated from field: int32 page_size = 1;
+   */
+  pageSize: number;
+
+  /**
+   * next_page_token of the previous response. Empty for the first page.
+   *
+   * @generated from field: string page_token = 2;
+   */
+  pageToken: string;
+
+  /**
+   * Tenant to act on; only an operator may name one other than the token's. Empty: the token's.
+   *
+   * @generated from field: string tenant = 3;
+   */
+  tenant: string;
+};
+
+/**
+ * Describes the message codeq.v1.ListWorkersRequest.
+ * Use `create(ListWorkersRequestSchema)` to create a new message.
+ */
+export const ListWorkersRequestSchema: GenMessage<ListWorkersRequest> = /*@__PURE__*/
+  messageDesc(file_codeq_v1_queue_service, 3);
+
+/**
+ * ListWorkersResponse is a page of workers.
+ *
+ * @generated from message codeq.v1.ListWorkersResponse
+ */
+export type ListWorkersResponse = Message<"codeq.v1.ListWorkersResponse"> & {
+  /**
+   * Workers, longest connected first.
+   *
+   * @generated from field: repeated codeq.v1.ConnectedWorker workers = 1;
+   */
+  workers: ConnectedWorker[];
+
+  /**
+   * Token of the next page. Empty on the last page.
+   *
+   * @generated from field: string next_page_token = 2;
+   */
+  nextPageToken: string;
+};
+
+/**
+ * Describes the message codeq.v1.ListWorkersResponse.
+ * Use `create(ListWorkersResponseSchema)` to create a new message.
+ */
+export const ListWorkersResponseSchema: GenMessage<ListWorkersResponse> = /*@__PURE__*/
+  messageDesc(file_codeq_v1_queue_service, 4);
+
+/**
+ * ConnectedWorker is an open stream of a worker.
+ *
+ * @generated from message codeq.v1.ConnectedWorker
+ */
+export type ConnectedWorker = Message<"codeq.v1.ConnectedWorker"> & {
+  /**
+   * Worker id, which holds the leases.
+   *
+   * @generated from field: string worker_id = 1;
+   */
+  workerId: string;
+
+  /**
+   * Commands that it asked for, as far as the caller sees their tasks. Empty: it asked for all that its token allows.
+   *
+   * @generated from field: repeated string commands = 2;
+   */
+  commands: string[];
+
+  /**
+   * Tasks in progress that were delivered over the stream.
+   *
+   * @generated from field: int64 claimed = 3;
+   */
+  claimed: bigint;
+
+  /**
+   * Further tasks that it accepts at the moment.
+   *
+   * @generated from field: int64 credits = 4;
+   */
+  credits: bigint;
+
+  /**
+   * SDK, such as codeq-go; empty if it did not say.
+   *
+   * @generated from field: string sdk = 5;
+   */
+  sdk: string;
+
+  /**
+   * Version of the SDK; empty if it did not say.
+   *
+   * @generated from field: string version = 6;
+   */
+  version: string;
+
+  /**
+   * Address from which it is connected.
+   *
+   * @generated from field: string origin = 7;
+   */
+  origin: string;
+
+  /**
+   * When it connected.
+   *
+   * @generated from field: google.protobuf.Timestamp connected_at = 8;
+   */
+  connectedAt?: Timestamp | undefined;
+};
+
+/**
+ * Describes the message codeq.v1.ConnectedWorker.
+ * Use `create(ConnectedWorkerSchema)` to create a new message.
+ */
+export const ConnectedWorkerSchema: GenMessage<ConnectedWorker> = /*@__PURE__*/
+  messageDesc(file_codeq_v1_queue_service, 5);
+
+/**
  * GetQueueRequest reads a queue.
  *
  * @generated from message codeq.v1.GetQueueRequest
@@ -189,7 +322,7 @@ export type GetQueueRequest = Message<"codeq.v1.GetQueueRequest"> & {
   command: string;
 
   /**
-   * Tenant to act on; only an operator may name another one than its token's. Empty: the token's.
+   * Tenant to act on; only an operator may name one other than the token's. Empty: the token's.
    *
    * @generated from field: string tenant = 2;
    */
@@ -201,7 +334,7 @@ export type GetQueueRequest = Message<"codeq.v1.GetQueueRequest"> & {
  * Use `create(GetQueueRequestSchema)` to create a new message.
  */
 export const GetQueueRequestSchema: GenMessage<GetQueueRequest> = /*@__PURE__*/
-  messageDesc(file_codeq_v1_queue_service, 3);
+  messageDesc(file_codeq_v1_queue_service, 6);
 
 /**
  * GetQueueResponse returns the queue.
@@ -222,7 +355,7 @@ export type GetQueueResponse = Message<"codeq.v1.GetQueueResponse"> & {
  * Use `create(GetQueueResponseSchema)` to create a new message.
  */
 export const GetQueueResponseSchema: GenMessage<GetQueueResponse> = /*@__PURE__*/
-  messageDesc(file_codeq_v1_queue_service, 4);
+  messageDesc(file_codeq_v1_queue_service, 7);
 
 /**
  * PauseQueueRequest pauses a queue.
@@ -238,7 +371,7 @@ export type PauseQueueRequest = Message<"codeq.v1.PauseQueueRequest"> & {
   command: string;
 
   /**
-   * Tenant to act on; only an operator may name another one than its token's. Empty: the token's.
+   * Tenant to act on; only an operator may name one other than the token's. Empty: the token's.
    *
    * @generated from field: string tenant = 2;
    */
@@ -250,7 +383,7 @@ export type PauseQueueRequest = Message<"codeq.v1.PauseQueueRequest"> & {
  * Use `create(PauseQueueRequestSchema)` to create a new message.
  */
 export const PauseQueueRequestSchema: GenMessage<PauseQueueRequest> = /*@__PURE__*/
-  messageDesc(file_codeq_v1_queue_service, 5);
+  messageDesc(file_codeq_v1_queue_service, 8);
 
 /**
  * PauseQueueResponse returns the queue after the change.
@@ -271,7 +404,7 @@ export type PauseQueueResponse = Message<"codeq.v1.PauseQueueResponse"> & {
  * Use `create(PauseQueueResponseSchema)` to create a new message.
  */
 export const PauseQueueResponseSchema: GenMessage<PauseQueueResponse> = /*@__PURE__*/
-  messageDesc(file_codeq_v1_queue_service, 6);
+  messageDesc(file_codeq_v1_queue_service, 9);
 
 /**
  * ResumeQueueRequest resumes a queue.
@@ -287,7 +420,7 @@ export type ResumeQueueRequest = Message<"codeq.v1.ResumeQueueRequest"> & {
   command: string;
 
   /**
-   * Tenant to act on; only an operator may name another one than its token's. Empty: the token's.
+   * Tenant to act on; only an operator may name one other than the token's. Empty: the token's.
    *
    * @generated from field: string tenant = 2;
    */
@@ -299,7 +432,7 @@ export type ResumeQueueRequest = Message<"codeq.v1.ResumeQueueRequest"> & {
  * Use `create(ResumeQueueRequestSchema)` to create a new message.
  */
 export const ResumeQueueRequestSchema: GenMessage<ResumeQueueRequest> = /*@__PURE__*/
-  messageDesc(file_codeq_v1_queue_service, 7);
+  messageDesc(file_codeq_v1_queue_service, 10);
 
 /**
  * ResumeQueueResponse returns the queue after the change.
@@ -320,7 +453,7 @@ export type ResumeQueueResponse = Message<"codeq.v1.ResumeQueueResponse"> & {
  * Use `create(ResumeQueueResponseSchema)` to create a new message.
  */
 export const ResumeQueueResponseSchema: GenMessage<ResumeQueueResponse> = /*@__PURE__*/
-  messageDesc(file_codeq_v1_queue_service, 8);
+  messageDesc(file_codeq_v1_queue_service, 11);
 
 /**
  * PurgeQueueRequest purges a queue.
@@ -336,7 +469,7 @@ export type PurgeQueueRequest = Message<"codeq.v1.PurgeQueueRequest"> & {
   command: string;
 
   /**
-   * Tenant to act on; only an operator may name another one than its token's. Empty: the token's.
+   * Tenant to act on; only an operator may name one other than the token's. Empty: the token's.
    *
    * @generated from field: string tenant = 2;
    */
@@ -348,7 +481,7 @@ export type PurgeQueueRequest = Message<"codeq.v1.PurgeQueueRequest"> & {
  * Use `create(PurgeQueueRequestSchema)` to create a new message.
  */
 export const PurgeQueueRequestSchema: GenMessage<PurgeQueueRequest> = /*@__PURE__*/
-  messageDesc(file_codeq_v1_queue_service, 9);
+  messageDesc(file_codeq_v1_queue_service, 12);
 
 /**
  * PurgeQueueResponse returns the queue. Its tasks are usually still waiting at this point; `purging` shows that they
@@ -370,7 +503,7 @@ export type PurgeQueueResponse = Message<"codeq.v1.PurgeQueueResponse"> & {
  * Use `create(PurgeQueueResponseSchema)` to create a new message.
  */
 export const PurgeQueueResponseSchema: GenMessage<PurgeQueueResponse> = /*@__PURE__*/
-  messageDesc(file_codeq_v1_queue_service, 10);
+  messageDesc(file_codeq_v1_queue_service, 13);
 
 /**
  * ListDeadLettersRequest reads a page of dead letters.
@@ -407,7 +540,7 @@ export type ListDeadLettersRequest = Message<"codeq.v1.ListDeadLettersRequest"> 
   orderBy: string;
 
   /**
-   * Tenant to act on; only an operator may name another one than its token's. Empty: the token's.
+   * Tenant to act on; only an operator may name one other than the token's. Empty: the token's.
    *
    * @generated from field: string tenant = 5;
    */
@@ -419,7 +552,7 @@ export type ListDeadLettersRequest = Message<"codeq.v1.ListDeadLettersRequest"> 
  * Use `create(ListDeadLettersRequestSchema)` to create a new message.
  */
 export const ListDeadLettersRequestSchema: GenMessage<ListDeadLettersRequest> = /*@__PURE__*/
-  messageDesc(file_codeq_v1_queue_service, 11);
+  messageDesc(file_codeq_v1_queue_service, 14);
 
 /**
  * ListDeadLettersResponse is a page of dead letters.
@@ -461,7 +594,7 @@ export type ListDeadLettersResponse = Message<"codeq.v1.ListDeadLettersResponse"
  * Use `create(ListDeadLettersResponseSchema)` to create a new message.
  */
 export const ListDeadLettersResponseSchema: GenMessage<ListDeadLettersResponse> = /*@__PURE__*/
-  messageDesc(file_codeq_v1_queue_service, 12);
+  messageDesc(file_codeq_v1_queue_service, 15);
 
 /**
  * DeadLetterGroup counts the dead letters with the same error.
@@ -489,7 +622,7 @@ export type DeadLetterGroup = Message<"codeq.v1.DeadLetterGroup"> & {
  * Use `create(DeadLetterGroupSchema)` to create a new message.
  */
 export const DeadLetterGroupSchema: GenMessage<DeadLetterGroup> = /*@__PURE__*/
-  messageDesc(file_codeq_v1_queue_service, 13);
+  messageDesc(file_codeq_v1_queue_service, 16);
 
 /**
  * RedriveTasksRequest selects the tasks to redrive.
@@ -569,7 +702,7 @@ export type RedriveTasksRequest = Message<"codeq.v1.RedriveTasksRequest"> & {
   pageToken: string;
 
   /**
-   * Tenant to act on; only an operator may name another one than its token's. Empty: the token's.
+   * Tenant to act on; only an operator may name one other than the token's. Empty: the token's.
    *
    * @generated from field: string tenant = 11;
    */
@@ -581,7 +714,7 @@ export type RedriveTasksRequest = Message<"codeq.v1.RedriveTasksRequest"> & {
  * Use `create(RedriveTasksRequestSchema)` to create a new message.
  */
 export const RedriveTasksRequestSchema: GenMessage<RedriveTasksRequest> = /*@__PURE__*/
-  messageDesc(file_codeq_v1_queue_service, 14);
+  messageDesc(file_codeq_v1_queue_service, 17);
 
 /**
  * RedriveTasksResponse reports the redrive.
@@ -623,12 +756,12 @@ export type RedriveTasksResponse = Message<"codeq.v1.RedriveTasksResponse"> & {
  * Use `create(RedriveTasksResponseSchema)` to create a new message.
  */
 export const RedriveTasksResponseSchema: GenMessage<RedriveTasksResponse> = /*@__PURE__*/
-  messageDesc(file_codeq_v1_queue_service, 15);
+  messageDesc(file_codeq_v1_queue_service, 18);
 
 /**
  * QueueService shows and controls the queues of the caller's tenant; an operator names any tenant in the request. Task
  * counts are exact and cheap to read.
- * Every RPC may also fail with NOT_OPERATOR if it names another tenant than the token's, and COMMAND_NOT_ALLOWED.
+ * Every RPC may also fail with NOT_OPERATOR if it names a tenant other than the token's, and COMMAND_NOT_ALLOWED.
  *
  * @generated from service codeq.v1.QueueService
  */
@@ -654,6 +787,18 @@ export const QueueService: GenService<{
     methodKind: "unary";
     input: typeof GetQueueRequestSchema;
     output: typeof GetQueueResponseSchema;
+  },
+  /**
+   * ListWorkers returns the workers that are connected by streams, in the order in which they connected. Callers that
+   * claim tasks with single calls are not connected. A follower knows none.
+   * Errors: NOT_ADMIN, INVALID_PAGE_TOKEN.
+   *
+   * @generated from rpc codeq.v1.QueueService.ListWorkers
+   */
+  listWorkers: {
+    methodKind: "unary";
+    input: typeof ListWorkersRequestSchema;
+    output: typeof ListWorkersResponseSchema;
   },
   /**
    * PauseQueue stops all deliveries from a queue, including those to open streams and waiting claims. Tasks are still

@@ -15,10 +15,11 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file codeq/v1/schedule_service.proto.
  */
 export const file_codeq_v1_schedule_service: GenFile = /*@__PURE__*/
-  fileDesc("Ch9jb2RlcS92MS9zY2hlZHVsZV9zZXJ2aWNlLnByb3RvEghjb2RlcS52MSKEBgoMU2NoZWR1bGVTcGVjEiUKBGNyb24YASABKAlCErpID3INGIACMgheWyAtfl0qJEgAiAEBEjIKBWV2ZXJ5GAIgASgJQh66SBtyGRggMhVeKFswLTldezEsOX1bZGhtc10pKiRIAYgBARImCgJhdBgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLgoJdGltZV96b25lGAQgASgJQhu6SBhyFhhAMhJeW0EtWmEtejAtOV8rLy1dKiQSNwoHY29tbWFuZBgFIAEoCUImukgjciEYgAEyHF5bQS1aYS16MC05XVtBLVphLXowLTkuXy1dKiQSIgoHcGF5bG9hZBgGIAEoDEIRukgGegQYgIAE2LUYAZC2GAESGwoIcHJpb3JpdHkYByABKAVCCbpIBhoEGAkoABIlCgxtYXhfYXR0ZW1wdHMYCCABKAVCCrpIBxoFGOgHKAFIAogBARIkCg1kZWxheV9zZWNvbmRzGAkgASgFQg26SAoaCBiAhrCWASgAEioKDmV4cGlyZV9zZWNvbmRzGAogASgFQg26SAoaCBiAhrCWASgBSAOIAQESPgoHb3ZlcmxhcBgLIAEoCUItukgqcihSAFIFYWxsb3dSBHNraXBSCHF1ZXVlT25lUg1jYW5jZWxSdW5uaW5nEigKB21pc2ZpcmUYDCABKAlCF7pIFHISUgBSA29uZVIEc2tpcFIDYWxsEh4KC21pc2ZpcmVfbWF4GA0gASgFQgm6SAYaBBhkKAASIwoOaml0dGVyX3NlY29uZHMYDiABKAVCC7pICBoGGICjBSgAEiwKCHN0YXJ0X2F0GA8gASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIqCgZlbmRfYXQYECABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEg4KBnBhdXNlZBgRIAEoCEIHCgVfY3JvbkIICgZfZXZlcnlCDwoNX21heF9hdHRlbXB0c0IRCg9fZXhwaXJlX3NlY29uZHMi6wIKCFNjaGVkdWxlEgwKBG5hbWUYASABKAkSJAoEc3BlYxgCIAEoCzIWLmNvZGVxLnYxLlNjaGVkdWxlU3BlYxIMCgRuZXh0GAMgAygJEhAKCGZpbmlzaGVkGAQgASgIEhYKDnR6ZGF0YV92ZXJzaW9uGAUgASgJEi4KCmNyZWF0ZWRfYXQYBiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi4KCnVwZGF0ZWRfYXQYByABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhMKC2ZpcmVkX3RvdGFsGAggASgDEhUKDXNraXBwZWRfdG90YWwYCSABKAMSFAoMbWlzc2VkX3RvdGFsGAogASgDEg8KB3J1bm5pbmcYCyADKAkSMgoJcXVldWVkX2F0GAwgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcEgAiAEBQgwKCl9xdWV1ZWRfYXQiqQEKDFNjaGVkdWxlRmlyZRIwCgxzY2hlZHVsZWRfYXQYASABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEiwKCGZpcmVkX2F0GAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIoCgRraW5kGAMgASgOMhouY29kZXEudjEuU2NoZWR1bGVGaXJlS2luZBIPCgd0YXNrX2lkGAQgASgJIosBChRMaXN0U2NoZWR1bGVzUmVxdWVzdBIdCglwYWdlX3NpemUYASABKAVCCrpIBxoFGPQDKAASHAoKcGFnZV90b2tlbhgCIAEoCUIIukgFcgMYgAQSNgoGdGVuYW50GAMgASgJQia6SB9yHRg/MhleKFthLXpdW2EtejAtOS1dezEsNjJ9KT8kmLYYASJXChVMaXN0U2NoZWR1bGVzUmVzcG9uc2USJQoJc2NoZWR1bGVzGAEgAygLMhIuY29kZXEudjEuU2NoZWR1bGUSFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJIoIBChJHZXRTY2hlZHVsZVJlcXVlc3QSNAoEbmFtZRgBIAEoCUImukgjciEYgAEyHF5bQS1aYS16MC05XVtBLVphLXowLTkuXy1dKiQSNgoGdGVuYW50GAIgASgJQia6SB9yHRg/MhleKFthLXpdW2EtejAtOS1dezEsNjJ9KT8kmLYYASI7ChNHZXRTY2hlZHVsZVJlc3BvbnNlEiQKCHNjaGVkdWxlGAEgASgLMhIuY29kZXEudjEuU2NoZWR1bGUisAEKElB1dFNjaGVkdWxlUmVxdWVzdBI0CgRuYW1lGAEgASgJQia6SCNyIRiAATIcXltBLVphLXowLTldW0EtWmEtejAtOS5fLV0qJBI2CgZ0ZW5hbnQYAiABKAlCJrpIH3IdGD8yGV4oW2Etel1bYS16MC05LV17MSw2Mn0pPySYthgBEiwKBHNwZWMYAyABKAsyFi5jb2RlcS52MS5TY2hlZHVsZVNwZWNCBrpIA8gBASI7ChNQdXRTY2hlZHVsZVJlc3BvbnNlEiQKCHNjaGVkdWxlGAEgASgLMhIuY29kZXEudjEuU2NoZWR1bGUihQEKFURlbGV0ZVNjaGVkdWxlUmVxdWVzdBI0CgRuYW1lGAEgASgJQia6SCNyIRiAATIcXltBLVphLXowLTldW0EtWmEtejAtOS5fLV0qJBI2CgZ0ZW5hbnQYAiABKAlCJrpIH3IdGD8yGV4oW2Etel1bYS16MC05LV17MSw2Mn0pPySYthgBIhgKFkRlbGV0ZVNjaGVkdWxlUmVzcG9uc2UihAEKFFBhdXNlU2NoZWR1bGVSZXF1ZXN0EjQKBG5hbWUYASABKAlCJrpII3IhGIABMhxeW0EtWmEtejAtOV1bQS1aYS16MC05Ll8tXSokEjYKBnRlbmFudBgCIAEoCUImukgfch0YPzIZXihbYS16XVthLXowLTktXXsxLDYyfSk/JJi2GAEiPQoVUGF1c2VTY2hlZHVsZVJlc3BvbnNlEiQKCHNjaGVkdWxlGAEgASgLMhIuY29kZXEudjEuU2NoZWR1bGUihQEKFVJlc3VtZVNjaGVkdWxlUmVxdWVzdBI0CgRuYW1lGAEgASgJQia6SCNyIRiAATIcXltBLVphLXowLTldW0EtWmEtejAtOS5fLV0qJBI2CgZ0ZW5hbnQYAiABKAlCJrpIH3IdGD8yGV4oW2Etel1bYS16MC05LV17MSw2Mn0pPySYthgBIj4KFlJlc3VtZVNjaGVkdWxlUmVzcG9uc2USJAoIc2NoZWR1bGUYASABKAsyEi5jb2RlcS52MS5TY2hlZHVsZSKGAQoWVHJpZ2dlclNjaGVkdWxlUmVxdWVzdBI0CgRuYW1lGAEgASgJQia6SCNyIRiAATIcXltBLVphLXowLTldW0EtWmEtejAtOS5fLV0qJBI2CgZ0ZW5hbnQYAiABKAlCJrpIH3IdGD8yGV4oW2Etel1bYS16MC05LV17MSw2Mn0pPySYthgBIj8KF1RyaWdnZXJTY2hlZHVsZVJlc3BvbnNlEiQKBGZpcmUYASABKAsyFi5jb2RlcS52MS5TY2hlZHVsZUZpcmUi6QEKF0JhY2tmaWxsU2NoZWR1bGVSZXF1ZXN0EjQKBG5hbWUYASABKAlCJrpII3IhGIABMhxeW0EtWmEtejAtOV1bQS1aYS16MC05Ll8tXSokEjYKBnRlbmFudBgCIAEoCUImukgfch0YPzIZXihbYS16XVthLXowLTktXXsxLDYyfSk/JJi2GAESMAoEZnJvbRgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXBCBrpIA8gBARIuCgJ0bxgEIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXBCBrpIA8gBASJVChhCYWNrZmlsbFNjaGVkdWxlUmVzcG9uc2USJQoFZmlyZXMYASADKAsyFi5jb2RlcS52MS5TY2hlZHVsZUZpcmUSEgoKZHVwbGljYXRlcxgCIAEoBSKJAQoZR2V0U2NoZWR1bGVIaXN0b3J5UmVxdWVzdBI0CgRuYW1lGAEgASgJQia6SCNyIRiAATIcXltBLVphLXowLTldW0EtWmEtejAtOS5fLV0qJBI2CgZ0ZW5hbnQYAiABKAlCJrpIH3IdGD8yGV4oW2Etel1bYS16MC05LV17MSw2Mn0pPySYthgBIkMKGkdldFNjaGVkdWxlSGlzdG9yeVJlc3BvbnNlEiUKBWZpcmVzGAEgAygLMhYuY29kZXEudjEuU2NoZWR1bGVGaXJlIogBChhSZWNvbXB1dGVTY2hlZHVsZVJlcXVlc3QSNAoEbmFtZRgBIAEoCUImukgjciEYgAEyHF5bQS1aYS16MC05XVtBLVphLXowLTkuXy1dKiQSNgoGdGVuYW50GAIgASgJQia6SB9yHRg/MhleKFthLXpdW2EtejAtOS1dezEsNjJ9KT8kmLYYASJhChlSZWNvbXB1dGVTY2hlZHVsZVJlc3BvbnNlEg0KBW1vdmVkGAEgASgIEg4KBmJlZm9yZRgCIAMoCRINCgVhZnRlchgDIAMoCRIWCg50emRhdGFfdmVyc2lvbhgEIAEoCSqXAQoQU2NoZWR1bGVGaXJlS2luZBIiCh5TQ0hFRFVMRV9GSVJFX0tJTkRfVU5TUEVDSUZJRUQQABIeChpTQ0hFRFVMRV9GSVJFX0tJTkRfSU5TVEFOVBABEh4KGlNDSEVEVUxFX0ZJUkVfS0lORF9UUklHR0VSEAISHwobU0NIRURVTEVfRklSRV9LSU5EX0JBQ0tGSUxMEAMyvgsKD1NjaGVkdWxlU2VydmljZRJ5Cg1MaXN0U2NoZWR1bGVzEh4uY29kZXEudjEuTGlzdFNjaGVkdWxlc1JlcXVlc3QaHy5jb2RlcS52MS5MaXN0U2NoZWR1bGVzUmVzcG9uc2UiJ4q1GAIIBoLT5JMCGxIZL3YxL2NvZGVxL2FkbWluL3NjaGVkdWxlcxKEAQoLR2V0U2NoZWR1bGUSHC5jb2RlcS52MS5HZXRTY2hlZHVsZVJlcXVlc3QaHS5jb2RlcS52MS5HZXRTY2hlZHVsZVJlc3BvbnNlIjiKtRgCCAaC0+STAixiCHNjaGVkdWxlEiAvdjEvY29kZXEvYWRtaW4vc2NoZWR1bGVzL3tuYW1lfRKKAQoLUHV0U2NoZWR1bGUSHC5jb2RlcS52MS5QdXRTY2hlZHVsZVJlcXVlc3QaHS5jb2RlcS52MS5QdXRTY2hlZHVsZVJlc3BvbnNlIj6KtRgCCASC0+STAjI6BHNwZWNiCHNjaGVkdWxlGiAvdjEvY29kZXEvYWRtaW4vc2NoZWR1bGVzL3tuYW1lfRKDAQoORGVsZXRlU2NoZWR1bGUSHy5jb2RlcS52MS5EZWxldGVTY2hlZHVsZVJlcXVlc3QaIC5jb2RlcS52MS5EZWxldGVTY2hlZHVsZVJlc3BvbnNlIi6KtRgCCASC0+STAiIqIC92MS9jb2RlcS9hZG1pbi9zY2hlZHVsZXMve25hbWV9EpMBCg1QYXVzZVNjaGVkdWxlEh4uY29kZXEudjEuUGF1c2VTY2hlZHVsZVJlcXVlc3QaHy5jb2RlcS52MS5QYXVzZVNjaGVkdWxlUmVzcG9uc2UiQYq1GAIIBILT5JMCNToBKmIIc2NoZWR1bGUiJi92MS9jb2RlcS9hZG1pbi9zY2hlZHVsZXMve25hbWV9L3BhdXNlEpcBCg5SZXN1bWVTY2hlZHVsZRIfLmNvZGVxLnYxLlJlc3VtZVNjaGVkdWxlUmVxdWVzdBogLmNvZGVxLnYxLlJlc3VtZVNjaGVkdWxlUmVzcG9uc2UiQoq1GAIIBILT5JMCNjoBKmIIc2NoZWR1bGUiJy92MS9jb2RlcS9hZG1pbi9zY2hlZHVsZXMve25hbWV9L3Jlc3VtZRKXAQoPVHJpZ2dlclNjaGVkdWxlEiAuY29kZXEudjEuVHJpZ2dlclNjaGVkdWxlUmVxdWVzdBohLmNvZGVxLnYxLlRyaWdnZXJTY2hlZHVsZVJlc3BvbnNlIj+KtRgCCASC0+STAjM6ASpiBGZpcmUiKC92MS9jb2RlcS9hZG1pbi9zY2hlZHVsZXMve25hbWV9L3RyaWdnZXISlQEKEEJhY2tmaWxsU2NoZWR1bGUSIS5jb2RlcS52MS5CYWNrZmlsbFNjaGVkdWxlUmVxdWVzdBoiLmNvZGVxLnYxLkJhY2tmaWxsU2NoZWR1bGVSZXNwb25zZSI6irUYAggEgtPkkwIuOgEqIikvdjEvY29kZXEvYWRtaW4vc2NoZWR1bGVzL3tuYW1lfS9iYWNrZmlsbBKXAQoSR2V0U2NoZWR1bGVIaXN0b3J5EiMuY29kZXEudjEuR2V0U2NoZWR1bGVIaXN0b3J5UmVxdWVzdBokLmNvZGVxLnYxLkdldFNjaGVkdWxlSGlzdG9yeVJlc3BvbnNlIjaKtRgCCAaC0+STAioSKC92MS9jb2RlcS9hZG1pbi9zY2hlZHVsZXMve25hbWV9L2hpc3RvcnkSmQEKEVJlY29tcHV0ZVNjaGVkdWxlEiIuY29kZXEudjEuUmVjb21wdXRlU2NoZWR1bGVSZXF1ZXN0GiMuY29kZXEudjEuUmVjb21wdXRlU2NoZWR1bGVSZXNwb25zZSI7irUYAggEgtPkkwIvOgEqIiovdjEvY29kZXEvYWRtaW4vc2NoZWR1bGVzL3tuYW1lfS9yZWNvbXB1dGVCPlo8Z2l0aHViLmNvbS9vc3ZhbGRvYW5kcmFkZS9jb2RlcS9zZGtzL2dvL2dlbi9jb2RlcS92MTtjb2RlcXYxYgZwcm90bzM", [file_buf_validate_validate, file_codeq_options_v1_options, file_google_api_annotations, file_google_protobuf_timestamp]);
+  fileDesc("Ch9jb2RlcS92MS9zY2hlZHVsZV9zZXJ2aWNlLnByb3RvEghjb2RlcS52MSK3BgoMU2NoZWR1bGVTcGVjEiUKBGNyb24YASABKAlCErpID3INGIACMgheWyAtfl0qJEgAiAEBEmUKBWV2ZXJ5GAIgASgJQlG6SBtyGRggMhVeKFswLTldezEsOX1bZGhtc10pKiSithgvYSBkdXJhdGlvbiBvZiB3aG9sZSBzZWNvbmRzLCBhcyBpbiA5MHMgb3IgMWgzMG1IAYgBARImCgJhdBgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLgoJdGltZV96b25lGAQgASgJQhu6SBhyFhhAMhJeW0EtWmEtejAtOV8rLy1dKiQSNwoHY29tbWFuZBgFIAEoCUImukgjciEYgAEyHF5bQS1aYS16MC05XVtBLVphLXowLTkuXy1dKiQSIgoHcGF5bG9hZBgGIAEoDEIRukgGegQYgIAE2LUYAZC2GAESGwoIcHJpb3JpdHkYByABKAVCCbpIBhoEGAkoABIlCgxtYXhfYXR0ZW1wdHMYCCABKAVCCrpIBxoFGOgHKAFIAogBARIkCg1kZWxheV9zZWNvbmRzGAkgASgFQg26SAoaCBiAhrCWASgAEioKDmV4cGlyZV9zZWNvbmRzGAogASgFQg26SAoaCBiAhrCWASgBSAOIAQESPgoHb3ZlcmxhcBgLIAEoCUItukgqcihSAFIFYWxsb3dSBHNraXBSCHF1ZXVlT25lUg1jYW5jZWxSdW5uaW5nEigKB21pc2ZpcmUYDCABKAlCF7pIFHISUgBSA29uZVIEc2tpcFIDYWxsEh4KC21pc2ZpcmVfbWF4GA0gASgFQgm6SAYaBBhkKAASIwoOaml0dGVyX3NlY29uZHMYDiABKAVCC7pICBoGGICjBSgAEiwKCHN0YXJ0X2F0GA8gASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIqCgZlbmRfYXQYECABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEg4KBnBhdXNlZBgRIAEoCEIHCgVfY3JvbkIICgZfZXZlcnlCDwoNX21heF9hdHRlbXB0c0IRCg9fZXhwaXJlX3NlY29uZHMi6wIKCFNjaGVkdWxlEgwKBG5hbWUYASABKAkSJAoEc3BlYxgCIAEoCzIWLmNvZGVxLnYxLlNjaGVkdWxlU3BlYxIMCgRuZXh0GAMgAygJEhAKCGZpbmlzaGVkGAQgASgIEhYKDnR6ZGF0YV92ZXJzaW9uGAUgASgJEi4KCmNyZWF0ZWRfYXQYBiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi4KCnVwZGF0ZWRfYXQYByABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhMKC2ZpcmVkX3RvdGFsGAggASgDEhUKDXNraXBwZWRfdG90YWwYCSABKAMSFAoMbWlzc2VkX3RvdGFsGAogASgDEg8KB3J1bm5pbmcYCyADKAkSMgoJcXVldWVkX2F0GAwgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcEgAiAEBQgwKCl9xdWV1ZWRfYXQiqQEKDFNjaGVkdWxlRmlyZRIwCgxzY2hlZHVsZWRfYXQYASABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEiwKCGZpcmVkX2F0GAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIoCgRraW5kGAMgASgOMhouY29kZXEudjEuU2NoZWR1bGVGaXJlS2luZBIPCgd0YXNrX2lkGAQgASgJIosBChRMaXN0U2NoZWR1bGVzUmVxdWVzdBIdCglwYWdlX3NpemUYASABKAVCCrpIBxoFGPQDKAASHAoKcGFnZV90b2tlbhgCIAEoCUIIukgFcgMYgAQSNgoGdGVuYW50GAMgASgJQia6SB9yHRg/MhleKFthLXpdW2EtejAtOS1dezEsNjJ9KT8kmLYYASJXChVMaXN0U2NoZWR1bGVzUmVzcG9uc2USJQoJc2NoZWR1bGVzGAEgAygLMhIuY29kZXEudjEuU2NoZWR1bGUSFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJIoIBChJHZXRTY2hlZHVsZVJlcXVlc3QSNAoEbmFtZRgBIAEoCUImukgjciEYgAEyHF5bQS1aYS16MC05XVtBLVphLXowLTkuXy1dKiQSNgoGdGVuYW50GAIgASgJQia6SB9yHRg/MhleKFthLXpdW2EtejAtOS1dezEsNjJ9KT8kmLYYASI7ChNHZXRTY2hlZHVsZVJlc3BvbnNlEiQKCHNjaGVkdWxlGAEgASgLMhIuY29kZXEudjEuU2NoZWR1bGUisAEKElB1dFNjaGVkdWxlUmVxdWVzdBI0CgRuYW1lGAEgASgJQia6SCNyIRiAATIcXltBLVphLXowLTldW0EtWmEtejAtOS5fLV0qJBI2CgZ0ZW5hbnQYAiABKAlCJrpIH3IdGD8yGV4oW2Etel1bYS16MC05LV17MSw2Mn0pPySYthgBEiwKBHNwZWMYAyABKAsyFi5jb2RlcS52MS5TY2hlZHVsZVNwZWNCBrpIA8gBASI7ChNQdXRTY2hlZHVsZVJlc3BvbnNlEiQKCHNjaGVkdWxlGAEgASgLMhIuY29kZXEudjEuU2NoZWR1bGUihQEKFURlbGV0ZVNjaGVkdWxlUmVxdWVzdBI0CgRuYW1lGAEgASgJQia6SCNyIRiAATIcXltBLVphLXowLTldW0EtWmEtejAtOS5fLV0qJBI2CgZ0ZW5hbnQYAiABKAlCJrpIH3IdGD8yGV4oW2Etel1bYS16MC05LV17MSw2Mn0pPySYthgBIhgKFkRlbGV0ZVNjaGVkdWxlUmVzcG9uc2UihAEKFFBhdXNlU2NoZWR1bGVSZXF1ZXN0EjQKBG5hbWUYASABKAlCJrpII3IhGIABMhxeW0EtWmEtejAtOV1bQS1aYS16MC05Ll8tXSokEjYKBnRlbmFudBgCIAEoCUImukgfch0YPzIZXihbYS16XVthLXowLTktXXsxLDYyfSk/JJi2GAEiPQoVUGF1c2VTY2hlZHVsZVJlc3BvbnNlEiQKCHNjaGVkdWxlGAEgASgLMhIuY29kZXEudjEuU2NoZWR1bGUihQEKFVJlc3VtZVNjaGVkdWxlUmVxdWVzdBI0CgRuYW1lGAEgASgJQia6SCNyIRiAATIcXltBLVphLXowLTldW0EtWmEtejAtOS5fLV0qJBI2CgZ0ZW5hbnQYAiABKAlCJrpIH3IdGD8yGV4oW2Etel1bYS16MC05LV17MSw2Mn0pPySYthgBIj4KFlJlc3VtZVNjaGVkdWxlUmVzcG9uc2USJAoIc2NoZWR1bGUYASABKAsyEi5jb2RlcS52MS5TY2hlZHVsZSKGAQoWVHJpZ2dlclNjaGVkdWxlUmVxdWVzdBI0CgRuYW1lGAEgASgJQia6SCNyIRiAATIcXltBLVphLXowLTldW0EtWmEtejAtOS5fLV0qJBI2CgZ0ZW5hbnQYAiABKAlCJrpIH3IdGD8yGV4oW2Etel1bYS16MC05LV17MSw2Mn0pPySYthgBIj8KF1RyaWdnZXJTY2hlZHVsZVJlc3BvbnNlEiQKBGZpcmUYASABKAsyFi5jb2RlcS52MS5TY2hlZHVsZUZpcmUi6QEKF0JhY2tmaWxsU2NoZWR1bGVSZXF1ZXN0EjQKBG5hbWUYASABKAlCJrpII3IhGIABMhxeW0EtWmEtejAtOV1bQS1aYS16MC05Ll8tXSokEjYKBnRlbmFudBgCIAEoCUImukgfch0YPzIZXihbYS16XVthLXowLTktXXsxLDYyfSk/JJi2GAESMAoEZnJvbRgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXBCBrpIA8gBARIuCgJ0bxgEIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXBCBrpIA8gBASJVChhCYWNrZmlsbFNjaGVkdWxlUmVzcG9uc2USJQoFZmlyZXMYASADKAsyFi5jb2RlcS52MS5TY2hlZHVsZUZpcmUSEgoKZHVwbGljYXRlcxgCIAEoBSKJAQoZR2V0U2NoZWR1bGVIaXN0b3J5UmVxdWVzdBI0CgRuYW1lGAEgASgJQia6SCNyIRiAATIcXltBLVphLXowLTldW0EtWmEtejAtOS5fLV0qJBI2CgZ0ZW5hbnQYAiABKAlCJrpIH3IdGD8yGV4oW2Etel1bYS16MC05LV17MSw2Mn0pPySYthgBIkMKGkdldFNjaGVkdWxlSGlzdG9yeVJlc3BvbnNlEiUKBWZpcmVzGAEgAygLMhYuY29kZXEudjEuU2NoZWR1bGVGaXJlIogBChhSZWNvbXB1dGVTY2hlZHVsZVJlcXVlc3QSNAoEbmFtZRgBIAEoCUImukgjciEYgAEyHF5bQS1aYS16MC05XVtBLVphLXowLTkuXy1dKiQSNgoGdGVuYW50GAIgASgJQia6SB9yHRg/MhleKFthLXpdW2EtejAtOS1dezEsNjJ9KT8kmLYYASJhChlSZWNvbXB1dGVTY2hlZHVsZVJlc3BvbnNlEg0KBW1vdmVkGAEgASgIEg4KBmJlZm9yZRgCIAMoCRINCgVhZnRlchgDIAMoCRIWCg50emRhdGFfdmVyc2lvbhgEIAEoCSqXAQoQU2NoZWR1bGVGaXJlS2luZBIiCh5TQ0hFRFVMRV9GSVJFX0tJTkRfVU5TUEVDSUZJRUQQABIeChpTQ0hFRFVMRV9GSVJFX0tJTkRfSU5TVEFOVBABEh4KGlNDSEVEVUxFX0ZJUkVfS0lORF9UUklHR0VSEAISHwobU0NIRURVTEVfRklSRV9LSU5EX0JBQ0tGSUxMEAMyvgsKD1NjaGVkdWxlU2VydmljZRJ5Cg1MaXN0U2NoZWR1bGVzEh4uY29kZXEudjEuTGlzdFNjaGVkdWxlc1JlcXVlc3QaHy5jb2RlcS52MS5MaXN0U2NoZWR1bGVzUmVzcG9uc2UiJ4q1GAIIBoLT5JMCGxIZL3YxL2NvZGVxL2FkbWluL3NjaGVkdWxlcxKEAQoLR2V0U2NoZWR1bGUSHC5jb2RlcS52MS5HZXRTY2hlZHVsZVJlcXVlc3QaHS5jb2RlcS52MS5HZXRTY2hlZHVsZVJlc3BvbnNlIjiKtRgCCAaC0+STAixiCHNjaGVkdWxlEiAvdjEvY29kZXEvYWRtaW4vc2NoZWR1bGVzL3tuYW1lfRKKAQoLUHV0U2NoZWR1bGUSHC5jb2RlcS52MS5QdXRTY2hlZHVsZVJlcXVlc3QaHS5jb2RlcS52MS5QdXRTY2hlZHVsZVJlc3BvbnNlIj6KtRgCCASC0+STAjI6BHNwZWNiCHNjaGVkdWxlGiAvdjEvY29kZXEvYWRtaW4vc2NoZWR1bGVzL3tuYW1lfRKDAQoORGVsZXRlU2NoZWR1bGUSHy5jb2RlcS52MS5EZWxldGVTY2hlZHVsZVJlcXVlc3QaIC5jb2RlcS52MS5EZWxldGVTY2hlZHVsZVJlc3BvbnNlIi6KtRgCCASC0+STAiIqIC92MS9jb2RlcS9hZG1pbi9zY2hlZHVsZXMve25hbWV9EpMBCg1QYXVzZVNjaGVkdWxlEh4uY29kZXEudjEuUGF1c2VTY2hlZHVsZVJlcXVlc3QaHy5jb2RlcS52MS5QYXVzZVNjaGVkdWxlUmVzcG9uc2UiQYq1GAIIBILT5JMCNToBKmIIc2NoZWR1bGUiJi92MS9jb2RlcS9hZG1pbi9zY2hlZHVsZXMve25hbWV9L3BhdXNlEpcBCg5SZXN1bWVTY2hlZHVsZRIfLmNvZGVxLnYxLlJlc3VtZVNjaGVkdWxlUmVxdWVzdBogLmNvZGVxLnYxLlJlc3VtZVNjaGVkdWxlUmVzcG9uc2UiQoq1GAIIBILT5JMCNjoBKmIIc2NoZWR1bGUiJy92MS9jb2RlcS9hZG1pbi9zY2hlZHVsZXMve25hbWV9L3Jlc3VtZRKXAQoPVHJpZ2dlclNjaGVkdWxlEiAuY29kZXEudjEuVHJpZ2dlclNjaGVkdWxlUmVxdWVzdBohLmNvZGVxLnYxLlRyaWdnZXJTY2hlZHVsZVJlc3BvbnNlIj+KtRgCCASC0+STAjM6ASpiBGZpcmUiKC92MS9jb2RlcS9hZG1pbi9zY2hlZHVsZXMve25hbWV9L3RyaWdnZXISlQEKEEJhY2tmaWxsU2NoZWR1bGUSIS5jb2RlcS52MS5CYWNrZmlsbFNjaGVkdWxlUmVxdWVzdBoiLmNvZGVxLnYxLkJhY2tmaWxsU2NoZWR1bGVSZXNwb25zZSI6irUYAggEgtPkkwIuOgEqIikvdjEvY29kZXEvYWRtaW4vc2NoZWR1bGVzL3tuYW1lfS9iYWNrZmlsbBKXAQoSR2V0U2NoZWR1bGVIaXN0b3J5EiMuY29kZXEudjEuR2V0U2NoZWR1bGVIaXN0b3J5UmVxdWVzdBokLmNvZGVxLnYxLkdldFNjaGVkdWxlSGlzdG9yeVJlc3BvbnNlIjaKtRgCCAaC0+STAioSKC92MS9jb2RlcS9hZG1pbi9zY2hlZHVsZXMve25hbWV9L2hpc3RvcnkSmQEKEVJlY29tcHV0ZVNjaGVkdWxlEiIuY29kZXEudjEuUmVjb21wdXRlU2NoZWR1bGVSZXF1ZXN0GiMuY29kZXEudjEuUmVjb21wdXRlU2NoZWR1bGVSZXNwb25zZSI7irUYAggEgtPkkwIvOgEqIiovdjEvY29kZXEvYWRtaW4vc2NoZWR1bGVzL3tuYW1lfS9yZWNvbXB1dGVCPlo8Z2l0aHViLmNvbS9vc3ZhbGRvYW5kcmFkZS9jb2RlcS9zZGtzL2dvL2dlbi9jb2RlcS92MTtjb2RlcXYxYgZwcm90bzM", [file_buf_validate_validate, file_codeq_options_v1_options, file_google_api_annotations, file_google_protobuf_timestamp]);
 
 /**
- * ScheduleSpec defines a schedule. Exactly one of `cron`, `every` and `at` says when it fires.
+ * ScheduleSpec defines a schedule. Exactly one of `cron`, `every` and `at` says when it fires. Times are after
+ * 1970 and before 9999-12-31.
  *
  * @generated from message codeq.v1.ScheduleSpec
  */
@@ -47,7 +48,7 @@ export type ScheduleSpec = Message<"codeq.v1.ScheduleSpec"> & {
   at?: Timestamp | undefined;
 
   /**
-   * IANA name of the time zone of `cron`, such as "Europe/Berlin". Empty: UTC.
+   * IANA name of the time zone of `cron`, such as "Europe/Berlin". Empty: UTC, the only one allowed without `cron`.
    *
    * @generated from field: string time_zone = 4;
    */
@@ -69,15 +70,15 @@ export type ScheduleSpec = Message<"codeq.v1.ScheduleSpec"> & {
   payload: Uint8Array;
 
   /**
-   * Priority of the tasks, 0 (default) to 9.
+   * Priority of the tasks, 0 to 9. 0 or absent: as the policy of the command says, or else 0.
    *
    * @generated from field: int32 priority = 7;
    */
   priority: number;
 
   /**
-   * Number of deliveries after which a task goes to the dead-letter queue, 1 to 1000. If absent, the server's default
-   * applies.
+   * Number of deliveries after which a task goes to the dead-letter queue, 1 to 1000. Absent: as the policy of the
+   * command says when the task is created, or else the server's default.
    *
    * @generated from field: optional int32 max_attempts = 8;
    */
@@ -91,7 +92,8 @@ export type ScheduleSpec = Message<"codeq.v1.ScheduleSpec"> & {
   delaySeconds: number;
 
   /**
-   * Seconds after which a task that still waits ends as FAILED with the error EXPIRED, 1 to 315360000. If absent, never.
+   * Seconds after which a task that still waits ends as FAILED with the error EXPIRED, 1 to 315360000. Absent: as
+   * the policy of the command says when the task is created, or else never.
    *
    * @generated from field: optional int32 expire_seconds = 10;
    */
@@ -108,7 +110,8 @@ export type ScheduleSpec = Message<"codeq.v1.ScheduleSpec"> & {
 
   /**
    * What happens to instants that were missed, because no server ran or the schedule was paused: "one" (default) fires
-   * the latest of them, "skip" none, "all" the latest misfire_max. An instant is missed if it is more than 10 s late.
+   * the latest of them, "skip" none, "all" the latest misfire_max. An instant is missed if it is more than 10 s late, or
+   * came during a pause.
    *
    * @generated from field: string misfire = 12;
    */
@@ -320,7 +323,7 @@ export type ListSchedulesRequest = Message<"codeq.v1.ListSchedulesRequest"> & {
   pageToken: string;
 
   /**
-   * Tenant to act on; only an operator may name another one than the token's. Empty: the token's.
+   * Tenant to act on; only an operator may name one other than the token's. Empty: the token's.
    *
    * @generated from field: string tenant = 3;
    */
@@ -376,7 +379,7 @@ export type GetScheduleRequest = Message<"codeq.v1.GetScheduleRequest"> & {
   name: string;
 
   /**
-   * Tenant to act on; only an operator may name another one than the token's. Empty: the token's.
+   * Tenant to act on; only an operator may name one other than the token's. Empty: the token's.
    *
    * @generated from field: string tenant = 2;
    */
@@ -425,7 +428,7 @@ export type PutScheduleRequest = Message<"codeq.v1.PutScheduleRequest"> & {
   name: string;
 
   /**
-   * Tenant to act on; only an operator may name another one than the token's. Empty: the token's.
+   * Tenant to act on; only an operator may name one other than the token's. Empty: the token's.
    *
    * @generated from field: string tenant = 2;
    */
@@ -481,7 +484,7 @@ export type DeleteScheduleRequest = Message<"codeq.v1.DeleteScheduleRequest"> & 
   name: string;
 
   /**
-   * Tenant to act on; only an operator may name another one than the token's. Empty: the token's.
+   * Tenant to act on; only an operator may name one other than the token's. Empty: the token's.
    *
    * @generated from field: string tenant = 2;
    */
@@ -524,7 +527,7 @@ export type PauseScheduleRequest = Message<"codeq.v1.PauseScheduleRequest"> & {
   name: string;
 
   /**
-   * Tenant to act on; only an operator may name another one than the token's. Empty: the token's.
+   * Tenant to act on; only an operator may name one other than the token's. Empty: the token's.
    *
    * @generated from field: string tenant = 2;
    */
@@ -573,7 +576,7 @@ export type ResumeScheduleRequest = Message<"codeq.v1.ResumeScheduleRequest"> & 
   name: string;
 
   /**
-   * Tenant to act on; only an operator may name another one than the token's. Empty: the token's.
+   * Tenant to act on; only an operator may name one other than the token's. Empty: the token's.
    *
    * @generated from field: string tenant = 2;
    */
@@ -622,7 +625,7 @@ export type TriggerScheduleRequest = Message<"codeq.v1.TriggerScheduleRequest"> 
   name: string;
 
   /**
-   * Tenant to act on; only an operator may name another one than the token's. Empty: the token's.
+   * Tenant to act on; only an operator may name one other than the token's. Empty: the token's.
    *
    * @generated from field: string tenant = 2;
    */
@@ -671,7 +674,7 @@ export type BackfillScheduleRequest = Message<"codeq.v1.BackfillScheduleRequest"
   name: string;
 
   /**
-   * Tenant to act on; only an operator may name another one than the token's. Empty: the token's.
+   * Tenant to act on; only an operator may name one other than the token's. Empty: the token's.
    *
    * @generated from field: string tenant = 2;
    */
@@ -741,7 +744,7 @@ export type GetScheduleHistoryRequest = Message<"codeq.v1.GetScheduleHistoryRequ
   name: string;
 
   /**
-   * Tenant to act on; only an operator may name another one than the token's. Empty: the token's.
+   * Tenant to act on; only an operator may name one other than the token's. Empty: the token's.
    *
    * @generated from field: string tenant = 2;
    */
@@ -790,7 +793,7 @@ export type RecomputeScheduleRequest = Message<"codeq.v1.RecomputeScheduleReques
   name: string;
 
   /**
-   * Tenant to act on; only an operator may name another one than the token's. Empty: the token's.
+   * Tenant to act on; only an operator may name one other than the token's. Empty: the token's.
    *
    * @generated from field: string tenant = 2;
    */
@@ -888,11 +891,11 @@ export const ScheduleFireKindSchema: GenEnum<ScheduleFireKind> = /*@__PURE__*/
   enumDesc(file_codeq_v1_schedule_service, 0);
 
 /**
- * ScheduleService creates tasks at given times, for the caller's tenant; an operator names any tenant in the request.
- * A schedule creates one task for each of its instants. The task and the move of the schedule to its next instant are
- * one write, so that an instant never fires twice, whatever happens to the server or its clock.
- * Every RPC may also fail with NOT_OPERATOR if it names another tenant than the token's. A token that is bound to
- * commands does not see schedules of others.
+ * ScheduleService creates tasks at given times, for the caller's tenant; an operator may name any tenant in the
+ * request. A schedule creates one task for each of its instants. The task and the move of the schedule to its next
+ * instant are one write, so that an instant never fires twice, whatever happens to the server or its clock.
+ * Every RPC may also fail with NOT_OPERATOR if it names a tenant other than the token's. A token that is bound to
+ * commands does not see schedules of other commands.
  *
  * @generated from service codeq.v1.ScheduleService
  */
@@ -923,7 +926,8 @@ export const ScheduleService: GenService<{
    * PutSchedule creates a schedule or replaces its definition. A definition that equals the stored one changes nothing.
    * A change takes effect with the first instant after it; totals, history and running tasks are kept. The response has
    * the next ten instants.
-   * Errors: NOT_ADMIN, COMMAND_NOT_ALLOWED, INVALID_FIELD, LIMIT_REACHED (the tenant has 10000 schedules, or the server 100000).
+   * Errors: NOT_ADMIN, COMMAND_NOT_ALLOWED, INVALID_FIELD, LIMIT_REACHED (the tenant has 10000 schedules, or the server
+   * 100000).
    *
    * @generated from rpc codeq.v1.ScheduleService.PutSchedule
    */
@@ -955,8 +959,8 @@ export const ScheduleService: GenService<{
     output: typeof PauseScheduleResponseSchema;
   },
   /**
-   * ResumeSchedule lets a paused schedule fire again. The instants of the pause are missed: `misfire` says what happens to
-   * them. Idempotent.
+   * ResumeSchedule lets a paused schedule fire again. The instants of the pause are missed: `misfire` says what happens
+   * to them. Idempotent.
    * Errors: NOT_ADMIN, SCHEDULE_NOT_FOUND.
    *
    * @generated from rpc codeq.v1.ScheduleService.ResumeSchedule
@@ -969,7 +973,7 @@ export const ScheduleService: GenService<{
   /**
    * TriggerSchedule creates a task now, whatever `overlap` says and also if the schedule is paused. A repeated call creates
    * another task.
-   * Errors: NOT_ADMIN, SCHEDULE_NOT_FOUND, TOO_MANY_QUEUES, QUOTA_EXCEEDED, STORAGE_FULL.
+   * Errors: NOT_ADMIN, SCHEDULE_NOT_FOUND, TOO_MANY_QUEUES, QUOTA_EXCEEDED, STORAGE_FULL, POLICY_VIOLATION.
    *
    * @generated from rpc codeq.v1.ScheduleService.TriggerSchedule
    */
@@ -979,10 +983,10 @@ export const ScheduleService: GenService<{
     output: typeof TriggerScheduleResponseSchema;
   },
   /**
-   * BackfillSchedule creates the tasks of past instants, whatever `overlap` says and also if the schedule is paused. An
+   * BackfillSchedule creates the tasks of past instants, whatever `overlap` says and even if the schedule is paused. An
    * instant whose task is still stored is left out, so that a repeated call creates no task twice.
    * Errors: NOT_ADMIN, SCHEDULE_NOT_FOUND, INVALID_FIELD (the range has more than 1000 instants or is not in the past),
-   * TOO_MANY_QUEUES, QUOTA_EXCEEDED, STORAGE_FULL.
+   * TOO_MANY_QUEUES, QUOTA_EXCEEDED, STORAGE_FULL, POLICY_VIOLATION.
    *
    * @generated from rpc codeq.v1.ScheduleService.BackfillSchedule
    */

@@ -87,7 +87,7 @@ export type Subscription = Message<"codeq.v1.Subscription"> & {
   expiresAt?: Timestamp | undefined;
 
   /**
-   * Subject of the token that made it.
+   * Subject of the token that created it.
    *
    * @generated from field: string subject = 10;
    */
@@ -102,7 +102,7 @@ export const SubscriptionSchema: GenMessage<Subscription> = /*@__PURE__*/
   messageDesc(file_codeq_v1_subscription_service, 0);
 
 /**
- * CreateSubscriptionRequest makes a subscription.
+ * CreateSubscriptionRequest creates a subscription.
  *
  * @generated from message codeq.v1.CreateSubscriptionRequest
  */
@@ -398,7 +398,7 @@ export type ListTenantSubscriptionsRequest = Message<"codeq.v1.ListTenantSubscri
   pageToken: string;
 
   /**
-   * Tenant to act on; only an operator may name another one than its token's. Empty: the token's.
+   * Tenant to act on; only an operator may name one other than the token's. Empty: the token's.
    *
    * @generated from field: string tenant = 3;
    */
@@ -454,7 +454,7 @@ export type RemoveTenantSubscriptionRequest = Message<"codeq.v1.RemoveTenantSubs
   id: string;
 
   /**
-   * Tenant to act on; only an operator may name another one than its token's. Empty: the token's.
+   * Tenant to act on; only an operator may name one other than the token's. Empty: the token's.
    *
    * @generated from field: string tenant = 2;
    */
@@ -486,13 +486,13 @@ export const RemoveTenantSubscriptionResponseSchema: GenMessage<RemoveTenantSubs
 /**
  * SubscriptionService lets workers be told over HTTP when work becomes ready, instead of waiting for it in a call. A
  * signal is advice: it may be lost, and the work may be gone before the worker claims. Subscriptions belong to a tenant
- * and are replicated like tasks. A worker acts on those of its tenant whose commands its token allows.
+ * and are replicated like tasks. A worker sees and changes those of its tenant whose commands its token allows.
  *
  * @generated from service codeq.v1.SubscriptionService
  */
 export const SubscriptionService: GenService<{
   /**
-   * CreateSubscription makes a subscription. If work is ready, the first signal follows at once.
+   * CreateSubscription creates a subscription. If work is ready, the first signal follows at once.
    * Errors: INVALID_FIELD, URL_NOT_ALLOWED, COMMAND_NOT_ALLOWED, LIMIT_REACHED (the tenant has 1000 subscriptions).
    *
    * @generated from rpc codeq.v1.SubscriptionService.CreateSubscription
@@ -558,7 +558,7 @@ export const SubscriptionService: GenService<{
     output: typeof ListTenantSubscriptionsResponseSchema;
   },
   /**
-   * RemoveTenantSubscription ends a subscription of the tenant, whoever made it.
+   * RemoveTenantSubscription ends a subscription of the tenant, whoever created it.
    * Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED, SUBSCRIPTION_NOT_FOUND.
    *
    * @generated from rpc codeq.v1.SubscriptionService.RemoveTenantSubscription

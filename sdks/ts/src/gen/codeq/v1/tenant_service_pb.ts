@@ -444,7 +444,7 @@ export const UpdateTenantResponseSchema: GenMessage<UpdateTenantResponse> = /*@_
  */
 export type GetUsageRequest = Message<"codeq.v1.GetUsageRequest"> & {
   /**
-   * Tenant to act on; only an operator may name another one than its token's. Empty: the token's.
+   * Tenant to act on; only an operator may name one other than the token's. Empty: the token's.
    *
    * @generated from field: string tenant = 1;
    */

@@ -15,18 +15,17 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file codeq/v1/topic_service.proto.
  */
 export const file_codeq_v1_topic_service: GenFile = /*@__PURE__*/
-  fileDesc("Chxjb2RlcS92MS90b3BpY19zZXJ2aWNlLnByb3RvEghjb2RlcS52MSK8CQoLUXVldWVQb2xpY3kSLgoOcHJpb3JpdHlfdGllcnMYASADKAVCFrpID5IBDBBAGAEiBhoEGAkoAPi1GAESJQoMbWF4X2F0dGVtcHRzGAIgASgFQgq6SAcaBRjoBygASACIAQESTQoVZGVhZF9sZXR0ZXJfdG9waWNfcmVmGAMgASgJQim6SCZyJBiAATIfXihbQS1aYS16MC05XVtBLVphLXowLTkuXy1dKik/JEgBiAEBEicKEXJldGVudGlvbl9zZWNvbmRzGAQgASgFQge6SAQaAigASAKIAQESJgoNbWF4X2NvbnN1bWVycxgFIAEoBUIKukgHGgUYkE4oAEgDiAEBEigKEGRlZmF1bHRfcHJpb3JpdHkYBiABKAVCCbpIBhoEGAkoAEgEiAEBEjEKG2NvbXBsZXRlZF9yZXRlbnRpb25fc2Vjb25kcxgHIAEoBUIHukgEGgIoAEgFiAEBEi4KGGZhaWxlZF9yZXRlbnRpb25fc2Vjb25kcxgIIAEoBUIHukgEGgIoAEgGiAEBEisKFWRscV9yZXRlbnRpb25fc2Vjb25kcxgJIAEoBUIHukgEGgIoAEgHiAEBEjIKFmRlZmF1bHRfZXhwaXJlX3NlY29uZHMYCyABKAVCDbpIChoIGICGsJYBKABICIgBARIiCgdiYWNrb2ZmGAwgASgLMhEuY29kZXEudjEuQmFja29mZhIrChFwYXlsb2FkX2J5dGVzX21heBgOIAEoBUILukgIGgYYgIBAKABICYgBARIsChNjb25jdXJyZW5jeV9wZXJfa2V5GBAgASgFQgq6SAcaBRiQTigASAqIAQESNQoPcmF0ZV9wZXJfc2Vjb25kGBEgASgBQhe6SBQSEhkAAAAAgIQuQSkAAAAAAAAAAEgLiAEBEiQKCnJhdGVfYnVyc3QYEiABKAVCC7pICBoGGMCEPSgASAyIAQESPQoXcmF0ZV9wZXJfa2V5X3Blcl9zZWNvbmQYEyABKAFCF7pIFBISGQAAAACAhC5BKQAAAAAAAAAASA2IAQESQwoMYXRfa2V5X2xpbWl0GBQgASgJQii6SCVyI1IEd2FpdFIOY2FuY2VsX3J1bm5pbmdSC2Ryb3BfbmV3ZXN0SA6IAQFCDwoNX21heF9hdHRlbXB0c0IYChZfZGVhZF9sZXR0ZXJfdG9waWNfcmVmQhQKEl9yZXRlbnRpb25fc2Vjb25kc0IQCg5fbWF4X2NvbnN1bWVyc0ITChFfZGVmYXVsdF9wcmlvcml0eUIeChxfY29tcGxldGVkX3JldGVudGlvbl9zZWNvbmRzQhsKGV9mYWlsZWRfcmV0ZW50aW9uX3NlY29uZHNCGAoWX2RscV9yZXRlbnRpb25fc2Vjb25kc0IZChdfZGVmYXVsdF9leHBpcmVfc2Vjb25kc0IUChJfcGF5bG9hZF9ieXRlc19tYXhCFgoUX2NvbmN1cnJlbmN5X3Blcl9rZXlCEgoQX3JhdGVfcGVyX3NlY29uZEINCgtfcmF0ZV9idXJzdEIaChhfcmF0ZV9wZXJfa2V5X3Blcl9zZWNvbmRCDwoNX2F0X2tleV9saW1pdEoECAoQC0oECA0QDkoECA8QECLfAQoHQmFja29mZhJZCgZwb2xpY3kYASABKAlCRLpIQXI/UgVmaXhlZFIGbGluZWFyUgtleHBvbmVudGlhbFIQZXhwX2VxdWFsX2ppdHRlclIPZXhwX2Z1bGxfaml0dGVySACIAQESJgoMYmFzZV9zZWNvbmRzGAIgASgFQgu6SAgaBhjA0QIoAEgBiAEBEiUKC21heF9zZWNvbmRzGAMgASgFQgu6SAgaBhjA0QIoAEgCiAEBQgkKB19wb2xpY3lCDwoNX2Jhc2Vfc2Vjb25kc0IOCgxfbWF4X3NlY29uZHMi+gEKBVRvcGljEhAKCHRvcGljX2lkGAEgASgJEhEKCXRlbmFudF9pZBgCIAEoCRISCgp0b3BpY19uYW1lGAMgASgJEiUKBnBvbGljeRgEIAEoCzIVLmNvZGVxLnYxLlF1ZXVlUG9saWN5Eg8KB3ZlcnNpb24YBSABKAMSLgoKY3JlYXRlZF9hdBgGIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLgoKdXBkYXRlZF9hdBgHIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASFAoHY3JlYXRlZBgIIAEoCEgAiAEBQgoKCF9jcmVhdGVkIqsBCg9QdXRUb3BpY1JlcXVlc3QSOQoHY29tbWFuZBgBIAEoCUIoukglciMQARiAATIcXltBLVphLXowLTldW0EtWmEtejAtOS5fLV0qJBIlCgZwb2xpY3kYAiABKAsyFS5jb2RlcS52MS5RdWV1ZVBvbGljeRI2CgZ0ZW5hbnQYAyABKAlCJrpIH3IdGD8yGV4oW2Etel1bYS16MC05LV17MSw2Mn0pPySYthgBIjIKEFB1dFRvcGljUmVzcG9uc2USHgoFdG9waWMYASABKAsyDy5jb2RlcS52MS5Ub3BpYyKEAQoPR2V0VG9waWNSZXF1ZXN0EjkKB2NvbW1hbmQYASABKAlCKLpIJXIjEAEYgAEyHF5bQS1aYS16MC05XVtBLVphLXowLTkuXy1dKiQSNgoGdGVuYW50GAIgASgJQia6SB9yHRg/MhleKFthLXpdW2EtejAtOS1dezEsNjJ9KT8kmLYYASIyChBHZXRUb3BpY1Jlc3BvbnNlEh4KBXRvcGljGAEgASgLMg8uY29kZXEudjEuVG9waWMiiAEKEUxpc3RUb3BpY3NSZXF1ZXN0Eh0KCXBhZ2Vfc2l6ZRgBIAEoBUIKukgHGgUY9AMoABIcCgpwYWdlX3Rva2VuGAIgASgJQgi6SAVyAxiAAhI2CgZ0ZW5hbnQYAyABKAlCJrpIH3IdGD8yGV4oW2Etel1bYS16MC05LV17MSw2Mn0pPySYthgBIk4KEkxpc3RUb3BpY3NSZXNwb25zZRIfCgZ0b3BpY3MYASADKAsyDy5jb2RlcS52MS5Ub3BpYxIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkirwEKEkRlbGV0ZVRvcGljUmVxdWVzdBI5Cgdjb21tYW5kGAEgASgJQii6SCVyIxABGIABMhxeW0EtWmEtejAtOV1bQS1aYS16MC05Ll8tXSokEiYKD2RlbGV0aW9uX3BvbGljeRgCIAEoCUINukgKcghSBkRlbGV0ZRI2CgZ0ZW5hbnQYAyABKAlCJrpIH3IdGD8yGV4oW2Etel1bYS16MC05LV17MSw2Mn0pPySYthgBIhUKE0RlbGV0ZVRvcGljUmVzcG9uc2UykAQKDFRvcGljU2VydmljZRKSAQoIUHV0VG9waWMSGS5jb2RlcS52MS5QdXRUb3BpY1JlcXVlc3QaGi5jb2RlcS52MS5QdXRUb3BpY1Jlc3BvbnNlIk+KtRgCCASStRgOGgwKB2NyZWF0ZWQQyQGC0+STAjE6BnBvbGljeWIFdG9waWMaIC92MS9jb2RlcS9hZG1pbi90b3BpY3Mve2NvbW1hbmR9EngKCEdldFRvcGljEhkuY29kZXEudjEuR2V0VG9waWNSZXF1ZXN0GhouY29kZXEudjEuR2V0VG9waWNSZXNwb25zZSI1irUYAggGgtPkkwIpYgV0b3BpYxIgL3YxL2NvZGVxL2FkbWluL3RvcGljcy97Y29tbWFuZH0SbQoKTGlzdFRvcGljcxIbLmNvZGVxLnYxLkxpc3RUb3BpY3NSZXF1ZXN0GhwuY29kZXEudjEuTGlzdFRvcGljc1Jlc3BvbnNlIiSKtRgCCAaC0+STAhgSFi92MS9jb2RlcS9hZG1pbi90b3BpY3MSgQEKC0RlbGV0ZVRvcGljEhwuY29kZXEudjEuRGVsZXRlVG9waWNSZXF1ZXN0Gh0uY29kZXEudjEuRGVsZXRlVG9waWNSZXNwb25zZSI1irUYAggEkrUYAxDMAYLT5JMCIiogL3YxL2NvZGVxL2FkbWluL3RvcGljcy97Y29tbWFuZH1CPlo8Z2l0aHViLmNvbS9vc3ZhbGRvYW5kcmFkZS9jb2RlcS9zZGtzL2dvL2dlbi9jb2RlcS92MTtjb2RlcXYxYgZwcm90bzM", [file_buf_validate_validate, file_codeq_options_v1_options, file_google_api_annotations, file_google_protobuf_timestamp]);
+  fileDesc("Chxjb2RlcS92MS90b3BpY19zZXJ2aWNlLnByb3RvEghjb2RlcS52MSLVDQoLUXVldWVQb2xpY3kSLgoOcHJpb3JpdHlfdGllcnMYASADKAVCFrpID5IBDBBAGAEiBhoEGAkoAPi1GAESJQoMbWF4X2F0dGVtcHRzGAIgASgFQgq6SAcaBRjoBygASACIAQESTQoVZGVhZF9sZXR0ZXJfdG9waWNfcmVmGAMgASgJQim6SCZyJBiAATIfXihbQS1aYS16MC05XVtBLVphLXowLTkuXy1dKik/JEgBiAEBEicKEXJldGVudGlvbl9zZWNvbmRzGAQgASgFQge6SAQaAigASAKIAQESJgoNbWF4X2NvbnN1bWVycxgFIAEoBUIKukgHGgUYkE4oAEgDiAEBEigKEGRlZmF1bHRfcHJpb3JpdHkYBiABKAVCCbpIBhoEGAkoAEgEiAEBEjEKG2NvbXBsZXRlZF9yZXRlbnRpb25fc2Vjb25kcxgHIAEoBUIHukgEGgIoAEgFiAEBEi4KGGZhaWxlZF9yZXRlbnRpb25fc2Vjb25kcxgIIAEoBUIHukgEGgIoAEgGiAEBEisKFWRscV9yZXRlbnRpb25fc2Vjb25kcxgJIAEoBUIHukgEGgIoAEgHiAEBEi8KFWRlZmF1bHRfbGVhc2Vfc2Vjb25kcxgKIAEoBUILukgIGgYYwNECKABICIgBARIyChZkZWZhdWx0X2V4cGlyZV9zZWNvbmRzGAsgASgFQg26SAoaCBiAhrCWASgASAmIAQESIgoHYmFja29mZhgMIAEoCzIRLmNvZGVxLnYxLkJhY2tvZmYSkgEKB3dlYmhvb2sYDSABKAlCfLpIKnIoGIAQMiNeKFtIaF1bVHRdW1R0XVtQcF1bU3NdPzovL1shLX5dKyk/JJC2GAGithhHYW4gaHR0cCBvciBodHRwcyBVUkwgaW4gcHJpbnRhYmxlIEFTQ0lJLCBhcyBpbiBodHRwczovL2V4YW1wbGUuY29tL3BhdGhICogBARIrChFwYXlsb2FkX2J5dGVzX21heBgOIAEoBUILukgIGgYYgIBAKABIC4gBARIqCg5wYXlsb2FkX3NjaGVtYRgPIAEoDEINukgGegQYgIAB2LUYAUgMiAEBEiwKE2NvbmN1cnJlbmN5X3Blcl9rZXkYECABKAVCCrpIBxoFGJBOKABIDYgBARI1Cg9yYXRlX3Blcl9zZWNvbmQYESABKAFCF7pIFBISGQAAAACAhC5BKQAAAAAAAAAASA6IAQESJAoKcmF0ZV9idXJzdBgSIAEoBUILukgIGgYYwIQ9KABID4gBARI9ChdyYXRlX3Blcl9rZXlfcGVyX3NlY29uZBgTIAEoAUIXukgUEhIZAAAAAICELkEpAAAAAAAAAABIEIgBARJDCgxhdF9rZXlfbGltaXQYFCABKAlCKLpIJXIjUgR3YWl0Ug5jYW5jZWxfcnVubmluZ1ILZHJvcF9uZXdlc3RIEYgBARJBChRjb25jdXJyZW5jeV9rZXlfcGF0aBgVIAEoCUIeukgbchkYgAIyFF4oLyhbXn4vXXx+WzAxXSkqKSokSBKIAQESOgoNcmF0ZV9rZXlfcGF0aBgWIAEoCUIeukgbchkYgAIyFF4oLyhbXn4vXXx+WzAxXSkqKSokSBOIAQESPgoRb3JkZXJpbmdfa2V5X3BhdGgYFyABKAlCHrpIG3IZGIACMhReKC8oW15+L118flswMV0pKikqJEgUiAEBQg8KDV9tYXhfYXR0ZW1wdHNCGAoWX2RlYWRfbGV0dGVyX3RvcGljX3JlZkIUChJfcmV0ZW50aW9uX3NlY29uZHNCEAoOX21heF9jb25zdW1lcnNCEwoRX2RlZmF1bHRfcHJpb3JpdHlCHgocX2NvbXBsZXRlZF9yZXRlbnRpb25fc2Vjb25kc0IbChlfZmFpbGVkX3JldGVudGlvbl9zZWNvbmRzQhgKFl9kbHFfcmV0ZW50aW9uX3NlY29uZHNCGAoWX2RlZmF1bHRfbGVhc2Vfc2Vjb25kc0IZChdfZGVmYXVsdF9leHBpcmVfc2Vjb25kc0IKCghfd2ViaG9va0IUChJfcGF5bG9hZF9ieXRlc19tYXhCEQoPX3BheWxvYWRfc2NoZW1hQhYKFF9jb25jdXJyZW5jeV9wZXJfa2V5QhIKEF9yYXRlX3Blcl9zZWNvbmRCDQoLX3JhdGVfYnVyc3RCGgoYX3JhdGVfcGVyX2tleV9wZXJfc2Vjb25kQg8KDV9hdF9rZXlfbGltaXRCFwoVX2NvbmN1cnJlbmN5X2tleV9wYXRoQhAKDl9yYXRlX2tleV9wYXRoQhQKEl9vcmRlcmluZ19rZXlfcGF0aCLfAQoHQmFja29mZhJZCgZwb2xpY3kYASABKAlCRLpIQXI/UgVmaXhlZFIGbGluZWFyUgtleHBvbmVudGlhbFIQZXhwX2VxdWFsX2ppdHRlclIPZXhwX2Z1bGxfaml0dGVySACIAQESJgoMYmFzZV9zZWNvbmRzGAIgASgFQgu6SAgaBhjA0QIoAEgBiAEBEiUKC21heF9zZWNvbmRzGAMgASgFQgu6SAgaBhjA0QIoAEgCiAEBQgkKB19wb2xpY3lCDwoNX2Jhc2Vfc2Vjb25kc0IOCgxfbWF4X3NlY29uZHMi+gEKBVRvcGljEhAKCHRvcGljX2lkGAEgASgJEhEKCXRlbmFudF9pZBgCIAEoCRISCgp0b3BpY19uYW1lGAMgASgJEiUKBnBvbGljeRgEIAEoCzIVLmNvZGVxLnYxLlF1ZXVlUG9saWN5Eg8KB3ZlcnNpb24YBSABKAMSLgoKY3JlYXRlZF9hdBgGIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLgoKdXBkYXRlZF9hdBgHIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASFAoHY3JlYXRlZBgIIAEoCEgAiAEBQgoKCF9jcmVhdGVkIqsBCg9QdXRUb3BpY1JlcXVlc3QSOQoHY29tbWFuZBgBIAEoCUIoukglciMQARiAATIcXltBLVphLXowLTldW0EtWmEtejAtOS5fLV0qJBIlCgZwb2xpY3kYAiABKAsyFS5jb2RlcS52MS5RdWV1ZVBvbGljeRI2CgZ0ZW5hbnQYAyABKAlCJrpIH3IdGD8yGV4oW2Etel1bYS16MC05LV17MSw2Mn0pPySYthgBIjIKEFB1dFRvcGljUmVzcG9uc2USHgoFdG9waWMYASABKAsyDy5jb2RlcS52MS5Ub3BpYyKEAQoPR2V0VG9waWNSZXF1ZXN0EjkKB2NvbW1hbmQYASABKAlCKLpIJXIjEAEYgAEyHF5bQS1aYS16MC05XVtBLVphLXowLTkuXy1dKiQSNgoGdGVuYW50GAIgASgJQia6SB9yHRg/MhleKFthLXpdW2EtejAtOS1dezEsNjJ9KT8kmLYYASIyChBHZXRUb3BpY1Jlc3BvbnNlEh4KBXRvcGljGAEgASgLMg8uY29kZXEudjEuVG9waWMiiAEKEUxpc3RUb3BpY3NSZXF1ZXN0Eh0KCXBhZ2Vfc2l6ZRgBIAEoBUIKukgHGgUY9AMoABIcCgpwYWdlX3Rva2VuGAIgASgJQgi6SAVyAxiAAhI2CgZ0ZW5hbnQYAyABKAlCJrpIH3IdGD8yGV4oW2Etel1bYS16MC05LV17MSw2Mn0pPySYthgBIk4KEkxpc3RUb3BpY3NSZXNwb25zZRIfCgZ0b3BpY3MYASADKAsyDy5jb2RlcS52MS5Ub3BpYxIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkirwEKEkRlbGV0ZVRvcGljUmVxdWVzdBI5Cgdjb21tYW5kGAEgASgJQii6SCVyIxABGIABMhxeW0EtWmEtejAtOV1bQS1aYS16MC05Ll8tXSokEiYKD2RlbGV0aW9uX3BvbGljeRgCIAEoCUINukgKcghSBkRlbGV0ZRI2CgZ0ZW5hbnQYAyABKAlCJrpIH3IdGD8yGV4oW2Etel1bYS16MC05LV17MSw2Mn0pPySYthgBIhUKE0RlbGV0ZVRvcGljUmVzcG9uc2UykAQKDFRvcGljU2VydmljZRKSAQoIUHV0VG9waWMSGS5jb2RlcS52MS5QdXRUb3BpY1JlcXVlc3QaGi5jb2RlcS52MS5QdXRUb3BpY1Jlc3BvbnNlIk+KtRgCCASStRgOGgwKB2NyZWF0ZWQQyQGC0+STAjE6BnBvbGljeWIFdG9waWMaIC92MS9jb2RlcS9hZG1pbi90b3BpY3Mve2NvbW1hbmR9EngKCEdldFRvcGljEhkuY29kZXEudjEuR2V0VG9waWNSZXF1ZXN0GhouY29kZXEudjEuR2V0VG9waWNSZXNwb25zZSI1irUYAggGgtPkkwIpYgV0b3BpYxIgL3YxL2NvZGVxL2FkbWluL3RvcGljcy97Y29tbWFuZH0SbQoKTGlzdFRvcGljcxIbLmNvZGVxLnYxLkxpc3RUb3BpY3NSZXF1ZXN0GhwuY29kZXEudjEuTGlzdFRvcGljc1Jlc3BvbnNlIiSKtRgCCAaC0+STAhgSFi92MS9jb2RlcS9hZG1pbi90b3BpY3MSgQEKC0RlbGV0ZVRvcGljEhwuY29kZXEudjEuRGVsZXRlVG9waWNSZXF1ZXN0Gh0uY29kZXEudjEuRGVsZXRlVG9waWNSZXNwb25zZSI1irUYAggEkrUYAxDMAYLT5JMCIiogL3YxL2NvZGVxL2FkbWluL3RvcGljcy97Y29tbWFuZH1CPlo8Z2l0aHViLmNvbS9vc3ZhbGRvYW5kcmFkZS9jb2RlcS9zZGtzL2dvL2dlbi9jb2RlcS92MTtjb2RlcXYxYgZwcm90bzM", [file_buf_validate_validate, file_codeq_options_v1_options, file_google_api_annotations, file_google_protobuf_timestamp]);
 
 /**
- * QueuePolicy says how a queue treats its tasks. The server's defaults apply in place of absent fields, and of numbers
- * that are 0.
+ * QueuePolicy says how a queue treats its tasks. The server's defaults apply where a field is absent or a number is 0.
  *
  * @generated from message codeq.v1.QueuePolicy
  */
 export type QueuePolicy = Message<"codeq.v1.QueuePolicy"> & {
   /**
-   * Priorities that tasks may have: up to 10 different ones, 0 to 9. Empty: all. A longer list is INVALID_POLICY, as any
-   * other mistake; only one of more than 64 items is INVALID_FIELD.
+   * Priorities that tasks may have: up to 10 different ones, 0 to 9. Empty: all. A longer list
+   * fails with INVALID_POLICY, like any other mistake; only one of more than 64 items fails with INVALID_FIELD.
    *
    * @generated from field: repeated int32 priority_tiers = 1;
    */
@@ -34,7 +33,7 @@ export type QueuePolicy = Message<"codeq.v1.QueuePolicy"> & {
 
   /**
    * Maximum deliveries of a task, 1 to 1000: the default of tasks that name none, and the most that a task may ask for.
-   * Counts for tasks created from now on.
+   * Applies to tasks created from now on.
    *
    * @generated from field: optional int32 max_attempts = 2;
    */
@@ -42,14 +41,14 @@ export type QueuePolicy = Message<"codeq.v1.QueuePolicy"> & {
 
   /**
    * Command that gets a new task, with the payload and the history of the old one, for each task that goes to the
-   * dead-letter queue. Another command; the dead-letter topics of that one must not lead back.
+   * dead-letter queue. It must be another command, whose own dead-letter topics do not lead back to this one.
    *
    * @generated from field: optional string dead_letter_topic_ref = 3;
    */
   deadLetterTopicRef?: string | undefined;
 
   /**
-   * Seconds for which ended tasks are kept, 1 to 2147483647. Counts for tasks that end from now on.
+   * Seconds for which ended tasks are kept, 1 to 2147483647. Applies to tasks that end from now on.
    *
    * @generated from field: optional int32 retention_seconds = 4;
    */
@@ -64,8 +63,8 @@ export type QueuePolicy = Message<"codeq.v1.QueuePolicy"> & {
   maxConsumers?: number | undefined;
 
   /**
-   * Priority of tasks created with priority 0, or none; one of the tiers. Cannot be combined with a tier 0, which no task
-   * could then have.
+   * Priority of tasks created with priority 0, or none; one of the tiers. Cannot be combined with a tier 0, which no
+   * task could then have.
    *
    * @generated from field: optional int32 default_priority = 6;
    */
@@ -93,6 +92,13 @@ export type QueuePolicy = Message<"codeq.v1.QueuePolicy"> & {
   dlqRetentionSeconds?: number | undefined;
 
   /**
+   * Seconds of the leases of claims and worker streams that name no length, 1 to 43200. Applies to deliveries from now on.
+   *
+   * @generated from field: optional int32 default_lease_seconds = 10;
+   */
+  defaultLeaseSeconds?: number | undefined;
+
+  /**
    * expire_seconds of tasks that name none, up to 315360000 (10 years).
    *
    * @generated from field: optional int32 default_expire_seconds = 11;
@@ -107,6 +113,14 @@ export type QueuePolicy = Message<"codeq.v1.QueuePolicy"> & {
   backoff?: Backoff | undefined;
 
   /**
+   * URL to which the ends of tasks that name no webhook are reported, in the form of TaskSpec.webhook. Applies to tasks
+   * created from now on. A URL that the server may not call is rejected with URL_NOT_ALLOWED.
+   *
+   * @generated from field: optional string webhook = 13;
+   */
+  webhook?: string | undefined;
+
+  /**
    * Largest payload in bytes, up to 1048576.
    *
    * @generated from field: optional int32 payload_bytes_max = 14;
@@ -114,8 +128,16 @@ export type QueuePolicy = Message<"codeq.v1.QueuePolicy"> & {
   payloadBytesMax?: number | undefined;
 
   /**
-   * Most tasks with the same concurrency_key that may be leased at a time, 1 to 10000. A raised limit lets waiting tasks
-   * through at once; a lower one admits none until enough deliveries have ended.
+   * JSON Schema (2020-12) that payloads must fit: a JSON object of at most 16 KiB, whose references begin with "#/" and
+   * form no loop. Applies to tasks created from now on.
+   *
+   * @generated from field: optional bytes payload_schema = 15;
+   */
+  payloadSchema?: Uint8Array | undefined;
+
+  /**
+   * Most tasks with the same concurrency_key that may be leased at a time, 1 to 10000. A raised limit lets waiting
+   * tasks through at once; a lower one admits none until enough deliveries have ended.
    *
    * @generated from field: optional int32 concurrency_per_key = 16;
    */
@@ -129,7 +151,8 @@ export type QueuePolicy = Message<"codeq.v1.QueuePolicy"> & {
   ratePerSecond?: number | undefined;
 
   /**
-   * Deliveries at once, of the queue and of a rate_key, after a pause: 1 to 1000000. Absent or 0: as many as in a second.
+   * Deliveries at once, of the queue and of a rate_key, after a pause: 1 to 1000000. Absent or 0: as many as in a
+   * second.
    *
    * @generated from field: optional int32 rate_burst = 18;
    */
@@ -143,13 +166,37 @@ export type QueuePolicy = Message<"codeq.v1.QueuePolicy"> & {
   ratePerKeyPerSecond?: number | undefined;
 
   /**
-   * What happens to a task that a claim meets while its concurrency_key is at the limit: it waits (wait), the task of the
-   * key that was leased first is cancelled in its favour (cancel_running), or it ends as CANCELLED (drop_newest).
+   * What happens to a task that a claim meets while its concurrency_key is at the limit: it waits (wait), the task of
+   * the key that was leased first is cancelled in its favour (cancel_running), or it ends as CANCELLED (drop_newest).
    * Absent: wait.
    *
    * @generated from field: optional string at_key_limit = 20;
    */
   atKeyLimit?: string | undefined;
+
+  /**
+   * concurrency_key of tasks that name none: a JSON pointer (RFC 6901) into the payload, up to 256 characters, such as
+   * /customer/id. Empty: none.
+   *
+   * @generated from field: optional string concurrency_key_path = 21;
+   */
+  concurrencyKeyPath?: string | undefined;
+
+  /**
+   * rate_key of tasks that name none: a JSON pointer (RFC 6901) into the payload, up to 256 characters, such as
+   * /customer/id. Empty: none.
+   *
+   * @generated from field: optional string rate_key_path = 22;
+   */
+  rateKeyPath?: string | undefined;
+
+  /**
+   * ordering_key of tasks that name none: a JSON pointer (RFC 6901) into the payload, up to 256 characters, such as
+   * /customer/id. Empty: none.
+   *
+   * @generated from field: optional string ordering_key_path = 23;
+   */
+  orderingKeyPath?: string | undefined;
 };
 
 /**
@@ -286,7 +333,7 @@ export type PutTopicRequest = Message<"codeq.v1.PutTopicRequest"> & {
   policy?: QueuePolicy | undefined;
 
   /**
-   * Tenant to act on; only an operator may name another one than its token's. Empty: the token's.
+   * Tenant to act on; only an operator may name one other than the token's. Empty: the token's.
    *
    * @generated from field: string tenant = 3;
    */
@@ -335,7 +382,7 @@ export type GetTopicRequest = Message<"codeq.v1.GetTopicRequest"> & {
   command: string;
 
   /**
-   * Tenant to act on; only an operator may name another one than its token's. Empty: the token's.
+   * Tenant to act on; only an operator may name one other than the token's. Empty: the token's.
    *
    * @generated from field: string tenant = 2;
    */
@@ -391,7 +438,7 @@ export type ListTopicsRequest = Message<"codeq.v1.ListTopicsRequest"> & {
   pageToken: string;
 
   /**
-   * Tenant to act on; only an operator may name another one than its token's. Empty: the token's.
+   * Tenant to act on; only an operator may name one other than the token's. Empty: the token's.
    *
    * @generated from field: string tenant = 3;
    */
@@ -454,7 +501,7 @@ export type DeleteTopicRequest = Message<"codeq.v1.DeleteTopicRequest"> & {
   deletionPolicy: string;
 
   /**
-   * Tenant to act on; only an operator may name another one than its token's. Empty: the token's.
+   * Tenant to act on; only an operator may name one other than the token's. Empty: the token's.
    *
    * @generated from field: string tenant = 3;
    */
@@ -486,7 +533,7 @@ export const DeleteTopicResponseSchema: GenMessage<DeleteTopicResponse> = /*@__P
 /**
  * TopicService manages the policies of queues. A topic is the policy of one command of a tenant; the queue itself need
  * not exist. Policies are enforced, replicated like tasks, and take effect at once.
- * Every RPC may also fail with NOT_OPERATOR if it names another tenant than the token's, and COMMAND_NOT_ALLOWED.
+ * Every RPC may also fail with NOT_OPERATOR if it names a tenant other than the token's, and COMMAND_NOT_ALLOWED.
  *
  * @generated from service codeq.v1.TopicService
  */
@@ -494,7 +541,8 @@ export const TopicService: GenService<{
   /**
    * PutTopic sets the whole policy of a command: limits that the policy does not name no longer apply. A new topic has
    * version 1, a changed one the next version, and an unchanged one keeps its version.
-   * Errors: NOT_ADMIN, INVALID_POLICY (names the field), LIMIT_REACHED (the tenant has 10000 topics).
+   * Errors: NOT_ADMIN, INVALID_POLICY (names the field), URL_NOT_ALLOWED (the webhook leads where the server may not go),
+   * LIMIT_REACHED (the tenant has 10000 topics).
    *
    * @generated from rpc codeq.v1.TopicService.PutTopic
    */

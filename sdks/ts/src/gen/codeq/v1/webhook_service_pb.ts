@@ -17,7 +17,49 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file codeq/v1/webhook_service.proto.
  */
 export const file_codeq_v1_webhook_service: GenFile = /*@__PURE__*/
-  fileDesc("Ch5jb2RlcS92MS93ZWJob29rX3NlcnZpY2UucHJvdG8SCGNvZGVxLnYxIm0KD0NhbGxiYWNrQXR0ZW1wdBImCgJhdBgBIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASDgoGc3RhdHVzGAIgASgFEhMKC2R1cmF0aW9uX21zGAMgASgDEg0KBWVycm9yGAQgASgJIsoCCghDYWxsYmFjaxITCgtkZWxpdmVyeV9pZBgBIAEoCRIPCgd0YXNrX2lkGAIgASgJEiQKBnN0YXR1cxgDIAEoDjIULmNvZGVxLnYxLlRhc2tTdGF0dXMSMAoMY29tcGxldGVkX2F0GAQgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIWCgN1cmwYBSABKAlCBJC2GAFIAIgBARImCgVzdGF0ZRgGIAEoDjIXLmNvZGVxLnYxLkNhbGxiYWNrU3RhdGUSFgoOYXR0ZW1wdHNfdG90YWwYByABKAUSMwoPbmV4dF9hdHRlbXB0X2F0GAggASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIrCghhdHRlbXB0cxgJIAMoCzIZLmNvZGVxLnYxLkNhbGxiYWNrQXR0ZW1wdEIGCgRfdXJsIjYKGExpc3RUYXNrQ2FsbGJhY2tzUmVxdWVzdBIaCgd0YXNrX2lkGAEgASgJQgm6SAZyBBABGEAiQgoZTGlzdFRhc2tDYWxsYmFja3NSZXNwb25zZRIlCgljYWxsYmFja3MYASADKAsyEi5jb2RlcS52MS5DYWxsYmFjayLaAQoUTGlzdENhbGxiYWNrc1JlcXVlc3QSGwoHY29tbWFuZBgBIAEoCUIKukgHcgUQARiAARIwCgVzdGF0ZRgCIAEoDjIXLmNvZGVxLnYxLkNhbGxiYWNrU3RhdGVCCLpIBYIBAhABEh0KCXBhZ2Vfc2l6ZRgDIAEoBUIKukgHGgUY9AMoABIcCgpwYWdlX3Rva2VuGAQgASgJQgi6SAVyAxiAAhI2CgZ0ZW5hbnQYBSABKAlCJrpIH3IdGD8yGV4oW2Etel1bYS16MC05LV17MSw2Mn0pPySYthgBIm0KFUxpc3RDYWxsYmFja3NSZXNwb25zZRIlCgljYWxsYmFja3MYASADKAsyEi5jb2RlcS52MS5DYWxsYmFjaxIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkSFAoMcGF1c2VkX2hvc3RzGAMgAygJIm8KGVJldHJ5VGFza0NhbGxiYWNrc1JlcXVlc3QSGgoHdGFza19pZBgBIAEoCUIJukgGcgQQARhAEjYKBnRlbmFudBgCIAEoCUImukgfch0YPzIZXihbYS16XVthLXowLTktXXsxLDYyfSk/JJi2GAEiLQoaUmV0cnlUYXNrQ2FsbGJhY2tzUmVzcG9uc2USDwoHcmV0cmllZBgBIAEoAyLcAQoVUmV0cnlDYWxsYmFja3NSZXF1ZXN0EhsKB2NvbW1hbmQYASABKAlCCrpIB3IFEAEYgAESKAoEZnJvbRgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASJgoCdG8YAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhwKCnBhZ2VfdG9rZW4YBCABKAlCCLpIBXIDGIACEjYKBnRlbmFudBgFIAEoCUImukgfch0YPzIZXihbYS16XVthLXowLTktXXsxLDYyfSk/JJi2GAEiQgoWUmV0cnlDYWxsYmFja3NSZXNwb25zZRIPCgdyZXRyaWVkGAEgASgDEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSJoCg5XZWJob29rU2VjcmV0cxIQCghlbmRwb2ludBgBIAEoCRIUCgxmaW5nZXJwcmludHMYAiADKAkSLgoKY2hhbmdlZF9hdBgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAizQEKGFB1dFdlYmhvb2tTZWNyZXRzUmVxdWVzdBI/CghlbmRwb2ludBgBIAEoCUItukgqcigYgBAyI14oW0hoXVtUdF1bVHRdW1BwXVtTc10/Oi8vWyEtfl0rKT8kEjgKB3NlY3JldHMYAiADKAlCJ7pIJJIBIQgBEAIiG3IZEBAYgAEyEl5bIS1+XSsoIFshLX5dKykqJBI2CgZ0ZW5hbnQYAyABKAlCJrpIH3IdGD8yGV4oW2Etel1bYS16MC05LV17MSw2Mn0pPySYthgBIkYKGVB1dFdlYmhvb2tTZWNyZXRzUmVzcG9uc2USKQoHc2VjcmV0cxgBIAEoCzIYLmNvZGVxLnYxLldlYmhvb2tTZWNyZXRzIlIKGEdldFdlYmhvb2tTZWNyZXRzUmVxdWVzdBI2CgZ0ZW5hbnQYASABKAlCJrpIH3IdGD8yGV4oW2Etel1bYS16MC05LV17MSw2Mn0pPySYthgBIkgKGUdldFdlYmhvb2tTZWNyZXRzUmVzcG9uc2USKwoJZW5kcG9pbnRzGAEgAygLMhguY29kZXEudjEuV2ViaG9va1NlY3JldHMilgEKG0RlbGV0ZVdlYmhvb2tTZWNyZXRzUmVxdWVzdBI/CghlbmRwb2ludBgBIAEoCUItukgqcigYgBAyI14oW0hoXVtUdF1bVHRdW1BwXVtTc10/Oi8vWyEtfl0rKT8kEjYKBnRlbmFudBgCIAEoCUImukgfch0YPzIZXihbYS16XVthLXowLTktXXsxLDYyfSk/JJi2GAEiHgocRGVsZXRlV2ViaG9va1NlY3JldHNSZXNwb25zZSKkAQoUUGF1c2VXZWJob29rc1JlcXVlc3QSVAoEaG9zdBgBIAEoCUJGukhDckEYhAIyPF4oW2EtejAtOS5fLV0rfFxbWzAtOWEtZjouXStcXXxbMC05YS1mOi5dKyk6WzEtOV1bMC05XXswLDR9JBI2CgZ0ZW5hbnQYAiABKAlCJrpIH3IdGD8yGV4oW2Etel1bYS16MC05LV17MSw2Mn0pPySYthgBIi0KFVBhdXNlV2ViaG9va3NSZXNwb25zZRIUCgxwYXVzZWRfaG9zdHMYASADKAkipQEKFVJlc3VtZVdlYmhvb2tzUmVxdWVzdBJUCgRob3N0GAEgASgJQka6SENyQRiEAjI8XihbYS16MC05Ll8tXSt8XFtbMC05YS1mOi5dK1xdfFswLTlhLWY6Ll0rKTpbMS05XVswLTldezAsNH0kEjYKBnRlbmFudBgCIAEoCUImukgfch0YPzIZXihbYS16XVthLXowLTktXXsxLDYyfSk/JJi2GAEiLgoWUmVzdW1lV2ViaG9va3NSZXNwb25zZRIUCgxwYXVzZWRfaG9zdHMYASADKAkihwEKElRlc3RXZWJob29rUmVxdWVzdBI5CgN1cmwYASABKAlCLLpIKXInEAEYgBAyIF5bSGhdW1R0XVtUdF1bUHBdW1NzXT86Ly9bIS1+XSskEjYKBnRlbmFudBgCIAEoCUImukgfch0YPzIZXihbYS16XVthLXowLTktXXsxLDYyfSk/JJi2GAEiWgoTVGVzdFdlYmhvb2tSZXNwb25zZRIOCgZzdGF0dXMYASABKAUSDQoFZXJyb3IYAiABKAkSEwoLZHVyYXRpb25fbXMYAyABKAMSDwoHZXhjZXJwdBgEIAEoCSqFAQoNQ2FsbGJhY2tTdGF0ZRIeChpDQUxMQkFDS19TVEFURV9VTlNQRUNJRklFRBAAEhoKFkNBTExCQUNLX1NUQVRFX1BFTkRJTkcQARIcChhDQUxMQkFDS19TVEFURV9ERUxJVkVSRUQQAhIaChZDQUxMQkFDS19TVEFURV9HQVZFX1VQEAMyiQsKDldlYmhvb2tTZXJ2aWNlEo4BChFMaXN0VGFza0NhbGxiYWNrcxIiLmNvZGVxLnYxLkxpc3RUYXNrQ2FsbGJhY2tzUmVxdWVzdBojLmNvZGVxLnYxLkxpc3RUYXNrQ2FsbGJhY2tzUmVzcG9uc2UiMIq1GAIIA4LT5JMCJBIiL3YxL2NvZGVxL3Rhc2tzL3t0YXNrX2lkfS93ZWJob29rcxJ4Cg1MaXN0Q2FsbGJhY2tzEh4uY29kZXEudjEuTGlzdENhbGxiYWNrc1JlcXVlc3QaHy5jb2RlcS52MS5MaXN0Q2FsbGJhY2tzUmVzcG9uc2UiJoq1GAIIBoLT5JMCGhIYL3YxL2NvZGVxL2FkbWluL3dlYmhvb2tzEpoBChJSZXRyeVRhc2tDYWxsYmFja3MSIy5jb2RlcS52MS5SZXRyeVRhc2tDYWxsYmFja3NSZXF1ZXN0GiQuY29kZXEudjEuUmV0cnlUYXNrQ2FsbGJhY2tzUmVzcG9uc2UiOYq1GAIIBILT5JMCLToBKiIoL3YxL2NvZGVxL3Rhc2tzL3t0YXNrX2lkfS93ZWJob29rcy9yZXRyeRKEAQoOUmV0cnlDYWxsYmFja3MSHy5jb2RlcS52MS5SZXRyeUNhbGxiYWNrc1JlcXVlc3QaIC5jb2RlcS52MS5SZXRyeUNhbGxiYWNrc1Jlc3BvbnNlIi+KtRgCCASC0+STAiM6ASoiHi92MS9jb2RlcS9hZG1pbi93ZWJob29rcy9yZXRyeRKYAQoRUHV0V2ViaG9va1NlY3JldHMSIi5jb2RlcS52MS5QdXRXZWJob29rU2VjcmV0c1JlcXVlc3QaIy5jb2RlcS52MS5QdXRXZWJob29rU2VjcmV0c1Jlc3BvbnNlIjqKtRgCCASC0+STAi46ASpiB3NlY3JldHMaIC92MS9jb2RlcS9hZG1pbi93ZWJob29rcy9zZWNyZXRzEowBChFHZXRXZWJob29rU2VjcmV0cxIiLmNvZGVxLnYxLkdldFdlYmhvb2tTZWNyZXRzUmVxdWVzdBojLmNvZGVxLnYxLkdldFdlYmhvb2tTZWNyZXRzUmVzcG9uc2UiLoq1GAIIBILT5JMCIhIgL3YxL2NvZGVxL2FkbWluL3dlYmhvb2tzL3NlY3JldHMSlQEKFERlbGV0ZVdlYmhvb2tTZWNyZXRzEiUuY29kZXEudjEuRGVsZXRlV2ViaG9va1NlY3JldHNSZXF1ZXN0GiYuY29kZXEudjEuRGVsZXRlV2ViaG9va1NlY3JldHNSZXNwb25zZSIuirUYAggEgtPkkwIiKiAvdjEvY29kZXEvYWRtaW4vd2ViaG9va3Mvc2VjcmV0cxKBAQoNUGF1c2VXZWJob29rcxIeLmNvZGVxLnYxLlBhdXNlV2ViaG9va3NSZXF1ZXN0Gh8uY29kZXEudjEuUGF1c2VXZWJob29rc1Jlc3BvbnNlIi+KtRgCCASC0+STAiM6ASoiHi92MS9jb2RlcS9hZG1pbi93ZWJob29rcy9wYXVzZRKFAQoOUmVzdW1lV2ViaG9va3MSHy5jb2RlcS52MS5SZXN1bWVXZWJob29rc1JlcXVlc3QaIC5jb2RlcS52MS5SZXN1bWVXZWJob29rc1Jlc3BvbnNlIjCKtRgCCASC0+STAiQ6ASoiHy92MS9jb2RlcS9hZG1pbi93ZWJob29rcy9yZXN1bWUSegoLVGVzdFdlYmhvb2sSHC5jb2RlcS52MS5UZXN0V2ViaG9va1JlcXVlc3QaHS5jb2RlcS52MS5UZXN0V2ViaG9va1Jlc3BvbnNlIi6KtRgCCASC0+STAiI6ASoiHS92MS9jb2RlcS9hZG1pbi93ZWJob29rcy90ZXN0Qj5aPGdpdGh1Yi5jb20vb3N2YWxkb2FuZHJhZGUvY29kZXEvc2Rrcy9nby9nZW4vY29kZXEvdjE7Y29kZXF2MWIGcHJvdG8z", [file_buf_validate_validate, file_codeq_options_v1_options, file_codeq_v1_task, file_google_api_annotations, file_google_protobuf_timestamp]);
+  fileDesc("Ch5jb2RlcS92MS93ZWJob29rX3NlcnZpY2UucHJvdG8SCGNvZGVxLnYxIpIBCghIZWxkSG9zdBIMCgRob3N0GAEgASgJEiIKBnJlYXNvbhgCIAEoDjISLmNvZGVxLnYxLkhvc3RIb2xkEikKBXNpbmNlGAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIpCgV1bnRpbBgEIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAibQoPQ2FsbGJhY2tBdHRlbXB0EiYKAmF0GAEgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIOCgZzdGF0dXMYAiABKAUSEwoLZHVyYXRpb25fbXMYAyABKAMSDQoFZXJyb3IYBCABKAkiygIKCENhbGxiYWNrEhMKC2RlbGl2ZXJ5X2lkGAEgASgJEg8KB3Rhc2tfaWQYAiABKAkSJAoGc3RhdHVzGAMgASgOMhQuY29kZXEudjEuVGFza1N0YXR1cxIwCgxjb21wbGV0ZWRfYXQYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhYKA3VybBgFIAEoCUIEkLYYAUgAiAEBEiYKBXN0YXRlGAYgASgOMhcuY29kZXEudjEuQ2FsbGJhY2tTdGF0ZRIWCg5hdHRlbXB0c190b3RhbBgHIAEoBRIzCg9uZXh0X2F0dGVtcHRfYXQYCCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEisKCGF0dGVtcHRzGAkgAygLMhkuY29kZXEudjEuQ2FsbGJhY2tBdHRlbXB0QgYKBF91cmwiNgoYTGlzdFRhc2tDYWxsYmFja3NSZXF1ZXN0EhoKB3Rhc2tfaWQYASABKAlCCbpIBnIEEAEYQCJCChlMaXN0VGFza0NhbGxiYWNrc1Jlc3BvbnNlEiUKCWNhbGxiYWNrcxgBIAMoCzISLmNvZGVxLnYxLkNhbGxiYWNrItoBChRMaXN0Q2FsbGJhY2tzUmVxdWVzdBIbCgdjb21tYW5kGAEgASgJQgq6SAdyBRABGIABEjAKBXN0YXRlGAIgASgOMhcuY29kZXEudjEuQ2FsbGJhY2tTdGF0ZUIIukgFggECEAESHQoJcGFnZV9zaXplGAMgASgFQgq6SAcaBRj0AygAEhwKCnBhZ2VfdG9rZW4YBCABKAlCCLpIBXIDGIAgEjYKBnRlbmFudBgFIAEoCUImukgfch0YPzIZXihbYS16XVthLXowLTktXXsxLDYyfSk/JJi2GAEilQEKFUxpc3RDYWxsYmFja3NSZXNwb25zZRIlCgljYWxsYmFja3MYASADKAsyEi5jb2RlcS52MS5DYWxsYmFjaxIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkSFAoMcGF1c2VkX2hvc3RzGAMgAygJEiYKCmhlbGRfaG9zdHMYBCADKAsyEi5jb2RlcS52MS5IZWxkSG9zdCJvChlSZXRyeVRhc2tDYWxsYmFja3NSZXF1ZXN0EhoKB3Rhc2tfaWQYASABKAlCCbpIBnIEEAEYQBI2CgZ0ZW5hbnQYAiABKAlCJrpIH3IdGD8yGV4oW2Etel1bYS16MC05LV17MSw2Mn0pPySYthgBIi0KGlJldHJ5VGFza0NhbGxiYWNrc1Jlc3BvbnNlEg8KB3JldHJpZWQYASABKAMi3AEKFVJldHJ5Q2FsbGJhY2tzUmVxdWVzdBIbCgdjb21tYW5kGAEgASgJQgq6SAdyBRABGIABEigKBGZyb20YAiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEiYKAnRvGAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIcCgpwYWdlX3Rva2VuGAQgASgJQgi6SAVyAxiAAhI2CgZ0ZW5hbnQYBSABKAlCJrpIH3IdGD8yGV4oW2Etel1bYS16MC05LV17MSw2Mn0pPySYthgBIkIKFlJldHJ5Q2FsbGJhY2tzUmVzcG9uc2USDwoHcmV0cmllZBgBIAEoAxIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkiaAoOV2ViaG9va1NlY3JldHMSEAoIZW5kcG9pbnQYASABKAkSFAoMZmluZ2VycHJpbnRzGAIgAygJEi4KCmNoYW5nZWRfYXQYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIpkCChhQdXRXZWJob29rU2VjcmV0c1JlcXVlc3QSigEKCGVuZHBvaW50GAEgASgJQni6SCpyKBiAEDIjXihbSGhdW1R0XVtUdF1bUHBdW1NzXT86Ly9bIS1+XSspPySithhHYW4gaHR0cCBvciBodHRwcyBVUkwgaW4gcHJpbnRhYmxlIEFTQ0lJLCBhcyBpbiBodHRwczovL2V4YW1wbGUuY29tL3BhdGgSOAoHc2VjcmV0cxgCIAMoCUInukgkkgEhCAEQAiIbchkQEBiAATISXlshLX5dKyggWyEtfl0rKSokEjYKBnRlbmFudBgDIAEoCUImukgfch0YPzIZXihbYS16XVthLXowLTktXXsxLDYyfSk/JJi2GAEiRgoZUHV0V2ViaG9va1NlY3JldHNSZXNwb25zZRIpCgdzZWNyZXRzGAEgASgLMhguY29kZXEudjEuV2ViaG9va1NlY3JldHMiUgoYR2V0V2ViaG9va1NlY3JldHNSZXF1ZXN0EjYKBnRlbmFudBgBIAEoCUImukgfch0YPzIZXihbYS16XVthLXowLTktXXsxLDYyfSk/JJi2GAEiSAoZR2V0V2ViaG9va1NlY3JldHNSZXNwb25zZRIrCgllbmRwb2ludHMYASADKAsyGC5jb2RlcS52MS5XZWJob29rU2VjcmV0cyLiAQobRGVsZXRlV2ViaG9va1NlY3JldHNSZXF1ZXN0EooBCghlbmRwb2ludBgBIAEoCUJ4ukgqcigYgBAyI14oW0hoXVtUdF1bVHRdW1BwXVtTc10/Oi8vWyEtfl0rKT8korYYR2FuIGh0dHAgb3IgaHR0cHMgVVJMIGluIHByaW50YWJsZSBBU0NJSSwgYXMgaW4gaHR0cHM6Ly9leGFtcGxlLmNvbS9wYXRoEjYKBnRlbmFudBgCIAEoCUImukgfch0YPzIZXihbYS16XVthLXowLTktXXsxLDYyfSk/JJi2GAEiHgocRGVsZXRlV2ViaG9va1NlY3JldHNSZXNwb25zZSLRAQoUUGF1c2VXZWJob29rc1JlcXVlc3QSgAEKBGhvc3QYASABKAlCcrpIN3I1GIQCMjBeKFthLXowLTkuXy1dK3xcW1swLTlhLWY6Ll0rXF0pOlsxLTldWzAtOV17MCw0fSSithg0aG9zdDpwb3J0IGluIGxvd2VyIGNhc2UsIGFzIGluIGhvb2tzLmV4YW1wbGUuY29tOjQ0MxI2CgZ0ZW5hbnQYAiABKAlCJrpIH3IdGD8yGV4oW2Etel1bYS16MC05LV17MSw2Mn0pPySYthgBIi0KFVBhdXNlV2ViaG9va3NSZXNwb25zZRIUCgxwYXVzZWRfaG9zdHMYASADKAki0gEKFVJlc3VtZVdlYmhvb2tzUmVxdWVzdBKAAQoEaG9zdBgBIAEoCUJyukg3cjUYhAIyMF4oW2EtejAtOS5fLV0rfFxbWzAtOWEtZjouXStcXSk6WzEtOV1bMC05XXswLDR9JKK2GDRob3N0OnBvcnQgaW4gbG93ZXIgY2FzZSwgYXMgaW4gaG9va3MuZXhhbXBsZS5jb206NDQzEjYKBnRlbmFudBgCIAEoCUImukgfch0YPzIZXihbYS16XVthLXowLTktXXsxLDYyfSk/JJi2GAEiLgoWUmVzdW1lV2ViaG9va3NSZXNwb25zZRIUCgxwYXVzZWRfaG9zdHMYASADKAki0wEKElRlc3RXZWJob29rUmVxdWVzdBKEAQoDdXJsGAEgASgJQne6SClyJxABGIAQMiBeW0hoXVtUdF1bVHRdW1BwXVtTc10/Oi8vWyEtfl0rJKK2GEdhbiBodHRwIG9yIGh0dHBzIFVSTCBpbiBwcmludGFibGUgQVNDSUksIGFzIGluIGh0dHBzOi8vZXhhbXBsZS5jb20vcGF0aBI2CgZ0ZW5hbnQYAiABKAlCJrpIH3IdGD8yGV4oW2Etel1bYS16MC05LV17MSw2Mn0pPySYthgBIloKE1Rlc3RXZWJob29rUmVzcG9uc2USDgoGc3RhdHVzGAEgASgFEg0KBWVycm9yGAIgASgJEhMKC2R1cmF0aW9uX21zGAMgASgDEg8KB2V4Y2VycHQYBCABKAkqhQEKDUNhbGxiYWNrU3RhdGUSHgoaQ0FMTEJBQ0tfU1RBVEVfVU5TUEVDSUZJRUQQABIaChZDQUxMQkFDS19TVEFURV9QRU5ESU5HEAESHAoYQ0FMTEJBQ0tfU1RBVEVfREVMSVZFUkVEEAISGgoWQ0FMTEJBQ0tfU1RBVEVfR0FWRV9VUBADKmoKCEhvc3RIb2xkEhkKFUhPU1RfSE9MRF9VTlNQRUNJRklFRBAAEhQKEEhPU1RfSE9MRF9QQVVTRUQQARIWChJIT1NUX0hPTERfRElTQUJMRUQQAhIVChFIT1NUX0hPTERfRkFJTElORxADMokLCg5XZWJob29rU2VydmljZRKOAQoRTGlzdFRhc2tDYWxsYmFja3MSIi5jb2RlcS52MS5MaXN0VGFza0NhbGxiYWNrc1JlcXVlc3QaIy5jb2RlcS52MS5MaXN0VGFza0NhbGxiYWNrc1Jlc3BvbnNlIjCKtRgCCAOC0+STAiQSIi92MS9jb2RlcS90YXNrcy97dGFza19pZH0vd2ViaG9va3MSeAoNTGlzdENhbGxiYWNrcxIeLmNvZGVxLnYxLkxpc3RDYWxsYmFja3NSZXF1ZXN0Gh8uY29kZXEudjEuTGlzdENhbGxiYWNrc1Jlc3BvbnNlIiaKtRgCCAaC0+STAhoSGC92MS9jb2RlcS9hZG1pbi93ZWJob29rcxKaAQoSUmV0cnlUYXNrQ2FsbGJhY2tzEiMuY29kZXEudjEuUmV0cnlUYXNrQ2FsbGJhY2tzUmVxdWVzdBokLmNvZGVxLnYxLlJldHJ5VGFza0NhbGxiYWNrc1Jlc3BvbnNlIjmKtRgCCASC0+STAi06ASoiKC92MS9jb2RlcS90YXNrcy97dGFza19pZH0vd2ViaG9va3MvcmV0cnkShAEKDlJldHJ5Q2FsbGJhY2tzEh8uY29kZXEudjEuUmV0cnlDYWxsYmFja3NSZXF1ZXN0GiAuY29kZXEudjEuUmV0cnlDYWxsYmFja3NSZXNwb25zZSIvirUYAggEgtPkkwIjOgEqIh4vdjEvY29kZXEvYWRtaW4vd2ViaG9va3MvcmV0cnkSmAEKEVB1dFdlYmhvb2tTZWNyZXRzEiIuY29kZXEudjEuUHV0V2ViaG9va1NlY3JldHNSZXF1ZXN0GiMuY29kZXEudjEuUHV0V2ViaG9va1NlY3JldHNSZXNwb25zZSI6irUYAggEgtPkkwIuOgEqYgdzZWNyZXRzGiAvdjEvY29kZXEvYWRtaW4vd2ViaG9va3Mvc2VjcmV0cxKMAQoRR2V0V2ViaG9va1NlY3JldHMSIi5jb2RlcS52MS5HZXRXZWJob29rU2VjcmV0c1JlcXVlc3QaIy5jb2RlcS52MS5HZXRXZWJob29rU2VjcmV0c1Jlc3BvbnNlIi6KtRgCCASC0+STAiISIC92MS9jb2RlcS9hZG1pbi93ZWJob29rcy9zZWNyZXRzEpUBChREZWxldGVXZWJob29rU2VjcmV0cxIlLmNvZGVxLnYxLkRlbGV0ZVdlYmhvb2tTZWNyZXRzUmVxdWVzdBomLmNvZGVxLnYxLkRlbGV0ZVdlYmhvb2tTZWNyZXRzUmVzcG9uc2UiLoq1GAIIBILT5JMCIiogL3YxL2NvZGVxL2FkbWluL3dlYmhvb2tzL3NlY3JldHMSgQEKDVBhdXNlV2ViaG9va3MSHi5jb2RlcS52MS5QYXVzZVdlYmhvb2tzUmVxdWVzdBofLmNvZGVxLnYxLlBhdXNlV2ViaG9va3NSZXNwb25zZSIvirUYAggEgtPkkwIjOgEqIh4vdjEvY29kZXEvYWRtaW4vd2ViaG9va3MvcGF1c2UShQEKDlJlc3VtZVdlYmhvb2tzEh8uY29kZXEudjEuUmVzdW1lV2ViaG9va3NSZXF1ZXN0GiAuY29kZXEudjEuUmVzdW1lV2ViaG9va3NSZXNwb25zZSIwirUYAggEgtPkkwIkOgEqIh8vdjEvY29kZXEvYWRtaW4vd2ViaG9va3MvcmVzdW1lEnoKC1Rlc3RXZWJob29rEhwuY29kZXEudjEuVGVzdFdlYmhvb2tSZXF1ZXN0Gh0uY29kZXEudjEuVGVzdFdlYmhvb2tSZXNwb25zZSIuirUYAggEgtPkkwIiOgEqIh0vdjEvY29kZXEvYWRtaW4vd2ViaG9va3MvdGVzdEI+WjxnaXRodWIuY29tL29zdmFsZG9hbmRyYWRlL2NvZGVxL3Nka3MvZ28vZ2VuL2NvZGVxL3YxO2NvZGVxdjFiBnByb3RvMw", [file_buf_validate_validate, file_codeq_options_v1_options, file_codeq_v1_task, file_google_api_annotations, file_google_protobuf_timestamp]);
+
+/**
+ * HeldHost is a host that gets no callbacks at the moment.
+ *
+ * @generated from message codeq.v1.HeldHost
+ */
+export type HeldHost = Message<"codeq.v1.HeldHost"> & {
+  /**
+   * Host and port, as in hooks.example.com:443.
+   *
+   * @generated from field: string host = 1;
+   */
+  host: string;
+
+  /**
+   * Reason.
+   *
+   * @generated from field: codeq.v1.HostHold reason = 2;
+   */
+  reason: HostHold;
+
+  /**
+   * Time since which it has been paused. Set unless it is FAILING.
+   *
+   * @generated from field: google.protobuf.Timestamp since = 3;
+   */
+  since?: Timestamp | undefined;
+
+  /**
+   * Time of the next attempt. Set if it is FAILING.
+   *
+   * @generated from field: google.protobuf.Timestamp until = 4;
+   */
+  until?: Timestamp | undefined;
+};
+
+/**
+ * Describes the message codeq.v1.HeldHost.
+ * Use `create(HeldHostSchema)` to create a new message.
+ */
+export const HeldHostSchema: GenMessage<HeldHost> = /*@__PURE__*/
+  messageDesc(file_codeq_v1_webhook_service, 0);
 
 /**
  * CallbackAttempt is an attempt to deliver a callback.
@@ -47,7 +89,7 @@ export type CallbackAttempt = Message<"codeq.v1.CallbackAttempt"> & {
   durationMs: bigint;
 
   /**
-   * Reason for which there was no answer, at most 256 characters.
+   * Why there was no answer, at most 256 characters.
    *
    * @generated from field: string error = 4;
    */
@@ -59,7 +101,7 @@ export type CallbackAttempt = Message<"codeq.v1.CallbackAttempt"> & {
  * Use `create(CallbackAttemptSchema)` to create a new message.
  */
 export const CallbackAttemptSchema: GenMessage<CallbackAttempt> = /*@__PURE__*/
-  messageDesc(file_codeq_v1_webhook_service, 0);
+  messageDesc(file_codeq_v1_webhook_service, 1);
 
 /**
  * Callback is the report of a task's end to the task's webhook.
@@ -136,7 +178,7 @@ export type Callback = Message<"codeq.v1.Callback"> & {
  * Use `create(CallbackSchema)` to create a new message.
  */
 export const CallbackSchema: GenMessage<Callback> = /*@__PURE__*/
-  messageDesc(file_codeq_v1_webhook_service, 1);
+  messageDesc(file_codeq_v1_webhook_service, 2);
 
 /**
  * ListTaskCallbacksRequest reads the callbacks of a task.
@@ -157,7 +199,7 @@ export type ListTaskCallbacksRequest = Message<"codeq.v1.ListTaskCallbacksReques
  * Use `create(ListTaskCallbacksRequestSchema)` to create a new message.
  */
 export const ListTaskCallbacksRequestSchema: GenMessage<ListTaskCallbacksRequest> = /*@__PURE__*/
-  messageDesc(file_codeq_v1_webhook_service, 2);
+  messageDesc(file_codeq_v1_webhook_service, 3);
 
 /**
  * ListTaskCallbacksResponse returns the callbacks.
@@ -178,7 +220,7 @@ export type ListTaskCallbacksResponse = Message<"codeq.v1.ListTaskCallbacksRespo
  * Use `create(ListTaskCallbacksResponseSchema)` to create a new message.
  */
 export const ListTaskCallbacksResponseSchema: GenMessage<ListTaskCallbacksResponse> = /*@__PURE__*/
-  messageDesc(file_codeq_v1_webhook_service, 3);
+  messageDesc(file_codeq_v1_webhook_service, 4);
 
 /**
  * ListCallbacksRequest reads a page of the callbacks of a command.
@@ -215,7 +257,7 @@ export type ListCallbacksRequest = Message<"codeq.v1.ListCallbacksRequest"> & {
   pageToken: string;
 
   /**
-   * Tenant to act on; only an operator may name another one than its token's. Empty: the token's.
+   * Tenant to act on; only an operator may name one other than the token's. Empty: the token's.
    *
    * @generated from field: string tenant = 5;
    */
@@ -227,7 +269,7 @@ export type ListCallbacksRequest = Message<"codeq.v1.ListCallbacksRequest"> & {
  * Use `create(ListCallbacksRequestSchema)` to create a new message.
  */
 export const ListCallbacksRequestSchema: GenMessage<ListCallbacksRequest> = /*@__PURE__*/
-  messageDesc(file_codeq_v1_webhook_service, 4);
+  messageDesc(file_codeq_v1_webhook_service, 5);
 
 /**
  * ListCallbacksResponse is a page of callbacks.
@@ -250,11 +292,18 @@ export type ListCallbacksResponse = Message<"codeq.v1.ListCallbacksResponse"> & 
   nextPageToken: string;
 
   /**
-   * Hosts whose callbacks the tenant has paused.
+   * Hosts whose callbacks are paused.
    *
    * @generated from field: repeated string paused_hosts = 3;
    */
   pausedHosts: string[];
+
+  /**
+   * Hosts that get no callbacks at the moment: those that are paused, and those of these callbacks that keep failing.
+   *
+   * @generated from field: repeated codeq.v1.HeldHost held_hosts = 4;
+   */
+  heldHosts: HeldHost[];
 };
 
 /**
@@ -262,7 +311,7 @@ export type ListCallbacksResponse = Message<"codeq.v1.ListCallbacksResponse"> & 
  * Use `create(ListCallbacksResponseSchema)` to create a new message.
  */
 export const ListCallbacksResponseSchema: GenMessage<ListCallbacksResponse> = /*@__PURE__*/
-  messageDesc(file_codeq_v1_webhook_service, 5);
+  messageDesc(file_codeq_v1_webhook_service, 6);
 
 /**
  * RetryTaskCallbacksRequest attempts the callbacks of a task at once.
@@ -278,7 +327,7 @@ export type RetryTaskCallbacksRequest = Message<"codeq.v1.RetryTaskCallbacksRequ
   taskId: string;
 
   /**
-   * Tenant to act on; only an operator may name another one than its token's. Empty: the token's.
+   * Tenant to act on; only an operator may name one other than the token's. Empty: the token's.
    *
    * @generated from field: string tenant = 2;
    */
@@ -290,7 +339,7 @@ export type RetryTaskCallbacksRequest = Message<"codeq.v1.RetryTaskCallbacksRequ
  * Use `create(RetryTaskCallbacksRequestSchema)` to create a new message.
  */
 export const RetryTaskCallbacksRequestSchema: GenMessage<RetryTaskCallbacksRequest> = /*@__PURE__*/
-  messageDesc(file_codeq_v1_webhook_service, 6);
+  messageDesc(file_codeq_v1_webhook_service, 7);
 
 /**
  * RetryTaskCallbacksResponse tells what was done.
@@ -299,7 +348,7 @@ export const RetryTaskCallbacksRequestSchema: GenMessage<RetryTaskCallbacksReque
  */
 export type RetryTaskCallbacksResponse = Message<"codeq.v1.RetryTaskCallbacksResponse"> & {
   /**
-   * Number of callbacks that are attempted.
+   * Number of callbacks that will be attempted.
    *
    * @generated from field: int64 retried = 1;
    */
@@ -311,7 +360,7 @@ export type RetryTaskCallbacksResponse = Message<"codeq.v1.RetryTaskCallbacksRes
  * Use `create(RetryTaskCallbacksResponseSchema)` to create a new message.
  */
 export const RetryTaskCallbacksResponseSchema: GenMessage<RetryTaskCallbacksResponse> = /*@__PURE__*/
-  messageDesc(file_codeq_v1_webhook_service, 7);
+  messageDesc(file_codeq_v1_webhook_service, 8);
 
 /**
  * RetryCallbacksRequest attempts callbacks of a command at once.
@@ -348,7 +397,7 @@ export type RetryCallbacksRequest = Message<"codeq.v1.RetryCallbacksRequest"> & 
   pageToken: string;
 
   /**
-   * Tenant to act on; only an operator may name another one than its token's. Empty: the token's.
+   * Tenant to act on; only an operator may name one other than the token's. Empty: the token's.
    *
    * @generated from field: string tenant = 5;
    */
@@ -360,7 +409,7 @@ export type RetryCallbacksRequest = Message<"codeq.v1.RetryCallbacksRequest"> & 
  * Use `create(RetryCallbacksRequestSchema)` to create a new message.
  */
 export const RetryCallbacksRequestSchema: GenMessage<RetryCallbacksRequest> = /*@__PURE__*/
-  messageDesc(file_codeq_v1_webhook_service, 8);
+  messageDesc(file_codeq_v1_webhook_service, 9);
 
 /**
  * RetryCallbacksResponse tells what was done.
@@ -369,14 +418,14 @@ export const RetryCallbacksRequestSchema: GenMessage<RetryCallbacksRequest> = /*
  */
 export type RetryCallbacksResponse = Message<"codeq.v1.RetryCallbacksResponse"> & {
   /**
-   * Number of callbacks that are attempted.
+   * Number of callbacks that will be attempted.
    *
    * @generated from field: int64 retried = 1;
    */
   retried: bigint;
 
   /**
-   * Token to continue with. Empty if all callbacks were examined.
+   * Token of the next page. Empty if all callbacks were examined.
    *
    * @generated from field: string next_page_token = 2;
    */
@@ -388,10 +437,10 @@ export type RetryCallbacksResponse = Message<"codeq.v1.RetryCallbacksResponse"> 
  * Use `create(RetryCallbacksResponseSchema)` to create a new message.
  */
 export const RetryCallbacksResponseSchema: GenMessage<RetryCallbacksResponse> = /*@__PURE__*/
-  messageDesc(file_codeq_v1_webhook_service, 9);
+  messageDesc(file_codeq_v1_webhook_service, 10);
 
 /**
- * WebhookSecrets tells which secrets there are for an endpoint, without the secrets.
+ * WebhookSecrets shows the secrets of an endpoint by their fingerprints.
  *
  * @generated from message codeq.v1.WebhookSecrets
  */
@@ -423,7 +472,7 @@ export type WebhookSecrets = Message<"codeq.v1.WebhookSecrets"> & {
  * Use `create(WebhookSecretsSchema)` to create a new message.
  */
 export const WebhookSecretsSchema: GenMessage<WebhookSecrets> = /*@__PURE__*/
-  messageDesc(file_codeq_v1_webhook_service, 10);
+  messageDesc(file_codeq_v1_webhook_service, 11);
 
 /**
  * PutWebhookSecretsRequest sets secrets.
@@ -432,7 +481,7 @@ export const WebhookSecretsSchema: GenMessage<WebhookSecrets> = /*@__PURE__*/
  */
 export type PutWebhookSecretsRequest = Message<"codeq.v1.PutWebhookSecretsRequest"> & {
   /**
-   * URL without query and fragment, as the webhooks have it. Empty: all endpoints without secrets of their own.
+   * URL without query and fragment, spelled as in the webhooks. Empty: all endpoints without secrets of their own.
    *
    * @generated from field: string endpoint = 1;
    */
@@ -440,14 +489,15 @@ export type PutWebhookSecretsRequest = Message<"codeq.v1.PutWebhookSecretsReques
 
   /**
    * One or two secrets of 16 to 128 printable ASCII characters, newest first. The newest signs X-CodeQ-Signature, both sign
-   * webhook-signature. A secret that begins with whsec_ is base64 after that, as Standard Webhooks has it.
+   * webhook-signature. A secret that begins with whsec_ must be base64 with padding after that, as Standard Webhooks has
+   * it: webhook-signature is made with the decoded key, X-CodeQ-Signature with the text as it is.
    *
    * @generated from field: repeated string secrets = 2;
    */
   secrets: string[];
 
   /**
-   * Tenant to act on; only an operator may name another one than its token's. Empty: the token's.
+   * Tenant to act on; only an operator may name one other than the token's. Empty: the token's.
    *
    * @generated from field: string tenant = 3;
    */
@@ -459,7 +509,7 @@ export type PutWebhookSecretsRequest = Message<"codeq.v1.PutWebhookSecretsReques
  * Use `create(PutWebhookSecretsRequestSchema)` to create a new message.
  */
 export const PutWebhookSecretsRequestSchema: GenMessage<PutWebhookSecretsRequest> = /*@__PURE__*/
-  messageDesc(file_codeq_v1_webhook_service, 11);
+  messageDesc(file_codeq_v1_webhook_service, 12);
 
 /**
  * PutWebhookSecretsResponse returns what is set now.
@@ -480,16 +530,16 @@ export type PutWebhookSecretsResponse = Message<"codeq.v1.PutWebhookSecretsRespo
  * Use `create(PutWebhookSecretsResponseSchema)` to create a new message.
  */
 export const PutWebhookSecretsResponseSchema: GenMessage<PutWebhookSecretsResponse> = /*@__PURE__*/
-  messageDesc(file_codeq_v1_webhook_service, 12);
+  messageDesc(file_codeq_v1_webhook_service, 13);
 
 /**
- * GetWebhookSecretsRequest reads for which endpoints there are secrets.
+ * GetWebhookSecretsRequest reads which endpoints have secrets.
  *
  * @generated from message codeq.v1.GetWebhookSecretsRequest
  */
 export type GetWebhookSecretsRequest = Message<"codeq.v1.GetWebhookSecretsRequest"> & {
   /**
-   * Tenant to act on; only an operator may name another one than its token's. Empty: the token's.
+   * Tenant to act on; only an operator may name one other than the token's. Empty: the token's.
    *
    * @generated from field: string tenant = 1;
    */
@@ -501,10 +551,10 @@ export type GetWebhookSecretsRequest = Message<"codeq.v1.GetWebhookSecretsReques
  * Use `create(GetWebhookSecretsRequestSchema)` to create a new message.
  */
 export const GetWebhookSecretsRequestSchema: GenMessage<GetWebhookSecretsRequest> = /*@__PURE__*/
-  messageDesc(file_codeq_v1_webhook_service, 13);
+  messageDesc(file_codeq_v1_webhook_service, 14);
 
 /**
- * GetWebhookSecretsResponse returns them.
+ * GetWebhookSecretsResponse lists the endpoints that have secrets.
  *
  * @generated from message codeq.v1.GetWebhookSecretsResponse
  */
@@ -522,7 +572,7 @@ export type GetWebhookSecretsResponse = Message<"codeq.v1.GetWebhookSecretsRespo
  * Use `create(GetWebhookSecretsResponseSchema)` to create a new message.
  */
 export const GetWebhookSecretsResponseSchema: GenMessage<GetWebhookSecretsResponse> = /*@__PURE__*/
-  messageDesc(file_codeq_v1_webhook_service, 14);
+  messageDesc(file_codeq_v1_webhook_service, 15);
 
 /**
  * DeleteWebhookSecretsRequest removes secrets.
@@ -538,7 +588,7 @@ export type DeleteWebhookSecretsRequest = Message<"codeq.v1.DeleteWebhookSecrets
   endpoint: string;
 
   /**
-   * Tenant to act on; only an operator may name another one than its token's. Empty: the token's.
+   * Tenant to act on; only an operator may name one other than the token's. Empty: the token's.
    *
    * @generated from field: string tenant = 2;
    */
@@ -550,7 +600,7 @@ export type DeleteWebhookSecretsRequest = Message<"codeq.v1.DeleteWebhookSecrets
  * Use `create(DeleteWebhookSecretsRequestSchema)` to create a new message.
  */
 export const DeleteWebhookSecretsRequestSchema: GenMessage<DeleteWebhookSecretsRequest> = /*@__PURE__*/
-  messageDesc(file_codeq_v1_webhook_service, 15);
+  messageDesc(file_codeq_v1_webhook_service, 16);
 
 /**
  * DeleteWebhookSecretsResponse confirms that there are none.
@@ -565,7 +615,7 @@ export type DeleteWebhookSecretsResponse = Message<"codeq.v1.DeleteWebhookSecret
  * Use `create(DeleteWebhookSecretsResponseSchema)` to create a new message.
  */
 export const DeleteWebhookSecretsResponseSchema: GenMessage<DeleteWebhookSecretsResponse> = /*@__PURE__*/
-  messageDesc(file_codeq_v1_webhook_service, 16);
+  messageDesc(file_codeq_v1_webhook_service, 17);
 
 /**
  * PauseWebhooksRequest pauses a host.
@@ -581,7 +631,7 @@ export type PauseWebhooksRequest = Message<"codeq.v1.PauseWebhooksRequest"> & {
   host: string;
 
   /**
-   * Tenant to act on; only an operator may name another one than its token's. Empty: the token's.
+   * Tenant to act on; only an operator may name one other than the token's. Empty: the token's.
    *
    * @generated from field: string tenant = 2;
    */
@@ -593,7 +643,7 @@ export type PauseWebhooksRequest = Message<"codeq.v1.PauseWebhooksRequest"> & {
  * Use `create(PauseWebhooksRequestSchema)` to create a new message.
  */
 export const PauseWebhooksRequestSchema: GenMessage<PauseWebhooksRequest> = /*@__PURE__*/
-  messageDesc(file_codeq_v1_webhook_service, 17);
+  messageDesc(file_codeq_v1_webhook_service, 18);
 
 /**
  * PauseWebhooksResponse returns the state after the change.
@@ -614,7 +664,7 @@ export type PauseWebhooksResponse = Message<"codeq.v1.PauseWebhooksResponse"> & 
  * Use `create(PauseWebhooksResponseSchema)` to create a new message.
  */
 export const PauseWebhooksResponseSchema: GenMessage<PauseWebhooksResponse> = /*@__PURE__*/
-  messageDesc(file_codeq_v1_webhook_service, 18);
+  messageDesc(file_codeq_v1_webhook_service, 19);
 
 /**
  * ResumeWebhooksRequest resumes a host.
@@ -630,7 +680,7 @@ export type ResumeWebhooksRequest = Message<"codeq.v1.ResumeWebhooksRequest"> & 
   host: string;
 
   /**
-   * Tenant to act on; only an operator may name another one than its token's. Empty: the token's.
+   * Tenant to act on; only an operator may name one other than the token's. Empty: the token's.
    *
    * @generated from field: string tenant = 2;
    */
@@ -642,7 +692,7 @@ export type ResumeWebhooksRequest = Message<"codeq.v1.ResumeWebhooksRequest"> & 
  * Use `create(ResumeWebhooksRequestSchema)` to create a new message.
  */
 export const ResumeWebhooksRequestSchema: GenMessage<ResumeWebhooksRequest> = /*@__PURE__*/
-  messageDesc(file_codeq_v1_webhook_service, 19);
+  messageDesc(file_codeq_v1_webhook_service, 20);
 
 /**
  * ResumeWebhooksResponse returns the state after the change.
@@ -663,7 +713,7 @@ export type ResumeWebhooksResponse = Message<"codeq.v1.ResumeWebhooksResponse"> 
  * Use `create(ResumeWebhooksResponseSchema)` to create a new message.
  */
 export const ResumeWebhooksResponseSchema: GenMessage<ResumeWebhooksResponse> = /*@__PURE__*/
-  messageDesc(file_codeq_v1_webhook_service, 20);
+  messageDesc(file_codeq_v1_webhook_service, 21);
 
 /**
  * TestWebhookRequest tests an endpoint.
@@ -679,7 +729,7 @@ export type TestWebhookRequest = Message<"codeq.v1.TestWebhookRequest"> & {
   url: string;
 
   /**
-   * Tenant to act on; only an operator may name another one than its token's. Empty: the token's.
+   * Tenant to act on; only an operator may name one other than the token's. Empty: the token's.
    *
    * @generated from field: string tenant = 2;
    */
@@ -691,7 +741,7 @@ export type TestWebhookRequest = Message<"codeq.v1.TestWebhookRequest"> & {
  * Use `create(TestWebhookRequestSchema)` to create a new message.
  */
 export const TestWebhookRequestSchema: GenMessage<TestWebhookRequest> = /*@__PURE__*/
-  messageDesc(file_codeq_v1_webhook_service, 21);
+  messageDesc(file_codeq_v1_webhook_service, 22);
 
 /**
  * TestWebhookResponse is the answer of the endpoint.
@@ -707,7 +757,7 @@ export type TestWebhookResponse = Message<"codeq.v1.TestWebhookResponse"> & {
   status: number;
 
   /**
-   * Reason for which there was no answer.
+   * Why there was no answer.
    *
    * @generated from field: string error = 2;
    */
@@ -733,7 +783,7 @@ export type TestWebhookResponse = Message<"codeq.v1.TestWebhookResponse"> & {
  * Use `create(TestWebhookResponseSchema)` to create a new message.
  */
 export const TestWebhookResponseSchema: GenMessage<TestWebhookResponse> = /*@__PURE__*/
-  messageDesc(file_codeq_v1_webhook_service, 22);
+  messageDesc(file_codeq_v1_webhook_service, 23);
 
 /**
  * CallbackState is the state of a callback.
@@ -763,7 +813,7 @@ export enum CallbackState {
   DELIVERED = 2,
 
   /**
-   * Refused by the receiver, or accepted in none of the attempts.
+   * Refused by the receiver, or not accepted in any attempt.
    *
    * @generated from enum value: CALLBACK_STATE_GAVE_UP = 3;
    */
@@ -777,9 +827,49 @@ export const CallbackStateSchema: GenEnum<CallbackState> = /*@__PURE__*/
   enumDesc(file_codeq_v1_webhook_service, 0);
 
 /**
- * WebhookService shows and controls callbacks: the reports of ended tasks to their webhooks. An operator names any tenant
- * in the request.
- * Those that name a tenant may also fail with NOT_OPERATOR, if it is another one than the token's.
+ * HostHold is the reason for which a host gets no callbacks at the moment.
+ *
+ * @generated from enum codeq.v1.HostHold
+ */
+export enum HostHold {
+  /**
+   * Never sent.
+   *
+   * @generated from enum value: HOST_HOLD_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED = 0,
+
+  /**
+   * An administrator has paused it.
+   *
+   * @generated from enum value: HOST_HOLD_PAUSED = 1;
+   */
+  PAUSED = 1,
+
+  /**
+   * The server has paused it, because every attempt failed for webhookDisableAfterSeconds.
+   *
+   * @generated from enum value: HOST_HOLD_DISABLED = 2;
+   */
+  DISABLED = 2,
+
+  /**
+   * It keeps failing and is left alone until the next attempt.
+   *
+   * @generated from enum value: HOST_HOLD_FAILING = 3;
+   */
+  FAILING = 3,
+}
+
+/**
+ * Describes the enum codeq.v1.HostHold.
+ */
+export const HostHoldSchema: GenEnum<HostHold> = /*@__PURE__*/
+  enumDesc(file_codeq_v1_webhook_service, 1);
+
+/**
+ * WebhookService shows and controls callbacks, the reports of ended tasks to their webhooks, for the caller's tenant;
+ * an operator may name any tenant in the request.
  *
  * @generated from service codeq.v1.WebhookService
  */
@@ -808,8 +898,8 @@ export const WebhookService: GenService<{
     output: typeof ListCallbacksResponseSchema;
   },
   /**
-   * RetryTaskCallbacks attempts the callbacks of a task at once that were given up or wait. They keep their ids and get
-   * all their retries again.
+   * RetryTaskCallbacks attempts at once the callbacks of a task that were given up or are waiting, also if their host is
+   * left alone because it keeps failing. They keep their ids and get all their retries again.
    * Errors: NOT_ADMIN, NOT_OPERATOR, TASK_NOT_FOUND.
    *
    * @generated from rpc codeq.v1.WebhookService.RetryTaskCallbacks
@@ -820,8 +910,8 @@ export const WebhookService: GenService<{
     output: typeof RetryTaskCallbacksResponseSchema;
   },
   /**
-   * RetryCallbacks attempts the callbacks of a command at once that were given up. They keep their ids and get all their
-   * retries again. A call scans up to 10000 rows, and returns a page token if more callbacks may be left.
+   * RetryCallbacks attempts at once the callbacks of a command that were given up. They keep their ids and get all
+   * their retries again. A call scans up to 10000 rows, and returns a page token if more callbacks may be left.
    * Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED, QUEUE_NOT_FOUND, INVALID_PAGE_TOKEN.
    *
    * @generated from rpc codeq.v1.WebhookService.RetryCallbacks
@@ -834,7 +924,8 @@ export const WebhookService: GenService<{
   /**
    * PutWebhookSecrets sets the secrets that sign requests to an endpoint, or to all endpoints without secrets of their
    * own. Secrets are never returned.
-   * Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED, INVALID_FIELD, LIMIT_REACHED (settings for 1000 endpoints and hosts).
+   * Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED, INVALID_FIELD, LIMIT_REACHED (settings for 1000 endpoints and
+   * hosts).
    *
    * @generated from rpc codeq.v1.WebhookService.PutWebhookSecrets
    */
@@ -844,7 +935,7 @@ export const WebhookService: GenService<{
     output: typeof PutWebhookSecretsResponseSchema;
   },
   /**
-   * GetWebhookSecrets returns for which endpoints there are secrets, with fingerprints of the secrets.
+   * GetWebhookSecrets returns the endpoints that have secrets, with fingerprints of the secrets.
    * Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED.
    *
    * @generated from rpc codeq.v1.WebhookService.GetWebhookSecrets
@@ -867,7 +958,8 @@ export const WebhookService: GenService<{
     output: typeof DeleteWebhookSecretsResponseSchema;
   },
   /**
-   * PauseWebhooks has the tenant's callbacks to a host wait, without counting attempts; tasks are kept meanwhile.
+   * PauseWebhooks makes the tenant's callbacks to a host wait, without counting attempts. Their tasks are kept
+   * meanwhile.
    * Idempotent.
    * Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED, LIMIT_REACHED (settings for 1000 endpoints and hosts).
    *
@@ -879,7 +971,8 @@ export const WebhookService: GenService<{
     output: typeof PauseWebhooksResponseSchema;
   },
   /**
-   * ResumeWebhooks delivers the callbacks to a host again; those that waited follow within about a minute. Idempotent.
+   * ResumeWebhooks delivers the callbacks to a host again, also if the server had paused it or leaves it alone. Those
+   * that waited are attempted at once; beyond 10000 that wait, within about a minute. Idempotent.
    * Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED.
    *
    * @generated from rpc codeq.v1.WebhookService.ResumeWebhooks
@@ -890,8 +983,10 @@ export const WebhookService: GenService<{
     output: typeof ResumeWebhooksResponseSchema;
   },
   /**
-   * TestWebhook sends one callback of a task that does not exist, signed as usual, and returns the answer.
-   * Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED, INVALID_FIELD, LIMIT_REACHED (8 tests at a time, or a host that is busy or keeps failing).
+   * TestWebhook sends one callback of a task that does not exist, signed as usual, and returns the answer; also to a
+   * host that is left alone because it keeps failing.
+   * Errors: NOT_ADMIN, NOT_OPERATOR, COMMAND_NOT_ALLOWED, INVALID_FIELD, URL_NOT_ALLOWED, LIMIT_REACHED (8 tests at a
+   * time, or a host with as many requests as it may have).
    *
    * @generated from rpc codeq.v1.WebhookService.TestWebhook
    */

@@ -198,7 +198,7 @@ export type WorkerHello = Message<"codeq.v1.WorkerHello"> & {
   commands: string[];
 
   /**
-   * Length of the leases in seconds, 1 to 43200. Default: 60.
+   * Length of the leases in seconds, 1 to 43200. Absent: as the policy of each task's command says; default: 60.
    *
    * @generated from field: optional int32 lease_seconds = 3;
    */
@@ -240,7 +240,7 @@ export type WorkerWelcome = Message<"codeq.v1.WorkerWelcome"> & {
   workerId: string;
 
   /**
-   * Length of the leases in seconds.
+   * Length of the leases in seconds, unless the hello named none and a policy names another.
    *
    * @generated from field: int32 lease_seconds = 3;
    */
@@ -296,7 +296,8 @@ export type Heartbeat = Message<"codeq.v1.Heartbeat"> & {
   leaseToken: bigint;
 
   /**
-   * New length of the lease in seconds from now, 1 to 43200. 0 means the length of the stream's leases.
+   * New length of the lease in seconds from now, 1 to 43200. 0 means the length that the hello named, or
+   * else that of the task's lease as it was given.
    *
    * @generated from field: int32 extend_seconds = 3;
    */

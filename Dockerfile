@@ -1,9 +1,10 @@
-# Image of the server. The base brings Python 3.11 or newer with venv, at whatever path:
+# Image of the server: compiled modules, the extension for Raft, no compiler, no pip.
 #   docker build -t codeq .
-#   docker build --build-arg BASE=<any such Debian image> -t codeq .
-ARG BASE=python:3.11-slim
-# Has cargo, to build the extension for Raft, and a C library no newer than that of BASE. Without cargo (RUST=${BASE}) the
-# image is built all the same and runs single nodes only.
+# Each base can be replaced, by images that agree: BUILD has the Python of BASE at the same path, and neither BUILD nor RUST
+# has a newer C library than BASE. Without a compiler in BUILD the modules are interpreted; without cargo in RUST the image
+# runs single nodes only.
+ARG BASE=python:3.11-slim-bookworm
+ARG BUILD=python:3.11-bookworm
 ARG RUST=rust:1-slim-bookworm
 
 FROM ${RUST} AS raft_core
@@ -15,37 +16,58 @@ RUN mkdir /out \
       cargo build --release --quiet && cp target/release/libcodeq_raft_core.so /out/codeq_raft_core.abi3.so; \
     else echo "No cargo: the image runs single nodes only"; fi
 
-FROM ${BASE} AS build
-ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
-RUN python3 -m venv /app/venv
+FROM ${BUILD} AS build
+ARG OPT_LEVEL=3
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1
+# The environment of the image has no pip; another one builds.
+RUN python3 -m venv --without-pip /app/venv && python3 -m venv /build
 WORKDIR /src
-COPY requirements.txt ./
-RUN /app/venv/bin/pip install --quiet --require-hashes -r requirements.txt
+COPY requirements.txt requirements-compile.txt ./
+RUN /build/bin/pip install --quiet --require-hashes -r requirements.txt -r requirements-compile.txt \
+ && /build/bin/pip --python /app/venv/bin/python3 install --quiet --require-hashes -r requirements.txt
 COPY pyproject.toml setup.py README.md LICENSE ./
 COPY sdks/python sdks/python
 COPY gateway gateway
 COPY server server
 COPY cli cli
-RUN /app/venv/bin/pip install --quiet --no-deps --no-build-isolation ./sdks/python . \
- && printf '#!/bin/sh\nexec /app/venv/bin/codeq serve "$@"\n' > /app/codeq-server \
- && chmod 755 /app/codeq-server
+RUN if command -v cc >/dev/null; then export CODEQ_COMPILE=1 CODEQ_OPT_LEVEL=${OPT_LEVEL}; \
+    else echo "No compiler: the modules are interpreted"; fi \
+ && CODEQ_PUBLISHED=1 /build/bin/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir /wheels ./sdks/python . \
+ && /build/bin/pip --python /app/venv/bin/python3 install --quiet --no-deps /wheels/*.whl \
+ && /build/bin/pip --python /app/venv/bin/python3 uninstall --quiet --yes setuptools
 COPY --from=raft_core /out /raft_core
-RUN cp -r /raft_core/. "$(/app/venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("platlib"))')"
-COPY LICENSE /app/LICENSE
+RUN cp -r /raft_core/. "$(/app/venv/bin/python3 -c 'import sysconfig; print(sysconfig.get_path("platlib"))')"
+COPY LICENSE deploy/image/codeq-server /app/
 
-FROM ${BASE}
+FROM ${BASE} AS image
+# Python packages need it no more.
+RUN if python3 -m pip --version >/dev/null 2>&1; then python3 -m pip uninstall --quiet --yes pip setuptools wheel; fi \
+ && groupadd --gid 10001 codeq \
+ && useradd --uid 10001 --gid codeq --home-dir /var/lib/codeq --no-create-home --shell /usr/sbin/nologin codeq \
+ && install -d -o codeq -g codeq /var/lib/codeq /var/lib/codeq/pebble /var/lib/codeq/artifacts /var/lib/codeq/backups
+COPY --from=build /app /app
+
+# A stage of its own: the script is no part of the image.
+FROM image AS contents
+COPY deploy/image/sbom.py /
+RUN /app/venv/bin/python3 /sbom.py > /sbom.cdx.json
+
+FROM image
 ARG VERSION=0.1.0
 ARG REVISION=unknown
+ARG CREATED=1970-01-01T00:00:00Z
+ARG BASE
 LABEL org.opencontainers.image.title="codeq" \
       org.opencontainers.image.description="Durable multitenant task queue" \
+      org.opencontainers.image.url="https://github.com/osvaldoandrade/codeq" \
       org.opencontainers.image.source="https://github.com/osvaldoandrade/codeq" \
+      org.opencontainers.image.documentation="https://github.com/osvaldoandrade/codeq/blob/main/docs/deployment.md" \
       org.opencontainers.image.licenses="MIT" \
       org.opencontainers.image.version="${VERSION}" \
-      org.opencontainers.image.revision="${REVISION}"
-RUN groupadd --gid 10001 codeq \
- && useradd --uid 10001 --gid codeq --home-dir /var/lib/codeq --no-create-home --shell /usr/sbin/nologin codeq \
- && install -d -o codeq -g codeq /var/lib/codeq /var/lib/codeq/pebble /var/lib/codeq/artifacts
-COPY --from=build /app /app
+      org.opencontainers.image.revision="${REVISION}" \
+      org.opencontainers.image.created="${CREATED}" \
+      org.opencontainers.image.base.name="${BASE}"
+COPY --from=contents /sbom.cdx.json /app/sbom.cdx.json
 ENV PATH=/app/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PERSISTENCE_CONFIG='{"path":"/var/lib/codeq/pebble"}'
@@ -54,8 +76,7 @@ WORKDIR /var/lib/codeq
 VOLUME ["/var/lib/codeq/pebble", "/var/lib/codeq/artifacts"]
 # REST, gRPC for workers, gRPC for producers.
 EXPOSE 8080 9091 9092
-# /healthz answers as long as the process serves; PORT is the server's own variable.
-HEALTHCHECK --interval=10s --timeout=3s --start-period=20s --retries=3 \
-  CMD ["python3", "-c", "import os, ssl, urllib.request as r; e = os.environ; s = 'https' if e.get('TLS_CERT_FILE') or e.get('HTTP_TLS_CERT_FILE') else 'http'; r.urlopen(f\"{s}://127.0.0.1:{e.get('PORT', '8080')}/healthz\", timeout=2, context=ssl._create_unverified_context())"]
+# Reads the configuration of the server, so it asks at the right port.
+HEALTHCHECK --interval=15s --timeout=5s --start-period=20s --retries=3 CMD ["/app/venv/bin/codeq", "health"]
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["/app/codeq-server"]

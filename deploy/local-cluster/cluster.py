@@ -25,6 +25,8 @@ from pathlib import Path
 from types import FrameType
 from typing import IO, Final, NoReturn
 
+from codeq_cli import env_files
+
 HERE: Final = Path(__file__).resolve().parent
 DATA: Final = HERE / "data"
 OFFSET_FILE: Final = DATA / "port-offset"
@@ -55,16 +57,9 @@ Logs are in {logs}. Ctrl-C stops all three; their stores are kept.
 """
 
 
-def read_env(path: Path) -> dict[str, str]:
-    """Returns the variables of a file with lines NAME=value."""
-    lines = [line.strip() for line in path.read_text().splitlines()]
-    pairs = (line.partition("=") for line in lines if line and not line.startswith("#"))
-    return {name: value for name, _, value in pairs}
-
-
 def env_of(name: str) -> dict[str, str]:
     """Returns the variables that configure a node, with PORT_OFFSET added to its ports."""
-    variables = read_env(HERE / "common.env") | read_env(HERE / f"{name}.env")
+    variables = env_files.read(HERE / "common.env") | env_files.read(HERE / f"{name}.env")
     offset = port_offset()
     return {
         variable: _PORT.sub(lambda port: str(int(port[0]) + offset), value) for variable, value in variables.items()
@@ -79,9 +74,8 @@ def port_offset() -> int:
     """
     kept = OFFSET_FILE.read_text().strip() if OFFSET_FILE.exists() else "0"
     given = os.environ.get("PORT_OFFSET") or kept
-    ports = [
-        int(port) for file in HERE.glob("*.env") for value in read_env(file).values() for port in _PORT.findall(value)
-    ]
+    values = [value for file in HERE.glob("*.env") for value in env_files.read(file).values()]
+    ports = [int(port) for value in values for port in _PORT.findall(value)]
     if not re.fullmatch(r"\d{1,5}", given) or max(ports) + int(given) > PORT_MAX:
         sys.exit(f"cluster: PORT_OFFSET: expected a number from 0 to {PORT_MAX - max(ports)}, got {given!r}")
     return int(given)

@@ -41,7 +41,7 @@ from codeq.v1 import worker_service_pb2 as worker_pb
 from codeq.v1.producer_service_pb2_grpc import ProducerServiceStub
 from codeq.v1.task_service_pb2_grpc import TaskServiceStub
 from codeq.v1.worker_service_pb2_grpc import WorkerServiceStub
-from measured_server import TOKEN, BenchError, MeasuredServer
+from measured_server import AUTH, BenchError, MeasuredServer
 from run import BUILD, describe_commit, describe_machine, tell
 
 FRAME_TASKS: Final = 1000
@@ -57,7 +57,6 @@ LOAD_PER_S: Final = 5_000
 """Creates per second during the claims under load."""
 LOAD_FRAME_TASKS: Final = 100
 RSS_SECONDS: Final = 0.5
-AUTH: Final = (("authorization", f"Bearer {TOKEN}"),)
 
 _DRAW = random.Random(1)
 _TEXT: Final = "".join(_DRAW.choices("abcdefghijklmnopqrstuvwxyz0123456789", k=1 << 22)).encode()

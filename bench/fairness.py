@@ -35,6 +35,7 @@ FLOOD_SECONDS_MAX: Final = 3600
 GENTLE: Final = 10
 """Niceness of the load generator."""
 P99_AIM_MS: Final = 200.0
+OF_TASKS: Final = ("codeq_task_created_total", "codeq_task_completed_total")
 
 
 @contextmanager
@@ -62,27 +63,32 @@ def flood(server: MeasuredServer, options: argparse.Namespace) -> Iterator[None]
             process.wait()
 
 
+def counters(server: MeasuredServer) -> dict[str, float]:
+    """Returns the counters without labels, and those of tasks over all commands."""
+    return server.counters() | {name: float(server.total(name) or 0) for name in OF_TASKS}
+
+
 def measure(directory: Path, options: argparse.Namespace) -> dict[str, object]:
     """Returns the figures of the quiet tenant and of the flood."""
     with MeasuredServer(directory, tenants=(TENANT, FLOODING)) as server:
         alone = asyncio.run(probe(server.producer, for_seconds(options.seconds)))
         with flood(server, options):
-            before, began = server.counters(), time.monotonic()
+            before, began = counters(server), time.monotonic()
             beside = asyncio.run(probe(server.producer, for_seconds(options.seconds)))
-            after, seconds = server.counters(), time.monotonic() - began
+            after, seconds = counters(server), time.monotonic() - began
         rss_mb = server.rss_mb()
     grown = {name: (after[name] - before[name]) / seconds for name in after}
-    commits = max(grown["codeq_commits_total"], 1e-9)
+    commits = max(grown["codeq_commit_seconds_count"], 1e-9)
     return {
         "bench": "fairness",
         "alone": alone,
         "beside": beside,
         "flood": {
-            "created_per_s": round(grown["codeq_tasks_created_total"]),
-            "completed_per_s": round(grown["codeq_tasks_completed_total"]),
+            "created_per_s": round(grown["codeq_task_created_total"]),
+            "completed_per_s": round(grown["codeq_task_completed_total"]),
             "commits_per_s": round(commits, 1),
             "rows_per_commit": round(grown["codeq_rows_written_total"] / commits),
-            "commit_ms": round(grown["codeq_commit_seconds_total"] / commits * 1000, 1),
+            "commit_ms": round(grown["codeq_commit_seconds_sum"] / commits * 1000, 1),
         },
         "rss_mb": round(rss_mb, 1),
         "worst_p99_ms": Latencies.worst_p99(beside),

@@ -5,8 +5,9 @@
 
 The quiet tenant creates, claims and completes one task at a time: alone, while the tasks of another tenant fall due,
 and while that tenant's leases expire, all at once because startup rearms every lease. Prints one JSON line:
-p50, p99 and maximum of the quiet tenant's calls in milliseconds, and how many tasks returned per second. --save appends
-it to bench/results/herd.jsonl. Exit code 1: a p99 during a herd, or a rate, misses its target.
+p50, p99 and maximum of the quiet tenant's calls in milliseconds, how many tasks returned per second, and the memory in
+MB that the server needs for the leases (leased_mb). --save appends it to bench/results/herd.jsonl. Exit code 1: a p99
+during a herd, or a rate, misses its target.
 """
 
 from __future__ import annotations
@@ -121,7 +122,7 @@ class Herd:
         return {"count": self._wanted, "seconds": round(self.seconds, 2), "per_s": round(self._wanted / self.seconds)}
 
     def _value(self) -> float:
-        return self._server.counters()[self._counter]
+        return self._server.total(self._counter) or 0
 
     def _watch(self) -> None:
         deadline = time.monotonic() + HERD_SECONDS_MAX
@@ -166,17 +167,20 @@ def measure(directory: Path, tasks: int, leases: int) -> dict[str, object]:
         wait_until(due - LEAD_SECONDS / 5)
         delayed = beside(server, "codeq_tasks_matured_total", tasks)
         asyncio.run(create(server.producer, "LEASED", leases))
+        unleased_mb = server.rss_mb()
         asyncio.run(lease(server.worker, "LEASED", leases))
+        leased_mb = server.rss_mb() - unleased_mb
     with server:
         started = time.monotonic()
         time.sleep(max(0.0, started + LEASE_SECONDS - LEAD_SECONDS - time.monotonic()))
-        leased = beside(server, "codeq_leases_expired_total", leases)
+        leased = beside(server, "codeq_lease_expired_total", leases)
         rss_mb = server.rss_mb()
     return {
         "bench": "herd",
         "alone": alone,
         "delayed": delayed,
         "leases": leased,
+        "leased_mb": round(leased_mb, 1),
         "rss_mb": round(rss_mb, 1),
         "aim_p99_ms": P99_AIM_MS,
         "aim_per_s": RATE_AIM,

@@ -32,7 +32,7 @@ from codeq.v1 import task_pb2
 from codeq.v1 import task_service_pb2 as pb
 from codeq.v1.task_service_pb2_grpc import TaskServiceStub
 from measured_server import TOKEN, BenchError, MeasuredServer
-from run import BUILD, describe_commit, describe_machine, tell
+from run import BUILD, describe_commit, describe_machine, percentiles, tell
 
 P99_AIM_MS: Final = 150.0
 LOG_LINES_AIM: Final = 100
@@ -196,11 +196,7 @@ async def lone_creates(address: str, seconds: float) -> dict[str, float]:
             await stub.CreateTask(create, **options)
             took.append((time.perf_counter() - began) * 1000)
             await asyncio.sleep(PAUSE_SECONDS)
-    took.sort()
-    figures: dict[str, float] = {"creates": len(took)}
-    for name, part in (("p50", 0.5), ("p99", 0.99), ("max", 1.0)):
-        figures[f"{name}_ms"] = round(took[min(int(part * len(took)), len(took) - 1)], 1)
-    return figures
+    return {"creates": len(took), **percentiles(took)}
 
 
 def measure(directory: Path, options: argparse.Namespace) -> dict[str, object]:

@@ -28,12 +28,11 @@ from codeq.v1 import task_service_pb2 as task_pb
 from codeq.v1 import worker_service_pb2 as worker_pb
 from codeq.v1.task_service_pb2_grpc import TaskServiceStub
 from codeq.v1.worker_service_pb2_grpc import WorkerServiceStub
-from measured_server import TOKEN, BenchError, MeasuredServer
+from measured_server import AUTH, TOKEN, BenchError, MeasuredServer
 from run import BUILD, describe_commit, describe_machine, tell
 
 COMMAND: Final = "IDLE"
 WAIT_SECONDS: Final = 30
-AUTH: Final = (("authorization", f"Bearer {TOKEN}"),)
 CALLS_PER_CHANNEL: Final = 500
 """Calls on one connection; the server allows 1000."""
 CONNECTS_AT_ONCE: Final = 64

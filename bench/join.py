@@ -32,10 +32,9 @@ from codeq.v1.producer_service_pb2_grpc import ProducerServiceStub
 from codeq.v1.task_service_pb2_grpc import TaskServiceStub
 from herd import frames
 from measured_cluster import MeasuredCluster
-from measured_server import LOOPBACK, TOKEN, BenchError, MeasuredServer
+from measured_server import AUTH, LOOPBACK, BenchError, MeasuredServer
 from run import BUILD, describe_commit, describe_machine, tell
 
-AUTH: Final = (("authorization", f"Bearer {TOKEN}"),)
 COMMAND: Final = "join"
 NEWCOMER: Final = "node-d"
 QUIET_SECONDS: Final = 5.0

@@ -19,6 +19,8 @@ import psutil
 ROOT: Final = Path(__file__).resolve().parent.parent
 CODEQ: Final = ROOT / ".venv" / "bin" / "codeq"
 TOKEN: Final = "dev-token"  # noqa: S105 - the token of the documented development set-up
+AUTH: Final = (("authorization", f"Bearer {TOKEN}"),)
+"""Metadata of a gRPC call with this token."""
 LOOPBACK: Final = "127.0.0.1"
 START_SECONDS_MAX: Final = 30.0
 STOP_SECONDS_MAX: Final = 20.0
@@ -109,6 +111,7 @@ class MeasuredServer:
         retention_seconds: int | None = None,
         tenants: Sequence[str] = (),
         queues_max: int = 0,
+        shards: int = 1,
         more: Mapping[str, str] | None = None,
     ) -> None:
         """Prepares the server; `with` starts and stops it.
@@ -118,6 +121,7 @@ class MeasuredServer:
             fsync: Whether every acknowledgement waits for fsync.
             retention_seconds: How long ended tasks are kept; None: the server's default.
             queues_max: Queues that the tenant needs; 0: the default limit.
+            shards: Number of shards.
             tenants: Tenants; the token of each is its name, with full rights. None: one tenant, with TOKEN.
             more: Additional environment variables; they may override the addresses.
         """
@@ -126,7 +130,7 @@ class MeasuredServer:
         self._ready = directory / "ready.json"
         self._env = {name: os.environ[name] for name in _PASSED_ON if name in os.environ} | {
             "PERSISTENCE_PROVIDER": "rocksdb",
-            "PERSISTENCE_CONFIG": json.dumps({"path": str(self.store), "fsyncOnCommit": fsync}),
+            "PERSISTENCE_CONFIG": json.dumps({"path": str(self.store), "fsyncOnCommit": fsync, "numShards": shards}),
             "PRODUCER_AUTH_PROVIDER": "static",
             "PRODUCER_AUTH_CONFIG": json.dumps([_of(name, _PRODUCER) for name in tenants] or _PRODUCER),
             "WORKER_AUTH_PROVIDER": "static",
@@ -142,6 +146,8 @@ class MeasuredServer:
         if queues_max > QUEUES_PER_TENANT_DEFAULT:
             self._env["QUEUES_PER_TENANT_MAX"] = str(queues_max)
         self._env |= more or {}
+        self.is_scraped = True
+        """Whether its metrics are read; from their first reading on, the server counts the times of tasks for them."""
         self._process: subprocess.Popen[bytes] | None = None
         self.http = self.worker = self.producer = ""
 
@@ -202,7 +208,13 @@ class MeasuredServer:
         for process in self._processes():
             times = process.cpu_times()
             cpu += times.user + times.system
-        return Reading(cpu, self.total(ROWS_COUNTER))
+        return Reading(cpu, self.total(ROWS_COUNTER) if self.is_scraped else None)
+
+    def main_thread(self) -> tuple[float, float]:
+        """Returns the seconds that the server's main thread has run, and waited for a core that others had (Linux)."""
+        assert self._process is not None
+        ran, waited, _ = Path(f"/proc/{self._process.pid}/schedstat").read_text().split()
+        return int(ran) / 1e9, int(waited) / 1e9
 
     def rss_mb(self) -> float:
         """Returns the resident memory in megabytes, child processes included."""

@@ -12,6 +12,7 @@ import grpc
 from codeq.v1 import task_pb2
 from codeq.v1 import task_service_pb2 as pb
 from codeq.v1.task_service_pb2_grpc import TaskServiceStub
+from run import percentiles
 
 TENANT: Final = "quiet"
 CALL_SECONDS_MAX: Final = 60.0
@@ -32,9 +33,7 @@ class Latencies:
         """Returns the number of tasks, and p50, p99 and maximum of each kind of call."""
         figures: dict[str, float] = {"tasks": len(self.complete)}
         for name in ("create", "delivery", "complete"):
-            values = sorted(getattr(self, name))
-            for label, part in (("p50", 0.5), ("p99", 0.99), ("max", 1.0)):
-                figures[f"{name}_{label}_ms"] = round(values[min(int(part * len(values)), len(values) - 1)], 1)
+            figures |= {f"{name}_{label}": value for label, value in percentiles(getattr(self, name)).items()}
         return figures
 
     @staticmethod

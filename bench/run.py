@@ -8,6 +8,8 @@
     bench/run.py rest --apart                      with a standalone gateway
     bench/run.py rest --tls                        over TLS; also with single
     bench/run.py single --rate-limits              with rate limits far above the load; also with rest
+    bench/run.py single --unscraped                without reading metrics, which is when servers begin to count times
+    bench/run.py single --traces 100               traces are exported; one task in 100 is part of a recorded one
     bench/run.py raft                              three nodes of a Raft cluster, gRPC streams to the leader
     bench/run.py raft --lone 1                     one single-task caller; with --clients 1 one over REST
 
@@ -26,12 +28,13 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
 
 import psutil
+from collector import collecting
 from measured_cluster import MeasuredCluster
 from measured_server import ROOT, TOKEN, BenchError, MeasuredServer, Reading, certificate, gateway_of
 
@@ -74,6 +77,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     for secured in (single, rest):
         secured.add_argument("--tls", action="store_true", help="encrypt; not with --apart")
         secured.add_argument("--rate-limits", action="store_true", help="turn rate limits on that are never reached")
+        secured.add_argument("--unscraped", action="store_true", help="read no metrics; row operations are unknown")
+        secured.add_argument("--shards", type=int, default=1, help="shards, each with a process (default 1)")
+    single.add_argument("--traces", type=int, metavar="TASKS", help="export traces; one in this many tasks is recorded")
     rest.add_argument("--apart", action="store_true", help="run a standalone gateway")
     return parser.parse_args(arguments)
 
@@ -113,14 +119,24 @@ class Subject:
     def started(cls, options: argparse.Namespace, directory: Path) -> Iterator[Subject]:
         """Yields the servers that the options ask for, with empty stores, ready for load."""
         fsync, retention = not options.no_fsync, options.retention
+        traces = getattr(options, "traces", None)
         if options.bench == "raft":
             with MeasuredCluster(directory, fsync=fsync, retention_seconds=retention) as cluster:
                 yield cls(cluster.nodes[cluster.leader()], cluster)
         else:
             more = certificate(directory) if options.tls else {}
             more |= UNREACHED if options.rate_limits else {}
-            with MeasuredServer(directory, fsync=fsync, retention_seconds=retention, more=more) as server:
-                yield cls(server, None)
+            with ExitStack() as stack:
+                if traces is not None:
+                    collector = stack.enter_context(collecting())
+                    more |= {"TRACING_ENABLED": "true", "TRACING_OTLP_ENDPOINT": collector.url}
+                measured = MeasuredServer(
+                    directory, fsync=fsync, retention_seconds=retention, shards=options.shards, more=more
+                )
+                measured.is_scraped = not options.unscraped
+                yield cls(stack.enter_context(measured), None)
+            if traces is not None and not collector.exports:
+                raise BenchError("no traces were exported")
 
     def read(self) -> dict[str, Reading]:
         """Returns the resources that each node has used so far, beginning with the node under load."""
@@ -266,6 +282,8 @@ def measure(options: argparse.Namespace, program: Path, load_flags: list[str]) -
         line["apart"] = True
     if is_secured:
         line["tls"] = True
+    if getattr(options, "shards", 1) > 1:
+        line["shards"] = options.shards
     return {"bench": options.bench, **line}
 
 
@@ -303,6 +321,15 @@ def describe_machine(directory: Path) -> dict[str, object]:
     }
 
 
+def percentiles(times_ms: Iterable[float], digits: int = 1) -> dict[str, float]:
+    """Returns p50, p99 and maximum of times in milliseconds, at least one, rounded to this many digits."""
+    ordered = sorted(times_ms)
+    parts = {"p50_ms": 0.5, "p99_ms": 0.99, "max_ms": 1.0}
+    return {
+        name: round(ordered[min(int(part * len(ordered)), len(ordered) - 1)], digits) for name, part in parts.items()
+    }
+
+
 def tell(bench: str, line: Mapping[str, object], *, save: bool) -> None:
     """Prints the figures of a bench as one line of JSON, and appends the line to the bench's results if asked to."""
     text = json.dumps(line)
@@ -319,6 +346,7 @@ def flags_of(options: argparse.Namespace) -> list[list[str]]:
     if getattr(options, "clients", None):
         return [[*window, "-clients", str(clients)] for clients in options.clients]
     given = [(name, getattr(options, name)) for name in _STREAM_FLAGS]
+    given.append(("sampled", getattr(options, "traces", None)))
     return [[*window, *(text for name, value in given if value is not None for text in (f"-{name}", str(value)))]]
 
 

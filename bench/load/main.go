@@ -32,7 +32,11 @@ type options struct {
 	producers int
 	workers   int
 	lone      int
+	keys      int
+	sampled   int
 	clients   int
+	rate      int
+	webhook   string
 }
 
 // secured tells whether connections use TLS.
@@ -61,7 +65,11 @@ func main() {
 	flags.IntVar(&o.producers, "producers", 1, "producer streams")
 	flags.IntVar(&o.workers, "workers", 1, "worker streams")
 	flags.IntVar(&o.lone, "lone", 0, "callers that create one task at a time, coalesced into the frames of one stream; 0: full frames")
+	flags.IntVar(&o.keys, "keys", 0, "concurrency keys that the tasks of full frames have in turn; 0: none")
+	flags.IntVar(&o.sampled, "sampled", 0, "one in this many tasks of full frames is part of a trace that is recorded; 0: none")
 	flags.IntVar(&o.clients, "clients", 32, "HTTP connections, each with one call at a time")
+	flags.IntVar(&o.rate, "rate", 0, "tasks per second that each producer stream creates in full frames; 0: as many as it can")
+	flags.StringVar(&o.webhook, "webhook", "", "URL of the tasks' callbacks; empty: none (stream)")
 	flags.BoolVar(&secured, "tls", false, "speak TLS; any certificate is accepted")
 	if err := flags.Parse(os.Args[2:]); err != nil {
 		fail(err)
@@ -97,7 +105,10 @@ func (o options) check() error {
 		{"producers", o.producers, 1, 256},
 		{"workers", o.workers, 1, 256},
 		{"lone", o.lone, 0, 65536},
+		{"keys", o.keys, 0, 1 << 20},
+		{"sampled", o.sampled, 0, 1 << 20},
 		{"clients", o.clients, 1, 4096},
+		{"rate", o.rate, 0, 1 << 20},
 	} {
 		if bound.value < bound.lo || bound.value > bound.hi {
 			return fmt.Errorf("-%s is %d, expected %d to %d", bound.flag, bound.value, bound.lo, bound.hi)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"runtime"
+	"strconv"
 	"sync"
 	"time"
 
@@ -103,11 +104,18 @@ func (p *producer) answer(ack *codeqv1.FrameAck, now time.Time) error {
 	return nil
 }
 
-// sendFrames sends full frames until the gate closes.
+// sendFrames sends full frames until the gate closes; with a rate, each has its moment, and counts from that moment.
 func (p *producer) sendFrames(stream grpc.BidiStreamingClient[codeqv1.ProduceRequest, codeqv1.ProduceResponse]) error {
 	job := int64(p.stream) << 40
+	keys := keyNames(p.keys)
+	next := time.Now()
 	for p.open.enter(p.frame) {
 		now := time.Now()
+		if p.rate > 0 {
+			time.Sleep(next.Sub(now))
+			now = next
+			next = next.Add(time.Duration(p.frame) * time.Second / time.Duration(p.rate))
+		}
 		if !p.expect(sentFrame{tasks: p.frame, sent: now}) {
 			return nil
 		}
@@ -117,10 +125,20 @@ func (p *producer) sendFrames(stream grpc.BidiStreamingClient[codeqv1.ProduceReq
 		for i := range tasks {
 			start := len(payloads)
 			payloads = appendPayload(payloads, job, now)
+			if len(keys) > 0 {
+				specs[i].ConcurrencyKey = &keys[job%int64(len(keys))]
+			}
+			if p.sampled > 0 && job%int64(p.sampled) == 0 {
+				traceparent := fmt.Sprintf("00-%032x-%016x-01", job+1, job+1)
+				specs[i].Traceparent = &traceparent
+			}
 			job++
 			specs[i].Command = p.command
 			specs[i].Payload = payloads[start:len(payloads):len(payloads)]
 			specs[i].Priority = 3
+			if p.webhook != "" {
+				specs[i].Webhook = &p.webhook
+			}
 			tasks[i] = &specs[i]
 		}
 		if err := stream.Send(&codeqv1.ProduceRequest{Tasks: tasks}); err != nil {
@@ -128,6 +146,15 @@ func (p *producer) sendFrames(stream grpc.BidiStreamingClient[codeqv1.ProduceReq
 		}
 	}
 	return nil
+}
+
+// keyNames returns this many different keys.
+func keyNames(count int) []string {
+	keys := make([]string, count)
+	for i := range keys {
+		keys[i] = "k-" + strconv.Itoa(i)
+	}
+	return keys
 }
 
 // sendCalls runs the single-task callers: all creates waiting when the stream has room become one frame.

@@ -37,7 +37,7 @@ class Ledger:
         self.progress.set()
 
 
-async def produce(address: str, ledger: Ledger) -> None:
+async def produce(address: str, ledger: Ledger, seconds: float = RECONNECT_SECONDS) -> None:
     """Creates one task after another with the SDK; creates with an unknown outcome are ignored.
 
     A new producer replaces one whose stream broke, because a producer backs off longer each time its server dies.
@@ -46,14 +46,22 @@ async def produce(address: str, ledger: Ledger) -> None:
     async def caller(producer: codeq.AsyncProducer) -> None:
         while True:
             payload = {"n": len(ledger.created), "fill": ledger.fill}
-            ledger.created.add(await producer.create(COMMAND, payload, timeout_seconds=RECONNECT_SECONDS))
+            ledger.created.add(await producer.create(COMMAND, payload, timeout_seconds=seconds))
 
     while True:
         try:
-            async with codeq.AsyncProducer(address, token=DEV_TOKEN) as producer, asyncio.TaskGroup() as group:
-                for _ in range(CALLERS):
-                    group.create_task(caller(producer))
-        except* (codeq.OutcomeUnknown, codeq.DeadlineExceeded):
+            async with codeq.AsyncProducer(address, token=DEV_TOKEN) as producer:
+                # No group: if callers fail just when this task is cancelled, a group loses the cancellation.
+                callers = [asyncio.create_task(caller(producer)) for _ in range(CALLERS)]
+                try:
+                    failed, _ = await asyncio.wait(callers, return_when=asyncio.FIRST_EXCEPTION)
+                finally:
+                    for each in callers:
+                        each.cancel()
+                    await asyncio.wait(callers)
+                for each in failed:
+                    each.result()
+        except (codeq.OutcomeUnknown, codeq.DeadlineExceeded):
             pass  # unacknowledged creates do not count
 
 

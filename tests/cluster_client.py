@@ -10,7 +10,14 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 import grpc
-from codeq.v1 import cluster_service_pb2_grpc, queue_service_pb2_grpc, task_service_pb2_grpc, worker_service_pb2_grpc
+from codeq.v1 import (
+    cluster_service_pb2_grpc,
+    queue_service_pb2_grpc,
+    schedule_service_pb2_grpc,
+    task_service_pb2_grpc,
+    topic_service_pb2_grpc,
+    worker_service_pb2_grpc,
+)
 from google.rpc import error_details_pb2, status_pb2
 
 ATTEMPT_SECONDS: Final = 1.5
@@ -66,7 +73,9 @@ class Node:
         self.stubs = {
             "tasks": task_service_pb2_grpc.TaskServiceStub(self.channel),
             "queues": queue_service_pb2_grpc.QueueServiceStub(self.channel),
+            "schedules": schedule_service_pb2_grpc.ScheduleServiceStub(self.channel),
             "cluster": cluster_service_pb2_grpc.ClusterServiceStub(self.channel),
+            "topics": topic_service_pb2_grpc.TopicServiceStub(self.channel),
             "work": worker_service_pb2_grpc.WorkerServiceStub(self.channel),
         }
 
@@ -124,7 +133,7 @@ class Follower:
         """Returns the leader's answer and address.
 
         Args:
-            service: tasks, queues or cluster.
+            service: tasks, queues, schedules, topics or cluster.
             method: Method of the service.
             request: The request.
             again: Whether to send the request again if its outcome is unknown.
@@ -145,6 +154,7 @@ class Follower:
             except grpc.aio.AioRpcError as error:
                 reason, more = reason_of(error)
                 if reason not in _DONE_NOTHING and error.code() not in _ELSEWHERE:
+                    self.leader = node.address
                     raise Refused(reason or error.code().name, error.details() or "") from None
                 leader = more.get("leaderGrpc", "")
                 self.failed(node, leader)

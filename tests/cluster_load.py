@@ -71,6 +71,9 @@ class Load:
         """Every client that follows the leader."""
         return [self.client, self._stranger, *self._streams]
 
+    async def prepare(self) -> None:
+        """Does to the cluster whatever must precede the load."""
+
     def start(self) -> None:
         """Starts producers and workers."""
         self._producing = [asyncio.create_task(self._produce()) for _ in range(PRODUCERS)]

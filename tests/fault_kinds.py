@@ -8,7 +8,7 @@ import json
 import random
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,8 +48,10 @@ class Fault(ABC):
         rounds_of_run: Rounds per run; each run starts a new cluster and ends with a verdict.
         clocks_agree: Whether all nodes share one clock.
         fill: Number of characters added to payloads.
+        schedules: Number of schedules that fire each second.
         needs_root: Whether the fault needs root.
         must_break: Whether the fault must break promises, to prove that the suite detects this.
+        run: Kind of run, which determines the load.
     """
 
     name = ""
@@ -57,8 +59,10 @@ class Fault(ABC):
     rounds_of_run = 25
     clocks_agree = True
     fill = 0
+    schedules = 0
     needs_root = False
     must_break = False
+    run: type[Run] = Run
 
     def __init__(self, seed: int) -> None:
         self.chance = random.Random(seed)
@@ -96,7 +100,9 @@ class Fault(ABC):
 async def play(fault: Fault, directory: Path, seed: int, rounds: int) -> tuple[Verdict, ClusterProcess]:
     """Plays rounds of a fault on a new cluster; returns the verdict and the cluster, which is down."""
     with fault.stack, fault.cluster(directory) as cluster:
-        async with Run(cluster, seed, clocks_agree=fault.clocks_agree, fill=fault.fill) as run:
+        async with fault.run(
+            cluster, seed, clocks_agree=fault.clocks_agree, fill=fault.fill, schedules=fault.schedules
+        ) as run:
             for _ in range(rounds):
                 await fault.strike(run)
                 run.load.check()
@@ -133,6 +139,13 @@ class KillLeader(Fault):
         node.kill()
         await self.until_elsewhere(run, struck, node.grpc_addr)
         node.spawn()
+
+
+class FiringKillLeader(KillLeader):
+    """The leader is killed while schedules fire each second."""
+
+    name = "firing-kill-leader"
+    schedules = 30
 
 
 class Crowd(KillLeader):
@@ -174,6 +187,41 @@ class KillAll(Fault):
         await run.cluster.start_all()
         await run.progress()
         self.note_gap(run, struck)
+
+
+class SingleNode(Fault):
+    """Something happens to a server without a cluster.
+
+    Attributes:
+        settings: Variables of the server.
+    """
+
+    settings: Mapping[str, str] = {}
+
+    def cluster(self, directory: Path) -> ClusterProcess:
+        """See `Fault.cluster`."""
+        return ClusterProcess(directory, 1, env={**self.settings, "RAFT_ENABLED": "false"})
+
+
+class KillSingle(SingleNode):
+    """A server without a cluster is killed and restarted at once, whatever it is doing."""
+
+    async def strike(self, run: Run) -> None:
+        await asyncio.sleep(self.chance.uniform(0, 1))
+        (node,) = run.cluster.nodes.values()
+        struck = time.monotonic()
+        node.kill()
+        node.spawn()
+        await run.progress()
+        self.note_gap(run, struck)
+
+
+class FiringKillSingle(SingleNode, KillAll):
+    """A server without a cluster is killed while schedules fire each second."""
+
+    name = "firing-kill-single"
+    rounds = 100
+    schedules = 30
 
 
 class KillTwoOfFive(Fault):
@@ -389,5 +437,7 @@ FAULTS: tuple[type[Fault], ...] = (
     Delay,
     Chaos,
     Crowd,
+    FiringKillLeader,
+    FiringKillSingle,
 )
 """Faults that need no special privileges or tools."""

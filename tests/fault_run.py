@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final, Self
 
 from cluster_client import Follower, Refused
-from cluster_ledger import Ledger
+from cluster_ledger import COMMANDS, Ledger
 from cluster_load import Load
 from cluster_process import ClusterProcess, NodeProcess
 from codeq.v1 import task_pb2
@@ -22,6 +22,7 @@ from codeq_server.replication.raft.disk_identity import GROUP
 from codeq_server.replication.raft.log_rows import Applied, GroupKeys, read_applied
 from codeq_server.storage.check import check_store
 from codeq_server.storage.reading import open_stored
+from fired_schedules import Schedules
 from server_process import LOG_TAIL_CHARS
 
 PROGRESS_SECONDS_MAX: Final = 60.0
@@ -67,20 +68,30 @@ class Run:
         cluster: The cluster.
         ledger: Records of the cluster's clients.
         load: Its clients.
+        schedules: Its schedules.
         members: Names of the intended members.
     """
 
-    def __init__(self, cluster: ClusterProcess, seed: int, *, clocks_agree: bool = True, fill: int = 0) -> None:
+    load_type: type[Load] = Load
+    ledger_type: type[Ledger] = Ledger
+
+    def __init__(
+        self, cluster: ClusterProcess, seed: int, *, clocks_agree: bool = True, fill: int = 0, schedules: int = 0
+    ) -> None:
         self.cluster = cluster
-        self.ledger = Ledger(clocks_agree=clocks_agree)
+        self.ledger = self.ledger_type(clocks_agree=clocks_agree)
         self.members = set(cluster.nodes)
-        self._seed, self._fill = seed, fill
+        self._seed, self._fill, self._schedules = seed, fill, schedules
 
     async def __aenter__(self) -> Self:
         await self.cluster.start_all()
-        self.load = Load(list(self.cluster.addresses("grpc_addr").values()), self.ledger, self._seed, fill=self._fill)
+        addresses = list(self.cluster.addresses("grpc_addr").values())
+        self.load = self.load_type(addresses, self.ledger, self._seed, fill=self._fill)
+        await self.load.prepare()
         self.load.start()
         await self.progress()
+        self.schedules = Schedules(self.load.client, self.ledger, self._schedules)
+        await self.schedules.put()
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -133,6 +144,7 @@ class Run:
         found = await self._found()
         missing = self._missing(found)
         await self._judge_results()
+        await self.schedules.judge()
         self.load.check()
         await self.load.close()
         await self._judge_stores()
@@ -160,6 +172,8 @@ class Run:
             request = pb.ListTasksRequest(page_size=PAGE, page_token=page)
             answer, _ = await self.load.client.call("tasks", "ListTasks", request, again=True)
             for task in answer.tasks:
+                if task.command not in COMMANDS:
+                    continue  # a task of a schedule
                 status = task_pb2.TaskStatus.Name(task.status).removeprefix("TASK_STATUS_")
                 found[task.id] = (int(json.loads(task.payload)["n"]), status)
             page = answer.next_page_token

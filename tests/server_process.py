@@ -1,7 +1,8 @@
 """A real server in a process of its own, for tests that start, kill and restart it.
 
 With SERVED_APART=1 in the environment of the tests, every server is two processes: `codeq server`, and `codeq gateway`
-for REST. Both are started, killed and stopped together; a test that targets the server alone uses its pid.
+for REST. Both are started, killed and stopped together; a test that targets the server alone uses its pid. With
+SERVED_SHARDS=4, every server has four shards.
 """
 
 from __future__ import annotations
@@ -30,7 +31,12 @@ DEV_TOKEN = "dev-token"
 APART = os.environ.get("SERVED_APART") == "1"
 """Whether servers and their gateways run in two processes."""
 
+SHARDS = int(os.environ.get("SERVED_SHARDS", "1"))
+"""Number of shards of each server that names none."""
+
 _GATEWAY_FLAGS = frozenset({"--port", "--http-host"})
+_NO_AUTHORITIES = {"SSL_CERT_FILE": os.devnull}
+"""Loading the public authorities takes a tenth of a server's start, and no server of tests meets one of them."""
 _PASSED_ON = ("HOME", "LANG", "LC_ALL", "PATH", "PYTHONPATH", "TMPDIR", "VIRTUAL_ENV")
 
 
@@ -75,7 +81,10 @@ class ServerProcess:
         self.log_path = directory / "server.log"
         self.output: int | None = None
         self.ready_path = directory / "ready.json"
-        self.env = {name: os.environ[name] for name in _PASSED_ON if name in os.environ} | dict(env or {})
+        passed_on = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+        self.env = {**passed_on, **_NO_AUTHORITIES, **(env or {})}
+        if SHARDS > 1 and not {"PERSISTENCE_CONFIG", "PERSISTENCE_PROVIDER", "RAFT_ENABLED"} & self.env.keys():
+            self.env["PERSISTENCE_CONFIG"] = json.dumps({"numShards": SHARDS})
         self._flags = [*(["--dev"] if dev else []), *flags]
         # Bound but never listening, so that no other process gets these ports, even while the server is down.
         self._ports = [reserved_port() for _ in range(3)]
@@ -195,6 +204,9 @@ class ServerProcess:
         while not (self.ready_path.exists() and (not self._apart or self._gateway_ready_path.exists())):
             if not self.is_running:
                 raise RuntimeError(f"the server ended with code {self.wait()}\n{self.log[-LOG_TAIL_CHARS:]}")
+            if self._gateway is not None and (code := self._gateway.poll()) is not None:
+                self.kill()
+                raise RuntimeError(f"the gateway ended with code {code}\n{self.log[-LOG_TAIL_CHARS:]}")
             if time.monotonic() > deadline:
                 self.kill()
                 raise RuntimeError(f"the server was not ready in time\n{self.log[-LOG_TAIL_CHARS:]}")

@@ -27,8 +27,10 @@ from typing import Any, Final
 ROOT: Final = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "bench"), str(ROOT / "tests" / "host")]
 
+from callback_faults import CALLBACK_FAULTS  # noqa: E402
 from fault_kinds import FAULTS, Fault, play  # noqa: E402
 from host_faults import HOST_FAULTS  # noqa: E402
+from key_faults import KEY_FAULTS  # noqa: E402
 from member_faults import MEMBER_FAULTS  # noqa: E402
 from run import describe_commit, describe_machine  # noqa: E402
 
@@ -36,7 +38,8 @@ PRODUCT: Final = ("server", "gateway", "cli", "proto", "sdks/python")
 STATE: Final = ROOT / "build" / "torture.json"
 RESULTS: Final = ROOT / "bench" / "results" / "torture.jsonl"
 PROBLEMS_KEPT: Final = 20
-KINDS: Final = {fault.name: fault for fault in (*FAULTS, *MEMBER_FAULTS, *HOST_FAULTS)}
+FAULTS_OF_ALL: Final = (*FAULTS, *MEMBER_FAULTS, *KEY_FAULTS, *HOST_FAULTS, *CALLBACK_FAULTS)
+KINDS: Final = {fault.name: fault for fault in FAULTS_OF_ALL}
 
 
 def product() -> str:
@@ -134,7 +137,13 @@ def _report(name: str, row: dict[str, Any]) -> dict[str, Any]:
 def main(arguments: list[str]) -> int:
     """Plays the faults; returns 1 if a promise was broken."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("faults", nargs="*", choices=[[], *KINDS], help="faults; default: all that this user can cause")
+    parser.add_argument(
+        "faults",
+        nargs="*",
+        choices=[[], *KINDS],
+        metavar="FAULT",
+        help="faults that --list shows; default: all that this user can cause",
+    )
     parser.add_argument("--rounds", type=int, help="rounds per fault, instead of its default")
     parser.add_argument("--list", action="store_true", help="only list the faults and their rounds")
     parser.add_argument("--state", type=Path, default=STATE, help="progress of earlier runs")
@@ -143,11 +152,9 @@ def main(arguments: list[str]) -> int:
     rooted = os.geteuid() == 0
     names = options.faults or [name for name, kind in KINDS.items() if rooted or not kind.needs_root]
     if options.list:
-        print(
-            "\n".join(
-                f"{name:16} {KINDS[name].rounds:4}  {(KINDS[name].__doc__ or '').splitlines()[0]}" for name in names
-            )
-        )
+        width = max(map(len, names))
+        for name in names:
+            print(f"{name:{width}} {KINDS[name].rounds:4}  {(KINDS[name].__doc__ or '').splitlines()[0]}")
         return 0
     torture = Torture(options.state, None if options.no_save else RESULTS, ROOT / "build" / "torture")
     good = [torture.go(KINDS[name], options.rounds or KINDS[name].rounds) for name in names]

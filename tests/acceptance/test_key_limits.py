@@ -60,6 +60,10 @@ def test_policy_set_before_the_first_task_limits_the_new_queue(server: ServerPro
     put(server, "slow", ratePerSecond=0.001, rateBurst=2)
     tasks = [created(server, "slow") for _ in range(3)]
     assert [claimed(server, "slow") for _ in range(3)] == [*tasks[:2], ""]
+    shown = explained(server, tasks[2])
+    assert (shown["reason"], shown["limit"]) == ("LIMITED", "ratePerSecond")
+    assert 0 < shown["delaySeconds"] <= 1000
+    assert not shown.keys() & {"limitMax", "limitUsed"}
     put(server, "slow", ratePerSecond=1_000_000.0)
     claim = {"commands": ["slow"], "waitSeconds": 20}
     assert call(server, "POST", "/tasks/claim", json=claim).json()["id"] == tasks[2]
@@ -98,3 +102,28 @@ def test_limits_of_keys_and_of_consumers_hold_together(server: ServerProcess) ->
     assert [claimed(server, "both") for _ in range(2)] == [second, ""]
     complete(server, second)
     assert claimed(server, "both") == others[1]
+
+
+def test_key_in_the_payload_limits_tasks_that_name_none(server: ServerProcess) -> None:
+    put(server, "paths", concurrencyPerKey=1, concurrencyKeyPath="/customer/id")
+    created_of = {"command": "paths", "payload": {"customer": {"id": 17}}}
+    first, second = (call(server, "POST", "/tasks", json=created_of).json() for _ in range(2))
+    assert (first["concurrencyKey"], second["concurrencyKey"]) == ("17", "17")
+    named = created(server, "paths", concurrencyKey="18", payload={"customer": {"id": 17}})
+    assert [claimed(server, "paths") for _ in range(3)] == [first["id"], named, ""]
+    refused = call(server, "POST", "/tasks", json={"command": "paths", "payload": {"customer": {"id": []}}})
+    assert refused.status_code == 422
+    assert (refused.json()["reason"], refused.json()["details"][0]["field"]) == ("POLICY_VIOLATION", "payload")
+    batch = {"tasks": [created_of, {"command": "paths", "payload": {"customer": {"id": {}}}}], "atomic": True}
+    refused = call(server, "POST", "/tasks/batch", json=batch)
+    assert refused.status_code == 422
+    assert refused.json()["details"][0]["field"] == "tasks[1].payload"
+
+
+def test_task_of_a_schedule_has_the_key_in_its_payload(server: ServerProcess) -> None:
+    put(server, "timed", concurrencyPerKey=1, concurrencyKeyPath="/shop")
+    schedule = {"every": "3600s", "command": "timed", "payload": {"shop": "north"}}
+    assert call(server, "PUT", "/admin/schedules/timed", json=schedule).status_code in {200, 201}
+    assert call(server, "POST", "/admin/schedules/timed/trigger", json={}).status_code == 200
+    task = call(server, "POST", "/tasks/claim", json={"commands": ["timed"]}).json()
+    assert task["concurrencyKey"] == "north"

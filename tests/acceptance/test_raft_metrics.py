@@ -12,6 +12,13 @@ from lone_member import lone_member, post
 from server_process import ServerProcess
 from test_readme import ROOT
 
+FORMER = {
+    "codeq_commits_total": "codeq_commit_seconds_count",
+    "codeq_raft_syncs_total": "codeq_sync_seconds_count",
+    "codeq_raft_sync_seconds_total": "codeq_sync_seconds_sum",
+}
+"""Former names, which show the same counts as the present ones."""
+
 
 @pytest.fixture
 def member(tmp_path: Path) -> Iterator[ServerProcess]:
@@ -45,6 +52,8 @@ def test_member_metrics_show_its_role_and_grow_with_its_work(member: ServerProce
     for name in ("apply_lag", "proposals_waiting", "writes_waiting", "messages_dropped_total", "snapshots_made_total"):
         assert after[f"codeq_raft_{name}"] == 0, name
     assert after["codeq_commits_total"] > before["codeq_commits_total"]
+    for former, name in FORMER.items():
+        assert after[former] == after[name], former
     assert "codeq_raft_snapshot_age_seconds" not in after
 
 

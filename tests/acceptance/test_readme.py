@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -9,13 +10,16 @@ import sys
 from pathlib import Path
 
 import httpx
+import pytest
 from authority import Authority, trusting
+from entry_points import describe_server
 from server_process import ServerProcess
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
 SECONDS_MAX = 40
 EXAMPLE_LINES_MAX = 15
+DOCUMENTS_WITH_CALLS = ("webhooks", "policies")
 
 
 def block(after: str, language: str) -> str:
@@ -69,6 +73,47 @@ def test_readme_python_worker_completes_the_producers_task(server: ServerProcess
     assert produced.startswith("created ")
     assert produced.endswith("{'width': 640}\n")
     assert worker.returncode == 0
+
+
+def test_readme_calls_for_policies_keys_schedules_callbacks_and_signals_are_accepted(server: ServerProcess) -> None:
+    settings = block("## A first task", "sh").partition("# a producer")[0]
+    script = (settings + block("## Policies, keys", "sh")).replace("http://localhost:8080", server.http_url)
+    done = subprocess.run(["bash", "-euc", script], capture_output=True, text=True, check=True, timeout=SECONDS_MAX)
+    policy, by_customer, by_order, schedule, reported, subscription = map(json.loads, done.stdout.splitlines())
+    assert policy["policy"] == {"maxConsumers": 20, "concurrencyPerKey": 1}
+    assert by_customer["concurrencyKey"] == "customer-7"
+    assert (by_order["orderingKey"], by_order["orderingNumber"]) == ("order-42", 1)
+    assert schedule["next"][0].partition("T")[2].startswith("02:30:00+0")
+    assert reported["webhook"] == "http://localhost:9000/ended"
+    assert subscription["subscriptionId"]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS_WITH_CALLS)
+def test_calls_of_documents_are_accepted_as_printed(server: ServerProcess, document: str) -> None:
+    blocks = re.findall(r"```sh\n(.*?)```", (ROOT / f"docs/{document}.md").read_text(), re.DOTALL)
+    assert blocks
+    for script in blocks:
+        printed = script.replace("http://localhost:8080", server.http_url).replace(
+            "curl ", "curl -sS --fail-with-body "
+        )
+        done = subprocess.run(
+            ["bash", "-euc", printed], capture_output=True, text=True, check=False, timeout=SECONDS_MAX
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_readme_test_server_delivers_a_delayed_task_at_once(tmp_path: Path) -> None:
+    path = os.pathsep.join([str(describe_server(tmp_path)), os.environ.get("PYTHONPATH", "")])
+    program = block("its clock moves on request", "python")
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=os.environ | {"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=SECONDS_MAX,
+    )
+    assert done.stdout == "PENDING\n"
 
 
 def test_operations_document_lists_exactly_the_exposed_metrics(tmp_path: Path) -> None:

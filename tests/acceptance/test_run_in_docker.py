@@ -9,19 +9,11 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
-from documented import ENVIRONMENT
+from documented import ENVIRONMENT, PARTS
 from server_process import ServerProcess
 
-GUIDE = r"""
-set -eu
-AUTH='Authorization: Bearer dev-token'
-JSON='Content-Type: application/json'
-TASK_ID=$(curl -s -X POST http://localhost:8080/v1/codeq/tasks -H "$AUTH" -H "$JSON" -d '{"command":"PROCESS_ORDER","payload":{"orderId":"42"},"priority":5}' | jq -r '.id')
-echo "$TASK_ID"
-curl -s -X POST http://localhost:8080/v1/codeq/tasks/claim -H "$AUTH" -H "$JSON" -d '{"commands":["PROCESS_ORDER"],"leaseSeconds":60,"waitSeconds":5}' | jq -c
-curl -s -X POST "http://localhost:8080/v1/codeq/tasks/${TASK_ID}/result" -H "$AUTH" -H "$JSON" -d '{"status":"COMPLETED","result":{"ok":true}}' | jq -c
-curl -s "http://localhost:8080/v1/codeq/tasks/${TASK_ID}" -H "$AUTH" | jq '.status'
-"""  # noqa: E501 - as printed in the guide
+GUIDE = f"set -eu\n{PARTS['tasks']}"
+AGAIN = f"TASK_ID=$1\n{PARTS['status']}"
 
 QUICK_START = r"""
 set -eu
@@ -39,8 +31,6 @@ curl -s -X POST http://localhost:8080/v1/codeq/tasks/$(jq -r .id claimed)/result
 -d '{"status":"COMPLETED","result":{"ok":true}}'
 """
 """The lines of the project page, with the guide's token."""
-
-AGAIN = """curl -s "http://localhost:8080/v1/codeq/tasks/$1" -H 'Authorization: Bearer dev-token' | jq '.status'"""
 
 
 def run_guide(server: ServerProcess, script: str, *arguments: str) -> list[str]:
@@ -79,7 +69,7 @@ def test_guide_task_stays_completed_after_a_stop_and_a_sigkill(documented: Serve
 
 
 def test_guide_metrics_command_needs_no_token(documented: ServerProcess) -> None:
-    lines = run_guide(documented, "curl -sSf http://localhost:8080/metrics | head -5")
+    lines = run_guide(documented, PARTS["metrics"])
     assert any(line.startswith("# HELP") for line in lines)
 
 

@@ -11,12 +11,14 @@ from typing import Any
 
 import httpx
 import pytest
+from callback_receiver import Received, Receiver
 from server_process import DEV_TOKEN, ServerProcess
-from signal_receiver import SignalReceiver, receiving
 from test_bad_input import call
 
 SECRET = "a secret of the tests"
 SUBSCRIPTIONS = "/workers/subscriptions"
+READY = "/ready"
+ARRIVE_SECONDS_MAX = 20
 
 
 @pytest.fixture
@@ -26,9 +28,14 @@ def server(tmp_path: Path) -> Iterator[ServerProcess]:
 
 
 @pytest.fixture
-def receiver() -> Iterator[SignalReceiver]:
-    with receiving() as made:
+def receiver() -> Iterator[Receiver]:
+    with Receiver() as made:
         yield made
+
+
+def signal(receiver: Receiver, number: int = 1) -> Received:
+    """Returns a signal, counted from 1, once it has arrived."""
+    return receiver.wait(READY, number, ARRIVE_SECONDS_MAX)[number - 1]
 
 
 def rest(server: ServerProcess, method: str, path: str, body: object = None, status: int = 200) -> Any:
@@ -82,46 +89,46 @@ def test_malformed_subscription_is_refused_by_field(server: ServerProcess) -> No
     assert rest(server, "GET", SUBSCRIPTIONS)["subscriptions"] == []
 
 
-def test_signal_is_sent_when_work_becomes_ready_and_is_signed(server: ServerProcess, receiver: SignalReceiver) -> None:
+def test_signal_is_sent_when_work_becomes_ready_and_is_signed(server: ServerProcess, receiver: Receiver) -> None:
     create(server)  # without a subscription nothing is sent
-    body = {"callbackUrl": receiver.url, "eventTypes": ["A"], "minIntervalSeconds": 0}
+    body = {"callbackUrl": f"{receiver.url}{READY}", "eventTypes": ["A"], "minIntervalSeconds": 0}
     rest(server, "POST", SUBSCRIPTIONS, body)
-    first = receiver.next()  # of the work that was there
+    first = signal(receiver)  # of the work that was there
     create(server, "B")
     create(server)
-    got = receiver.next()
-    assert {"eventType": "A", "available": True, "queueDepth": 2, "tenantId": "dev-tenant"}.items() <= got.body.items()
-    assert got.body["claimUrl"] == "/v1/codeq/tasks/claim"
-    assert got.body["notificationId"] != first.body["notificationId"]
+    got = signal(receiver, 2)
+    assert {"eventType": "A", "available": True, "queueDepth": 2, "tenantId": "dev-tenant"}.items() <= got.json.items()
+    assert got.json["claimUrl"] == "/v1/codeq/tasks/claim"
+    assert got.json["notificationId"] != first.json["notificationId"]
     stamp = got.headers["x-codeq-timestamp"]
-    expected = hmac.new(SECRET.encode(), f"{stamp}.".encode() + got.raw, hashlib.sha256).hexdigest()
+    expected = hmac.new(SECRET.encode(), f"{stamp}.".encode() + got.body, hashlib.sha256).hexdigest()
     assert got.headers["x-codeq-signature"] == expected
-    assert got.headers["webhook-id"] == got.body["notificationId"]
+    assert got.headers["webhook-id"] == got.json["notificationId"]
     claimed = rest(server, "POST", "/tasks/claim/batch", {"commands": ["A"], "count": 2})["tasks"]
     rest(server, "POST", f"/tasks/{claimed[0]['id']}/nack", {"delaySeconds": 0})
-    assert receiver.next().body["queueDepth"] == 1
+    assert signal(receiver, 3).json["queueDepth"] == 1
     rest(server, "POST", "/admin/queues/A/pause", {})
     rest(server, "POST", f"/tasks/{claimed[1]['id']}/abandon", {})
     rest(server, "POST", "/admin/queues/A/resume", {})
-    assert receiver.next().body["queueDepth"] == 2
-    assert receiver.requests.empty()
+    assert signal(receiver, 4).json["queueDepth"] == 2
+    assert len(receiver.requests) == 4
 
 
-def test_signals_go_on_after_a_restart(server: ServerProcess, receiver: SignalReceiver) -> None:
-    rest(server, "POST", SUBSCRIPTIONS, {"callbackUrl": receiver.url, "minIntervalSeconds": 3600})
+def test_signals_go_on_after_a_restart(server: ServerProcess, receiver: Receiver) -> None:
+    rest(server, "POST", SUBSCRIPTIONS, {"callbackUrl": f"{receiver.url}{READY}", "minIntervalSeconds": 3600})
     create(server)
-    assert receiver.next().body["queueDepth"] == 1
+    assert signal(receiver).json["queueDepth"] == 1
     create(server)
     server.kill()
     server.start()
-    assert receiver.next().body["queueDepth"] == 2
+    assert signal(receiver, 2).json["queueDepth"] == 2
 
 
-def test_receiver_that_is_gone_ends_its_subscription(server: ServerProcess, receiver: SignalReceiver) -> None:
-    receiver.status = 410
-    made = rest(server, "POST", SUBSCRIPTIONS, {"callbackUrl": receiver.url})
+def test_receiver_that_is_gone_ends_its_subscription(server: ServerProcess, receiver: Receiver) -> None:
+    receiver.answer = lambda _: 410
+    made = rest(server, "POST", SUBSCRIPTIONS, {"callbackUrl": f"{receiver.url}{READY}"})
     create(server)
-    receiver.next()
+    signal(receiver)
     path = f"{SUBSCRIPTIONS}/{made['subscriptionId']}"
     while call(server, "GET", path, DEV_TOKEN).status_code != 404:
         pass

@@ -51,7 +51,7 @@ def test_keys_are_shown_by_every_call_and_delivered(server: ServerProcess) -> No
         call(server, "POST", "/tasks/claim", json={"commands": ["shown"]}).json(),
     ):
         assert {key: shown[key] for key in keys} == keys
-        assert shown["orderingNumber"] == "1"
+        assert shown["orderingNumber"] == 1
     plain = call(server, "GET", f"/tasks/{created(server, 'shown')}").json()
     assert not plain.keys() & {*keys, "orderingNumber"}
 
@@ -97,12 +97,14 @@ def test_key_parked_by_a_worker_delivers_nothing_and_costs_no_attempt(
     other = created(server, "parked", rateKey="other")
     assert claimed(server, "parked") == first
     reply = call(server, "POST", f"/tasks/{first}/abandon", json={"delaySeconds": 2, "parkKey": True})
-    assert reply.json() == {"status": "PENDING", "delaySeconds": 0}
+    assert reply.json() == {"status": "PENDING", "delaySeconds": 2}
     assert claimed(server, "parked") == other
     assert claimed(server, "parked") == ""
     wait = client.explain(second).key_wait
     assert wait is not None
-    assert (wait.kind, wait.key) == ("RATE", "api")
+    assert (wait.kind, wait.key, wait.limit) == ("RATE", "api", None)
+    assert wait.parked_until is not None
+    assert "limit" not in explained(server, second)["keyWait"]
     claim = {"commands": ["parked"], "waitSeconds": 20}
     again = call(server, "POST", "/tasks/claim", json=claim).json()
     assert (again["id"], again["attempts"]) == (first, 1)

@@ -18,6 +18,7 @@ from pathlib import Path
 import httpx
 import pytest
 import yaml
+from codeq_cli import env_files
 from server_process import DEV_TOKEN, LOOPBACK
 from test_readme import ROOT, block
 
@@ -35,12 +36,6 @@ def eventually(condition: Callable[[], bool], what: str) -> None:
     while not condition():
         assert time.monotonic() < deadline, what
         time.sleep(0.05)
-
-
-def read_env(path: Path) -> dict[str, str]:
-    """Returns the variables of an env file."""
-    lines = [line for line in path.read_text().splitlines() if line and not line.startswith("#")]
-    return {name: value for name, _, value in (line.partition("=") for line in lines)}
 
 
 def checked(env: dict[str, str], *flags: str) -> None:
@@ -236,7 +231,7 @@ def test_port_offset_shifts_every_port_of_a_node(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", NODES)
 def test_config_check_accepts_the_env_files_of_the_local_cluster(name: str) -> None:
-    checked(read_env(LOCAL / "common.env") | read_env(LOCAL / f"{name}.env"), "--dev")
+    checked(env_files.read(LOCAL / "common.env") | env_files.read(LOCAL / f"{name}.env"), "--dev")
 
 
 def test_compose_file_defines_three_nodes_that_can_reach_each_other() -> None:
@@ -246,7 +241,7 @@ def test_compose_file_defines_three_nodes_that_can_reach_each_other() -> None:
     environments = {}
     for name, service in services.items():
         assert service["env_file"] == ["common.env"]
-        environments[name] = read_env(COMPOSE / "common.env") | service["environment"]
+        environments[name] = env_files.read(COMPOSE / "common.env") | service["environment"]
         checked(environments[name])
         (volume,) = service["volumes"]
         source, path = volume.split(":")
@@ -255,7 +250,7 @@ def test_compose_file_defines_three_nodes_that_can_reach_each_other() -> None:
         assert (ROOT / "Dockerfile").samefile(COMPOSE / service["build"] / "Dockerfile")
     assert len({service["volumes"][0] for service in services.values()}) == len(NODES)
     assert [name for name in NODES if environments[name].get("RAFT_BOOTSTRAP") == "true"] == ["node-a"]
-    published = {name: dict(reversed(port.split(":")) for port in services[name]["ports"]) for name in NODES}
+    published = {name: dict(reversed(port.split(":")[-2:]) for port in services[name]["ports"]) for name in NODES}
     assert len({port for ports in published.values() for port in ports.values()}) == 3 * len(NODES)
     for name, env in environments.items():
         assert env["RAFT_SELF_ID"] == name

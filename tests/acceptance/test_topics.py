@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import codeq
 import httpx
 import pytest
+from bare_streams import take, working
+from codeq.v1 import worker_service_pb2
 from server_process import DEV_TOKEN, ServerProcess
 
 SECONDS_MAX = 30
@@ -117,6 +121,17 @@ def test_malformed_policy_gets_400(server: ServerProcess, body: bytes, field: st
         ({"ratePerKeyPerSecond": 1_000_001}, "ratePerKeyPerSecond"),
         ({"rateBurst": 1_000_001}, "rateBurst"),
         ({"atKeyLimit": "panic"}, "atKeyLimit"),
+        ({"webhook": "example.com"}, "webhook"),
+        ({"payloadSchema": {"type": "text"}}, "payloadSchema"),
+        ({"payloadSchema": {"$ref": "https://example.com/"}}, "payloadSchema"),
+        ({"payloadSchema": {"title": "x" * 16_384}}, "payloadSchema"),
+        ({"payloadSchema": []}, "payloadSchema"),
+        ({"payloadSchema": None}, "payloadSchema"),
+        ({"defaultLeaseSeconds": 43_201}, "defaultLeaseSeconds"),
+        ({"webhook": "https://user:pass@example.com/"}, "webhook"),
+        ({"concurrencyKeyPath": "customer"}, "concurrencyKeyPath"),
+        ({"rateKeyPath": "/a~2"}, "rateKeyPath"),
+        ({"orderingKeyPath": "/" + "a" * 256}, "orderingKeyPath"),
     ],
 )
 def test_bad_policy_gets_422_with_the_field(server: ServerProcess, policy: dict[str, Any], field: str) -> None:
@@ -125,8 +140,14 @@ def test_bad_policy_gets_422_with_the_field(server: ServerProcess, policy: dict[
     assert ask(server, "GET", "/admin/topics/bad").status_code == 404
 
 
-def test_zeros_say_nothing(server: ServerProcess) -> None:
-    assert put(server, "zeros", retentionSeconds=0, maxConsumers=0, backoff={}).json()["policy"] == {}
+def test_webhook_that_leads_inside_is_refused(server: ServerProcess) -> None:
+    answer = put(server, "inside", webhook="http://10.0.0.1/hook").json()
+    assert (answer["reason"], answer["field"]) == ("URL_NOT_ALLOWED", "webhook")
+    assert ask(server, "GET", "/admin/topics/inside").status_code == 404
+
+
+def test_zero_in_a_policy_means_not_set(server: ServerProcess) -> None:
+    assert put(server, "zeros", retentionSeconds=0, maxConsumers=0, backoff={}, webhook="").json()["policy"] == {}
 
 
 def test_topics_survive_a_kill(tmp_path: Path) -> None:
@@ -143,7 +164,7 @@ def test_topics_survive_a_kill(tmp_path: Path) -> None:
         assert len(ask(server, "POST", "/tasks/claim/batch", json={"count": 3}).json()["tasks"]) == 1
 
 
-def test_updates_at_once_each_get_a_version_of_their_own(server: ServerProcess) -> None:
+def test_concurrent_updates_each_get_a_version_of_their_own(server: ServerProcess) -> None:
     put(server, "busy", maxAttempts=1)
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda number: put(server, "busy", maxAttempts=number), range(2, 34)))
@@ -166,6 +187,34 @@ def test_new_tasks_get_the_defaults_of_their_policy_and_stay_in_its_bounds(serve
     ):
         answer = create(server, "fit", **fields)
         assert (answer.status_code, answer.json()["reason"], answer.json()["field"]) == (422, "POLICY_VIOLATION", field)
+
+
+SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
+
+
+def test_payloads_must_fit_the_schema_in_calls_streams_schedules_and_after_a_kill(tmp_path: Path) -> None:
+    with ServerProcess(tmp_path) as server:
+        assert put(server, "typed", payloadSchema=SCHEMA).json()["policy"] == {"payloadSchema": SCHEMA}
+        assert create(server, "typed", payload={"n": 1}).status_code == 202
+        spec = {"every": "1h", "command": "typed", "payload": {"n": 0.5}}
+        assert ask(server, "PUT", "/admin/schedules/typed", json=spec).status_code == 200
+        for _ in range(2):
+            answer = create(server, "typed", payload={"n": "secret"}).json()
+            assert (answer["reason"], answer["field"]) == ("POLICY_VIOLATION", "payload")
+            assert "/n: " in answer["error"]
+            assert "secret" not in answer["error"]
+            assert ask(server, "POST", "/admin/schedules/typed/trigger").json()["reason"] == "POLICY_VIOLATION"
+            with codeq.Producer(server.producer_addr, token=DEV_TOKEN) as producer:
+                producer.create("typed", {"n": 2})
+                with pytest.raises(codeq.CodeqError, match="payloadSchema"):
+                    producer.create("typed", {"m": 2})
+            server.kill()
+            server.start()
+        records = ask(server, "GET", "/admin/audit").json()["records"]
+        digests = [json.loads(each["after"])["payloadSchema"] for each in records if each["call"] == "PutTopic"]
+        assert [len(digest) for digest in digests] == [64]
+        put(server, "typed")
+        assert create(server, "typed", payload=7).status_code == 202
 
 
 def test_task_expires_as_its_policy_says(server: ServerProcess) -> None:
@@ -201,6 +250,46 @@ def test_repeated_request_finds_its_task_even_if_the_policy_has_become_stricter(
     again = create(server, "again", idempotencyKey="again-1", priority=3)
     assert (again.status_code, again.json()["id"]) == (200, task["id"])
     assert create(server, "again", idempotencyKey="again-2", priority=3).status_code == 422
+
+
+# -- leases --------------------------------------------------------------------------------------------------------
+
+
+def seconds_left(until: str) -> float:
+    return (datetime.fromisoformat(until) - datetime.now(UTC)).total_seconds()
+
+
+def test_claim_without_a_length_gets_the_lease_of_the_policy_at_once_and_after_a_wait(server: ServerProcess) -> None:
+    put(server, "leased", defaultLeaseSeconds=600)
+    create(server, "leased")
+    task = ask(server, "POST", "/tasks/claim", json={"commands": ["leased"]}).json()
+    assert 500 < seconds_left(task["leaseUntil"]) <= 600
+    extended = ask(server, "POST", f"/tasks/{task['id']}/heartbeat", json={}).json()
+    assert 500 < seconds_left(extended["leaseUntil"]) <= 600
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(ask, server, "POST", "/tasks/claim", json={"commands": ["leased"], "waitSeconds": 20})
+        create(server, "leased")
+        assert 500 < seconds_left(waiting.result(SECONDS_MAX).json()["leaseUntil"]) <= 600
+    create(server, "leased")
+    task = ask(server, "POST", "/tasks/claim", json={"commands": ["leased"], "leaseSeconds": 30}).json()
+    assert seconds_left(task["leaseUntil"]) <= 30
+
+
+async def test_stream_without_a_length_gets_leases_as_the_policies_of_its_commands_say(server: ServerProcess) -> None:
+    put(server, "long", defaultLeaseSeconds=600)
+    for command in ("long", "usual", "long", "usual"):
+        create(server, command)
+    async with working(server, "long", "usual") as stream:
+        tasks = {task.id: task for task in await take(stream, 4)}
+        until = {name: task.lease_until.seconds for name, task in tasks.items()}
+        beats = [worker_service_pb2.Heartbeat(task_id=t.id, lease_token=t.lease_token) for t in tasks.values()]
+        await stream.write(worker_service_pb2.WorkRequest(heartbeats=beats))
+        extended: dict[str, float] = {}
+        while len(extended) < 4:
+            extended |= {each.task_id: each.lease_until.seconds for each in (await stream.read()).extended}
+    for name, task in tasks.items():
+        for end in (until[name], extended[name]):
+            assert (500 if task.command == "long" else 0) < end - time.time() <= (601 if task.command == "long" else 61)
 
 
 # -- maxConsumers --------------------------------------------------------------------------------------------------

@@ -82,7 +82,14 @@ INVALID = [
     f"{PARENT}-more",
     f"{PARENT}, {OTHER}",
     f"01-{TRACE}-{SPAN}-01-" + "x" * 200,
+    f"00-{TRACE[1:]}-{SPAN}-01",
+    f"00-{TRACE}0-{SPAN}-01",
+    f"00-{TRACE}-{SPAN}",
+    f"ff-{TRACE}-{SPAN}-01-more",
+    f"01-{'0' * 32}-{SPAN}-01",
+    f"01-{TRACE}-{SPAN}-01more",
 ]
+"""Not in the form of W3C Trace Context."""
 
 
 @pytest.mark.parametrize("parent", INVALID)
@@ -98,6 +105,7 @@ def test_invalid_tracestate_header_is_ignored_without_its_traceparent(server: Se
 def test_headers_of_later_versions_and_on_other_calls_are_accepted(server: ServerProcess) -> None:
     later = f"01-{TRACE}-{SPAN}-01-what-the-future-is"
     assert context_of(created(server, {"command": "new"}, traceparent=later)) == (later, None)
+    assert context_of(created(server, {"command": "new", "traceparent": later})) == (later, None)
     for method, path in (("GET", "/tasks"), ("POST", "/tasks/claim")):
         body = None if method == "GET" else {"commands": ["new"]}
         answer = call(server, method, path, json=body, headers={"traceparent": OTHER, "tracestate": "broken"})
@@ -106,7 +114,7 @@ def test_headers_of_later_versions_and_on_other_calls_are_accepted(server: Serve
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("traceparent", "x"), ("traceparent", PARENT.upper()), ("tracestate", "ü"), ("tracestate", "x" * 513)],
+    [*(("traceparent", parent) for parent in INVALID), ("tracestate", "ü"), ("tracestate", "x" * 513)],
 )
 def test_invalid_trace_context_in_a_body_is_rejected_by_its_field(
     server: ServerProcess, field: str, value: str
@@ -115,6 +123,9 @@ def test_invalid_trace_context_in_a_body_is_rejected_by_its_field(
     assert refused(answer, 400, "INVALID_FIELD")["details"][0]["field"] == field
     with codeq.Producer(server.producer_addr, token=DEV_TOKEN) as producer, pytest.raises(codeq.InvalidField) as wrong:
         producer.create("bad", 1, **{field: value})  # type: ignore[arg-type]
+    assert field in str(wrong.value)
+    with codeq.Client(server.producer_addr, token=DEV_TOKEN) as client, pytest.raises(codeq.InvalidField) as wrong:
+        client.create("bad", 1, **{field: value})  # type: ignore[arg-type]
     assert field in str(wrong.value)
 
 

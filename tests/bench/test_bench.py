@@ -19,7 +19,12 @@ from measured_server import BenchError  # noqa: E402
 
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize(
-    ("bench", "flags"), [("single", ["--frame", "8"]), ("rest", ["--clients", "4", "--rate-limits"])]
+    ("bench", "flags"),
+    [
+        ("single", ["--frame", "8"]),
+        ("single", ["--frame", "8", "--traces", "10"]),
+        ("rest", ["--clients", "4", "--rate-limits"]),
+    ],
 )
 def test_short_run_prints_one_line_of_consistent_figures(tmp_path: Path, bench: str, flags: list[str]) -> None:
     command = [sys.executable, str(BENCH / "run.py"), bench, "--seconds", "0.5", "--warmup", "0.1", *flags]
@@ -34,6 +39,17 @@ def test_short_run_prints_one_line_of_consistent_figures(tmp_path: Path, bench: 
     assert line["row_ops_per_cycle"] > 0
     assert line["server_cpu_us_per_cycle"] > 0
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.timeout(180)
+def test_unscraped_run_has_no_row_operations(tmp_path: Path) -> None:
+    command = [sys.executable, str(BENCH / "run.py"), "single", "--seconds", "0.5", "--warmup", "0.1", "--unscraped"]
+    done = subprocess.run([*command, "--directory", tmp_path], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    line = json.loads(done.stdout)
+    assert line["cycles_per_s"] > 0
+    assert line["server_cpu_us_per_cycle"] > 0
+    assert line["row_ops_per_cycle"] is None
 
 
 @pytest.mark.timeout(180)
@@ -92,6 +108,21 @@ def test_short_bench_of_rate_limits_counts_every_refusal() -> None:
 
 
 @pytest.mark.timeout(180)
+def test_short_bench_of_keys_claims_every_free_key_and_loses_no_task() -> None:
+    flags = ["--keys", "300", "--hot", "300", "--runs", "1", "--seconds", "0.5"]
+    done = subprocess.run([sys.executable, str(BENCH / "keys.py"), *flags], check=False, capture_output=True, text=True)
+    assert done.stdout, done.stderr
+    line = json.loads(done.stdout)
+    claims, throughput = line["claims"], line["throughput"]
+    assert claims["claims"] == 300
+    assert 0 < claims["p50_ms"] <= claims["p99_ms"] <= claims["max_ms"]
+    assert set(throughput["cycles_per_s"]) == {"plain", "unlimited", "limited"}
+    assert min(throughput["cycles_per_s"].values()) > 0
+    good = claims["p99_ms"] <= line["aim_p99_ms"] and throughput["ratio_to_unlimited"] >= line["aim_ratio"]
+    assert done.returncode == (0 if good else 1)
+
+
+@pytest.mark.timeout(180)
 def test_short_fairness_bench_prints_one_line_of_figures() -> None:
     flags = ["--seconds", "1", "--producers", "2", "--workers", "1", "--inflight", "2"]
     done = subprocess.run(
@@ -104,6 +135,37 @@ def test_short_fairness_bench_prints_one_line_of_figures() -> None:
         assert 0 < line[part]["create_p50_ms"] <= line[part]["create_p99_ms"] <= line[part]["create_max_ms"]
     assert line["flood"]["created_per_s"] > 0
     assert done.returncode == (0 if line["worst_p99_ms"] <= line["aim_p99_ms"] else 1)
+
+
+@pytest.mark.timeout(180)
+def test_small_bench_of_schedules_finds_one_task_per_instant() -> None:
+    flags = ["--schedules", "20", "--period", "2", "--fires", "5"]
+    done = subprocess.run(
+        [sys.executable, str(BENCH / "schedules.py"), *flags], check=False, capture_output=True, text=True
+    )
+    assert done.stdout, done.stderr
+    line = json.loads(done.stdout)
+    assert (line["late"]["tasks"], line["wanted"], line["twice"]) == (100, 100, 0)
+    assert 0 <= line["late"]["p50_ms"] <= line["late"]["p99_ms"] <= line["late"]["max_ms"]
+    assert [each["tasks"] for each in line["late_by_instant"]] == [20] * 5
+    assert line["beside"]["tasks"] > 0
+    assert done.returncode == (0 if line["late"]["max_ms"] <= line["aim_max_ms"] else 1)
+
+
+@pytest.mark.timeout(180)
+def test_small_bench_of_signals_finds_the_last_edge_of_every_subscription() -> None:
+    flags = ["--subscriptions", "20", "--rate", "500", "--interval", "1", "--seconds", "2", "--rounds", "1"]
+    done = subprocess.run(
+        [sys.executable, str(BENCH / "signals.py"), *flags], check=False, capture_output=True, text=True
+    )
+    assert done.stdout, done.stderr
+    line = json.loads(done.stdout)
+    assert line["unsignalled"] == 0
+    assert 20 <= line["signals"] == line["counted_by_metric"]
+    assert line["spacing_min_s"] > 0.9
+    assert 0 < line["edges_per_s"] <= 550
+    for tenants in (line["create_p50_ms"], line["create_p99_ms"]):
+        assert min(tenants["with"], tenants["without"]) > 0
 
 
 @pytest.mark.timeout(180)
@@ -126,6 +188,7 @@ def test_small_herd_bench_prints_one_line_of_figures() -> None:
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     assert done.stdout, done.stderr
     line = json.loads(done.stdout)
+    assert isinstance(line["leased_mb"], float)
     for part, count in (("delayed", 2000), ("leases", 500)):
         assert line[part]["count"] == count
         assert line[part]["per_s"] > 0
@@ -146,6 +209,23 @@ def test_short_idle_bench_prints_one_line_of_figures() -> None:
     assert line["grpc"]["renewals_per_s"] > 0
 
 
+@pytest.mark.timeout(180)
+def test_short_callbacks_bench_prints_one_line_of_figures_for_each_part() -> None:
+    flags = ["--tasks", "200", "--rate", "200", "--seconds", "1", "--hosts", "4"]
+    command = [sys.executable, str(BENCH / "callbacks.py"), *flags]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.stdout, done.stderr
+    drain, outage, dead_host = (json.loads(line) for line in done.stdout.splitlines())
+    assert 0 < drain["queued"] <= drain["tasks"] == 200
+    assert min(drain["deliveries_per_s"], drain["deliveries_per_core_s"]) > 0
+    assert outage["callbacks"] >= 400
+    assert outage["exactly_once"] == 1
+    assert min(outage["create_p99_ms"].values()) > 0
+    assert (dead_host["served_hosts"], dead_host["repeated"]) == (2, 0)
+    assert 0 < dead_host["lag_p50_ms"] <= dead_host["lag_max_ms"]
+    assert done.returncode == int(not (drain["good"] and outage["good"] and dead_host["good"]))
+
+
 @pytest.mark.parametrize(
     ("load", "queue"),
     [
@@ -162,6 +242,12 @@ def test_check_counts_rejects_a_run_with_missing_tasks_or_answers(
     nothing = {"refused": 0, "frames_unanswered": 0, "outcomes_unanswered": 0}
     with pytest.raises(BenchError):
         run.check_counts(nothing | load, queue)
+
+
+def test_percentiles_are_times_that_were_measured() -> None:
+    found = run.percentiles([float(number) for number in range(200, 0, -1)])
+    assert found == {"p50_ms": 101.0, "p99_ms": 199.0, "max_ms": 200.0}
+    assert run.percentiles([0.126], 2) == {"p50_ms": 0.13, "p99_ms": 0.13, "max_ms": 0.13}
 
 
 def test_growth_exceeds_the_limit_only_if_the_store_grows_steadily() -> None:

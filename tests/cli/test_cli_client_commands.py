@@ -57,7 +57,7 @@ def test_create_reads_payload_from_file_and_stdin(client: Run, recorder: Recordi
 @pytest.mark.parametrize(
     ("args", "stdin", "part"),
     [
-        (("create", "A", "--payload", "{x}"), b"", b"--payload: not JSON"),
+        (("create", "A", "--payload", "{x}"), b"", b"; write @FILE for the content of a file"),
         (("create", "A", "--payload", "NaN"), b"", b"NaN is not JSON"),
         (("create", "A", "--payload", ""), b"", b"--payload: is empty; it must be one JSON value"),
         (("create", "A", "--payload", "-"), b" \n", b"--payload: is empty"),
@@ -126,6 +126,7 @@ def test_usage_error_prints_one_line_and_exits_with_code_2_without_a_request(
             {"leaseToken": "7", "delaySeconds": 0, "reason": "ü"},
         ),
         ("abandon t1", "POST /tasks/t1/abandon", {}),
+        ("abandon t1 --delay 5m --park-key", "POST /tasks/t1/abandon", {"delaySeconds": 300, "parkKey": True}),
         ("abandon t1 --delay 5m --lease-token 7", "POST /tasks/t1/abandon", {"leaseToken": "7", "delaySeconds": 300}),
     ],
 )

@@ -11,6 +11,8 @@ import codeq
 import pytest
 import yaml
 from authority import Authority
+from codeq_cli import profile
+from codeq_server.config.sources import CLIENT_VARIABLES
 from recording_server import Run
 
 URL = "http://localhost:9999"
@@ -290,3 +292,7 @@ def test_error_names_the_foreign_distribution_codeq(run: Run, tmp_path: Path) ->
     done = run("serve", "--dev", PYTHONPATH=os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
     assert done.returncode == 2
     assert f"{merged}/__init__.py: not the SDK of this server".encode() in done.stderr
+
+
+def test_servers_know_every_variable_of_the_client() -> None:
+    assert {*profile.ENVIRONMENT.values(), profile.PROFILE_VARIABLE} <= CLIENT_VARIABLES

@@ -1,7 +1,8 @@
-"""docs/cli.md describes every command and option."""
+"""docs/cli.md describes every command and option, and every reason of a failure."""
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ import pytest
 import typer
 from codeq_cli.commands import app
 
-DOCUMENT = (Path(__file__).resolve().parents[2] / "docs" / "cli.md").read_text()
+ROOT = Path(__file__).resolve().parents[2]
+DOCUMENT = (ROOT / "docs/cli.md").read_text()
 
 
 def _commands(group: Any, path: str = "") -> Iterator[tuple[str, set[str]]]:
@@ -26,6 +28,24 @@ def _commands(group: Any, path: str = "") -> Iterator[tuple[str, set[str]]]:
 
 
 COMMANDS = dict(_commands(typer.main.get_group(app)))
+
+
+def _reasons() -> set[str]:
+    """Returns the reasons of the command line's own failures."""
+    trees = [ast.parse(path.read_text()) for path in (ROOT / "cli/codeq_cli").rglob("*.py")]
+    failures = [
+        node.args[1]
+        for tree in trees
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Failure"
+    ]
+    return {str(reason.value) for reason in failures if isinstance(reason, ast.Constant)}
+
+
+def test_document_lists_every_reason_of_the_command_line() -> None:
+    reasons = _reasons()
+    assert {"USAGE", "NOTHING_TO_CLAIM"} < reasons
+    assert {reason for reason in reasons if f"`{reason}`" not in DOCUMENT} == set()
 
 
 def test_command_list_is_not_empty() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from recording_server import RecordingServer, Run
@@ -16,6 +17,13 @@ def test_put_sends_the_policy_and_shows_the_topic(client: Run, recorder: Recordi
     assert done.stdout.decode() == TOPIC + "\n"
     assert (recorder.request.method, recorder.request.path) == ("PUT", "/v1/codeq/admin/topics/ORDER?tenant=acme")
     assert json.loads(recorder.request.body) == {"maxConsumers": 2}
+
+
+def test_put_reads_the_policy_from_a_file(client: Run, recorder: RecordingServer, tmp_path: Path) -> None:
+    (tmp_path / "policy.json").write_text('{"maxConsumers": 3}', encoding="utf-8")
+    recorder.reply(TOPIC.encode())
+    assert client("topic", "put", "ORDER", f"@{tmp_path / 'policy.json'}").returncode == 0
+    assert json.loads(recorder.request.body) == {"maxConsumers": 3}
 
 
 @pytest.mark.parametrize("policy", ["{", "[]", "1"])
@@ -37,7 +45,7 @@ def test_get_and_list_show_topics(client: Run, recorder: RecordingServer) -> Non
     assert paths == ["/v1/codeq/admin/topics/ORDER", "/v1/codeq/admin/topics?pageSize=500"]
 
 
-def test_delete_says_that_it_means_it(client: Run, recorder: RecordingServer) -> None:
+def test_delete_sends_the_deletion_policy(client: Run, recorder: RecordingServer) -> None:
     recorder.reply(b"", status=204)
     assert client("topic", "delete", "ORDER").stdout == b""
     assert recorder.request.method == "DELETE"

@@ -35,6 +35,23 @@ def test_usage_errors_are_explained_in_plain_words(client: Run, args: str, told:
 
 
 @pytest.mark.parametrize(
+    "args",
+    [
+        ("logs", "level", "de\udcffbug"),
+        ("cluster", "leave", "x" * 300),
+        ("store", "backup", "x" * 300, "there"),
+        ("profile", "cpu", "--file", "d\udcff/none", "--addr", "127.0.0.1:1"),
+        ("webhook", "secrets", "put", "d\udcff"),
+        ("task", "get", "d\udcff"),
+    ],
+)
+def test_no_argument_ends_in_a_traceback(client: Run, args: tuple[str, ...]) -> None:
+    done = client(*args)
+    assert done.returncode in {2, 4}
+    assert (done.stderr[:7], done.stderr.count(b"\n")) == (b"error: ", 1)
+
+
+@pytest.mark.parametrize(
     ("written", "seconds"), [("90", 90), ("90s", 90), ("5m", 300), ("1h30m", 5400), ("1D", 86400), ("0", 0)]
 )
 def test_durations_are_accepted_in_common_notations(

@@ -21,7 +21,7 @@ from scripted_peer import ScriptedPeers
 from server_process import ServerProcess
 
 POLL_SECONDS: Final = 0.05
-EVENT_SECONDS: Final = 15.0
+EVENT_SECONDS: Final = 30.0
 """How long a step waits for an event unless it says `within`."""
 
 OP_SECONDS: Final = 45.0

@@ -8,7 +8,7 @@ import time
 from typing import Final, Self
 
 CHUNK_BYTES: Final = 1 << 16
-START_SECONDS_MAX: Final = 10.0
+START_SECONDS_MAX: Final = 30.0
 
 
 class CuttingProxy:

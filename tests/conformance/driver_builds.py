@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import fcntl
-import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
+from program_builds import BuildError, build_once
+
 ROOT: Final = Path(__file__).resolve().parents[2]
 DRIVERS: Final = Path(__file__).with_name("drivers")
-BUILD_SECONDS_MAX: Final = 300
 
 
 class DriverMissing(Exception):  # noqa: N818 - what is wrong
@@ -30,7 +29,10 @@ def command(name: str, folder: Path) -> list[str]:
     """
     if not (DRIVERS / name).is_dir():
         raise DriverMissing(f"there is no driver {name}: no folder {name} in {DRIVERS.relative_to(ROOT)}")
-    return _COMMANDS[name](folder)
+    try:
+        return _COMMANDS[name](folder)
+    except BuildError as failed:
+        raise DriverMissing(str(failed)) from None
 
 
 def _python(name: str) -> Callable[[Path], list[str]]:
@@ -39,30 +41,13 @@ def _python(name: str) -> Callable[[Path], list[str]]:
 
 def _go(folder: Path) -> list[str]:
     program = folder / "go-driver"
-    _once(folder / "go-driver.lock", program, ["go", "build", "-o", str(program), "."], DRIVERS / "go")
+    build_once(program, ["go", "build", "-o", str(program), "."], DRIVERS / "go")
     return [str(program)]
 
 
 def _ts(folder: Path) -> list[str]:
-    built = folder / "ts-driver.built"
-    _once(folder / "ts-driver.lock", built, ["npm", "run", "--silent", "build"], ROOT / "sdks" / "ts")
-    built.touch()
+    build_once(folder / "ts-driver.built", ["npm", "run", "--silent", "build"], ROOT / "sdks" / "ts")
     return ["node", str(DRIVERS / "ts" / "driver.mjs")]
-
-
-def _once(lock: Path, product: Path, build: list[str], where: Path) -> None:
-    """Runs a build unless another process of the run has done it."""
-    with lock.open("w") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
-        if product.exists():
-            return
-        try:
-            done = subprocess.run(build, cwd=where, capture_output=True, timeout=BUILD_SECONDS_MAX, check=False)
-        except OSError as error:
-            raise DriverMissing(f"{build[0]}: {error}") from None
-        if done.returncode:
-            raise DriverMissing(f"{' '.join(build)}: {(done.stderr or done.stdout).decode(errors='replace')}")
-        product.touch()
 
 
 _COMMANDS: Final[Mapping[str, Callable[[Path], list[str]]]] = {

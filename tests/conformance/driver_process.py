@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-EXIT_SECONDS_MAX: Final = 10.0
+EXIT_SECONDS_MAX: Final = 30.0
 REPLY_SECONDS_MAX: Final = 60.0
 LOG_TAIL_CHARS: Final = 4000
 

@@ -23,7 +23,7 @@ from server_process import ServerProcess
 if TYPE_CHECKING:
     from case_run import CaseRun
 
-HTTP_SECONDS: Final = 10.0
+HTTP_SECONDS: Final = 30.0
 SETTLE_SECONDS_MAX: Final = 45.0
 POLL_SECONDS: Final = 0.1
 CUT_SECONDS_MAX: Final = 100.0

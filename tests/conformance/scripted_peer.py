@@ -48,7 +48,7 @@ from google.protobuf import any_pb2, duration_pb2, json_format, message_factory
 from google.rpc import error_details_pb2, status_pb2
 
 READ_SECONDS_MAX: Final = 30.0
-START_SECONDS_MAX: Final = 10.0
+START_SECONDS_MAX: Final = 30.0
 OPTIONS: Final = (("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", 16 << 20))
 WELCOMES: Final[Mapping[str, Mapping[str, Any]]] = {
     "Produce": {

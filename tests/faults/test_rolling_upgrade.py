@@ -2,30 +2,14 @@
 
 from __future__ import annotations
 
-import subprocess
-import tarfile
-from io import BytesIO
 from pathlib import Path
 
 import pytest
 from cluster_process import ClusterProcess
+from earlier_release import PRESENT, earlier
 from fault_run import Run, assert_clean
 
 pytestmark = pytest.mark.timeout(400)
-
-ROOT = Path(__file__).resolve().parent.parent.parent
-PACKAGES = ("server", "gateway", "cli", "sdks/python/src")
-
-
-def earlier(folder: Path) -> str:
-    """Returns the PYTHONPATH of the last release, or of the last commit before the first release."""
-    git = ["git", "-C", str(ROOT)]
-    tags = subprocess.run([*git, "tag", "--sort=-creatordate"], capture_output=True, text=True, check=True).stdout
-    revision = (tags.split() or ["HEAD"])[0]
-    archive = subprocess.run([*git, "archive", revision, *PACKAGES], capture_output=True, check=True).stdout
-    with tarfile.open(fileobj=BytesIO(archive)) as content:
-        content.extractall(folder, filter="data")
-    return ":".join(str(folder / package) for package in PACKAGES)
 
 
 async def test_nodes_are_upgraded_one_by_one_under_load(tmp_path: Path) -> None:
@@ -36,7 +20,7 @@ async def test_nodes_are_upgraded_one_by_one_under_load(tmp_path: Path) -> None:
             for name in sorted(cluster.nodes, key=lambda name: name == leader):
                 node = cluster.nodes[name]
                 assert node.stop() == 0
-                node.configure(PYTHONPATH=":".join(str(ROOT / package) for package in PACKAGES))
+                node.configure(PYTHONPATH=PRESENT)
                 await run.well()
             verdict = await run.finish()
         assert_clean(verdict, cluster)

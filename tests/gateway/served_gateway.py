@@ -101,7 +101,7 @@ async def _serve(
     gateway = Gateway(
         services,
         dispatcher,
-        Probes(ready, shown),
+        Probes(ready, shown, lambda: "" if is_ready[0] else "no vote yet"),
         metrics,
         access_log=lambda method, route, status, _seconds, request_id, _about: lines.append(
             (method, route, status, request_id)
@@ -114,13 +114,13 @@ async def _serve(
     port = await server.start()
     stack.push_async_callback(server.stop, 1)
     stack.callback(double.released.set)
-    http = httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=10)
+    http = httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30)
     await stack.enter_async_context(http)
     return Served(server, port, double, http, lines, is_ready)
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Waits for a condition, at most ten seconds."""
-    async with asyncio.timeout(10):
+    """Waits for a condition, at most half a minute."""
+    async with asyncio.timeout(30):
         while not condition():  # noqa: ASYNC110 - what a server does to its sockets sets no event
             await asyncio.sleep(0.005)

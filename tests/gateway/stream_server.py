@@ -64,7 +64,7 @@ class _Calls:
         return authorization
 
     async def carry_out(
-        self, name: str, _: str, request: Any, authorization: str, *, stale: bool, origin: str
+        self, name: str, _: str, request: Any, authorization: str, *, stale: bool, origin: str, **__: bool
     ) -> Message:
         try:
             return await self._answers.call(
@@ -95,12 +95,12 @@ class StreamServer:
         self.known: list[str] = []
         self._server = new_server(CONNECTIONS_MAX)
         self.address = f"127.0.0.1:{self._server.add_insecure_port(f'127.0.0.1:{port}')}"
-        probes = ServerProbes(lambda: (True, {"fsync": True}), lambda: b"double 1\n")
+        probes = ServerProbes(lambda: (True, {"fsync": True}), _metrics, _metrics)
         calls = _Calls(answers)
         self.streams = CallStreams(
             calls,
             InFlight(),
-            secret,
+            [secret],
             probes,
             self.known.append,
             None,
@@ -139,3 +139,7 @@ async def remote(
         yield schema, dispatcher
     finally:
         await dispatcher.close()
+
+
+async def _metrics() -> bytes:
+    return b"double 1\n"

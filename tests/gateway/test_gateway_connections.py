@@ -294,12 +294,12 @@ async def test_shutdown_lets_running_calls_finish_and_rejects_new_ones(served: S
     served.double.hold = True
     running = asyncio.create_task(served.http.post("/v1/codeq/tasks", json={"command": "c"}))
     await served.double.waiting.wait()
-    stopping = asyncio.create_task(served.server.stop(10))
+    stopping = asyncio.create_task(served.server.stop(50))
     await until(lambda: _is_refused(served.port))
     served.double.released.set()
     answer = await running
     assert (answer.status_code, answer.headers["connection"]) == (202, "close")
-    await asyncio.wait_for(stopping, 5)
+    await asyncio.wait_for(stopping, 20)
     assert not served.server.connections
 
 
@@ -307,7 +307,7 @@ async def test_shutdown_cancels_calls_after_the_grace_period(served: Served) -> 
     served.double.hold = True
     running = asyncio.create_task(served.http.post("/v1/codeq/tasks/claim", json={}))
     await served.double.waiting.wait()
-    await asyncio.wait_for(served.server.stop(0.05), 5)
+    await asyncio.wait_for(served.server.stop(0.05), 20)
     answer = await running
     assert (answer.status_code, answer.json()["reason"]) == (503, "DRAINING")
     assert answer.headers["retry-after"] == "1"
@@ -318,7 +318,7 @@ async def test_shutdown_closes_idle_connections_at_once(served: Served) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
     await until(lambda: served.server.connections == 1)
     await served.server.stop(10)
-    assert await asyncio.wait_for(reader.read(), 5) == b""
+    assert await asyncio.wait_for(reader.read(), 20) == b""
     writer.close()
     await served.server.stop(1)  # a second time does nothing
 

@@ -21,6 +21,14 @@ async def test_readiness_follows_its_probe(served: Served) -> None:
     assert (unready.status_code, unready.json()) == (503, {"ready": False, "fsync": True})
 
 
+async def test_startup_follows_its_probe_and_says_why(served: Served) -> None:
+    started = await served.http.get("/startupz")
+    assert (started.status_code, started.json()) == (200, {"started": True})
+    served.is_ready[0] = False
+    starting = await served.http.get("/startupz")
+    assert (starting.status_code, starting.json()) == (503, {"started": False, "reason": "no vote yet"})
+
+
 async def test_metrics_count_requests_by_template(served: Served) -> None:
     for task_id in ("a", "b", "c"):
         await served.http.get(f"/v1/codeq/tasks/{task_id}")

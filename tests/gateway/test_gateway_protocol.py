@@ -354,8 +354,8 @@ async def test_shutdown_rejects_a_request_whose_body_never_arrives(served: Serve
     reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
     writer.write(CREATE_HEAD + b"Content-Length: 9\r\n\r\n{")
     await until(lambda: any(c._incoming is not None for c in served.server._connections))
-    await asyncio.wait_for(served.server.stop(0.05), 5)
-    ((status, _, body),) = _replies(await asyncio.wait_for(reader.read(), 5))
+    await asyncio.wait_for(served.server.stop(0.05), 20)
+    ((status, _, body),) = _replies(await asyncio.wait_for(reader.read(), 20))
     assert (status, json.loads(body)["reason"]) == (503, "DRAINING")
     writer.close()
 

@@ -227,7 +227,7 @@ async def test_draining_server_answers_open_calls_and_new_ones_go_elsewhere() ->
                 await dispatcher.call(creating(f"NEXT{number}"))
             first.released.set()
             assert (await asyncio.wait_for(begun, 10)).task.command == "BEGUN"
-            await asyncio.wait_for(stopping, 5)
+            await asyncio.wait_for(stopping, 20)
     assert [call.request.spec.command for call in second.calls] == [f"NEXT{number}" for number in range(20)]
 
 
@@ -296,6 +296,7 @@ async def test_uncancelled_call_ends_at_its_timeout(server: tuple[TaskDouble, St
     double, started = server
     double.hold = True
     async with remote(started.address) as (_, dispatcher):
+        await until(lambda: dispatcher.is_up)  # connecting may take longer than the call
         call = asyncio.ensure_future(dispatcher.call(creating(timeout_seconds=0.1)))
         assert await refusal(call) == error_pb2.ERROR_REASON_DEADLINE_EXCEEDED
     assert double.cancelled == 1

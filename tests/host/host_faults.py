@@ -11,12 +11,13 @@ from abc import abstractmethod
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Final, Self
+from typing import Final
 
 from cluster_process import ClusterProcess, NodeProcess
 from fault_kinds import Bridge, Cut, Fault, IsolateLeader, LoseOneWay, Partition, SplitOne
 from fault_run import Run
 from host_tools import run as run_command
+from namespaces import Namespaces
 from power_loss import Disk
 from power_loss import build as build_power_loss
 
@@ -32,72 +33,6 @@ def build(directory: Path) -> Path:
     library = directory / "preloaded_faults.so"
     run_command("gcc", "-O2", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-o", library, SOURCE)
     return library
-
-
-class Namespaces:
-    """Network namespaces, one per node, on a bridge that the test can reach too.
-
-    Attributes:
-        hosts: Address of each node.
-    """
-
-    def __init__(self, names: list[str]) -> None:
-        pid = os.getpid()
-        self._stem = f"cq{pid}"
-        net = f"10.{64 + pid % 128}.{pid // 128 % 256}"
-        self.hosts = {name: f"{net}.{number}" for number, name in enumerate(names, 1)}
-        self._test = f"{net}.254"
-
-    def __enter__(self) -> Self:
-        try:
-            self._make()
-        except BaseException:
-            self.__exit__()
-            raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for name in self.hosts:
-            if Path("/run/netns", self._space(name)).exists():
-                run_command("ip", "netns", "del", self._space(name))
-        if Path("/sys/class/net", self._stem).exists():
-            run_command("ip", "link", "del", self._stem)
-
-    def prefix(self, name: str) -> list[str]:
-        """Returns the prefix of a command that runs in the namespace of a node."""
-        return ["ip", "netns", "exec", self._space(name)]
-
-    def drop(self, rules: dict[str, list[str]]) -> None:
-        """Sets the packets that each node drops on input, given as nft matches by node."""
-        for name in self.hosts:
-            self._in(name, "nft", "flush", "ruleset")
-            if rules.get(name):
-                self._in(name, "nft", "add", "table", "inet", "faults")
-                chain = "{ type filter hook input priority 0 ; }"
-                self._in(name, "nft", "add", "chain", "inet", "faults", "input", chain)
-                for match in rules[name]:
-                    self._in(name, "nft", "add", "rule", "inet", "faults", "input", *match.split(), "drop")
-
-    def _space(self, name: str) -> str:
-        return f"{self._stem}-{name}"
-
-    def _in(self, name: str, *command: str) -> None:
-        run_command(*self.prefix(name), *command)
-
-    def _make(self) -> None:
-        bridge = self._stem
-        run_command("ip", "link", "add", bridge, "type", "bridge")
-        run_command("ip", "addr", "add", f"{self._test}/24", "dev", bridge)
-        run_command("ip", "link", "set", bridge, "up")
-        for number, (name, host) in enumerate(self.hosts.items(), 1):
-            space, outer, inner = self._space(name), f"{bridge}o{number}", f"{bridge}i{number}"
-            run_command("ip", "netns", "add", space)
-            run_command("ip", "link", "add", outer, "type", "veth", "peer", "name", inner)
-            run_command("ip", "link", "set", inner, "netns", space)
-            run_command("ip", "link", "set", outer, "master", bridge, "up")
-            self._in(name, "ip", "addr", "add", f"{host}/24", "dev", inner)
-            self._in(name, "ip", "link", "set", inner, "up")
-            self._in(name, "ip", "link", "set", "lo", "up")
 
 
 class InNamespaces(Partition):
@@ -215,7 +150,7 @@ class PowerLoss(Fault):
 
 
 class PowerLossWithoutSync(PowerLoss):
-    """PowerLoss with fsync off: proves that power-loss can fail. It must lose acknowledged data."""
+    """Like power-loss, with fsync off: it must lose acknowledged data, which proves that power-loss can fail."""
 
     name = "power-loss-no-fsync"
     rounds = rounds_of_run = 1
@@ -361,6 +296,14 @@ class ClockJump(Preloaded):
         os.close(file)
 
 
+class FiringClockJump(ClockJump):
+    """The clock of one node is an hour ahead or behind for a while, and schedules fire each second."""
+
+    name = "firing-clock-1-h"
+    rounds = 100
+    schedules = 30
+
+
 async def ended(run: Run, node: NodeProcess) -> None:
     """Waits for a node to end by itself, as it must after its disk has failed."""
     await run.until(lambda: not node.is_running, f"the end of {node.name}", END_SECONDS_MAX)
@@ -379,5 +322,6 @@ HOST_FAULTS: tuple[type[Fault], ...] = (
     DiskHangs,
     DiskFull,
     ClockJump,
+    FiringClockJump,
 )
 """Faults that need a compiler; some also need root and nftables."""

@@ -21,6 +21,8 @@ PACKAGES = {
     "jq": "jq",
     "nft": "nftables",
     "nginx": "nginx-light",
+    "prometheus": "prometheus",
+    "promtool": "prometheus",
     "strace": "strace",
     "tar": "tar",
 }

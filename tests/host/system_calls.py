@@ -118,6 +118,7 @@ class Watch:
         self._reader.start()
         if not attached.wait(ATTACH_SECONDS_MAX):
             self._end(self._strace.kill)
+            self._directory.cleanup()
             raise AssertionError(f"strace did not attach: {''.join(complaints)}")
         return self
 

@@ -18,6 +18,7 @@ from host_faults import (
     ClockJump,
     DiskFull,
     DiskHangs,
+    FiringClockJump,
     NetIsolateLeader,
     NetLoseOneWay,
     NetLoss,
@@ -43,6 +44,7 @@ DELIVERY_SECONDS_MAX = 30.0
         (DiskHangs, 2),
         (DiskFull, 2),
         (ClockJump, 3),
+        (FiringClockJump, 3),
     ],
 )
 async def test_fault_under_load_loses_and_duplicates_nothing(tmp_path: Path, kind: type[Fault], rounds: int) -> None:

@@ -20,7 +20,7 @@ from server_process import ServerProcess
 from stock_clients import JDK, curl, program, python_requests
 from walk_senders import UPGRADES, sender
 
-pytestmark = pytest.mark.host
+pytestmark = [pytest.mark.host, pytest.mark.xdist_group("proxies")]  # which share the server
 
 NUMBERS = itertools.count(1)
 CHECK_SECONDS_MAX = 30.0

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import codeq
@@ -12,35 +10,14 @@ import httpx
 import pytest
 from acknowledged_load import Ledger, drain, load, missing
 from codeq_server.storage.check import check_store
-from host_tools import need_root, run
 from server_process import ServerProcess
+from small_disk import fill
 
 pytestmark = [pytest.mark.host, pytest.mark.timeout(300)]
 
-DISK_BYTES = 192 << 20
 RESERVE = {"DISK_RESERVE_BYTES": str(64 << 20)}
 NONE = {"DISK_RESERVE_BYTES": "0"}
 LEFT_BYTES = 2 << 20
-
-
-@pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of DISK_BYTES."""
-    need_root()
-    path = tmp_path / "disk"
-    path.mkdir()
-    run("mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", path)
-    yield path
-    run("umount", path)
-
-
-def fill(disk: Path, left_bytes: int) -> Path:
-    """Leaves this much of the disk free; returns the file that takes up the rest."""
-    ballast = disk / "ballast"
-    free = os.statvfs(disk)
-    with ballast.open("wb") as file:
-        os.posix_fallocate(file.fileno(), 0, free.f_bavail * free.f_frsize - left_bytes)
-    return ballast
 
 
 def says_full(server: ServerProcess) -> bool:

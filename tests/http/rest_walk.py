@@ -39,7 +39,10 @@ _SHORT_LIVED: Final = frozenset(
 """Fields whose values differ between walks."""
 
 _ABOUT_ALL: Final = frozenset(
-    {"/admin/queues", "/admin/tenants", "/admin/audit", "/usage", "/server", "/raft/status", "/cluster/topology"}
+    {
+        *("/admin/queues", "/admin/workers", "/admin/tenants", "/admin/audit", "/usage", "/server", "/raft/status"),
+        "/cluster/topology",
+    }
 )
 """Routes whose replies include data of other walks."""
 
@@ -98,6 +101,7 @@ class Walk:
         self._do("POST", "/admin/queues/{queue}/resume", queue=queue)
         self._do("GET", "/admin/queues/{queue}", queue=queue)
         self._do("GET", "/admin/queues")
+        self._do("GET", "/admin/workers")
         self._do("POST", "/tasks/claim", {"commands": ["no-such-queue"]})
         return dict(first)
 

@@ -37,6 +37,7 @@ class Node:
         me: Its identity.
         received: Groups and messages in order of arrival.
         met_peers: Peers that identified themselves, with their addresses.
+        left: Names of the nodes to which the stream has ended.
         lost: Raft ids that were reported unreachable, with the time.
         sent: Groups, Raft ids and outcomes of snapshots that were sent.
         installed: Groups, messages and files of received snapshots.
@@ -49,6 +50,7 @@ class Node:
         self.me = Hello(name, raft_id, cluster_id, f"http://{name}:8080", f"{name}:9092")
         self.received: list[tuple[int, bytes]] = []
         self.met_peers: list[tuple[Hello, str]] = []
+        self.left: list[str] = []
         self.lost: list[tuple[int, float]] = []
         self.sent: list[tuple[int, int, bool]] = []
         self.installed: list[tuple[int, bytes, dict[str, bytes]]] = []
@@ -64,6 +66,9 @@ class Node:
         self.met_peers.append((peer, address))
         if not self.me.cluster_id:
             self.me = replace(self.me, cluster_id=peer.cluster_id)
+
+    def parted(self, name: str) -> None:
+        self.left.append(name)
 
     def receive(self, group: int, message: bytes, sender: Hello) -> None:
         assert any(sender == peer for peer, _ in self.met_peers)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import socket
 import time
 from collections.abc import Callable, Iterator
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import codeq
@@ -14,7 +16,7 @@ import httpx
 import pytest
 from codeq.v1 import task_pb2, task_service_pb2, task_service_pb2_grpc
 from codeq_server.log.task_events import LINES_MAX
-from server_process import DEV_TOKEN, ServerProcess
+from server_process import DEV_TOKEN, LOOPBACK, ServerProcess
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -127,3 +129,17 @@ async def test_mass_lease_expiry_is_logged_in_few_lines_with_its_count(server: S
     herd = events(server, "lease_expired", "task_dead_lettered")
     first, last = (datetime.fromisoformat(herd[index]["time"]) for index in (0, -1))
     assert len(herd) <= 2 * (LINES_MAX + 1) * ((last - first).total_seconds() + 2)
+
+
+def test_each_change_of_the_level_is_logged(tmp_path: Path) -> None:
+    with socket.socket() as held:
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        held.bind((LOOPBACK, 0))
+        debug = f"{LOOPBACK}:{held.getsockname()[1]}"
+        env = {"CODEQ_PPROF": "true", "CODEQ_PPROF_ADDR": debug}
+        with ServerProcess(tmp_path, env=env, apart=False) as server:
+            for level in ("error", "error", "warn", "info"):
+                assert httpx.put(f"http://{debug}/debug/log-level", content=level).text == f"{level}\n"
+            assert server.stop() == 0
+            changes = [(line["former"], line["level"]) for line in events(server, "log_level_changed")]
+    assert changes == [("info", "error"), ("error", "warn"), ("warn", "info")]

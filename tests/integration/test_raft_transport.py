@@ -241,6 +241,19 @@ async def test_message_with_a_wrong_sender_or_recipient_is_dropped(tmp_path: Pat
         assert a.met_peers == [(Node("x", 5).me, "")]
 
 
+async def test_connected_nodes_learn_of_a_changed_identity_and_of_the_end_of_a_stream(tmp_path: Path) -> None:
+    a, b = Node("a", 1), Node("b", 2)
+    async with connected(tmp_path, a, b) as (transport, there):
+        a.me = replace(a.me, joins=True)
+        transport.introduce()
+        await eventually(lambda: (a.me, "") in b.met_peers)
+        transport.introduce()  # unchanged: an empty frame
+        transport.send(2, 1, b"for b")
+        await eventually(lambda: b.received)
+        await there.stop()
+        await eventually(lambda: a.left == ["b"])
+
+
 async def test_address_that_leads_to_another_node_is_not_used(tmp_path: Path) -> None:
     a, b = Node("a", 1), Node("b", 2)
     async with started(b, settings(tmp_path / "b")) as there, started(a, settings(tmp_path / "a")) as transport:

@@ -106,6 +106,18 @@ def test_startup_error_names_all_ports_in_use_and_leaves_no_files(tmp_path: Path
     assert not server.store.exists()
 
 
+@pytest.mark.parametrize("is_doubled", [False, True], ids=["taken", "doubled"])
+def test_startup_error_names_the_debug_port_and_leaves_no_files(tmp_path: Path, is_doubled: bool) -> None:
+    server = ServerProcess(tmp_path)
+    with socket.create_server((LOOPBACK, 0)) as held:
+        debug = server.worker_addr if is_doubled else f"{LOOPBACK}:{held.getsockname()[1]}"
+        server.env |= {"CODEQ_PPROF": "true", "CODEQ_PPROF_ADDR": debug}
+        code, [line] = failed_start(server)
+    why = "WORKER_STREAM_ADDR has the same port" if is_doubled else "Address already in use"
+    assert (code, f"{debug} (CODEQ_PPROF_ADDR: {why})" in line) == (1, True), line
+    assert not server.store.exists()
+
+
 def test_startup_error_names_the_store_of_a_running_server(server: ServerProcess, tmp_path: Path) -> None:
     code, lines = failed_start(ServerProcess(tmp_path / "second", store=server.store))
     assert code == 1
@@ -144,7 +156,7 @@ def test_store_of_a_newer_format_prevents_startup_and_stays_unchanged(tmp_path: 
     [
         ({"LOG_LEVEL": "loud"}, "LOG_LEVEL"),
         ({"CODEQ_STORE": "/data"}, "CODEQ_STORE"),
-        ({"RAFT_ENABLED": "true"}, "RAFT_SELF_ID"),
+        ({"RAFT_ENABLED": "true", "RAFT_SELF_ID": "a b"}, "RAFT_SELF_ID"),
         ({"PERSISTENCE_CONFIG": '{"pth":"/data"}'}, "PERSISTENCE_CONFIG.pth"),
         ({}, "PRODUCER_AUTH_PROVIDER"),
     ],

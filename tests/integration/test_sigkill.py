@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import random
+from contextlib import closing
 from pathlib import Path
 
 import codeq
 import pytest
-from acknowledged_load import Ledger, drain, load
+from acknowledged_load import Ledger, drain, load, produce
 from codeq_internal.v1 import rows_pb2
 from codeq_server.core import keys
 from codeq_server.storage.check import check_store
 from codeq_server.storage.reading import stored_rows
-from server_process import DEV_TOKEN, ServerProcess
+from server_process import DEV_TOKEN, LOOPBACK, ServerProcess, reserved_port
 
 ROUNDS = 30
+CANCELLED = 60
+HASTE_SECONDS = 0.05
 
 
 def check(store: Path) -> None:
@@ -53,3 +56,13 @@ async def test_sigkill_under_load_loses_nothing_acknowledged(tmp_path: Path) -> 
     assert ledger.completed_twice == set()
     assert len(ledger.created) > ROUNDS
     assert queue.completed_total == queue.created_total >= len(ledger.created)
+
+
+async def test_load_ends_when_it_is_cancelled_while_its_creates_fail() -> None:
+    with closing(reserved_port()) as port:
+        address = f"{LOOPBACK}:{port.getsockname()[1]}"
+        for number in range(CANCELLED):
+            busy = asyncio.create_task(produce(address, Ledger(), HASTE_SECONDS))
+            await asyncio.sleep(HASTE_SECONDS * (0.9 + 0.5 * number / CANCELLED))  # any moment around the failure
+            busy.cancel()
+            assert (await asyncio.wait([busy], timeout=20))[0]

@@ -6,12 +6,15 @@ The wheels use the dependencies of the test environment, so that nothing is down
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import subprocess
 import sys
 import sysconfig
+import time
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cluster_client import Follower
@@ -21,6 +24,8 @@ from server_process import DEV_TOKEN, ServerProcess
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = {"codeq_server": "server", "codeq_internal": "server", "codeq_gateway": "gateway", "codeq_cli": "cli"}
+FRESH_SECONDS_MAX = 60.0
+LAYOUTS = "codeq_cli/install/layouts/"
 BUILD = "compiled" if is_compiled() else "interpreted"
 pytestmark = pytest.mark.timeout(900)  # compiled wheels take minutes
 
@@ -91,6 +96,13 @@ def _installed(environment: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     monkeypatch.chdir(tmp_path)
 
 
+def test_wheel_of_the_server_contains_the_layouts_of_bundles(wheels: dict[str, Path]) -> None:
+    names = {name for name in zipfile.ZipFile(wheels["codeq_server"]).namelist() if name.startswith(LAYOUTS)}
+    folders = ("deploy/docker-compose", "deploy/observability", "helm/codeq")
+    files = {path for folder in folders for path in (ROOT / folder).rglob("*") if path.is_file()}
+    assert names == {f"{LAYOUTS}{path.relative_to(ROOT)}" for path in files if "__pycache__" not in path.parts}
+
+
 def test_wheels_contain_exactly_the_modules_of_the_checkout(wheels: dict[str, Path]) -> None:
     names = zipfile.ZipFile(wheels["codeq_server"]).namelist()
     modules = {
@@ -98,7 +110,7 @@ def test_wheels_contain_exactly_the_modules_of_the_checkout(wheels: dict[str, Pa
         for package, room in PACKAGES.items()
         for path in (ROOT / room / package).rglob("*.py")
     }
-    assert {name for name in names if name.endswith(".py")} == modules
+    assert {name for name in names if name.endswith(".py") and not name.startswith(LAYOUTS)} == modules
     assert any(name.endswith(".so") for name in names) == is_compiled()
     listed = zipfile.ZipFile(wheels["codeq_sdk"]).namelist()
     source = ROOT / "sdks/python/src"
@@ -120,6 +132,31 @@ def test_installed_server_completes_a_task(environment: Path, tmp_path: Path) ->
         ran = subprocess.run(command, env=variables, capture_output=True, text=True, check=False, timeout=30)
         assert (ran.stdout, ran.stderr) == ("hello world\n", "")
         assert server.stop() == 0
+
+
+@pytest.mark.usefixtures("_installed")
+def test_a_machine_with_only_python_serves_a_task_within_a_minute(environment: Path, tmp_path: Path) -> None:
+    """The lines of docs/deployment.md for such a machine, from the installed wheel on."""
+    began = time.monotonic()
+    variables = {"PATH": str(environment.parent), "HOME": str(tmp_path)}
+    any_port = {"PORT": "0", "WORKER_STREAM_ADDR": "127.0.0.1:0", "PRODUCER_STREAM_ADDR": "127.0.0.1:0"}
+
+    def run(command: str, *args: str, **more: str) -> dict[str, Any]:
+        line = [environment.with_name(command), *args]
+        ran = subprocess.run(line, env=variables | more, cwd=tmp_path, capture_output=True, check=False, timeout=60)
+        assert (ran.returncode, ran.stderr) == (0, b""), ran.stdout
+        replied: dict[str, Any] = json.loads(ran.stdout)
+        return replied
+
+    told = run("codeq", "install", "--target", "docker", "--size", "dev", "--no-prompt")
+    assert (tmp_path / told["folder"] / "compose.yaml").is_file()
+    assert run("codeq", "doctor", **any_port)["errors"] == 0
+    with ServerProcess(tmp_path / "server", apart=False) as server:  # codeq serve --dev
+        client = {"CODEQ_ENDPOINT": server.http_url, "CODEQ_TOKEN": DEV_TOKEN}
+        created = run("codeq-cli", "task", "create", "GREET", "--payload", "{}", **client)
+        assert run("codeq-cli", "task", "claim", "--commands", "GREET", **client)["id"] == created["id"]
+        assert server.stop() == 0
+    assert time.monotonic() - began < FRESH_SECONDS_MAX
 
 
 @pytest.mark.usefixtures("_installed")

@@ -67,6 +67,7 @@ class Model:
     quotas: dict[str, int] = field(default_factory=dict)  # of waiting tasks, by tenant; "_default": of all others
 
     consumers: dict[tuple[str, str], int] = field(default_factory=dict)  # limits by tenant and command; 0: none
+    leases: dict[tuple[str, str], int] = field(default_factory=dict)  # default leases by tenant and command; 0: none
 
     def create(self, tasks: list[Task], due: int, wall: int) -> list[Task | None]:
         """Accepts all tasks or none; returns them or, for a repeat, the remaining tasks of the first request."""

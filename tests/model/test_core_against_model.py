@@ -110,20 +110,28 @@ class CoreBesideModel(NamedWork, Expiries, OfTenants, Choices, RuleBasedStateMac
         count=st.integers(1, 6),
         lease_ms=st.sampled_from([1000, 5000]),
         small=st.booleans(),
+        by_policy=st.booleans(),
     )
-    def claim(self, caller: Caller, commands: list[str] | None, count: int, lease_ms: int, small: bool) -> None:
-        now = self.now()
-        got = claims.claim(self.shard, caller, commands, count, 1 if small else 1 << 20, lease_ms, now)
+    def claim(
+        self, caller: Caller, commands: list[str] | None, count: int, lease_ms: int, small: bool, by_policy: bool
+    ) -> None:
+        now, own = self.now(), self.model.leases
+        most = 1 if small else 1 << 20
+        got = claims.claim(self.shard, caller, commands, count, most, lease_ms, now, by_policy=by_policy)
+        lengths = {command: own.get((caller.tenant, command)) or lease_ms for command in COMMANDS}
         delivered = [] if got is None else got[1]
         self.check_choice(
             caller.tenant,
             commands or COMMANDS,
             [self.model.tasks[caller.tenant, id_of(d.task_id)] for d in delivered],
             1 if small else min(count, CLAIM_MAX),
+            lengths if by_policy else None,
         )
         if got is None:
             return
         token = got[0].token
+        if by_policy:
+            lease_ms = lengths[self.model.tasks[caller.tenant, id_of(delivered[0].task_id)].command]
         assert token > self.top_token
         self.top_token = token
         lease = Lease(token, caller, lease_ms, now.mono_ms + lease_ms, lease_ms, now.wall_ms)

@@ -205,7 +205,7 @@ def store_of(kind: str, path: Path) -> DurableRows:
     return MemoryStore() if kind == "memory" else RocksStore(path, fsync=True)
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("late", [False, True], ids=["not done", "done"])
 @pytest.mark.parametrize("kind", ["memory", "rocks"])
 async def test_failed_store_change_loses_nothing_acknowledged(kind: str, late: bool, tmp_path: Path) -> None:

@@ -98,6 +98,7 @@ class MemberNode:
         self.net, self.folder, self.name, self.peers = net, folder, name, peers
         self.address = f"{name}:7000"
         self.bootstrap = bootstrap
+        self.admits: Callable[[str], str] | None = None
         self.chance = random.Random(seed)
         self.loop = asyncio.get_running_loop()
         self.tasks: set[asyncio.Task[None]] = set()
@@ -111,9 +112,12 @@ class MemberNode:
         """Opens the store and joins the group."""
         self.store = RocksStore(self.folder, fsync=True, log=True)
         row = prepare(self.store, self.chance.getrandbits(62) + 1, self.name)
-        settings = MemberSettings(self.name, self.peers, self.bootstrap, TICKS)
+        settings = MemberSettings(self.name, self.peers, self.bootstrap, TICKS, admits=self.admits)
         self.member = Member(self.store, row, settings, self.chance.randbytes, self, self.problems.append)
-        self.maker = SnapshotMaker(self.store, GroupKeys(GROUP), self.folder.parent / f"{self.name}-snapshots")
+        snapshots = self.folder.parent / f"{self.name}-snapshots"
+        if snapshots.exists():  # the threads of the last life may go on in it
+            snapshots.rename(f"{snapshots}-{next(self.net.numbers)}")
+        self.maker = SnapshotMaker(self.store, GroupKeys(GROUP), snapshots)
         self.port = Port(self.net, self)
         self.member.start(self.port)
         self.net.nodes[row.raft_id] = self
@@ -218,11 +222,13 @@ class Cluster:
         return leaders()[0]
 
     async def voters(self, count: int) -> None:
-        """Waits until every running node knows this many voters."""
+        """Waits until every running node knows this many voters, and no change of votes is in progress."""
 
         def all_know() -> bool:
             groups = [node.member.group for node in self.net.nodes.values()]
-            return all(group is not None and len(read_conf_state(group.conf_state).voters) == count for group in groups)
+            confs = [read_conf_state(group.conf_state) for group in groups if group is not None]
+            known = [len(conf.voters) == count and not conf.voters_outgoing for conf in confs]
+            return len(known) == len(groups) and all(known)
 
         await self.until(all_know)
 

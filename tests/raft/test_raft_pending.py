@@ -21,7 +21,7 @@ async def pending() -> Pending:
 async def told(future: asyncio.Future[None]) -> str:
     """Returns the outcome that is reported to a waiter."""
     try:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             await future
     except Rejection as rejection:
         return rejection.reason.name

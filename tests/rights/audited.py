@@ -17,7 +17,7 @@ from google.protobuf.message import Message
 from many_tenants import Answer, Server, fill
 
 LIST: Final = "/codeq.v1.AuditService/ListAuditRecords"
-SECONDS_MAX: Final = 10
+SECONDS_MAX: Final = 30
 COMMAND: Final = "mine"
 
 

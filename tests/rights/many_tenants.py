@@ -273,6 +273,7 @@ async def serving(
             mode="single",
             fsync=False,
             persistence_provider="rocksdb",
+            num_shards=1,
             backups=host.upkeep.backups,
             settled=calls.settled,
             on_trouble=_never,
@@ -284,15 +285,9 @@ async def serving(
         await server.start()
         stack.push_async_callback(server.stop, None)
         stack.push_async_callback(host.drain, 0)
+        dispatcher, probes = LocalDispatcher(calls, _forward), Probes(_ready, _no_metrics)
         gateway = GatewayServer(
-            Gateway(
-                calls.services,
-                LocalDispatcher(calls, _forward),
-                Probes(_ready, _no_metrics),
-                HttpMetrics(),
-                access_log=None,
-                version="1",
-            ),
+            Gateway(calls.services, dispatcher, probes, HttpMetrics(), access_log=None, version="1"),
             "127.0.0.1",
             0,
             tls=certificates.http,

@@ -132,7 +132,7 @@ async def test_redrives_and_cleanups_are_recorded_with_their_counts_and_dry_runs
     await make_dead_letter(server)
     background = queue_service_pb2.RedriveTasksRequest(command=COMMAND, rate=1000)
     assert (await server.grpc(redrive, background, "administrator")).reason == ""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while (found := await records(server))[-1].after != '{"redriven":1,"inBackground":true}':
             pass
     assert [(each.call, each.after) for each in found] == [

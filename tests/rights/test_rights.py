@@ -13,6 +13,7 @@ from authority import Authority
 from codeq.v1 import producer_service_pb2, task_pb2, worker_service_pb2
 from codeq.v1 import task_service_pb2 as pb
 from codeq.v1.schedule_service_pb2 import PutScheduleRequest, ScheduleSpec
+from codeq.v1.topic_service_pb2 import PutTopicRequest, QueuePolicy
 from codeq_server.auth.access import METHODS
 from codeq_server.auth.claims import WORKER_SCOPES
 from codeq_server.config import ListenerTls
@@ -63,7 +64,7 @@ async def task_id(server: Server) -> str:
 
 
 async def dead_letter(server: Server) -> str:
-    """Makes a dead letter of the command "mine" with payload, progress and error, and schedules; returns its id."""
+    """Makes a dead letter of the command "mine", schedules for it and a policy, all with content; returns its id."""
     spec = task_pb2.TaskSpec(command="mine", payload=f'"{SECRET} payload"'.encode(), max_attempts=1)
     spec.webhook = f"http://127.0.0.1:1/{SECRET}"
     made = await server.grpc("/codeq.v1.TaskService/CreateTask", pb.CreateTaskRequest(spec=spec), "producer")
@@ -73,6 +74,8 @@ async def dead_letter(server: Server) -> str:
     await server.grpc("/codeq.v1.TaskService/ReportProgress", progress, "worker")
     nack = pb.NackTaskRequest(task_id=held.id, reason=f"{SECRET} error")
     await server.grpc("/codeq.v1.TaskService/NackTask", nack, "worker")
+    policy = PutTopicRequest(command="mine", policy=QueuePolicy(webhook=f"http://127.0.0.1:1/{SECRET}"))
+    await server.grpc("/codeq.v1.TopicService/PutTopic", policy, "administrator")
     for front in FRONTS:
         schedule = ScheduleSpec(cron="0 0 29 2 *", command="mine", payload=f'"{SECRET} template"'.encode())
         put = PutScheduleRequest(name=f"file-{front}", spec=schedule)

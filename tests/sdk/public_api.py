@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import get_origin
 
 import codeq
-from codeq import testing
+from codeq import testing, webhooks
 
 GOLDEN = Path(__file__).resolve().parents[2] / "sdks" / "python" / "api.txt"
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
@@ -24,7 +24,7 @@ _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 
 def describe() -> str:
     """Returns the description."""
-    lines = [*_module("codeq", codeq), *_module("codeq.testing", testing)]
+    lines = [*_module("codeq", codeq), *_module("codeq.testing", testing), *_module("codeq.webhooks", webhooks)]
     return "\n".join(lines) + "\n"
 
 

@@ -18,7 +18,7 @@ from codeq.v1 import (
 from google.protobuf import any_pb2
 from google.rpc import error_details_pb2, status_pb2
 
-READ_SECONDS_MAX = 10.0
+READ_SECONDS_MAX = 30.0
 LEASE_SECONDS = 60
 
 _Request = TypeVar("_Request")

@@ -7,8 +7,8 @@ from datetime import UTC, datetime, timedelta
 
 import codeq
 import pytest
+from callback_receiver import Receiver
 from server_process import DEV_TOKEN, ServerProcess
-from signal_receiver import receiving
 
 
 def test_client_drives_a_task_through_its_lifecycle(shared_server: ServerProcess) -> None:
@@ -108,10 +108,12 @@ async def test_async_client_drives_a_task_through_its_lifecycle(shared_server: S
 
 
 def test_worker_subscribes_to_signals(shared_server: ServerProcess) -> None:
-    with receiving() as receiver, codeq.Client(shared_server.worker_addr, token=DEV_TOKEN) as client:
-        made, expires_at = client.subscribe(receiver.url, ["client-signals"], ttl_seconds=60, min_interval_seconds=0)
+    with Receiver() as receiver, codeq.Client(shared_server.worker_addr, token=DEV_TOKEN) as client:
+        made, expires_at = client.subscribe(
+            f"{receiver.url}/ready", ["client-signals"], ttl_seconds=60, min_interval_seconds=0
+        )
         client.create("client-signals")
-        assert receiver.next().body["eventType"] == "client-signals"
+        assert receiver.wait("/ready", seconds=20)[0].json["eventType"] == "client-signals"
         assert client.renew_subscription(made, 600)[1] > expires_at
         shown = client.subscription(made)
         assert (shown.commands, shown.delivery_mode, shown.ttl_seconds) == (("client-signals",), "fanout", 600)
@@ -131,3 +133,23 @@ async def test_async_client_has_the_same_calls_about_subscriptions(shared_server
         assert (shown.group_id, shown.min_interval_seconds) == ("g", 5)
         assert made in [each.id for each in (await client.subscriptions(page_size=500))[0]]
         await client.unsubscribe(made)
+
+
+async def test_client_parks_the_key_of_a_task(shared_server: ServerProcess) -> None:
+    async with codeq.AsyncClient(shared_server.producer_addr, token=DEV_TOKEN) as client:
+        first = await client.create("client-park", concurrency_key="k")
+        second = await client.create("client-park", concurrency_key="k")
+        [task] = await client.claim(["client-park"])
+        assert (await client.abandon(task, delay=3600, park_key=True)).delay_seconds == 3600
+        assert await client.claim(["client-park"]) == []
+        for waiting in (first, second):
+            wait = (await client.explain(waiting.id)).key_wait
+            assert wait is not None
+            assert (wait.kind, wait.key, wait.parked_until is not None) == ("CONCURRENCY", "k", True)
+
+
+def test_tasks_of_an_ordering_key_are_numbered(shared_server: ServerProcess) -> None:
+    with codeq.Client(shared_server.producer_addr, token=DEV_TOKEN) as client:
+        made = [client.create("client-order", ordering_key="k") for _ in range(2)]
+        assert [client.get(task.id).ordering_number for task in made] == [1, 2]
+        assert client.create("client-order").ordering_number is None

@@ -293,7 +293,9 @@ async def test_producer_and_worker_survive_a_server_crash(server: ServerProcess)
     is_over = False
 
     async def create_tasks() -> None:
+        # A lead that is bounded keeps the number of results to ask for at the end small, however slow the worker is.
         while not is_over:
+            await eventually(lambda: is_over or len(acknowledged) < worker.stats.settled + 200)
             with contextlib.suppress(codeq.OutcomeUnknown):
                 acknowledged.append(await producer.create("sdk-crash", {}))
 

@@ -38,7 +38,7 @@ def test_create_and_wait_gives_up_in_time_and_names_the_task(seconds: float, sha
         pytest.raises(codeq.DeadlineExceeded) as caught,
     ):
         producer.create_and_wait("wait-nobody", timeout_seconds=seconds)
-    assert seconds - 0.1 <= time.monotonic() - begun < seconds + 1
+    assert seconds - 0.1 <= time.monotonic() - begun < seconds + 5
     with codeq.Client(shared_server.producer_addr, token=DEV_TOKEN) as client:
         assert client.get(caught.value.metadata["taskId"]).status == codeq.TaskStatus.PENDING
 

@@ -204,8 +204,8 @@ print(time.monotonic() - begin < 15, threading.active_count() < 5)
 
 
 def test_create_that_cannot_be_sent_raises_one_clear_error() -> None:
-    with codeq.Producer("127.0.0.1:1", timeout_seconds=1) as producer:
+    with codeq.Producer("127.0.0.1:1", timeout_seconds=30) as producer:
         begin = time.monotonic()
         with pytest.raises(codeq.InvalidField, match="4300 digits"):
             producer.create("X", 10**5000)
-        assert time.monotonic() - begin < 1
+        assert time.monotonic() - begin < 20

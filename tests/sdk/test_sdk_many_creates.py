@@ -178,7 +178,7 @@ def test_close_returns_within_the_timeout_even_if_a_callback_blocks() -> None:
         producer.create_future("X", timeout_seconds=10)
         begun = time.monotonic()
         producer.close()
-        assert time.monotonic() - begun < 1.8
+        assert time.monotonic() - begun < 5
     finally:
         may_end.set()
 

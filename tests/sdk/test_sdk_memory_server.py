@@ -18,7 +18,9 @@ from pathlib import Path
 import codeq
 import httpx
 import pytest
+from callback_receiver import Receiver
 from codeq import testing
+from codeq.webhooks import verify
 from entry_points import describe_server
 from waiting import eventually, eventually_blocking
 from worker_runs import running
@@ -232,3 +234,15 @@ def test_program_prints_nothing_of_the_server(tmp_path: Path) -> None:
         [sys.executable, "-W", "error", "-c", PROGRAM], env=env, capture_output=True, text=True, check=False, timeout=50
     )
     assert (ran.stdout, ran.stderr, ran.returncode) == ("PENDING\n", "", 0)
+
+
+def test_requests_are_signed_with_the_time_of_the_moved_clock() -> None:
+    secret = "a secret of some length"
+    env = {"WEBHOOK_HMAC_SECRET": secret}
+    with Receiver() as receiver, testing.memory_server(env=env) as server, server.client() as client:
+        server.clock.advance(seconds=DAY)
+        client.cancel(client.create("A", webhook=f"{receiver.url}/hook"))
+        [request] = receiver.wait("/hook")
+        assert verify(request.body, request.headers, [secret], now=server.clock.now()) == request.json["deliveryId"]
+        with pytest.raises(codeq.WebhookRejected, match="more than 300 seconds off"):
+            verify(request.body, request.headers, [secret])

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+from datetime import UTC, datetime, timedelta
+
 import codeq
 import pytest
 from codeq import rpcs
-from codeq.v1 import cluster_service_pb2, task_service_pb2
+from codeq.v1 import cluster_service_pb2, subscription_service_pb2, task_service_pb2
 from google.protobuf.message import Message
 from server_process import DEV_TOKEN, ServerProcess
+from worker_runs import running
 
 
 def connected(server: ServerProcess) -> codeq.Client:
@@ -45,6 +49,36 @@ async def test_async_iterators_read_all_pages(shared_server: ServerProcess) -> N
         assert "pages-async" in [queue.command async for queue in client.iter_queues(page_size=1)]
 
 
+async def test_connected_workers_are_listed_page_by_page(server: ServerProcess) -> None:
+    began = datetime.now(UTC)
+    first, second = (codeq.AsyncWorker(server.worker_addr, token=DEV_TOKEN, name=name) for name in ("first", "second"))
+    async with (
+        codeq.AsyncClient(server.producer_addr, token=DEV_TOKEN) as client,
+        running(first, print, "A"),
+        running(second, print, "B"),
+    ):
+        async with asyncio.timeout(20):
+            # A worker gives its credits after its hello.
+            while sum(worker.credits > 0 for worker in await listed(client)) < 2:  # noqa: ASYNC110 - nobody is told
+                await asyncio.sleep(0.05)
+        found = await listed(client)
+        assert sorted(worker.commands for worker in found) == [["A"], ["B"]]
+        assert {worker.worker_id.rpartition("/")[2] for worker in found} == {"first", "second"}
+        for worker in found:
+            assert (worker.claimed, worker.sdk, worker.version) == (0, "codeq-python", codeq.__version__)
+            assert began - timedelta(seconds=5) < worker.connected_at < datetime.now(UTC) + timedelta(seconds=5)
+        page, token = await client.workers(page_size=1)
+        assert (page, await client.workers(page_token=token)) == (found[:1], (found[1:], ""))
+        with connected(server) as blocking:
+            assert list(blocking.iter_workers(page_size=1)) == found
+            assert blocking.workers(page_size=1)[0] == found[:1]
+
+
+async def listed(client: codeq.AsyncClient) -> list[codeq.ConnectedWorker]:
+    """Returns the connected workers, each from a page of its own."""
+    return [worker async for worker in client.iter_workers(page_size=1)]
+
+
 def test_every_unary_rpc_can_be_called(shared_server: ServerProcess) -> None:
     names = set(rpcs.by_name())
     assert {"ClaimTask", "AddMember", "BatchSubmitResults", "GetRaftStatus", "BackUp"} <= names
@@ -69,6 +103,8 @@ def test_every_unary_rpc_can_be_called(shared_server: ServerProcess) -> None:
         (task_service_pb2.NackTaskRequest(lease_token=1), True),
         (task_service_pb2.CleanupTasksRequest(), False),
         (task_service_pb2.ClaimTaskRequest(), True),
+        (subscription_service_pb2.HeartbeatSubscriptionRequest(), True),
+        (subscription_service_pb2.CreateSubscriptionRequest(), False),
     ],
 )
 def test_only_calls_that_may_run_twice_are_repeated(sent: Message, repeatable: bool) -> None:

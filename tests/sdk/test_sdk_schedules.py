@@ -56,3 +56,24 @@ def test_bad_definition_is_rejected_with_the_name_of_the_field(shared_server: Se
             with pytest.raises(codeq.InvalidField) as caught:
                 client.put_schedule("sdk-bad", spec)
             assert [each.field for each in caught.value.violations] == [field]
+
+
+def test_durations_are_numbers_of_seconds_or_timedeltas(shared_server: ServerProcess) -> None:
+    with codeq.Client(shared_server.producer_addr, token=DEV_TOKEN) as client:
+        spec = codeq.ScheduleSpec(
+            command="report", every=timedelta(minutes=90), delay=timedelta(seconds=1.5), expire=60, jitter=2.5
+        )
+        made = client.put_schedule("sdk-durations", spec).spec
+        assert (made.every, made.delay, made.expire, made.jitter) == ("5400s", 2, 60, 3)
+        assert client.put_schedule("sdk-durations", codeq.ScheduleSpec(command="report", every=90)).spec.every == "90s"
+        client.delete_schedule("sdk-durations")
+
+
+def test_durations_of_other_types_are_rejected_by_name() -> None:
+    for field, spec in {
+        "every": codeq.ScheduleSpec(command="c", every=[1]),  # type: ignore[arg-type]
+        "jitter_seconds": codeq.ScheduleSpec(command="c", jitter=-1),
+    }.items():
+        with pytest.raises(codeq.InvalidField) as caught:
+            spec.fields()
+        assert [each.field for each in caught.value.violations] == [field]

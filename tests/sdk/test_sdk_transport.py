@@ -158,7 +158,7 @@ async def test_streams_fail_at_once_when_the_server_breaks_http2() -> None:
         reads = [asyncio.create_task(call.read()) for call in calls]
         for call in calls:
             await call.write(b"echo")
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             ends = await asyncio.gather(*reads, return_exceptions=True)
         assert [type(end) for end in ends] == [codeq.Unavailable] * 3
         await channel.close()
@@ -434,7 +434,7 @@ SETTINGS = frame(4, 0, 0, b"")
         SETTINGS + frame(1, 0, 1, b"") + frame(9, 0, 1, bytes(65_537)),
     ],
 )
-def test_bytes_that_are_not_http2_only_end_their_connection(data: bytes) -> None:
+def test_bytes_that_are_not_http2_end_only_their_connection(data: bytes) -> None:
     connection = http2.Http2()
     connection.open(HEADERS)
     with pytest.raises(http2.ProtocolError):

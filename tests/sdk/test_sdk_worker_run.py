@@ -76,7 +76,7 @@ async def test_stop_does_not_wait_beyond_the_drain_time() -> None:
         begin = time.monotonic()
         await asyncio.wait_for(worker.run(handler), 20)
         assert 0.3 <= time.monotonic() - begin < 5
-        await asyncio.wait_for(cancelled.wait(), 5)
+        await asyncio.wait_for(cancelled.wait(), 20)
     assert tasks[0].lost.is_set()
 
 
@@ -196,7 +196,7 @@ async def test_run_retries_when_the_server_is_full_or_replies_with_garbage() -> 
 async def test_run_returns_at_once_after_an_earlier_stop() -> None:
     worker = codeq.AsyncWorker("127.0.0.1:1")
     worker.stop()
-    await asyncio.wait_for(worker.run(lambda _: None), 5)
+    await asyncio.wait_for(worker.run(lambda _: None), 20)
 
 
 async def test_stop_returns_even_if_no_server_is_reachable() -> None:

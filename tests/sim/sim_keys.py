@@ -10,11 +10,15 @@ from codeq.v1.topic_service_pb2 import QueuePolicy
 from codeq_internal.v1.rows_pb2 import PolicyRow
 from codeq_server.core.clock import Now
 from codeq_server.core.shard import Shard
+from sim_receiver import URLS
 
 if TYPE_CHECKING:
     from sim_audit import Audit, Known
 
-LIMITS = {"a": QueuePolicy(concurrency_per_key=1), "b": QueuePolicy(concurrency_per_key=2, rate_per_key_per_second=5)}
+LIMITS = {
+    "a": QueuePolicy(concurrency_per_key=1, webhook=URLS[0]),
+    "b": QueuePolicy(concurrency_per_key=2, rate_per_key_per_second=5),
+}
 """Limits of each command, of every tenant."""
 TENANTS = ("acme", "globex")
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from codeq_internal.v1 import rows_pb2
 from codeq_server.core import keys, tenant_keys
-from codeq_server.core.firing import INSTANT
+from codeq_server.core.firing import BACKFILL, INSTANT
 from sim_messages import Asked
 
 if TYPE_CHECKING:
@@ -42,6 +42,9 @@ def judge(audit: Audit, table: Mapping[bytes, Sequence[tuple[bytes, bytes | None
         tenant, _ = tenant_keys.split_schedule_key(schedule)
         task = audit.tasks.get((tenant, fire.task_id))
         audit.demand(task is not None and task.born == audit.batches, f"{fire.task_id} is not in the batch of its fire")
+        if fire.kind == BACKFILL and task is not None and task.before is not None:  # whose task has been removed
+            instant = task.asked.name[1] if task.asked.name else ""
+            audit.sends[json.dumps(f"{tenant} {instant}").encode()] += 1
         moved = dict(table.get(keys.SCHEDULES, ())).get(schedule)
         row = rows_pb2.ScheduleRow.FromString(moved or b"")
         audit.demand(

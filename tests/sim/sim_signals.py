@@ -15,7 +15,7 @@ from codeq.v1 import subscription_service_pb2 as pb
 from codeq.v1 import task_pb2, task_service_pb2
 from codeq_server.core.errors import Rejection
 from codeq_server.core.shard import ShardSettings
-from codeq_server.webhooks.guard import STRICT
+from codeq_server.webhooks.guard import Guard
 from codeq_server.webhooks.outgoing import Outgoing
 from codeq_server.webhooks.sender import Answer
 from google.protobuf.message import Message
@@ -141,7 +141,8 @@ class SignalWorld:
         kind = CalmNode if calm else Node
         self.node = kind(self.loop, self.chance, self.audit, settings)  # type: ignore[arg-type]
         self.receivers = Receivers(self.loop)
-        self.node.outgoing = Outgoing(self.receivers, STRICT, secret, (), 5)  # type: ignore[arg-type]
+        guard = Guard(requires_https=False, networks=(), hosts=(), ports=((1, 65535),))
+        self.node.outgoing = Outgoing(self.receivers, guard, secret, (), 5)  # type: ignore[arg-type]
 
     def run(self, story: Callable[[SignalWorld], Awaitable[None]]) -> None:
         """Runs a story to its end."""

@@ -39,8 +39,8 @@ pytestmark = pytest.mark.interpreted
 
 SEEDS_MAX = 60
 """Seeds within which a bug must be found; most are found by the first few."""
-SECONDS_MAX = 180
-"""Seconds that this many seeds may take on a busy machine."""
+SECONDS_MAX = 3600
+"""Seconds that this many seeds may take if other suites leave no core idle."""
 SEALED = "return SealedBatch(batch.lsn, batch.lsn - 1, self.epoch, now.wall_ms, rows)"
 LATE_NAMES = (
     "late, self.late = getattr(self, 'late', {}), {k: v for k, v in rows.items() if k[:1] == b'i'}; "
@@ -209,14 +209,18 @@ BUGS: dict[str, Bug | dict[str, Bug]] = {
     "instant fires twice": {
         "with another id": Bug(
             [
-                (firing.fire, "_naming(schedule, row.generation, instant)", "_naming(schedule, now.mono_ms, instant)"),
-                (firing._fire_instants, "del row.next_ms[:done]", "del row.next_ms[: done - 1]"),
+                (
+                    firing.fire,
+                    "_naming(schedule, row.generation, instant)",
+                    "_naming(schedule, row.fired_total, instant)",
+                ),
+                (firing._fire_instants, "del row.next_ms[:done]", "del row.next_ms[: done - row.fired_total % 2]"),
             ],
             "both ids of|does not move its schedule",
             unseen_by_checker=True,
         ),
         "because the schedule moves in a later batch": Bug(
-            [(firing._turn, "if row.SerializeToString() != before:", "if row.fired_total % 2:")],
+            [(firing._turn, "if value != stored:", "if row.fired_total % 2:")],
             "does not move its schedule|inconsistent",
         ),
         "because a server that starts computes its instants anew": Bug(

@@ -55,6 +55,7 @@ class Server:
             TICKS,
             http={},
             grpc={name: name for name in machine.net.machines},
+            admits=(lambda name: f"{name}:7000") if machine.net.admits else None,
         )
         self.member = Member(self._store, row, settings, machine.chance.randbytes, self, machine.broke)
         opening = Opening(1, lambda: machine.clock()[0] // 1000, self._load, self._serve)

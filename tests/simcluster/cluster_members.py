@@ -39,7 +39,8 @@ class Operator:
             return
         name = f"n{len(self._net.machines)}"
         Machine(self._net, name, self._peers, self._audit, self._settings, bootstrap=False).start()
-        self._ask(leader, lambda cluster: cluster.add(name, f"{name}:7000", replace=False), "member added")
+        if not self._net.admits:
+            self._ask(leader, lambda cluster: cluster.add(name, f"{name}:7000", replace=False), "member added")
 
     def remove(self, leader: Machine, name: str) -> None:
         """Removes a machine, which keeps running without noticing its removal."""
@@ -62,7 +63,9 @@ class Operator:
         conf = read_conf_state(leader.disk.written.log.get(KEYS.conf_state) or b"")
         if raft_id not in (*conf.voters, *conf.voters_outgoing, *conf.learners):
             self.lost = None
-        elif name != leader.name:
+            if self._net.admits:
+                self._audit.count("member replaced itself")
+        elif name != leader.name and not self._net.admits:
             self._ask(leader, lambda cluster: cluster.add(name, f"{name}:7000", replace=True), "member replaced")
 
     def _ask(self, leader: Machine, ask: Any, what: str) -> None:

@@ -32,6 +32,7 @@ class Net:
         loss: Share of messages that are lost.
         doubles: Share of messages that are duplicated.
         slowness: Factor of message delays.
+        admits: Whether empty machines join by themselves.
     """
 
     def __init__(self, loop: SimLoop, chance: random.Random, oracle: Oracle, folder: Path) -> None:
@@ -41,6 +42,7 @@ class Net:
         self.loss = self.doubles = 0.0
         self.slowness = 1.0
         self.folders = 0
+        self.admits = False
 
     def cut(self, some: Iterable[str], others: Iterable[str], *, both: bool = True) -> None:
         """Cuts the lines from some machines to others and, with `both`, the lines back."""

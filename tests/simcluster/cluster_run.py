@@ -72,6 +72,8 @@ class Simulation:
         names = "abcde"[: chance.choice((3, 3, 3, 5))]
         peers = {name: f"{name}:7000" for name in names}
         founders = chance.choice(("a", names, names[-1], names[1:]))
+        if seed % 3 == 2:  # empty machines join by themselves
+            self.net.admits, founders = True, "a"
         for name in names:
             Machine(self.net, name, peers, audit, settings, bootstrap=name in founders)
         self.front = Front(self.net, audit)

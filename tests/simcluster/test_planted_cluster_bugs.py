@@ -146,7 +146,7 @@ BUGS: dict[str, Bug] = {
 }
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("bug", BUGS.values(), ids=BUGS.keys())
 def test_planted_bug_is_found(bug: Bug) -> None:
     with ExitStack() as stack:

@@ -21,7 +21,7 @@ SEEDS_TWICE = range(0, SEEDS_LEAST, 10)
 HAPPENS = {
     *("kill", "power cut", "stop", "freeze", "transfer", "leadership", "snapshot installed", "old leader"),
     *("cut: leader", "cut: one", "cut: one way", "cut: halves", "cut: bridge"),
-    *("disk emptied", "member added", "member removed", "member replaced"),
+    *("disk emptied", "member added", "member removed", "member replaced", "member replaced itself"),
     *("created", "found again", "claimed", "extended", "accepted", "expired", "matured", "removed", "looked"),
     "abandoned with a delay",
 }

@@ -55,6 +55,9 @@ _SKIPS = re.compile(
 _LOG_CALL = re.compile(r"_(?:log|LOG)\.(?:debug|info|warning|error|exception)")
 _EVENT = re.compile(r"[a-z]+(?:_[a-z]+)*")
 _LINK = re.compile(r"\]\((?!https?:|mailto:)([^)#\s]+)")
+_ANCHORED_LINK = re.compile(r"\]\(((?:(?!\w+:)[^)#\s]+\.md)?)#([^)\s]+)\)")
+_LINKED = re.compile(r"\[([^\]]*)\]\([^)]*\)")
+_HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 _CODE_BLOCK = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
 
 
@@ -88,6 +91,17 @@ def skip_marks(text: str) -> list[str]:
 def relative_links(text: str) -> list[str]:
     """Returns the targets of links into the project in a Markdown text; code has none."""
     return _LINK.findall(_CODE_BLOCK.sub("", text))
+
+
+def anchored_links(text: str) -> list[tuple[str, str]]:
+    """Returns document (empty: the text itself) and anchor of each link to a heading in a Markdown text."""
+    return _ANCHORED_LINK.findall(_CODE_BLOCK.sub("", text))
+
+
+def anchors(text: str) -> set[str]:
+    """Returns the anchors of the headings in a Markdown text, which differ from each other."""
+    titles = [_LINKED.sub(r"\1", title).lower() for title in _HEADING.findall(_CODE_BLOCK.sub("", text))]
+    return {re.sub(r"[^\w\- ]", "", title).replace(" ", "-") for title in titles}
 
 
 def long_functions(source: str) -> list[str]:

@@ -138,6 +138,7 @@ BOUNDS = {
     },
     "codeq_server.services": {
         TYPES: {"_fields", "_check", "_first_bytes", "_count", "_places", "_has_any", "remove_content"},
+        "DEPTH_MAX of payload_schemas": {"of", "_referred"},
     },
     "codeq_server.engine": {
         "one: releasing files makes no further changes": {"changed", "_carry_out", "_written", "_let_files_go"},

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import re
 import runpy
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from codeq.reasons import BY_NUMBER, Reason
+from codeq.v1 import task_pb2, task_service_pb2
 from codeq_server.auth.access import METHODS
+from codeq_server.core.at_limit import DROPPED_ERROR, REPLACED_ERROR
+from codeq_server.core.expiry import EXPIRED
+from codeq_server.core.purging import PURGED_ERROR
+from codeq_server.core.withdrawal import CANCELLED_ERROR
 from google.api import annotations_pb2
+from google.protobuf.message import Message
 
 ROOT = Path(__file__).resolve().parents[2]
 API = (ROOT / "docs/api.md").read_text()
@@ -33,6 +41,46 @@ def test_api_document_lists_every_route(route: str) -> None:
 def test_api_document_lists_every_reason_with_its_codes(reason: Reason) -> None:
     again = " yes " if reason.retryable else " "
     assert f"| `{reason.name}` | {reason.grpc_name} | {reason.http_status} |{again}|" in API
+
+
+@pytest.mark.parametrize(
+    "message", [task_pb2.Task, task_pb2.TaskSpec, task_service_pb2.ExplainTaskResponse, task_service_pb2.KeyWait]
+)
+def test_api_document_names_every_field_of_tasks_and_explanations(message: type[Message]) -> None:
+    assert [field.json_name for field in message.DESCRIPTOR.fields if f"`{field.json_name}`" not in API] == []
+
+
+@pytest.mark.parametrize("error", [CANCELLED_ERROR, DROPPED_ERROR, EXPIRED, PURGED_ERROR, REPLACED_ERROR])
+def test_api_document_lists_every_error_that_the_server_gives_to_ended_tasks(error: str) -> None:
+    [row] = [line for line in API.splitlines() if line.startswith("| `error` | error of a task")]
+    assert f"`{error}`" in row
+
+
+def _shell_commands() -> Iterator[tuple[str, str, str]]:
+    """Yields the name of a document, a curl command in it, and all shell code before it."""
+    for path in sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("deploy/**/*.md")]):
+        before = ""
+        for block in re.findall(r"```sh\n(.*?)```", path.read_text(), flags=re.DOTALL):
+            for command in block.replace("\\\n", " ").splitlines():
+                if "curl " in command:
+                    yield str(path.relative_to(ROOT)), command, before
+                before += command + "\n"
+
+
+def test_curl_commands_of_the_documents_name_the_type_of_their_bodies() -> None:
+    commands = [(name, command) for name, command, _ in _shell_commands() if re.search(r" -d|--data", command)]
+    assert len(commands) >= 10
+    assert [each for each in commands if not re.search(r"\$JSON|Content-Type: application/json", each[1])] == []
+
+
+def test_curl_commands_of_the_documents_use_variables_that_are_set_before() -> None:
+    unset = [
+        (name, variable)
+        for name, command, before in _shell_commands()
+        for variable in re.findall(r"\$\{?([A-Z_]+)", re.sub(r"'[^']*'", "", command))
+        if not re.search(rf"\b{variable}=", before + command)
+    ]
+    assert unset == []
 
 
 def test_tables_in_the_configuration_document_match_the_declarations() -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import os
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import httpx
 import pytest
 import rules
 
@@ -102,7 +105,7 @@ KEYS_ALONE = {
 """Expressions that are allowed to look like hand-made keys, by module."""
 
 
-def test_only_the_modules_of_keys_build_keys() -> None:
+def test_only_key_modules_build_keys() -> None:
     server = "server/codeq_server/"
     found = {
         path.removeprefix(server): set(rules.hand_made_keys(text))
@@ -135,6 +138,12 @@ def test_no_test_is_skipped() -> None:
     assert _found(tests, rules.skip_marks) == []
 
 
+@pytest.mark.parametrize("call", [httpx.get, httpx.request, httpx.Client, httpx.AsyncClient])
+def test_calls_without_a_bound_of_their_own_wait_for_a_busy_machine(call: Callable[..., object]) -> None:
+    bound = httpx.Timeout(inspect.signature(call).parameters["timeout"].default)
+    assert min(bound.connect or 0, bound.read or 0, bound.write or 0, bound.pool or 0) >= 30
+
+
 @pytest.mark.parametrize("path", COMPILED_REQUIREMENTS)
 def test_requirements_are_pinned_with_hashes(path: str) -> None:
     assert rules.unhashed_requirements((ROOT / path).read_text()) == []
@@ -151,6 +160,17 @@ def test_links_between_documents_resolve() -> None:
     assert dead == []
 
 
+def test_links_to_headings_resolve() -> None:
+    documents = {path: text for path, text in _texts(but=_is_generated).items() if path.endswith(".md")}
+    dead = [
+        f"{path}: {target}#{anchor}"
+        for path, text in documents.items()
+        for target, anchor in rules.anchored_links(text)
+        if anchor not in rules.anchors((ROOT / path).parent.joinpath(target).read_text() if target else text)
+    ]
+    assert dead == []
+
+
 def test_readme_shows_how_to_start() -> None:
     assert "make run" in (ROOT / "README.md").read_text()
 
@@ -161,6 +181,18 @@ def test_licence_is_mit() -> None:
 
 def test_ci_run_is_executable() -> None:
     assert os.access(ROOT / ".ci" / "run", os.X_OK)
+
+
+def test_ci_run_installs_every_tool_of_the_host_tests() -> None:
+    [tools] = re.findall(r"^HOST_TOOLS := (.+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    [installed] = re.findall(r"^for tool in (.+); do$", (ROOT / ".ci" / "run").read_text(), re.MULTILINE)
+    assert installed.split() == tools.split()
+
+
+def test_contributing_names_every_tool_that_the_setup_checks() -> None:
+    [tools] = re.findall(r"^TEST_TOOLS := (.+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    [named] = re.findall(r"^`make test` needs (.+)$", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE)
+    assert [tool for tool in tools.split() if not re.search(rf"\b{tool}\b", named)] == []
 
 
 def _generated_modules() -> list[str]:

@@ -85,9 +85,19 @@ def test_only_links_into_the_project_are_relative_links() -> None:
     assert rules.relative_links("[a](docs/x.md#y) [b](https://x.y/z) [c](#here)") == ["docs/x.md"]
 
 
-def test_code_has_no_links() -> None:
+def test_links_in_code_blocks_are_ignored() -> None:
     text = "```go\nfunc Call[Result any](ctx Context)\n```\n[a](b.md)\n```sh\n[c](d)\n```\n"
     assert rules.relative_links(text) == ["b.md"]
+
+
+def test_links_to_headings_have_a_document_and_an_anchor() -> None:
+    text = "[a](docs/x.md#y) [b](https://x.y/z.md#w) [c](#here) [d](e.md)"
+    assert rules.anchored_links(text) == [("docs/x.md", "y"), ("", "here")]
+
+
+def test_anchors_are_made_of_the_words_of_headings() -> None:
+    text = "# `codeq bench`, a [load](x.md)\n## Sizes\n```sh\n# no heading\n```\n"
+    assert rules.anchors(text) == {"codeq-bench-a-load", "sizes"}
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,8 @@ class DrivenShard:
         """Reopens the shard from the written rows."""
         self.epoch += 1
         identity = rows_pb2.IdentityRow(format=keys.FORMAT, num_shards=1, cluster_id=b"c" * 16, epoch=self.epoch)
+        if self.settings.route is not None:
+            identity.shard, identity.num_shards = self.settings.route.shard, self.settings.route.count
         self.store.write({keys.IDENTITY: identity.SerializeToString()})
         self.shard: Shard = recovery.open_shard(self.store, self.settings, self.epoch, self.wall, self.mono)
 

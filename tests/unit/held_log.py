@@ -13,7 +13,7 @@ from codeq_server.core.shard import ShardSettings
 from codeq_server.engine.runner import ShardRunner
 from codeq_server.storage.memory import MemoryStore
 
-DEADLINE_SECONDS = 10
+DEADLINE_SECONDS = 30
 
 
 class HeldLog:

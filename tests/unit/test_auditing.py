@@ -9,14 +9,24 @@ from typing import Any
 
 import pytest
 import structlog.testing
-from codeq.v1 import audit_service_pb2, queue_service_pb2, task_pb2, task_service_pb2
+from accepted_tasks import create
+from codeq.v1 import (
+    audit_service_pb2,
+    queue_service_pb2,
+    schedule_service_pb2,
+    task_pb2,
+    task_service_pb2,
+    topic_service_pb2,
+    webhook_service_pb2,
+)
 from codeq_gateway.dispatch import Call, CallFailed
 from codeq_internal.v1 import rows_pb2
 from codeq_server.auth.authenticator import Authenticator
 from codeq_server.auth.claims import Token
-from codeq_server.core import keys, withdrawal
+from codeq_server.core import callbacks, keys, withdrawal
 from codeq_server.core.batch import SealedBatch
 from codeq_server.core.errors import Reason, Rejection
+from codeq_server.services import webhooks
 from codeq_server.services.calls import Calls
 from codeq_server.services.cluster import ClusterService, NoCluster
 from codeq_server.services.local_dispatch import LocalDispatcher
@@ -28,6 +38,7 @@ from google.protobuf.message import Message
 from held_log import HeldRunner, turns, until
 
 QUEUES, TASKS = "/codeq.v1.QueueService/", "/codeq.v1.TaskService/"
+SCHEDULES, TOPICS, WEBHOOKS = (f"/codeq.v1.{name}Service/" for name in ("Schedule", "Topic", "Webhook"))
 ORIGIN = "192.0.2.1:4321"
 LATE = timestamp_pb2.Timestamp(seconds=4_000_000_000)
 ELSEWHERE = Rejection(Reason.NOT_LEADER, "another node leads")
@@ -104,6 +115,26 @@ ACTS: dict[str, tuple[str, Requests, bytes]] = {
         keys.STATES,
     ),
     "clean up": (f"{TASKS}CleanupTasks", lambda _: task_service_pb2.CleanupTasksRequest(before=LATE), keys.STATES),
+    "put a topic": (
+        f"{TOPICS}PutTopic",
+        lambda _: topic_service_pb2.PutTopicRequest(command="a", policy={"max_consumers": 1}),
+        keys.TOPICS,
+    ),
+    "put a schedule": (
+        f"{SCHEDULES}PutSchedule",
+        lambda _: schedule_service_pb2.PutScheduleRequest(name="s", spec={"command": "a", "every": "1h"}),
+        keys.SCHEDULES,
+    ),
+    "put secrets": (
+        f"{WEBHOOKS}PutWebhookSecrets",
+        lambda _: webhook_service_pb2.PutWebhookSecretsRequest(secrets=["a secret of some length"]),
+        keys.ENDPOINTS,
+    ),
+    "pause a host": (
+        f"{WEBHOOKS}PauseWebhooks",
+        lambda _: webhook_service_pb2.PauseWebhooksRequest(host="hooks.example:443"),
+        keys.ENDPOINTS,
+    ),
 }
 
 
@@ -133,25 +164,75 @@ async def test_act_and_its_record_are_one_batch_and_the_reply_waits_for_it(
     assert not any(audited(later) for later in runner.log.batches[batches + 1 :])
 
 
+async def batches_of(runner: HeldRunner, reply: asyncio.Future[Message]) -> list[SealedBatch]:
+    """Returns the batches, at least two, that a call makes which has just been asked for."""
+    before = len(runner.log.batches)
+    while not reply.done():
+        await turns(3)
+        if len(runner.log.batches) > before and runner.shard.in_flight:
+            runner.log.release()
+    made = runner.log.batches[before:]
+    assert len(made) > 1
+    return made
+
+
 async def test_act_of_several_batches_has_in_each_of_them_a_record_of_what_is_done(
     calls: Calls, runner: HeldRunner
 ) -> None:
     count = 300
     await ended_tasks(runner, count)
-    batches = len(runner.log.batches)
-    reply = ask(calls, f"{TASKS}CleanupTasks", task_service_pb2.CleanupTasksRequest(before=LATE))
-    while not reply.done():
-        await turns(3)
-        if len(runner.log.batches) > batches and runner.shard.in_flight:
-            runner.log.release()
-    made = runner.log.batches[batches:]
-    assert len(made) > 1
+    made = await batches_of(
+        runner, ask(calls, f"{TASKS}CleanupTasks", task_service_pb2.CleanupTasksRequest(before=LATE))
+    )
     deleted = 0
     for batch in made:
         deleted += sum(value is None for key, value in batch.rows.items() if key[:1] == keys.STATES)
         assert [json.loads(row.after) for row in audited(batch)] == [{"deleted": deleted}]
     assert deleted == count
     assert len({key for batch in made for key in batch.rows if key[:1] == keys.AUDIT}) == 1
+
+
+async def given_up_callbacks(runner: HeldRunner, count: int) -> None:
+    """Makes callbacks of the command "a" that were given up, durably."""
+    shard, now = runner.shard, runner.now()
+    for _ in range(count):
+        task_id, _ = create(shard, "acme", "a", b"1", 0, 0, 0, now, webhook="https://hooks.example/")
+        withdrawal.cancel(shard, "acme", task_id, "", now)
+    while turn := callbacks.take_first(shard, lambda _: count, now):
+        for callback in turn[1]:
+            callbacks.settle(shard, callback, callbacks.Call(now.wall_ms, 404, 1), (), 0.0, now)
+    runner.changed()
+    await until(lambda: runner.log.batches)
+    runner.log.release()
+    await until(lambda: runner.durable() is None)
+
+
+async def test_retry_of_many_callbacks_has_in_each_batch_a_record_of_what_is_retried(
+    calls: Calls, runner: HeldRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(webhooks, "SLICE", 10)
+    await given_up_callbacks(runner, 300)
+    made = await batches_of(
+        runner, ask(calls, f"{WEBHOOKS}RetryCallbacks", webhook_service_pb2.RetryCallbacksRequest(command="a"))
+    )
+    retried = 0
+    for batch in made:
+        retried += sum(value is not None for key, value in batch.rows.items() if key[:1] == keys.OUTBOX)
+        assert [json.loads(row.after) for row in audited(batch)] == [{"retried": retried}]
+    assert retried == 300
+
+
+@pytest.mark.parametrize("turns_before", range(8))
+async def test_list_of_callbacks_goes_on_when_tasks_are_removed_meanwhile(
+    calls: Calls, runner: HeldRunner, monkeypatch: pytest.MonkeyPatch, turns_before: int
+) -> None:
+    monkeypatch.setattr(webhooks, "SLICE", 2)
+    await given_up_callbacks(runner, 9)
+    runner.log.free = True
+    listed = ask(calls, f"{WEBHOOKS}ListCallbacks", webhook_service_pb2.ListCallbacksRequest(command="a"))
+    await turns(turns_before)
+    await ask(calls, f"{TASKS}CleanupTasks", task_service_pb2.CleanupTasksRequest(before=LATE))
+    assert isinstance(await listed, webhook_service_pb2.ListCallbacksResponse)
 
 
 @pytest.mark.parametrize("rate", [0, 1000])

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from itertools import pairwise
+from typing import Any
 
 import pytest
+from codeq.v1.schedule_service_pb2 import ScheduleSpec
+from codeq_server.core.errors import Rejection
 from codeq_server.core.firing import GRACE_MS
 from codeq_server.engine import calendars
-from codeq_server.engine.calendars import AHEAD, BadCalendar, Calendar, Search, zone_of
+from codeq_server.engine.calendars import AHEAD, INSTANT_MAX_MS, BadCalendar, Calendar, Search, zone_of
+from codeq_server.services.schedule_specs import definition_of
 from computed_instants import definition
+from google.protobuf.timestamp_pb2 import Timestamp
+
+LAST_TIME = Timestamp(seconds=253_402_300_799)
+"""The last second of the year 9999 in UTC, which is in the year 10000 east of it."""
 
 
 def ms(text: str) -> int:
@@ -60,6 +68,12 @@ CLOCK_CHANGES = {
         "2026-03-07T12:00:00-05:00",
         ["2026-03-08T03:00:00-04:00", "2026-03-09T02:15:00-04:00"],
     ),
+    "New York, forward: hourly jobs follow elapsed time": (
+        "America/New_York",
+        "0 * * * *",
+        "2026-03-08T00:30:00-05:00",
+        ["2026-03-08T01:00:00-05:00", "2026-03-08T03:00:00-04:00", "2026-03-08T04:00:00-04:00"],
+    ),
     "New York, back": (
         "America/New_York",
         "15 1 * * *",
@@ -72,6 +86,12 @@ CLOCK_CHANGES = {
         "2026-10-03T12:00:00+10:30",
         ["2026-10-04T02:30:00+11:00", "2026-10-05T02:15:00+11:00"],
     ),
+    "Lord Howe, back: jobs every half an hour follow elapsed time": (
+        "Australia/Lord_Howe",
+        "*/30 * * * *",
+        "2026-04-05T01:15:00+11:00",
+        ["2026-04-05T01:30:00+11:00", "2026-04-05T01:30:00+10:30", "2026-04-05T02:00:00+10:30"],
+    ),
     "Lord Howe, back by half an hour": (
         "Australia/Lord_Howe",
         "45 1 * * *",
@@ -83,6 +103,12 @@ CLOCK_CHANGES = {
         "30 2 * * *",
         "2026-02-14T12:00:00+01:00",
         ["2026-02-15T02:30:00+01:00", "2026-02-16T02:30:00+00:00"],
+    ),
+    "Casablanca, back: hourly jobs follow elapsed time": (
+        "Africa/Casablanca",
+        "0 * * * *",
+        "2026-02-15T01:30:00+01:00",
+        ["2026-02-15T02:00:00+01:00", "2026-02-15T02:00:00+00:00", "2026-02-15T03:00:00+00:00"],
     ),
     "Casablanca, forward at its end": (
         "Africa/Casablanca",
@@ -199,3 +225,31 @@ def test_search_of_a_rare_expression_ends_at_its_end() -> None:
     found = search.step()
     assert found is not None
     assert (found.ms, found.complete, found.missed) == ([ms("2024-02-29T00:00:00Z")], True, 2)
+
+
+@pytest.mark.parametrize("given", [{"every": "24h"}, {"at": Timestamp(seconds=2_000_000_000)}])
+def test_time_zone_is_refused_where_it_would_have_no_effect(given: dict[str, Any]) -> None:
+    with pytest.raises(Rejection, match=r"spec\.time_zone: is allowed only with cron"):
+        definition_of(ScheduleSpec(command="a", time_zone="Europe/Berlin", **given))
+    for zone in ("", "UTC"):  # as schedules are returned
+        assert definition_of(ScheduleSpec(command="a", time_zone=zone, **given)).time_zone == "UTC"
+
+
+@pytest.mark.parametrize("field", ["at", "start_at", "end_at"])
+def test_time_that_some_time_zone_cannot_express_is_refused_and_the_field_named(field: str) -> None:
+    spec = ScheduleSpec(command="a", **{field: LAST_TIME})
+    if field != "at":
+        spec.cron, spec.time_zone = "0 0 * * *", "Pacific/Kiritimati"
+    with pytest.raises(Rejection, match=f"spec.{field}: must be a valid time after 1970 and before 9999-12-31"):
+        definition_of(spec)
+
+
+@pytest.mark.parametrize(
+    "fields", [{"at_ms": INSTANT_MAX_MS}, {"cron": "0 0 * * *", "start_ms": INSTANT_MAX_MS - 86_400_000}]
+)
+def test_latest_time_can_be_written_in_every_time_zone(fields: dict[str, Any]) -> None:
+    for zone in calendars._zone_names():
+        calendar = Calendar(definition(time_zone=zone, **fields))
+        (latest,), is_last = calendar.first(0, 9)
+        assert is_last
+        assert calendar.written(latest).startswith("9999-12-3")

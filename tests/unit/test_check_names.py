@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 from codeq_internal.v1 import rows_pb2
-from codeq_server.core import keys, names
+from codeq_server.core import ids, keys, names
 from codeq_server.core.new_task import Naming, NewTask
 from codeq_server.storage.check import check
 from driven_shard import TENANT, DrivenShard
@@ -112,3 +112,16 @@ def test_corrupt_name_row_is_reported(name: str) -> None:
     spoil(rows)
     found = list(check(sorted(rows.items())))
     assert any(difference.key.startswith(expected) for difference in found), found
+
+
+def test_id_that_leads_to_another_shard_is_reported() -> None:
+    driven = DrivenShard(route=ids.Route(1, 4))
+    for number in range(8):
+        name = f"mine-{number}"
+        names.create(driven.shard, TENANT, NewTask("a", b"1", 0, 0, 0, Naming(name)), driven.now)
+        driven.write_unchecked()
+        found = [each.problem for each in check(driven.store.scan(b"", b"\xff", 1 << 30))]
+        strays = [number for number in range(number + 1) if ids.shard_of(f"mine-{number}", 4) != 1]
+        assert len(found) == len(strays)
+        assert all("but this is shard 1" in problem for problem in found)
+    assert strays

@@ -189,10 +189,16 @@ def test_load_accepts_several_spellings_of_booleans(text: str, expected: bool) -
         ("LOG_LEVEL", "loud"),
         ("LOG_FORMAT", "xml"),
         ("CODEQ_PORT", "8080"),
-        ("CODEQ_PPROF", "1"),
+        ("CODEQ_PPROF", "maybe"),
+        ("CODEQ_PPROF_ADDR", "0.0.0.0:6060"),
+        ("CODEQ_PPROF_ADDR", ":6060"),
         ("CODEQ_CONFIG_PATH", "/nowhere/codeq.yaml"),
         ("CLUSTER_ENABLED", "yes"),
-        ("TRACING_ENABLED", "true"),
+        ("TRACING_SAMPLE_RATIO", "1.5"),
+        ("TRACING_SAMPLE_RATIO", "nan"),
+        ("TRACING_OTLP_ENDPOINT", "ftp://collector"),
+        ("TRACING_OTLP_ENDPOINT", "http://user:secret@collector:4317"),
+        ("TRACING_RATIO", "1"),
         ("WEBHOOK_HMAC_SECRET", "too-short"),
         ("WEBHOOK_ALLOWED_NETWORKS", "10.0.0.0/33"),
         ("WEBHOOK_ALLOWED_HOSTS", "a b"),
@@ -211,7 +217,8 @@ def test_error_names_an_unusable_variable(variable: str, value: str) -> None:
     [
         ('{"path":""}', "path"),
         ('{"path":5}', "path"),
-        ('{"numShards":4}', "numShards"),
+        ('{"numShards":33}', "numShards"),
+        ('{"numShards":0}', "numShards"),
         ('{"numShards":"1"}', "numShards"),
         ('{"fsyncOnCommit":"yes"}', "fsyncOnCommit"),
         ('{"pth":"/data"}', "pth"),
@@ -420,3 +427,41 @@ def test_config_check_shows_claims_that_json_cannot_represent(tmp_path: Path, ra
     file = tmp_path / "codeq.yaml"
     file.write_text(f"producerAuthProvider: static\nproducerAuthConfig:\n  token: t\n  raw: {raw}\n")
     assert json.dumps(check(str(file), {}, {}, dev=True))
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        ({}, (False, "", None, 1.0, "")),
+        (
+            {
+                "TRACING_ENABLED": "true",
+                "TRACING_OTLP_ENDPOINT": "http://collector:4317",
+                "TRACING_OTLP_INSECURE": "yes",
+                "TRACING_SAMPLE_RATIO": "0.01",
+                "TRACING_SERVICE_NAME": "queue",
+            },
+            (True, "http://collector:4317", True, 0.01, "queue"),
+        ),
+        (
+            {"TRACING_OTLP_ENDPOINT": "collector:4317", "TRACING_SAMPLE_RATIO": "0"},
+            (False, "collector:4317", None, 0.0, ""),
+        ),
+    ],
+)
+def test_settings_of_tracing_have_the_documented_names(given: dict[str, str], shown: tuple[object, ...]) -> None:
+    settings = load_env(given)
+    assert shown == (
+        settings.tracing_enabled,
+        settings.tracing_otlp_endpoint,
+        settings.tracing_otlp_insecure,
+        settings.tracing_sample_ratio,
+        settings.tracing_service_name,
+    )
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:6061", "localhost:0", "[::1]:6060"])
+def test_port_for_profiles_is_on_loopback(address: str) -> None:
+    settings = load_env({"CODEQ_PPROF": "1", "CODEQ_PPROF_ADDR": address})
+    assert settings.codeq_pprof
+    assert str(settings.codeq_pprof_addr) == address

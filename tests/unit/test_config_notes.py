@@ -47,6 +47,7 @@ IDENTITY = {"WORKER_AUTH_PROVIDER": "jwks", "WORKER_AUTH_CONFIG": issued("codeq"
         {**RAFT, "RAFT_MUX_ENABLED": "true", "RAFT_COMMIT_MS": "0"},
         {"OTEL_SDK_DISABLED": "true", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4317"},
         {"OTEL_TRACES_EXPORTER": ""},
+        {"TRACING_ENABLED": "true", "OTEL_SDK_DISABLED": "1"},
         {"WORKER_AUTH_PROVIDER": "jwks", "WORKER_AUTH_CONFIG": issued("a", issuer="http://[::1]:8080")},
         {"WORKER_AUTH_PROVIDER": "jwks", "WORKER_AUTH_CONFIG": issued("a", issuer="http://i", jwksUrl="https://i/k")},
         {**worker(raw={"tenantId": "other"}), "ALLOW_PRODUCER_AS_WORKER": "true"},
@@ -61,6 +62,8 @@ def test_effective_settings_cause_no_warnings(environment: dict[str, str]) -> No
     [
         ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4317"}, "OTEL_EXPORTER_OTLP_ENDPOINT", "no traces"),
         ({"OTEL_SERVICE_NAME": "x", "OTEL_B": "y"}, "OTEL_B, OTEL_SERVICE_NAME", "no traces"),
+        ({"TRACING_ENABLED": "true", "OTEL_SDK_DISABLED": "True"}, "TRACING_ENABLED", "OTEL_SDK_DISABLED=True"),
+        ({"TRACING_ENABLED": "true", "OTEL_TRACES_EXPORTER": "none"}, "TRACING_ENABLED", "OTEL_TRACES_EXPORTER=none"),
         ({"SERVER_ADDRS": "localhost:9092"}, "SERVER_ADDRS", "only `codeq gateway`"),
         ({"PERSISTENCE_PROVIDER": "memory", "DISK_RESERVE_BYTES": "5"}, "DISK_RESERVE_BYTES", "provider memory"),
         ({"PERSISTENCE_PROVIDER": "memory", "ARTIFACT_BYTES_MAX": "5"}, "ARTIFACT_BYTES_MAX", "provider memory"),

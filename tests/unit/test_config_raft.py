@@ -265,3 +265,60 @@ def test_config_check_shows_raft_without_its_secret() -> None:
     assert (shown["electionMS"], shown["heartbeatMS"], shown["clusterSecret"]) == (1000, 100, "***")
     assert raft(DOCUMENTED | secret).cluster_secret not in repr(raft(DOCUMENTED | secret))
     assert check(None, TOKENS, {}, dev=False)["raft"] == {"enabled": False}
+
+
+BY_DNS = {"RAFT_ENABLED": "true", "RAFT_PEERS_DNS": "codeq-members.ns.svc:7000"}
+
+
+def test_members_found_by_dns_have_numbered_names_and_the_first_founds() -> None:
+    first = raft(BY_DNS | {"RAFT_SELF_ID": "codeq-0", "RAFT_EXPECTED_NODES": "3"})
+    fifth = raft(BY_DNS | {"RAFT_SELF_ID": "codeq-4", "RAFT_EXPECTED_NODES": "3"})
+    assert first.peers == {f"codeq-{number}": f"codeq-{number}.codeq-members.ns.svc:7000" for number in range(3)}
+    assert list(fifth.peers) == [f"codeq-{number}" for number in range(5)]
+    assert (first.bootstrap, fifth.bootstrap) == (True, False)
+    assert first.peer_http_addrs == {"codeq-0": "http://codeq-0.codeq-members.ns.svc:8080"}
+    assert fifth.peer_grpc_addrs["codeq-4"] == "codeq-4.codeq-members.ns.svc:9092"
+    assert not raft(BY_DNS | {"RAFT_SELF_ID": "codeq-0", "RAFT_BOOTSTRAP": "false"}).bootstrap
+    assert first.numbered is not None
+    assert first.numbered.address_of("codeq-4") == fifth.peers["codeq-4"]
+    assert [first.numbered.address_of(name) for name in ("codeq-9", "codeq-00", "other-1", "codeq")] == [""] * 4
+
+
+def test_configured_address_for_redirects_replaces_the_one_found_by_dns() -> None:
+    outside = {"RAFT_SELF_ID": "codeq-1", "RAFT_PEER_HTTP_ADDRS": "codeq-1=https://one.example"}
+    assert raft(BY_DNS | outside).peer_http_addrs == {"codeq-1": "https://one.example"}
+
+
+def test_name_of_a_node_defaults_to_the_first_part_of_the_host_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("socket.gethostname", lambda: "codeq-2.codeq-members.ns.svc")
+    assert raft(BY_DNS).self_id == "codeq-2"
+    assert raft({"RAFT_ENABLED": "true", "RAFT_BIND_ADDR": "10.0.0.1:7000"}).self_id == "codeq-2"
+    monkeypatch.setattr("socket.gethostname", lambda: "_")
+    assert "host name '_'" in str(refusal(BY_DNS))
+
+
+@pytest.mark.parametrize(
+    ("environment", "key"),
+    [
+        ({"RAFT_SELF_ID": "node-a"}, "RAFT_SELF_ID"),
+        ({"RAFT_SELF_ID": "codeq-9"}, "RAFT_SELF_ID"),
+        ({"RAFT_SELF_ID": "codeq-01"}, "RAFT_SELF_ID"),
+        ({"RAFT_SELF_ID": "a-0", "RAFT_PEERS": "a-0=a:7000"}, "RAFT_PEERS"),
+        ({"RAFT_SELF_ID": "a-0", "RAFT_BOOTSTRAP": "true"}, "RAFT_BOOTSTRAP"),
+        ({"RAFT_SELF_ID": "a-0", "RAFT_EXPECTED_NODES": "2"}, "RAFT_EXPECTED_NODES"),
+        ({"RAFT_SELF_ID": "a-0", "RAFT_EXPECTED_NODES": "10"}, "RAFT_EXPECTED_NODES"),
+        ({"RAFT_SELF_ID": "a-0", "RAFT_PEERS_DNS": "10.0.0.1:7000"}, "RAFT_PEERS_DNS"),
+        ({"RAFT_SELF_ID": "a-0", "RAFT_PEERS_DNS": "[::1]:7000"}, "RAFT_PEERS_DNS"),
+        ({"RAFT_SELF_ID": "a-0", "RAFT_PEERS_DNS": "members"}, "RAFT_PEERS_DNS"),
+        ({"RAFT_SELF_ID": "a-0", "RAFT_PEERS_DNS": "members:0"}, "RAFT_PEERS_DNS"),
+        ({"RAFT_SELF_ID": "a-0", "RAFT_PEERS_DNS": "members..svc:7000"}, "RAFT_PEERS_DNS"),
+    ],
+)
+def test_settings_that_do_not_fit_members_found_by_dns_are_rejected_by_name(
+    environment: dict[str, str], key: str
+) -> None:
+    assert refusal(BY_DNS | environment).key == key
+
+
+def test_expected_nodes_without_dns_are_rejected() -> None:
+    assert refusal(ALONE | {"RAFT_EXPECTED_NODES": "3"}).key == "RAFT_EXPECTED_NODES"

@@ -18,6 +18,7 @@ TOKENS = {
     "WORKER_AUTH_CONFIG": '{"token":"w-secret","scopes":["codeq:claim"],"eventTypes":["*"]}',
 }
 NAMES = ("cert", "key", "ca", "other-cert", "other-key", "other-ca")
+LONG = "/" + 300 * "a"
 
 
 @pytest.fixture
@@ -93,7 +94,8 @@ def test_gateway_takes_files_for_http_and_for_servers(paths: dict[str, str]) -> 
             "HTTP_TLS_CLIENT_AUTH",
             "TLS_CLIENT_CA_FILE",
         ),
-        ({"TLS_CERT_FILE": "/nowhere", "TLS_KEY_FILE": "key"}, "TLS_CERT_FILE", "/nowhere is not a file"),
+        ({"TLS_CERT_FILE": "/nowhere", "TLS_KEY_FILE": "key"}, "TLS_CERT_FILE", "cannot read /nowhere: No such file"),
+        ({"TLS_CERT_FILE": LONG, "TLS_KEY_FILE": "key"}, "TLS_CERT_FILE", "a: File name too long"),
         ({"TLS_CERT_FILE": "cert", "TLS_KEY_FILE": "key", "TLS_CLIENT_AUTH": "no"}, "TLS_CLIENT_AUTH", "must be"),
         ({"SERVER_TLS_CERT_FILE": "cert", "SERVER_TLS_KEY_FILE": "key"}, "SERVER_TLS_CERT_FILE", "SERVER_TLS_CA_FILE"),
         ({"SERVER_TLS_CA_FILE": "ca", "SERVER_TLS_KEY_FILE": "key"}, "SERVER_TLS_KEY_FILE", "SERVER_TLS_CERT_FILE"),

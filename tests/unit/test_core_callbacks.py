@@ -8,7 +8,7 @@ import pytest
 from codeq_internal.v1 import rows_pb2
 from codeq_server.core import callbacks, keys, lookup, receivers
 from codeq_server.core.callbacks import Call, Callback
-from codeq_server.core.endpoints import ENDPOINTS_MAX
+from codeq_server.core.endpoints import ENDPOINTS_MAX, FAILING_MAX
 from codeq_server.core.errors import Rejection
 from codeq_server.core.outcomes import Outcome
 from codeq_server.core.redrive import cleanup, redrive_task
@@ -74,7 +74,9 @@ def test_end_costs_one_row_and_so_does_the_delivery(driven: CalledShard) -> None
     assert driven.rows(callback.task_id)[0].state == rows_pb2.CALLBACK_STATE_DELIVERED
 
 
-def test_queue_without_webhooks_reads_no_home_at_an_end(driven: CalledShard, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_queue_without_webhooks_reads_no_home_when_a_task_ends(
+    driven: CalledShard, monkeypatch: pytest.MonkeyPatch
+) -> None:
     task_id = driven.complete_one()
     assert not driven.queue().hooked
     assert driven.queue().outbox is None
@@ -170,7 +172,7 @@ def test_what_was_under_way_at_a_crash_is_attempted_again(driven: CalledShard) -
     assert [each.delivery_id for each in driven.take(again=True)] == [first.delivery_id]
 
 
-def test_tenant_without_room_gets_its_turns_again(driven: CalledShard) -> None:
+def test_tenant_without_room_gets_its_turn_later(driven: CalledShard) -> None:
     driven.end()
     assert callbacks.take_first(driven.shard, lambda _: 0, driven.now) == (driven.queue(), [])
     assert callbacks.take_first(driven.shard, lambda _: 9, driven.now) is None
@@ -270,10 +272,59 @@ def test_secrets_of_an_endpoint_come_before_those_for_all_and_survive_a_restart(
     assert len(driven.keys(keys.ENDPOINTS)) == 1
 
 
-def test_tenant_sets_something_for_at_most_a_thousand_endpoints(driven: CalledShard) -> None:
+def test_tenant_has_settings_for_at_most_a_thousand_endpoints(driven: CalledShard) -> None:
     for number in range(ENDPOINTS_MAX):
         receivers.pause_host(driven.shard, TENANT, f"h{number}:443", driven.now, paused=True)
     with pytest.raises(Rejection, match="1000"):
         receivers.set_secrets(driven.shard, TENANT, "", ["a secret of some length"], driven.now)
     receivers.pause_host(driven.shard, TENANT, "h0:443", driven.now, paused=False)
     receivers.set_secrets(driven.shard, TENANT, "", ["a secret of some length"], driven.now)
+
+
+def test_host_is_paused_once_every_attempt_has_failed_for_the_time(driven: CalledShard) -> None:
+    def note(*, delivered: bool, host: str = "example.com:443") -> bool:
+        found = receivers.note_attempt(
+            driven.shard, TENANT, host, driven.now, delivered=delivered, disable_after_ms=60_000
+        )
+        driven.write()
+        return found
+
+    assert not note(delivered=True)
+    assert driven.keys(keys.ENDPOINTS) == []
+    assert not note(delivered=False)
+    driven.reopen()
+    driven.pass_time(59_999)
+    assert not note(delivered=False)
+    assert not note(delivered=True)  # the time begins anew
+    assert driven.keys(keys.ENDPOINTS) == []
+    assert not note(delivered=False)
+    driven.pass_time(60_000)
+    assert not note(delivered=False, host="other.example.com:443")
+    assert not driven.shard.endpoints.is_paused(TENANT, "example.com:443")
+    assert note(delivered=False)
+    assert not note(delivered=False)
+    assert driven.shard.endpoints.is_paused(TENANT, "example.com:443")
+    receivers.pause_host(driven.shard, TENANT, "example.com:443", driven.now, paused=False)
+    assert not note(delivered=False)
+
+
+def test_failing_hosts_leave_room_for_the_settings_of_a_tenant(driven: CalledShard) -> None:
+    for number in range(FAILING_MAX + 1):
+        receivers.note_attempt(driven.shard, TENANT, f"h{number}:1", driven.now, delivered=False, disable_after_ms=1)
+    assert len(driven.shard.endpoints.of(TENANT)) == FAILING_MAX
+    receivers.set_secrets(driven.shard, TENANT, "", ["a secret of some length"], driven.now)
+
+
+def test_hastened_callback_is_due_at_once_and_its_attempts_go_on_counting(driven: CalledShard) -> None:
+    task_id = driven.end()
+    (callback,) = driven.take()
+    driven.answer(callback, Call(1, 500, 5))
+    driven.write()
+    (row,) = driven.rows(task_id)
+    callbacks.hasten(driven.shard, callback.queue, callback.position, row, driven.now)
+    driven.write()
+    assert driven.take(again=True) == []
+    driven.pass_time(1)
+    (again,) = driven.take(again=True)
+    assert again.attempt == 2
+    assert driven.rows(task_id)[0].tries == 1

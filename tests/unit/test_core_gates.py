@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from codeq.v1.task_pb2 import Task
 from codeq_server.core import keys, names, purging, redrive, sifting, timers, withdrawal
+from codeq_server.core.errors import CorruptRows
 from codeq_server.core.key_rings import AtLimit, KeyPolicy
 from codeq_server.core.key_waits import KeyWait, key_wait
 from codeq_server.core.new_task import NewTask, TaskKeys
@@ -226,11 +227,35 @@ def test_running_task_is_cancelled_for_a_later_one_if_the_policy_says_so(shard: 
     assert shard.claim_ids(9) == []
 
 
+def test_cancellation_that_makes_room_may_return_a_task_ahead_of_the_one_it_is_for(shard: DrivenShard) -> None:
+    limit(shard, 1, at_limit=AtLimit.CANCEL_RUNNING)
+    running, follower = create(shard, "k", order="o"), create(shard, order="o")
+    head, later = create(shard, order="p"), create(shard, "k", order="p")
+    assert shard.claim_ids(9) == [running, head]
+    shard.settle(head)
+    assert shard.claim_ids(9) == [follower, later]
+    assert shard.status(running) == "CANCELLED"
+    assert shard.claim_ids(9) == []
+    shard.write()
+
+
 def test_queue_without_keys_has_none_in_memory(shard: DrivenShard) -> None:
     limit(shard, 1)
     shard.create()
     shard.claim(1)
     assert shard.queue().ring is None
+
+
+def test_claim_that_met_keys_still_reports_counted_tasks_without_rows(shard: DrivenShard) -> None:
+    limit(shard, 1)
+    first, _ = create(shard, "k"), create(shard, "k")
+    assert shard.claim_ids(1) == [first]
+    shard.create("b")
+    shard.write()
+    shard.store.write({shard.keys(b"t")[-1]: None})
+    shard.reopen()
+    with pytest.raises(CorruptRows, match="counts ready tasks"):
+        shard.claim(9)
 
 
 # -- order -----------------------------------------------------------------------------------------------------------
@@ -369,11 +394,15 @@ def test_worker_parks_a_key_and_its_task_keeps_attempts_and_place(shard: DrivenS
     tasks = [create(shard, **of) for _ in range(3)]
     other = create(shard, "l")
     assert shard.claim_ids(1) == tasks[:1]
-    park(shard, tasks[0], 5000)
+    assert park(shard, tasks[0], 5000) == 5000
     assert shard.claim_ids(9) == [other]
     shard.write()
+    shard.pass_time(1000)
+    wait = wait_of(shard, tasks[1])
+    assert wait is not None
+    assert (wait.limit, wait.parked_ms) == (0, 4000)
     assert shard.view(tasks[0]).attempts == 0
-    shard.pass_time(4999)
+    shard.pass_time(3999)
     assert shard.claim_ids(9) == []
     shard.pass_time(1)
     assert shard.claim_ids(9) == tasks
@@ -389,5 +418,9 @@ def test_task_without_a_key_that_parks_it_waits_alone(shard: DrivenShard) -> Non
     assert shard.claim_ids(9) == [first]
 
 
-def park(shard: DrivenShard, task_id: str, delay: int) -> None:
-    settle(shard.shard, WORKER, task_id, None, Outcome.ABANDON, None, "", delay, 0.5, shard.now, park_key=True)
+def park(shard: DrivenShard, task_id: str, delay: int) -> int:
+    """Parks the key of a leased task; returns the delay in the verdict."""
+    verdict = settle(
+        shard.shard, WORKER, task_id, None, Outcome.ABANDON, None, "", delay, 0.5, shard.now, park_key=True
+    )
+    return verdict.delay_ms

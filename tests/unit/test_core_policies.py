@@ -18,6 +18,8 @@ from codeq_server.core.redrive import redrive_task
 from codeq_server.core.status import Outcome
 from driven_shard import TENANT, DrivenShard
 
+URL = "https://example.com/hook"
+
 
 def put(shard: DrivenShard, command: str = "a", *, tenant: str = TENANT, **policy: object) -> Put:
     row = rows_pb2.PolicyRow(**policy)  # type: ignore[arg-type]
@@ -54,6 +56,11 @@ def test_every_field_of_a_row_changes_the_policy() -> None:
         "dead_letter_topic_ref": "b",
         "backoff": rows_pb2.BackoffRow(policy="fixed"),
         "at_key_limit": "drop_newest",
+        "webhook": URL,
+        "concurrency_key_path": "/a",
+        "rate_key_path": "/a",
+        "ordering_key_path": "/a",
+        "payload_schema": b"{}",
     }
     for field in rows_pb2.PolicyRow.DESCRIPTOR.fields:
         row = rows_pb2.PolicyRow(**{field.name: values.get(field.name, 7)})  # type: ignore[arg-type]
@@ -133,9 +140,7 @@ def test_policy_outlives_the_removal_of_its_unused_queue(shard: DrivenShard) -> 
     assert len(shard.shard.policies.retaining) == 1
 
 
-def test_tenant_with_as_many_topics_as_allowed_gets_no_more(
-    shard: DrivenShard, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_tenant_at_its_limit_of_topics_gets_no_more(shard: DrivenShard, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(policies, "TOPICS_MAX", 1)
     put(shard, "a")
     put(shard, "a", max_attempts=1)
@@ -159,7 +164,7 @@ def test_pages_of_topics_are_in_order_and_end_with_the_last_one(shard: DrivenSha
     assert found == names
 
 
-def test_page_ends_after_so_many_bytes(shard: DrivenShard, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_page_ends_at_its_limit_of_bytes(shard: DrivenShard, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(policies, "PAGE_BYTES", 1)
     put(shard, "a")
     put(shard, "b")
@@ -192,15 +197,19 @@ def fit(shard: DrivenShard, own: Policy, **task: object) -> NewTask:
 
 
 def test_task_that_names_nothing_gets_the_defaults_of_the_policy(shard: DrivenShard) -> None:
-    task = fit(shard, Policy(default_priority=4, max_attempts=3, expire_ms=10))
+    task = fit(shard, Policy(default_priority=4, max_attempts=3, expire_ms=10, webhook=URL))
     assert (task.priority, task.max_attempts, task.expire_ms) == (4, 3, shard.wall + 10)
+    assert task_pb2.Task.FromString(task.kept) == task_pb2.Task(webhook=URL)
+    assert task.hooked
     assert task.misfit is None
 
 
 def test_task_keeps_what_it_names(shard: DrivenShard) -> None:
-    own = Policy(default_priority=4, max_attempts=3, expire_ms=10)
-    task = fit(shard, own, priority=5, max_attempts=2, expire_ms=7)
-    assert (task.priority, task.max_attempts, task.expire_ms) == (5, 2, 7)
+    own = Policy(default_priority=4, max_attempts=3, expire_ms=10, webhook="https://other.example/")
+    kept = task_pb2.Task(webhook=URL).SerializeToString()
+    task = fit(shard, own, priority=5, max_attempts=2, expire_ms=7, kept=kept, hooked=True)
+    assert (task.priority, task.max_attempts, task.expire_ms, task.kept) == (5, 2, 7, kept)
+    assert task.hooked
     assert task.misfit is None
 
 
@@ -447,13 +456,15 @@ def test_expired_last_lease_leaves_a_task_and_wakes_its_queue(shard: DrivenShard
 
 def test_task_of_a_dead_letter_fits_the_policy_of_its_queue(shard: DrivenShard) -> None:
     put(shard, dead_letter_topic_ref="graves")
-    put(shard, "graves", priority_tiers=[2, 7], max_attempts=1, dead_letter_topic_ref="ashes")
+    put(shard, "graves", priority_tiers=[2, 7], max_attempts=1, dead_letter_topic_ref="ashes", webhook=URL)
     task_id = shard.create(attempts=1, priority=3)
     bury(shard, task_id)
     (heir,) = shard.claim(1, ["graves"])
     task = task_pb2.Task.FromString(heir.raw)
-    assert (task.priority, task.max_attempts) == (2, 1)
+    assert (task.priority, task.max_attempts, task.webhook) == (2, 1, URL)
+    assert shard.queue("graves").hooked == 1
     shard.nack(str(heir.task_id))
+    assert shard.queue("graves").outbox is not None
     assert shard.queue("ashes").ready == 1
     shard.write()
 

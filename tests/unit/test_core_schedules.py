@@ -8,9 +8,10 @@ import computed_instants
 import pytest
 from codeq.v1.task_pb2 import Task
 from codeq_internal.v1 import rows_pb2
-from codeq_server.core import defining, firing, keys, schedules, tenant_keys
-from codeq_server.core.errors import Rejection
+from codeq_server.core import defining, firing, ids, keys, schedules, tenant_keys, timers
+from codeq_server.core.errors import Reason, Rejection
 from codeq_server.core.limits import NO_LIMITS
+from codeq_server.core.policy import STEPS_PER_COST, STEPS_PER_TURN
 from codeq_server.core.schedules import Schedule
 from codeq_server.storage.check import check
 from driven_shard import START_MS, TENANT, DrivenShard
@@ -163,6 +164,37 @@ def test_pause_holds_instants_back_and_resume_applies_the_misfire_policy(driven:
     assert driven.row().missed_total == 9
 
 
+@pytest.mark.parametrize(("policy", "fired"), [("one", [20]), ("skip", []), ("all", list(range(1, 21)))])
+@pytest.mark.parametrize("complete", [False, True])
+def test_misfire_policy_applies_to_every_instant_of_a_pause_however_late_it_is(
+    driven: Scheduled, policy: str, fired: list[int], complete: bool
+) -> None:
+    end_ms = FIRST + 30_000 if complete else 0
+    schedule = driven.put(every="1s", start_ms=FIRST, end_ms=end_ms, misfire=policy)
+    driven.pass_time(FIRST - driven.wall)
+    defining.set_paused(driven.shard, schedule, driven.now, paused=True)
+    driven.pass_time(20_500)
+    defining.set_paused(driven.shard, schedule, driven.now, paused=False)
+    driven.run_due()
+    assert driven.fires() == [FIRST] + [FIRST + number * 1000 for number in fired]
+    assert driven.row().missed_total == 20 - len(fired)
+    driven.write()
+    driven.reopen()
+    driven.pass_time(2_000)
+    assert driven.fires()[-2:] == [FIRST + 21_000, FIRST + 22_000]
+    assert driven.row().missed_total == 20 - len(fired)
+    driven.write()
+
+
+def test_definition_that_ends_a_pause_applies_the_misfire_policy_as_well(driven: Scheduled) -> None:
+    driven.put(every="1s", start_ms=FIRST, paused=True)
+    driven.pass_time(FIRST + 5_500 - driven.wall)
+    driven.put(every="1s", start_ms=FIRST, paused=False)
+    driven.run_due()
+    assert driven.fires() == [FIRST + 5_000]
+    assert driven.row().missed_total == 5
+
+
 def test_skip_leaves_instants_out_while_a_task_waits_or_runs(driven: Scheduled) -> None:
     driven.put(cron="* * * * *", overlap="skip")
     driven.pass_time(3 * MINUTE)
@@ -197,6 +229,7 @@ def test_cancel_running_cancels_the_earlier_task_in_the_batch_of_the_next(driven
     driven.pass_time(MINUTE)
     first, second = driven.task_ids()
     assert (driven.status(first), driven.status(second)) == ("CANCELLED", "PENDING")
+    assert driven.view(first).error == "REPLACED"
     assert list(driven.row().running) == [second]
 
 
@@ -214,6 +247,24 @@ def test_refused_fire_is_tried_again_until_it_has_been_missed(driven: Scheduled)
     driven.pass_time(MINUTE - 2 * firing.GRACE_MS)
     assert driven.fires() == minutes(0, 2)
     assert driven.row().missed_total == 1
+
+
+def test_tasks_of_a_schedule_follow_the_policy_of_their_command(driven: Scheduled) -> None:
+    policy = rows_pb2.PolicyRow(priority_tiers=[2, 7], default_priority=7, max_attempts=3, default_expire_seconds=9)
+    driven.shard.policies.put(TENANT, "a", policy, driven.wall)
+    driven.put(cron="* * * * *")
+    driven.put("odd", cron="* * * * *", priority=5)
+    driven.pass_time(MINUTE)
+    task = Task.FromString(driven.view(driven.task_ids()[0]).raw)
+    assert (task.priority, task.max_attempts) == (7, 3)
+    assert task.expire_at.ToMilliseconds() == task.created_at.ToMilliseconds() + 9_000
+    assert driven.fires("odd") == []
+    with pytest.raises(Rejection, match="priorityTiers") as caught:
+        defining.trigger(driven.shard, defining.find(driven.shard, TENANT, "odd"), driven.now)
+    assert caught.value.reason is Reason.POLICY_VIOLATION
+    driven.shard.policies.delete(TENANT, "a")
+    driven.pass_time(firing.RETRY_MS)
+    assert driven.fires("odd") == driven.fires()
 
 
 def test_quota_refuses_a_fire_and_changes_nothing(driven: Scheduled) -> None:
@@ -405,3 +456,35 @@ def _found(driven: Scheduled, changes: dict[bytes, bytes | None]) -> str:
     return " ".join(
         str(each) for each in check((key, value) for key, value in sorted(rows.items()) if value is not None)
     )
+
+
+def test_checks_of_payloads_end_a_slice_and_count_as_its_cost(driven: Scheduled) -> None:
+    class SlowChecker:
+        def __init__(self) -> None:
+            self.steps = 0
+
+        def misfit(self, schema: bytes, payload: bytes) -> str:  # noqa: ARG002
+            self.steps += STEPS_PER_TURN
+            return ""
+
+    shard = driven.shard
+    shard.policies.checker = SlowChecker()
+    names = ["a", "b", "c"]
+    for name in names:
+        driven.put(name, command="checked", cron="* * * * *")
+    shard.policies.put(TENANT, "checked", rows_pb2.PolicyRow(payload_schema=b"{}"), driven.now.wall_ms)
+    driven.wall = FIRST
+    for count in range(1, len(names) + 1):
+        before = timers.worked(shard)
+        assert firing.fire_due(shard, driven.now) == (count < len(names))
+        assert shard.totals.fired == count
+        assert timers.worked(shard) - before >= STEPS_PER_TURN // STEPS_PER_COST
+
+
+@pytest.mark.parametrize("shard", range(4))
+def test_tasks_of_instants_lead_to_the_shard_of_their_schedule(shard: int) -> None:
+    driven = Scheduled(route=ids.Route(shard, 4))
+    driven.put(cron="* * * * *")
+    driven.pass_time(20 * MINUTE)
+    assert {ids.shard_of(task_id, 4) for task_id in driven.task_ids()} == {shard}
+    assert len(set(driven.task_ids())) == 20

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 from codeq_internal.v1 import rows_pb2
+from codeq_internal.v1.rows_pb2 import PolicyRow
 from codeq_server.core import subscriptions
 from codeq_server.core.errors import CorruptRows, Reason, Rejection
 from codeq_server.core.purging import purge
@@ -114,6 +115,22 @@ def test_queue_becomes_ready_after_its_purge(driven: DrivenShard) -> None:
     assert became_ready(driven) == []
     driven.run_due()
     assert became_ready(driven) == [("a", 1)]
+
+
+def test_queue_becomes_ready_whenever_a_limit_of_its_policy_allows_more(driven: DrivenShard) -> None:
+    for policy in (PolicyRow(rate_per_second=1, rate_burst=1), PolicyRow(max_consumers=1)):
+        driven.shard.policies.put(TENANT, "a", policy, driven.wall)
+        tasks = [driven.create(), driven.create()]
+        assert became_ready(driven) == [("a", 2)]
+        assert driven.claim_ids(9) == tasks[:1]
+        assert became_ready(driven) == []
+        driven.settle(tasks[0])
+        driven.pass_time(1_000)
+        assert became_ready(driven) == [("a", 1)]
+        assert driven.claim_ids(9) == tasks[1:]
+        driven.settle(tasks[1])
+        driven.pass_time(1_000)
+        assert became_ready(driven) == []
 
 
 def test_work_that_is_gone_at_the_end_of_the_batch_did_not_become_ready(driven: DrivenShard) -> None:

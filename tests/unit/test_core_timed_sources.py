@@ -9,6 +9,7 @@ import pytest
 from codeq_internal.v1 import rows_pb2
 from codeq_server.core import timers
 from codeq_server.core.clock import Now
+from codeq_server.core.firing import FIRE_COST
 from codeq_server.core.key_rings import KeyPolicy
 from codeq_server.core.purging import purge
 from codeq_server.core.subscriptions import Wanted, subscribe
@@ -83,14 +84,14 @@ KINDS: dict[str, tuple[Callable[[DrivenShard], int], int]] = {
     "purge": (_purged, 1),
     "audit record": (_audited, 0),
     "subscription": (_subscribed, 0),
-    "schedule": (_at_instants, 1),
+    "schedule": (_at_instants, FIRE_COST),
     "rate of a queue": (_keyed, 0),
 }
 
 
-@pytest.mark.parametrize(("prepare", "tasks"), KINDS.values(), ids=KINDS.keys())
+@pytest.mark.parametrize(("prepare", "cost"), KINDS.values(), ids=KINDS.keys())
 def test_work_of_every_source_is_announced_executed_and_counted(
-    prepare: Callable[[DrivenShard], int], tasks: int
+    prepare: Callable[[DrivenShard], int], cost: int
 ) -> None:
     driven = DrivenShard(retention_ms=5000, queue_idle_ms=7000, audit_retention_ms=6000)
     watch = timers.Watch(driven.shard)
@@ -103,7 +104,7 @@ def test_work_of_every_source_is_announced_executed_and_counted(
     before = timers.worked(driven.shard)
     driven.wall, driven.mono = driven.wall + due_ms, driven.mono + due_ms
     driven.run_due()
-    assert timers.worked(driven.shard) - before == tasks
+    assert timers.worked(driven.shard) - before == cost
     assert timers.next_wake(driven.shard, driven.now) != 0
 
 

@@ -7,7 +7,7 @@ import time
 import pytest
 from codeq.v1 import producer_service_pb2, task_pb2, task_service_pb2, worker_service_pb2
 from codeq_server.core.errors import Rejection
-from codeq_server.core.task_bytes import varint
+from codeq_server.core.task_fields import varint
 from codeq_server.services.counts import PARSED_BYTES_MAX, PARSED_ITEMS_MAX, parser
 from codeq_server.services.validation import check_message
 from google.protobuf.message import DecodeError, Message

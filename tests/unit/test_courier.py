@@ -10,9 +10,12 @@ from typing import Any
 
 from accepted_tasks import create
 from aiohttp import web
+from codeq.v1.task_pb2 import Task
+from codeq_internal.v1 import rows_pb2
 from codeq_server.config import load
-from codeq_server.core import receivers
+from codeq_server.core import keys, names, receivers
 from codeq_server.core.errors import Reason, Rejection
+from codeq_server.core.new_task import NewTask
 from codeq_server.core.withdrawal import cancel
 from codeq_server.engine.runner import system_clock
 from codeq_server.webhooks import courier as module
@@ -32,11 +35,13 @@ class Hook:
 
     Attributes:
         got: Bodies so far.
+        headers: Headers of the requests with these bodies.
         gate: Requests are answered while it is set.
     """
 
     def __init__(self) -> None:
         self.got: list[dict[str, Any]] = []
+        self.headers: list[dict[str, str]] = []
         self.gate = asyncio.Event()
         self.gate.set()
         self.status = 200
@@ -46,6 +51,7 @@ class Hook:
     async def handle(self, request: web.BaseRequest) -> web.Response:
         self.running += 1
         self.most = max(self.most, self.running)
+        self.headers.append({name.lower(): value for name, value in request.headers.items()})
         self.got.append(json.loads(await request.read()))
         await self.gate.wait()
         self.running -= 1
@@ -68,12 +74,12 @@ async def receiving() -> AsyncIterator[Hook]:
 
 
 @asynccontextmanager
-async def delivering(*, free: bool = True) -> AsyncIterator[tuple[HeldRunner, Courier]]:
+async def delivering(*, free: bool = True, disable_after_ms: int = 0) -> AsyncIterator[tuple[HeldRunner, Courier]]:
     runner = HeldRunner()
     runner._clock = system_clock  # type: ignore[assignment]
     runner.log.free = free
     sender = Sender(SenderOptions(DEV, timeout_s=5.0))
-    courier = Courier(runner, Outgoing(sender, DEV, "", (1_000,), 0))
+    courier = Courier(runner, Outgoing(sender, DEV, "", (1_000,), 0, disable_after_ms))
     try:
         yield runner, courier
     finally:
@@ -147,6 +153,38 @@ async def test_paused_host_gets_nothing_and_that_is_no_attempt() -> None:
         assert courier.outcomes.total() == 1
 
 
+async def test_host_whose_callbacks_all_fail_for_too_long_is_paused_and_that_is_recorded() -> None:
+    async with receiving() as hook, delivering(disable_after_ms=1) as (runner, courier):
+        hook.status = 404
+        host = hook.url.split("/")[2]
+        end_tasks(runner, hook.url)
+        await until(lambda: courier.outcomes["gave_up"])
+        assert not runner.shard.endpoints.is_paused("acme", host)
+        await asyncio.sleep(0.002)
+        end_tasks(runner, hook.url)
+        await until(lambda: courier.disabled)
+        assert runner.shard.endpoints.is_paused("acme", host)
+        assert not runner.shard.endpoints.is_paused("globex", host)
+        await until(lambda: not runner.shard.batch and not runner.shard.in_flight)
+        (row,) = [
+            rows_pb2.AuditRow.FromString(value) for _, value in runner.log.store.scan(*keys.table_rows(keys.AUDIT), 10)
+        ]
+        assert (row.call, row.subject, row.tenant, row.object) == ("PauseWebhooks", "codeq", "acme", host)
+        hook.status = 200
+        end_tasks(runner, hook.url)
+        await until(lambda: courier.outcomes["put_off"])
+        assert len(hook.got) == 2
+
+
+async def test_success_ends_the_failures_of_a_host_even_if_none_is_paused_any_more() -> None:
+    async with receiving() as hook, delivering() as (runner, courier):
+        host = hook.url.split("/")[2]
+        receivers.note_attempt(runner.shard, "acme", host, runner.now(), delivered=False, disable_after_ms=60_000)
+        end_tasks(runner, hook.url)
+        await until(lambda: courier.outcomes["delivered"])
+        assert runner.shard.endpoints.get("acme", host) is None
+
+
 async def test_courier_stops_with_its_leadership_and_its_successor_repeats_what_was_under_way() -> None:
     async with receiving() as hook, delivering() as (runner, courier):
         hook.gate.clear()
@@ -177,3 +215,18 @@ def test_settings_replace_the_schedule_by_delays_that_double() -> None:
     assert sum(delays) <= 3 * 86_400_000
     assert len(delays) < 29
     assert outgoing_of(settings).callback_delays_ms == callback_delays(settings)
+
+
+async def test_request_carries_the_trace_context_of_the_task() -> None:
+    parent, state = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "vendor=1"
+    async with receiving() as hook, delivering() as (runner, _):
+        now = runner.now()
+        kept = Task(webhook=hook.url, traceparent=parent, tracestate=state).SerializeToString()
+        made = names.create(runner.shard, "acme", NewTask("a", b"1", kept=kept, hooked=True), now)
+        cancel(runner.shard, "acme", made.task_id, "", now)
+        end_tasks(runner, hook.url)
+        await until(lambda: len(hook.got) == 2)
+    told = {body["taskId"]: headers for body, headers in zip(hook.got, hook.headers, strict=True)}
+    traced = told.pop(made.task_id)
+    assert (traced["traceparent"], traced["tracestate"]) == (parent, state)
+    assert [headers.keys() & {"traceparent", "tracestate"} for headers in told.values()] == [set()]

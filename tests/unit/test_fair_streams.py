@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from typing import Any
 
 import pytest
 from codeq.v1 import producer_service_pb2, task_pb2, task_service_pb2, worker_service_pb2
 from codeq_gateway.bodies import LARGE_BYTES, WORKED_BYTES_MAX, InFlight
+from codeq_internal.v1 import rows_pb2
 from codeq_server.auth.authenticator import Authenticator
 from codeq_server.auth.claims import WORKER_SCOPES, Claims
 from codeq_server.core.errors import Reason, Rejection
+from codeq_server.core.policy import STEPS_PER_TURN
 from codeq_server.core.tenants import Tenants
 from codeq_server.engine.admission import TURN_COST
 from codeq_server.services.artifacts import Artifacts
@@ -29,6 +32,7 @@ from tenant_tokens import TenantTokens
 STREAMS = 100
 FRAME_TASKS = 64
 CREATE = "/codeq.v1.TaskService/CreateTask"
+CREATE_BATCH = "/codeq.v1.TaskService/BatchCreateTasks"
 CLAIM = "/codeq.v1.TaskService/ClaimTask"
 TURNS_OF_A_CALL_MAX = 24
 """Maximum number of event loop turns from a lone call to its reply, including commits."""
@@ -179,3 +183,32 @@ async def test_frame_with_thousands_of_tasks_is_processed_in_parts(runner: HeldR
     assert 0 < most <= 2 * TURN_COST
     stream.cancel()
     await asyncio.wait([stream])
+
+
+@pytest.mark.parametrize("way", ["stream", "batch", "atomic"])
+async def test_checks_of_payloads_let_others_go_on(runner: HeldRunner, calls: Calls, way: str) -> None:
+    count, shard = 40, runner.shard
+    schema = json.dumps({"items": {"allOf": [{}] * 100}}).encode()
+    specs = [task_pb2.TaskSpec(command="F", payload=json.dumps([n] * 1_000).encode()) for n in range(count)]
+    for tenant in ("flood", "quiet"):
+        shard.policies.put(tenant, "F", rows_pb2.PolicyRow(payload_schema=schema), runner.now().wall_ms)
+    if way == "stream":
+        hello = producer_service_pb2.ProduceRequest(hello=producer_service_pb2.ProducerHello())
+        client = EndlessClient(hello, producer_service_pb2.ProduceRequest(tasks=specs))
+        registry = StreamRegistry(Tenants())
+        running: asyncio.Task[Any] = asyncio.create_task(
+            ProducerStream(runner, flood_token(), registry, client, InFlight(), RateLimits(runner)).run()
+        )
+    else:
+        request = task_service_pb2.BatchCreateTasksRequest(tasks=specs, atomic=way == "atomic")
+        running = asyncio.create_task(calls.call(CREATE_BATCH, request, "Bearer quiet"))
+    most, before = 0, 0
+    while shard.totals.created < count:
+        await turns(1)
+        steps = shard.policies.checker.steps
+        most, before = max(most, steps - before), steps
+        assert not running.done() or shard.totals.created >= count
+    assert 0 < most < 2 * STEPS_PER_TURN
+    assert shard.policies.refusals["payload"] == 0
+    running.cancel()
+    await asyncio.wait([running])

@@ -119,6 +119,29 @@ def test_lines_below_the_level_are_not_written(written: Write, level: str, count
     assert len(log.lines) == count
 
 
+def test_level_changes_at_run_time_for_loggers_and_calls_in_use(written: Write) -> None:
+    log, logger = written("warn"), structlog.get_logger()
+
+    async def happen() -> None:
+        logger.info("told")
+        log.logs.access.grpc("/a/B", "OK", 0.1, "id", {})
+        log.logs.access.http("GET", "/metrics", 200, 0.1, "id", {})
+
+    asyncio.run(happen())
+    assert log.lines == []
+    log.logs.set_level("info")
+    asyncio.run(happen())
+    assert [event["event"] for event in log.events] == ["told", "grpc_call_finished"]
+    log.logs.set_level("debug")
+    asyncio.run(happen())
+    assert [event["event"] for event in log.events[2:]] == ["told", "grpc_call_finished", "http_request_finished"]
+    log.logs.set_level("error")
+    logger.warning("silent")
+    assert len(log.events) == 5
+    with pytest.raises(KeyError):
+        log.logs.set_level("loud")
+
+
 @pytest.mark.parametrize("key", ["token", "authorization", "payload", "result"])
 def test_secret_values_are_masked(written: Write, key: str) -> None:
     log = written()
@@ -282,7 +305,7 @@ async def test_access_lines_are_written_in_order_without_a_flush() -> None:
     text = b""
     with os.fdopen(reader, "rb", buffering=0) as lines:
         while text.count(b"\n") < 3:
-            text += await asyncio.wait_for(asyncio.to_thread(lines.read, 1000), 5)
+            text += await asyncio.wait_for(asyncio.to_thread(lines.read, 1000), 20)
     os.close(writer)
     assert re.findall(rb"request_id=(\S+)", text) == [b"r-0", b"r-1", b"r-2"]
 

@@ -51,6 +51,7 @@ LIMITED = {
     "ListQueues": "admin/list_queues",
     "ListTenantSubscriptions": "admin/list_tenant_subscriptions",
     "ListTenants": "admin/list_tenants",
+    "ListWorkers": "admin/list_workers",
     "PauseQueue": "admin/pause_queue",
     "PauseWebhooks": "admin/pause_webhooks",
     "Produce": "producer/create_task",

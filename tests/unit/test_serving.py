@@ -255,6 +255,7 @@ def server_service(calls: Calls, backups: Backups | None) -> ServerService:
         mode="raft",
         fsync=True,
         persistence_provider="rocksdb",
+        num_shards=1,
         backups=backups,
         settled=calls.settled,
         on_trouble=lambda *_: None,

@@ -47,7 +47,14 @@ def test_displayed_default_is_valid_input(each: Setting) -> None:
     assert each.form.read(Given(each.form.show(each.default), "key")) == each.default
 
 
-@pytest.mark.parametrize("environment", [{}, {"RAFT_ENABLED": "true", "RAFT_SELF_ID": "a", "RAFT_BIND_ADDR": "h:1"}])
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {},
+        {"RAFT_ENABLED": "true", "RAFT_SELF_ID": "a", "RAFT_BIND_ADDR": "h:1"},
+        {"RAFT_ENABLED": "true", "RAFT_SELF_ID": "a-0", "RAFT_PEERS_DNS": "b:1", "RAFT_EXPECTED_NODES": "3"},
+    ],
+)
 def test_reloading_displayed_settings_gives_the_same_settings(tmp_path: Path, environment: dict[str, str]) -> None:
     file = tmp_path / "codeq.yaml"
     tokens = {f"{role}AuthConfig": TOKEN for role in ("producer", "worker")}
@@ -99,7 +106,16 @@ def test_error_about_an_unknown_key_in_a_group_suggests_the_intended_key() -> No
         ("", {"LOG_FORMAT": "xml"}, "LOG_FORMAT: must be text or json"),
         ("", {"PERSISTENCE_PROVIDER": "redis"}, "PERSISTENCE_PROVIDER: redis is not supported by this version"),
         ("", {"SERVER_ADDRS": "a:1,b"}, "SERVER_ADDRS: must be servers such as host:9092; got 'b'"),
-        ("persistenceConfig: {numShards: 2}", {}, "persistenceConfig.numShards: must be 1 ("),
+        (
+            "persistenceConfig: {numShards: 33}",
+            {},
+            "persistenceConfig.numShards: must be a whole number from 1 to 32 (",
+        ),
+        (
+            "persistenceConfig: {numShards: 2}\npersistenceProvider: memory",
+            {},
+            "persistenceConfig.numShards: must be 1 with the provider memory (",
+        ),
     ],
 )
 def test_error_names_the_setting_its_required_form_and_the_file(

@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -107,6 +108,22 @@ def test_opening_a_store_at_the_path_of_a_file_is_rejected(tmp_path: Path, path:
 def test_opening_a_store_in_an_unwritable_folder_is_rejected() -> None:
     with pytest.raises(StoreNotWritable):
         RocksStore(Path("/proc/codeq-store"), fsync=True)
+
+
+def test_message_about_the_directory_of_another_user_says_so() -> None:
+    script = (
+        "import os, sys; from pathlib import Path; from codeq_server.storage.rocks import RocksStore\n"
+        "if os.geteuid() == 0: os.setuid(65534)\n"
+        "RocksStore(Path(sys.argv[1]), fsync=True)"
+    )
+    with tempfile.TemporaryDirectory() as above:
+        Path(above).chmod(0o755)
+        path = Path(above) / "store"
+        RocksStore(path, fsync=True).close()
+        path.chmod(0o000)
+        opened = subprocess.run([sys.executable, "-c", script, path], capture_output=True, text=True, check=False)
+        path.chmod(0o700)
+    assert opened.stderr.endswith("/store cannot be used by this user: Permission denied\n")
 
 
 def test_opening_an_unwritable_directory_is_rejected() -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
+from pathlib import Path
 from typing import Any
 
 import protovalidate
 import pytest
-from codeq.v1 import task_pb2
+from codeq.v1 import schedule_service_pb2, task_pb2, webhook_service_pb2
 from codeq.v1 import task_service_pb2 as pb
+from codeq_gateway.fields import form_of
 from codeq_server.core.errors import Reason, Rejection
 from codeq_server.services import validation
 from google.protobuf.message import Message
@@ -34,7 +37,15 @@ def _built(message: type[Message], **fields: st.SearchStrategy[Any]) -> st.Searc
 
 PLAIN_SPECS = _built(task_pb2.TaskSpec, command=NAMES, payload=BLOBS, priority=INT32)
 PARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
-PARENTS = st.sampled_from([PARENT, PARENT + "-x", PARENT + "\n", PARENT.upper(), "", PARENT[:-1], "ü" + PARENT[1:]])
+INVALID_PARENTS = (
+    f"ff{PARENT[2:]}",
+    f"00-{'0' * 32}{PARENT[35:]}",
+    f"{PARENT[:36]}{'0' * 16}-01",
+    f"01-{'0' * 32}{PARENT[35:]}-x",
+)
+PARENTS = st.sampled_from(
+    [PARENT, PARENT + "-x", PARENT + "\n", PARENT.upper(), "", PARENT[:-1], "ü" + PARENT[1:], *INVALID_PARENTS]
+)
 STATES = st.sampled_from(["", "a=1", "x" * 127, "x" * 128, "x" * 512, "x" * 513, "ü", "a\n", "\x7f", "a\tb"])
 TRACED_SPECS = _built(
     task_pb2.TaskSpec,
@@ -45,9 +56,20 @@ TRACED_SPECS = _built(
     tracestate=STATES,
     expire_seconds=INT32,
 )
+KEYS = st.sampled_from(["", "k", " ", "~" * 127, "k" * 128, "k" * 129, "ü", "k\n", "\x7f"])
+KEYED_SPECS = _built(
+    task_pb2.TaskSpec,
+    command=NAMES,
+    concurrency_key=KEYS,
+    rate_key=KEYS,
+    ordering_key=KEYS,
+    traceparent=PARENTS,
+    idempotency_key=NAMES,
+)
 SPECS = (
     PLAIN_SPECS
     | TRACED_SPECS
+    | KEYED_SPECS
     | _built(
         task_pb2.TaskSpec,
         command=NAMES,
@@ -116,6 +138,60 @@ def test_error_about_a_status_that_ends_no_task_lists_the_allowed_names() -> Non
     assert refused.value.violations == [("status", "must be COMPLETED or FAILED")]
 
 
+@pytest.mark.parametrize("secret", ["", "short", "x" * 129])
+def test_error_about_the_length_of_a_secret_names_both_bounds(secret: str) -> None:
+    with pytest.raises(Rejection) as refused:
+        validation.check_message(webhook_service_pb2.PutWebhookSecretsRequest(secrets=[secret]))
+    assert refused.value.violations == [("secrets[0]", "must have 16 to 128 characters")]
+
+
+@pytest.mark.parametrize(
+    ("message", "field", "form"),
+    [
+        (webhook_service_pb2.PauseWebhooksRequest(host="nohost"), "host", "host:port in lower case"),
+        (webhook_service_pb2.ResumeWebhooksRequest(host="A:1"), "host", "host:port in lower case"),
+        (webhook_service_pb2.TestWebhookRequest(url="ftp://a/"), "url", "https://example.com/path"),
+        (webhook_service_pb2.DeleteWebhookSecretsRequest(endpoint="a"), "endpoint", "https://example.com/path"),
+        (task_pb2.TaskSpec(command="a", webhook="a"), "webhook", "https://example.com/path"),
+        (schedule_service_pb2.ScheduleSpec(command="a", every="90"), "every", "90s or 1h30m"),
+    ],
+)
+def test_error_about_a_malformed_text_shows_its_form(message: Message, field: str, form: str) -> None:
+    with pytest.raises(Rejection) as refused:
+        validation.check_message(message)
+    ((path, description),) = refused.value.violations
+    assert path == field
+    assert description.startswith("must be ")
+    assert form in description
+    assert "^" not in description
+
+
+def test_every_pattern_of_the_api_has_words() -> None:
+    modules = [f"codeq.v1.{path.stem}" for path in Path(task_pb2.__file__).parent.glob("*_pb2.py")]
+    fields = [
+        field
+        for module in modules
+        for message in importlib.import_module(module).DESCRIPTOR.message_types_by_name.values()
+        for field in message.fields
+        if validation.pattern_of(field) and not form_of(field)
+    ]
+    assert len(fields) > 20
+    assert {validation.pattern_of(field) for field in fields} == validation._PATTERNS.keys()
+
+
+def test_error_about_a_malformed_name_shows_no_pattern() -> None:
+    with pytest.raises(Rejection) as refused:
+        validation.check_message(schedule_service_pb2.GetScheduleRequest(name="a b"))
+    ((path, description),) = refused.value.violations
+    assert (path, description.startswith("must start with a letter or digit, and have only")) == ("name", True)
+
+
+def test_error_about_a_missing_name_says_that_it_is_empty() -> None:
+    with pytest.raises(Rejection) as refused:
+        validation.check_message(pb.GetTaskRequest())
+    assert refused.value.violations == [("task_id", "must not be empty")]
+
+
 @settings(max_examples=2000, deadline=None)
 @given(message=MESSAGES)
 def test_messages_accepted_by_the_fast_path_satisfy_the_rules(message: Message) -> None:
@@ -131,6 +207,8 @@ def test_messages_accepted_by_the_fast_path_satisfy_the_rules(message: Message) 
         task_pb2.TaskSpec(command="a", payload=b"1" * 200, traceparent=PARENT, tracestate=""),
         task_pb2.TaskSpec(command="a", traceparent=PARENT, tracestate="x" * 127),
         task_pb2.TaskSpec(command="a", traceparent=PARENT, tracestate="x" * 512),
+        task_pb2.TaskSpec(command="a", concurrency_key="k" * 128, rate_key="~" * 127, ordering_key=" "),
+        task_pb2.TaskSpec(command="a", traceparent=PARENT, ordering_key="k"),
         pb.CreateTaskRequest(spec=task_pb2.TaskSpec(command="a" * 128)),
         pb.ClaimTaskRequest(),
         pb.ClaimTaskRequest(commands=["a", "b"], lease_seconds=43_200, wait_seconds=30),

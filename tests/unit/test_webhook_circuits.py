@@ -41,6 +41,21 @@ def test_probes_are_made_one_at_a_time_and_ever_more_rarely() -> None:
     assert waits == [5_000, 10_000, 20_000, 40_000, 60_000, 60_000]
 
 
+def test_probe_can_be_made_at_once_and_its_failure_changes_nothing_else() -> None:
+    table = opened()
+    assert table.left_alone_until_ms("a:443") == 5_000
+    table.probe_now("a:443", 1_000)
+    table.probe_now("b:443", 1_000)
+    assert (table.wait_ms("a:443", 1_000), table.open, len(table)) == (0, 1, 1)
+    run(table, 1_000, failed=True)
+    assert table.left_alone_until_ms("a:443") == 11_000
+    table.probe_now("a:443", 0)
+    run(table, 0, failed=False)
+    assert (table.left_alone_until_ms("a:443"), table.open) == (0, 0)
+    table.probe_now("a:443", 0)
+    assert (table.wait_ms("a:443", 0), table.left_alone_until_ms("a:443")) == (0, 0)
+
+
 def test_first_success_closes_the_circuit() -> None:
     table = opened()
     run(table, 5_000, failed=False)
@@ -65,7 +80,7 @@ def test_request_that_was_given_up_says_nothing_about_the_host() -> None:
     assert table.wait_ms("a:443", 0) == 0
 
 
-def test_host_with_as_many_requests_as_it_may_have_is_busy() -> None:
+def test_host_at_its_limit_of_requests_is_busy() -> None:
     table = Circuits()
     for _ in range(PER_HOST_MAX):
         assert table.wait_ms("a:443", 0) == 0

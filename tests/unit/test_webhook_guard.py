@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from codeq_server.config import load
-from codeq_server.webhooks.guard import URL_BYTES_MAX, Guard, RefusedAddressError, guard_of
+from codeq_server.webhooks.guard import URL_BYTES_MAX, Guard, RefusedAddressError, guard_of, host_of
 
 WORKER = '{"token":"worker-0123456789","scopes":["codeq:claim"],"eventTypes":["*"]}'
 
@@ -205,3 +205,16 @@ def test_name_with_one_internal_address_among_public_ones_is_refused() -> None:
     guard().check_addresses(["8.8.8.8", "2606:4700::1111"])
     with pytest.raises(RefusedAddressError, match=r"10\.0\.0\.7 \(private\)"):
         guard().check_addresses(["8.8.8.8", "10.0.0.7"])
+
+
+@pytest.mark.parametrize(
+    ("url", "host"),
+    [
+        ("https://Hooks.example.com/x", "hooks.example.com:443"),
+        ("http://hooks.example.com:8080", "hooks.example.com:8080"),
+        ("http://[2600::1]/x", "[2600::1]:80"),
+        ("https://[2600:0:0::0001]:8443/x", "[2600::1]:8443"),
+    ],
+)
+def test_host_is_named_as_in_urls(url: str, host: str) -> None:
+    assert host_of(url) == host

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
+import struct
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -14,7 +16,9 @@ from aiohttp import web
 from codeq_server.config import load
 from codeq_server.core.limits import Rate
 from codeq_server.webhooks.circuits import FAILURES_MAX, PER_HOST_MAX
+from codeq_server.webhooks.connections import INTERIM_MAX, READ_BYTES_MAX
 from codeq_server.webhooks.guard import Guard, guard_of
+from codeq_server.webhooks.pacing import SLOWEST_MS
 from codeq_server.webhooks.sender import ANSWER_BYTES_MAX, EXCERPT_BYTES, Answer, Sender, SenderOptions
 
 DEV = guard_of(load(None, {}, {}, dev=True))
@@ -184,11 +188,12 @@ async def test_answer_that_is_not_http_is_an_answer() -> None:
     async with await asyncio.start_server(serve, "127.0.0.1", 0) as server, sender() as ours:
         answer = await ours.post(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/", b"", {})
     assert answer.status == 0
-    assert answer.error
+    assert answer.error.startswith("malformed answer: ")
 
 
 @pytest.mark.parametrize(
-    ("text", "seconds"), [("7", 7), ("99999", 3600), ("soon", 0), ("-1", 0), ("Thu, 01 Jan 1970 00:00:00 GMT", 0)]
+    ("text", "seconds"),
+    [("7", 7), ("00000000007", 7), ("99999", 3600), ("soon", 0), ("-1", 0), ("Thu, 01 Jan 1970 00:00:00 GMT", 0)],
 )
 async def test_receiver_can_ask_to_be_left_alone(text: str, seconds: int) -> None:
     async with receiver(answering(503, Retry_After=text)) as host, sender() as ours:
@@ -240,3 +245,137 @@ async def test_closing_ends_requests_at_once() -> None:
         assert running.cancelled()
         assert time.monotonic() - begun < 5
         assert (await ours.post(f"http://{host}/", b"", {})) == Answer(0, "refused URL: the sender is closed")
+
+
+async def test_request_that_meets_a_closed_connection_is_made_over_a_new_one() -> None:
+    bodies: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for answers in (True, False):  # an answer that promises to keep the connection, then a close without an answer
+            head = await reader.readuntil(b"\r\n\r\n")
+            assert head.startswith(b"POST ")
+            body = await reader.readexactly(2)
+            if answers:
+                bodies.append(body)
+                writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    host = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with server, sender() as ours:
+        answers = [await ours.post(f"http://{host}/", body, {}) for body in (b"{}", b"[]", b'""')]
+    assert [answer.status for answer in answers] == [204, 204, 204]
+    assert bodies == [b"{}", b"[]", b'""']
+
+
+async def test_receiver_that_closes_every_connection_gets_one_request_per_attempt() -> None:
+    requests = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal requests
+        await reader.readuntil(b"\r\n\r\n")
+        requests += 1
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    host = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with server, sender() as ours:
+        answer = await ours.post(f"http://{host}/", b"{}", {})
+    assert (answer.status, answer.error) == (0, "connection closed without an answer")
+    assert requests == 1
+
+
+def raw(answer: bytes) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]:
+    """Returns a receiver that answers with these bytes and closes; none: it resets the connection."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(65536)
+        if answer:
+            writer.write(answer)
+            writer.close()
+        else:
+            linger = struct.pack("ii", 1, 0)
+            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            writer.transport.abort()
+
+    return serve
+
+
+@pytest.mark.parametrize(
+    ("scheme", "answer", "words"),
+    [
+        ("http", b"", "connection reset by peer"),
+        ("https", b"HTTP/1.1 400 Bad Request\r\n\r\n", "the TLS handshake failed: wrong version number"),
+        ("http", b"HTTP/1.1 000 Odd\r\n\r\n", "malformed answer: unknown status"),
+        ("http", b"HTTP/1.1 099 Odd\r\n\r\n", "malformed answer: unknown status"),
+    ],
+)
+async def test_error_never_names_the_url(scheme: str, answer: bytes, words: str) -> None:
+    server = await asyncio.start_server(raw(answer), "127.0.0.1", 0)
+    host = f"localhost:{server.sockets[0].getsockname()[1]}"
+    lookup = names(["127.0.0.1"])
+    async with server, sender(lookup=lookup) as ours:
+        answered = await ours.post(f"{scheme}://{host}/secret", b"{}", {})
+    assert (answered.status, answered.error) == (0, words)
+
+
+async def test_name_that_is_no_idna_name_cannot_be_resolved() -> None:
+    async with sender() as ours:
+        answer = await ours.post("http://xn--/", b"{}", {})
+    assert (answer.status, answer.error) == (0, "the name cannot be resolved")
+
+
+@pytest.mark.parametrize("count", [INTERIM_MAX, INTERIM_MAX + 1])
+async def test_number_of_interim_answers_is_limited(count: int) -> None:
+    interim, answer = b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n", b"HTTP/1.1 204 No Content\r\n\r\n"
+    server = await asyncio.start_server(raw(interim * count + answer), "127.0.0.1", 0)
+    async with server, sender() as ours:
+        answered = await ours.post(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/", b"{}", {})
+    expected = (204, "") if count <= INTERIM_MAX else (0, "malformed answer: too many interim answers")
+    assert (answered.status, answered.error) == expected
+
+
+@pytest.mark.parametrize(
+    ("begin", "following"),
+    [
+        (b"", b"\r\n"),
+        (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1;", b"extension"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"0"),
+    ],
+)
+async def test_answer_without_end_is_not_read_for_long(begin: bytes, following: bytes) -> None:
+    written = 0
+    buffered = 16 << 20  # what the sockets of both sides may hold
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal written
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(begin)
+        with contextlib.suppress(ConnectionError):
+            while written < 2 * buffered:
+                writer.write(following * (65536 // len(following)))
+                await writer.drain()
+                written += 65536
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server, sender(timeout_s=0.5) as ours:
+        answered = await ours.post(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/", b"{}", {})
+    assert (answered.status, answered.is_success) == (0, False)
+    assert written < READ_BYTES_MAX + buffered
+
+
+async def test_requests_begin_slowly_while_calls_keep_the_event_loop_busy() -> None:
+    loop = asyncio.get_running_loop()
+    async with sender(PUBLIC_ONLY) as ours:
+        requests = [ours.post("http://10.0.0.1/", b"", {}) for _ in range(400)]  # ends as soon as it has begun
+        started_s = loop.time()
+        for _ in range(60):
+            turn_s = loop.time()
+            while loop.time() < turn_s + 0.005:
+                pass
+            await asyncio.sleep(0)
+        begun = sum(request.done() for request in requests)
+        assert 0 < begun < (loop.time() - started_s) * 1000 / SLOWEST_MS + 100
+        assert ours._pace.spacing_ms == SLOWEST_MS

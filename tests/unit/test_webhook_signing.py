@@ -6,7 +6,8 @@ import base64
 import hashlib
 import hmac
 
-from codeq_server.webhooks.signing import headers
+import pytest
+from codeq_server.webhooks.signing import headers, is_decodable
 
 BODY = b'{"test": 2432232314}'
 
@@ -28,6 +29,20 @@ def test_every_valid_secret_signs_for_standard_webhooks() -> None:
     keys = (b"newest", b"an older secret", b"whsec_not base64")
     digests = [hmac.new(key, b"id.7." + BODY, hashlib.sha256).digest() for key in keys]
     assert found["webhook-signature"] == " ".join(f"v1,{base64.b64encode(digest).decode()}" for digest in digests)
+
+
+@pytest.mark.parametrize(
+    ("secret", "decodable"),
+    [
+        ("whsec_bmV3ZXN0", True),
+        ("an older secret", True),
+        ("whsec_not base64", False),
+        ("whsec_bmV3ZXN0Cg", False),
+        ("whsec_bmV3-XN0", False),
+    ],
+)
+def test_secret_of_standard_webhooks_must_be_base64(secret: str, decodable: bool) -> None:
+    assert is_decodable(secret) is decodable
 
 
 def test_request_without_a_secret_has_an_id_and_a_time_but_no_signature() -> None:

@@ -149,7 +149,8 @@ class Driver:
         names = {"workerName": "name", "concurrency": "concurrency", "leaseSeconds": "lease_seconds"}
         names |= {"drainSeconds": "drain_seconds", "windowBytes": "window_bytes"}
         _trace(args)
-        worker = codeq.AsyncWorker(**_connection(args), **_renamed(args, names), metrics=_metrics(args))
+        options = _renamed(args, names) | ({"span_relation": "child"} if args.get("telemetry") else {})
+        worker = codeq.AsyncWorker(**_connection(args), **options, metrics=_metrics(args))
         for each in args.get("layers") or ():
             worker.middleware(layer(each, name, emit))
         behaviour = Behaviour(name, args.get("behaviour") or (), emit, self._creator())

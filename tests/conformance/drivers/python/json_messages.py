@@ -11,7 +11,7 @@ from typing import Any
 from google.protobuf.descriptor import EnumDescriptor, FieldDescriptor
 from google.protobuf.message import Message
 
-_EMBEDDED = frozenset({"payload", "result", "progress", "before", "after"})
+_EMBEDDED = frozenset({"payload", "result", "progress", "before", "after", "payload_schema"})
 """Fields whose text is one JSON value."""
 
 _TIMESTAMP = "google.protobuf.Timestamp"

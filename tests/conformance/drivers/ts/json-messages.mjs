@@ -1,7 +1,7 @@
 // Messages as the REST API's JSON, in which embedded JSON is {"raw": text} to keep its bytes. Works on the descriptors of
 // the generated services, so it needs no protobuf library.
 
-const EMBEDDED = new Set(["payload", "result", "progress", "before", "after"]);
+const EMBEDDED = new Set(["payload", "result", "progress", "before", "after", "payload_schema"]);
 const TIMESTAMP = "google.protobuf.Timestamp";
 
 const STRING = 9;

@@ -1,0 +1,108 @@
+"""Tasks that share a limit or an order are created in one shard, whichever process accepts them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from codeq.v1 import task_pb2, topic_service_pb2
+from codeq.v1 import task_service_pb2 as pb
+from codeq_server.core.errors import Reason, Rejection
+from several_shards import Installation
+
+SHARDS = 4
+
+
+@pytest.fixture
+async def shards() -> Installation:
+    return Installation(SHARDS)
+
+
+async def put_policy(shards: Installation, **policy: Any) -> None:
+    request = topic_service_pb2.PutTopicRequest(command="a", policy=topic_service_pb2.QueuePolicy(**policy))
+    await shards.call(1, "/codeq.v1.TopicService/PutTopic", request)
+
+
+async def created_in(shards: Installation, count: int = 16, **fields: Any) -> set[int]:
+    """Creates tasks over all processes; returns the shards that have them."""
+    return {shards.shard_of(await shards.create(number % SHARDS, **fields)) for number in range(count)}
+
+
+async def test_tasks_without_keys_stay_where_they_were_accepted(shards: Installation) -> None:
+    assert await created_in(shards) == set(range(SHARDS))
+
+
+@pytest.mark.parametrize("field", ["ordering_key", "concurrency_key", "rate_key"])
+async def test_tasks_with_the_same_key_share_a_shard(shards: Installation, field: str) -> None:
+    places = [await created_in(shards, **{field: f"customer-{number}"}) for number in range(24)]
+    assert all(len(place) == 1 for place in places)
+    assert set().union(*places) == set(range(SHARDS))
+
+
+async def test_ordering_key_decides_before_the_others(shards: Installation) -> None:
+    alone = await created_in(shards, ordering_key="o")
+    for number in range(8):
+        assert await created_in(shards, ordering_key="o", concurrency_key=f"c{number}", rate_key="r") == alone
+
+
+@pytest.mark.parametrize("policy", [{"max_consumers": 3}, {"rate_per_second": 5}])
+async def test_queue_with_a_limit_of_its_own_lies_in_one_shard(shards: Installation, policy: dict[str, Any]) -> None:
+    await put_policy(shards, **policy)
+    place = await created_in(shards)
+    assert len(place) == 1
+    assert await created_in(shards, ordering_key="o") == place
+    assert await created_in(shards, command="b") == set(range(SHARDS))
+
+
+async def test_key_that_a_policy_finds_in_payloads_decides_too(shards: Installation) -> None:
+    await put_policy(shards, ordering_key_path="/customer")
+    for customer in range(8):
+        assert len(await created_in(shards, payload=b'{"customer": %d}' % customer)) == 1
+    named = await created_in(shards, payload=b'{"customer": 1}', ordering_key="o")
+    assert named == await created_in(shards, ordering_key="o")
+
+
+async def test_request_with_an_idempotency_key_is_recognized_in_the_shard_of_its_order(shards: Installation) -> None:
+    for number in range(24):
+        fields = {"idempotency_key": f"k{number}", "ordering_key": f"o{number}"}
+        ids = {await shards.create(process, **fields) for process in range(SHARDS)}
+        assert len(ids) == 1
+        [task_id] = ids
+        assert {shards.shard_of(task_id)} == await created_in(shards, 1, ordering_key=f"o{number}")
+        found = await shards.call(0, "GetTask", pb.GetTaskRequest(task_id=task_id))
+        assert found.task.id == task_id
+
+
+async def test_chosen_id_that_leads_elsewhere_is_rejected_by_name(shards: Installation) -> None:
+    [place] = await created_in(shards, ordering_key="o")
+    for shard in range(SHARDS):
+        [task_id] = shards.texts(f"mine-{shard}-", shard, 1)
+        spec = task_pb2.TaskSpec(command="a", ordering_key="o", task_id=task_id)
+        if shard == place:
+            await shards.call(0, "CreateTask", pb.CreateTaskRequest(spec=spec))
+            continue
+        with pytest.raises(Rejection) as refused:
+            await shards.call(0, "CreateTask", pb.CreateTaskRequest(spec=spec))
+        assert refused.value.reason is Reason.INVALID_FIELD
+        assert refused.value.violations[0][0] == "task_id"
+        batch = pb.BatchCreateTasksRequest(tasks=[task_pb2.TaskSpec(command="a"), spec])
+        answers = (await shards.call(0, "BatchCreateTasks", batch)).results
+        assert answers[0].task.id
+        assert (answers[1].error.index, "leads to another shard" in answers[1].error.message) == (1, True)
+
+
+async def test_atomic_batch_follows_the_keys_of_its_tasks(shards: Installation) -> None:
+    [place] = await created_in(shards, ordering_key="o")
+    specs = [task_pb2.TaskSpec(command="a"), task_pb2.TaskSpec(command="a", ordering_key="o")]
+    for key in ("", "k1", "k2"):
+        request = pb.BatchCreateTasksRequest(tasks=specs, atomic=True)
+        if key:
+            request.idempotency_key = key
+        made = [await shards.call(process, "BatchCreateTasks", request) for process in range(SHARDS)]
+        assert {shards.shard_of(answer.task.id) for each in made for answer in each.results} == {place}
+        assert len({each.results[0].task.id for each in made}) == (1 if key else SHARDS)
+    others = [key for key in "pqrstuvw" if await created_in(shards, 1, ordering_key=key) != {place}]
+    specs.append(task_pb2.TaskSpec(command="a", ordering_key=others[0]))
+    with pytest.raises(Rejection) as refused:
+        await shards.call(0, "BatchCreateTasks", pb.BatchCreateTasksRequest(tasks=specs, atomic=True))
+    assert refused.value.violations[0][0] == "tasks[2]"

@@ -23,6 +23,8 @@ ROOT: Final = Path(__file__).resolve().parent
 TOOLS: Final[dict[str, Any]] = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]
 INLINE_ACROSS_MODULES: Final = "-fno-semantic-interposition"
 """Lets the C compiler inline functions of one extension into each other: nothing replaces them when it is loaded."""
+LAYOUTS: Final = ("deploy/docker-compose", "deploy/observability", "helm/codeq")
+"""Folders that `codeq install` makes bundles of; they are there in a checkout, but not where the image is built."""
 PACKAGE_DIR: Final[dict[str, str]] = TOOLS["setuptools"]["package-dir"]
 
 
@@ -76,10 +78,19 @@ class FreshModules(build_py):
     """Copies modules into an empty folder: one that a former build left there would end up in the wheel."""
 
     def run(self) -> None:
-        """Copies them."""
+        """Copies them, and the layouts into the package that installs them."""
         for path in Path(self.build_lib).rglob("*.py"):
             path.unlink()
         super().run()
+        if not self.editable_mode:
+            self._copy_layouts(Path(self.build_lib, "codeq_cli", "install", "layouts"))
+
+    @staticmethod
+    def _copy_layouts(target: Path) -> None:
+        shutil.rmtree(target, ignore_errors=True)
+        for name in LAYOUTS:
+            if (ROOT / name).is_dir():
+                shutil.copytree(ROOT / name, target / name, ignore=shutil.ignore_patterns("__pycache__"))
 
 
 class FreshExtensions(build_ext):
@@ -106,7 +117,10 @@ setup(
     packages=packages(),
     package_data={"": ["py.typed", "*.pyi", "openapi/**/*.json"]},
     install_requires=[distribution("codeq-sdk", "sdks/python"), *TOOLS["codeq"]["requirements"]],
-    extras_require={"raft": [distribution("codeq-raft-core", "server/raft_core")]},
+    extras_require={
+        "raft": [distribution("codeq-raft-core", "server/raft_core")],
+        "tracing": ["opentelemetry-sdk>=1.40,<2", "opentelemetry-exporter-otlp-proto-grpc>=1.40,<2"],
+    },
     ext_modules=extensions() if os.environ.get("CODEQ_COMPILE") == "1" else [],
     cmdclass={"build_py": FreshModules, "build_ext": FreshExtensions},
     options={"build_ext": {"parallel": True}},

@@ -12,6 +12,7 @@ PYTHON ?= python3
 VENV := .venv
 TOOLS := .tools
 CLIENTS := $(TOOLS)/clients
+LOADTEST := $(TOOLS)/loadtest
 NODE_PACKAGES := sdks/ts tests/clients/node
 # Tools of the project come before those of the machine; cargo is found where rustup puts it, too.
 export PATH := $(CURDIR)/$(VENV)/bin:$(CURDIR)/$(TOOLS)/bin:$(PATH):$(HOME)/.cargo/bin
@@ -25,14 +26,17 @@ RAFT_CORE_FILES := $(addprefix $(RAFT_CORE)/,Cargo.toml pyproject.toml codeq_raf
 # What cargo makes; a later build takes up from here.
 CARGO_TARGET := $(CURDIR)/build/raft_core
 # The SDK first: all others use it.
-GO_MODULES := sdks/go sdks/go/codeqtest sdks/go/codeqotel examples/go tests/conformance/drivers/go bench/sdks/go bench/load
+GO_MODULES := sdks/go sdks/go/codeqtest sdks/go/codeqotel examples/go tests/conformance/drivers/go tests/traces/programs/go bench/sdks/go bench/load
 BUF_TEMPLATES := buf.gen.yaml buf.gen.vendor.yaml buf.gen.internal.yaml
-TEST_TOOLS := git bash curl jq
-HOST_TOOLS := buildah debootstrap strace curl gcc ip jq nft nginx haproxy javac
+TEST_TOOLS := git bash curl jq openssl
+HOST_TOOLS := buildah debootstrap strace curl gcc ip jq nft nginx haproxy javac prometheus
 
-# Runs a command while no other make of this checkout does the same.
-LOCKED := $(PYTHON) -c 'import fcntl, os, sys; lock = os.open(".make.lock", os.O_CREAT | os.O_RDWR); \
-	os.set_inheritable(lock, True); fcntl.flock(lock, fcntl.LOCK_EX); os.execvp(sys.argv[1], sys.argv[1:])'
+# Runs a command while no other one in this checkout holds the same lock.
+locked = $(PYTHON) -c 'import fcntl, os, sys; lock = os.open(sys.argv[1], os.O_CREAT | os.O_RDWR); \
+	os.set_inheritable(lock, True); fcntl.flock(lock, fcntl.LOCK_EX); os.execvp(sys.argv[2], sys.argv[2:])' $(1)
+LOCKED := $(call locked,.make.lock)
+# Several steps of the setup run in parallel, but one pip at a time changes the environment.
+PIP_INSTALL := $(call locked,$(VENV)/.pip.lock) $(VENV)/bin/pip install --quiet
 
 .PHONY: help
 help: ## List the commands
@@ -57,17 +61,17 @@ $(VENV)/bin/pip:
 
 $(VENV)/.installed: requirements.txt $(PACKAGE_FILES) | $(VENV)/bin/pip
 	@echo "Installing the Python packages into $(VENV)"
-	@$(VENV)/bin/pip install --quiet --require-hashes -r requirements.txt
-	@$(VENV)/bin/pip install --quiet --no-deps --no-build-isolation $(addprefix -e ,$(PACKAGES))
+	@$(PIP_INSTALL) --require-hashes -r requirements.txt
+	@$(PIP_INSTALL) --no-deps --no-build-isolation $(addprefix -e ,$(PACKAGES))
 	@touch $@
 
 $(VENV)/.installed-raft-core: requirements-build.txt $(RAFT_CORE_FILES) | $(VENV)/.installed
 	@echo "Building the extension for Raft (the first time takes some minutes)"
 	@mkdir -p build && rm -rf build/raft_core_wheel
-	@$(VENV)/bin/pip install --quiet --require-hashes -r requirements-build.txt
-	@CARGO_TARGET_DIR=$(CARGO_TARGET) maturin build --release --manifest-path $(RAFT_CORE)/Cargo.toml \
+	@$(PIP_INSTALL) --require-hashes -r requirements-build.txt
+	@MAKEFLAGS= CARGO_TARGET_DIR=$(CARGO_TARGET) maturin build --release --manifest-path $(RAFT_CORE)/Cargo.toml \
 		--interpreter $(VENV)/bin/python --out build/raft_core_wheel >build/raft_core.log 2>&1 || { cat build/raft_core.log >&2; exit 1; }
-	@$(VENV)/bin/pip install --quiet --no-deps --force-reinstall build/raft_core_wheel/*.whl
+	@$(PIP_INSTALL) --no-deps --force-reinstall build/raft_core_wheel/*.whl
 	@touch $@
 
 .PHONY: setup-compile
@@ -79,14 +83,16 @@ setup-compile: setup # what `make compile` needs besides: mypyc, type stubs, a C
 setup-dev: setup ## Also install the tools for tests and code generation (Go, Node and Rust must be installed)
 	@command -v cargo >/dev/null || { echo "make: the Rust toolchain is missing; see https://rustup.rs (1.85 or newer)" >&2; exit 1; }
 	@command -v go >/dev/null || { echo "make: the Go toolchain is missing; see https://go.dev/doc/install (1.26 or newer)" >&2; exit 1; }
-	@command -v npm >/dev/null || { echo "make: Node.js is missing; see https://nodejs.org/en/download (20 or newer, with npm)" >&2; exit 1; }
+	@command -v npm >/dev/null || { echo "make: Node.js is missing; see https://nodejs.org/en/download (20.19 or newer, with npm)" >&2; exit 1; }
+	@command -v $(or $(CC),cc) >/dev/null || { echo "make: a C compiler is missing; Debian and Ubuntu have one in gcc" >&2; exit 1; }
 	@for tool in $(TEST_TOOLS); do command -v $$tool >/dev/null || { echo "make: $$tool is missing; Debian's package is $$tool" >&2; exit 1; }; done
-	@$(LOCKED) $(MAKE) --silent $(VENV)/.installed-dev $(VENV)/.installed-raft-core go-tools $(CLIENTS)/.installed \
+	@$(LOCKED) $(MAKE) --silent --jobs=3 $(VENV)/.installed-raft-core $(VENV)/.installed-dev go-tools $(CLIENTS)/.installed \
+		$(LOADTEST)/.installed \
 		$(addsuffix /node_modules/.package-lock.json,$(NODE_PACKAGES))
 
 $(VENV)/.installed-dev: requirements-dev.txt $(VENV)/.installed
 	@echo "Installing the development packages into $(VENV)"
-	@$(VENV)/bin/pip install --quiet --require-hashes -r requirements-dev.txt
+	@$(PIP_INSTALL) --require-hashes -r requirements-dev.txt
 	@touch $@
 
 # Go programs: each stamp carries the version, so a new version here is a new build.
@@ -117,6 +123,13 @@ $(CLIENTS)/.installed: requirements-clients.txt tests/clients/go/go.sum
 	@$(PYTHON) -m venv $(CLIENTS)
 	@$(CLIENTS)/bin/pip install --quiet --require-hashes -r requirements-clients.txt
 	@cd tests/clients/go && go mod download
+	@touch $@
+
+# What loadtest runs; its needs are none of the server's.
+$(LOADTEST)/.installed: requirements-loadtest.txt
+	@echo "Installing Locust into $(LOADTEST)"
+	@$(PYTHON) -m venv $(LOADTEST)
+	@$(LOADTEST)/bin/pip install --quiet --require-hashes -r requirements-loadtest.txt
 	@touch $@
 
 # ------------------------------------------------------------------------------------------------------------- run
@@ -159,7 +172,7 @@ check: setup-dev ## Check a change in less than a minute: lint of what changed, 
 
 .PHONY: test
 test: setup-dev ## Check everything that needs no root: lint, generated code, Python, Go and Node tests
-	@$(VENV)/bin/python tests/run.py lint check-generated check-breaking test-python test-go test-node
+	@$(VENV)/bin/python tests/run.py lint check-generated check-breaking test-python test-go,test-node
 
 .PHONY: test-python
 test-python: setup-dev ## Run the Python tests that need no root, suite by suite
@@ -191,7 +204,15 @@ test-host: setup-dev ## Run the tests that need root or system tools
 	@missing=""; for tool in $(HOST_TOOLS); do command -v $$tool >/dev/null || missing="$$missing $$tool"; done; \
 	[ -z "$$missing" ] || { echo "make: test-host needs on this machine:$$missing (Debian packages of the same names; ip: iproute2, nft: nftables, nginx: nginx-light, javac: openjdk-17-jdk-headless)" >&2; exit 1; }
 	@[ "$$(id -u)" = 0 ] || { echo "make: test-host needs root" >&2; exit 1; }
-	@$(VENV)/bin/python -m pytest tests/host
+	@$(VENV)/bin/python -m pytest -n 3 --dist loadgroup --no-loadscope-reorder tests/host
+
+.PHONY: test-image-compiled
+test-image-compiled: setup-dev ## Build the image with compiled modules, and test it and the chart's pods; needs root, takes a quarter of an hour
+	@CODEQ_COMPILED_IMAGE=1 $(VENV)/bin/python -m pytest tests/host/test_image.py tests/host/test_pods.py
+
+.PHONY: test-kubernetes
+test-kubernetes: setup-dev ## Check the chart by dry runs of a real API server; needs etcd, and builds the server from its Go module once
+	@PYTHONPATH=tests:tests/deploy $(VENV)/bin/python tests/kubernetes/dry_run.py
 
 .PHONY: sim
 sim: setup-dev ## Simulate the life of a node from a seed (SEED=7; COUNT=100: 100 of them)
@@ -275,7 +296,9 @@ requirements: setup-dev ## Update requirements*.txt from their .in files
 	uv pip compile --quiet --upgrade --generate-hashes --python-version 3.11 requirements.in -o requirements.txt
 	uv pip compile --quiet --upgrade --generate-hashes --python-version 3.11 requirements-build.in -o requirements-build.txt
 	uv pip compile --quiet --upgrade --generate-hashes --python-version 3.11 -c requirements.txt requirements-dev.in -o requirements-dev.txt
+	uv pip compile --quiet --upgrade --generate-hashes --python-version 3.11 -c requirements-dev.txt requirements-compile.in -o requirements-compile.txt
 	uv pip compile --quiet --upgrade --generate-hashes --python-version 3.11 requirements-clients.in -o requirements-clients.txt
+	uv pip compile --quiet --upgrade --generate-hashes --python-version 3.11 requirements-loadtest.in -o requirements-loadtest.txt
 
 # --------------------------------------------------------------------------------------------------------- measure
 

@@ -16,10 +16,11 @@ from codeq_server.config.declaration import Group, Setting, settings_of, variabl
 from codeq_server.config.forms import Whole
 from codeq_server.config.providers import PROVIDERS
 from codeq_server.config.settings import GatewaySettings, ProcessSettings, RestSettings, Settings
+from codeq_server.config.telemetry_settings import TelemetrySettings
 from codeq_server.config.webhook_settings import WebhookSettings
 
 DOCUMENT: Final = Path(__file__).with_name("configuration.md")
-PROCESSES: Final = (ProcessSettings, RestSettings, GatewaySettings, Settings, WebhookSettings)
+PROCESSES: Final = (ProcessSettings, RestSettings, GatewaySettings, Settings, TelemetrySettings, WebhookSettings)
 
 _TABLE: Final = re.compile(r"(?P<begin><!-- settings: (?P<name>\w+) -->\n\n).*?(?P<end>\n<!-- end -->)", re.DOTALL)
 _UNITS_OF_TIME: Final = ((86400, "day"), (3600, "hour"), (60, "minute"))

@@ -12,13 +12,13 @@ from types import ModuleType
 from typing import Final, get_origin
 
 import codeq
-from codeq import testing
+from codeq import testing, webhooks
 
 DOCUMENT: Final = Path(__file__).with_name("reference") / "python.md"
 INTRODUCTION: Final = """# Python SDK: reference
 
-All public names of `codeq` and `codeq.testing`, written by `make generate` from the source. The guide is the SDK's
-[README](../../sdks/python/README.md).
+All public names of `codeq`, `codeq.testing` and `codeq.webhooks`, written by `make generate` from the source. The guide
+is the SDK's [README](../../sdks/python/README.md).
 """
 WIDTH: Final = 100
 """Signatures that are longer are broken."""
@@ -27,7 +27,7 @@ _ADDRESS: Final = re.compile(r" at 0x[0-9a-f]+")
 _SECTION: Final = re.compile(r"(Args|Attributes|Raises|Returns|Yields):$")
 _ITEM: Final = re.compile(r"(?P<names>\*{0,2}\w[\w.]*(?:, [\w.]+)*): (?P<text>.*)")
 _NO_MEMBERS_OF: Final = (RuntimeError, Exception, BaseException, object, str, bytes)
-_PUBLIC: Final = [getattr(module, name) for module in (codeq, testing) for name in module.__all__]
+_PUBLIC: Final = [getattr(module, name) for module in (codeq, testing, webhooks) for name in module.__all__]
 
 
 class _Plain(str):
@@ -41,7 +41,14 @@ class _Plain(str):
 
 def fresh() -> str:
     """Returns the document."""
-    return "\n".join([INTRODUCTION, *_module("codeq", codeq), *_module("codeq.testing", testing)])
+    return "\n".join(
+        [
+            INTRODUCTION,
+            *_module("codeq", codeq),
+            *_module("codeq.testing", testing),
+            *_module("codeq.webhooks", webhooks),
+        ]
+    )
 
 
 def _module(name: str, module: ModuleType) -> Iterator[str]:

@@ -23,7 +23,15 @@ def lone_member(folder: Path) -> Iterator[ServerProcess]:
         address = f"{LOOPBACK}:{held.getsockname()[1]}"
         env = {"RAFT_ENABLED": "true", "RAFT_SELF_ID": "node-a", "RAFT_BIND_ADDR": address, "RAFT_BOOTSTRAP": "true"}
         with ServerProcess(folder, env=env) as server:
+            _wait_ready(server)
             yield server
+
+
+def _wait_ready(server: ServerProcess) -> None:
+    """Waits until the member leads and takes calls."""
+    deadline = time.monotonic() + SECONDS_MAX
+    while httpx.get(f"{server.http_url}/readyz").status_code != 200:
+        assert time.monotonic() < deadline, server.log
 
 
 def post(server: ServerProcess, path: str, body: Mapping[str, object]) -> httpx.Response:

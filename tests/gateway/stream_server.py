@@ -101,6 +101,7 @@ class StreamServer:
             calls,
             InFlight(),
             [secret],
+            "",
             probes,
             self.known.append,
             None,

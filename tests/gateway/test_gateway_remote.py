@@ -338,6 +338,19 @@ async def test_forwarder_forwards_a_call_only_once(server: tuple[TaskDouble, Str
         await forwarder.close()
 
 
+@pytest.mark.parametrize(
+    "given", [{"shard": 0}, {"shard": 0, "part": True}, {"method": "/codeq_internal.v1.ShardService/X"}]
+)
+async def test_gateway_cannot_route_calls_to_a_shard(
+    server: tuple[TaskDouble, StreamServer], given: dict[str, Any]
+) -> None:
+    double, started = server
+    async with remote(started.address) as (_, dispatcher):
+        assert await refusal(dispatcher.call(creating()._replace(**given))) == error_pb2.ERROR_REASON_ROUTE_NOT_FOUND
+        assert double.calls == []
+        await dispatcher.call(creating())
+
+
 async def test_server_without_a_secret_admits_no_gateway() -> None:
     async with StreamServer(TaskDouble(), secret="") as bare, open_channel(bare.address) as channel:
         ask: Any = channel.unary_unary("/codeq_internal.v1.CallService/GetReadiness")

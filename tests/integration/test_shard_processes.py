@@ -68,6 +68,20 @@ def test_another_number_of_shards_stops_the_start(tmp_path: Path, number: int) -
         assert sorted(path.name for path in server.store.iterdir()) == ["shard0", "shard1", "shard2", "shards.json"]
 
 
+def test_port_in_use_is_named_and_leaves_no_store(tmp_path: Path) -> None:
+    with closing(reserved_port()) as held:
+        held.listen()
+        taken = held.getsockname()[1]
+        env = ENV | {"CODEQ_PPROF": "1", "CODEQ_PPROF_ADDR": f"{LOOPBACK}:{taken - 1}"}
+        server = ServerProcess(tmp_path / "server", env=env)
+        try:
+            with pytest.raises(RuntimeError, match=f"{LOOPBACK}:{taken} .CODEQ_PPROF_ADDR of shard 1: Address already"):
+                server.start()
+            assert not server.store.exists()
+        finally:
+            server.close()
+
+
 def test_member_of_a_cluster_does_not_open_several_shards(tmp_path: Path) -> None:
     with closing(reserved_port()) as port, ServerProcess(tmp_path / "server", env=ENV) as server:
         server.stop()

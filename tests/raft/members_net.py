@@ -221,6 +221,25 @@ class Cluster:
         await self.until(leaders)
         return leaders()[0]
 
+    async def hand_over(self, is_done: Callable[[], object], *, to: MemberNode | None = None) -> None:
+        """Asks whoever leads to hand over until a condition holds: on a busy machine, a transfer may fail.
+
+        Args:
+            is_done: The condition.
+            to: The node that is to lead; None: any other one.
+        """
+        target = 0 if to is None else to.member.row.raft_id
+
+        def is_done_or_asked_again() -> object:
+            if is_done():
+                return True
+            for node in self.net.nodes.values():
+                if node is not to and node.term:
+                    node.member.hand_over(target)
+            return False
+
+        await self.until(is_done_or_asked_again)
+
     async def voters(self, count: int) -> None:
         """Waits until every running node knows this many voters, and no change of votes is in progress."""
 

@@ -44,8 +44,7 @@ async def test_draining_node_hands_over_a_leadership_that_it_wins(tmp_path: Path
         elected = stopping.member.group
         assert elected is not None
         before = elected.leadership.elections
-        assert leader.member.hand_over(stopping.member.row.raft_id)
-        await cluster.until(lambda: elected.leadership.elections > before)
+        await cluster.hand_over(lambda: elected.leadership.elections > before, to=stopping)
         await cluster.create(beside=stopping)
 
 
@@ -66,8 +65,7 @@ async def test_node_that_drains_while_opening_its_shard_hands_over(
             return load(epoch)
 
         monkeypatch.setattr(other, "load", load_late)
-        assert leader.member.hand_over(other.member.row.raft_id)
-        await cluster.until(opening.is_set)
+        await cluster.hand_over(opening.is_set, to=other)
         started = time.monotonic()
         await other.leading.drain(other.member, 60_000)
         assert time.monotonic() - started < 10
@@ -86,7 +84,6 @@ async def test_shard_that_cannot_be_opened_ends_the_process(tmp_path: Path, monk
             raise OSError("no")
 
         monkeypatch.setattr(other, "serve", fail)
-        assert leader.member.hand_over(other.member.row.raft_id)
-        await cluster.until(lambda: other.problems)
+        await cluster.hand_over(lambda: other.problems, to=other)
         assert [type(problem) for problem in other.problems] == [OSError]
         other.problems.clear()

@@ -211,8 +211,8 @@ BUGS: dict[str, Bug | dict[str, Bug]] = {
             [
                 (
                     firing.fire,
-                    "_naming(schedule, row.generation, instant)",
-                    "_naming(schedule, row.fired_total, instant)",
+                    "_naming(shard, schedule, row.generation, instant)",
+                    "_naming(shard, schedule, row.fired_total, instant)",
                 ),
                 (firing._fire_instants, "del row.next_ms[:done]", "del row.next_ms[: done - row.fired_total % 2]"),
             ],

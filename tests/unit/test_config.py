@@ -465,3 +465,12 @@ def test_port_for_profiles_is_on_loopback(address: str) -> None:
     settings = load_env({"CODEQ_PPROF": "1", "CODEQ_PPROF_ADDR": address})
     assert settings.codeq_pprof
     assert str(settings.codeq_pprof_addr) == address
+
+
+def test_port_for_profiles_leaves_room_for_those_of_all_shards() -> None:
+    shards = {"PERSISTENCE_CONFIG": '{"numShards": 3}', "CODEQ_PPROF": "1"}
+    settings = load_env(shards | {"CODEQ_PPROF_ADDR": "127.0.0.1:65533"})
+    assert [address.port for address in settings.pprof_addrs] == [65533, 65534, 65535]
+    with pytest.raises(ConfigError, match=r"CODEQ_PPROF_ADDR.*3 shards.*65536 is none"):
+        load_env(shards | {"CODEQ_PPROF_ADDR": "127.0.0.1:65534"})
+    assert {address.port for address in load_env(shards | {"CODEQ_PPROF_ADDR": "127.0.0.1:0"}).pprof_addrs} == {0}

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 from codeq_internal.v1 import rows_pb2
-from codeq_server.core import callbacks, keys, lookup, receivers
+from codeq_server.core import callbacks, ids, keys, lookup, receivers
 from codeq_server.core.callbacks import Call, Callback
 from codeq_server.core.endpoints import ENDPOINTS_MAX, FAILING_MAX
 from codeq_server.core.errors import Rejection
@@ -23,8 +23,8 @@ OK = Call(1, 200, 5)
 class CalledShard(DrivenShard):
     """A shard with tasks that have a webhook."""
 
-    def __init__(self) -> None:
-        super().__init__(retention_ms=RETENTION_MS)
+    def __init__(self, **settings: object) -> None:
+        super().__init__(retention_ms=RETENTION_MS, **settings)
 
     def end(self, outcome: Outcome = Outcome.COMPLETED, **fields: object) -> str:
         """Creates a task, ends it and writes the batch; returns its id."""
@@ -94,6 +94,16 @@ def test_callback_tells_how_the_task_ended(driven: CalledShard) -> None:
     assert one.url == URL
     assert one.attempt == 1
     assert len({one.delivery_id, other.delivery_id, done, failed}) == 4
+
+
+def test_callbacks_of_several_shards_have_different_ids() -> None:
+    given = set()
+    for route in (None, ids.Route(1, 3), ids.Route(2, 3)):
+        driven = CalledShard(route=route)
+        driven.end()
+        (callback,) = driven.take()
+        given.add(callback.delivery_id)
+    assert len(given) == 3
 
 
 def test_failed_attempts_are_repeated_by_the_schedule_with_jitter_on_top_and_then_given_up(driven: CalledShard) -> None:

@@ -84,6 +84,12 @@ def test_shard_of_an_id_is_its_hash_modulo_the_number_of_shards(text: str, count
     assert ids.shard_of(text, count) == fnv1a(text) % count
 
 
+def test_shard_of_a_text_depends_on_no_more_than_an_id_or_a_key_may_have() -> None:
+    longest = "k" * ids.HASHED_MAX
+    assert len({ids.shard_of(longest[:-1] + last, 32) for last in "abcdefgh"}) > 1
+    assert ids.shard_of(longest + "x" * 10_000, 32) == ids.shard_of(longest, 32)
+
+
 @pytest.mark.parametrize("count", range(2, ids.SHARDS_MAX + 1))
 def test_ids_lead_to_the_shard_that_made_them(count: int) -> None:
     for index in {0, 1, count - 1}:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from codeq_server.config import foreign, notes, raft, tls, tokens
-from codeq_server.config.addresses import Address, is_loopback
+from codeq_server.config.addresses import PORT_MAX, Address, is_loopback
 from codeq_server.config.declaration import settings_of, shown, variable
 from codeq_server.config.forms import NOT_SUPPORTED
 from codeq_server.config.providers import AuthConfig
@@ -148,6 +148,9 @@ def _refuse_contradictions(given: GivenSettings, settings: Settings) -> None:
                 raise given.error(name, "has no effect with the provider memory")
         if settings.persistence.num_shards > 1:
             raise given.error("persistence_config.num_shards", "must be 1 with the provider memory")
+    if settings.codeq_pprof and (last := settings.pprof_addrs[-1].port) > PORT_MAX:
+        shards = f"the ports of the {settings.persistence.num_shards} shards follow each other, and {last} is none"
+        raise given.error("codeq_pprof_addr", shards)
     if settings.raft is not None and settings.raft.enabled:
         _refuse_contradictions_with_raft(given, settings)
 

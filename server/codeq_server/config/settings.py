@@ -391,6 +391,12 @@ class Settings(RestSettings, WebhookSettings, TelemetrySettings):
         )
 
     @property
+    def pprof_addrs(self) -> tuple[Address, ...]:
+        """Addresses of the ports for profiles, by shard: each shard's process has its own, one port after the other."""
+        host, port = self.codeq_pprof_addr.host, self.codeq_pprof_addr.port
+        return tuple(Address(host, port and port + shard) for shard in range(self.persistence.num_shards))
+
+    @property
     def artifacts_path(self) -> Path | None:
         """Folder for artifact contents; None: the store is in memory, so contents are not accepted."""
         if self.persistence.path is None:

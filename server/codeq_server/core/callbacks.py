@@ -338,8 +338,9 @@ def adopt(shard: Shard, queue: Queue, state: rows_pb2.OutboxState) -> None:
 
 
 def delivery_id(queue: Queue, position: int, row: rows_pb2.OutboxRow) -> str:
-    """Returns the id of a callback."""
-    return ids.task_id(queue.number, keys.OUTBOX_LANE, position, row.epoch)
+    """Returns the id of a callback; with several shards, its route byte is the number of the shard."""
+    head = ids.id_head(queue.number, keys.OUTBOX_LANE, position, row.epoch)
+    return ids.make_id(head, position, ids.ROUTE if queue.route is None else f"{queue.route.shard:02x}")
 
 
 def _pending(shard: Shard, callback: Callback) -> rows_pb2.OutboxRow | None:

@@ -26,6 +26,8 @@ _HALF: Final = 0xFFFFFFFF
 _DIGITS: Final = "0123456789abcdef"
 SHARDS_MAX: Final = 32
 """Maximum number of shards: the route byte must tell them apart."""
+HASHED_MAX: Final = 1024
+"""Characters of a text that decide its shard: more than valid ids and keys have, so that no other text costs more."""
 
 
 def fnv(text: str, high: int = _OFFSET[0], low: int = _OFFSET[1]) -> tuple[int, int]:
@@ -46,8 +48,8 @@ def fnv(text: str, high: int = _OFFSET[0], low: int = _OFFSET[1]) -> tuple[int, 
 
 
 def shard_of(text: str, count: int) -> int:
-    """Returns which of `count` shards a task id leads to: its FNV-1a hash modulo their number."""
-    high, low = fnv(text)
+    """Returns which of `count` shards a task id leads to: its FNV-1a hash modulo their number; see HASHED_MAX."""
+    high, low = fnv(text[:HASHED_MAX])
     return ((high << 32) + low) % count
 
 
@@ -112,9 +114,9 @@ def id_head(queue: int, lane: int, position: int, epoch: int) -> str:
     return f"{queue:08x}-{epoch >> 14:04x}-8{epoch >> 2 & 0xFFF:03x}-{0x8000 | middle:04x}-"
 
 
-def make_id(head: str, position: int) -> str:
-    """Returns the id of a position, given its `id_head`."""
-    return f"{head}{position & 0xFFFFFFFFFF:010x}{ROUTE}"
+def make_id(head: str, position: int, route: str = ROUTE) -> str:
+    """Returns the id of a position, given its `id_head` and its route byte."""
+    return f"{head}{position & 0xFFFFFFFFFF:010x}{route}"
 
 
 def task_id(queue: int, lane: int, position: int, epoch: int) -> str:

@@ -245,7 +245,8 @@ class Node:
         streams = CallStreams(
             self._calls,
             self._in_flight,
-            [self._settings.gateway_secret, "" if self._place is None else self._place.secret],
+            [self._settings.gateway_secret],
+            "" if self._place is None else self._place.secret,
             probes,
             self._door.known.add,
             access_log,

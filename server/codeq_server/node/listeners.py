@@ -102,7 +102,9 @@ def listeners_of(settings: ProcessSettings, *, rest: bool) -> dict[str, Address]
         found["WORKER_STREAM_ADDR"] = settings.worker_stream_addr
         found["PRODUCER_STREAM_ADDR"] = settings.producer_stream_addr
         found["RAFT_BIND_ADDR"] = None if settings.raft is None else settings.raft.bind_addr
-        found["CODEQ_PPROF_ADDR"] = settings.codeq_pprof_addr if settings.codeq_pprof else None
+        if settings.codeq_pprof:
+            for shard, address in enumerate(settings.pprof_addrs):
+                found[f"CODEQ_PPROF_ADDR of shard {shard}" if shard else "CODEQ_PPROF_ADDR"] = address
     return {name: address for name, address in found.items() if address is not None}
 
 

@@ -58,7 +58,7 @@ class Place:
         """Returns the settings of this process, given those of the server."""
         persistence = settings.persistence
         assert persistence.path is not None
-        pprof, folder = settings.codeq_pprof_addr, settings.backup_dir
+        folder = settings.backup_dir
         return replace(
             settings,
             port=self.http,
@@ -66,7 +66,7 @@ class Place:
             producer_stream_addr=_at(settings.producer_stream_addr, self.producer),
             persistence_config=replace(persistence, path=shard_path(persistence.path, self.shard)),
             backup_dir=None if folder is None else shard_path(folder, self.shard),
-            codeq_pprof_addr=replace(pprof, port=pprof.port and pprof.port + self.shard),
+            codeq_pprof_addr=settings.pprof_addrs[self.shard],
             ready_file=None,
         )
 

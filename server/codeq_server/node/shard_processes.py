@@ -14,7 +14,7 @@ import socket
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import structlog
@@ -89,9 +89,9 @@ class ShardProcesses:
         persistence = self._settings.persistence
         assert persistence.path is not None
         with ExitStack() as stack:
+            ready, place = self._hold_ports(stack)
             prepare_layout(persistence.path, persistence.num_shards)
             stack.enter_context(held_layout(persistence.path))
-            ready, place = self._hold_ports(stack)
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(self._keep(process, place)) for process in self._processes]
                 await asyncio.wait([group.create_task(process.tried.wait()) for process in self._processes])
@@ -139,7 +139,7 @@ class ShardProcesses:
 
     async def _keep(self, process: _Process, first: Place) -> None:
         """Starts the process of a shard again and again, until the server stops."""
-        place = Place(process.shard, first.ports, first.secret, first.http, first.worker, first.producer)
+        place = replace(first, shard=process.shard)
         loop, pause = asyncio.get_running_loop(), PAUSE_SECONDS_MIN
         try:
             while not self.is_stopping:

@@ -67,6 +67,9 @@ LOOK_SECONDS: Final = 0.5
 UNKNOWN_CALL: Final = "unknown"
 """Access-log name of a call that the server does not know, because the client could have sent any text as its name."""
 
+_INTERNAL: Final = "/codeq_internal."
+"""Start of the names of methods that only processes of one server call."""
+
 STALE: Final = "stale"
 """Value of a call's `consistency` that allows a stale read."""
 
@@ -138,8 +141,9 @@ class CallStreams(Collector):
     Args:
         calls: Executes the calls.
         in_flight: Counts the bytes of large requests.
-        secrets: Shared secrets, of which gateways and other processes of this server must show one; empty ones admit
-            nobody.
+        secrets: Shared secrets of gateways, of which each must show one; empty ones admit nobody.
+        sibling_secret: Secret of the other processes of this server, which alone may route calls to its shard; empty:
+            there are none.
         probes: Readiness and metrics for gateways.
         on_known: Called with the gRPC peer of a connection that presented the secret.
         access_log: Writes one line per call; None: no access log.
@@ -154,6 +158,7 @@ class CallStreams(Collector):
         calls: UnaryCalls,
         in_flight: InFlight,
         secrets: Sequence[str],
+        sibling_secret: str,
         probes: ServerProbes,
         on_known: Callable[[str], None],
         access_log: AccessLog | None,
@@ -163,7 +168,8 @@ class CallStreams(Collector):
         self.in_flight = in_flight
         self.access_log = access_log
         self.on_defect = on_defect
-        self._callers = InternalCallers(secrets, calls.denied, on_known)
+        self._callers = InternalCallers([*secrets, sibling_secret], calls.denied, on_known)
+        self._sibling_secret = sibling_secret
         self.frames = 0
         self._probes = probes
         self._open: set[_CallStream] = set()
@@ -202,12 +208,12 @@ class CallStreams(Collector):
 
     async def _exchange(self, _: Any, context: Any) -> None:
         try:
-            self._callers.check("CallService", context)
+            shown = self._callers.check("CallService", context)
             if self._is_ending:
                 raise Rejection(Reason.DRAINING, "the server is stopping")
             if len(self._open) >= STREAMS_MAX:
                 raise Rejection(Reason.LIMIT_REACHED, f"{STREAMS_MAX} call streams are open, the limit")
-            stream = _CallStream(self, context)
+            stream = _CallStream(self, context, is_sibling=shown == self._sibling_secret)
             self._open.add(stream)
             try:
                 await stream.run()
@@ -268,9 +274,10 @@ class _Open:
 class _CallStream:
     """One stream and its calls."""
 
-    def __init__(self, streams: CallStreams, context: Any) -> None:
+    def __init__(self, streams: CallStreams, context: Any, *, is_sibling: bool) -> None:
         self._streams = streams
         self._context = context
+        self._is_sibling = is_sibling
         self._loop = asyncio.get_running_loop()
         self._open: dict[int, _Open] = {}
         self._replies: deque[call_pb2.Reply] = deque()
@@ -344,7 +351,7 @@ class _CallStream:
         method = streams.calls.methods.get(call.method)
         name = UNKNOWN_CALL if method is None else call.method
         try:
-            if method is None:
+            if method is None or not (self._is_sibling or _may_gateway_make(call)):
                 raise Rejection(Reason.ROUTE_NOT_FOUND, "unknown method")  # noqa: TRY301
             calls, authorization = streams.calls, call.authorization or call.client_certificate
             claims = calls.known(name, authorization) or await calls.authenticate(name, authorization)
@@ -424,3 +431,8 @@ class _CallStream:
                 if entry.deadline <= now and not entry.is_late:
                     entry.is_late = True
                     entry.task.cancel()
+
+
+def _may_gateway_make(call: call_pb2.Call) -> bool:
+    """Returns whether a gateway may make a call: one that is not yet routed, of a public service."""
+    return not (call.HasField("shard") or call.part or call.method.startswith(_INTERNAL))

@@ -295,9 +295,10 @@ class Calls:
     ) -> Message:
         if self.draining:
             raise Rejection(Reason.DRAINING, "the server is stopping")
-        router = self.router
-        if router is not None and way == _ROUTED and router.takes(method, claims, request):
-            return await router.carry_out(method, claims, request, authorization, origin)
+        router = self.router if way == _ROUTED else None
+        elsewhere = None if router is None else router.elsewhere(method, claims, request, authorization, origin)
+        if elsewhere is not None:
+            return await elsewhere
         if method.handler is not None:
             if self.shards.serving is not None and way != _PART:
                 _charge(self.shards.serving, method, claims, request, method.items(request))

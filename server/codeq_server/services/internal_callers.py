@@ -28,16 +28,21 @@ class InternalCallers:
         self._denied = denied
         self._on_known = on_known
 
-    def check(self, service: str, context: Any) -> None:
+    def check(self, service: str, context: Any) -> str:
         """Checks that the caller belongs to this installation; call it before anything is read.
+
+        Returns:
+            The secret that it has shown.
 
         Raises:
             Rejection: UNAUTHENTICATED.
         """
         shown = dict(context.invocation_metadata()).get(SECRET_KEY, "")
         given = shown.encode() if isinstance(shown, str) else shown
-        if True not in [hmac.compare_digest(given, secret) for secret in self._secrets]:
+        known = [secret for secret in self._secrets if hmac.compare_digest(given, secret)]
+        if not known:
             refusal = Rejection(Reason.UNAUTHENTICATED, "the gateway secret is missing or wrong: see gatewaySecret")
             self._denied(service, refusal, context.peer())
             raise refusal
         self._on_known(context.peer())
+        return known[0].decode()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from codeq.options.v1 import options_pb2
@@ -97,21 +97,15 @@ def internal_methods(service: ServiceDescriptor, like: Method) -> Iterator[Metho
         like: The public method whose callers may have its calls made.
     """
     for method in service.methods:
-        yield Method(
+        yield replace(
+            like,
             name=f"/{service.full_name}/{method.name}",
-            access=like.access,
             limited=None,
-            handler=None,
-            reads=False,
             parse=parser(message_factory.GetMessageClass(method.input_type)),
             descriptor=method,
-            cost=CALL_COST,
             lists=(),
             may_wait=False,
             names_tenant=False,
-            needs_tenant=True,
-            administers=False,
-            state=stateless,
         )
 
 

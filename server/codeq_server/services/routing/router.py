@@ -192,20 +192,21 @@ class Router:
         self._charge = charge
         self._claims = ClaimRouter(shards, clock, pace)
 
-    def takes(self, method: Method, claims: Claims, request: Message) -> bool:
-        """Returns whether the call needs another shard than that of this process, or cannot be made."""
-        return self._owner(method.name, claims, request) != self._shards.mine
-
-    async def carry_out(
+    def elsewhere(
         self, method: Method, claims: Claims, request: Message, authorization: Authorization, origin: str
-    ) -> Message:
-        """Returns the response of a call that the router takes.
+    ) -> Awaitable[Message] | None:
+        """Returns the response of a call, awaitable; None: the shard of this process executes it, or the node.
 
         Raises:
-            Rejection: The call was rejected.
+            Rejection: The call was rejected; the awaitable raises it, too.
         """
-        caller = Caller(claims, authorization, origin)
-        name, shard = method.name, self._owner(method.name, claims, request)
+        shard = self._owner(method.name, claims, request)
+        if shard == self._shards.mine:
+            return None
+        return self._carry_out(shard, method, request, Caller(claims, authorization, origin))
+
+    async def _carry_out(self, shard: int, method: Method, request: Message, caller: Caller) -> Message:
+        name, claims = method.name, caller.claims
         if shard != SEVERAL:
             seconds = CALL_SECONDS + getattr(request, _WAIT_FIELD, 0)
             return await self._shards.call(shard, name, request, caller, seconds=seconds)

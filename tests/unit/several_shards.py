@@ -14,7 +14,7 @@ from codeq_server.core.errors import Reason, Rejection
 from codeq_server.core.shard import ShardSettings
 from codeq_server.services.calls import Calls
 from codeq_server.services.routing.claim_router import PACE, Pace
-from codeq_server.services.routing.placing import place_of
+from codeq_server.services.routing.placing import limits_queue
 from codeq_server.services.routing.router import Router
 from codeq_server.services.serving import Serving
 from codeq_server.services.shard_table import ShardTable
@@ -46,8 +46,8 @@ class InstalledShards:
         self.count, self.mine = len(installation.runners), mine
         self._installation = installation
 
-    def place(self, tenant: str, spec: task_pb2.TaskSpec) -> str:
-        return place_of(self._installation.runners[self.mine].shard.policies, tenant, spec)
+    def limits_queue(self, tenant: str, command: str) -> bool:
+        return limits_queue(self._installation.runners[self.mine].shard.policies, tenant, command)
 
     async def call(
         self,

@@ -32,17 +32,17 @@ async def test_tasks_without_keys_stay_where_they_were_accepted(shards: Installa
     assert await created_in(shards) == set(range(SHARDS))
 
 
-@pytest.mark.parametrize("field", ["ordering_key", "concurrency_key", "rate_key"])
-async def test_tasks_with_the_same_key_share_a_shard(shards: Installation, field: str) -> None:
-    places = [await created_in(shards, **{field: f"customer-{number}"}) for number in range(24)]
-    assert all(len(place) == 1 for place in places)
+async def test_tasks_of_a_command_with_any_keys_share_a_shard(shards: Installation) -> None:
+    for command in ("a", "b", "c", "d", "e"):
+        keys = ({field: "k"} for field in ("ordering_key", "concurrency_key", "rate_key"))
+        places = [await created_in(shards, command=command, **key) for key in keys]
+        places.append(await created_in(shards, command=command, ordering_key="o", concurrency_key="c", rate_key="r"))
+        assert len(set().union(*places)) == 1
+
+
+async def test_commands_with_keys_spread_over_the_shards(shards: Installation) -> None:
+    places = [await created_in(shards, 1, command=f"c{number}", ordering_key="o") for number in range(24)]
     assert set().union(*places) == set(range(SHARDS))
-
-
-async def test_ordering_key_decides_before_the_others(shards: Installation) -> None:
-    alone = await created_in(shards, ordering_key="o")
-    for number in range(8):
-        assert await created_in(shards, ordering_key="o", concurrency_key=f"c{number}", rate_key="r") == alone
 
 
 @pytest.mark.parametrize("policy", [{"max_consumers": 3}, {"rate_per_second": 5}])
@@ -54,12 +54,25 @@ async def test_queue_with_a_limit_of_its_own_lies_in_one_shard(shards: Installat
     assert await created_in(shards, command="b") == set(range(SHARDS))
 
 
-async def test_key_that_a_policy_finds_in_payloads_decides_too(shards: Installation) -> None:
+async def test_queue_with_keys_in_payloads_lies_in_one_shard(shards: Installation) -> None:
     await put_policy(shards, ordering_key_path="/customer")
-    for customer in range(8):
-        assert len(await created_in(shards, payload=b'{"customer": %d}' % customer)) == 1
-    named = await created_in(shards, payload=b'{"customer": 1}', ordering_key="o")
-    assert named == await created_in(shards, ordering_key="o")
+    place = await created_in(shards, payload=b'{"customer": 1}')
+    assert len(place) == 1
+    assert await created_in(shards, payload=b'{"customer": 2}', concurrency_key="c") == place
+
+
+@pytest.mark.parametrize("policy", [{"max_consumers": 3}, {"ordering_key_path": "/customer"}])
+async def test_tasks_with_keys_stay_together_while_policies_change(
+    shards: Installation, policy: dict[str, Any]
+) -> None:
+    place = await created_in(shards, ordering_key="o", idempotency_key="k")
+    await put_policy(shards, **policy)
+    assert await created_in(shards, ordering_key="o", idempotency_key="k") == place
+    assert await created_in(shards, concurrency_key="c") == place
+    await put_policy(shards, max_attempts=3)
+    first = await shards.create(0, ordering_key="o", idempotency_key="k")
+    assert {await shards.create(process, ordering_key="o", idempotency_key="k") for process in range(SHARDS)} == {first}
+    assert await created_in(shards, ordering_key="p") == place
 
 
 async def test_request_with_an_idempotency_key_is_recognized_in_the_shard_of_its_order(shards: Installation) -> None:
@@ -101,8 +114,10 @@ async def test_atomic_batch_follows_the_keys_of_its_tasks(shards: Installation) 
         made = [await shards.call(process, "BatchCreateTasks", request) for process in range(SHARDS)]
         assert {shards.shard_of(answer.task.id) for each in made for answer in each.results} == {place}
         assert len({each.results[0].task.id for each in made}) == (1 if key else SHARDS)
-    others = [key for key in "pqrstuvw" if await created_in(shards, 1, ordering_key=key) != {place}]
-    specs.append(task_pb2.TaskSpec(command="a", ordering_key=others[0]))
+    others = [
+        command for command in "pqrstuvw" if await created_in(shards, 1, command=command, rate_key="r") != {place}
+    ]
+    specs.append(task_pb2.TaskSpec(command=others[0], rate_key="r"))
     with pytest.raises(Rejection) as refused:
         await shards.call(0, "BatchCreateTasks", pb.BatchCreateTasksRequest(tasks=specs, atomic=True))
     assert refused.value.violations[0][0] == "tasks[2]"

@@ -12,7 +12,6 @@ from contextlib import suppress
 from typing import Final
 
 import grpc.aio
-from codeq.v1 import task_pb2
 from codeq_gateway.dispatch import Call, CallFailed
 from codeq_gateway.links import Link, LostError, Messages, NotSentError, open_channel
 from google.protobuf import descriptor_pool, message_factory
@@ -21,7 +20,7 @@ from google.protobuf.message import Message
 from codeq_server.core.errors import Reason, Rejection
 
 from .calls import Calls
-from .routing.placing import place_of
+from .routing.placing import limits_queue
 from .shards import Caller
 
 CALL_SECONDS: Final = 30.0
@@ -84,13 +83,13 @@ class ShardLinks:
         self._turn = (self._turn + 1) % CHANNELS
         return self._channels[shard][self._turn]
 
-    def place(self, tenant: str, spec: task_pb2.TaskSpec) -> str:
-        """Returns a text whose hash leads to the shard of a new task; empty: it may be in any. See `placing`.
+    def limits_queue(self, tenant: str, command: str) -> bool:
+        """Returns whether the policy of a command limits or orders its tasks; see `placing`.
 
         Raises:
             Rejection: This process does not serve its shard.
         """
-        return place_of(self._calls.shards.current().runner.shard.policies, tenant, spec)
+        return limits_queue(self._calls.shards.current().runner.shard.policies, tenant, command)
 
     async def call(
         self,

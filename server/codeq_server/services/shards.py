@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import NamedTuple, Protocol
 
 import grpc.aio
-from codeq.v1 import task_pb2
 from google.protobuf.message import Message
 
 from codeq_server.auth.claims import Claims
@@ -37,8 +36,12 @@ class Shards(Protocol):
     count: int
     mine: int
 
-    def place(self, tenant: str, spec: task_pb2.TaskSpec) -> str:
-        """Returns a text whose hash leads to the shard of a new task; empty: it may be in any. See `placing`."""
+    def limits_queue(self, tenant: str, command: str) -> bool:
+        """Returns whether the policy of a command limits or orders its tasks; see `placing`.
+
+        Raises:
+            Rejection: This process does not serve its shard.
+        """
         ...
 
     async def call(

@@ -15,7 +15,7 @@ from codeq_server.services.batch_bytes import check_results, check_tasks
 from codeq_server.services.convert import item_error
 from codeq_server.services.shards import Shards
 
-from .placing import of_spec
+from .placing import has_home, of_spec
 from .routed import Outcome, Routed, at_once, attempt
 
 
@@ -98,7 +98,7 @@ def _scattered(shards: Shards, claims: Claims, request: pb.BatchCreateTasksReque
     fixed = [
         (index, of_spec(shards, claims, spec))
         for index, spec in enumerate(request.tasks)
-        if spec.task_id or shards.place(claims.tenant_id, spec)
+        if spec.task_id or has_home(shards, claims, spec)
     ]
     at, shard = fixed[0]
     other = next(index for index, place in fixed if place != shard)

@@ -11,7 +11,7 @@ from codeq_server.core.errors import Rejection
 from codeq_server.core.ids import shard_of
 from codeq_server.services.shards import Shards
 
-from .placing import of_spec
+from .placing import has_home, of_spec
 from .routed import acting_tenant
 
 SEVERAL: Final = -1
@@ -59,7 +59,7 @@ def of_new_tasks(shards: Shards, claims: Claims, request: Any) -> int:
             return _of_all({of_spec(shards, claims, spec) for spec in request.tasks}, shards.mine)
         except Rejection:
             return SEVERAL  # the answer of that task is an error
-    fixed = [spec for spec in request.tasks if spec.task_id or shards.place(claims.tenant_id, spec)]
+    fixed = [spec for spec in request.tasks if spec.task_id or has_home(shards, claims, spec)]
     otherwise = shards.mine
     if request.HasField("idempotency_key"):
         otherwise = shard_of(names.keyed_id(claims.tenant_id, request.idempotency_key), shards.count)

@@ -10,6 +10,7 @@ from codeq.v1 import error_pb2, task_pb2, worker_service_pb2
 from codeq_server.auth.claims import Claims
 from codeq_server.core.errors import Reason
 from codeq_server.core.status import Status
+from codeq_server.services import relay_part
 from codeq_server.services.stream_token import StreamToken
 from codeq_server.services.streams import rejection_in
 from held_log import turns, until
@@ -122,7 +123,56 @@ async def test_outcomes_are_reported_in_the_order_of_the_client_and_errors_with_
         assert [(error.number, error.task_id) for error in errors(client)] == [(3, of[1][1].id)]
 
 
-async def test_shard_that_is_down_costs_only_what_concerns_its_tasks() -> None:
+async def test_outcomes_wait_for_a_shard_that_starts_again() -> None:
+    async with fleet(2) as shards:
+        made = [shards.create(shard) for shard in (0, 1, 1)]
+        client = await shards.worker(add_credits=3)
+        await until(lambda: len(client.tasks) == 3)
+        shards.kill(1)
+        await until(lambda: shards.opened[1] > 2)
+        client.send(outcomes=[done(task) for task in client.tasks])
+        await until(lambda: shards.status(made[0]) is Status.COMPLETED)
+        await until(lambda: shards.opened[1] > 4)
+        shards.revive(1)
+        await until(lambda: settled(client) == 3)
+        assert not errors(client)
+        assert {shards.status(task_id) for task_id in made} == {Status.COMPLETED}
+
+
+async def test_client_that_has_ended_leaves_its_outcomes_for_a_shard_that_starts_again() -> None:
+    async with fleet(2) as shards:
+        task_id = shards.create(1)
+        client = await shards.worker(add_credits=1)
+        await until(lambda: client.tasks)
+        shards.kill(1)
+        await until(lambda: shards.opened[1] > 1)
+        client.send(outcomes=[done(client.tasks[0])])
+        client.half_close()
+        await until(lambda: shards.opened[1] > 3)
+        shards.revive(1)
+        await shards.ended(client)
+        assert (settled(client), errors(client)) == (1, [])
+        assert shards.status(task_id) is Status.COMPLETED
+
+
+async def test_more_than_a_shard_that_is_down_may_hold_up_is_answered_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(relay_part, "HELD_BYTES_MAX", 1000)
+    async with fleet(2) as shards:
+        made = [shards.create(shard) for shard in (0, 1)]
+        client = await shards.worker(add_credits=2)
+        await until(lambda: len(client.tasks) == 2)
+        shards.kill(1)
+        await until(lambda: shards.opened[1] > 1)
+        outcomes = [done(task) for task in client.tasks]
+        for outcome in outcomes:
+            outcome.result = b'"' + b"r" * 1000 + b'"'
+        client.send(outcomes=outcomes)
+        await until(lambda: settled(client) == 2)
+        assert [error.task_id for error in errors(client)] == made[1:]
+
+
+async def test_shard_that_is_down_costs_only_what_concerns_its_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(relay_part, "HOLD_SECONDS", 0)
     async with fleet(3) as shards:
         for shard in range(3):
             shards.create(shard)

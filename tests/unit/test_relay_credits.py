@@ -164,15 +164,18 @@ def test_outcomes_are_reported_once_in_order_with_the_numbers_of_the_client(data
                 shard_number[shard] += count
                 ledger.settle(shard, count, errors)
             case "lose":
-                unsent = data.draw(st.integers(0, len(open_[shard])))
-                for index, number in enumerate(open_[shard]):
-                    is_sent = index < len(open_[shard]) - unsent
+                unsent, keep = data.draw(st.integers(0, len(open_[shard]))), data.draw(st.booleans())
+                sent = len(open_[shard]) - unsent
+                lost = open_[shard][: sent if keep else None]
+                for index, number in enumerate(lost):
                     wrong[number] = (
-                        error_pb2.ERROR_REASON_OUTCOME_UNKNOWN if is_sent else error_pb2.ERROR_REASON_SERVER_UNREACHABLE
+                        error_pb2.ERROR_REASON_OUTCOME_UNKNOWN
+                        if index < sent
+                        else error_pb2.ERROR_REASON_SERVER_UNREACHABLE
                     )
-                settled.update(open_[shard])
-                open_[shard].clear()
+                settled.update(lost)
+                del open_[shard][: len(lost)]
                 shard_number[shard] = 0
-                ledger.lose(shard, unsent, "gone")
+                ledger.lose(shard, unsent, "gone", keep=keep)
         report()
     assert len(ledger) == added - reported

@@ -2,8 +2,8 @@
 
 The relay serves the client as a `WorkerStream` does, and opens a *part stream* to each shard. It keeps the credits, and
 pulls tasks from shards that have some. Outcomes, heartbeats, progress and artifacts go to the shards of their tasks,
-and the answers are reported in the order that the client expects. A shard that cannot be reached costs only what the
-client sends about its tasks; the relay connects to it again.
+and the answers are reported in the order that the client expects. What the client sends about the tasks of a shard that
+cannot be reached waits for it for some seconds; the relay connects to it again.
 """
 
 from __future__ import annotations
@@ -244,7 +244,7 @@ class WorkerRelay:
             if not part.is_down:
                 part.send(work)
             elif work.outcomes:
-                self.lost(shard, len(work.outcomes), "the link is being opened again")
+                self.lost(shard, len(work.outcomes), "the link is being opened again", keeps=False)
         self._credits.add(message.add_credits, message.add_credit_bytes)
         self._draining |= message.drain
         self._pull()
@@ -290,10 +290,10 @@ class WorkerRelay:
             self._parts[shard].send(pb.WorkRequest(drain=True))
         self._pull()
 
-    def lost(self, shard: int, unsent: int, reason: str) -> None:
+    def lost(self, shard: int, unsent: int, reason: str, *, keeps: bool) -> None:
         """Answers the outcomes of a shard whose link has ended, and takes back the credits of its pull."""
         self._credits.lose(shard)
-        self._ledger.lose(shard, unsent, reason)
+        self._ledger.lose(shard, unsent, reason, keep=keeps)
         self._wake.set()
         self._room.set()
         self._pull()

@@ -55,24 +55,25 @@ class Ledger:
             told = pb.OutcomeError(number=number, task_id=error.task_id, reason=error.reason, message=error.message)
             heapq.heappush(self._errors, (number, told))
 
-    def lose(self, shard: int, unsent: int, reason: str) -> None:
-        """Answers all outcomes of a shard whose link has ended; the next link numbers them from 1 again.
+    def lose(self, shard: int, unsent: int, reason: str, *, keep: bool) -> None:
+        """Answers the outcomes of a shard whose link has ended; the next link numbers them from 1 again.
 
         Args:
             shard: The shard.
             unsent: Number of its last outcomes that were not sent to it.
             reason: Why the link has ended.
+            keep: Whether those are sent over the next link, and so have no answer yet.
         """
         unsettled = self._open[shard]
         sent = len(unsettled) - unsent
-        for index, (number, task_id) in enumerate(unsettled):
+        for index in range(sent if keep else len(unsettled)):
+            number, task_id = unsettled.popleft()
             why, text = error_pb2.ERROR_REASON_SERVER_UNREACHABLE, f"shard {shard} is unreachable: {reason}"
             if index < sent:
                 why, text = error_pb2.ERROR_REASON_OUTCOME_UNKNOWN, f"shard {shard} did not answer: {reason}"
             told = pb.OutcomeError(number=number, task_id=task_id, reason=why, message=text)
             heapq.heappush(self._errors, (number, told))
-        self._unreported[shard] += len(unsettled)
-        unsettled.clear()
+            self._unreported[shard] += 1
         self._settled[shard] = 0
 
     def report(self, answer: pb.WorkResponse) -> bool:

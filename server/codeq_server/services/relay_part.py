@@ -23,6 +23,11 @@ PAUSE_SECONDS_MIN: Final = 0.05
 """Initial backoff before a link is reopened; it doubles with each failed attempt."""
 PAUSE_SECONDS_MAX: Final = 1.0
 """Maximum backoff."""
+HOLD_SECONDS: Final = 6.0
+"""Time for which requests to a shard that cannot be reached are held: a process that ended serves again sooner. An SDK
+takes an outcome that was not executed for the end of its stream; after this time, it connects again without a pause."""
+HELD_BYTES_MAX: Final = 1 << 20
+"""Bytes of held requests beyond which they are answered at once, so that those to other shards go on."""
 FAULTS_OF_CLIENTS: Final = frozenset(
     {Reason.INVALID_FIELD, Reason.TOO_LARGE, Reason.MISSING_SCOPE, Reason.COMMAND_NOT_ALLOWED}
 )
@@ -40,8 +45,15 @@ class Relay(Protocol):
         """Called with each response of a shard."""
         ...
 
-    def lost(self, shard: int, unsent: int, reason: str) -> None:
-        """Called when the link to a shard has ended, with the number of outcomes that were not sent over it."""
+    def lost(self, shard: int, unsent: int, reason: str, *, keeps: bool) -> None:
+        """Called when the link to a shard has ended.
+
+        Args:
+            shard: The shard.
+            unsent: Number of outcomes that were not sent over it.
+            reason: Why it has ended.
+            keeps: Whether the part sends these outcomes over the next link; otherwise it has dropped them.
+        """
         ...
 
     def sent(self) -> None:
@@ -63,7 +75,7 @@ class RelayPart:
     Attributes:
         unsent_bytes: Bytes of requests that wait to be sent.
         delivered: Number of the last pull whose tasks were sent to the client.
-        is_down: Whether nothing can be sent, because the last attempt to reach the shard has failed.
+        is_down: Whether requests can no longer wait for the shard; see HOLD_SECONDS.
 
     Args:
         shard: The shard.
@@ -86,7 +98,8 @@ class RelayPart:
         self._unsent_outcomes = 0
         self._pulls = 0
         self._wake = asyncio.Event()
-        self._is_accepted = False
+        self._accepted = asyncio.Event()
+        """Set while the shard serves the link."""
         self._is_ending = False
         """Whether the client has half-closed, or has left."""
         self._is_leaving = False
@@ -98,25 +111,23 @@ class RelayPart:
         Raises:
             Rejection: The client is at fault.
         """
-        pause = PAUSE_SECONDS_MIN
+        loop = asyncio.get_running_loop()
+        pause, lost = PAUSE_SECONDS_MIN, loop.time()
         while True:
-            self.is_down = self._is_accepted = False
             link = self._connect(self._shard)
-            writer = asyncio.get_running_loop().create_task(self._write(link), name="relay-part")
+            writer = loop.create_task(self._write(link), name="relay-part")
             refusal = await finish(self._exchange(link), partial(self._stop, link, writer))
-            if self._is_accepted:
-                pause = PAUSE_SECONDS_MIN
-            self.is_down = True
-            unsent, self._unsent_outcomes, self.unsent_bytes = self._unsent_outcomes, 0, 0
-            self._requests.clear()
-            reason = "the link has ended" if refusal is None else refusal.message
-            self._relay.lost(self._shard, unsent, reason)
-            if refusal is not None and refusal.reason in FAULTS_OF_CLIENTS:
+            if self._accepted.is_set():
+                self._accepted.clear()
+                pause, lost = PAUSE_SECONDS_MIN, loop.time()
+            is_fault = refusal is not None and refusal.reason in FAULTS_OF_CLIENTS
+            self.is_down |= is_fault or loop.time() - lost >= HOLD_SECONDS
+            self._lose("the link has ended" if refusal is None else refusal.message)
+            if refusal is not None and is_fault:
                 raise refusal
-            if not self._is_ending:
-                await self._pause(pause * random.uniform(0.5, 1))
-            if self._is_ending:
+            if self._is_ending and not self._requests:
                 return
+            await self._pause(pause * random.uniform(0.5, 1))
             pause = min(2 * pause, PAUSE_SECONDS_MAX)
 
     def send(self, work: worker_pb.WorkRequest) -> None:
@@ -124,6 +135,9 @@ class RelayPart:
         outcomes = len(work.outcomes)
         self._unsent_outcomes += outcomes
         self._put(_Request(pb.WorkOnShardRequest(work=work), outcomes, work.ByteSize()))
+        if self.unsent_bytes > HELD_BYTES_MAX and not self._accepted.is_set():
+            self.is_down = True
+            self._lose("too much waits for it")
 
     def pull(self, count: int, size: int) -> int:
         """Asks for tasks; 0: none are wanted now. Returns the number of the pull."""
@@ -153,10 +167,26 @@ class RelayPart:
         self.unsent_bytes += request.size
         self._wake.set()
 
+    def _lose(self, reason: str) -> None:
+        """Drops what waits to be sent if the part is down, else only the pulls, which the relay makes anew."""
+        unsent = self._unsent_outcomes
+        if self.is_down:
+            self._requests.clear()
+            self._unsent_outcomes = self.unsent_bytes = 0
+        kept = [request for request in self._requests if request.message.HasField("work")]
+        for request in kept:
+            request.message.ClearField("pull")
+        self._requests = deque(kept)
+        self._relay.lost(self._shard, unsent, reason, keeps=not self.is_down)
+
     async def _pause(self, seconds: float) -> None:
+        """Waits, but for no longer than until the part ends with nothing to send."""
         try:
             async with asyncio.timeout(seconds):
                 await self._ended.wait()
+                while self._requests:
+                    self._wake.clear()
+                    await self._wake.wait()
         except TimeoutError:
             return
 
@@ -166,7 +196,8 @@ class RelayPart:
             async with asyncio.timeout(CONNECT_SECONDS):
                 response = await link.read()
             if response is not None:
-                self._is_accepted = True
+                self.is_down = False
+                self._accepted.set()
                 self._relay.opened(self._shard)
             while response is not None:
                 self._relay.take(self._shard, response)
@@ -180,6 +211,7 @@ class RelayPart:
     async def _write(self, link: PartLink) -> None:
         try:
             await link.write(self._hello())
+            await self._accepted.wait()  # what is sent before may be lost
             while True:
                 while self._requests:
                     request = self._requests.popleft()

@@ -125,6 +125,23 @@ def test_killed_process_costs_its_own_tasks_only_until_it_is_back(server: Server
     assert queue(server)["claimed"] == len(made)
 
 
+def test_calls_wait_for_a_process_that_starts_again(server: ServerProcess) -> None:
+    made = [create(server) for _ in range(2 * SHARDS * CONNECTIONS)]
+
+    def look(task_id: str) -> int:
+        while True:
+            try:
+                return ask(server, "GET", f"/tasks/{task_id}").status_code
+            except httpx.TransportError:
+                continue  # the connection went to the process that was killed
+
+    with ThreadPoolExecutor(CONNECTIONS) as pool:
+        for shard in range(SHARDS):
+            until(lambda: served(server))
+            os.kill(processes(server)[shard], signal.SIGKILL)
+            assert set(pool.map(look, made)) == {200}
+
+
 def test_refused_access_is_recorded_once(server: ServerProcess) -> None:
     for number in range(2 * SHARDS):
         url = f"{server.http_url}/v1/codeq/tasks/unknown-{number}/cancel"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import partial
 from typing import Final
 
 import grpc.aio
@@ -21,10 +22,14 @@ from codeq_server.core.errors import Reason, Rejection
 
 from .calls import Calls
 from .routing.placing import limits_queue
+from .routing.router import CLAIMS
+from .shard_service import SHARD
 from .shards import Caller
 
 CALL_SECONDS: Final = 30.0
 """Time for a shard to answer a call that does not wait for anything."""
+AGAIN_SECONDS: Final = 6.0
+"""Time after the end of a process during which calls wait for it: one that starts again serves sooner."""
 PROBE_SECONDS: Final = 2.0
 """Time for a process to answer with its metrics."""
 CHANNELS: Final = 8
@@ -54,7 +59,12 @@ class ShardLinks:
         pool = descriptor_pool.Default()
         messages = Messages(pool)
         addresses = {index: f"{LOOPBACK}:{port}" for index, port in enumerate(ports) if index != mine}
-        self._links = {index: Link(address, secret, messages, self._on_change) for index, address in addresses.items()}
+        self._down = dict.fromkeys(addresses, asyncio.get_running_loop().time())
+        """Since when each process that cannot be reached cannot be."""
+        self._links = {
+            index: Link(address, secret, messages, partial(self._on_change, index))
+            for index, address in addresses.items()
+        }
         self._channels = {
             index: [open_channel(address, alone=True) for _ in range(CHANNELS)] for index, address in addresses.items()
         }
@@ -75,7 +85,21 @@ class ShardLinks:
                     self._changed.clear()
                     await self._changed.wait()
 
-    def _on_change(self) -> None:
+    async def _is_back(self, shard: int) -> bool:
+        """Waits for a process that has ended a short while ago; returns whether it can be reached."""
+        link, since = self._links[shard], self._down.setdefault(shard, asyncio.get_running_loop().time())
+        with suppress(TimeoutError):
+            async with asyncio.timeout_at(since + AGAIN_SECONDS):
+                while not link.is_up:
+                    self._changed.clear()
+                    await self._changed.wait()
+        return link.is_up
+
+    def _on_change(self, shard: int) -> None:
+        if self._links[shard].is_up:
+            self._down.pop(shard, None)
+        else:
+            self._down.setdefault(shard, asyncio.get_running_loop().time())
         self._changed.set()
 
     def channel(self, shard: int) -> grpc.aio.Channel:
@@ -113,7 +137,8 @@ class ShardLinks:
 
         Raises:
             Rejection: The shard rejected the call; SERVER_UNREACHABLE: its process does not run, so the call was not
-                executed; OUTCOME_UNKNOWN: its process ended before the reply.
+                executed, nor within AGAIN_SECONDS of its end, for which calls other than claims wait; OUTCOME_UNKNOWN:
+                its process ended before the reply.
         """
         claims, authorization, origin = caller
         if shard == self.mine:
@@ -121,16 +146,29 @@ class ShardLinks:
                 method, claims, request, authorization, origin=origin, here=True, part=part
             )
         call = Call(method, request, authorization, "", seconds, origin=origin, shard=shard, part=part)
+        while (content := await self._sent(shard, call)) is None:
+            # Claims find tasks in other shards.
+            if method in CLAIMS or method.startswith(f"/{SHARD}/") or not await self._is_back(shard):
+                raise unreachable(shard)
+        return self._response_class(method).FromString(content)
+
+    async def _sent(self, shard: int, call: Call) -> bytes | None:
+        """Returns the response of a call to another process; None: it was not executed, or only read.
+
+        Raises:
+            Rejection: As `call`.
+        """
         try:
-            content = await self._links[shard].call(call)
+            return await self._links[shard].call(call)
         except CallFailed as failure:
             raise _rejection_of(failure) from None
         except NotSentError:
-            raise unreachable(shard) from None
+            return None
         except LostError:
+            if self._calls.methods[call.method].reads:
+                return None
             text = f"the process of shard {shard} ended before its reply; the call may have been executed"
             raise Rejection(Reason.OUTCOME_UNKNOWN, text) from None
-        return self._response_class(method).FromString(content)
 
     def _response_class(self, method: str) -> type[Message]:
         known = self._responses.get(method)

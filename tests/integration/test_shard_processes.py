@@ -14,6 +14,8 @@ import pytest
 from server_process import LOOPBACK, ServerProcess, reserved_port
 from shard_processes_of import ENV, SHARDS, asked, is_alive, processes, served, until
 
+FILES = ["LOCK", "shard0", "shard1", "shard2", "shards.json"]
+
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[ServerProcess]:
@@ -31,7 +33,7 @@ def test_server_with_shards_looks_like_one_server(server: ServerProcess) -> None
         assert {line for shard in range(SHARDS) for line in lines if f'shard="{shard}"' in line} == set(lines), name
         assert page.count(f"# TYPE {name} ") == 1
         assert len(lines) >= SHARDS
-    assert sorted(path.name for path in server.store.iterdir()) == ["shard0", "shard1", "shard2", "shards.json"]
+    assert sorted(path.name for path in server.store.iterdir()) == FILES
     children = list(processes(server).values())
     assert server.stop() == 0
     assert not any(is_alive(pid) for pid in children)
@@ -65,7 +67,7 @@ def test_another_number_of_shards_stops_the_start(tmp_path: Path, number: int) -
         server.env["PERSISTENCE_CONFIG"] = json.dumps({"numShards": number})
         with pytest.raises(RuntimeError, match=f"numShards {SHARDS}, but the configuration says {number}"):
             server.start()
-        assert sorted(path.name for path in server.store.iterdir()) == ["shard0", "shard1", "shard2", "shards.json"]
+        assert sorted(path.name for path in server.store.iterdir()) == FILES
 
 
 def test_port_in_use_is_named_and_leaves_no_store(tmp_path: Path) -> None:
@@ -108,6 +110,29 @@ def test_damaged_store_takes_out_its_shard_only(server: ServerProcess) -> None:
     until(lambda: asked(server, "/readyz").json()["shards"] == {"0": "served", "1": "not served", "2": "served"})
     assert asked(server, "/readyz").status_code == 200
     assert "shard1" in server.log
+
+
+def test_missing_store_is_not_replaced_by_an_empty_one(server: ServerProcess) -> None:
+    server.stop()
+    (server.store / "shard1").rename(server.store / "elsewhere")
+    server.start()
+    until(lambda: asked(server, "/readyz").json()["shards"] == {"0": "served", "1": "not served", "2": "served"})
+    assert '"shard_store_missing"' in server.log
+    assert not (server.store / "shard1").exists()
+    (server.store / "elsewhere").rename(server.store / "shard1")
+    until(lambda: served(server))
+
+
+def test_restored_stores_must_be_as_many_as_the_configuration_says(server: ServerProcess) -> None:
+    server.stop()
+    (server.store / "shards.json").unlink()
+    (server.store / "shard1").rename(server.store / "elsewhere")
+    with pytest.raises(RuntimeError, match=f"stores of the shards 0, 2, but numShards is {SHARDS}"):
+        server.start()
+    assert not (server.store / "shards.json").exists()
+    (server.store / "elsewhere").rename(server.store / "shard1")
+    server.start()
+    until(lambda: served(server))
 
 
 def test_server_without_any_sound_shard_does_not_start(server: ServerProcess) -> None:

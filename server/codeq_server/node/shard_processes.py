@@ -24,7 +24,8 @@ from codeq_server.node import summary
 from codeq_server.node.listeners import listeners_of, refuse_taken, reserve
 from codeq_server.node.place import VARIABLE, Place
 from codeq_server.services.shard_links import LOOPBACK
-from codeq_server.storage.layout import held_layout, prepare_layout
+from codeq_server.storage.errors import StoreError
+from codeq_server.storage.layout import held_layout, is_store_lost, note_store, prepare_layout, shard_path
 
 PAUSE_SECONDS_MIN: Final = 0.1
 """Pause before a process that ended is started again; it doubles each time that the process ends early."""
@@ -64,6 +65,8 @@ class ShardProcesses:
     """
 
     def __init__(self, settings: Settings, *, rest: bool) -> None:
+        assert settings.persistence.path is not None
+        self._path = settings.persistence.path
         self._settings, self._rest = settings, rest
         self._processes = [_Process(shard) for shard in range(settings.persistence.num_shards)]
         self._stopping = asyncio.Event()
@@ -86,12 +89,10 @@ class ShardProcesses:
             ListenError: A port cannot be opened.
             StoreError: The folder holds another number of shards, is in use, or cannot be used.
         """
-        persistence = self._settings.persistence
-        assert persistence.path is not None
         with ExitStack() as stack:
             ready, place = self._hold_ports(stack)
-            prepare_layout(persistence.path, persistence.num_shards)
-            stack.enter_context(held_layout(persistence.path))
+            prepare_layout(self._path, self._settings.persistence.num_shards)
+            stack.enter_context(held_layout(self._path))
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(self._keep(process, place)) for process in self._processes]
                 await asyncio.wait([group.create_task(process.tried.wait()) for process in self._processes])
@@ -144,18 +145,22 @@ class ShardProcesses:
         try:
             while not self.is_stopping:
                 started = loop.time()
-                code = await self._run(process, place)
+                is_lost = is_store_lost(self._path, process.shard)
+                code = None if is_lost else await self._run(process, place)
                 process.tried.set()
                 if self.is_stopping:
                     return
                 pause = PAUSE_SECONDS_MIN if loop.time() - started > SOUND_SECONDS else pause
-                _log.error(
-                    "shard_process_ended",
-                    shard=process.shard,
-                    exit_code=code,
-                    pause_seconds=pause,
-                    hint="calls on this shard are rejected until its process serves again",
-                )
+                if is_lost:
+                    _log.error("shard_store_missing", **self._missing(process.shard), pause_seconds=pause)
+                else:
+                    _log.error(
+                        "shard_process_ended",
+                        shard=process.shard,
+                        exit_code=code,
+                        pause_seconds=pause,
+                        hint="calls on this shard are rejected until its process serves again",
+                    )
                 with suppress(TimeoutError):
                     async with asyncio.timeout(pause):
                         await self._stopping.wait()
@@ -195,6 +200,7 @@ class ShardProcesses:
             if os.read(ready, 1):
                 process.is_ready = True
                 process.tried.set()
+                self._note_store(process.shard)
 
         loop.add_reader(ready, hear)
         stopping = loop.create_task(self._stop_in_time(child))
@@ -203,6 +209,18 @@ class ShardProcesses:
         finally:
             stopping.cancel()
             loop.remove_reader(ready)
+
+    def _note_store(self, shard: int) -> None:
+        try:
+            note_store(self._path, shard)
+        except StoreError as error:
+            hint = "if the store of this shard is ever missing, it is taken for a new one"
+            _log.warning("shard_store_not_noted", shard=shard, error=str(error), hint=hint)
+
+    def _missing(self, shard: int) -> dict[str, object]:
+        """Returns what the log says of a missing store."""
+        hint = "mount the disk with the folder, or restore the store of this shard from a backup; then it is served"
+        return {"shard": shard, "path": str(shard_path(self._path, shard)), "hint": hint}
 
     async def _stop_in_time(self, child: asyncio.subprocess.Process) -> None:
         """Passes on the signal to stop, and kills a process that does not stop within the grace period."""

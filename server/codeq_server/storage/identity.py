@@ -49,9 +49,12 @@ def next_identity(
             format=keys.FORMAT, shard=shard, num_shards=num_shards, cluster_id=random16, epoch=0
         )
     if stored.num_shards != num_shards or stored.shard != shard:
+        remedy = f"set numShards to {stored.num_shards}"
+        if stored.num_shards == num_shards:
+            remedy = f"move it to the folder of shard {stored.shard}"
         raise StoreFormat(
-            f"the store is shard {stored.shard} of {stored.num_shards}, but the configuration says shard {shard} of "
-            f"{num_shards}; set numShards to {stored.num_shards}"
+            f"the store is shard {stored.shard} of {stored.num_shards}, but it is opened as shard {shard} of "
+            f"{num_shards}; {remedy}"
         )
     epoch = max(stored.epoch + 1, unix_seconds // EPOCH_SECONDS)
     if epoch > ids.EPOCH_MAX:

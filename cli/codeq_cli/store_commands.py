@@ -50,17 +50,18 @@ def check(
         checked = [_check(shard_path(path, shard)) for shard in range(shards)] if shards > 1 else [_check(path)]
     except OSError as error:
         raise _unusable(f"{path}: {error.strerror}") from None
+    told = []
     for shard, (differences, summary) in enumerate(checked):
-        where = {"shard": shard} if shards > 1 else {}
-        counts = where | dataclasses.asdict(summary)
+        counts = ({"shard": shard} if shards > 1 else {}) | dataclasses.asdict(summary)
         if options.format is render.Format.TABLE:
             for difference in differences:
                 print(difference)
             render.show_object(json.dumps(counts), options.format)
-        else:
-            keys = [str(each).removesuffix(f": {each.problem}") for each in differences]
-            found = [{"key": key, "problem": each.problem} for key, each in zip(keys, differences, strict=True)]
-            render.show_object(json.dumps(counts | {"found": found}), options.format)
+        keys = [str(each).removesuffix(f": {each.problem}") for each in differences]
+        found = [{"key": key, "problem": each.problem} for key, each in zip(keys, differences, strict=True)]
+        told.append(counts | {"found": found})
+    if options.format is not render.Format.TABLE:
+        render.show_object(json.dumps({"shards": told} if shards > 1 else told[0]), options.format)
     if any(summary.differences for _, summary in checked):
         raise typer.Exit(ExitCode.REFUSED)
 
@@ -93,8 +94,12 @@ def backup(
     """Backs up a store: a folder with all its rows and artifacts. For a running server use `codeq backup`."""
     from codeq_server.storage.backup import back_up_closed
     from codeq_server.storage.errors import StoreError
+    from codeq_server.storage.layout import shard_path, stored_shards
 
     try:
+        if (shards := stored_shards(path)) > 1:
+            text = f"{path} holds the stores of {shards} shards; back up each one: {shard_path(path, 0)}, …"
+            raise _unusable(text)
         back_up_closed(path, directory, artifacts or path.parent / "artifacts")
     except StoreError as error:
         raise _unusable(str(error)) from None

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from codeq_server.storage.identity import next_identity, save
+from codeq_server.storage.layout import prepare_layout, shard_path
 from codeq_server.storage.rocks import RocksStore
 from recording_server import Run
 
@@ -62,3 +63,16 @@ def test_check_of_a_missing_store_names_the_path(run: Run, tmp_path: Path) -> No
         assert (done.returncode, done.stdout) == (2, b"")
         assert path.encode() in done.stderr
         assert done.stderr.endswith(b"(STORE_UNUSABLE)\n")
+
+
+def test_check_of_several_shards_is_one_document_and_their_backup_names_each_folder(run: Run, tmp_path: Path) -> None:
+    prepare_layout(tmp_path / "stores", 2)
+    for shard in range(2):
+        opened = RocksStore(shard_path(tmp_path / "stores", shard), fsync=False)
+        save(opened, next_identity(opened, 2, 0, b"r" * 16, shard=shard))
+        opened.close()
+    done = run("store", "check", str(tmp_path / "stores"), "-o", "json")
+    assert (done.returncode, [each["shard"] for each in json.loads(done.stdout)["shards"]]) == (0, [0, 1])
+    refused = run("store", "backup", str(tmp_path / "stores"), str(tmp_path / "backup"))
+    assert refused.returncode == 2
+    assert b"stores of 2 shards" in refused.stderr + refused.stdout

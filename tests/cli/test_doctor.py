@@ -24,6 +24,7 @@ from codeq_server.config import Address
 from codeq_server.core import keys
 from codeq_server.replication.raft import log_rows
 from codeq_server.storage.identity import next_identity, save
+from codeq_server.storage.layout import note_store, prepare_layout, shard_path
 from codeq_server.storage.rocks import RocksStore
 from recording_server import Run
 
@@ -94,6 +95,17 @@ class Place:
         opened.write(dict(rows))
         opened.close()
         return {}
+
+    def shards(self, count: int, *, made: int | None = None) -> dict[str, str]:
+        """Makes the stores of a server with several shards, or only those of the first ones."""
+        prepare_layout(self.store, count)
+        for shard in range(count):
+            note_store(self.store, shard)
+            if made is None or shard < made:
+                opened = RocksStore(shard_path(self.store, shard), fsync=False, log=True)
+                save(opened, next_identity(opened, count, 0, b"r" * 16, shard=shard))
+                opened.close()
+        return {"PERSISTENCE_CONFIG": json.dumps({"path": str(self.store), "numShards": count})}
 
     def raft(self, peers: str = "a=127.0.0.1:7801", **more: str) -> dict[str, str]:
         found = {"RAFT_ENABLED": "true", "RAFT_SELF_ID": "a", "RAFT_BIND_ADDR": f"127.0.0.1:{self.free_port()}"}
@@ -323,6 +335,10 @@ FAULTS = {
     "store of a single node": Fault(
         lambda at: at.raft() | at.write({keys.TICK: tick(0)}), "store", "single node", "codeq cluster init"
     ),
+    "missing store of a shard": Fault(lambda at: at.shards(3, made=2), "store", "store of shard 2 is missing", "mount"),
+    "other number of shards": Fault(
+        lambda at: at.shards(3) | at.stored_at(at.store), "store", "has numShards 3", "set numShards to 3"
+    ),
     "clock behind": Fault(lambda at: at.write({keys.TICK: tick(3600)}), "clock", "s behind the last write", "correct"),
 }
 
@@ -351,6 +367,12 @@ def test_a_planted_fault_is_found_with_its_remedy(place: Place, name: str) -> No
     assert any(fault.text in each.text and fault.remedy in each.remedy + each.text for each in alike), findings
     assert all(each.remedy for each in findings if each.level is not Level.OK)
     assert TOKEN not in repr(findings)
+
+
+def test_stores_of_several_shards_have_nothing_to_mend(place: Place) -> None:
+    findings = examine(None, place.sound | place.shards(2), dev=False)
+    assert [each for each in findings if each.level is Level.ERROR] == []
+    assert {f"the rows of {place.store / name} agree" for name in ("shard0", "shard1")} <= {f.text for f in findings}
 
 
 def test_a_gateway_needs_the_names_of_its_servers(place: Place) -> None:

@@ -16,6 +16,7 @@ from codeq_server.replication.raft.log_rows import load_node
 from codeq_server.storage.check import check_store
 from codeq_server.storage.errors import StoreError
 from codeq_server.storage.identity import load_identity
+from codeq_server.storage.layout import is_store_lost, shard_path, stored_shards
 from codeq_server.storage.reading import open_stored
 
 from codeq_cli.doctor.findings import Finding, error, fine, warning
@@ -31,18 +32,35 @@ _RESTORE: Final = "restore a backup: docs/runbooks/back-up-and-restore.md"
 
 def check_closed(settings: Settings) -> Iterator[Finding]:
     """Yields findings about the store, which no server has open."""
-    path = settings.persistence.path
+    path, wanted = settings.persistence.path, settings.persistence.num_shards
     if path is None:
         return
     try:
-        if not (path / "CURRENT").is_file():
+        found = stored_shards(path)
+        if not found:
             yield _without_store(path)
             return
+    except StoreError as problem:
+        yield error(CHECK, str(problem), _RESTORE)
+        return
     except OSError:
         return  # found with the folders
+    if found != wanted:
+        yield error(CHECK, f"{path} has numShards {found}, the configuration {wanted}", f"set numShards to {found}")
+        return
+    for shard in range(found):
+        yield from _store(settings, path, shard)
+
+
+def _store(settings: Settings, path: Path, shard: int) -> Iterator[Finding]:
+    """Yields findings about the store of a shard."""
+    folder = path if settings.persistence.num_shards == 1 else shard_path(path, shard)
     try:
-        yield from _opened(settings, path)
-        yield from _rows(path)
+        if folder != path and is_store_lost(path, shard):
+            yield error(CHECK, f"the store of shard {shard} is missing: {folder}", f"mount its disk, or {_RESTORE}")
+        elif (folder / "CURRENT").is_file():
+            yield from _opened(settings, folder)
+            yield from _rows(folder)
     except (StoreError, CorruptRows, OSError) as problem:
         yield error(CHECK, " ".join(str(problem).split()), _RESTORE)
 

@@ -401,4 +401,5 @@ class Settings(RestSettings, WebhookSettings, TelemetrySettings):
         """Folder for artifact contents; None: the store is in memory, so contents are not accepted."""
         if self.persistence.path is None:
             return None
-        return self.local_artifacts_dir or self.persistence.path.parent / "artifacts"
+        beside = self.persistence.path if self.persistence.num_shards > 1 else self.persistence.path.parent
+        return self.local_artifacts_dir or beside / "artifacts"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -140,6 +141,20 @@ def test_calls_wait_for_a_process_that_starts_again(server: ServerProcess) -> No
             until(lambda: served(server))
             os.kill(processes(server)[shard], signal.SIGKILL)
             assert set(pool.map(look, made)) == {200}
+
+
+def test_access_log_has_one_line_per_call_with_the_shard_that_took_it(server: ServerProcess) -> None:
+    made = [create(server) for _ in range(2 * CONNECTIONS)]
+    for task_id in made:
+        ask(server, "GET", f"/tasks/{task_id}")
+
+    def lines() -> list[dict[str, Any]]:
+        events = [json.loads(line) for line in server.log.splitlines() if "_finished" in line]
+        return [each for each in events if "/tasks" in each.get("route", "") or "/Task" in each.get("method", "")]
+
+    until(lambda: len(lines()) >= 2 * len(made))
+    assert sorted(line["event"] for line in lines()) == ["http_request_finished"] * 2 * len(made)
+    assert {line["shard"] for line in lines()} <= set(range(SHARDS))
 
 
 def test_refused_access_is_recorded_once(server: ServerProcess) -> None:

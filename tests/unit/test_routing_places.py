@@ -97,7 +97,7 @@ async def test_chosen_id_that_leads_elsewhere_is_rejected_by_name(shards: Instal
         with pytest.raises(Rejection) as refused:
             await shards.call(0, "CreateTask", pb.CreateTaskRequest(spec=spec))
         assert refused.value.reason is Reason.INVALID_FIELD
-        assert refused.value.violations[0][0] == "task_id"
+        assert refused.value.violations[0][0] == "spec.task_id"
         batch = pb.BatchCreateTasksRequest(tasks=[task_pb2.TaskSpec(command="a"), spec])
         answers = (await shards.call(0, "BatchCreateTasks", batch)).results
         assert answers[0].task.id

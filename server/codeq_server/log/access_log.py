@@ -33,11 +33,13 @@ class AccessLog:
 
     Args:
         put: Writes lines.
+        always: Keys and values that each line has.
         as_text: Whether lines are human-readable text, not JSON.
     """
 
-    def __init__(self, put: Callable[[bytes], None], *, as_text: bool) -> None:
+    def __init__(self, put: Callable[[bytes], None], always: Mapping[str, object], *, as_text: bool) -> None:
         self._put = put
+        self._always = always
         self._render = text_line if as_text else json_line
         self.requests = self.probes = False
         self._lines: list[bytes] = []
@@ -92,7 +94,7 @@ class AccessLog:
         if milliseconds != self._time_of:
             now = datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(timespec="milliseconds")
             self._time_of, self._time = milliseconds, now.replace("+00:00", "Z")
-        return {"time": self._time, "level": level, "event": event}
+        return {"time": self._time, "level": level, "event": event, **self._always}
 
     def _add(self, fields: dict[str, object], about: Mapping[str, str]) -> None:
         for name, value in about.items():

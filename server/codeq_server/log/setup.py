@@ -59,7 +59,7 @@ class Logs:
         self._writers = [self._out]
         self.level, self._is_process = level, False
         self.about: dict[str, object] = {}
-        self.access = AccessLog(self._out.put, as_text=as_text)
+        self.access = AccessLog(self._out.put, self.about, as_text=as_text)
         self.set_level(level)
 
     def take_over(self) -> None:

@@ -82,7 +82,8 @@ class _Stoppable(Protocol):
 async def _run(settings: Settings, logs: Logs, *, verify: bool, rest: bool, child: Child | None) -> int:
     place = None if child is None else child.place
     own = settings if place is None else place.settings(settings)
-    logs.about = {} if place is None else {"shard": place.shard}
+    if place is not None:
+        logs.about["shard"] = place.shard
     node = Node(own, files_of(own, rest=rest), logs, verify=verify, rest=rest, place=place)
     process = _Process(own, node, logs)
     process.take_signals()

@@ -382,7 +382,7 @@ class _CallStream:
             code = self._refuse(call.number, Rejection(Reason.INTERNAL, "internal error"))
             let_go(defect)
         finally:
-            if streams.access_log is not None:
+            if streams.access_log is not None and not call.HasField("shard"):  # logged by the process that routed it
                 streams.access_log(name, code, time.perf_counter() - started, call.request_id, about)
 
     def _refuse(self, number: int, rejection: Rejection) -> str:

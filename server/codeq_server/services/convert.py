@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
+from typing import Final, cast
 
 from codeq.v1 import error_pb2, queue_service_pb2, task_pb2
 from codeq_internal.v1 import rows_pb2
@@ -18,6 +18,9 @@ from codeq_server.core.model import id_of
 from codeq_server.core.outcomes import Verdict
 from codeq_server.core.reads import QueueView, TaskView
 from codeq_server.core.status import Status
+
+RATE_DIGITS: Final = 3
+"""Digits of shown rates after the decimal point."""
 
 
 def timestamp(unix_ms: int) -> Timestamp:
@@ -175,8 +178,8 @@ def queue_message(view: QueueView, now: Now) -> queue_service_pb2.Queue:
         claimed=view.claimed,
         dlq=view.dlq,
         paused=view.paused,
-        created_rate=round(created_rate, 3),
-        completed_rate=round(completed_rate, 3),
+        created_rate=round(created_rate, RATE_DIGITS),
+        completed_rate=round(completed_rate, RATE_DIGITS),
         purging=view.purging,
         failed_total=view.failed_total,
         oldest_age_seconds=max(0, now.wall_ms - min(created)) / 1000 if created else 0,

@@ -201,7 +201,8 @@ class ShardLinks:
 
 def unreachable(shard: int) -> Rejection:
     """Returns the rejection of a call on a shard whose process does not run."""
-    return Rejection(Reason.SERVER_UNREACHABLE, f"the process of shard {shard} is starting again; try again soon")
+    text = f"the process of shard {shard} does not run; it is started again, and the server's log says why it ended"
+    return Rejection(Reason.SERVER_UNREACHABLE, text)
 
 
 def _rejection_of(failure: CallFailed) -> Rejection:

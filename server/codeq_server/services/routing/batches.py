@@ -105,6 +105,6 @@ def _scattered(shards: Shards, claims: Claims, request: pb.BatchCreateTasksReque
     field = f"tasks[{other}].task_id" if request.tasks[other].task_id else f"tasks[{other}]"
     return invalid_field(
         field,
-        f"leads to another shard than tasks[{at}], by its id, its keys or the limits of its queue, and an atomic batch "
-        f"lies in one shard (numShards is {shards.count}): leave chosen ids out, or make several batches",
+        f"belongs in another shard than tasks[{at}], by its id, or because tasks of its command have keys or limits, "
+        f"and an atomic batch lies in one shard (numShards is {shards.count}): make several batches",
     )

@@ -9,9 +9,11 @@ from typing import Any, Final
 from codeq.v1 import queue_service_pb2, server_service_pb2, tenant_service_pb2, webhook_service_pb2
 from google.protobuf.message import Message
 
+from codeq_server.services.convert import RATE_DIGITS
 from codeq_server.services.listing import GROUPS_MAX
 
-_QUEUE_SUMS: Final = ("ready", "scheduled", "claimed", "dlq", "created_rate", "completed_rate", "failed_total")
+_QUEUE_SUMS: Final = ("ready", "scheduled", "claimed", "dlq", "failed_total")
+_QUEUE_RATES: Final = ("created_rate", "completed_rate")
 _QUEUE_SOMEWHERE: Final = ("paused", "purging")
 _NOT_SUMMED: Final = "queues"
 """Usage that is the same thing in several shards: a queue has a part in every shard that has had tasks of it."""
@@ -34,6 +36,8 @@ def add_queue(total: queue_service_pb2.Queue, other: queue_service_pb2.Queue) ->
     """Adds the part of a queue in another shard."""
     for name in _QUEUE_SUMS:
         setattr(total, name, getattr(total, name) + getattr(other, name))
+    for name in _QUEUE_RATES:
+        setattr(total, name, round(getattr(total, name) + getattr(other, name), RATE_DIGITS))
     for name in _QUEUE_SOMEWHERE:
         setattr(total, name, getattr(total, name) or getattr(other, name))
     total.oldest_age_seconds = max(total.oldest_age_seconds, other.oldest_age_seconds)

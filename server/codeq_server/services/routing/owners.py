@@ -43,7 +43,7 @@ def of_schedule(shards: Shards, claims: Claims, request: Any) -> int:
 
 def of_new_task(shards: Shards, claims: Claims, request: Any) -> int:
     """Returns the shard in which a task is created."""
-    return of_spec(shards, claims, request.spec)
+    return of_spec(shards, claims, request.spec, "spec.")
 
 
 def of_new_tasks(shards: Shards, claims: Claims, request: Any) -> int:

@@ -14,7 +14,7 @@ from codeq_server.core.errors import Reason, Rejection
 from codeq_server.core.shard import ShardSettings
 from codeq_server.services.calls import Calls
 from codeq_server.services.routing.claim_router import PACE, Pace
-from codeq_server.services.routing.placing import limits_queue
+from codeq_server.services.routing.placing import has_limits
 from codeq_server.services.routing.router import Router
 from codeq_server.services.serving import Serving
 from codeq_server.services.shard_table import ShardTable
@@ -47,7 +47,7 @@ class InstalledShards:
         self._installation = installation
 
     def limits_queue(self, tenant: str, command: str) -> bool:
-        return limits_queue(self._installation.runners[self.mine].shard.policies, tenant, command)
+        return has_limits(self._installation.runners[self.mine].shard.policies, tenant, command)
 
     async def call(
         self,

@@ -23,10 +23,10 @@ PAUSE_SECONDS_MIN: Final = 0.05
 """Initial backoff before a link is reopened; it doubles with each failed attempt."""
 PAUSE_SECONDS_MAX: Final = 1.0
 """Maximum backoff."""
-HOLD_SECONDS: Final = 6.0
+HOLD_SECONDS = 6.0
 """Time for which requests to a shard that cannot be reached are held: a process that ended serves again sooner. An SDK
 takes an outcome that was not executed for the end of its stream; after this time, it connects again without a pause."""
-HELD_BYTES_MAX: Final = 1 << 20
+HELD_BYTES_MAX = 1 << 20
 """Bytes of held requests beyond which they are answered at once, so that those to other shards go on."""
 FAULTS_OF_CLIENTS: Final = frozenset(
     {Reason.INVALID_FIELD, Reason.TOO_LARGE, Reason.MISSING_SCOPE, Reason.COMMAND_NOT_ALLOWED}

@@ -21,7 +21,7 @@ from google.protobuf.message import Message
 from codeq_server.core.errors import Reason, Rejection
 
 from .calls import Calls
-from .routing.placing import limits_queue
+from .routing.placing import has_limits
 from .routing.router import CLAIMS
 from .shard_service import SHARD
 from .shards import Caller
@@ -113,7 +113,7 @@ class ShardLinks:
         Raises:
             Rejection: This process does not serve its shard.
         """
-        return limits_queue(self._calls.shards.current().runner.shard.policies, tenant, command)
+        return has_limits(self._calls.shards.current().runner.shard.policies, tenant, command)
 
     async def call(
         self,

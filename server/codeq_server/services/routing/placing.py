@@ -12,7 +12,7 @@ from codeq_server.core.policies import Policies
 from codeq_server.services.shards import Shards
 
 
-def limits_queue(policies: Policies, tenant: str, command: str) -> bool:
+def has_limits(policies: Policies, tenant: str, command: str) -> bool:
     """Returns whether the policy of a command limits or orders tasks that name no keys themselves.
 
     Args:

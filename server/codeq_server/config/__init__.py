@@ -7,6 +7,7 @@ This package opens no file but the configuration file and those of tokens, and b
 from __future__ import annotations
 
 from codeq_server.config.addresses import Address, is_loopback
+from codeq_server.config.cluster_settings import ClusterSettings
 from codeq_server.config.given import ConfigError, Note
 from codeq_server.config.load import check, describe, load, load_gateway
 from codeq_server.config.raft import PAIR, refuse_pair
@@ -29,6 +30,7 @@ __all__ = [
     "Address",
     "AuthSettings",
     "ClientTls",
+    "ClusterSettings",
     "ConfigError",
     "GatewaySettings",
     "ListenerTls",

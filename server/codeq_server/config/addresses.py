@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from codeq_server.config.forms import Form, Listed, Text
 from codeq_server.config.given import Given
+from codeq_server.core.ids import SHARDS_MAX
 
 ORIGINS_MAX: Final = 64
 """Maximum number of configured origins of web pages."""
@@ -123,12 +124,13 @@ class Members(Form[Mapping[str, str]]):
     Args:
         one: Returns an address in its normal form; None: the address is malformed.
         example: An address.
+        most: Maximum number of members.
     """
 
-    def __init__(self, one: Callable[[str], str | None], example: str) -> None:
-        self._one, self._example = one, example
-        self.expects = f"name={example},… or a mapping, with at most {PEERS_MAX} names"
-        self.values = f"`name={example},…` or a mapping (JSON in the environment); up to {PEERS_MAX}"
+    def __init__(self, one: Callable[[str], str | None], example: str, most: int = PEERS_MAX) -> None:
+        self._one, self._example, self._most = one, example, most
+        self.expects = f"name={example},… or a mapping, with at most {most} names"
+        self.values = f"`name={example},…` or a mapping (JSON in the environment); up to {most}"
 
     def read(self, given: Given) -> Mapping[str, str]:
         """Returns the addresses by name; an error names the member."""
@@ -144,8 +146,8 @@ class Members(Form[Mapping[str, str]]):
             if address in found.values():
                 raise given.error(f"{member}: {address} is given twice")
             found[member] = address
-        if len(found) > PEERS_MAX:
-            raise given.error(f"has {len(found)} members; at most {PEERS_MAX} are allowed")
+        if len(found) > self._most:
+            raise given.error(f"has {len(found)} members; at most {self._most} are allowed")
         return MappingProxyType(found)
 
     def show(self, value: Mapping[str, str]) -> object:
@@ -170,6 +172,24 @@ class Members(Form[Mapping[str, str]]):
                 raise self.error(given)
             found.append((name.strip(), address))
         return found
+
+
+class Nodes(Members):
+    """Addresses of the nodes of a static cluster; also as a list of mappings with `id` and `grpcAddr`."""
+
+    def _pairs(self, given: Given) -> list[tuple[object, object]]:
+        value = given.value
+        if isinstance(value, str) and value.strip().startswith("["):
+            try:
+                value = json.loads(value)
+            except (ValueError, RecursionError) as error:
+                raise given.error(f"is not valid JSON: {error}") from None
+        if not isinstance(value, list):
+            return super()._pairs(given)
+        for node in value:
+            if not isinstance(node, dict) or node.keys() != {"id", "grpcAddr"}:
+                raise given.error("each node of the list must have id and grpcAddr, and nothing else")
+        return [(node["id"], node["grpcAddr"]) for node in value]
 
 
 MEMBER: Final = Text(1, pattern=NAME, expects="a name of letters, digits, `.`, `_` and `-`, at most 64")
@@ -229,4 +249,5 @@ SERVERS: Final = Listed(_dialled, "servers", "host:9092", SERVERS_MAX)
 ORIGINS: Final = Listed(_origin, "origins", "https://console.example, without a path or a default port", ORIGINS_MAX)
 PEERS: Final = Members(_dialled, "host:7000")
 PEER_SERVERS: Final = Members(_dialled, "host:9092")
+NODES: Final = Nodes(_dialled, "host:9090", SHARDS_MAX)
 PEER_URLS: Final = Members(_base_url, "http://host:8080")

@@ -9,10 +9,6 @@ from codeq_server.config.declaration import file_key
 
 VARIABLES: Final = frozenset(
     {
-        "CLUSTER_ENABLED",
-        "CLUSTER_GRPC_ADDR",
-        "CLUSTER_NODES",
-        "CLUSTER_SELF_ID",
         "KVROCKS_PASSWORD",
         "REDIS_ADDR",
         "REDIS_PASSWORD",
@@ -21,7 +17,7 @@ VARIABLES: Final = frozenset(
 )
 """Variables of features that this version lacks; in the file, their keys have the same names in camelCase."""
 
-EXCLUDED_BY_RAFT: Final = ("cluster", "sharding")
+EXCLUDED_BY_RAFT: Final = ("sharding",)
 """Features that this version lacks and that cannot be combined with Raft anyway."""
 
 _KEYS: Final = frozenset(

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final
 
-from codeq_server.config import foreign, notes, raft, tls, tokens
+from codeq_server.config import cluster, foreign, notes, raft, tls, tokens
 from codeq_server.config.addresses import PORT_MAX, Address, is_loopback
 from codeq_server.config.declaration import settings_of, shown, variable
 from codeq_server.config.forms import NOT_SUPPORTED
@@ -53,7 +53,7 @@ def load(path: str | None, env: Mapping[str, str], flags: Mapping[str, object], 
     _refuse_unasked(given, settings)
     # Gateways vouch for the certificates of their clients, so a producer must not be able to derive their secret.
     secret = "" if settings.auth.takes_certificates else settings.auth.producer.sole_secret
-    completed = raft.completed(given, settings, secret)
+    completed, ring = raft.completed(given, settings, secret), cluster.completed(given, settings.cluster, secret)
     if not secret and completed is not None:
         secret = completed.cluster_secret  # servers of a cluster need a common one
     settings = replace(
@@ -61,6 +61,7 @@ def load(path: str | None, env: Mapping[str, str], flags: Mapping[str, object], 
         gateway_secret=_gateway_secret(settings.gateway_secret or secret),
         persistence_config=_persistence(settings),
         raft=completed,
+        cluster=ring,
     )
     return replace(settings, notes=tuple(notes.of_server(given, wanted, settings, env)))
 
@@ -116,7 +117,7 @@ def describe(settings: ProcessSettings) -> dict[str, object]:
     if isinstance(settings, Settings):
         folder = settings.artifacts_path
         found |= {"localArtifactsDir": folder and str(folder)}
-        found |= {"raft": found["raft"] or {"enabled": False}}
+        found |= {mode: found[mode] or {"enabled": False} for mode in ("raft", "cluster")}
     return found
 
 
@@ -151,8 +152,14 @@ def _refuse_contradictions(given: GivenSettings, settings: Settings) -> None:
     if settings.codeq_pprof and (last := settings.pprof_addrs[-1].port) > PORT_MAX:
         shards = f"the ports of the {settings.persistence.num_shards} shards follow each other, and {last} is none"
         raise given.error("codeq_pprof_addr", shards)
+    _refuse_contradictions_of_modes(given, settings)
+
+
+def _refuse_contradictions_of_modes(given: GivenSettings, settings: Settings) -> None:
     if settings.raft is not None and settings.raft.enabled:
         _refuse_contradictions_with_raft(given, settings)
+    if settings.cluster is not None and settings.cluster.enabled:
+        _refuse_contradictions_with_cluster(given, settings)
 
 
 def _refuse_contradictions_with_raft(given: GivenSettings, settings: Settings) -> None:
@@ -168,6 +175,17 @@ def _refuse_contradictions_with_raft(given: GivenSettings, settings: Settings) -
         raise given.error(
             "local_artifacts_dir", "has no effect with Raft: artifact contents are not stored in a cluster"
         )
+
+
+def _refuse_contradictions_with_cluster(given: GivenSettings, settings: Settings) -> None:
+    if settings.raft is not None and settings.raft.enabled:
+        raise given.error("cluster.enabled", f"and {given.key('raft.enabled')} are mutually exclusive")
+    if settings.persistence_provider == "memory":
+        raise given.error("cluster.enabled", "needs a store on disk: persistenceProvider rocksdb or pebble")
+    if settings.persistence.num_shards > 1:
+        raise given.error("persistence_config.num_shards", f"must be 1 with {given.key('cluster.enabled')}")
+    if settings.grpc_tls is not None and settings.server_tls is None:
+        raise given.error("server_tls_ca_file", "is required with a static cluster and TLS: nodes call each other")
 
 
 def _refuse_unasked(given: GivenSettings, settings: Settings) -> None:
@@ -207,6 +225,10 @@ def _bound(given: GivenSettings, settings: Settings) -> Settings:
     for name in ("worker_stream_addr", "producer_stream_addr"):
         address = getattr(settings, name)
         bound[name] = address and Address(_loopback(given, name, address.host), address.port)
+    if settings.cluster is not None and settings.cluster.enabled:
+        address = settings.cluster.grpc_addr
+        host = _loopback(given, "cluster.grpc_addr", address.host)
+        bound["cluster"] = replace(settings.cluster, grpc_addr=Address(host, address.port))
     if settings.raft is not None and settings.raft.enabled:
         address = settings.raft.bind_addr
         host = _loopback(given, "raft.bind_addr", address.host)

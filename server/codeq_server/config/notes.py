@@ -39,6 +39,7 @@ NOTES_MAX: Final = 8
 _TELEMETRY: Final = "OTEL_"
 _TRACING: Final = "TRACING_ENABLED"
 _ENABLED: Final = "raft.enabled"
+_CLUSTERED: Final = "cluster.enabled"
 _NOT_OF_MEMORY: Final = ("disk_reserve_bytes", "artifact_bytes_max")
 
 
@@ -58,6 +59,7 @@ def of_server(
         *_without_effect(given, settings),
         *_rates(given, settings),
         *_raft(given, wanted, settings),
+        *_cluster(given, settings),
         *_tokens(given, settings.auth),
         *_unasked(given, settings),
     ]
@@ -115,6 +117,12 @@ def _raft(given: GivenSettings, wanted: RaftSettings | None, settings: Settings)
     if settings.raft.heartbeat_ms != wanted.heartbeat_ms:
         text = f"more than a fifth of the election timeout: {settings.raft.heartbeat_ms} ms is used instead"
         yield Note(given.key("raft.heartbeat_ms"), text)
+
+
+def _cluster(given: GivenSettings, settings: Settings) -> Iterator[Note]:
+    others = [value.key for name, value in given.values.items() if name.startswith("cluster.") and name != _CLUSTERED]
+    if settings.cluster is None and others:
+        yield Note(", ".join(others), f"without effect while {given.key(_CLUSTERED)} is false")
 
 
 def _tokens(given: GivenSettings, auth: AuthSettings) -> Iterator[Note]:

@@ -21,6 +21,7 @@ from codeq_server.config.addresses import (
     Host,
     OptionalListener,
 )
+from codeq_server.config.cluster_settings import ClusterSettings
 from codeq_server.config.declaration import Group, setting
 from codeq_server.config.forms import Boolean, Choice, FilePath, Text, Whole
 from codeq_server.config.given import Given, Note
@@ -258,7 +259,8 @@ class GatewaySettings(RestSettings):
 class Settings(RestSettings, WebhookSettings, TelemetrySettings):
     """Settings of a server, with REST or without.
 
-    Complete settings have both providers; `raft` is None on a single node.
+    Complete settings have both providers; `raft` is None on a node that replicates nothing, `cluster` on one that is
+    alone or replicates.
     """
 
     worker_stream_addr: Address | None = setting(
@@ -367,11 +369,21 @@ class Settings(RestSettings, WebhookSettings, TelemetrySettings):
         None,
         "replication over several nodes; each key has a variable of its own",
     )
+    cluster: ClusterSettings | None = setting(
+        Group(ClusterSettings, has_variables=True),
+        None,
+        "several nodes without replication; each key has a variable of its own",
+    )
 
     @property
     def grpc_tls(self) -> ListenerTls | None:
         """TLS of both gRPC listeners; None: plaintext."""
         return tls_of(self, "grpc_")
+
+    @property
+    def num_shards(self) -> int:
+        """Number of shards of the installation."""
+        return self.persistence.num_shards if self.cluster is None else len(self.cluster.nodes)
 
     @property
     def persistence(self) -> PersistenceSettings:

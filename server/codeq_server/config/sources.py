@@ -248,7 +248,7 @@ def _foreign_variables(environment: Mapping[str, str]) -> dict[str, Given]:
             continue
         if foreign.is_variable(key):
             if not foreign.is_off(text):
-                found["cluster" if key == "CLUSTER_ENABLED" else key] = Given(text, key)
+                found[key] = Given(text, key)
         elif key.startswith(OWN_PREFIXES) and key not in known:
             meant = key.removeprefix("CODEQ_")
             raise ConfigError(key, "unknown variable" + hint(meant if meant in known else key, known))

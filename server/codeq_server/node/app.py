@@ -7,7 +7,6 @@ decisions are committed; the store is closed. All of this fits within the config
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from typing import Any, Final
@@ -33,12 +32,14 @@ from codeq_server.node.certificates import Certificates
 from codeq_server.node.descriptors import Files, raise_limit, share
 from codeq_server.node.doorkeeper import Doorkeeper
 from codeq_server.node.hosting import Host
-from codeq_server.node.listeners import ListenError, listen, listeners_of, new_server, refuse_taken, warn_plaintext
+from codeq_server.node.listeners import ListenError, listen, listeners_of, new_server, refuse_taken
 from codeq_server.node.local_host import LocalHost
+from codeq_server.node.owners import owners_of
 from codeq_server.node.pages import MetricsPages
 from codeq_server.node.place import Place
 from codeq_server.node.readiness import Readiness
 from codeq_server.node.siblings import Siblings
+from codeq_server.node.start_log import log_start
 from codeq_server.node.telemetry import Spans, spans_of
 from codeq_server.profiling.listener import DebugListener
 from codeq_server.replication.raft.channels import CONNECTIONS_MAX as PEER_CONNECTIONS_MAX
@@ -53,7 +54,6 @@ from codeq_server.services.metrics import ShardCollector
 from codeq_server.services.reflection import enable_reflection
 from codeq_server.services.server_info import ServerService
 from codeq_server.services.serving import Serving
-from codeq_server.services.shard_links import LOOPBACK
 from codeq_server.services.shard_table import ShardTable
 from codeq_server.services.tokenless import TokenlessServer
 from codeq_server.storage.errors import StoreError
@@ -104,7 +104,8 @@ class Node:
         spans: Spans | None = None,
         place: Place | None = None,
     ) -> None:
-        self._rest, self._place = rest, place
+        self._rest, self._owners = rest, owners_of(settings.cluster, place)
+        self._is_child = place is not None
         self._siblings: Siblings | None = None
         self._settings, self._files = settings, files
         self._logs = logs
@@ -144,7 +145,7 @@ class Node:
             StoreNotClosedError: The store did not close in time.
             ListenError: A port cannot be opened, or two listeners name the same one.
         """
-        if self._place is None:  # before anything is created on disk; otherwise the parent has checked the ports
+        if not self._is_child:  # before anything is created on disk; otherwise the parent has checked the ports
             refuse_taken(listeners_of(self._settings, rest=self._rest))
         await self._host.start(self._present, self._readiness.changed)
         async with AsyncExitStack() as stack:
@@ -153,11 +154,13 @@ class Node:
             stack.push_async_callback(self._close)
             stack.callback(self._authentication.stop)
             self._authentication.start()
-            server = new_server(self._files.grpc, processes=1 if self._place is None else self._place.count)
+            server = new_server(self._files.grpc, processes=self._processes)
             stack.push_async_callback(server.stop, 0)
             exposition = self._exposition()
-            if self._place is not None:
-                self._siblings = Siblings(self._place, self._calls, server, self._door.known.add, _log_defect)
+            if self._owners is not None:
+                credentials = self._certificates.server_credentials
+                known = self._door.known.add
+                self._siblings = Siblings(self._owners, self._calls, server, known, _log_defect, credentials)
                 stack.push_async_callback(self._siblings.shards.close)
             pages = MetricsPages(exposition, self._siblings)
             probes = ServerProbes(lambda: self._told(self._readiness.grpc()), pages.for_gateways, pages.own)
@@ -183,6 +186,11 @@ class Node:
         return EXIT_FAILED if self._failed else 0
 
     @property
+    def _processes(self) -> int:
+        """Number of processes that share the ports."""
+        return 1 if self._owners is None else self._owners.processes
+
+    @property
     def runner(self) -> ShardRunner | None:
         """Runner of the shard; None: this node does not serve it."""
         serving = self._calls.shards.serving
@@ -193,7 +201,7 @@ class Node:
     def _new_host(self, *, verify: bool, clock: Clock) -> Host:
         settings, files = self._settings, self._files
         if settings.raft is None:
-            at = 0 if self._place is None else self._place.shard
+            at = 0 if self._owners is None else self._owners.mine
             outgoing = self._outgoing
             return LocalHost(settings, files, self._on_fatal, verify=verify, outgoing=outgoing, clock=clock, shard=at)
         # Imported only here: a single node runs without the extension that Raft needs.
@@ -218,7 +226,7 @@ class Node:
                 mode=self._host.mode,
                 fsync=persistence.fsync_on_commit,
                 persistence_provider=self._settings.persistence_provider,
-                num_shards=persistence.num_shards,
+                num_shards=self._settings.num_shards,
                 backups=self._host.upkeep.backups,
                 settled=self._calls.settled,
                 on_trouble=_log_backup,
@@ -246,7 +254,7 @@ class Node:
             self._calls,
             self._in_flight,
             [self._settings.gateway_secret],
-            "" if self._place is None else self._place.secret,
+            "" if self._owners is None else self._owners.secret,
             probes,
             self._door.known.add,
             access_log,
@@ -258,15 +266,17 @@ class Node:
     def _listen(self, server: grpc.aio.Server) -> tuple[Address | None, Address | None]:
         """Opens the gRPC ports; returns the addresses for workers and producers."""
         wanted = (self._settings.worker_stream_addr, self._settings.producer_stream_addr)
-        place = self._place
+        owners, shared = self._owners, self._processes > 1
         ports = {
-            address: listen(server, address, self._certificates.grpc_credentials(), shared=place is not None)
+            address: listen(server, address, self._certificates.grpc_credentials(), shared=shared)
             for address in dict.fromkeys(wanted)
             if address is not None
         }
         self._door.ports.update(ports.values())
-        if place is not None:
-            listen(server, Address(LOOPBACK, place.port), shared=True)
+        if owners is not None and owners.are_one_server:
+            listen(server, owners.listen, shared=True)
+        elif owners is not None:
+            self._door.ports.add(listen(server, owners.listen, self._certificates.grpc_credentials()))
         worker, producer = (None if a is None else Address(a.host, ports[a]) for a in wanted)
         return worker, producer
 
@@ -321,7 +331,7 @@ class Node:
             connections_max=files.http,
             backlog=files.backlog,
             tls=self._certificates.http,
-            shared=self._place is not None,
+            shared=self._processes > 1,
         )
 
     async def _start_rest(self, stack: AsyncExitStack, gateway: GatewayServer) -> Address:
@@ -390,41 +400,7 @@ class Node:
 
     def log_start(self, ready: summary.Ready) -> None:
         """Logs that requests are served, and what operators should know about the settings."""
-        settings = self._settings
-        _log.info(
-            "server_started",
-            version=SERVER_VERSION,
-            http=str(ready.http or ""),
-            worker_stream=str(ready.worker or ""),
-            producer_stream=str(ready.producer or ""),
-            persistence=settings.persistence_provider,
-            path=str(settings.persistence.path or ""),
-            pid=os.getpid(),
-        )
-        files = self._files
-        if files.grpc < settings.grpc_connections_max or (self._rest and files.http < settings.http_connections_max):
-            _log.warning(
-                "few_open_files",
-                limit=files.limit,
-                http_connections=files.http,
-                grpc_connections_per_port=files.grpc,
-                hint="raise RLIMIT_NOFILE (ulimit -Hn, systemd LimitNOFILE) to allow the configured connections",
-            )
-        raft, is_plain = settings.raft, settings.grpc_tls is None
-        warn_plaintext(
-            {
-                "http": ready.http if settings.http_tls is None else None,
-                "worker": ready.worker if is_plain else None,
-                "producer": ready.producer if is_plain else None,
-                "members": raft.bind_addr if raft is not None and raft.tls_cert is None else None,
-            }
-        )
-        for note in settings.notes:
-            _log.warning("configuration_note", setting=note.key, hint=note.message)
-        if not settings.persistence.fsync_on_commit:
-            _log.warning(
-                "fsync_off", hint="a crash may lose acknowledged tasks; set fsyncOnCommit to true to keep them"
-            )
+        log_start(self._settings, self._files, ready, rest=self._rest)
 
     async def _drain(self, server: grpc.aio.Server, streams: CallStreams) -> None:
         """Rejects new calls, notifies streams, and drains calls and streams."""

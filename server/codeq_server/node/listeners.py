@@ -101,6 +101,7 @@ def listeners_of(settings: ProcessSettings, *, rest: bool) -> dict[str, Address]
     if isinstance(settings, Settings):
         found["WORKER_STREAM_ADDR"] = settings.worker_stream_addr
         found["PRODUCER_STREAM_ADDR"] = settings.producer_stream_addr
+        found["CLUSTER_GRPC_ADDR"] = None if settings.cluster is None else settings.cluster.grpc_addr
         found["RAFT_BIND_ADDR"] = None if settings.raft is None else settings.raft.bind_addr
         if settings.codeq_pprof:
             for shard, address in enumerate(settings.pprof_addrs):

@@ -82,7 +82,7 @@ class LocalHost:
             _refuse_member(store)
             # Nothing may be written before the format is known and the store is known to be complete.
             unix_seconds = self._clock()[0] // 1000
-            installation, count = os.urandom(CLUSTER_ID_BYTES), persistence.num_shards
+            installation, count = os.urandom(CLUSTER_ID_BYTES), settings.num_shards
             identity = next_identity(store, count, unix_seconds, installation, shard=self._shard)
             tick = store.get(keys.TICK)
             store.check_recovered(0 if tick is None else parsed(rows_pb2.TickRow, keys.TICK, tick).lsn)

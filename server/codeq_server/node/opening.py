@@ -106,7 +106,7 @@ def _no_collection() -> Iterator[None]:
 
 
 def _shard_settings(settings: Settings, shard: int) -> ShardSettings:
-    count = settings.persistence.num_shards
+    count = settings.num_shards
     return ShardSettings(
         route=None if count == 1 else Route(shard, count),
         max_attempts=settings.max_attempts_default,

@@ -84,6 +84,8 @@ async def _run(settings: Settings, logs: Logs, *, verify: bool, rest: bool, chil
     own = settings if place is None else place.settings(settings)
     if place is not None:
         logs.about["shard"] = place.shard
+    elif own.cluster is not None:
+        logs.about["node"] = own.cluster.self_id
     node = Node(own, files_of(own, rest=rest), logs, verify=verify, rest=rest, place=place)
     process = _Process(own, node, logs)
     process.take_signals()

@@ -9,52 +9,65 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 import grpc.aio
+from codeq_gateway.links import Credentials, plaintext
 
-from codeq_server.node.place import Place
+from codeq_server.node.owners import Owners
 from codeq_server.services.calls import Calls
 from codeq_server.services.merged_metrics import merged
 from codeq_server.services.part_server import PartServer
 from codeq_server.services.routing.router import Router
-from codeq_server.services.shard_links import ShardLinks
+from codeq_server.services.shard_links import AGAIN_SECONDS, ShardLinks
 
 MEET_SECONDS: Final = 10.0
 """Time for the processes of all shards to reach each other, before the server is announced."""
 
 
 class Siblings:
-    """The processes of the other shards; must be created within the event loop. From then on calls reach all shards.
+    """The owners of the other shards; must be created within the event loop. From then on calls reach all shards.
 
     Attributes:
         shards: Reaches all shards.
 
     Args:
-        place: The place of this process.
+        owners: The owners of the shards.
         calls: Executes the calls of this process.
         server: Gets the service for streams of the other processes.
         on_known: Called with the gRPC peer of each connection of another process.
         on_defect: Called with the method and exception of an unexpected failure.
+        credentials: Returns the credentials for connections to other nodes.
     """
 
     def __init__(
         self,
-        place: Place,
+        owners: Owners,
         calls: Calls,
         server: grpc.aio.Server,
         on_known: Callable[[str], None],
         on_defect: Callable[[str, BaseException], None],
+        credentials: Credentials,
     ) -> None:
-        PartServer(calls, [place.secret], on_known, on_defect).register(server)
-        self.shards = ShardLinks(place.shard, place.ports, place.secret, calls)
+        PartServer(calls, [owners.secret], on_known, on_defect).register(server)
+        self._are_one_server = owners.are_one_server
+        self.shards = ShardLinks(
+            owners.mine,
+            owners.names,
+            owners.addresses,
+            owners.secret,
+            calls,
+            credentials=credentials if not owners.are_one_server else plaintext,
+            patience_seconds=AGAIN_SECONDS if owners.are_one_server else 0,
+        )
         calls.siblings = self.shards
         calls.router = Router(self.shards, calls.charge, time.time)
 
     async def meet(self) -> None:
         """Waits until the other processes can be reached, which start at the same time; some may not start at all."""
-        await self.shards.reach_all(MEET_SECONDS)
+        if self._are_one_server:
+            await self.shards.reach_all(MEET_SECONDS)
 
     async def page(self, own: bytes) -> bytes:
-        """Returns the metrics of all processes that answer, given those of this one."""
-        return merged({self.shards.mine: own, **await self.shards.metrics()})
+        """Returns the metrics of all processes of this server that answer, given those of this one."""
+        return own if not self._are_one_server else merged({self.shards.mine: own, **await self.shards.metrics()})
 
     def told(self) -> Mapping[str, object]:
         """Returns which shards are served, as details of readiness."""

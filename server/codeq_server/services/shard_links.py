@@ -1,4 +1,4 @@
-"""Links from a process that serves one shard to those of the others.
+"""Links from the owner of one shard to those of the others: processes of the same server, or other nodes.
 
 A call that belongs to another shard takes one hop: its process executes it and routes it no further. Each process
 authenticates the caller itself.
@@ -7,14 +7,14 @@ authenticates the caller itself.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Final
 
 import grpc.aio
 from codeq_gateway.dispatch import Call, CallFailed
-from codeq_gateway.links import Link, LostError, Messages, NotSentError, open_channel
+from codeq_gateway.links import Credentials, Link, LostError, Messages, NotSentError, open_channel, plaintext
 from google.protobuf import descriptor_pool, message_factory
 from google.protobuf.message import Message
 
@@ -35,6 +35,8 @@ PROBE_SECONDS: Final = 2.0
 CHANNELS: Final = 8
 """Connections to each other process for the streams of workers: one carries 1,000 streams, and a process has up to
 6,000 workers."""
+FORMER_SECONDS: Final = 60.0
+"""Time for streams over connections with replaced credentials to end."""
 LOOPBACK: Final = "127.0.0.1"
 
 
@@ -43,9 +45,12 @@ class ShardLinks:
 
     Args:
         mine: Index of the shard of this process.
-        ports: Loopback port of each shard's process, for the others.
-        secret: Secret that the processes share.
+        names: The owner of each shard, in words.
+        addresses: Address of each owner.
+        secret: Secret that the owners share.
         calls: Executes the calls of this process.
+        credentials: Returns credentials for connections; new ones take effect when a connection is opened again.
+        patience_seconds: How long after the loss of an owner calls wait for it, unless they are claims.
 
     Attributes:
         count: Number of shards.
@@ -53,21 +58,32 @@ class ShardLinks:
         secret: Secret that the processes share.
     """
 
-    def __init__(self, mine: int, ports: tuple[int, ...], secret: str, calls: Calls) -> None:
-        self.mine, self.count, self.secret = mine, len(ports), secret
-        self._calls = calls
+    def __init__(
+        self,
+        mine: int,
+        names: Sequence[str],
+        addresses: Sequence[str],
+        secret: str,
+        calls: Calls,
+        *,
+        credentials: Credentials = plaintext,
+        patience_seconds: float = AGAIN_SECONDS,
+    ) -> None:
+        self.mine, self.count, self.secret = mine, len(addresses), secret
+        self._names, self._calls, self._patience = names, calls, patience_seconds
+        self._credentials, self._current = credentials, credentials()
         pool = descriptor_pool.Default()
         messages = Messages(pool)
-        addresses = {index: f"{LOOPBACK}:{port}" for index, port in enumerate(ports) if index != mine}
-        self._down = dict.fromkeys(addresses, asyncio.get_running_loop().time())
+        self._addresses = {index: address for index, address in enumerate(addresses) if index != mine}
+        self._down = dict.fromkeys(self._addresses, asyncio.get_running_loop().time())
         """Since when each process that cannot be reached cannot be."""
         self._links = {
-            index: Link(address, secret, messages, partial(self._on_change, index))
-            for index, address in addresses.items()
+            index: Link(address, secret, messages, partial(self._on_change, index), credentials)
+            for index, address in self._addresses.items()
         }
-        self._channels = {
-            index: [open_channel(address, alone=True) for _ in range(CHANNELS)] for index, address in addresses.items()
-        }
+        self._channels = self._new_channels()
+        self._former: set[asyncio.Task[None]] = set()
+        """Close the channels with credentials that were replaced."""
         self._turn = 0
         self._messages = messages
         self._changed = asyncio.Event()
@@ -89,7 +105,7 @@ class ShardLinks:
         """Waits for a process that has ended a short while ago; returns whether it can be reached."""
         link, since = self._links[shard], self._down.setdefault(shard, asyncio.get_running_loop().time())
         with suppress(TimeoutError):
-            async with asyncio.timeout_at(since + AGAIN_SECONDS):
+            async with asyncio.timeout_at(since + self._patience):
                 while not link.is_up:
                     self._changed.clear()
                     await self._changed.wait()
@@ -103,7 +119,13 @@ class ShardLinks:
         self._changed.set()
 
     def channel(self, shard: int) -> grpc.aio.Channel:
-        """Returns a channel to the process of another shard, each of CHANNELS in turn."""
+        """Returns a channel to the owner of another shard, each of CHANNELS in turn."""
+        if (credentials := self._credentials()) is not self._current:
+            self._current = credentials
+            former, self._channels = self._channels, self._new_channels()
+            closing = asyncio.get_running_loop().create_task(_close(former, FORMER_SECONDS), name="former-channels")
+            self._former.add(closing)
+            closing.add_done_callback(self._former.discard)
         self._turn = (self._turn + 1) % CHANNELS
         return self._channels[shard][self._turn]
 
@@ -136,9 +158,9 @@ class ShardLinks:
             seconds: Time for the reply, if another process serves the shard.
 
         Raises:
-            Rejection: The shard rejected the call; SERVER_UNREACHABLE: its process does not run, so the call was not
-                executed, nor within AGAIN_SECONDS of its end, for which calls other than claims wait; OUTCOME_UNKNOWN:
-                its process ended before the reply.
+            Rejection: The shard rejected the call; SERVER_UNREACHABLE: its owner cannot be reached, so the call was not
+                executed; calls other than claims wait for the patience of the links; OUTCOME_UNKNOWN: its owner was
+                lost before the reply.
         """
         claims, authorization, origin = caller
         if shard == self.mine:
@@ -149,7 +171,7 @@ class ShardLinks:
         while (content := await self._sent(shard, call)) is None:
             # Claims find tasks in other shards.
             if method in CLAIMS or method.startswith(f"/{SHARD}/") or not await self._is_back(shard):
-                raise unreachable(shard)
+                raise self._unreachable(shard)
         return self._response_class(method).FromString(content)
 
     async def _sent(self, shard: int, call: Call) -> bytes | None:
@@ -167,7 +189,7 @@ class ShardLinks:
         except LostError:
             if self._calls.methods[call.method].reads:
                 return None
-            text = f"the process of shard {shard} ended before its reply; the call may have been executed"
+            text = f"{self._names[shard]} was lost before its reply; the call may have been executed"
             raise Rejection(Reason.OUTCOME_UNKNOWN, text) from None
 
     def _response_class(self, method: str) -> type[Message]:
@@ -196,13 +218,26 @@ class ShardLinks:
     async def close(self) -> None:
         """Closes every link; calls in flight fail."""
         await asyncio.gather(*[link.close() for link in self._links.values()])
-        await asyncio.gather(*[channel.close() for channels in self._channels.values() for channel in channels])
+        for closing in self._former:
+            closing.cancel()
+        await asyncio.gather(*self._former, return_exceptions=True)
+        await _close(self._channels, None)
+
+    def _new_channels(self) -> dict[int, list[grpc.aio.Channel]]:
+        return {
+            index: [open_channel(address, self._current, alone=True) for _ in range(CHANNELS)]
+            for index, address in self._addresses.items()
+        }
+
+    def _unreachable(self, shard: int) -> Rejection:
+        """Returns the rejection of a call on a shard whose owner cannot be reached."""
+        why = "it is started again, and the server's log says why it ended" if self._patience else "start it again"
+        return Rejection(Reason.SERVER_UNREACHABLE, f"{self._names[shard]} cannot be reached: {why}")
 
 
-def unreachable(shard: int) -> Rejection:
-    """Returns the rejection of a call on a shard whose process does not run."""
-    text = f"the process of shard {shard} does not run; it is started again, and the server's log says why it ended"
-    return Rejection(Reason.SERVER_UNREACHABLE, text)
+async def _close(channels: Mapping[int, Sequence[grpc.aio.Channel]], seconds: float | None) -> None:
+    """Closes channels, once their calls have ended or after some seconds."""
+    await asyncio.gather(*[channel.close(seconds) for each in channels.values() for channel in each])
 
 
 def _rejection_of(failure: CallFailed) -> Rejection:

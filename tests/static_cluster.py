@@ -1,0 +1,63 @@
+"""A static cluster: several servers on this machine, each with one shard, that know each other."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+from server_process import DEV_TOKEN, LOOPBACK, ServerProcess, reserved_port
+
+NAMES = ("a", "b", "c")
+SECONDS_MAX = 45.0
+
+
+@contextmanager
+def static_cluster(folder: Path, env: Mapping[str, str] | None = None) -> Iterator[list[ServerProcess]]:
+    """Yields the nodes once each sees the shards of all.
+
+    Args:
+        folder: Where their files are kept.
+        env: Variables of all nodes in addition to a plain environment.
+    """
+    with ExitStack() as stack:
+        held = [stack.enter_context(reserved_port()) for _ in NAMES]
+        places = {name: f"{LOOPBACK}:{port.getsockname()[1]}" for name, port in zip(NAMES, held, strict=True)}
+        given = {
+            "PERSISTENCE_CONFIG": "{}",
+            "CLUSTER_ENABLED": "true",
+            "CLUSTER_NODES": ",".join(f"{name}={place}" for name, place in places.items()),
+            **(env or {}),
+        }
+        nodes = [
+            stack.enter_context(
+                ServerProcess(
+                    folder / name, env=given | {"CLUSTER_SELF_ID": name, "CLUSTER_GRPC_ADDR": place}, apart=False
+                )
+            )
+            for name, place in places.items()
+        ]
+        until(lambda: all(served(node) == {"served"} for node in nodes))
+        yield nodes
+
+
+def ask(node: ServerProcess, method: str, path: str, *, timeout: float = SECONDS_MAX, **body: Any) -> httpx.Response:
+    """Makes a call on one node."""
+    url, headers = f"{node.http_url}{path}", {"Authorization": f"Bearer {DEV_TOKEN}"}
+    return httpx.request(method, url, headers=headers, json=body or None, timeout=timeout)
+
+
+def served(node: ServerProcess) -> set[str]:
+    """Returns how a node sees the shards: served or not."""
+    return set(ask(node, "GET", "/readyz").json()["shards"].values())
+
+
+def until(condition: Any) -> None:
+    """Waits until a condition holds."""
+    end = time.monotonic() + SECONDS_MAX
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.05)

@@ -69,7 +69,7 @@ def test_node_that_is_down_costs_its_own_tasks_only(nodes: list[ServerProcess]) 
         assert time.monotonic() - begun < AT_ONCE
         assert answer.status_code == (503 if owner(task_id) == 1 else 200)
         if answer.status_code == 503:
-            assert (answer.json()["code"], "the node b" in answer.json()["error"]) == ("SERVER_UNREACHABLE", True)
+            assert (answer.json()["code"], "the node b" in answer.json()["error"]) == ("UNAVAILABLE", True)
     assert ask(nodes[0], "GET", "/readyz").status_code == 200
     assert sorted(claim(nodes[2], 100)) == sorted(task_id for task_id in made if owner(task_id) != 1)
     nodes[1].start()

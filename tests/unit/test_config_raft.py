@@ -219,13 +219,21 @@ def test_raft_error_names_the_key_of_an_impossible_combination(environment: dict
     assert refusal(DOCUMENTED | environment).key == key
 
 
-@pytest.mark.parametrize("part", ["cluster", "sharding"])
-def test_raft_error_names_a_section_of_the_file_that_conflicts_with_raft(tmp_path: Path, part: str) -> None:
+@pytest.mark.parametrize(
+    ("part", "key", "text"),
+    [
+        ("cluster", "cluster.enabled", "and RAFT_ENABLED are mutually exclusive"),
+        ("sharding", "sharding", "sharding and raft are mutually exclusive"),
+    ],
+)
+def test_raft_error_names_a_section_of_the_file_that_conflicts_with_raft(
+    tmp_path: Path, part: str, key: str, text: str
+) -> None:
     file = tmp_path / "codeq.yaml"
     file.write_text(f"{part}: {{enabled: true}}\n")
-    with pytest.raises(ConfigError, match=f"{part} and raft are mutually exclusive") as caught:
+    with pytest.raises(ConfigError, match=text) as caught:
         load(str(file), TOKENS | DOCUMENTED, {}, dev=False)
-    assert caught.value.key == part
+    assert caught.value.key == key
 
 
 @pytest.mark.parametrize(

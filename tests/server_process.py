@@ -2,7 +2,8 @@
 
 With SERVED_APART=1 in the environment of the tests, every server is two processes: `codeq server`, and `codeq gateway`
 for REST. Both are started, killed and stopped together; a test that targets the server alone uses its pid. With
-SERVED_SHARDS=4, every server has four shards.
+SERVED_SHARDS=4, every server has four shards; with SERVED_NODES=3, it is one of three nodes of a static cluster, which
+are started and killed with it.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
+
+import httpx
 
 START_SECONDS_MAX = 45.0
 """A server that is not ready by then has failed. The time is generous, because many may start at once on a busy
@@ -33,6 +36,10 @@ APART = os.environ.get("SERVED_APART") == "1"
 
 SHARDS = int(os.environ.get("SERVED_SHARDS", "1"))
 """Number of shards of each server that names none."""
+
+NODES = int(os.environ.get("SERVED_NODES", "1"))
+"""Number of nodes of the static cluster to which each server belongs that names no mode."""
+_MODES = {"PERSISTENCE_CONFIG", "PERSISTENCE_PROVIDER", "RAFT_ENABLED", "CLUSTER_ENABLED"}
 
 _GATEWAY_FLAGS = frozenset({"--port", "--http-host"})
 _NO_AUTHORITIES = {"SSL_CERT_FILE": os.devnull}
@@ -83,7 +90,7 @@ class ServerProcess:
         self.ready_path = directory / "ready.json"
         passed_on = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
         self.env = {**passed_on, **_NO_AUTHORITIES, **(env or {})}
-        if SHARDS > 1 and not {"PERSISTENCE_CONFIG", "PERSISTENCE_PROVIDER", "RAFT_ENABLED"} & self.env.keys():
+        if SHARDS > 1 and not _MODES & self.env.keys():
             self.env["PERSISTENCE_CONFIG"] = json.dumps({"numShards": SHARDS})
         self._flags = [*(["--dev"] if dev else []), *flags]
         # Bound but never listening, so that no other process gets these ports, even while the server is down.
@@ -92,6 +99,12 @@ class ServerProcess:
         self._apart = apart
         self._gateway: subprocess.Popen[bytes] | None = None
         self._gateway_ready_path = directory / "gateway-ready.json"
+        self._mates: list[ServerProcess] = []
+        """The other nodes of its static cluster."""
+        self._place: dict[str, str] = {}
+        """Variables that tell a node from the others."""
+        if NODES > 1 and not _MODES & self.env.keys():
+            self._found(directory, {"flags": flags, "dev": dev, "apart": apart, "host": host, "prefix": prefix})
 
     def __enter__(self) -> Self:
         try:
@@ -159,6 +172,10 @@ class ServerProcess:
         """Starts the process and returns at once."""
         assert not self.is_running
         self._kill_gateway()
+        for mate in self._mates:
+            if not mate.is_running:
+                mate.env = self.env | mate._place
+                mate.spawn()
         self._spawn_server()
         if self._apart:
             self._spawn_gateway()
@@ -171,7 +188,23 @@ class ServerProcess:
             RuntimeError: The server ended, or was not ready in time; the message ends with its log.
         """
         self.spawn()
-        return self._wait_until_ready()
+        for mate in self._mates:
+            mate._wait_until_ready()
+        self._wait_until_ready()
+        self._wait_for_mates()
+        return self
+
+    def _wait_for_mates(self) -> None:
+        """Waits until this node reaches the others; not if its REST is hidden from this test."""
+        deadline = time.monotonic() + START_SECONDS_MAX
+        while self._mates and time.monotonic() < deadline:
+            try:
+                told = httpx.get(f"{self.http_url}/readyz", verify=False)
+                if "not served" not in told.text:
+                    return
+            except httpx.HTTPError:
+                return
+            time.sleep(POLL_SECONDS)
 
     def start_server(self) -> None:
         """Restarts an ended server process without touching its gateway."""
@@ -231,11 +264,16 @@ class ServerProcess:
         if self._process is not None:
             self._process.wait()
         self._kill_gateway()
+        for mate in self._mates:
+            mate.kill()
 
     def stop(self) -> int:
         """Asks the server to stop and returns its exit code."""
         self.signal(signal.SIGTERM)
-        return self.wait()
+        code = self.wait()
+        for mate in self._mates:
+            mate.stop()
+        return code
 
     def signal(self, number: int) -> None:
         """Sends a signal to the process."""
@@ -252,6 +290,19 @@ class ServerProcess:
         self.kill()
         for port in self._ports:
             port.close()
+        for mate in self._mates:
+            mate.close()
+
+    def _found(self, directory: Path, alike: Mapping[str, Any]) -> None:
+        """Makes this server a node of a static cluster, and prepares the others."""
+        self._ports += (held := [reserved_port() for _ in range(NODES)])
+        places = {f"n{at}": f"{LOOPBACK}:{port.getsockname()[1]}" for at, port in enumerate(held)}
+        self.env |= {"CLUSTER_ENABLED": "true", "CLUSTER_NODES": ",".join(f"{n}={a}" for n, a in places.items())}
+        nodes = [self, *(ServerProcess(directory / name, env=self.env, **alike) for name in list(places)[1:])]
+        self._mates = nodes[1:]
+        for node, (name, address) in zip(nodes, places.items(), strict=True):
+            node._place = {"CLUSTER_SELF_ID": name, "CLUSTER_GRPC_ADDR": address}
+            node.env |= node._place
 
     def _port(self, index: int) -> int:
         number = self._ports[index].getsockname()[1]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import ssl
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,14 +15,20 @@ from server_process import DEV_TOKEN, LOOPBACK, ServerProcess, reserved_port
 NAMES = ("a", "b", "c")
 SECONDS_MAX = 45.0
 
+Trust = ssl.SSLContext | bool
+
 
 @contextmanager
-def static_cluster(folder: Path, env: Mapping[str, str] | None = None) -> Iterator[list[ServerProcess]]:
+def static_cluster(
+    folder: Path, env: Mapping[str, str] | None = None, trust: Trust = True, prefix: Sequence[str] = ()
+) -> Iterator[list[ServerProcess]]:
     """Yields the nodes once each sees the shards of all.
 
     Args:
         folder: Where their files are kept.
         env: Variables of all nodes in addition to a plain environment.
+        trust: Authorities of their certificates.
+        prefix: See `ServerProcess`.
     """
     with ExitStack() as stack:
         held = [stack.enter_context(reserved_port()) for _ in NAMES]
@@ -35,24 +42,27 @@ def static_cluster(folder: Path, env: Mapping[str, str] | None = None) -> Iterat
         nodes = [
             stack.enter_context(
                 ServerProcess(
-                    folder / name, env=given | {"CLUSTER_SELF_ID": name, "CLUSTER_GRPC_ADDR": place}, apart=False
+                    folder / name,
+                    env=given | {"CLUSTER_SELF_ID": name, "CLUSTER_GRPC_ADDR": place},
+                    apart=False,
+                    prefix=prefix,
                 )
             )
             for name, place in places.items()
         ]
-        until(lambda: all(served(node) == {"served"} for node in nodes))
+        until(lambda: all(served(node, trust) == {"served"} for node in nodes))
         yield nodes
 
 
-def ask(node: ServerProcess, method: str, path: str, *, timeout: float = SECONDS_MAX, **body: Any) -> httpx.Response:
+def ask(node: ServerProcess, method: str, path: str, trust: Trust = True, **body: Any) -> httpx.Response:
     """Makes a call on one node."""
     url, headers = f"{node.http_url}{path}", {"Authorization": f"Bearer {DEV_TOKEN}"}
-    return httpx.request(method, url, headers=headers, json=body or None, timeout=timeout)
+    return httpx.request(method, url, headers=headers, json=body or None, timeout=SECONDS_MAX, verify=trust)
 
 
-def served(node: ServerProcess) -> set[str]:
+def served(node: ServerProcess, trust: Trust = True) -> set[str]:
     """Returns how a node sees the shards: served or not."""
-    return set(ask(node, "GET", "/readyz").json()["shards"].values())
+    return set(ask(node, "GET", "/readyz", trust).json()["shards"].values())
 
 
 def until(condition: Any) -> None:

@@ -9,6 +9,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import yaml
 from authority import Authority
 from codeq_cli import env_files
 from codeq_server.config import Settings, load
-from server_process import ServerProcess
+from server_process import LOOPBACK, ServerProcess, reserved_port
 
 ROOT = Path(__file__).resolve().parents[2]
 LAYOUTS = ROOT / "deploy" / "docker-compose"
@@ -172,7 +173,28 @@ def test_the_server_of_the_layout_for_production_runs_a_task(tmp_path: Path, *, 
         assert server.stop() == 0
 
 
-@pytest.mark.parametrize("name", ["local-dev", "raft-cluster"])
+def test_the_nodes_of_the_static_cluster_share_the_tasks(tmp_path: Path) -> None:
+    common, nodes = env_files.read(LAYOUTS / "cluster" / "common.env"), layout("cluster/compose.yaml")
+    with ExitStack() as stack:
+        held = {name: stack.enter_context(reserved_port()) for name in nodes}
+        own = {f"{name}:9090": f"{LOOPBACK}:{port.getsockname()[1]}" for name, port in held.items()}
+        listed = common["CLUSTER_NODES"]
+        for name, place in own.items():
+            listed = listed.replace(name, place)
+        assert listed != common["CLUSTER_NODES"]
+        servers = []
+        for name, node in nodes.items():
+            env = moved(common | node["environment"], tmp_path / name)
+            env |= {"CLUSTER_NODES": listed, "CLUSTER_GRPC_ADDR": own[f"{name}:9090"]}
+            server = ServerProcess(tmp_path / name, env=env, dev=False, store=tmp_path / name / "pebble" / "store")
+            servers.append(stack.enter_context(server))
+        first_task(servers[0], "dev-token", "dev-token")
+        crossed = {"CODEQ_PRODUCER_ADDR": servers[1].producer_addr, "CODEQ_WORKER_ADDR": servers[2].worker_addr}
+        first_task(servers[0], "dev-token", "dev-token", **crossed)
+        assert [server.stop() for server in servers] == [0] * 3
+
+
+@pytest.mark.parametrize("name", ["local-dev", "raft-cluster", "cluster"])
 def test_a_layout_with_tokens_that_everyone_knows_is_published_on_the_loopback_only(name: str) -> None:
     ports = [port for service in layout(f"{name}/compose.yaml").values() for port in service.get("ports", [])]
 

@@ -297,7 +297,8 @@ class ServerProcess:
         """Makes this server a node of a static cluster, and prepares the others."""
         self._ports += (held := [reserved_port() for _ in range(NODES)])
         places = {f"n{at}": f"{LOOPBACK}:{port.getsockname()[1]}" for at, port in enumerate(held)}
-        self.env |= {"CLUSTER_ENABLED": "true", "CLUSTER_NODES": ",".join(f"{n}={a}" for n, a in places.items())}
+        listed = ",".join(f"{name}={address}" for name, address in places.items())
+        self.env |= {"CLUSTER_ENABLED": "true", "CLUSTER_NODES": listed, "CLUSTER_SECRET": "secret of the nodes"}
         nodes = [self, *(ServerProcess(directory / name, env=self.env, **alike) for name in list(places)[1:])]
         self._mates = nodes[1:]
         for node, (name, address) in zip(nodes, places.items(), strict=True):

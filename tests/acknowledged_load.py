@@ -37,7 +37,9 @@ class Ledger:
         self.progress.set()
 
 
-async def produce(address: str, ledger: Ledger, seconds: float = RECONNECT_SECONDS) -> None:
+async def produce(
+    address: str, ledger: Ledger, seconds: float = RECONNECT_SECONDS, *, callers_max: int = CALLERS
+) -> None:
     """Creates one task after another with the SDK; creates with an unknown outcome are ignored.
 
     A new producer replaces one whose stream broke, because a producer backs off longer each time its server dies.
@@ -52,7 +54,7 @@ async def produce(address: str, ledger: Ledger, seconds: float = RECONNECT_SECON
         try:
             async with codeq.AsyncProducer(address, token=DEV_TOKEN) as producer:
                 # No group: if callers fail just when this task is cancelled, a group loses the cancellation.
-                callers = [asyncio.create_task(caller(producer)) for _ in range(CALLERS)]
+                callers = [asyncio.create_task(caller(producer)) for _ in range(callers_max)]
                 try:
                     failed, _ = await asyncio.wait(callers, return_when=asyncio.FIRST_EXCEPTION)
                 finally:
@@ -97,10 +99,10 @@ async def work(address: str, ledger: Ledger) -> None:
             await asyncio.sleep(0.02)  # the server is down; try again
 
 
-async def load(server: ServerProcess, ledger: Ledger) -> None:
-    """Keeps the server busy until it is cancelled."""
+async def load(server: ServerProcess, ledger: Ledger, callers: int = CALLERS) -> None:
+    """Keeps the server busy until it is cancelled, with so many creates at a time."""
     async with asyncio.TaskGroup() as group:
-        group.create_task(produce(server.producer_addr, ledger))
+        group.create_task(produce(server.producer_addr, ledger, callers_max=callers))
         group.create_task(work(server.worker_addr, ledger))
 
 

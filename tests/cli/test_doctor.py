@@ -111,6 +111,10 @@ class Place:
         found = {"RAFT_ENABLED": "true", "RAFT_SELF_ID": "a", "RAFT_BIND_ADDR": f"127.0.0.1:{self.free_port()}"}
         return found | {"RAFT_PEERS": peers, "RAFT_CLUSTER_SECRET": "s" * 32} | more
 
+    def node(self, nodes: str, host: str = "") -> dict[str, str]:
+        found = {"CLUSTER_ENABLED": "true", "CLUSTER_SELF_ID": "b", "CLUSTER_NODES": nodes}
+        return found | {"CLUSTER_GRPC_ADDR": f"{host}:{self.free_port()}", "CLUSTER_SECRET": "s" * 32}
+
     def tls(self, days: float = 90, mode: int = 0o600) -> dict[str, str]:
         files = Authority().files(self.path / "tls", days=days)
         files.key.chmod(mode)
@@ -255,7 +259,7 @@ FAULTS = {
         lambda at: at.raft(f"a=127.0.0.1:7801,b={ELSEWHERE}:7000,c=192.0.2.8:7000", RAFT_BIND_ADDR=":7801"),
         "cluster",
         "a=127.0.0.1 is this machine's loopback",
-        "an address that the other members reach",
+        "an address that the other nodes reach",
     ),
     "own address elsewhere": warned(
         lambda at: at.raft(f"a={ELSEWHERE}:7000,b=192.0.2.8:7000,c=192.0.2.9:7000", RAFT_BIND_ADDR=":7801"),
@@ -338,6 +342,21 @@ FAULTS = {
     "missing store of a shard": Fault(lambda at: at.shards(3, made=2), "store", "store of shard 2 is missing", "mount"),
     "other number of shards": Fault(
         lambda at: at.shards(3) | at.stored_at(at.store), "store", "has numShards 3", "set numShards to 3"
+    ),
+    "node on the loopback": Fault(
+        lambda at: at.node(f"a={ELSEWHERE}:9090,b=127.0.0.1:9090"),
+        "cluster",
+        "other nodes are elsewhere",
+        "an address that the other nodes reach",
+    ),
+    "listener for nodes on the loopback": Fault(
+        lambda at: at.node(f"a={ELSEWHERE}:9090,b={ELSEWHERE}:9091", host="127.0.0.1"),
+        "cluster",
+        "cannot reach 127.0.0.1",
+        "set CLUSTER_GRPC_ADDR=:",
+    ),
+    "unknown name of a node": Fault(
+        lambda at: at.node("a=no-such-host.invalid:9090,b=127.0.0.1:9090"), "names", "leads nowhere", "getent hosts"
     ),
     "clock behind": Fault(lambda at: at.write({keys.TICK: tick(3600)}), "clock", "s behind the last write", "correct"),
 }

@@ -5,13 +5,14 @@ from __future__ import annotations
 import errno
 import socket
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
 from codeq_server.config import (
     Address,
+    ClusterSettings,
     GatewaySettings,
     ProcessSettings,
     RaftSettings,
@@ -89,6 +90,7 @@ def check_plaintext(settings: ProcessSettings, listeners: dict[str, Address]) ->
         plain["PORT"] = settings.http_tls is None
     if isinstance(settings, Settings):
         plain |= dict.fromkeys(STREAMS, settings.grpc_tls is None)
+        plain["CLUSTER_GRPC_ADDR"] = settings.grpc_tls is None
         plain["RAFT_BIND_ADDR"] = settings.raft is not None and settings.raft.tls_cert is None
     exposed = [name for name, each in listeners.items() if plain.get(name) and not is_loopback(each.host)]
     if exposed:
@@ -117,6 +119,8 @@ def _hosts(settings: ProcessSettings) -> Iterator[tuple[str, str | None]]:
         raft = settings.raft
         for member in () if raft is None else raft.peers.values():
             yield _peers_variable(raft), host_of(member)
+        for node in () if settings.cluster is None else settings.cluster.nodes.values():
+            yield "CLUSTER_NODES", host_of(node)
         if settings.webhook_proxy:
             yield "WEBHOOK_PROXY", urlsplit(settings.webhook_proxy).hostname
         if settings.tracing_enabled and settings.tracing_otlp_endpoint:
@@ -159,26 +163,47 @@ def check_members(raft: RaftSettings) -> Iterator[Finding]:
     """Yields findings about the addresses of a cluster's members."""
     if raft.peers_dns:
         return  # the peers are those at which the node looks for a cluster
-    own = host_of(raft.peers[raft.self_id])
-    others = {name: host_of(address) for name, address in raft.peers.items() if name != raft.self_id}
     if len(raft.peers) % 2 == 0:
         text = f"RAFT_PEERS has {len(raft.peers)} members, which tolerate no more failures than {len(raft.peers) - 1}"
         yield warning(CLUSTER, text, "use 3 or 5 members")
-    bound = raft.bind_addr.host
-    if others and bound not in _EVERYWHERE and is_loopback(bound) and not all(map(is_loopback, others.values())):
-        text = f"RAFT_BIND_ADDR: members on other machines cannot reach {raft.bind_addr}"
-        yield error(CLUSTER, text, f"set RAFT_BIND_ADDR=:{raft.bind_addr.port}")
-    elif others and is_loopback(own) and not all(map(is_loopback, others.values())):
-        text = f"RAFT_PEERS: {raft.self_id}={own} is this machine's loopback, and other members are elsewhere"
-        yield error(CLUSTER, text, f"give {raft.self_id} an address that the other members reach, on every node")
+    yield from _check_own(raft.self_id, raft.bind_addr, raft.peers, ("RAFT_BIND_ADDR", "RAFT_PEERS", "RAFT_SELF_ID"))
+
+
+def check_nodes(cluster: ClusterSettings) -> Iterator[Finding]:
+    """Yields findings about the addresses of the nodes of a static cluster."""
+    variables = ("CLUSTER_GRPC_ADDR", "CLUSTER_NODES", "CLUSTER_SELF_ID")
+    yield from _check_own(cluster.self_id, cluster.grpc_addr, cluster.nodes, variables)
+
+
+def _check_own(
+    self_id: str, bound: Address, nodes: Mapping[str, str], variables: tuple[str, str, str]
+) -> Iterator[Finding]:
+    """Yields findings about the address at which the other nodes reach this one.
+
+    Args:
+        self_id: Name of this node.
+        bound: Where it listens.
+        nodes: Address of each node.
+        variables: Those of the three settings.
+    """
+    of_bound, of_nodes, of_self = variables
+    own = host_of(nodes[self_id])
+    others = [host_of(address) for name, address in nodes.items() if name != self_id]
+    are_elsewhere = not all(map(is_loopback, others))
+    if are_elsewhere and bound.host not in _EVERYWHERE and is_loopback(bound.host):
+        text = f"{of_bound}: nodes on other machines cannot reach {bound}"
+        yield error(CLUSTER, text, f"set {of_bound}=:{bound.port}")
+    elif are_elsewhere and is_loopback(own):
+        text = f"{of_nodes}: {self_id}={own} is this machine's loopback, and other nodes are elsewhere"
+        yield error(CLUSTER, text, f"give {self_id} an address that the other nodes reach, on every node")
     elif not _is_local(own):
-        text = f"RAFT_PEERS: {own}, the address of {raft.self_id}, is not one of this machine"
+        text = f"{of_nodes}: {own}, the address of {self_id}, is not one of this machine"
         remedy = (
-            "correct it or RAFT_SELF_ID; all is well if the address is translated on the way, as with published ports"
+            f"correct it or {of_self}; all is well if the address is translated on the way, as with published ports"
         )
         yield warning(CLUSTER, text, remedy)
     else:
-        yield fine(CLUSTER, f"{raft.self_id} is one of {len(raft.peers)} members, at {raft.peers[raft.self_id]}")
+        yield fine(CLUSTER, f"{self_id} is one of {len(nodes)} nodes, at {nodes[self_id]}")
 
 
 def _is_local(host: str) -> bool:

@@ -48,6 +48,8 @@ def _findings(config: str | None, environment: Mapping[str, str], *, dev: bool, 
         return
     if settings.raft is not None:
         yield from addresses.check_members(settings.raft)
+    if settings.cluster is not None:
+        yield from addresses.check_nodes(settings.cluster)
     yield from configuration.check_tokens(settings, loading.tokenless)
     yield from configuration.check_durability(settings, environment)
     yield from disk.check_folders(settings)

@@ -175,6 +175,8 @@ class ServerProcess:
         for mate in self._mates:
             if not mate.is_running:
                 mate.env = self.env | mate._place
+                if "BACKUP_DIR" in self.env:
+                    mate.env["BACKUP_DIR"] = f"{self.env['BACKUP_DIR']}-{mate._place['CLUSTER_SELF_ID']}"
                 mate.spawn()
         self._spawn_server()
         if self._apart:

@@ -11,7 +11,7 @@ import itertools
 import logging
 import random
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -53,12 +53,15 @@ SECRET_KEY: Final = "codeq-gateway-secret"  # noqa: S105
 
 _LOG: Final = logging.getLogger("codeq.gateway")
 _SERVICE: Final = "/codeq_internal.v1.CallService/"
+_REFUSALS: Final = frozenset({grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.FAILED_PRECONDITION})
+"""Codes with which a server refuses a stream for a reason that lasts."""
 _CERTIFICATE: Final = "client_certificate"
 _OPTIONS: Final[tuple[tuple[str, int], ...]] = (
     ("grpc.max_receive_message_length", REPLY_BYTES_MAX),
     # Detects a server that vanished silently within 20 s; servers allow a ping every 10 s.
     ("grpc.keepalive_time_ms", 15_000),
     ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.http2.ping_timeout_ms", 5_000),  # the default of a minute would apply instead
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1_000),
@@ -135,15 +138,21 @@ def open_channel(
     return grpc.aio.secure_channel(address, credentials, options=options)
 
 
+def log_refused(address: str, reason: str) -> None:
+    """Logs that a server refuses this gateway."""
+    _LOG.error("gateway_refused", extra={"fields": {"server": address, "error": reason}})
+
+
 class Link:
     """A connection to one server. Opens its stream at once, in the running event loop, and reopens it until `close`.
 
     Args:
         address: The server's gRPC listener, host:port.
-        secret: Shared secret that servers require of gateways.
+        metadata: Metadata of every call, with the secret that the server requires.
         messages: Messages of call streams.
         on_change: Called when the stream is opened or stops accepting calls.
         credentials: Returns credentials; new ones take effect when the stream is reopened.
+        on_refused: Called with the address and the reason if the server refuses the stream, once until it accepts one.
 
     Attributes:
         address: The server's gRPC listener.
@@ -152,13 +161,15 @@ class Link:
     def __init__(
         self,
         address: str,
-        secret: str,
+        metadata: Sequence[tuple[str, str]],
         messages: Messages,
         on_change: Callable[[], None],
         credentials: Credentials = plaintext,
+        on_refused: Callable[[str, str], None] = log_refused,
     ) -> None:
         self.address = address
-        self._metadata = ((SECRET_KEY, secret),)
+        self._on_refused = on_refused
+        self._metadata = metadata
         self._refused = False
         self._messages = messages
         self._on_change = on_change
@@ -246,10 +257,9 @@ class Link:
             return False
         if not rpc.done():
             return True
-        if not self._refused and await rpc.code() is grpc.StatusCode.UNAUTHENTICATED:
+        if not self._refused and await rpc.code() in _REFUSALS:
             self._refused = True
-            fields = {"server": self.address, "error": await rpc.details()}
-            _LOG.error("gateway_refused", extra={"fields": fields})
+            self._on_refused(self.address, await rpc.details())
         return False
 
     async def _use(self, stream: _Stream) -> None:

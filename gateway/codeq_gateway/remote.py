@@ -26,6 +26,7 @@ from grpc_status import rpc_status
 from codeq_gateway.dispatch import LEADER_GRPC, Admission, Authorization, Call, CallFailed
 from codeq_gateway.links import (
     CONNECT_SECONDS,
+    SECRET_KEY,
     Credentials,
     Link,
     LostError,
@@ -100,7 +101,7 @@ class Links:
             if len(named) >= LINKS_MAX:
                 self._give_up(self._links.pop(named[0]))
             link = self._links[address] = Link(
-                address, self._secret, self._messages, self._on_change, self._credentials
+                address, ((SECRET_KEY, self._secret),), self._messages, self._on_change, self._credentials
             )
         return link
 

@@ -101,7 +101,7 @@ class StreamServer:
             calls,
             InFlight(),
             [secret],
-            "",
+            None,
             probes,
             self.known.append,
             None,

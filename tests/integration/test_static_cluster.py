@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -15,6 +17,8 @@ from server_process import DEV_TOKEN, ServerProcess
 from static_cluster import NAMES, ask, served, static_cluster, until
 
 TASKS = "/v1/codeq/tasks"
+NOTICED_SECONDS_MAX = 40
+"""20 s, and as much again on a busy machine."""
 AT_ONCE = 2.0
 """Seconds in which a node tells that another one is down, on a busy machine."""
 
@@ -77,6 +81,16 @@ def test_node_that_is_down_costs_its_own_tasks_only(nodes: list[ServerProcess]) 
     until(lambda: sorted(claim(nodes[2], 100)) == sorted(task_id for task_id in made if owner(task_id) == 1))
 
 
+@pytest.mark.timeout(120)
+def test_node_that_hangs_is_noticed(nodes: list[ServerProcess]) -> None:
+    nodes[1].signal(signal.SIGSTOP)
+    begun = time.monotonic()
+    until(lambda: "not served" in served(nodes[0]))
+    assert time.monotonic() - begun < NOTICED_SECONDS_MAX
+    nodes[1].signal(signal.SIGCONT)
+    until(lambda: served(nodes[0]) == {"served"})
+
+
 def test_worker_gets_the_tasks_of_all_nodes_over_one_stream(nodes: list[ServerProcess]) -> None:
     with codeq.Client(nodes[0].producer_addr, token=DEV_TOKEN) as client:
         made = {each.id for each in client.create_batch([codeq.NewTask("a", n) for n in range(4)])}
@@ -103,12 +117,35 @@ def test_nodes_without_the_same_secret_do_not_serve_each_other(tmp_path: Path, n
     assert served(nodes[0]) == {"served", "not served"}
 
 
+def test_node_that_another_list_names_wrongly_is_not_taken_for_it(nodes: list[ServerProcess]) -> None:
+    nodes[0].stop()
+    places = dict(part.split("=") for part in nodes[0].env["CLUSTER_NODES"].split(","))
+    places["b"], places["c"] = places["c"], places["b"]
+    nodes[0].env["CLUSTER_NODES"] = ",".join(f"{name}={place}" for name, place in places.items())
+    nodes[0].start()
+    until(lambda: nodes[0].log.count('"owner_refused"') == 2)
+    assert "the nodes must have the same list of nodes" in nodes[0].log
+    assert served(nodes[0]) == {"served", "not served"}
+    until(lambda: served(nodes[1]) == {"served"})  # those that know where the others are go on
+
+
+def test_second_node_of_the_same_name_is_not_taken_for_another(tmp_path: Path) -> None:
+    with static_cluster(tmp_path) as nodes:
+        nodes[1].stop()
+        shutil.rmtree(nodes[1].store)
+        nodes[1].env["CLUSTER_SELF_ID"] = "a"
+        nodes[1].start()
+        until(lambda: "owner_refused" in nodes[0].log and "owner_refused" in nodes[1].log)
+        assert served(nodes[1]) == {"served", "not served"}
+        assert served(nodes[2]) == {"served", "not served"}
+
+
 def test_store_belongs_to_its_node_and_the_number_of_nodes(nodes: list[ServerProcess]) -> None:
     for node in nodes:
         node.stop()
     listed = nodes[0].env["CLUSTER_NODES"]
     for env, problem in (
-        ({"CLUSTER_SELF_ID": "b"}, "the store is shard 0 of 3, but it is opened as shard 1 of 3"),
+        ({"CLUSTER_SELF_ID": "b"}, "the store is shard 0 of 3, but it is opened as shard 1 of 3; a node must keep"),
         ({"CLUSTER_NODES": f"{listed},d=127.0.0.1:1"}, "the store is shard 0 of 3, but it is opened as shard 0 of 4"),
         ({"CLUSTER_ENABLED": "false"}, "the store is shard 0 of 3, but it is opened as shard 0 of 1"),
     ):

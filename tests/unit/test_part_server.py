@@ -15,6 +15,7 @@ from codeq.v1 import task_pb2
 from codeq_internal.v1 import shard_work_pb2 as pb
 from codeq_server.auth.claims import WORKER_SCOPES, Claims
 from codeq_server.core.errors import Reason, Rejection
+from codeq_server.services.internal_callers import Owner
 from codeq_server.services.part_links import GrpcLink, LinkEndedError
 from codeq_server.services.part_server import PartServer
 from codeq_server.services.stream_token import StreamToken
@@ -32,10 +33,10 @@ class Linked:
 
     count = 2
     mine = 0
-    secret = SECRET
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self._channel = channel
+        self.metadata = Owner(0, 2, SECRET).says_to
 
     def channel(self, shard: int) -> grpc.aio.Channel:
         assert shard == 1
@@ -50,7 +51,7 @@ async def linked(installation: Installation) -> AsyncIterator[Linked]:
     """Serves the parts of shard 1."""
     server = grpc.aio.server()
     known: list[str] = []
-    PartServer(installation.calls[1], ["", SECRET], known.append, lambda *_: None).register(server)
+    PartServer(installation.calls[1], Owner(1, 2, SECRET), known.append, lambda *_: None).register(server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
@@ -101,7 +102,7 @@ async def test_broken_call_keeps_the_leases_in_the_other_process() -> None:
 async def test_part_is_refused_without_the_secret_or_a_valid_token(secret: str, tenant: str) -> None:
     installation = Installation(2)
     async with linked(installation) as shards:
-        link = GrpcLink(shards.channel(1), secret)
+        link = GrpcLink(shards.channel(1), Owner(0, 2, secret).says_to(1))
         caller = pb.ShardCaller(authorization=f"Bearer {tenant}".strip())
         with suppress(LinkEndedError):  # the shard may be faster
             await link.write(pb.WorkOnShardRequest(hello=pb.ShardWorkHello(caller=caller)))
@@ -110,8 +111,17 @@ async def test_part_is_refused_without_the_secret_or_a_valid_token(secret: str, 
         assert refused.value.reason is Reason.UNAUTHENTICATED
 
 
+@pytest.mark.parametrize(("shard", "count", "wanted"), [(0, 2, 0), (1, 2, 1), (0, 3, 1)])
+async def test_part_for_another_owner_is_refused(shard: int, count: int, wanted: int) -> None:
+    async with linked(Installation(2)) as shards:
+        with pytest.raises(Rejection) as refused:
+            await GrpcLink(shards.channel(1), Owner(shard, count, SECRET).says_to(wanted)).read()
+        assert refused.value.reason is Reason.BAD_HANDSHAKE
+        assert "this is shard 1 of 2" in refused.value.message
+
+
 async def test_process_that_does_not_listen_is_unreachable() -> None:
     async with grpc.aio.insecure_channel("127.0.0.1:1") as channel:
         with pytest.raises(Rejection) as refused:
-            await GrpcLink(channel, SECRET).read()
+            await GrpcLink(channel, ()).read()
         assert refused.value.reason is Reason.SERVER_UNREACHABLE

@@ -39,9 +39,9 @@ def test_artifacts_stay_where_the_server_has_them() -> None:
 def test_processes_share_ports_and_nodes_do_not() -> None:
     processes = owners_of(None, PLACE)
     assert processes is not None
-    assert (processes.mine, processes.processes, processes.addresses[2]) == (1, 3, "127.0.0.1:7103")
+    assert (processes.mine.shard, processes.processes, processes.addresses[2]) == (1, 3, "127.0.0.1:7103")
     cluster = {"CLUSTER_ENABLED": "true", "CLUSTER_SELF_ID": "b", "CLUSTER_NODES": "b=host-b:9090,a=host-a:9090"}
     nodes = owners_of(load(None, cluster, {}, dev=True).cluster, None)
     assert nodes is not None
-    assert (nodes.mine, nodes.processes, nodes.addresses) == (1, 1, ("host-a:9090", "host-b:9090"))
+    assert (nodes.mine.shard, nodes.processes, nodes.addresses) == (1, 1, ("host-a:9090", "host-b:9090"))
     assert owners_of(None, None) is None

@@ -33,7 +33,7 @@ class ClusterSettings:
     secret: str = setting(
         SECRET,
         "",
-        "secret that nodes authenticate with, the same on every node; calls without it are rejected",
+        "secret that nodes authenticate with, the same on every node. Whoever knows it can act as a node",
         unset="derived from the producers' token, if there is only one and no provider is `mtls`",
         secret=True,
     )

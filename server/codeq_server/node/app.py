@@ -201,7 +201,7 @@ class Node:
     def _new_host(self, *, verify: bool, clock: Clock) -> Host:
         settings, files = self._settings, self._files
         if settings.raft is None:
-            at = 0 if self._owners is None else self._owners.mine
+            at = 0 if self._owners is None else self._owners.mine.shard
             outgoing = self._outgoing
             return LocalHost(settings, files, self._on_fatal, verify=verify, outgoing=outgoing, clock=clock, shard=at)
         # Imported only here: a single node runs without the extension that Raft needs.
@@ -254,7 +254,7 @@ class Node:
             self._calls,
             self._in_flight,
             [self._settings.gateway_secret],
-            "" if self._owners is None else self._owners.secret,
+            None if self._owners is None else self._owners.mine,
             probes,
             self._door.known.add,
             access_log,

@@ -83,7 +83,8 @@ class LocalHost:
             # Nothing may be written before the format is known and the store is known to be complete.
             unix_seconds = self._clock()[0] // 1000
             installation, count = os.urandom(CLUSTER_ID_BYTES), settings.num_shards
-            identity = next_identity(store, count, unix_seconds, installation, shard=self._shard)
+            is_node = settings.cluster is not None
+            identity = next_identity(store, count, unix_seconds, installation, shard=self._shard, is_node=is_node)
             tick = store.get(keys.TICK)
             store.check_recovered(0 if tick is None else parsed(rows_pb2.TickRow, keys.TICK, tick).lsn)
             if self._verify:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from codeq_server.config import Address, ClusterSettings
 from codeq_server.node.place import Place
+from codeq_server.services.internal_callers import Owner
 from codeq_server.services.shard_links import LOOPBACK
 
 
@@ -14,20 +15,18 @@ class Owners:
     """The owners of the shards, as one of them sees them.
 
     Attributes:
-        mine: Index of the shard of this process.
+        mine: This process as an owner.
         names: Each owner by shard, in words for messages.
         addresses: Address of each owner for calls of the others, as host:port.
         listen: Where this process takes these calls.
-        secret: Secret that the owners share.
         are_one_server: Whether they are the processes of one server: they share the ports for clients and the page of
             metrics, and one that ends is started again at once.
     """
 
-    mine: int
+    mine: Owner
     names: tuple[str, ...]
     addresses: tuple[str, ...]
     listen: Address
-    secret: str
     are_one_server: bool
 
     @property
@@ -42,9 +41,10 @@ def owners_of(cluster: ClusterSettings | None, place: Place | None) -> Owners | 
         names = tuple(f"the process of shard {shard}" for shard in range(place.count))
         addresses = tuple(f"{LOOPBACK}:{port}" for port in place.ports)
         listen = Address(LOOPBACK, place.port)
-        return Owners(place.shard, names, addresses, listen, place.secret, are_one_server=True)
+        return Owners(Owner(place.shard, place.count, place.secret), names, addresses, listen, are_one_server=True)
     if cluster is not None:
         names = tuple(f"the node {name}" for name in cluster.names)
         addresses = tuple(cluster.nodes[name] for name in cluster.names)
-        return Owners(cluster.shard, names, addresses, cluster.grpc_addr, cluster.secret, are_one_server=False)
+        owner = Owner(cluster.shard, len(names), cluster.secret)
+        return Owners(owner, names, addresses, cluster.grpc_addr, are_one_server=False)
     return None

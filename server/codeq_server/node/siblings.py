@@ -46,13 +46,12 @@ class Siblings:
         on_defect: Callable[[str, BaseException], None],
         credentials: Credentials,
     ) -> None:
-        PartServer(calls, [owners.secret], on_known, on_defect).register(server)
+        PartServer(calls, owners.mine, on_known, on_defect).register(server)
         self._are_one_server = owners.are_one_server
         self.shards = ShardLinks(
             owners.mine,
             owners.names,
             owners.addresses,
-            owners.secret,
             calls,
             credentials=credentials if not owners.are_one_server else plaintext,
             patience_seconds=AGAIN_SECONDS if owners.are_one_server else 0,

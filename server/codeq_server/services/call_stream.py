@@ -41,7 +41,7 @@ from .grpc_front import (
     status_of,
     working_at,
 )
-from .internal_callers import InternalCallers
+from .internal_callers import InternalCallers, Owner
 
 SERVICE: Final = "codeq_internal.v1.CallService"
 """Name of the service; reflection does not list it, because it is not part of the public API."""
@@ -142,8 +142,7 @@ class CallStreams(Collector):
         calls: Executes the calls.
         in_flight: Counts the bytes of large requests.
         secrets: Shared secrets of gateways, of which each must show one; empty ones admit nobody.
-        sibling_secret: Secret of the other processes of this server, which alone may route calls to its shard; empty:
-            there are none.
+        owner: This process as the owner of a shard, to which the other owners may route calls; None: there are none.
         probes: Readiness and metrics for gateways.
         on_known: Called with the gRPC peer of a connection that presented the secret.
         access_log: Writes one line per call; None: no access log.
@@ -158,7 +157,7 @@ class CallStreams(Collector):
         calls: UnaryCalls,
         in_flight: InFlight,
         secrets: Sequence[str],
-        sibling_secret: str,
+        owner: Owner | None,
         probes: ServerProbes,
         on_known: Callable[[str], None],
         access_log: AccessLog | None,
@@ -168,8 +167,7 @@ class CallStreams(Collector):
         self.in_flight = in_flight
         self.access_log = access_log
         self.on_defect = on_defect
-        self._callers = InternalCallers([*secrets, sibling_secret], calls.denied, on_known)
-        self._sibling_secret = sibling_secret
+        self._callers = InternalCallers(secrets, owner, calls.denied, on_known)
         self.frames = 0
         self._probes = probes
         self._open: set[_CallStream] = set()
@@ -208,12 +206,12 @@ class CallStreams(Collector):
 
     async def _exchange(self, _: Any, context: Any) -> None:
         try:
-            shown = self._callers.check("CallService", context)
+            is_owner = self._callers.check("CallService", context)
             if self._is_ending:
                 raise Rejection(Reason.DRAINING, "the server is stopping")
             if len(self._open) >= STREAMS_MAX:
                 raise Rejection(Reason.LIMIT_REACHED, f"{STREAMS_MAX} call streams are open, the limit")
-            stream = _CallStream(self, context, is_sibling=shown == self._sibling_secret)
+            stream = _CallStream(self, context, is_owner=is_owner)
             self._open.add(stream)
             try:
                 await stream.run()
@@ -274,10 +272,10 @@ class _Open:
 class _CallStream:
     """One stream and its calls."""
 
-    def __init__(self, streams: CallStreams, context: Any, *, is_sibling: bool) -> None:
+    def __init__(self, streams: CallStreams, context: Any, *, is_owner: bool) -> None:
         self._streams = streams
         self._context = context
-        self._is_sibling = is_sibling
+        self._is_owner = is_owner
         self._loop = asyncio.get_running_loop()
         self._open: dict[int, _Open] = {}
         self._replies: deque[call_pb2.Reply] = deque()
@@ -351,7 +349,7 @@ class _CallStream:
         method = streams.calls.methods.get(call.method)
         name = UNKNOWN_CALL if method is None else call.method
         try:
-            if method is None or not (self._is_sibling or _may_gateway_make(call)):
+            if method is None or not (self._is_owner or _may_gateway_make(call)):
                 raise Rejection(Reason.ROUTE_NOT_FOUND, "unknown method")  # noqa: TRY301
             calls, authorization = streams.calls, call.authorization or call.client_certificate
             claims = calls.known(name, authorization) or await calls.authenticate(name, authorization)

@@ -11,13 +11,13 @@ from typing import Any, Final, Protocol
 import grpc
 import grpc.aio
 from codeq import reasons
-from codeq_gateway.links import SECRET_KEY
 from codeq_internal.v1 import shard_work_pb2 as pb
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
 from codeq_server.core.errors import Reason, Rejection
 
+from .internal_callers import Metadata
 from .shards import LinkedShards
 from .streams import rejection_in
 
@@ -101,19 +101,19 @@ class StreamLinks:
         """Begins to open a link to a shard."""
         if shard == self._shards.mine:
             return MemoryLink(self._serve)
-        return GrpcLink(self._shards.channel(shard), self._shards.secret)
+        return GrpcLink(self._shards.channel(shard), self._shards.metadata(shard))
 
 
 class GrpcLink:
     """A link to the process of another shard."""
 
-    def __init__(self, channel: grpc.aio.Channel, secret: str) -> None:
+    def __init__(self, channel: grpc.aio.Channel, metadata: Metadata) -> None:
         exchange: Any = channel.stream_stream(
             WORK_ON_SHARD,
             request_serializer=pb.WorkOnShardRequest.SerializeToString,
             response_deserializer=pb.WorkOnShardResponse.FromString,
         )
-        self._rpc = exchange(metadata=((SECRET_KEY, secret),))
+        self._rpc = exchange(metadata=metadata)
 
     async def write(self, request: pb.WorkOnShardRequest) -> None:
         """See `PartLink`."""

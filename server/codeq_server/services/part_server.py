@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import grpc
@@ -19,7 +19,7 @@ from codeq_server.core.errors import Reason, Rejection
 
 from .calls import Calls
 from .grpc_front import WORK, refuse
-from .internal_callers import InternalCallers
+from .internal_callers import InternalCallers, Owner
 from .part_links import SERVICE, WORK_ON_SHARD
 from .stream_token import StreamToken
 from .streams import hello_of, rejection_in
@@ -30,7 +30,7 @@ class PartServer:
 
     Args:
         calls: Knows the shard and authenticates clients.
-        secrets: Secrets of which a caller must show one.
+        owner: This process as the owner of a shard.
         on_known: Called with the gRPC peer of a connection that presented a secret.
         on_defect: Called with the method and exception of an unexpected failure.
     """
@@ -38,13 +38,13 @@ class PartServer:
     def __init__(
         self,
         calls: Calls,
-        secrets: Sequence[str],
+        owner: Owner,
         on_known: Callable[[str], None],
         on_defect: Callable[[str, BaseException], None],
     ) -> None:
         self._calls = calls
         self._access = access_of(WORK)
-        self._callers = InternalCallers(secrets, calls.denied, on_known)
+        self._callers = InternalCallers((), owner, calls.denied, on_known)
         self._on_defect = on_defect
 
     def register(self, server: grpc.aio.Server) -> None:

@@ -19,6 +19,7 @@ from codeq.v1 import worker_service_pb2 as pb
 from codeq_gateway.finishing import finish
 from codeq_internal.v1 import shard_work_pb2 as shard_pb
 
+from codeq_server.auth.claims import NEVER
 from codeq_server.core.errors import Reason, Rejection
 from codeq_server.core.ids import shard_of
 
@@ -282,6 +283,11 @@ class WorkerRelay:
         return shard, work
 
     # -- from the shards ---------------------------------------------------------------------------------------------
+
+    def is_valid(self) -> bool:
+        """Returns whether the client's token has not expired."""
+        expires_at = self._token.claims.expires_at
+        return expires_at == NEVER or expires_at > self._unix_seconds()
 
     def opened(self, shard: int) -> None:
         """Pulls from a shard that can be reached."""

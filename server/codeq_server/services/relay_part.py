@@ -9,6 +9,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final, NamedTuple, Protocol
 
+import structlog
 from codeq.v1 import worker_service_pb2 as worker_pb
 from codeq_gateway.finishing import finish
 from codeq_internal.v1 import shard_work_pb2 as pb
@@ -16,6 +17,8 @@ from codeq_internal.v1 import shard_work_pb2 as pb
 from codeq_server.core.errors import Reason, Rejection
 
 from .part_links import LinkEndedError, PartLink
+
+_log = structlog.get_logger()
 
 CONNECT_SECONDS: Final = 5.0
 """Time for a shard to accept a link."""
@@ -36,6 +39,10 @@ FAULTS_OF_CLIENTS: Final = frozenset(
 
 class Relay(Protocol):
     """The stream to which a part belongs."""
+
+    def is_valid(self) -> bool:
+        """Returns whether the token of the client is valid here."""
+        ...
 
     def opened(self, shard: int) -> None:
         """Called when a shard has accepted its part."""
@@ -102,7 +109,7 @@ class RelayPart:
         """Set while the shard serves the link."""
         self._is_ending = False
         """Whether the client has half-closed, or has left."""
-        self._is_leaving = False
+        self._is_leaving = self._was_refused = False
         self._ended = asyncio.Event()
 
     async def run(self) -> None:
@@ -121,6 +128,8 @@ class RelayPart:
                 self._accepted.clear()
                 pause, lost = PAUSE_SECONDS_MIN, loop.time()
             is_fault = refusal is not None and refusal.reason in FAULTS_OF_CLIENTS
+            if refusal is not None and refusal.reason is Reason.UNAUTHENTICATED and self._relay.is_valid():
+                self._tell_refused(refusal)
             self.is_down |= is_fault or loop.time() - lost >= HOLD_SECONDS
             self._lose("the link has ended" if refusal is None else refusal.message)
             if refusal is not None and is_fault:
@@ -166,6 +175,13 @@ class RelayPart:
         self._requests.append(request)
         self.unsent_bytes += request.size
         self._wake.set()
+
+    def _tell_refused(self, refusal: Rejection) -> None:
+        """Logs, once, that the shard refuses a token that this process accepts: the client gets none of its tasks."""
+        if not self._was_refused:
+            self._was_refused = True
+            hint = "all owners of shards need the same tokens"
+            _log.error("stream_refused_by_shard", shard=self._shard, error=refusal.message, hint=hint)
 
     def _lose(self, reason: str) -> None:
         """Drops what waits to be sent if the part is down, else only the pulls, which the relay makes anew."""

@@ -13,6 +13,7 @@ from functools import partial
 from typing import Final
 
 import grpc.aio
+import structlog
 from codeq_gateway.dispatch import Call, CallFailed
 from codeq_gateway.links import Credentials, Link, LostError, Messages, NotSentError, open_channel, plaintext
 from google.protobuf import descriptor_pool, message_factory
@@ -21,10 +22,13 @@ from google.protobuf.message import Message
 from codeq_server.core.errors import Reason, Rejection
 
 from .calls import Calls
+from .internal_callers import Owner
 from .routing.placing import has_limits
 from .routing.router import CLAIMS
 from .shard_service import SHARD
 from .shards import Caller
+
+_log = structlog.get_logger()
 
 CALL_SECONDS: Final = 30.0
 """Time for a shard to answer a call that does not wait for anything."""
@@ -44,10 +48,9 @@ class ShardLinks:
     """Reaches each shard; must be created within the event loop.
 
     Args:
-        mine: Index of the shard of this process.
+        owner: This process.
         names: The owner of each shard, in words.
         addresses: Address of each owner.
-        secret: Secret that the owners share.
         calls: Executes the calls of this process.
         credentials: Returns credentials for connections; new ones take effect when a connection is opened again.
         patience_seconds: How long after the loss of an owner calls wait for it, unless they are claims.
@@ -55,30 +58,30 @@ class ShardLinks:
     Attributes:
         count: Number of shards.
         mine: Index of the shard of this process.
-        secret: Secret that the processes share.
     """
 
     def __init__(
         self,
-        mine: int,
+        owner: Owner,
         names: Sequence[str],
         addresses: Sequence[str],
-        secret: str,
         calls: Calls,
         *,
         credentials: Credentials = plaintext,
         patience_seconds: float = AGAIN_SECONDS,
     ) -> None:
-        self.mine, self.count, self.secret = mine, len(addresses), secret
+        self.mine, self.count, self.metadata = owner.shard, owner.shards, owner.says_to
         self._names, self._calls, self._patience = names, calls, patience_seconds
         self._credentials, self._current = credentials, credentials()
         pool = descriptor_pool.Default()
         messages = Messages(pool)
-        self._addresses = {index: address for index, address in enumerate(addresses) if index != mine}
+        self._addresses = {index: address for index, address in enumerate(addresses) if index != self.mine}
         self._down = dict.fromkeys(self._addresses, asyncio.get_running_loop().time())
         """Since when each process that cannot be reached cannot be."""
         self._links = {
-            index: Link(address, secret, messages, partial(self._on_change, index), credentials)
+            index: Link(
+                address, self.metadata(index), messages, partial(self._on_change, index), credentials, _log_refused
+            )
             for index, address in self._addresses.items()
         }
         self._channels = self._new_channels()
@@ -231,8 +234,12 @@ class ShardLinks:
 
     def _unreachable(self, shard: int) -> Rejection:
         """Returns the rejection of a call on a shard whose owner cannot be reached."""
-        why = "it is started again, and the server's log says why it ended" if self._patience else "start it again"
-        return Rejection(Reason.SERVER_UNREACHABLE, f"{self._names[shard]} cannot be reached: {why}")
+        why = "it is started again" if self._patience else "it is away, or refuses this node"
+        return Rejection(Reason.SERVER_UNREACHABLE, f"{self._names[shard]} cannot be reached: {why}; see the log")
+
+
+def _log_refused(address: str, reason: str) -> None:
+    _log.error("owner_refused", server=address, error=reason)
 
 
 async def _close(channels: Mapping[int, Sequence[grpc.aio.Channel]], seconds: float | None) -> None:

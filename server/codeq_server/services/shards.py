@@ -10,6 +10,8 @@ from google.protobuf.message import Message
 from codeq_server.auth.claims import Claims
 from codeq_server.auth.revocation import Authorization
 
+from .internal_callers import Metadata
+
 
 class Caller(NamedTuple):
     """Who makes a call.
@@ -72,13 +74,11 @@ class Shards(Protocol):
 
 
 class LinkedShards(Shards, Protocol):
-    """Also reaches the processes of other shards with streams.
+    """Also reaches the processes of other shards with streams."""
 
-    Attributes:
-        secret: Secret that the processes share.
-    """
-
-    secret: str
+    def metadata(self, shard: int) -> Metadata:
+        """Returns the metadata of calls to the owner of another shard."""
+        ...
 
     def channel(self, shard: int) -> grpc.aio.Channel:
         """Returns a channel to the process of another shard."""

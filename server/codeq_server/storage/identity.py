@@ -25,7 +25,7 @@ EPOCH_SECONDS: Final = 8
 
 
 def next_identity(
-    rows: RowReader, num_shards: int, unix_seconds: int, random16: bytes, *, shard: int = 0
+    rows: RowReader, num_shards: int, unix_seconds: int, random16: bytes, *, shard: int = 0, is_node: bool = False
 ) -> rows_pb2.IdentityRow:
     """Returns the identity with which to open the store now; writes nothing.
 
@@ -35,6 +35,7 @@ def next_identity(
         unix_seconds: Current time.
         random16: 16 random bytes: the installation id of a new store.
         shard: Index of the shard that is to be in the store.
+        is_node: Whether the shards are those of the nodes of a static cluster.
 
     Raises:
         StoreFormat: The store has a newer format or another number of shards.
@@ -49,8 +50,10 @@ def next_identity(
             format=keys.FORMAT, shard=shard, num_shards=num_shards, cluster_id=random16, epoch=0
         )
     if stored.num_shards != num_shards or stored.shard != shard:
-        remedy = f"set numShards to {stored.num_shards}"
-        if stored.num_shards == num_shards:
+        remedy = f"set numShards to {stored.num_shards}, or cluster.enabled if it is the store of a node"
+        if is_node:
+            remedy = "a node must keep its name, its store and the list of all nodes"
+        elif stored.num_shards == num_shards:
             remedy = f"move it to the folder of shard {stored.shard}"
         raise StoreFormat(
             f"the store is shard {stored.shard} of {stored.num_shards}, but it is opened as shard {shard} of "

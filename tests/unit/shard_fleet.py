@@ -33,7 +33,10 @@ async def no_renewal(_: object) -> Claims:
 
 
 class _DeadLink:
-    """A link to a process that is gone."""
+    """A link to a process that is gone, or that refuses it for the given reason."""
+
+    def __init__(self, reason: Reason = Reason.SERVER_UNREACHABLE) -> None:
+        self._reason = reason
 
     async def write(self, _: object) -> None:
         raise LinkEndedError
@@ -42,7 +45,7 @@ class _DeadLink:
         raise LinkEndedError
 
     async def read(self) -> None:
-        raise Rejection(Reason.SERVER_UNREACHABLE, "the process is gone")
+        raise Rejection(self._reason, "there is no way to this process")
 
     def cancel(self) -> None:
         """Does nothing."""
@@ -82,13 +85,13 @@ class Fleet:
         self.token = StreamToken(CLAIMS, no_renewal, time.time)
         self.streams: dict[Client, asyncio.Task[None]] = {}
         self._links: list[list[_Link]] = [[] for _ in range(count)]
-        self._dead: set[int] = set()
+        self._dead: dict[int, Reason] = {}
 
     def open(self, shard: int) -> PartLink:
         """See `PartLinks.open`."""
         self.opened[shard] += 1
         if shard in self._dead:
-            return _DeadLink()
+            return _DeadLink(self._dead[shard])
         link = _Link(partial(self._serve, shard))
         self._links[shard].append(link)
         return link
@@ -96,15 +99,15 @@ class Fleet:
     async def _serve(self, shard: int, call: Any) -> None:
         await self.servings[shard].work_part(self.token.again(), call, await hello_of(call, WorkOnShardRequest))
 
-    def kill(self, shard: int) -> None:
-        """Breaks all links to a shard; none can be opened until `revive`."""
-        self._dead.add(shard)
+    def kill(self, shard: int, reason: Reason = Reason.SERVER_UNREACHABLE) -> None:
+        """Breaks all links to a shard; none can be opened until `revive`, for the given reason."""
+        self._dead[shard] = reason
         links, self._links[shard] = self._links[shard], []
         for link in links:
             link.cancel()
 
     def revive(self, shard: int) -> None:
-        self._dead.discard(shard)
+        self._dead.pop(shard, None)
 
     def freeze(self, shard: int) -> None:
         """Makes a shard receive nothing more over its present links."""

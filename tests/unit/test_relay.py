@@ -16,6 +16,7 @@ from codeq_server.services.streams import rejection_in
 from held_log import turns, until
 from shard_fleet import CLAIMS, fleet, no_renewal
 from stream_client import Client
+from structlog.testing import capture_logs
 
 COMPLETED = task_pb2.OUTCOME_KIND_COMPLETED
 
@@ -192,6 +193,18 @@ async def test_shard_that_is_down_costs_only_what_concerns_its_tasks(monkeypatch
         shards.revive(1)
         shards.create(1)
         await until(lambda: len(client.tasks) == 5)
+
+
+async def test_shard_that_refuses_a_token_which_is_valid_here_is_logged_once() -> None:
+    with capture_logs() as lines:
+        async with fleet(2) as shards:
+            shards.kill(1, Reason.UNAUTHENTICATED)
+            client = await shards.worker(add_credits=1)
+            await until(lambda: shards.opened[1] > 2)
+            shards.create(0)
+            await until(lambda: client.tasks)
+    told = [(line["event"], line["shard"]) for line in lines if line["log_level"] == "error"]
+    assert told == [("stream_refused_by_shard", 1)]
 
 
 async def test_outcome_that_a_shard_does_not_answer_is_unknown() -> None:

@@ -96,14 +96,14 @@ class ClaimRouter:
             Rejection: That of a shard, if no task was claimed.
         """
         request = routed.request
-        gathering = Gathering(routed)
+        gathering, begun = Gathering(routed), asyncio.get_running_loop().time()
         try:
             refusal = await self._look(gathering)
             if not gathering.tasks:
                 if refusal is not None:
                     raise refusal
                 if request.wait_seconds:
-                    await self._wait(gathering)
+                    await self._wait(gathering, begun)
         except asyncio.CancelledError:
             self._in_background(self._return_all(gathering))
             raise
@@ -137,8 +137,8 @@ class ClaimRouter:
                 refusal = refusal or refused
         return refusal
 
-    async def _wait(self, gathering: Gathering) -> None:
-        """Waits for work in all shards, and claims it.
+    async def _wait(self, gathering: Gathering, begun: float) -> None:
+        """Waits for work in all shards, and claims it; a claim that began at a time of the loop waits from then on.
 
         Raises:
             Rejection: A shard refused the claim for a reason that holds in every shard, or the own shard drains.
@@ -146,7 +146,7 @@ class ClaimRouter:
         loop = asyncio.get_running_loop()
         routed = gathering.routed
         patience = routed.caller.claims.patience(routed.request.wait_seconds, self._clock())
-        until = loop.time() + patience
+        until = begun + patience
         asking: dict[asyncio.Task[Outcome], int] = {}
         pauses = dict.fromkeys(range(self._shards.count), 0.0)
 

@@ -57,7 +57,7 @@ def test_every_list_of_scopes_that_operators_copy_is_complete() -> None:
     incomplete = [(path, sorted(WORKER_SCOPES - scopes)) for path, scopes in found if scopes != WORKER_SCOPES]
     assert incomplete == []
     layouts = {path for path, _ in found if path.startswith(("deploy/", "helm/"))}
-    assert len(layouts) == 5, layouts
+    assert len(layouts) == 6, layouts
 
 
 @pytest.mark.parametrize("file", ["codeq.yaml", "codeq.env"])

@@ -139,8 +139,8 @@ def test_artifacts_are_stored_beside_the_store_if_no_folder_is_set() -> None:
     assert load_env({"PERSISTENCE_CONFIG": '{"path":"/srv/codeq/store"}'}).artifacts_path == Path(
         "/srv/codeq/artifacts"
     )
-    shards = load_env({"PERSISTENCE_CONFIG": '{"path":"/srv/codeq/store","numShards":2}'})
-    assert shards.artifacts_path == Path("/srv/codeq/store/artifacts")
+    shards = {"PERSISTENCE_CONFIG": '{"path":"/srv/codeq/store","numShards":2}'}
+    assert check(None, shards, {}, dev=True)["localArtifactsDir"] == "/srv/codeq/store/artifacts"
     assert load_env({"PERSISTENCE_PROVIDER": "memory"}).artifacts_path is None
 
 

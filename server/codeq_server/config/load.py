@@ -115,7 +115,9 @@ def describe(settings: ProcessSettings) -> dict[str, object]:
     """Returns the settings by the file's keys, with secrets masked."""
     found = shown(settings)
     if isinstance(settings, Settings):
-        folder = settings.artifacts_path
+        folder, path = settings.artifacts_path, settings.persistence.path
+        if path is not None and settings.persistence.num_shards > 1:  # beside the stores, which are below the path
+            folder = settings.local_artifacts_dir or path / "artifacts"
         found |= {"localArtifactsDir": folder and str(folder)}
         found |= {mode: found[mode] or {"enabled": False} for mode in ("raft", "cluster")}
     return found

@@ -410,8 +410,7 @@ class Settings(RestSettings, WebhookSettings, TelemetrySettings):
 
     @property
     def artifacts_path(self) -> Path | None:
-        """Folder for artifact contents; None: the store is in memory, so contents are not accepted."""
+        """Folder for artifact contents of one store; None: it is in memory, so contents are not accepted."""
         if self.persistence.path is None:
             return None
-        beside = self.persistence.path if self.persistence.num_shards > 1 else self.persistence.path.parent
-        return self.local_artifacts_dir or beside / "artifacts"
+        return self.local_artifacts_dir or self.persistence.path.parent / "artifacts"

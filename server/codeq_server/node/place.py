@@ -65,7 +65,6 @@ class Place:
             worker_stream_addr=_at(settings.worker_stream_addr, self.worker),
             producer_stream_addr=_at(settings.producer_stream_addr, self.producer),
             persistence_config=replace(persistence, path=shard_path(persistence.path, self.shard)),
-            local_artifacts_dir=settings.artifacts_path,
             backup_dir=None if folder is None else shard_path(folder, self.shard),
             codeq_pprof_addr=settings.pprof_addrs[self.shard],
             ready_file=None,

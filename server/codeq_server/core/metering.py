@@ -58,7 +58,7 @@ def note_taken(
         if born is None:
             born = claim.born = {}
         born[queue] = min(first_ms, born.get(queue, first_ms))
-        _note_waits(times.waits, taken, now_ms)
+        _note_waits(times.waits, taken, now_ms, first_ms)
     except UNREADABLE:
         return  # the worker gets what is stored; a decision does not fail halfway for the sake of metrics
 
@@ -93,10 +93,10 @@ def note_completed(times: TaskTimes, claim: Claim, queue: Queue, task_id: TaskKe
         claim.aged, claim.age_ms, claim.age_bucket = queue, age_ms, bucket_of(age_ms)
 
 
-def _note_waits(waits: Durations, taken: Sequence[tuple[TaskKey, bytes, int]], now_ms: int) -> None:
+def _note_waits(waits: Durations, taken: Sequence[tuple[TaskKey, bytes, int]], now_ms: int, first_ms: int) -> None:
     start, end = 0, len(taken) - 1
-    longest = max(0, now_ms - created_ms_of(taken[0][1]))
-    last = max(0, now_ms - created_ms_of(taken[end][1]))
+    longest = max(0, now_ms - first_ms)
+    last = longest if not end else max(0, now_ms - created_ms_of(taken[end][1]))
     while True:
         bits = longest.bit_length()
         stop, shortest = end, last

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from codeq_server.config import Address, ClusterSettings
-from codeq_server.node.place import Place
+from codeq_server.node.place import LOOPBACK, Place
 from codeq_server.services.internal_callers import Owner
-from codeq_server.services.shard_links import LOOPBACK
 
 
 @dataclass(frozen=True, slots=True)

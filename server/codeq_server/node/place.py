@@ -15,6 +15,8 @@ from typing import Final
 from codeq_server.config import Address, Settings
 from codeq_server.storage.layout import shard_path
 
+LOOPBACK: Final = "127.0.0.1"
+"""Where the processes take calls of each other."""
 VARIABLE: Final = "CODEQ_SHARD_PROCESS"
 """Holds the numbers of both pipes. Set by the parent; nothing that an operator sets."""
 READY: Final = b"ready"

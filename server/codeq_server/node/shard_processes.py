@@ -22,8 +22,7 @@ import structlog
 from codeq_server.config import Address, Settings
 from codeq_server.node import summary
 from codeq_server.node.listeners import listeners_of, refuse_taken, reserve
-from codeq_server.node.place import VARIABLE, Place
-from codeq_server.services.shard_links import LOOPBACK
+from codeq_server.node.place import LOOPBACK, VARIABLE, Place
 from codeq_server.storage.errors import StoreError
 from codeq_server.storage.layout import held_layout, is_store_lost, note_store, prepare_layout, shard_path
 

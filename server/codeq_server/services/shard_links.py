@@ -41,7 +41,6 @@ CHANNELS: Final = 8
 6,000 workers."""
 FORMER_SECONDS: Final = 60.0
 """Time for streams over connections with replaced credentials to end."""
-LOOPBACK: Final = "127.0.0.1"
 
 
 class ShardLinks:

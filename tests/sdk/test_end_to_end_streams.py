@@ -130,10 +130,12 @@ def test_worker_can_return_every_other_outcome(shared_server: ServerProcess) -> 
 
 
 def test_failed_handler_is_retried_after_the_servers_backoff(shared_server: ServerProcess) -> None:
+    worker = codeq.Worker(shared_server.worker_addr, token=DEV_TOKEN)
+
     def handle(task: codeq.Task) -> object:
+        worker.stop()  # so that it does not take the task again before the test sees it
         raise ValueError("bad order")
 
-    worker = codeq.Worker(shared_server.worker_addr, token=DEV_TOKEN)
     with (
         codeq.Client(shared_server.producer_addr, token=DEV_TOKEN) as client,
         working(worker, handle, "sdk-backoff"),

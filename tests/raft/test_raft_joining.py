@@ -55,7 +55,7 @@ def voters(node: MemberNode) -> list[int]:
 
 
 def is_vital(node: MemberNode) -> bool:
-    """Returns whether a node knows of two voters, or of a change that may end in two: then each disk is a majority's."""
+    """Returns whether a node knows of two voters, or of a change that may end in two: no disk may be lost."""
     group = node.member.group
     return group is not None and (len(voters(node)) == 2 or group.applied.index != group.log.last)
 

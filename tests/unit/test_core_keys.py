@@ -50,7 +50,7 @@ def test_ended_keys_sort_by_time(one: tuple[int, int, int], other: tuple[int, in
 def test_dead_keys_sort_by_time_within_a_queue(
     one: tuple[int, int, int, int], other: tuple[int, int, int, int]
 ) -> None:
-    assert keys.split_dead_key(keys.dead_key(*one)) == one
+    assert keys.split_time_key(keys.dead_key(*one)) == one
     assert (keys.dead_key(*one) < keys.dead_key(*other)) == (one < other)
 
 

@@ -425,20 +425,22 @@ class DeliveryRow(_message.Message):
     def __init__(self, worker: _Optional[str] = ..., started_ms: _Optional[int] = ..., ended_ms: _Optional[int] = ..., end: _Optional[int] = ..., error: _Optional[str] = ...) -> None: ...
 
 class ArtifactRow(_message.Message):
-    __slots__ = ("name", "url", "content_type", "file", "size", "sha256")
+    __slots__ = ("name", "url", "content_type", "file", "size", "sha256", "chunks")
     NAME_FIELD_NUMBER: _ClassVar[int]
     URL_FIELD_NUMBER: _ClassVar[int]
     CONTENT_TYPE_FIELD_NUMBER: _ClassVar[int]
     FILE_FIELD_NUMBER: _ClassVar[int]
     SIZE_FIELD_NUMBER: _ClassVar[int]
     SHA256_FIELD_NUMBER: _ClassVar[int]
+    CHUNKS_FIELD_NUMBER: _ClassVar[int]
     name: str
     url: str
     content_type: str
     file: bytes
     size: int
     sha256: bytes
-    def __init__(self, name: _Optional[str] = ..., url: _Optional[str] = ..., content_type: _Optional[str] = ..., file: _Optional[bytes] = ..., size: _Optional[int] = ..., sha256: _Optional[bytes] = ...) -> None: ...
+    chunks: int
+    def __init__(self, name: _Optional[str] = ..., url: _Optional[str] = ..., content_type: _Optional[str] = ..., file: _Optional[bytes] = ..., size: _Optional[int] = ..., sha256: _Optional[bytes] = ..., chunks: _Optional[int] = ...) -> None: ...
 
 class LeaseRow(_message.Message):
     __slots__ = ("worker", "lease_ms", "claimed_ms", "queues", "homes", "places", "attempts", "subject")

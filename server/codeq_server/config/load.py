@@ -175,7 +175,8 @@ def _refuse_contradictions_with_raft(given: GivenSettings, settings: Settings) -
         )
     if settings.local_artifacts_dir is not None:
         raise given.error(
-            "local_artifacts_dir", "has no effect with Raft: artifact contents are not stored in a cluster"
+            "local_artifacts_dir",
+            "has no effect with Raft: a cluster keeps artifact contents in its stores",
         )
 
 

@@ -344,7 +344,7 @@ class Settings(RestSettings, WebhookSettings, TelemetrySettings):
         FilePath(),
         None,
         "folder for artifact contents, created if missing: at startup if configured, else with the first artifact; not "
-        "with `memory` or Raft",
+        "with `memory`, nor with Raft, which keeps them in the store",
         unset="`artifacts` beside the store",
     )
     artifact_bytes_max: int = setting(Whole(1, 6 << 20, "bytes"), 4 << 20, "maximum size of one artifact's content")

@@ -20,6 +20,8 @@
 | f      | tenant length u8, tenant, schedule       | FireRow                                      |
 |        | length u8, schedule, number of fire u64  |                                              |
 | p      | tenant length u8, tenant, command        | TopicRow                                     |
+| g      | home, file: 16 bytes                     | number of chunks u16                         |
+| j      | home, file: 16 bytes, number u16         | part of an artifact's content                |
 | w      | tenant length u8, tenant, id: 16 bytes   | SubscriptionRow                              |
 | o      | queue u32, position u48                  | OutboxRow                                    |
 | y      | queue u32, due ms u64, 14, position      | empty                                        |
@@ -43,8 +45,9 @@ highest bit of the epoch in its home is set, and its id, preceded by its length 
 The task bytes are a serialised codeq.v1.Task with the fields that never change: command, payload, priority,
 max_attempts, created_at and expire_at. Deliveries append the rest to them.
 
-No other module builds keys, with one exception: `create_in` and `end_task` append a position to a lane's prefix
-themselves, once for each task, because the call would cost as much as the rest of the row.
+Tables of tenants have their keys in `tenant_keys`, and contents in `content_keys`. No other module builds keys, but
+`create_in` and `end_task` append a position to a lane's prefix themselves, once for each task, because the call would
+cost as much as the rest of the row.
 """
 
 from __future__ import annotations
@@ -86,6 +89,8 @@ FIRES: Final = b"f"
 TOPICS: Final = b"p"
 """Table of the policies of commands."""
 SUBSCRIPTIONS: Final = b"w"
+CONTENTS: Final = b"j"
+UNDECIDED: Final = b"g"
 
 OUTBOX: Final = b"o"
 """Table of callbacks, in the order in which their tasks ended."""
@@ -150,6 +155,8 @@ KEY_BYTES: Final = {
     OUTBOX: 11,
     RETRIES: TIME_KEY_BYTES,
     BLOCKED: _BLOCKED_KEY.size,
+    UNDECIDED: 28,
+    CONTENTS: 30,
 }
 """Length of the keys of each table with keys of a fixed length."""
 
@@ -389,11 +396,6 @@ def split_line(value: bytes) -> tuple[int, int, int]:
 def dead_key(queue: int, ended_ms: int, lane: int, position: int) -> bytes:
     """Returns the key of the task with this home in the dead-letter index."""
     return time_key(DEAD_LETTERS, queue, ended_ms, lane, position)
-
-
-def split_dead_key(key: bytes) -> tuple[int, int, int, int]:
-    """Returns queue, end time, lane and position of the home."""
-    return split_time_key(key)
 
 
 def home_head(epoch: int) -> bytes:

@@ -14,10 +14,10 @@ from codeq_server.core.limits import Limits
 from codeq_server.core.parsing import RowReader
 from codeq_server.core.recovery import open_shard
 from codeq_server.core.shard import Shard, ShardSettings
-from codeq_server.engine.artifacts import ArtifactKeeper
 from codeq_server.engine.runner import Clock, ShardRunner, system_clock
 from codeq_server.log.task_events import TaskEvents
 from codeq_server.replication.log import Log
+from codeq_server.services.artifacts import Keeper
 from codeq_server.services.serving import Serving
 from codeq_server.storage.check import check_open
 from codeq_server.storage.errors import StoreDamaged
@@ -62,7 +62,7 @@ def make_serving(
     settings: Settings,
     shard: Shard,
     log: Log,
-    keeper: ArtifactKeeper | None,
+    keeper: Keeper | None,
     on_fatal: Callable[[BaseException], None],
     *,
     outgoing: Outgoing | None = None,

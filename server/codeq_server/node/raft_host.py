@@ -15,6 +15,7 @@ from prometheus_client.registry import Collector
 
 from codeq_server.config import PAIR, ConfigError, RaftSettings, Settings, refuse_pair
 from codeq_server.core.errors import Rejection
+from codeq_server.core.shard import Shard
 from codeq_server.node.certificates import Certificates, PemFiles, member_files
 from codeq_server.node.descriptors import Files
 from codeq_server.node.doorkeeper import Door
@@ -26,6 +27,7 @@ from codeq_server.node.raft_cluster import RaftCluster
 from codeq_server.node.raft_metrics import RaftCollector
 from codeq_server.node.stale import StaleViews
 from codeq_server.node.upkeep import Upkeep
+from codeq_server.replication.log import Log
 from codeq_server.replication.raft.channels import TlsFiles, TransportError, TransportSettings
 from codeq_server.replication.raft.disk_identity import GROUP, RAFT_ID_BYTES, prepare, raft_id_from
 from codeq_server.replication.raft.exports import SnapshotMaker
@@ -119,7 +121,7 @@ class RaftHost:
             scratch = _take_scratch(settings, path)
             if self._verify:
                 verify(store)
-            self.upkeep = Upkeep(settings, store, artifacts=False)
+            self.upkeep = Upkeep(settings, store, replicated=True)
         except BaseException:
             store.close()
             raise
@@ -127,7 +129,7 @@ class RaftHost:
             settings.persistence.num_shards,
             lambda: int(time.time()),
             lambda epoch: load_shard(settings, store, epoch),
-            lambda shard, log: make_serving(settings, shard, log, None, self._fail, outgoing=self._outgoing),
+            self._serve,
         )
         self._leading = Leading(store, opening, self._lead_with, self._fail)
         self._maker = SnapshotMaker(store, GroupKeys(GROUP), scratch / "snapshots")
@@ -164,6 +166,9 @@ class RaftHost:
             raise
         self._views = StaleViews(settings, store, self._files.copy, scratch / "views")
         self._tick()
+
+    def _serve(self, shard: Shard, log: Log) -> Serving:
+        return make_serving(self._settings, shard, log, self.upkeep.keeper, self._fail, outgoing=self._outgoing)
 
     def _transport_settings(self, incoming: Path) -> TransportSettings:
         raft = self._raft

@@ -23,6 +23,7 @@ from codeq_server.core.batch import SealedBatch
 from codeq_server.core.errors import CorruptRows, Reason, Rejection
 from codeq_server.core.parsing import parsed
 from codeq_server.core.shard import Shard
+from codeq_server.engine.contents import ContentRows
 from codeq_server.node.opening import load_shard, make_serving
 from codeq_server.services.serving import Serving
 from codeq_server.storage.errors import StoreError, StoreFailed
@@ -90,7 +91,8 @@ class StaleViews:
             raise Rejection(Reason.NOT_LEADER, f"this node cannot read its rows at the moment: {problem}") from None
         finally:
             self._making = None
-        serving = make_serving(self._settings, shard, _NoLog(), None, _ignore, keeps_time=False)
+        contents = ContentRows(shard.stored, lambda _what, _problem: None)
+        serving = make_serving(self._settings, shard, _NoLog(), contents, _ignore, keeps_time=False)
         if self._views:
             serving.rates.go_on_from(self._views[-1].serving.rates)
         self._views.append(_View(serving, files))

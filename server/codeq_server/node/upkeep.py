@@ -10,9 +10,11 @@ from codeq_server.config import Settings
 from codeq_server.core.parsing import RowReader
 from codeq_server.engine.artifacts import ArtifactKeeper
 from codeq_server.engine.backups import Backups
+from codeq_server.engine.contents import ContentRows
 from codeq_server.engine.reclaiming import Reclaiming
 from codeq_server.engine.runner import ShardRunner
 from codeq_server.engine.space import SpaceWatch
+from codeq_server.services.artifacts import Keeper
 from codeq_server.storage.artifacts import ArtifactFiles
 from codeq_server.storage.errors import StoreNotWritable
 from codeq_server.storage.identity import load_identity
@@ -22,7 +24,7 @@ _log = structlog.get_logger()
 
 
 class Upkeep:
-    """Watches and reclaims a store's disk space, and manages backups and artifact files.
+    """Watches and reclaims a store's disk space, and manages backups and the contents of artifacts.
 
     Attributes:
         space: Watches the store's free space.
@@ -30,23 +32,26 @@ class Upkeep:
         backups: Makes backups; None: they are rejected.
     """
 
-    def __init__(self, settings: Settings, store: Store, *, artifacts: bool = True) -> None:
+    def __init__(self, settings: Settings, store: Store, *, replicated: bool = False) -> None:
         """Starts the background work; must be called within the event loop.
 
         Args:
             settings: Settings of the server.
             store: The store; must stay open until `stop` has returned.
-            artifacts: Whether artifact contents are stored.
+            replicated: Whether the rows are replicated, and artifact contents among them; otherwise these are in files.
 
         Raises:
             StoreLocked: Another process uses the folder of artifacts for the same store.
             StoreNotWritable: The configured folder of artifacts cannot be used.
         """
         self._runner: ShardRunner | None = None
-        self.keeper = _open_keeper(settings, store, _log_artifacts) if artifacts else None
+        files = None if replicated else _open_keeper(settings, store, _log_artifacts)
+        self._contents = ContentRows(store, _log_artifacts)
+        self._files = files
+        self.keeper: Keeper | None = self._contents if replicated else files
         self.backups: Backups | None = None
         if settings.backup_dir is not None and store.row_sets is not None:
-            self.backups = Backups(store.row_sets, self.keeper, settings.backup_dir)
+            self.backups = Backups(store.row_sets, files, settings.backup_dir)
         self._reserve_bytes = settings.disk_reserve_bytes
         self.space = SpaceWatch(store.free_bytes, self._reserve_bytes, self._on_space)
         self.space.start()
@@ -58,8 +63,9 @@ class Upkeep:
         self._runner = runner
         if runner is not None:
             runner.shard.storage_full = self.space.full
-        if self.keeper is not None:
-            self.keeper.follow(runner)
+        self._contents.follow(runner)  # a store that was a member's has rows with contents, too
+        if self._files is not None:
+            self._files.follow(runner)
 
     async def stop(self) -> None:
         """Stops the background work; on return it no longer uses the store."""
@@ -67,8 +73,9 @@ class Upkeep:
         await self._reclaiming.stop()
         if self.backups is not None:
             await self.backups.stop()
-        if self.keeper is not None:
-            await self.keeper.stop()
+        await self._contents.stop()
+        if self._files is not None:
+            await self._files.stop()
 
     def _on_space(self, full: bool, free_bytes: int) -> None:  # noqa: FBT001
         if self._runner is not None:

@@ -18,6 +18,7 @@ from codeq_server.core.errors import CorruptRows, Reason, Rejection, invalid_fie
 from codeq_server.core.model import Caller
 from codeq_server.core.reads import TaskView
 from codeq_server.engine.artifacts import PENDING_BYTES_MAX, ArtifactKeeper, File
+from codeq_server.engine.contents import ContentRows, content_of
 from codeq_server.engine.runner import ShardRunner
 
 from .validation import check_message
@@ -26,6 +27,9 @@ RESULT_BYTES_MAX: Final = 6 << 20
 """Maximum bytes of all artifacts of a result; encoded as base64, they fit into one request body."""
 DEFAULT_TYPE: Final = "application/octet-stream"
 FILE_BYTES: Final = 16
+
+Keeper = ArtifactKeeper | ContentRows
+"""Stores contents of artifacts, in files or in rows."""
 
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
@@ -39,7 +43,7 @@ class Artifacts:
         content_bytes_max: Maximum bytes of one content.
     """
 
-    def __init__(self, runner: ShardRunner, keeper: ArtifactKeeper | None, content_bytes_max: int) -> None:
+    def __init__(self, runner: ShardRunner, keeper: Keeper | None, content_bytes_max: int) -> None:
         self.runner = runner
         self.keeper = keeper
         self.content_bytes_max = content_bytes_max
@@ -79,7 +83,12 @@ class Artifacts:
             return None
         take_room(keeper, kept.size)
         try:
-            content = await keeper.read(home, kept.file, kept.size)
+            if kept.chunks:
+                content = await content_of(self.runner.shard.stored, home, kept.file, kept.chunks)
+            elif isinstance(keeper, ArtifactKeeper):
+                content = await keeper.read(home, kept.file, kept.size)
+            else:
+                return None  # this node has no files
             digest = await keeper.run(lambda: hashlib.sha256(content).digest())
         except FileNotFoundError:
             return None
@@ -138,7 +147,7 @@ class Uploads:
         if home is None:
             return rows  # the decision will reject the result, or recognise it as a repeat
         for row, _ in contents:
-            row.file = secrets.token_bytes(FILE_BYTES)
+            row.file, row.chunks = secrets.token_bytes(FILE_BYTES), keeper.chunks_of(row.size)
             self._files.append((home, row.file))
         try:
             await keeper.write(home, [(row.file, content) for row, content in contents])
@@ -188,7 +197,7 @@ async def take_filed(uploads: Uploads, message: worker_pb.WorkRequest) -> Filed:
     return filed
 
 
-def take_room(keeper: ArtifactKeeper, size: int) -> None:
+def take_room(keeper: Keeper, size: int) -> None:
     """Counts bytes as in flight; the caller subtracts them later.
 
     Raises:
@@ -199,7 +208,7 @@ def take_room(keeper: ArtifactKeeper, size: int) -> None:
     keeper.pending_bytes += size
 
 
-def _checked(artifacts: Artifacts, new: Sequence[task_pb2.NewArtifact], path: str) -> ArtifactKeeper | None:
+def _checked(artifacts: Artifacts, new: Sequence[task_pb2.NewArtifact], path: str) -> Keeper | None:
     """Returns the keeper for the contents of a result's artifacts; None: no artifact has content.
 
     Raises:
@@ -237,7 +246,7 @@ def _named(view: TaskView, name: str) -> rows_pb2.ArtifactRow:
     raise Rejection(Reason.ARTIFACT_NOT_FOUND, f"the task's result has no artifact {name[:128]!r}")
 
 
-def _refusal(keeper: ArtifactKeeper, problem: OSError) -> Rejection:
+def _refusal(keeper: Keeper, problem: OSError) -> Rejection:
     if problem.errno in _FULL:
         return Rejection(Reason.STORAGE_FULL, "the disk for artifacts is nearly full")
     keeper.on_trouble("an artifact cannot be written or read", problem)

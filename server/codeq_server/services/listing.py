@@ -149,7 +149,7 @@ def dead_letters(queue: Queue) -> Walk:
 
 def _dead_letter(runner: ShardRunner, key: bytes) -> rows_pb2.StateRow | None:
     """Returns the state row of a dead-letter index row; None: the task was redriven or removed."""
-    number, ended_ms, lane, position = keys.split_dead_key(key)
+    number, ended_ms, lane, position = keys.split_time_key(key)
     queue = runner.shard.queues.get(number)
     try:
         state = None if queue is None else runner.shard.state(runner.shard.lane_named(key, number, lane), position)
@@ -161,7 +161,7 @@ def _dead_letter(runner: ShardRunner, key: bytes) -> rows_pb2.StateRow | None:
 
 
 def _home_key(dead_key: bytes) -> bytes:
-    number, _, lane, position = keys.split_dead_key(dead_key)
+    number, _, lane, position = keys.split_time_key(dead_key)
     return keys.place_key(keys.lane_prefix(keys.TASKS, number, lane), position)
 
 

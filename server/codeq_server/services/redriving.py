@@ -217,7 +217,7 @@ class _Step:
 
 
 def _home_of_dead(key: bytes) -> tuple[int, int]:
-    return keys.split_dead_key(key)[2:]
+    return keys.split_time_key(key)[2:]
 
 
 def _home_of_state(key: bytes) -> tuple[int, int]:

@@ -14,7 +14,6 @@ from google.protobuf.message import Message
 from codeq_server.core.errors import Reason, Rejection
 from codeq_server.core.tenants import Tenants
 from codeq_server.core.traces import TracedTask, Traces
-from codeq_server.engine.artifacts import ArtifactKeeper
 from codeq_server.engine.runner import ShardRunner
 from codeq_server.engine.scheduling import Scheduling
 from codeq_server.webhooks.courier import Courier
@@ -22,7 +21,7 @@ from codeq_server.webhooks.outgoing import Outgoing
 from codeq_server.webhooks.signals import Notifier
 
 from . import payload_schemas
-from .artifacts import Artifacts
+from .artifacts import Artifacts, Keeper
 from .audit import AuditService
 from .elsewhere import CREATE_SERVICE
 from .part_links import StreamLinks
@@ -89,7 +88,7 @@ class Serving:
     def __init__(
         self,
         runner: ShardRunner,
-        keeper: ArtifactKeeper | None,
+        keeper: Keeper | None,
         *,
         lease_seconds: int,
         artifact_bytes_max: int,

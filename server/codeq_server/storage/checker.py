@@ -20,6 +20,7 @@ from codeq_server.core.ids import shard_of
 from codeq_server.core.parsing import UNREADABLE
 
 from .checker_audit import AuditRows
+from .checker_contents import ContentRows
 from .checker_ended import ENDED, EndedRows
 from .checker_gates import GateRows
 from .checker_homes import listed_homes, pack, queues_match
@@ -57,6 +58,7 @@ class Checker:
         self._queues: dict[int, CheckedQueue] = {}
         self._names: set[tuple[str, str]] = set()
         self._audit_rows = AuditRows()
+        self._content_rows = ContentRows()
         self._due_rows = TimeRows("due index")
         self._expiry_rows = TimeRows("expiry index")
         self._gate_rows = GateRows()
@@ -75,6 +77,8 @@ class Checker:
         self._handlers = {
             keys.AUDIT: self._audit_row,
             keys.BLOCKED: self._blocked_row,
+            keys.CONTENTS: self._content_row,
+            keys.UNDECIDED: self._undecided_row,
             keys.DUE: self._due_row,
             keys.ENDPOINTS: self._endpoint_row,
             keys.EXPIRY: self._expiry_row,
@@ -133,6 +137,12 @@ class Checker:
 
     def _blocked_row(self, key: bytes, value: bytes) -> None:
         self._report_all(key, self._gate_rows.row(key, value))
+
+    def _content_row(self, key: bytes, value: bytes) -> None:
+        self._report_all(key, self._content_rows.chunk(key, value))
+
+    def _undecided_row(self, key: bytes, value: bytes) -> None:
+        self._content_rows.undecided(key, value)
 
     def _due_row(self, key: bytes, value: bytes) -> None:
         keys.split_due_value(value)
@@ -237,6 +247,7 @@ class Checker:
         queue.filed += any(each.file for each in state.artifacts)
         if state.artifacts and not state.ended_lsn:
             self._report(key, "has not ended, yet has artifacts")
+        self._report_all(key, self._content_rows.state(key, state))
         self._moved[home] = -1
         self._report_all(key, self._ended_rows.state(home, state))
         self._report_all(key, self._outbox_rows.state(home, state))
@@ -431,7 +442,7 @@ class Checker:
         self._report_all(key, self._outbox_rows.retry(key, value))
 
     def _dead_row(self, key: bytes, value: bytes) -> None:
-        queue, ended_ms, lane, position = keys.split_dead_key(key)
+        queue, ended_ms, lane, position = keys.split_time_key(key)
         home = pack(queue, lane, position)
         if self._dead.get(home) == ended_ms and not value:
             del self._dead[home]
@@ -446,7 +457,7 @@ class Checker:
             self._report(keys.IDENTITY, "is missing")
         if self.summary.rows > 1 and self._tick is None:
             self._report(keys.TICK, "is missing")
-        for key, problem in (*self._due_rows.finish(), *self._expiry_rows.finish()):
+        for key, problem in (*self._due_rows.finish(), *self._expiry_rows.finish(), *self._content_rows.finish()):
             self._report(key, problem)
         self._check_listed()
         for home in self._moved:

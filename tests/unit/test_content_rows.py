@@ -199,7 +199,7 @@ BUGS: dict[str, tuple[Any, str, str, Callable[[], Any]]] = {
         test_next_leader_removes_what_was_left_undecided_and_nothing_of_its_own,
     ),
     "chunk is acknowledged before it is durable": (
-        ContentRows.write,
+        contents._store,
         "await runner.wait_durable()",
         "pass",
         test_content_is_read_as_it_was_written,

@@ -106,13 +106,11 @@ class ContentRows:
             count = self.chunks_of(len(content))
             for number in range(count):
                 chunk = content[number * CHUNK_BYTES : (number + 1) * CHUNK_BYTES]
-                async with self._room:
-                    runner.now()
-                    if runner.shard.storage_full:
-                        raise Rejection(Reason.STORAGE_FULL, "the disk is nearly full")
-                    put_chunk(runner.shard, home, file, number, chunk, count)
-                    runner.changed()
-                    await runner.wait_durable()
+                await self._room.acquire()
+                try:
+                    await _store(runner, home, file, number, chunk, count)
+                finally:
+                    self._room.release()
 
     async def decided(self, files: Sequence[File]) -> None:
         """Removes the contents whose results were rejected."""
@@ -149,3 +147,17 @@ class ContentRows:
                 await runner.wait_durable()
         except Rejection:
             return  # nothing becomes durable any more; the next leader goes on
+
+
+async def _store(runner: ShardRunner, home: bytes, file: bytes, number: int, chunk: bytes, of: int) -> None:
+    """Stores a chunk, durably.
+
+    Raises:
+        Rejection: As `ContentRows.write`.
+    """
+    runner.now()
+    if runner.shard.storage_full:
+        raise Rejection(Reason.STORAGE_FULL, "the disk is nearly full")
+    put_chunk(runner.shard, home, file, number, chunk, of)
+    runner.changed()
+    await runner.wait_durable()

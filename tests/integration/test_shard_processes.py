@@ -51,6 +51,14 @@ def test_process_that_is_killed_is_started_again_and_the_others_go_on(server: Se
     assert [(end["shard"], end["exit_code"]) for end in ends] == [(shard, -9) for shard in range(SHARDS)]
 
 
+def test_process_that_hangs_is_replaced(server: ServerProcess) -> None:
+    victim = processes(server)[1]
+    os.kill(victim, signal.SIGSTOP)
+    until(lambda: processes(server).get(1, victim) != victim)
+    until(lambda: served(server))
+    assert '"shard_process_hangs"' in server.log
+
+
 def test_processes_end_with_their_parent_and_a_new_one_takes_over(server: ServerProcess) -> None:
     children = list(processes(server).values())
     server.kill()

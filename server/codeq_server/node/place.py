@@ -1,14 +1,16 @@
 """The place of a process among the processes that serve the shards of one server.
 
 The parent hands it to a child through a pipe, which it keeps open as long as it lives; over another pipe the child says
-that it is ready. The child finds both in the variable CODEQ_SHARD_PROCESS.
+that it is ready, and that it still runs. The child finds both in the variable CODEQ_SHARD_PROCESS.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 from collections.abc import MutableMapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Final
 
@@ -19,7 +21,10 @@ LOOPBACK: Final = "127.0.0.1"
 """Where the processes take calls of each other."""
 VARIABLE: Final = "CODEQ_SHARD_PROCESS"
 """Holds the numbers of both pipes. Set by the parent; nothing that an operator sets."""
-READY: Final = b"ready"
+BEAT: Final = b"\1"
+"""Said by a child again and again from when it answers calls."""
+BEAT_SECONDS: Final = 1.0
+"""Time between two beats of a child."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +92,14 @@ class Child:
     _ready: int
 
     def tell_ready(self) -> None:
-        """Tells the parent that calls are answered."""
-        os.write(self._ready, READY)
-        os.close(self._ready)
+        """Tells the parent that calls are answered, now and from then on as long as the event loop runs."""
+        os.set_blocking(self._ready, False)
+        self._beat()
+
+    def _beat(self) -> None:
+        with suppress(BlockingIOError, BrokenPipeError):  # the parent has not read for hours, or has ended
+            os.write(self._ready, BEAT)
+        asyncio.get_running_loop().call_later(BEAT_SECONDS, self._beat)
 
 
 def taken(env: MutableMapping[str, str]) -> Child | None:

@@ -22,7 +22,7 @@ import structlog
 from codeq_server.config import Address, Settings
 from codeq_server.node import summary
 from codeq_server.node.listeners import listeners_of, refuse_taken, reserve
-from codeq_server.node.place import LOOPBACK, VARIABLE, Place
+from codeq_server.node.place import BEAT_SECONDS, LOOPBACK, VARIABLE, Place
 from codeq_server.storage.errors import StoreError
 from codeq_server.storage.layout import held_layout, is_store_lost, note_store, prepare_layout, shard_path
 
@@ -32,6 +32,10 @@ PAUSE_SECONDS_MAX: Final = 5.0
 """Longest pause."""
 SOUND_SECONDS: Final = 30.0
 """A process that has served this long did not end early."""
+HANG_BEATS: Final = 15
+"""A process that misses this many beats in a row hangs, and is killed."""
+PIPE_BYTES: Final = 65_536
+"""Bytes read from a pipe at a time: all that it can hold."""
 KILL_SECONDS: Final = 5.0
 """Time beyond the grace period after which a process that does not stop is killed."""
 
@@ -47,12 +51,14 @@ class _Process:
         tried: Set once it has become ready or ended for the first time.
         pid: Id of the running process; 0: none runs.
         is_ready: Whether it answers calls.
+        missed: Beats that are missing from a process that was ready.
     """
 
     shard: int
     tried: asyncio.Event = field(default_factory=asyncio.Event)
     pid: int = 0
     is_ready: bool = False
+    missed: int = 0
 
 
 class ShardProcesses:
@@ -195,19 +201,36 @@ class ShardProcesses:
         loop = asyncio.get_running_loop()
 
         def hear() -> None:
-            loop.remove_reader(ready)
-            if os.read(ready, 1):
+            process.missed = 0
+            if not os.read(ready, PIPE_BYTES):
+                loop.remove_reader(ready)
+            elif not process.is_ready:
                 process.is_ready = True
                 process.tried.set()
                 self._note_store(process.shard)
 
         loop.add_reader(ready, hear)
-        stopping = loop.create_task(self._stop_in_time(child))
+        tasks = [loop.create_task(self._stop_in_time(child)), loop.create_task(self._kill_if_hung(process, child))]
         try:
             return await child.wait()
         finally:
-            stopping.cancel()
+            for task in tasks:
+                task.cancel()
             loop.remove_reader(ready)
+
+    async def _kill_if_hung(self, process: _Process, child: asyncio.subprocess.Process) -> None:
+        """Kills a process that answers no more, so that it is started again, unless the server stops.
+
+        It counts its own turns, not time: if this process was suspended, the beats of the others wait in their pipes.
+        """
+        process.missed = 0
+        while process.missed < HANG_BEATS:
+            await asyncio.sleep(BEAT_SECONDS)
+            process.missed += process.is_ready and not self.is_stopping
+        seconds = round(HANG_BEATS * BEAT_SECONDS)
+        _log.error("shard_process_hangs", shard=process.shard, seconds=seconds, hint="it is killed, and started again")
+        with suppress(ProcessLookupError):
+            child.kill()
 
     def _note_store(self, shard: int) -> None:
         try:

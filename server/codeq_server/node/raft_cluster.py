@@ -12,7 +12,6 @@ from codeq_raft_core import ConfState, read_conf_state
 from codeq_server.config import RaftSettings
 from codeq_server.core.errors import Reason, Rejection, invalid_field
 from codeq_server.replication.raft import members
-from codeq_server.replication.raft.disk_identity import GROUP
 from codeq_server.replication.raft.group import Group
 from codeq_server.replication.raft.member import Member
 from codeq_server.replication.raft.membership import Membership
@@ -55,11 +54,21 @@ class RaftCluster:
         connections: Its connections to the others.
         raft: Settings.
         serves: Returns whether this node serves the shard.
+        shard: Index of the shard.
+        groups: Number of groups of each node.
     """
 
     def __init__(
-        self, member: Member, connections: Connections, raft: RaftSettings, serves: Callable[[], bool]
+        self,
+        member: Member,
+        connections: Connections,
+        raft: RaftSettings,
+        serves: Callable[[], bool],
+        *,
+        shard: int = 0,
+        groups: int = 1,
     ) -> None:
+        self._shard, self._groups = shard, groups
         self._member, self._connections, self._raft, self._serves = member, connections, raft, serves
 
     def status(self) -> ClusterStatus:
@@ -70,6 +79,7 @@ class RaftCluster:
 
     async def add(self, name: str, address: str, *, replace: bool) -> None:
         """See `Cluster.add`."""
+        self._refuse_several()
         group, membership = await self._leading()
         existing = members.named(group.members, name)
         if existing is not None and not replace:
@@ -101,6 +111,7 @@ class RaftCluster:
 
     async def remove(self, name: str) -> None:
         """See `Cluster.remove`."""
+        self._refuse_several()
         group, membership = await self._leading()
         member = members.named(group.members, name)
         invited = any(invitation.name == name for invitation in group.members.invitations)
@@ -120,6 +131,7 @@ class RaftCluster:
 
     async def transfer(self, name: str | None) -> None:
         """See `Cluster.transfer`."""
+        self._refuse_several()
         group, membership = await self._leading()
         to = 0
         if name is not None:
@@ -138,6 +150,16 @@ class RaftCluster:
             raise Rejection(Reason.MEMBER_NOT_READY, "no other voter is able to take over leadership")
         if not await _until(led_by_another, TRANSFER_SECONDS):
             raise Rejection(Reason.MEMBER_NOT_READY, "the other voter did not take over in time")
+
+    def _refuse_several(self) -> None:
+        """Rejects changes that would concern one of several groups only.
+
+        Raises:
+            Rejection: NOT_IMPLEMENTED.
+        """
+        if self._groups > 1:
+            text = f"membership and leadership cannot be changed with several groups: numShards is {self._groups}"
+            raise Rejection(Reason.NOT_IMPLEMENTED, text)
 
     # -- steps ---------------------------------------------------------------------------------------------------------
 
@@ -231,7 +253,7 @@ class RaftCluster:
             )
         leader = self._member.leader_name()
         return GroupStatus(
-            shard=GROUP,
+            shard=self._shard,
             role="learner" if group.raft_id in conf.learners else status.role,
             leader="" if leader == self._raft.self_id and not self._serves() else leader,
             term=status.term,

@@ -200,10 +200,16 @@ class Router:
         Raises:
             Rejection: The call was rejected; the awaitable raises it, too.
         """
-        shard = self._owner(method.name, claims, request)
+        shard = self._owner(method, claims, request)
         if shard == self._shards.mine:
             return None
         return self._carry_out(shard, method, request, Caller(claims, authorization, origin))
+
+    @staticmethod
+    def spreads(method: Method) -> bool:
+        """Returns whether a call concerns several shards, or may."""
+        name = method.name
+        return name in SPREADS or name in ACTS or name in CLAIMS or name in REFUSED
 
     async def _carry_out(self, shard: int, method: Method, request: Message, caller: Caller) -> Message:
         name, claims = method.name, caller.claims
@@ -224,10 +230,9 @@ class Router:
             return await self._claims.claim(routed)
         return await SPREADS[name](self._shards, routed)
 
-    def _owner(self, name: str, claims: Claims, request: Any) -> int:
+    def _owner(self, method: Method, claims: Claims, request: Any) -> int:
         """Returns the shard that executes a call, or SEVERAL; calls on the node are executed here."""
-        owner = OWNERS.get(name)
+        owner = OWNERS.get(method.name)
         if owner is not None:
             return owner(self._shards, claims, request)
-        spread = name in SPREADS or name in ACTS or name in CLAIMS or name in REFUSED
-        return SEVERAL if spread else self._shards.mine
+        return SEVERAL if self.spreads(method) else self._shards.mine

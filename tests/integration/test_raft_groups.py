@@ -6,8 +6,10 @@ import asyncio
 import json
 import os
 import random
+import shutil
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,8 @@ TASKS = "/v1/codeq/tasks"
 ROUNDS = int(os.environ.get("SHARD_KILLS", "3"))
 SECONDS_PER_ROUND = 30
 CALLERS = 4
+NOTICED_SECONDS_MAX = 30
+"""Less than 10 s, and more on a busy machine."""
 
 pytestmark = pytest.mark.timeout(340 + ROUNDS * SECONDS_PER_ROUND)
 
@@ -152,10 +156,57 @@ def test_a_killed_process_costs_no_other_shard_its_leader(nodes: list[ServerProc
     assert create(nodes[at], taskId=in_shard(2)) == in_shard(2)
 
 
+def test_node_with_a_lost_disk_is_replaced_in_all_groups_at_once(nodes: list[ServerProcess]) -> None:
+    made = [create(nodes[0]) for _ in range(9)]
+    nodes[2].kill()
+    shutil.rmtree(nodes[2].store)
+    nodes[2].start()
+    members = "/v1/codeq/admin/cluster/members"
+    at = nodes[2].env["RAFT_BIND_ADDR"]
+    refused = ask(nodes[1], "POST", members, id="d", raftAddr=at)
+    assert (refused.json()["reason"], "not in RAFT_PEERS" in refused.text) == ("INVALID_FIELD", True)
+    answer = ask(nodes[1], "POST", members, id="c", raftAddr=at, replace=True)
+    assert answer.status_code == 200, answer.text
+    assert [group["shardIdx"] for group in answer.json()["groups"]] == [*range(SHARDS)]
+    until(lambda: votes(nodes[2]) == {*range(SHARDS)})
+    nodes[0].kill()  # from now on the new disk is needed for every majority
+    until(lambda: serves_all(nodes[1]) and serves_all(nodes[2]))
+    assert sorted(claim(nodes[2], 100)) == sorted(made)
+    transfer = ask(nodes[1], "POST", "/v1/codeq/admin/cluster/transfer").json()
+    assert transfer["reason"] == "NOT_IMPLEMENTED"
+
+
+def votes(node: ServerProcess) -> set[int]:
+    """Returns the groups in which a node has a vote, as its disk says."""
+    groups = ask(node, "GET", "/v1/codeq/raft/status").json()["groups"]
+    return {each["shardIdx"] for each in groups for one in each["members"] if one["isSelf"] and one["voter"]}
+
+
 def process_of(node: ServerProcess, shard: int) -> int:
     """Returns the id of the process of a shard."""
     started = [json.loads(line) for line in node.log.splitlines() if '"server_started"' in line]
     return next(int(event["pid"]) for event in reversed(started) if event["shard"] == shard)
+
+
+def test_node_that_hangs_is_noticed(nodes: list[ServerProcess]) -> None:
+    at = [*NAMES].index(leaders(nodes[0])[1])
+    other = nodes[(at + 1) % len(nodes)]
+    hung = [nodes[at].pid, *(process_of(nodes[at], shard) for shard in range(SHARDS))]
+    for pid in hung:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        since = time.monotonic()
+        until(lambda: leaders(other)[1] not in ("", NAMES[at]))
+        until(lambda: serves_all(other))
+        made = create(other, taskId=in_shard(1))
+        # Each connection may reach another process, with links of its own.
+        assert all(ask(other, "GET", f"{TASKS}/{made}").status_code == 200 for _ in range(9))
+        print(f"noticed after {time.monotonic() - since:.1f} s")
+        assert time.monotonic() - since < NOTICED_SECONDS_MAX
+    finally:
+        for pid in hung:
+            os.kill(pid, signal.SIGCONT)
+    until(lambda: all(map(serves_all, nodes)))
 
 
 def test_nodes_with_another_number_of_shards_are_refused(tmp_path: Path, nodes: list[ServerProcess]) -> None:

@@ -51,9 +51,7 @@ def load(path: str | None, env: Mapping[str, str], flags: Mapping[str, object], 
     tls.check(given, settings)
     settings = _bound(given, tokens.completed(given, settings))
     _refuse_unasked(given, settings)
-    if settings.auth.takes_certificates and wanted is not None and wanted.enabled and settings.num_shards > 1:
-        name = f"{given.key('persistence_config.num_shards')} above 1 and {given.key('raft.enabled')}"
-        raise given.error("worker_auth_provider", f"mtls is not available with {name}: streams pass through nodes")
+    _refuse_certificates_with_groups(given, settings)
     # Gateways vouch for the certificates of their clients, so a producer must not be able to derive their secret.
     secret = "" if settings.auth.takes_certificates else settings.auth.producer.sole_secret
     completed, ring = raft.completed(given, settings, secret), cluster.completed(given, settings.cluster, secret)
@@ -189,7 +187,7 @@ def _refuse_contradictions_with_groups(given: GivenSettings, settings: Settings)
     if settings.raft.peers_dns:
         raise given.error("raft.peers_dns", f"is not available {shards}; list all members in raft.peers")
     if len(settings.raft.peers) < FOUNDERS_MIN:
-        raise given.error("raft.peers", f"must name at least {FOUNDERS_MIN} members {shards}: none can be added later")
+        raise given.error("raft.peers", f"must name at least {FOUNDERS_MIN} members {shards}")
 
 
 def _refuse_contradictions_with_cluster(given: GivenSettings, settings: Settings) -> None:
@@ -219,6 +217,17 @@ def _refuse_unasked(given: GivenSettings, settings: Settings) -> None:
                 f"mtls needs a listener that asks clients for certificates: set {files}, and for gRPC also "
                 f"{given.key('tls_client_auth')} to require",
             )
+
+
+def _refuse_certificates_with_groups(given: GivenSettings, settings: Settings) -> None:
+    """Rejects certificates as identities if nodes pass streams on to each other, without the certificate."""
+    if settings.raft is None or not settings.raft.enabled or settings.persistence.num_shards == 1:
+        return
+    for role in tokens.ROLES:
+        auth: AuthConfig = getattr(settings, f"{role}_auth_config")
+        if auth.takes_certificates:
+            shards = f"{given.key('persistence_config.num_shards')} above 1 and {given.key('raft.enabled')}"
+            raise given.error(f"{role}_auth_provider", f"mtls is not available with {shards}")
 
 
 def _persistence(settings: Settings) -> PersistenceSettings:

@@ -33,18 +33,18 @@ class Opening:
     """How a leader opens its shard.
 
     Attributes:
-        shard: Index of the shard.
         shards: Configured number of shards.
         unix_seconds: Returns the current time.
         load: Loads the shard from the store in a given epoch; called on an executor thread.
         serve: Returns the Serving of a shard on a log.
+        shard: Index of the shard.
     """
 
-    shard: int
     shards: int
     unix_seconds: Callable[[], int]
     load: Callable[[int], Shard]
     serve: Callable[[Shard, Log], Serving]
+    shard: int = 0
 
 
 class Leading:

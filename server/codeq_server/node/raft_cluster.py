@@ -79,7 +79,9 @@ class RaftCluster:
 
     async def add(self, name: str, address: str, *, replace: bool) -> None:
         """See `Cluster.add`."""
-        self._refuse_several()
+        if self._groups > 1 and name not in self._raft.peers:
+            text = f"{name} is not in RAFT_PEERS; with several shards, add it there first, on every node"
+            raise invalid_field("id", text)
         group, membership = await self._leading()
         existing = members.named(group.members, name)
         if existing is not None and not replace:
@@ -111,7 +113,6 @@ class RaftCluster:
 
     async def remove(self, name: str) -> None:
         """See `Cluster.remove`."""
-        self._refuse_several()
         group, membership = await self._leading()
         member = members.named(group.members, name)
         invited = any(invitation.name == name for invitation in group.members.invitations)
@@ -124,14 +125,21 @@ class RaftCluster:
         if not await _until(lambda: self._can_spare(group, member.raft_id), READY_SECONDS):
             raise Rejection(Reason.MEMBER_NOT_READY, f"too few other members are active to continue without {name}")
         if member.raft_id == group.raft_id:
-            await self.transfer(None)
+            await self._transfer(None)
             raise self._member.refusal()  # the new leader removes this node
         change = Change(removed=[member.raft_id], uninvited=[name])
         await self._change(group, membership, change, [("remove", member.raft_id)])
 
     async def transfer(self, name: str | None) -> None:
         """See `Cluster.transfer`."""
-        self._refuse_several()
+        if self._groups > 1:
+            text = f"each of the {self._groups} groups has a leader, which moves to its own node by itself"
+            raise Rejection(Reason.NOT_IMPLEMENTED, text)
+        await self._transfer(name)
+
+    # -- steps ---------------------------------------------------------------------------------------------------------
+
+    async def _transfer(self, name: str | None) -> None:
         group, membership = await self._leading()
         to = 0
         if name is not None:
@@ -150,18 +158,6 @@ class RaftCluster:
             raise Rejection(Reason.MEMBER_NOT_READY, "no other voter is able to take over leadership")
         if not await _until(led_by_another, TRANSFER_SECONDS):
             raise Rejection(Reason.MEMBER_NOT_READY, "the other voter did not take over in time")
-
-    def _refuse_several(self) -> None:
-        """Rejects changes that would concern one of several groups only.
-
-        Raises:
-            Rejection: NOT_IMPLEMENTED.
-        """
-        if self._groups > 1:
-            text = f"membership and leadership cannot be changed with several groups: numShards is {self._groups}"
-            raise Rejection(Reason.NOT_IMPLEMENTED, text)
-
-    # -- steps ---------------------------------------------------------------------------------------------------------
 
     async def _leading(self) -> tuple[Group, Membership]:
         """Returns the group that this node leads, and its membership; waits while no leader is known.

@@ -130,11 +130,11 @@ class RaftHost:
             store.close()
             raise
         opening = Opening(
-            self._shard,
             settings.persistence.num_shards,
             lambda: int(time.time()),
             lambda epoch: load_shard(settings, store, epoch, shard=self._shard),
             lambda shard, log: make_serving(settings, shard, log, None, self._fail, outgoing=self._outgoing),
+            self._shard,
         )
         self._leading = Leading(store, opening, self._lead_with, self._fail)
         self._maker = SnapshotMaker(store, GroupKeys(GROUP), scratch / "snapshots")

@@ -27,6 +27,13 @@ from codeq_server.services.shard_links import AGAIN_SECONDS, ShardLinks
 MEET_SECONDS: Final = 10.0
 """Time for the processes of all shards to reach each other, before the server is announced."""
 
+_PINGS: Final = (
+    ("grpc.keepalive_time_ms", 6_000),
+    ("grpc.keepalive_timeout_ms", 2_000),
+    ("grpc.http2.ping_timeout_ms", 2_000),
+)
+"""A leader that hangs is noticed in 8 s: its group has another one soon. Servers allow a ping every 5 s."""
+
 
 class Siblings:
     """The owners of the other shards; must be created within the event loop. From then on calls reach all shards.
@@ -107,7 +114,7 @@ def _seekers(owners: Owners, credentials: Credentials) -> list[LeaderSeeker]:
         if name == groups.mine:
             return Reach(owners.addresses[shard])
         target, options = Route(shard, owners.mine.shards, "calls").to(groups.nodes[name])
-        return Reach(target, credentials(), options)
+        return Reach(target, credentials(), (*options, *_PINGS))
 
     return [
         LeaderSeeker(groups.mine, {name: partial(reach, name, shard) for name in groups.nodes})

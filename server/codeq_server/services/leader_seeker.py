@@ -47,7 +47,7 @@ class LeaderSeeker:
                 return True
         elif self._at != self._mine:
             self._at = self._mine
-        elif told is None:  # the process of this node does not run
+        else:  # the process of this node does not run, or knows no leader
             self._turn = (self._turn + 1) % len(self._others)
             self._at = self._others[self._turn]
         self._hops = 0

@@ -40,6 +40,7 @@ _SCHEDULES: Final = "/codeq.v1.ScheduleService/"
 _SUBSCRIPTIONS: Final = "/codeq.v1.SubscriptionService/"
 _WEBHOOKS: Final = "/codeq.v1.WebhookService/"
 _SERVER: Final = "/codeq.v1.ServerService/"
+_CLUSTER: Final = "/codeq.v1.ClusterService/"
 
 _NO_QUEUE: Final = Reason.QUEUE_NOT_FOUND
 _WAIT_FIELD: Final = "wait_seconds"
@@ -164,6 +165,8 @@ ACTS: Final[dict[str, Spread]] = {
     f"{_WEBHOOKS}PauseWebhooks": partial(write, merge=merging.paused_hosts),
     f"{_WEBHOOKS}ResumeWebhooks": partial(write, merge=merging.paused_hosts),
     f"{_SERVER}BackUp": partial(write, merge=merging.backup),
+    f"{_CLUSTER}AddMember": partial(write, merge=merging.raft_groups),
+    f"{_CLUSTER}RemoveMember": partial(write, merge=merging.raft_groups, absent=Reason.MEMBER_NOT_FOUND),
 }
 """Calls over several shards that the shards charge and record."""
 

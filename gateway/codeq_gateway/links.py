@@ -272,7 +272,7 @@ class Link:
     async def _keep_open(self) -> None:
         pause = PAUSE_SECONDS_MIN
         while True:
-            await self._renew_channel()
+            self._renew_channel()
             exchange: Any = self._channel.stream_stream(
                 _SERVICE + "Exchange",
                 request_serializer=_serialize,
@@ -294,13 +294,16 @@ class Link:
     def _reach(self) -> Reach:
         return Reach(self.address, self._credentials()) if self._seeker is None else self._seeker.reach()
 
-    async def _renew_channel(self) -> None:
+    def _renew_channel(self) -> None:
         """Replaces the channel if there are new credentials, because a channel keeps its own, or another server."""
         wanted = self._reach()
         if wanted != self._current:
             old, self._current = self._channel, wanted
             self.address, self._channel = wanted.address, _channel_to(wanted)
-            await old.close()
+            # Calls in flight over the former channel are still answered.
+            closing = asyncio.get_running_loop().create_task(_close_after(old, tuple(self._ending)))
+            self._ending.add(closing)
+            closing.add_done_callback(self._ending.discard)
 
     async def _told(self, rpc: Any) -> Mapping[str, str] | None:
         """Returns the metadata of the rejection with which a server has ended a call; None: it gave none."""
@@ -444,6 +447,11 @@ class _Stream:
             if self.closed.is_set():
                 await self._rpc.done_writing()
                 return
+
+
+async def _close_after(channel: grpc.aio.Channel, uses: Sequence[asyncio.Task[None]]) -> None:
+    """Closes a channel once its uses have ended."""
+    await finish(asyncio.gather(*uses, return_exceptions=True), channel.close)
 
 
 def _channel_to(reach: Reach) -> grpc.aio.Channel:

@@ -129,14 +129,7 @@ class RaftHost:
         except BaseException:
             store.close()
             raise
-        opening = Opening(
-            settings.persistence.num_shards,
-            lambda: int(time.time()),
-            lambda epoch: load_shard(settings, store, epoch, shard=self._shard),
-            lambda shard, log: make_serving(settings, shard, log, None, self._fail, outgoing=self._outgoing),
-            self._shard,
-        )
-        self._leading = Leading(store, opening, self._lead_with, self._fail)
+        self._leading = Leading(store, self._opening(store), self._lead_with, self._fail)
         self._maker = SnapshotMaker(store, GroupKeys(GROUP), scratch / "snapshots")
         heartbeat = max(1, round(raft.heartbeat_ms / 1000 / self._tick_seconds))
         member_settings = MemberSettings(
@@ -176,6 +169,17 @@ class RaftHost:
             self._spread = LeaderSpread(self.member, self._shard, time.monotonic)
         self._views = StaleViews(settings, store, self._files.copy, scratch / "views")
         self._tick()
+
+    def _opening(self, store: RocksStore) -> Opening:
+        """Returns how this node opens its shard when it becomes leader."""
+        settings = self._settings
+        return Opening(
+            settings.persistence.num_shards,
+            lambda: int(time.time()),
+            lambda epoch: load_shard(settings, store, epoch, shard=self._shard),
+            lambda shard, log: make_serving(settings, shard, log, None, self._fail, outgoing=self._outgoing),
+            self._shard,
+        )
 
     def _transport_settings(self, incoming: Path) -> TransportSettings:
         raft = self._raft

@@ -105,14 +105,14 @@ class ShardLinks:
         return self._is_here(shard) or self._links[shard].is_up
 
     def nearest(self) -> int | None:
-        """Returns a shard whose owner can be reached, if possible one of this node; None: there is none."""
+        """Returns a shard whose owner can be reached, if possible one of this node; None: there is none.
+
+        It is the same one until leaders change, so that the tasks of one connection stay in order.
+        """
         up = [shard for shard, link in self._links.items() if link.is_up]
         near = [shard for shard in up if self._seekers and self._seekers[shard].is_near]
-        if not up:
-            return None
-        self._turn += 1
         chosen = near or up
-        return chosen[self._turn % len(chosen)]
+        return chosen[self.mine % len(chosen)] if chosen else None
 
     async def change(self, seconds: float) -> None:
         """Waits until a process can be reached or no longer be, for at most `seconds`."""

@@ -3,7 +3,8 @@
 With SERVED_APART=1 in the environment of the tests, every server is two processes: `codeq server`, and `codeq gateway`
 for REST. Both are started, killed and stopped together; a test that targets the server alone uses its pid. With
 SERVED_SHARDS=4, every server has four shards; with SERVED_NODES=3, it is one of three nodes of a static cluster, which
-are started and killed with it.
+are started and killed with it; with SERVED_RAFT_GROUPS=3, it is one of three nodes, each with three shards, which Raft
+groups replicate.
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ SHARDS = int(os.environ.get("SERVED_SHARDS", "1"))
 
 NODES = int(os.environ.get("SERVED_NODES", "1"))
 """Number of nodes of the static cluster to which each server belongs that names no mode."""
+RAFT_GROUPS = int(os.environ.get("SERVED_RAFT_GROUPS", "1"))
+"""Number of shards of the three nodes to which each server belongs that names no mode."""
 _MODES = {"PERSISTENCE_CONFIG", "PERSISTENCE_PROVIDER", "RAFT_ENABLED", "CLUSTER_ENABLED"}
 
 _GATEWAY_FLAGS = frozenset({"--port", "--http-host"})
@@ -100,10 +103,10 @@ class ServerProcess:
         self._gateway: subprocess.Popen[bytes] | None = None
         self._gateway_ready_path = directory / "gateway-ready.json"
         self._mates: list[ServerProcess] = []
-        """The other nodes of its static cluster."""
+        """The other nodes of its cluster."""
         self._place: dict[str, str] = {}
         """Variables that tell a node from the others."""
-        if NODES > 1 and not _MODES & self.env.keys():
+        if NODES * RAFT_GROUPS > 1 and not _MODES & self.env.keys():
             self._found(directory, {"flags": flags, "dev": dev, "apart": apart, "host": host, "prefix": prefix})
 
     def __enter__(self) -> Self:
@@ -176,7 +179,7 @@ class ServerProcess:
             if not mate.is_running:
                 mate.env = self.env | mate._place
                 if "BACKUP_DIR" in self.env:
-                    mate.env["BACKUP_DIR"] = f"{self.env['BACKUP_DIR']}-{mate._place['CLUSTER_SELF_ID']}"
+                    mate.env["BACKUP_DIR"] = f"{self.env['BACKUP_DIR']}-{self._mates.index(mate)}"
                 mate.spawn()
         self._spawn_server()
         if self._apart:
@@ -191,8 +194,8 @@ class ServerProcess:
         """
         self.spawn()
         for mate in self._mates:
-            mate._wait_until_ready()
-        self._wait_until_ready()
+            mate.wait_until_ready()
+        self.wait_until_ready()
         self._wait_for_mates()
         return self
 
@@ -211,13 +214,13 @@ class ServerProcess:
     def start_server(self) -> None:
         """Restarts an ended server process without touching its gateway."""
         self._spawn_server()
-        self._wait_until_ready()
+        self.wait_until_ready()
 
     def start_gateway(self) -> None:
         """Restarts an ended gateway process without touching the server."""
         self._kill_gateway()
         self._spawn_gateway()
-        self._wait_until_ready()
+        self.wait_until_ready()
 
     def _spawn_server(self) -> None:
         if self._process is not None:
@@ -234,7 +237,12 @@ class ServerProcess:
             out = log if self.output is None else self.output
             return subprocess.Popen(command, env=self.env, stdout=out, stderr=out)
 
-    def _wait_until_ready(self) -> Self:
+    def wait_until_ready(self) -> Self:
+        """Waits until a spawned server is ready.
+
+        Raises:
+            RuntimeError: The server ended, or was not ready in time; the message ends with its log.
+        """
         deadline = time.monotonic() + START_SECONDS_MAX
         while not (self.ready_path.exists() and (not self._apart or self._gateway_ready_path.exists())):
             if not self.is_running:
@@ -296,15 +304,22 @@ class ServerProcess:
             mate.close()
 
     def _found(self, directory: Path, alike: Mapping[str, Any]) -> None:
-        """Makes this server a node of a static cluster, and prepares the others."""
-        self._ports += (held := [reserved_port() for _ in range(NODES)])
+        """Makes this server a node of a cluster, and prepares the others."""
+        self._ports += (held := [reserved_port() for _ in range(NODES if NODES > 1 else 3)])
         places = {f"n{at}": f"{LOOPBACK}:{port.getsockname()[1]}" for at, port in enumerate(held)}
-        listed = ",".join(f"{name}={address}" for name, address in places.items())
-        self.env |= {"CLUSTER_ENABLED": "true", "CLUSTER_NODES": listed, "CLUSTER_SECRET": "secret of the nodes"}
+        kind = "CLUSTER" if NODES > 1 else "RAFT"
+        if NODES > 1:
+            listed = ",".join(f"{name}={address}" for name, address in places.items())
+            self.env |= {"CLUSTER_ENABLED": "true", "CLUSTER_NODES": listed, "CLUSTER_SECRET": "secret of the nodes"}
+        else:
+            self.env |= {"PERSISTENCE_CONFIG": json.dumps({"numShards": RAFT_GROUPS}), "RAFT_ENABLED": "true"}
+            self.env |= {"RAFT_PEERS": json.dumps(places), "RAFT_CLUSTER_SECRET": "secret of the nodes"}
+            self.env["RAFT_BOOTSTRAP"] = "true"
         nodes = [self, *(ServerProcess(directory / name, env=self.env, **alike) for name in list(places)[1:])]
         self._mates = nodes[1:]
         for node, (name, address) in zip(nodes, places.items(), strict=True):
-            node._place = {"CLUSTER_SELF_ID": name, "CLUSTER_GRPC_ADDR": address}
+            listener = "CLUSTER_GRPC_ADDR" if NODES > 1 else "RAFT_BIND_ADDR"
+            node._place = {f"{kind}_SELF_ID": name, listener: address}
             node.env |= node._place
 
     def _port(self, index: int) -> int:

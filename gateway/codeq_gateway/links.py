@@ -13,7 +13,7 @@ import random
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, NamedTuple, Protocol
 
 import grpc
 import grpc.aio
@@ -42,6 +42,9 @@ PAUSE_SECONDS_MIN: Final = 0.05
 PAUSE_SECONDS_MAX: Final = 1.0
 """Maximum backoff."""
 
+SEEK_SECONDS_MAX: Final = 0.2
+"""Maximum backoff of a link that seeks its server: another one may serve at any moment."""
+
 REPLY_BYTES_MAX: Final = 64 * 1024 * 1024
 """Largest accepted frame of replies; servers stay far below."""
 
@@ -55,6 +58,7 @@ _LOG: Final = logging.getLogger("codeq.gateway")
 _SERVICE: Final = "/codeq_internal.v1.CallService/"
 _REFUSALS: Final = frozenset({grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.FAILED_PRECONDITION})
 """Codes with which a server refuses a stream for a reason that lasts."""
+_STATUS_KEY: Final = "grpc-status-details-bin"
 _CERTIFICATE: Final = "client_certificate"
 _OPTIONS: Final[tuple[tuple[str, int], ...]] = (
     ("grpc.max_receive_message_length", REPLY_BYTES_MAX),
@@ -122,8 +126,45 @@ def plaintext() -> None:
     """Returns no credentials."""
 
 
+class Reach(NamedTuple):
+    """How a server is reached.
+
+    Attributes:
+        address: Target of the channel: the server's gRPC listener, host:port, unless `options` say otherwise.
+        credentials: Turn TLS on.
+        options: Further options of the channel.
+    """
+
+    address: str
+    credentials: grpc.ChannelCredentials | None = None
+    options: tuple[tuple[str, str | int], ...] = ()
+
+
+class Seeker(Protocol):
+    """Knows which of several servers to try next."""
+
+    def reach(self) -> Reach:
+        """Returns how to reach the server to try now."""
+        ...
+
+    def missed(self, told: Mapping[str, str] | None) -> bool:
+        """Notes that the server did not accept a stream, or ended one.
+
+        Args:
+            told: Metadata of its rejection; None: it could not be reached, or gave none.
+
+        Returns:
+            Whether to try the next one at once.
+        """
+        ...
+
+
 def open_channel(
-    address: str, credentials: grpc.ChannelCredentials | None = None, *, alone: bool = False
+    address: str,
+    credentials: grpc.ChannelCredentials | None = None,
+    *,
+    alone: bool = False,
+    more: tuple[tuple[str, str | int], ...] = (),
 ) -> grpc.aio.Channel:
     """Returns a channel to a server.
 
@@ -131,8 +172,9 @@ def open_channel(
         address: The server's gRPC listener, host:port.
         credentials: Turn TLS on.
         alone: Whether it has a connection of its own; otherwise channels to the same address share one.
+        more: Further options; see `Reach`.
     """
-    options = (*_OPTIONS, ("grpc.use_local_subchannel_pool", int(alone)))
+    options = (*_OPTIONS, ("grpc.use_local_subchannel_pool", int(alone)), *more)
     if credentials is None:
         return grpc.aio.insecure_channel(address, options=options)
     return grpc.aio.secure_channel(address, credentials, options=options)
@@ -153,6 +195,7 @@ class Link:
         on_change: Called when the stream is opened or stops accepting calls.
         credentials: Returns credentials; new ones take effect when the stream is reopened.
         on_refused: Called with the address and the reason if the server refuses the stream, once until it accepts one.
+        seeker: Says at each opening which server to reach, instead of `address` and `credentials`.
 
     Attributes:
         address: The server's gRPC listener.
@@ -166,15 +209,18 @@ class Link:
         on_change: Callable[[], None],
         credentials: Credentials = plaintext,
         on_refused: Callable[[str, str], None] = log_refused,
+        seeker: Seeker | None = None,
     ) -> None:
         self.address = address
+        self._seeker = seeker
         self._on_refused = on_refused
         self._metadata = metadata
         self._refused = False
         self._messages = messages
         self._on_change = on_change
-        self._credentials, self._current = credentials, credentials()
-        self._channel = open_channel(address, self._current)
+        self._credentials = credentials
+        self._current = self._reach()
+        self._channel = _channel_to(self._current)
         self._stream: _Stream | None = None
         self._ending: set[asyncio.Task[None]] = set()
         self._task = asyncio.get_running_loop().create_task(self._keep_open(), name=f"link to {address}")
@@ -226,28 +272,45 @@ class Link:
     async def _keep_open(self) -> None:
         pause = PAUSE_SECONDS_MIN
         while True:
-            await self._renew_channel()
+            self._renew_channel()
             exchange: Any = self._channel.stream_stream(
                 _SERVICE + "Exchange",
                 request_serializer=_serialize,
                 response_deserializer=self._messages.exchange_response.FromString,
             )
             rpc = exchange(metadata=self._metadata)
+            told: Mapping[str, str] | None = None
             if await self._is_accepted(rpc):
                 pause = PAUSE_SECONDS_MIN
                 await self._use(_Stream(rpc, self._messages))
             else:
+                told = await self._told(rpc) if rpc.done() else None
                 rpc.cancel()
+            if self._seeker is not None and self._seeker.missed(told):
+                continue
             await asyncio.sleep(pause * random.uniform(0.5, 1))
-            pause = min(2 * pause, PAUSE_SECONDS_MAX)
+            pause = min(2 * pause, PAUSE_SECONDS_MAX if self._seeker is None else SEEK_SECONDS_MAX)
 
-    async def _renew_channel(self) -> None:
-        """Replaces the channel if there are new credentials, because a channel keeps its own."""
-        credentials = self._credentials()
-        if credentials is not self._current:
-            old, self._current = self._channel, credentials
-            self._channel = open_channel(self.address, credentials)
-            await old.close()
+    def _reach(self) -> Reach:
+        return Reach(self.address, self._credentials()) if self._seeker is None else self._seeker.reach()
+
+    def _renew_channel(self) -> None:
+        """Replaces the channel if there are new credentials, because a channel keeps its own, or another server."""
+        wanted = self._reach()
+        if wanted != self._current:
+            old, self._current = self._channel, wanted
+            self.address, self._channel = wanted.address, _channel_to(wanted)
+            # Calls in flight over the former channel are still answered.
+            closing = asyncio.get_running_loop().create_task(_close_after(old, tuple(self._ending)))
+            self._ending.add(closing)
+            closing.add_done_callback(self._ending.discard)
+
+    async def _told(self, rpc: Any) -> Mapping[str, str] | None:
+        """Returns the metadata of the rejection with which a server has ended a call; None: it gave none."""
+        for key, value in await rpc.trailing_metadata() or ():
+            if key == _STATUS_KEY:
+                return failed(status_pb2.Status.FromString(value), self._messages.reasons).metadata
+        return None
 
     async def _is_accepted(self, rpc: Any) -> bool:
         try:
@@ -384,6 +447,15 @@ class _Stream:
             if self.closed.is_set():
                 await self._rpc.done_writing()
                 return
+
+
+async def _close_after(channel: grpc.aio.Channel, uses: Sequence[asyncio.Task[None]]) -> None:
+    """Closes a channel once its uses have ended."""
+    await finish(asyncio.gather(*uses, return_exceptions=True), channel.close)
+
+
+def _channel_to(reach: Reach) -> grpc.aio.Channel:
+    return open_channel(reach.address, reach.credentials, more=reach.options)
 
 
 def failed(status: status_pb2.Status, table: Mapping[str, reasons.Reason]) -> CallFailed:

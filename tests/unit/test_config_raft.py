@@ -210,7 +210,6 @@ def test_raft_error_names_an_unusable_variable(variable: str, value: str) -> Non
         ({"PERSISTENCE_PROVIDER": "memory", "PERSISTENCE_CONFIG": ""}, "RAFT_ENABLED"),
         ({"PERSISTENCE_PROVIDER": "redis"}, "PERSISTENCE_PROVIDER"),
         ({"LOCAL_ARTIFACTS_DIR": "/srv/artifacts"}, "LOCAL_ARTIFACTS_DIR"),
-        ({"PERSISTENCE_CONFIG": '{"numShards":4}'}, "PERSISTENCE_CONFIG.numShards"),
         ({"RAFT_PEERS": "", "RAFT_PEER_HTTP_ADDRS": ""}, "RAFT_PEERS"),
         ({"RAFT_ENABLED": ""}, "RAFT_SELF_ID"),
     ],
@@ -330,3 +329,36 @@ def test_settings_that_do_not_fit_members_found_by_dns_are_rejected_by_name(
 
 def test_expected_nodes_without_dns_are_rejected() -> None:
     assert refusal(ALONE | {"RAFT_EXPECTED_NODES": "3"}).key == "RAFT_EXPECTED_NODES"
+
+
+GROUPS = {"PERSISTENCE_CONFIG": '{"numShards":4}'}
+SECRET = {"RAFT_CLUSTER_SECRET": "secret of the nodes"}
+IDENTITIES = {"identities": [{"match": "a", "tenant": "acme", "scopes": ["codeq:claim"], "eventTypes": ["*"]}]}
+
+
+def test_each_shard_may_have_a_group() -> None:
+    settings = load(None, TOKENS | DOCUMENTED | GROUPS, {}, dev=False)
+    assert settings.raft is not None
+    assert (settings.num_shards, settings.raft.peers) == (4, PEERS)
+
+
+@pytest.mark.parametrize(
+    ("environment", "key"),
+    [
+        ({"RAFT_PEERS": '{"node-a":"node-a:7000"}', "RAFT_PEER_HTTP_ADDRS": ""}, "RAFT_PEERS"),
+        (BY_DNS | {"RAFT_SELF_ID": "codeq-0", "RAFT_PEERS": "", "RAFT_PEER_HTTP_ADDRS": ""}, "RAFT_PEERS_DNS"),
+    ],
+)
+def test_what_several_groups_lack_is_rejected_by_name(environment: dict[str, str], key: str) -> None:
+    refused = refusal(DOCUMENTED | GROUPS | environment)
+    assert refused.key == key
+    assert "numShards" in str(refused)
+
+
+def test_certificates_are_no_identities_with_several_groups() -> None:
+    files = {name: str(Path(__file__)) for name in ("TLS_CERT_FILE", "TLS_KEY_FILE", "TLS_CLIENT_CA_FILE")}
+    files["SERVER_TLS_CA_FILE"] = str(Path(__file__))
+    mtls = {"WORKER_AUTH_PROVIDER": "mtls", "WORKER_AUTH_CONFIG": json.dumps(IDENTITIES)}
+    assert load(None, TOKENS | DOCUMENTED | files | mtls | SECRET, {}, dev=False).auth.takes_certificates
+    refused = refusal(DOCUMENTED | GROUPS | files | mtls | SECRET)
+    assert (refused.key, "numShards above 1" in str(refused)) == ("WORKER_AUTH_PROVIDER", True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from codeq_server.config import Address, load
@@ -45,3 +46,27 @@ def test_processes_share_ports_and_nodes_do_not() -> None:
     assert nodes is not None
     assert (nodes.mine.shard, nodes.processes, nodes.addresses) == (1, 1, ("host-a:9090", "host-b:9090"))
     assert owners_of(None, None) is None
+
+
+def test_process_of_a_group_has_its_own_place_between_nodes() -> None:
+    raft = SERVER | {
+        "RAFT_ENABLED": "true",
+        "RAFT_SELF_ID": "b",
+        "RAFT_BIND_ADDR": "127.0.0.2:7000",
+        "RAFT_PEERS": "a=127.0.0.1:7000,b=127.0.0.2:7000,c=127.0.0.3:7000",
+        "RAFT_CLUSTER_SECRET": "secret of the nodes",
+    }
+    place = replace(PLACE, raft=(7201, 7202, 7203), peers=(7301, 7302, 7303))
+    settings = place.settings(load(None, raft, {}, dev=True))
+    assert settings.raft is not None
+    assert settings.raft.bind_addr == Address("127.0.0.1", 7202)
+    owners = owners_of(None, place, settings.raft)
+    assert owners is not None
+    assert owners.groups is not None
+    assert (owners.groups.mine, owners.groups.listen) == ("b", Address("127.0.0.1", 7302))
+    other = owners_of(None, replace(place, shard=2, secret="another start"), settings.raft)
+    assert other is not None
+    owners.mine.check(f"{other.mine.shard} to {owners.mine.shard} of 3")
+    owners.mine.check("1 to 1 of 3")  # the same shard at another node
+    assert owners.mine.secret == other.mine.secret  # the same on every node
+    assert owners.mine.secret not in (PLACE.secret, settings.raft.cluster_secret)

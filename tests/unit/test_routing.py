@@ -57,6 +57,7 @@ def test_every_rpc_of_the_shards_has_one_plan() -> None:
     rpcs = {
         f"/{service}/{rpc.name}" for service in SHARD_SERVICES for rpc in pool.FindServiceByName(service).methods
     } | {"/codeq.v1.ServerService/BackUp"}
+    rpcs |= {f"/codeq.v1.ClusterService/{name}" for name in ("AddMember", "RemoveMember")}
     spreads = [router.SPREADS.keys(), router.ACTS.keys(), router.CLAIMS, router.REFUSED]
     assert set(router.OWNERS).union(*spreads) == rpcs
     several = [name for each in spreads for name in each]

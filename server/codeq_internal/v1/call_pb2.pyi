@@ -97,3 +97,13 @@ class GetMetricsResponse(_message.Message):
     TEXT_FIELD_NUMBER: _ClassVar[int]
     text: bytes
     def __init__(self, text: _Optional[bytes] = ...) -> None: ...
+
+class GetGroupsRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class GetGroupsResponse(_message.Message):
+    __slots__ = ("status",)
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    status: bytes
+    def __init__(self, status: _Optional[bytes] = ...) -> None: ...

@@ -12,7 +12,7 @@ from codeq_server.config.addresses import PORT_MAX, Address, is_loopback
 from codeq_server.config.declaration import settings_of, shown, variable
 from codeq_server.config.forms import NOT_SUPPORTED
 from codeq_server.config.providers import AuthConfig
-from codeq_server.config.raft_settings import RaftSettings
+from codeq_server.config.raft_settings import FOUNDERS_MIN, RaftSettings
 from codeq_server.config.settings import GatewaySettings, PersistenceSettings, ProcessSettings, Settings
 from codeq_server.config.sources import GivenSettings, read
 
@@ -51,6 +51,7 @@ def load(path: str | None, env: Mapping[str, str], flags: Mapping[str, object], 
     tls.check(given, settings)
     settings = _bound(given, tokens.completed(given, settings))
     _refuse_unasked(given, settings)
+    _refuse_certificates_with_groups(given, settings)
     # Gateways vouch for the certificates of their clients, so a producer must not be able to derive their secret.
     secret = "" if settings.auth.takes_certificates else settings.auth.producer.sole_secret
     completed, ring = raft.completed(given, settings, secret), cluster.completed(given, settings.cluster, secret)
@@ -168,7 +169,7 @@ def _refuse_contradictions_with_raft(given: GivenSettings, settings: Settings) -
     if settings.persistence_provider == "memory":
         raise given.error("raft.enabled", "needs a store on disk: persistenceProvider rocksdb or pebble")
     if settings.persistence.num_shards > 1:
-        raise given.error("persistence_config.num_shards", f"must be 1 with {given.key('raft.enabled')}")
+        _refuse_contradictions_with_groups(given, settings)
     if settings.grpc_tls is not None and settings.server_tls is None:
         raise given.error(
             "server_tls_ca_file", "is required with Raft and TLS: members forward calls to the leader over TLS"
@@ -178,6 +179,16 @@ def _refuse_contradictions_with_raft(given: GivenSettings, settings: Settings) -
             "local_artifacts_dir",
             "has no effect with Raft: a cluster keeps artifact contents in its stores",
         )
+
+
+def _refuse_contradictions_with_groups(given: GivenSettings, settings: Settings) -> None:
+    """Rejects what a cluster with a group per shard lacks."""
+    assert settings.raft is not None
+    shards = f"with {given.key('persistence_config.num_shards')} above 1"
+    if settings.raft.peers_dns:
+        raise given.error("raft.peers_dns", f"is not available {shards}; list all members in raft.peers")
+    if len(settings.raft.peers) < FOUNDERS_MIN:
+        raise given.error("raft.peers", f"must name at least {FOUNDERS_MIN} members {shards}")
 
 
 def _refuse_contradictions_with_cluster(given: GivenSettings, settings: Settings) -> None:
@@ -207,6 +218,17 @@ def _refuse_unasked(given: GivenSettings, settings: Settings) -> None:
                 f"mtls needs a listener that asks clients for certificates: set {files}, and for gRPC also "
                 f"{given.key('tls_client_auth')} to require",
             )
+
+
+def _refuse_certificates_with_groups(given: GivenSettings, settings: Settings) -> None:
+    """Rejects certificates as identities if nodes pass streams on to each other, without the certificate."""
+    if settings.raft is None or not settings.raft.enabled or settings.persistence.num_shards == 1:
+        return
+    for role in tokens.ROLES:
+        auth: AuthConfig = getattr(settings, f"{role}_auth_config")
+        if auth.takes_certificates:
+            shards = f"{given.key('persistence_config.num_shards')} above 1 and {given.key('raft.enabled')}"
+            raise given.error(f"{role}_auth_provider", f"mtls is not available with {shards}")
 
 
 def _persistence(settings: Settings) -> PersistenceSettings:

@@ -104,9 +104,10 @@ class Node:
         spans: Spans | None = None,
         place: Place | None = None,
     ) -> None:
-        self._rest, self._owners = rest, owners_of(settings.cluster, place)
+        self._rest, self._owners = rest, owners_of(settings.cluster, place, settings.raft)
         self._is_child = place is not None
         self._siblings: Siblings | None = None
+        self._streams: CallStreams | None = None
         self._settings, self._files = settings, files
         self._logs = logs
         self._stopping = asyncio.Event()
@@ -161,10 +162,17 @@ class Node:
                 credentials = self._certificates.server_credentials
                 known = self._door.known.add
                 self._siblings = Siblings(self._owners, self._calls, server, known, _log_defect, credentials)
-                stack.push_async_callback(self._siblings.shards.close)
+                self._siblings.shards.on_change = self._readiness.changed
+                stack.push_async_callback(self._siblings.close)
             pages = MetricsPages(exposition, self._siblings)
-            probes = ServerProbes(lambda: self._told(self._readiness.grpc()), pages.for_gateways, pages.own)
-            streams = self._serve_grpc(server, probes, exposition, stack)
+            others = None if self._siblings is None else self._siblings.groups
+            cluster = ClusterService(
+                self._host.cluster, fsync=self._settings.persistence.fsync_on_commit, others=others
+            )
+            probes = ServerProbes(
+                lambda: self._told(self._readiness.grpc()), pages.for_gateways, pages.own, cluster.own_groups
+            )
+            streams = self._serve_grpc(server, cluster, probes, exposition, stack)
             exposition.add(streams)
             worker, producer = self._listen(server)
             if self._rest:
@@ -208,16 +216,29 @@ class Node:
         from codeq_server.node.raft_host import RaftHost  # noqa: PLC0415
 
         door = self._doorkeeper.door(files.peers)
+        at = 0 if self._owners is None else self._owners.mine.shard
         return RaftHost(
-            settings, settings.raft, files, door, self._certificates, self._outgoing, self._on_fatal, verify=verify
+            settings,
+            settings.raft,
+            files,
+            door,
+            self._certificates,
+            self._outgoing,
+            self._on_fatal,
+            verify=verify,
+            shard=at,
         )
 
     def _serve_grpc(
-        self, server: grpc.aio.Server, probes: ServerProbes, exposition: Exposition, stack: AsyncExitStack
+        self,
+        server: grpc.aio.Server,
+        cluster: ClusterService,
+        probes: ServerProbes,
+        exposition: Exposition,
+        stack: AsyncExitStack,
     ) -> CallStreams:
         """Adds every service to the server, with reflection and health; returns the gateways' call streams."""
         persistence = self._settings.persistence
-        cluster = ClusterService(self._host.cluster, fsync=persistence.fsync_on_commit)
         self._calls.register("codeq.v1.ClusterService", cluster, cluster.members)
         self._calls.register(
             "codeq.v1.ServerService",
@@ -259,8 +280,10 @@ class Node:
             self._door.known.add,
             access_log,
             _log_defect,
+            self._calls.shards.current,
         )
         streams.register(server)
+        self._streams = streams
         return streams
 
     def _listen(self, server: grpc.aio.Server) -> tuple[Address | None, Address | None]:
@@ -275,6 +298,9 @@ class Node:
         self._door.ports.update(ports.values())
         if owners is not None and owners.are_one_server:
             listen(server, owners.listen, shared=True)
+            if owners.groups is not None:
+                listen(server, owners.groups.listen, self._certificates.grpc_credentials(), shared=True)
+                self._door.ports.add(owners.groups.listen.port)
         elif owners is not None:
             self._door.ports.add(listen(server, owners.listen, self._certificates.grpc_credentials()))
         worker, producer = (None if a is None else Address(a.host, ports[a]) for a in wanted)
@@ -368,6 +394,8 @@ class Node:
         if serving is not None and self._spans is not None:
             serving.trace(self._spans.tasks.take)
         self._calls.shards.present(serving)
+        if serving is None and self._streams is not None:
+            self._streams.part()
         self._readiness.changed()
 
     def _told(self, unready: str) -> tuple[bool, Mapping[str, object]]:
@@ -410,6 +438,8 @@ class Node:
         await self._health.enter_graceful_shutdown()
         self._calls.draining = True
         streams.end()
+        if self._calls.passing is not None:
+            self._calls.passing.end()
         async with asyncio.TaskGroup() as group:
             group.create_task(self._host.drain(int(calls_seconds * 1000)), name="host-drain")
             group.create_task(server.stop(calls_seconds), name="grpc-stop")

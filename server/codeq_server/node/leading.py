@@ -37,12 +37,14 @@ class Opening:
         unix_seconds: Returns the current time.
         load: Loads the shard from the store in a given epoch; called on an executor thread.
         serve: Returns the Serving of a shard on a log.
+        shard: Index of the shard.
     """
 
     shards: int
     unix_seconds: Callable[[], int]
     load: Callable[[int], Shard]
     serve: Callable[[Shard, Log], Serving]
+    shard: int = 0
 
 
 class Leading:
@@ -53,6 +55,9 @@ class Leading:
         opening: How the shard is opened.
         present: Sets the Serving of the shard from now on; None: this node does not serve it.
         on_fatal: Called when the shard's rows cannot be opened: the process must end.
+
+    Attributes:
+        draining: Whether this node is about to stop, and must not lead again.
     """
 
     def __init__(
@@ -63,7 +68,7 @@ class Leading:
         self._serving: Serving | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._over = asyncio.Event()
-        self._draining = False
+        self.draining = False
         self._number = 0
         """Counts begins and ends, so that an outdated opening is detected."""
 
@@ -76,7 +81,7 @@ class Leading:
         """Starts serving: the member leads in the term, and all earlier decisions are applied to the rows."""
         self._number += 1
         self._over.clear()
-        if self._draining:
+        if self.draining:
             self._spawn(self._hand_over(member, HAND_OVER_SECONDS), "hand-over")
         else:
             self._spawn(self._open(member, term, self._number), "shard-opening")
@@ -95,7 +100,7 @@ class Leading:
 
     async def drain(self, member: Member, grace_ms: int) -> None:
         """Hands over leadership if there are other voters; otherwise ends waits and notifies streams."""
-        self._draining = True
+        self.draining = True
         if member.leads_others():
             await self._hand_over(member, min(HAND_OVER_SECONDS, grace_ms / 1000))
         elif self._serving is not None:
@@ -128,9 +133,11 @@ class Leading:
         assert group is not None
         opening, started = self._opening, time.monotonic()
         try:
-            identity = next_identity(self._rows, opening.shards, opening.unix_seconds(), member.row.cluster_id)
+            identity = next_identity(
+                self._rows, opening.shards, opening.unix_seconds(), member.row.cluster_id, shard=opening.shard
+            )
             shard = await self._loop.run_in_executor(None, opening.load, identity.epoch)
-            if number != self._number or self._draining:
+            if number != self._number or self.draining:
                 return
             # The epoch becomes durable with the first batch, and thus before the first reply.
             shard.batch.rows[keys.IDENTITY] = identity.SerializeToString()

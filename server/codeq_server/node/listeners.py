@@ -233,11 +233,27 @@ def reserve(address: Address) -> socket.socket:
     return held
 
 
+def bound(address: Address) -> socket.socket:
+    """Returns a socket that listens on an address.
+
+    Raises:
+        ListenError: The port is in use, or the host is not local.
+    """
+    try:
+        return _listening(address)
+    except OSError as error:
+        raise ListenError(f"cannot listen on {address}: {_reason(error)}") from None
+
+
 def _probe(address: Address) -> None:
     """Raises the OSError that prevents opening a port, which gRPC does not report."""
+    _listening(address).close()
+
+
+def _listening(address: Address) -> socket.socket:
     family, target = _target(address)
     dual = family == socket.AF_INET6 and not address.host
-    socket.create_server(target, family=family, dualstack_ipv6=dual).close()
+    return socket.create_server(target, family=family, dualstack_ipv6=dual)
 
 
 def _target(address: Address) -> tuple[socket.AddressFamily, tuple[str, int]]:

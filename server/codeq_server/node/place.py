@@ -34,6 +34,9 @@ class Place:
     Attributes:
         shard: Index of its shard.
         ports: Loopback port of each shard's process, for calls of the others.
+        raft: Loopback port of each shard's member of its group, to which the parent passes the connections of other
+            nodes; empty: nothing is replicated.
+        peers: Loopback port of each shard's process for the calls of other nodes, likewise.
         secret: Secret that the processes share.
         http: Port of the REST API, which all processes share, like the next two; 0: none.
         worker: Port for workers.
@@ -46,6 +49,8 @@ class Place:
     http: int
     worker: int
     producer: int
+    raft: tuple[int, ...] = ()
+    peers: tuple[int, ...] = ()
 
     @property
     def count(self) -> int:
@@ -65,7 +70,9 @@ class Place:
         """Returns the settings of this process, given those of the server."""
         persistence = settings.persistence
         assert persistence.path is not None
-        folder = settings.backup_dir
+        folder, raft = settings.backup_dir, settings.raft
+        if raft is not None:
+            raft = replace(raft, bind_addr=Address(LOOPBACK, self.raft[self.shard]))
         return replace(
             settings,
             port=self.http,
@@ -75,6 +82,7 @@ class Place:
             backup_dir=None if folder is None else shard_path(folder, self.shard),
             codeq_pprof_addr=settings.pprof_addrs[self.shard],
             ready_file=None,
+            raft=raft,
         )
 
 
@@ -114,7 +122,8 @@ def taken(env: MutableMapping[str, str]) -> Child | None:
     for pipe in (life, ready):
         os.set_inheritable(pipe, False)  # noqa: FBT003 - its only form
     content = json.loads(text)
-    return Child(Place(**{**content, "ports": tuple(content["ports"])}), life, ready)
+    ports = {name: tuple(content[name]) for name in ("ports", "raft", "peers")}
+    return Child(Place(**{**content, **ports}), life, ready)
 
 
 def _at(address: Address | None, port: int) -> Address | None:

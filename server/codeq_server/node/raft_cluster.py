@@ -12,7 +12,6 @@ from codeq_raft_core import ConfState, read_conf_state
 from codeq_server.config import RaftSettings
 from codeq_server.core.errors import Reason, Rejection, invalid_field
 from codeq_server.replication.raft import members
-from codeq_server.replication.raft.disk_identity import GROUP
 from codeq_server.replication.raft.group import Group
 from codeq_server.replication.raft.member import Member
 from codeq_server.replication.raft.membership import Membership
@@ -55,11 +54,21 @@ class RaftCluster:
         connections: Its connections to the others.
         raft: Settings.
         serves: Returns whether this node serves the shard.
+        shard: Index of the shard.
+        groups: Number of groups of each node.
     """
 
     def __init__(
-        self, member: Member, connections: Connections, raft: RaftSettings, serves: Callable[[], bool]
+        self,
+        member: Member,
+        connections: Connections,
+        raft: RaftSettings,
+        serves: Callable[[], bool],
+        *,
+        shard: int = 0,
+        groups: int = 1,
     ) -> None:
+        self._shard, self._groups = shard, groups
         self._member, self._connections, self._raft, self._serves = member, connections, raft, serves
 
     def status(self) -> ClusterStatus:
@@ -70,6 +79,9 @@ class RaftCluster:
 
     async def add(self, name: str, address: str, *, replace: bool) -> None:
         """See `Cluster.add`."""
+        if self._groups > 1 and name not in self._raft.peers:
+            text = f"{name} is not in RAFT_PEERS; with several shards, add it there first, on every node"
+            raise invalid_field("id", text)
         group, membership = await self._leading()
         existing = members.named(group.members, name)
         if existing is not None and not replace:
@@ -113,13 +125,21 @@ class RaftCluster:
         if not await _until(lambda: self._can_spare(group, member.raft_id), READY_SECONDS):
             raise Rejection(Reason.MEMBER_NOT_READY, f"too few other members are active to continue without {name}")
         if member.raft_id == group.raft_id:
-            await self.transfer(None)
+            await self._transfer(None)
             raise self._member.refusal()  # the new leader removes this node
         change = Change(removed=[member.raft_id], uninvited=[name])
         await self._change(group, membership, change, [("remove", member.raft_id)])
 
     async def transfer(self, name: str | None) -> None:
         """See `Cluster.transfer`."""
+        if self._groups > 1:
+            text = f"each of the {self._groups} groups has a leader, which moves to its own node by itself"
+            raise Rejection(Reason.NOT_IMPLEMENTED, text)
+        await self._transfer(name)
+
+    # -- steps ---------------------------------------------------------------------------------------------------------
+
+    async def _transfer(self, name: str | None) -> None:
         group, membership = await self._leading()
         to = 0
         if name is not None:
@@ -138,8 +158,6 @@ class RaftCluster:
             raise Rejection(Reason.MEMBER_NOT_READY, "no other voter is able to take over leadership")
         if not await _until(led_by_another, TRANSFER_SECONDS):
             raise Rejection(Reason.MEMBER_NOT_READY, "the other voter did not take over in time")
-
-    # -- steps ---------------------------------------------------------------------------------------------------------
 
     async def _leading(self) -> tuple[Group, Membership]:
         """Returns the group that this node leads, and its membership; waits while no leader is known.
@@ -231,7 +249,7 @@ class RaftCluster:
             )
         leader = self._member.leader_name()
         return GroupStatus(
-            shard=GROUP,
+            shard=self._shard,
             role="learner" if group.raft_id in conf.learners else status.role,
             leader="" if leader == self._raft.self_id and not self._serves() else leader,
             term=status.term,

@@ -20,6 +20,7 @@ from codeq_server.node.certificates import Certificates, PemFiles, member_files
 from codeq_server.node.descriptors import Files
 from codeq_server.node.doorkeeper import Door
 from codeq_server.node.hosting import Present
+from codeq_server.node.leader_spread import LeaderSpread
 from codeq_server.node.leading import Leading, Opening
 from codeq_server.node.listeners import ListenError
 from codeq_server.node.opening import load_shard, make_serving, verify
@@ -34,6 +35,7 @@ from codeq_server.replication.raft.exports import SnapshotMaker
 from codeq_server.replication.raft.log_rows import GroupKeys
 from codeq_server.replication.raft.member import Member, MemberSettings
 from codeq_server.replication.raft.ports import Made, Ticks
+from codeq_server.replication.raft.routes import Route
 from codeq_server.replication.raft.transport import Transport
 from codeq_server.services.cluster import Cluster
 from codeq_server.services.serving import Serving
@@ -59,6 +61,7 @@ class RaftHost:
         certificates: Watches the files of TLS between members.
         on_fatal: Called once when the node cannot continue: the process must end.
         verify: Whether to check every row first.
+        shard: Index of the shard that the group replicates, among those of the settings.
     """
 
     mode = "raft"
@@ -77,13 +80,14 @@ class RaftHost:
         on_fatal: Callable[[BaseException], None],
         *,
         verify: bool,
+        shard: int = 0,
     ) -> None:
         """Prepares the host.
 
         Raises:
             ConfigError: The files of TLS between members cannot be used.
         """
-        self._settings, self._raft = settings, raft
+        self._settings, self._raft, self._shard = settings, raft, shard
         self._files, self._door, self._certificates = files, door, certificates
         self._outgoing = outgoing
         self._on_fatal = on_fatal
@@ -93,6 +97,7 @@ class RaftHost:
             self._tls = member_files(raft.tls_cert, raft.tls_key, raft.tls_ca)
         self._tick_seconds = raft.election_ms / 1000 / TICKS_PER_ELECTION
         self._ticker: asyncio.TimerHandle | None = None
+        self._spread: LeaderSpread | None = None
         self._leader = ""
         """Name of the leader last logged."""
 
@@ -109,7 +114,8 @@ class RaftHost:
         settings, raft = self._settings, self._raft
         path = settings.persistence.path
         assert path is not None
-        refuse_shards(path)
+        if settings.persistence.num_shards == 1:
+            refuse_shards(path)
         self._present, self._absence_changed = present, absence_changed
         self._loop = asyncio.get_running_loop()
         self._store = store = RocksStore(
@@ -125,13 +131,7 @@ class RaftHost:
         except BaseException:
             store.close()
             raise
-        opening = Opening(
-            settings.persistence.num_shards,
-            lambda: int(time.time()),
-            lambda epoch: load_shard(settings, store, epoch),
-            self._serve,
-        )
-        self._leading = Leading(store, opening, self._lead_with, self._fail)
+        self._leading = Leading(store, self._opening(store), self._lead_with, self._fail)
         self._maker = SnapshotMaker(store, GroupKeys(GROUP), scratch / "snapshots")
         heartbeat = max(1, round(raft.heartbeat_ms / 1000 / self._tick_seconds))
         member_settings = MemberSettings(
@@ -150,7 +150,10 @@ class RaftHost:
             self.member,
             self._door.known.add,
         )
-        self.cluster = RaftCluster(self.member, self.transport, raft, lambda: self._leading.serves)
+        groups = settings.persistence.num_shards
+        self.cluster = RaftCluster(
+            self.member, self.transport, raft, lambda: self._leading.serves, shard=self._shard, groups=groups
+        )
         self.collectors = [RaftCollector(self.member, self.transport, self._maker)]
         try:
             self.member.start(self.transport)
@@ -164,8 +167,21 @@ class RaftHost:
             if isinstance(problem, TransportError):
                 raise ListenError(str(problem)) from None
             raise
+        if groups > 1:
+            self._spread = LeaderSpread(self.member, self._shard, time.monotonic)
         self._views = StaleViews(settings, store, self._files.copy, scratch / "views")
         self._tick()
+
+    def _opening(self, store: RocksStore) -> Opening:
+        """Returns how this node opens its shard when it becomes leader."""
+        settings = self._settings
+        return Opening(
+            settings.persistence.num_shards,
+            lambda: int(time.time()),
+            lambda epoch: load_shard(settings, store, epoch, shard=self._shard),
+            self._serve,
+            self._shard,
+        )
 
     def _serve(self, shard: Shard, log: Log) -> Serving:
         return make_serving(self._settings, shard, log, self.upkeep.keeper, self._fail, outgoing=self._outgoing)
@@ -175,9 +191,15 @@ class RaftHost:
         tls = None
         if raft.tls_cert is not None and raft.tls_key is not None and raft.tls_ca is not None:
             tls = TlsFiles(raft.tls_cert, raft.tls_key, raft.tls_ca)
-        address = raft.bind_addr
+        address, groups = raft.bind_addr, self._settings.persistence.num_shards
         return TransportSettings(
-            address.host, address.port, incoming, raft.cluster_secret, tls, connections_max=self._files.peers
+            address.host,
+            address.port,
+            incoming,
+            raft.cluster_secret,
+            tls,
+            connections_max=self._files.peers,
+            route=None if groups == 1 else Route(self._shard, groups),
         )
 
     def absence(self) -> Rejection:
@@ -269,6 +291,8 @@ class RaftHost:
         # Ticks missed while the loop was busy are not made up for: they would all elapse at once.
         self._ticker = self._loop.call_later(self._tick_seconds * random.uniform(0.98, 1.02), self._tick)
         self.member.tick()
+        if self._spread is not None and not self._leading.draining:
+            self._spread.look()
 
 
 def _take_scratch(settings: Settings, store: Path) -> Path:

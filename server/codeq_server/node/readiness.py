@@ -75,6 +75,9 @@ class Readiness:
             return "the server is stopping"
         if self._calls.shards.serving is not None:
             return ""
+        passing = self._calls.passing
+        if passing is not None:
+            return "" if passing.reaches_any else "no shard has a leader that this node reaches"
         refusal = self._absence()
         if refusal.metadata.get(address_of_leader):
             return ""

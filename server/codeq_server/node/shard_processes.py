@@ -1,7 +1,8 @@
 """A server of several shards: a parent process that starts one process per shard, and starts it again when it ends.
 
 The parent serves nothing. It holds the ports, so that no other program takes them while a process is down, and passes
-on the signal to stop. The processes share the ports: the system spreads connections over them.
+on the signal to stop. The processes share the ports: the system spreads connections over them. With Raft, the parent
+also accepts the connections of other nodes, and passes each on to the process of its group.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import structlog
 from codeq_server.config import Address, Settings
 from codeq_server.node import summary
 from codeq_server.node.listeners import listeners_of, refuse_taken, reserve
+from codeq_server.node.peer_front import PeerFront
 from codeq_server.node.place import BEAT_SECONDS, LOOPBACK, VARIABLE, Place
 from codeq_server.storage.errors import StoreError
 from codeq_server.storage.layout import held_layout, is_store_lost, note_store, prepare_layout, shard_path
@@ -98,6 +100,10 @@ class ShardProcesses:
             ready, place = self._hold_ports(stack)
             prepare_layout(self._path, self._settings.persistence.num_shards)
             stack.enter_context(held_layout(self._path))
+            if self._settings.raft is not None:
+                front = PeerFront({"raft": place.raft, "calls": place.peers})
+                stack.callback(front.stop)
+                await front.start(self._settings.raft.bind_addr)
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(self._keep(process, place)) for process in self._processes]
                 await asyncio.wait([group.create_task(process.tried.wait()) for process in self._processes])
@@ -131,9 +137,16 @@ class ShardProcesses:
         http = None if rest is None else Address(rest.host, self._hold(stack, rest))
         bound = {a: None if a is None else Address(a.host, self._hold(stack, a)) for a in streams}
         worker, producer = bound[settings.worker_stream_addr], bound[settings.producer_stream_addr]
-        ports = tuple(self._hold(stack, Address(LOOPBACK, 0)) for _ in self._processes)
+        ports = self._loopback_ports(stack)
         numbers = [0 if address is None else address.port for address in (http, worker, producer)]
-        return summary.Ready(http, worker, producer), Place(0, ports, secrets.token_hex(32), *numbers)
+        place = Place(0, ports, secrets.token_hex(32), numbers[0], numbers[1], numbers[2])
+        if settings.raft is not None:
+            place = replace(place, raft=self._loopback_ports(stack), peers=self._loopback_ports(stack))
+        return summary.Ready(http, worker, producer), place
+
+    def _loopback_ports(self, stack: ExitStack) -> tuple[int, ...]:
+        """Holds one loopback port for each process."""
+        return tuple(self._hold(stack, Address(LOOPBACK, 0)) for _ in self._processes)
 
     @staticmethod
     def _hold(stack: ExitStack, address: Address) -> int:

@@ -6,20 +6,33 @@ import asyncio
 import os
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Final
 
 import grpc.aio
-from codeq_gateway.links import Credentials, plaintext
+from codeq_gateway.links import Credentials, Reach, plaintext
 
 from codeq_server.node.owners import Owners
+from codeq_server.replication.raft.routes import Route
 from codeq_server.services.calls import Calls
+from codeq_server.services.cluster import Others
+from codeq_server.services.leader_seeker import LeaderSeeker
 from codeq_server.services.merged_metrics import merged
 from codeq_server.services.part_server import PartServer
+from codeq_server.services.passing import PassingOn
+from codeq_server.services.process_pages import ProcessPages
 from codeq_server.services.routing.router import Router
 from codeq_server.services.shard_links import AGAIN_SECONDS, ShardLinks
 
 MEET_SECONDS: Final = 10.0
 """Time for the processes of all shards to reach each other, before the server is announced."""
+
+_PINGS: Final = (
+    ("grpc.keepalive_time_ms", 6_000),
+    ("grpc.keepalive_timeout_ms", 2_000),
+    ("grpc.http2.ping_timeout_ms", 2_000),
+)
+"""A leader that hangs is noticed in 8 s: its group has another one soon. Servers allow a ping every 5 s."""
 
 
 class Siblings:
@@ -47,7 +60,10 @@ class Siblings:
         credentials: Credentials,
     ) -> None:
         PartServer(calls, owners.mine, on_known, on_defect).register(server)
-        self._are_one_server = owners.are_one_server
+        self._are_one_server, self._has_members = owners.are_one_server, owners.groups is not None
+        self._pages: ProcessPages | None = None
+        if owners.are_one_server:
+            self._pages = ProcessPages(owners.mine, owners.addresses)
         self.shards = ShardLinks(
             owners.mine,
             owners.names,
@@ -55,23 +71,55 @@ class Siblings:
             calls,
             credentials=credentials if not owners.are_one_server else plaintext,
             patience_seconds=AGAIN_SECONDS if owners.are_one_server else 0,
+            seekers=_seekers(owners, credentials),
         )
         calls.siblings = self.shards
+        if owners.groups is not None:
+            calls.passing = PassingOn(self.shards)
         calls.router = Router(self.shards, calls.charge, time.time)
 
     async def meet(self) -> None:
         """Waits until the other processes can be reached, which start at the same time; some may not start at all."""
-        if self._are_one_server:
+        if self._are_one_server and not self._has_members:  # members may have no leader for long
             await self.shards.reach_all(MEET_SECONDS)
+
+    async def close(self) -> None:
+        """Closes all connections."""
+        await self.shards.close()
+        if self._pages is not None:
+            await self._pages.close()
 
     async def page(self, own: bytes) -> bytes:
         """Returns the metrics of all processes of this server that answer, given those of this one."""
-        return own if not self._are_one_server else merged({self.shards.mine: own, **await self.shards.metrics()})
+        return own if self._pages is None else merged({self.shards.mine: own, **await self._pages.metrics()})
+
+    @property
+    def groups(self) -> Others | None:
+        """Returns the Raft groups of the other processes of this server that answer; None: nothing is replicated."""
+        return self._pages.groups if self._pages is not None and self._has_members else None
 
     def told(self) -> Mapping[str, object]:
         """Returns which shards are served, as details of readiness."""
         states = {str(shard): self.shards.is_up(shard) for shard in range(self.shards.count)}
         return {"shards": {shard: "served" if up else "not served" for shard, up in states.items()}}
+
+
+def _seekers(owners: Owners, credentials: Credentials) -> list[LeaderSeeker]:
+    """Returns for each shard how its leader is found; empty: owners do not change."""
+    groups = owners.groups
+    if groups is None:
+        return []
+
+    def reach(name: str, shard: int) -> Reach:
+        if name == groups.mine:
+            return Reach(owners.addresses[shard])
+        target, options = Route(shard, owners.mine.shards, "calls").to(groups.nodes[name])
+        return Reach(target, credentials(), (*options, *_PINGS))
+
+    return [
+        LeaderSeeker(groups.mine, {name: partial(reach, name, shard) for name in groups.nodes})
+        for shard in range(owners.mine.shards)
+    ]
 
 
 def watch_parent(life: int, on_gone: Callable[[], None]) -> None:

@@ -128,11 +128,17 @@ class ServerProbes:
         metrics: Returns the server's metrics in the Prometheus text format. Without shards in other processes, those of
             its own HTTP requests are not among them.
         own_metrics: Returns those of this process, with its HTTP requests, for the others of its server.
+        own_groups: Returns a serialized codeq.v1.RaftStatus with the groups of this process, for the same.
     """
 
     ready: Callable[[], tuple[bool, Mapping[str, object]]]
     metrics: Callable[[], Awaitable[bytes]]
     own_metrics: Callable[[], Awaitable[bytes]]
+    own_groups: Callable[[], bytes] = bytes
+
+
+def _welcome() -> None:
+    """Lets every other owner route calls here."""
 
 
 class CallStreams(Collector):
@@ -147,6 +153,8 @@ class CallStreams(Collector):
         on_known: Called with the gRPC peer of a connection that presented the secret.
         access_log: Writes one line per call; None: no access log.
         on_defect: Called with the method and exception of an unexpected failure.
+        welcome_owner: Raises a Rejection if the other owners must not route calls here, because this process does not
+            own its shard now; see also `part`.
 
     Attributes:
         frames: Frames of calls received since startup.
@@ -162,7 +170,9 @@ class CallStreams(Collector):
         on_known: Callable[[str], None],
         access_log: AccessLog | None,
         on_defect: Callable[[str, BaseException], None],
+        welcome_owner: Callable[[], object] = _welcome,
     ) -> None:
+        self._welcome_owner = welcome_owner
         self.calls = calls
         self.in_flight = in_flight
         self.access_log = access_log
@@ -188,6 +198,7 @@ class CallStreams(Collector):
             "Authorize": self._unary(call_pb2.AuthorizeRequest, self._authorize),
             "GetReadiness": self._unary(call_pb2.GetReadinessRequest, self._get_readiness),
             "GetMetrics": self._unary(call_pb2.GetMetricsRequest, self._get_metrics),
+            "GetGroups": self._unary(call_pb2.GetGroupsRequest, self._get_groups),
         }
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
 
@@ -204,9 +215,17 @@ class CallStreams(Collector):
         for stream in self._open:
             stream.end()
 
+    def part(self) -> None:
+        """Asks the other owners to route further calls elsewhere: this process no longer owns its shard."""
+        for stream in self._open:
+            if stream.is_owner:
+                stream.end()
+
     async def _exchange(self, _: Any, context: Any) -> None:
         try:
             is_owner = self._callers.check("CallService", context)
+            if is_owner:
+                self._welcome_owner()
             if self._is_ending:
                 raise Rejection(Reason.DRAINING, "the server is stopping")
             if len(self._open) >= STREAMS_MAX:
@@ -259,6 +278,9 @@ class CallStreams(Collector):
         text = await (self._probes.own_metrics() if request.own else self._probes.metrics())
         return call_pb2.GetMetricsResponse(text=text)
 
+    async def _get_groups(self, _: call_pb2.GetGroupsRequest) -> call_pb2.GetGroupsResponse:
+        return call_pb2.GetGroupsResponse(status=self._probes.own_groups())
+
 
 @dataclass(slots=True)
 class _Open:
@@ -275,7 +297,7 @@ class _CallStream:
     def __init__(self, streams: CallStreams, context: Any, *, is_owner: bool) -> None:
         self._streams = streams
         self._context = context
-        self._is_owner = is_owner
+        self.is_owner = is_owner
         self._loop = asyncio.get_running_loop()
         self._open: dict[int, _Open] = {}
         self._replies: deque[call_pb2.Reply] = deque()
@@ -349,7 +371,7 @@ class _CallStream:
         method = streams.calls.methods.get(call.method)
         name = UNKNOWN_CALL if method is None else call.method
         try:
-            if method is None or not (self._is_owner or _may_gateway_make(call)):
+            if method is None or not (self.is_owner or _may_gateway_make(call)):
                 raise Rejection(Reason.ROUTE_NOT_FOUND, "unknown method")  # noqa: TRY301
             calls, authorization = streams.calls, call.authorization or call.client_certificate
             claims = calls.known(name, authorization) or await calls.authenticate(name, authorization)

@@ -9,7 +9,7 @@ they saw is durable. Calls on the node are executed at once, whether or not it s
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
@@ -35,7 +35,7 @@ from .routing.router import Router
 from .serving import SHARD_SERVICES, TASKS, Handler, Serving, handlers_of
 from .shard_service import SHARD
 from .shard_table import ShardTable
-from .shards import LinkedShards
+from .shards import Caller, LinkedShards, Passing
 from .validation import check_message
 
 _HANDOVER: Final = "TransferLeadership"
@@ -57,6 +57,7 @@ class Calls:
         services: The public services, the shard's services first.
         router: Executes calls that need other shards; None: there is one shard.
         siblings: Reaches all shards with streams; None: there is one shard.
+        passing: Passes calls on while this node does not serve the shard; None: callers are told who does.
         draining: Whether the server rejects new calls.
 
     Args:
@@ -74,6 +75,7 @@ class Calls:
         self.draining = False
         self.router: Router | None = None
         self.siblings: LinkedShards | None = None
+        self.passing: Passing | None = None
         for name in SHARD_SERVICES:
             self._add(name, {})
         for name, like in ((SHARD, "ClaimTasks"), (CREATE_SERVICE, "BatchCreateTasks")):
@@ -206,14 +208,15 @@ class Calls:
         """
         method = self.methods[name]
         way = _ROUTED if not here else _PART if part else _HERE
+        execute = self._carry_out if self.passing is None or here else self._carry_out_somewhere
         try:
             hides_content = self._hides_content(method, claims, authorization)
             if method.waits(request):
-                response = await self._carry_out_waiting(method, claims, request, authorization, stale=stale, way=way)
-            else:
-                response = await self._carry_out(
-                    method, claims, request, authorization, stale=stale, origin=origin, way=way
+                response = await self._carry_out_waiting(
+                    execute, method, claims, request, authorization, stale=stale, way=way
                 )
+            else:
+                response = await execute(method, claims, request, authorization, stale=stale, origin=origin, way=way)
         except Rejection as rejection:
             rejection.tenant = claims.tenant_id or getattr(request, TENANT_FIELD, "")
             rejection.subject = claims.subject
@@ -247,7 +250,15 @@ class Calls:
         return True
 
     async def _carry_out_waiting(
-        self, method: Method, claims: Claims, request: Message, authorization: Authorization, *, stale: bool, way: int
+        self,
+        execute: Callable[..., Awaitable[Message]],
+        method: Method,
+        claims: Claims,
+        request: Message,
+        authorization: Authorization,
+        *,
+        stale: bool,
+        way: int,
     ) -> Message:
         """Carries out a call that waits, unless its token is revoked meanwhile.
 
@@ -265,7 +276,7 @@ class Calls:
                         patience.reschedule(0)
 
                 watch = self.authenticator.revocations.watch(bearer(authorization), ask_again)
-                return await self._carry_out(method, claims, request, authorization, stale=stale, way=way)
+                return await execute(method, claims, request, authorization, stale=stale, way=way)
         except TimeoutError:
             if not patience.expired():
                 raise
@@ -281,6 +292,31 @@ class Calls:
         except Rejection as rejection:
             return rejection.reason in PASSING
         return now is None or (now.subject, now.tenant_id) == (claims.subject, claims.tenant_id)
+
+    async def _carry_out_somewhere(
+        self,
+        method: Method,
+        claims: Claims,
+        request: Message,
+        authorization: Authorization,
+        *,
+        stale: bool,  # noqa: ARG002 - another node serves the shard, if this one does not
+        way: int,
+        origin: str = "",
+    ) -> Message:
+        """Carries out a client's call here if this node serves the shard, or else where another one is served."""
+        assert self.passing is not None
+        is_of_node = method.handler is not None and (self.router is None or not self.router.spreads(method))
+        if is_of_node or self.draining or self.shards.serving is not None:
+            try:
+                return await self._carry_out(
+                    method, claims, request, authorization, stale=False, way=way, origin=origin
+                )
+            except Rejection as rejection:
+                # Otherwise it was not executed: the leadership has ended first.
+                if is_of_node or rejection.reason is not Reason.NOT_LEADER:
+                    raise
+        return await self.passing.call(method.name, request, Caller(claims, authorization, origin))
 
     async def _carry_out(
         self,

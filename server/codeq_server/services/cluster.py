@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -147,22 +147,37 @@ class NoCluster:
         raise _alone()
 
 
+Others = Callable[[], Awaitable[Sequence[pb.RaftGroup]]]
+
+
 class ClusterService:
     """Reports and changes cluster membership. Methods have the names and contracts of the proto's RPCs."""
 
-    def __init__(self, cluster: Cluster, *, fsync: bool) -> None:
+    def __init__(self, cluster: Cluster, *, fsync: bool, others: Others | None = None) -> None:
         """Creates the service.
 
         Args:
             cluster: Status and membership of the cluster.
             fsync: Whether acknowledgements wait for fsync.
+            others: Returns the groups of the other processes of this server; None: there are none.
         """
         self._cluster = cluster
+        self._others = others
         self._fsync = fsync
 
     async def GetRaftStatus(self, claims: Claims, request: pb.GetRaftStatusRequest) -> pb.GetRaftStatusResponse:  # noqa: N802, ARG002
         """Returns the Raft status as this node sees it."""
-        return pb.GetRaftStatusResponse(status=self._status())
+        status = self._status()
+        if self._others is not None:
+            groups = [*status.groups, *await self._others()]
+            del status.groups[:]
+            status.groups.extend(sorted(groups, key=lambda group: group.shard_idx))
+            status.num_groups = len(groups)
+        return pb.GetRaftStatusResponse(status=status)
+
+    def own_groups(self) -> bytes:
+        """Returns the status of this process, serialized, for the other processes of its server."""
+        return self._status().SerializeToString()
 
     async def GetTopology(self, claims: Claims, request: pb.GetTopologyRequest) -> pb.GetTopologyResponse:  # noqa: N802, ARG002
         """Returns the members and the leader, with the addresses for clients."""
@@ -170,9 +185,11 @@ class ClusterService:
         topology = pb.Topology(raft_enabled=status is not None)
         if status is not None and status.groups:
             group = status.groups[0]
-            topology.leader_id = group.leader
+            # Of several groups, each has a leader, and any node takes any call.
+            leader = group.leader if self._others is None else ""
+            topology.leader_id = leader
             for member in sorted(group.members, key=lambda each: each.name):
-                leads = member.name == group.leader
+                leads = member.name == leader
                 topology.members.add(
                     id=member.name, grpc_addr=member.grpc or None, http_addr=member.http or None, is_leader=leads
                 )

@@ -31,6 +31,7 @@ from .counts import parser
 from .methods import Method
 from .rate_limits import RETRY_AFTER
 from .serving import Serving
+from .shards import Codec
 from .stream_token import StreamToken
 from .unread import COUNTED_BYTES, UnreadReplies
 
@@ -57,6 +58,12 @@ NOTHING_ELSE: Final[Mapping[str, str]] = MappingProxyType({})
 
 PRODUCE: Final = "/codeq.v1.ProducerService/Produce"
 WORK: Final = "/codeq.v1.WorkerService/Work"
+
+_PRODUCE_CODEC: Final[Codec] = (
+    producer_service_pb2.ProduceRequest.SerializeToString,
+    producer_service_pb2.ProduceResponse.FromString,
+)
+_WORK_CODEC: Final[Codec] = (worker_service_pb2.WorkRequest.SerializeToString, None)
 
 REFUSALS: Final = (Rejection, DecodeError)
 """Exceptions that the caller caused."""
@@ -140,14 +147,14 @@ class GrpcFront:
             )
         handlers["codeq.v1.ProducerService"] = {
             "Produce": grpc.stream_stream_rpc_method_handler(
-                self._stream(PRODUCE, self._produce),
+                self._stream(PRODUCE, self._produce, _PRODUCE_CODEC),
                 request_deserializer=parser(producer_service_pb2.ProduceRequest),
                 response_serializer=serialize,
             )
         }
         handlers["codeq.v1.WorkerService"] = {
             "Work": grpc.stream_stream_rpc_method_handler(
-                self._stream(WORK, self._work),
+                self._stream(WORK, self._work, _WORK_CODEC),
                 request_deserializer=parser(worker_service_pb2.WorkRequest),
                 response_serializer=bytes,  # the stream encodes its responses itself
             )
@@ -197,7 +204,7 @@ class GrpcFront:
 
         return behaviour
 
-    def _stream(self, name: str, serve: Callable[[Serving, StreamToken, Any], Awaitable[None]]) -> Any:
+    def _stream(self, name: str, serve: Callable[[Serving, StreamToken, Any], Awaitable[None]], codec: Codec) -> Any:
         access, authenticator = access_of(name), self._calls.authenticator
 
         async def validate(token: Authorization) -> Claims:
@@ -213,6 +220,10 @@ class GrpcFront:
                 shown = shown_by(dict(context.invocation_metadata()), context)
                 claims = await authenticator.authenticate(shown, access.principal, access.scope)
                 self._on_known(context.peer())
+                passing = self._calls.passing
+                if passing is not None and self._calls.shards.serving is None:
+                    await passing.stream(name, context, codec)
+                    return
                 token = StreamToken(claims, validate, authenticator.clock, bearer(shown), authenticator.revocations)
                 await serve(self._calls.shards.current(), token, context)
             except asyncio.CancelledError as cancelled:

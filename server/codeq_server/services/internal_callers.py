@@ -26,11 +26,13 @@ class Owner(NamedTuple):
         shard: Index of its shard.
         shards: Number of shards.
         secret: The secret that all owners know.
+        is_member: Whether each shard has several processes, of which the one that leads its group owns it.
     """
 
     shard: int
     shards: int
     secret: str
+    is_member: bool = False
 
     def says_to(self, shard: int) -> Metadata:
         """Returns the metadata of its calls to the owner of another shard."""
@@ -45,9 +47,8 @@ class Owner(NamedTuple):
         Raises:
             Rejection: BAD_HANDSHAKE.
         """
-        if any(
-            said == f"{other} to {self.shard} of {self.shards}" for other in range(self.shards) if other != self.shard
-        ):
+        others = [other for other in range(self.shards) if self.is_member or other != self.shard]
+        if any(said == f"{other} to {self.shard} of {self.shards}" for other in others):
             return
         raise Rejection(
             Reason.BAD_HANDSHAKE,

@@ -7,7 +7,7 @@ authenticates the caller itself.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Final
@@ -15,7 +15,7 @@ from typing import Final
 import grpc.aio
 import structlog
 from codeq_gateway.dispatch import Call, CallFailed
-from codeq_gateway.links import Credentials, Link, LostError, Messages, NotSentError, open_channel, plaintext
+from codeq_gateway.links import Credentials, Link, LostError, Messages, NotSentError, Reach, open_channel, plaintext
 from google.protobuf import descriptor_pool, message_factory
 from google.protobuf.message import Message
 
@@ -23,6 +23,7 @@ from codeq_server.core.errors import Reason, Rejection
 
 from .calls import Calls
 from .internal_callers import Owner
+from .leader_seeker import LeaderSeeker
 from .routing.placing import has_limits
 from .routing.router import CLAIMS
 from .shard_service import SHARD
@@ -34,8 +35,8 @@ CALL_SECONDS: Final = 30.0
 """Time for a shard to answer a call that does not wait for anything."""
 AGAIN_SECONDS: Final = 6.0
 """Time after the end of a process during which calls wait for it: one that starts again serves sooner."""
-PROBE_SECONDS: Final = 2.0
-"""Time for a process to answer with its metrics."""
+LEADER_PAUSE_SECONDS: Final = 0.05
+"""Pause before a call is sent again, whose process has just ceased to lead its group."""
 CHANNELS: Final = 8
 """Connections to each other process for the streams of workers: one carries 1,000 streams, and a process has up to
 6,000 workers."""
@@ -53,6 +54,8 @@ class ShardLinks:
         calls: Executes the calls of this process.
         credentials: Returns credentials for connections; new ones take effect when a connection is opened again.
         patience_seconds: How long after the loss of an owner calls wait for it, unless they are claims.
+        seekers: For each shard, which of several processes owns it at the time; `addresses` are not used then, and this
+            process may not own its shard. None: owners do not change.
 
     Attributes:
         count: Number of shards.
@@ -68,32 +71,59 @@ class ShardLinks:
         *,
         credentials: Credentials = plaintext,
         patience_seconds: float = AGAIN_SECONDS,
+        seekers: Sequence[LeaderSeeker] = (),
     ) -> None:
         self.mine, self.count, self.metadata = owner.shard, owner.shards, owner.says_to
         self._names, self._calls, self._patience = names, calls, patience_seconds
-        self._credentials, self._current = credentials, credentials()
-        pool = descriptor_pool.Default()
-        messages = Messages(pool)
-        self._addresses = {index: address for index, address in enumerate(addresses) if index != self.mine}
+        self._credentials, self._seekers = credentials, seekers
+        messages = Messages(descriptor_pool.Default())
+        self._addresses = {index: each for index, each in enumerate(addresses) if seekers or index != self.mine}
         self._down = dict.fromkeys(self._addresses, asyncio.get_running_loop().time())
         """Since when each process that cannot be reached cannot be."""
         self._links = {
             index: Link(
-                address, self.metadata(index), messages, partial(self._on_change, index), credentials, _log_refused
+                address,
+                self.metadata(index),
+                messages,
+                partial(self._on_change, index),
+                credentials,
+                _log_refused,
+                seekers[index] if seekers else None,
             )
             for index, address in self._addresses.items()
         }
-        self._channels = self._new_channels()
+        self._channels: dict[int, tuple[Reach, list[grpc.aio.Channel]]] = {}
         self._former: set[asyncio.Task[None]] = set()
-        """Close the channels with credentials that were replaced."""
+        """Close the channels to former owners, or with credentials that were replaced."""
         self._turn = 0
-        self._messages = messages
         self._changed = asyncio.Event()
         self._responses: dict[str, type[Message]] = {}
+        self.on_change: Callable[[], None] = _nothing
 
     def is_up(self, shard: int) -> bool:
         """Returns whether calls can be sent to a shard."""
-        return shard == self.mine or self._links[shard].is_up
+        return self._is_here(shard) or self._links[shard].is_up
+
+    def nearest(self) -> int | None:
+        """Returns a shard whose owner can be reached, if possible one of this node; None: there is none.
+
+        It is the same one until leaders change, so that the tasks of one connection stay in order.
+        """
+        up = [shard for shard, link in self._links.items() if link.is_up]
+        near = [shard for shard in up if self._seekers and self._seekers[shard].is_near]
+        chosen = near or up
+        return chosen[self.mine % len(chosen)] if chosen else None
+
+    async def change(self, seconds: float) -> None:
+        """Waits until a process can be reached or no longer be, for at most `seconds`."""
+        self._changed.clear()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._changed.wait()
+
+    def _is_here(self, shard: int) -> bool:
+        """Returns whether this process owns a shard."""
+        return shard == self.mine and (not self._seekers or self._calls.shards.serving is not None)
 
     async def reach_all(self, seconds: float) -> None:
         """Waits until calls can be sent to every shard, for at most `seconds`."""
@@ -103,15 +133,23 @@ class ShardLinks:
                     self._changed.clear()
                     await self._changed.wait()
 
-    async def _is_back(self, shard: int) -> bool:
-        """Waits for a process that has ended a short while ago; returns whether it can be reached."""
-        link, since = self._links[shard], self._down.setdefault(shard, asyncio.get_running_loop().time())
+    async def _is_back(self, shard: int, give_up: float) -> bool:
+        """Waits for an owner that was lost a short while ago; returns whether it can be reached.
+
+        Args:
+            shard: Its shard.
+            give_up: Time of the event loop at which a call gives up which owner after owner has refused.
+        """
+        now = asyncio.get_running_loop().time()
+        if self.is_up(shard):
+            return not self._seekers or now < give_up
+        link, since = self._links[shard], self._down.setdefault(shard, now)
         with suppress(TimeoutError):
             async with asyncio.timeout_at(since + self._patience):
-                while not link.is_up:
+                while not self.is_up(shard):
                     self._changed.clear()
                     await self._changed.wait()
-        return link.is_up
+        return link.is_up or self._is_here(shard)
 
     def _on_change(self, shard: int) -> None:
         if self._links[shard].is_up:
@@ -119,17 +157,23 @@ class ShardLinks:
         else:
             self._down.setdefault(shard, asyncio.get_running_loop().time())
         self._changed.set()
+        self.on_change()
 
     def channel(self, shard: int) -> grpc.aio.Channel:
         """Returns a channel to the owner of another shard, each of CHANNELS in turn."""
-        if (credentials := self._credentials()) is not self._current:
-            self._current = credentials
-            former, self._channels = self._channels, self._new_channels()
-            closing = asyncio.get_running_loop().create_task(_close(former, FORMER_SECONDS), name="former-channels")
-            self._former.add(closing)
-            closing.add_done_callback(self._former.discard)
-        self._turn = (self._turn + 1) % CHANNELS
-        return self._channels[shard][self._turn]
+        wanted = self._seekers[shard].reach() if self._seekers else Reach(self._addresses[shard], self._credentials())
+        reach, channels = self._channels.get(shard, (None, []))
+        if reach != wanted:
+            if channels:
+                work = _close(channels, FORMER_SECONDS)
+                closing = asyncio.get_running_loop().create_task(work, name="former-channels")
+                self._former.add(closing)
+                closing.add_done_callback(self._former.discard)
+            address, credentials, more = wanted
+            channels = [open_channel(address, credentials, alone=True, more=more) for _ in range(CHANNELS)]
+            self._channels[shard] = wanted, channels
+        self._turn += 1
+        return channels[self._turn % CHANNELS]
 
     def limits_queue(self, tenant: str, command: str) -> bool:
         """Returns whether the policy of a command limits or orders its tasks; see `placing`.
@@ -165,18 +209,24 @@ class ShardLinks:
                 lost before the reply.
         """
         claims, authorization, origin = caller
-        if shard == self.mine:
-            return await self._calls.carry_out(
-                method, claims, request, authorization, origin=origin, here=True, part=part
-            )
         call = Call(method, request, authorization, "", seconds, origin=origin, shard=shard, part=part)
-        while (content := await self._sent(shard, call)) is None:
+        give_up = asyncio.get_running_loop().time() + self._patience
+        while True:
+            if self._is_here(shard):
+                try:
+                    return await self._calls.carry_out(
+                        method, claims, request, authorization, origin=origin, here=True, part=part
+                    )
+                except Rejection as refusal:
+                    if not self._seekers or refusal.reason is not Reason.NOT_LEADER:
+                        raise
+            elif (content := await self.sent(shard, call)) is not None:
+                return self.response(method, content)
             # Claims find tasks in other shards.
-            if method in CLAIMS or method.startswith(f"/{SHARD}/") or not await self._is_back(shard):
+            if method in CLAIMS or method.startswith(f"/{SHARD}/") or not await self._is_back(shard, give_up):
                 raise self._unreachable(shard)
-        return self._response_class(method).FromString(content)
 
-    async def _sent(self, shard: int, call: Call) -> bytes | None:
+    async def sent(self, shard: int, call: Call) -> bytes | None:
         """Returns the response of a call to another process; None: it was not executed, or only read.
 
         Raises:
@@ -185,7 +235,11 @@ class ShardLinks:
         try:
             return await self._links[shard].call(call)
         except CallFailed as failure:
-            raise _rejection_of(failure) from None
+            refusal = _rejection_of(failure)
+            if not self._seekers or refusal.reason is not Reason.NOT_LEADER:
+                raise refusal from None
+            await asyncio.sleep(LEADER_PAUSE_SECONDS)
+            return None
         except NotSentError:
             return None
         except LostError:
@@ -194,6 +248,10 @@ class ShardLinks:
             text = f"{self._names[shard]} was lost before its reply; the call may have been executed"
             raise Rejection(Reason.OUTCOME_UNKNOWN, text) from None
 
+    def response(self, method: str, content: bytes) -> Message:
+        """Parses the response of a method."""
+        return self._response_class(method).FromString(content)
+
     def _response_class(self, method: str) -> type[Message]:
         known = self._responses.get(method)
         if known is None:
@@ -201,39 +259,19 @@ class ShardLinks:
             self._responses[method] = known
         return known
 
-    async def metrics(self) -> Mapping[int, bytes]:
-        """Returns the metrics of each other shard whose process answers."""
-        answers = await asyncio.gather(*[self._metrics_of(index) for index in self._links])
-        return {index: text for index, text in zip(self._links, answers, strict=True) if text}
-
-    async def _metrics_of(self, shard: int) -> bytes:
-        messages = self._messages
-        try:
-            answer = await self._links[shard].ask(
-                "GetMetrics", messages.metrics_request(own=True), messages.metrics_response, PROBE_SECONDS
-            )
-        except grpc.aio.AioRpcError:
-            return b""
-        text: bytes = answer.text
-        return text
-
     async def close(self) -> None:
         """Closes every link; calls in flight fail."""
         await asyncio.gather(*[link.close() for link in self._links.values()])
         for closing in self._former:
             closing.cancel()
         await asyncio.gather(*self._former, return_exceptions=True)
-        await _close(self._channels, None)
-
-    def _new_channels(self) -> dict[int, list[grpc.aio.Channel]]:
-        return {
-            index: [open_channel(address, self._current, alone=True) for _ in range(CHANNELS)]
-            for index, address in self._addresses.items()
-        }
+        await asyncio.gather(*[_close(channels, None) for _, channels in self._channels.values()])
 
     def _unreachable(self, shard: int) -> Rejection:
         """Returns the rejection of a call on a shard whose owner cannot be reached."""
         why = "it is started again" if self._patience else "it is away, or refuses this node"
+        if self._seekers:
+            why = "its group has no leader that this node reaches"
         return Rejection(Reason.SERVER_UNREACHABLE, f"{self._names[shard]} cannot be reached: {why}; see the log")
 
 
@@ -241,9 +279,13 @@ def _log_refused(address: str, reason: str) -> None:
     _log.error("owner_refused", server=address, error=reason)
 
 
-async def _close(channels: Mapping[int, Sequence[grpc.aio.Channel]], seconds: float | None) -> None:
+def _nothing() -> None:
+    """Ignores a change."""
+
+
+async def _close(channels: Sequence[grpc.aio.Channel], seconds: float | None) -> None:
     """Closes channels, once their calls have ended or after some seconds."""
-    await asyncio.gather(*[channel.close(seconds) for each in channels.values() for channel in each])
+    await asyncio.gather(*[channel.close(seconds) for channel in channels])
 
 
 def _rejection_of(failure: CallFailed) -> Rejection:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
 
 import grpc.aio
 from google.protobuf.message import Message
@@ -82,4 +83,48 @@ class LinkedShards(Shards, Protocol):
 
     def channel(self, shard: int) -> grpc.aio.Channel:
         """Returns a channel to the process of another shard."""
+        ...
+
+
+Codec = tuple[Callable[[Any], bytes], Callable[[bytes], Any] | None]
+"""Serializes the requests of a stream, and parses its responses; None: they stay bytes."""
+
+
+class Passing(Protocol):
+    """Passes on what clients ask of a process that does not own its shard, because another node leads its group."""
+
+    @property
+    def reaches_any(self) -> bool:
+        """Whether a process can be reached that owns its shard."""
+        ...
+
+    async def call(self, method: str, request: Message, caller: Caller) -> Message:
+        """Returns the response of a client's call; waits for a while if there is nobody to pass it on to.
+
+        Args:
+            method: Full name of the method.
+            request: Its request.
+            caller: Who makes the call.
+
+        Raises:
+            Rejection: The call was rejected; SERVER_UNREACHABLE: no process owns its shard; OUTCOME_UNKNOWN: the other
+                process was lost before the reply.
+        """
+        ...
+
+    async def stream(self, name: str, context: Any, codec: Codec) -> None:
+        """Serves a client's stream to its end.
+
+        Args:
+            name: Full name of the method.
+            context: The call.
+            codec: Converts its messages.
+
+        Raises:
+            Rejection: Why the stream ends.
+        """
+        ...
+
+    def end(self) -> None:
+        """Ends all streams, because the server stops: clients open them elsewhere."""
         ...

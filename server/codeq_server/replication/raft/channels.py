@@ -14,6 +14,8 @@ from typing import Any, Final, cast
 import grpc
 import grpc.aio
 
+from .routes import Route
+
 FRAME_BYTES_MAX: Final = 130 << 20
 """Maximum bytes of a gRPC message; a larger one ends its call. The largest Raft message, a shard's batch, fits."""
 
@@ -61,8 +63,6 @@ _CLIENT_OPTIONS: Final[Sequence[tuple[str, int]]] = (
     # Every channel reconnects at once, without the backoff that gRPC remembers from earlier failures.
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.enable_retries", 0),
-    # Nodes talk to each other directly, regardless of proxies in the environment.
-    ("grpc.enable_http_proxy", 0),
 )
 
 
@@ -98,6 +98,7 @@ class TransportSettings:
         tls: Files for mutual TLS; None: connections are not encrypted, and the secret travels in the clear.
         reserve_bytes: Free space on the disk of `incoming` that snapshots must leave.
         connections_max: Maximum number of open connections from other nodes; further connections are closed at once.
+        route: The group at the other nodes, if each has several; None: each has one group.
     """
 
     host: str
@@ -107,6 +108,7 @@ class TransportSettings:
     tls: TlsFiles | None = None
     reserve_bytes: int = 0
     connections_max: int = CONNECTIONS_MAX
+    route: Route | None = None
 
 
 class Credentials:
@@ -115,12 +117,14 @@ class Credentials:
     Args:
         secret: Cluster secret; empty: no secret is required.
         tls: Files for mutual TLS, if any.
+        route: The group at the other nodes; None: each has one group.
 
     Raises:
         TransportError: A file cannot be read or is invalid.
     """
 
-    def __init__(self, secret: str, tls: TlsFiles | None) -> None:
+    def __init__(self, secret: str, tls: TlsFiles | None, route: Route | None = None) -> None:
+        self._route = route
         self._secret = _digest(secret.encode())
         self._asks_secret = bool(secret)
         self.metadata: tuple[tuple[str, bytes], ...] = ((SECRET_KEY, secret.encode()),) if secret else ()
@@ -145,9 +149,16 @@ class Credentials:
 
     def open_channel(self, address: str) -> grpc.aio.Channel:
         """Returns a channel with its own connection to an address, host:port."""
+        options: list[tuple[str, Any]] = [*_CLIENT_OPTIONS]
+        if self._route is None:
+            # Nodes talk to each other directly, regardless of proxies in the environment.
+            options.append(("grpc.enable_http_proxy", 0))
+        else:
+            address, way = self._route.to(address)
+            options += way
         if self._client is None:
-            return grpc.aio.insecure_channel(address, options=_CLIENT_OPTIONS)
-        return grpc.aio.secure_channel(address, self._client, options=_CLIENT_OPTIONS)
+            return grpc.aio.insecure_channel(address, options=options)
+        return grpc.aio.secure_channel(address, self._client, options=options)
 
     def listen(self, server: grpc.aio.Server, host: str, port: int) -> int:
         """Binds a server that has not been started to a port, and returns the port.

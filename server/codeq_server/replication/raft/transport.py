@@ -66,7 +66,7 @@ class Transport:
         self._settings = settings
         self._handler = handler
         self._book = dict(peers)
-        self._credentials = Credentials(settings.secret, settings.tls)
+        self._credentials = Credentials(settings.secret, settings.tls, settings.route)
         self._peers = Peers(self._credentials, handler, self.counters)
         self._sender = SnapshotSender(self._credentials, handler, self.counters, self._peers.address_of)
         self._receiver = SnapshotReceiver(settings.incoming, settings.reserve_bytes, handler, self.counters)

@@ -83,6 +83,15 @@ def backup(answers: Sequence[server_service_pb2.BackUpResponse]) -> Message:
     return first(answers)
 
 
+def raft_groups(answers: Sequence[Any]) -> Message:
+    """Returns the first response with the Raft groups of all."""
+    status = answers[0].status
+    for answer in answers[1:]:
+        status.groups.extend(answer.status.groups)
+    status.num_groups = len(status.groups)
+    return first(answers)
+
+
 def groups(pages: Sequence[queue_service_pb2.ListDeadLettersResponse]) -> list[queue_service_pb2.DeadLetterGroup]:
     """Returns the largest groups of dead letters in the pages of several shards."""
     counts: Counter[str] = Counter()

@@ -40,6 +40,7 @@ _SCHEDULES: Final = "/codeq.v1.ScheduleService/"
 _SUBSCRIPTIONS: Final = "/codeq.v1.SubscriptionService/"
 _WEBHOOKS: Final = "/codeq.v1.WebhookService/"
 _SERVER: Final = "/codeq.v1.ServerService/"
+_CLUSTER: Final = "/codeq.v1.ClusterService/"
 
 _NO_QUEUE: Final = Reason.QUEUE_NOT_FOUND
 _WAIT_FIELD: Final = "wait_seconds"
@@ -164,6 +165,8 @@ ACTS: Final[dict[str, Spread]] = {
     f"{_WEBHOOKS}PauseWebhooks": partial(write, merge=merging.paused_hosts),
     f"{_WEBHOOKS}ResumeWebhooks": partial(write, merge=merging.paused_hosts),
     f"{_SERVER}BackUp": partial(write, merge=merging.backup),
+    f"{_CLUSTER}AddMember": partial(write, merge=merging.raft_groups),
+    f"{_CLUSTER}RemoveMember": partial(write, merge=merging.raft_groups, absent=Reason.MEMBER_NOT_FOUND),
 }
 """Calls over several shards that the shards charge and record."""
 
@@ -200,10 +203,16 @@ class Router:
         Raises:
             Rejection: The call was rejected; the awaitable raises it, too.
         """
-        shard = self._owner(method.name, claims, request)
+        shard = self._owner(method, claims, request)
         if shard == self._shards.mine:
             return None
         return self._carry_out(shard, method, request, Caller(claims, authorization, origin))
+
+    @staticmethod
+    def spreads(method: Method) -> bool:
+        """Returns whether a call concerns several shards, or may."""
+        name = method.name
+        return name in SPREADS or name in ACTS or name in CLAIMS or name in REFUSED
 
     async def _carry_out(self, shard: int, method: Method, request: Message, caller: Caller) -> Message:
         name, claims = method.name, caller.claims
@@ -224,10 +233,9 @@ class Router:
             return await self._claims.claim(routed)
         return await SPREADS[name](self._shards, routed)
 
-    def _owner(self, name: str, claims: Claims, request: Any) -> int:
+    def _owner(self, method: Method, claims: Claims, request: Any) -> int:
         """Returns the shard that executes a call, or SEVERAL; calls on the node are executed here."""
-        owner = OWNERS.get(name)
+        owner = OWNERS.get(method.name)
         if owner is not None:
             return owner(self._shards, claims, request)
-        spread = name in SPREADS or name in ACTS or name in CLAIMS or name in REFUSED
-        return SEVERAL if spread else self._shards.mine
+        return SEVERAL if self.spreads(method) else self._shards.mine

@@ -1,0 +1,126 @@
+"""What a process does for clients while it does not lead the group of its shard: it passes everything on.
+
+A call or stream goes, as it came, to a process that leads the group of its own shard, if possible one of the same
+node. That process routes it. So routing happens only where a shard is at hand, with its policies and limits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from functools import partial
+from typing import Any, Final
+
+import grpc.aio
+from codeq_gateway.dispatch import Call
+from codeq_gateway.finishing import finish
+from google.protobuf.message import Message
+
+from codeq_server.core.errors import Reason, Rejection
+
+from .part_links import rejection_of
+from .shard_links import AGAIN_SECONDS, CALL_SECONDS, ShardLinks
+from .shards import Caller, Codec
+
+PASSED_KEY: Final = "codeq-passed"
+"""Metadata of a stream that was passed on, and is not passed on again."""
+_WAIT_FIELD: Final = "wait_seconds"
+
+
+class PassingOn:
+    """Passes calls and streams on.
+
+    Args:
+        links: Reach the processes that lead.
+    """
+
+    def __init__(self, links: ShardLinks) -> None:
+        self._links = links
+        self._streams: set[asyncio.Task[None]] = set()
+        """Return what the other processes send."""
+
+    @property
+    def reaches_any(self) -> bool:
+        """See `Passing`."""
+        return self._links.nearest() is not None
+
+    async def call(self, method: str, request: Message, caller: Caller) -> Message:
+        """See `Passing`."""
+        loop = asyncio.get_running_loop()
+        give_up = loop.time() + AGAIN_SECONDS
+        seconds = CALL_SECONDS + getattr(request, _WAIT_FIELD, 0)
+        call = Call(method, request, caller.authorization, "", seconds, origin=caller.origin)
+        while True:
+            shard = self._links.nearest()
+            if shard is not None and (content := await self._links.sent(shard, call)) is not None:
+                return self._links.response(method, content)
+            left = give_up - loop.time()
+            if left <= 0:
+                raise Rejection(Reason.SERVER_UNREACHABLE, "no shard has a leader that this node reaches; try again")
+            if shard is None:
+                await self._links.change(left)
+
+    async def stream(self, name: str, context: Any, codec: Codec) -> None:
+        """See `Passing`."""
+        metadata = dict(context.invocation_metadata())
+        if self._links.nearest() is None:
+            await self._links.change(AGAIN_SECONDS)
+        shard = self._links.nearest()
+        if shard is None or PASSED_KEY in metadata:
+            raise Rejection(Reason.NOT_LEADER, "no leader is known; try again")
+        encode, decode = codec
+        exchange: Any = self._links.channel(shard).stream_stream(
+            name, request_serializer=encode, response_deserializer=decode
+        )
+        shown = metadata.get("authorization", "")
+        rpc = exchange(metadata=(("authorization", shown), (PASSED_KEY, "1")))
+        loop = asyncio.get_running_loop()
+        sending = loop.create_task(_send(context, rpc), name="passed-requests")
+        receiving = loop.create_task(_receive(rpc, context), name="passed-responses")
+        self._streams.add(receiving)
+        receiving.add_done_callback(self._streams.discard)
+        await finish(self._watch(receiving), partial(_stop, rpc, sending, receiving))
+
+    async def _watch(self, receiving: asyncio.Task[None]) -> None:
+        """Waits for the end of a stream.
+
+        Raises:
+            Rejection: Why it ended; DRAINING: this process ended it.
+        """
+        await asyncio.wait((receiving,))
+        if receiving.cancelled():
+            raise Rejection(Reason.DRAINING, "the server is stopping")
+        receiving.result()
+
+    def end(self) -> None:
+        """See `Passing`."""
+        for receiving in self._streams:
+            receiving.cancel()
+
+
+async def _send(context: Any, rpc: Any) -> None:
+    """Sends what the client sends."""
+    with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):  # the receiver learns why
+        while (request := await context.read()) is not grpc.aio.EOF:
+            await rpc.write(request)
+        await rpc.done_writing()
+
+
+async def _receive(rpc: Any, context: Any) -> None:
+    """Returns to the client what the other process sends.
+
+    Raises:
+        Rejection: Why the other process ended the stream.
+    """
+    try:
+        while (response := await rpc.read()) is not grpc.aio.EOF:
+            await context.write(response)
+    except grpc.aio.AioRpcError as problem:
+        raise rejection_of(problem) from None
+
+
+async def _stop(rpc: Any, *sides: asyncio.Task[None]) -> None:
+    for side in sides:
+        side.cancel()
+    rpc.cancel()
+    await asyncio.gather(*sides, return_exceptions=True)

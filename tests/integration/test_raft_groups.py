@@ -1,0 +1,221 @@
+"""A Raft group per shard: any node takes any call, a killed node costs nothing acknowledged, leaders spread."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import codeq
+import pytest
+from acknowledged_load import Ledger, drain, load, missing
+from codeq_server.core.ids import shard_of
+from codeq_server.storage.check import check_store
+from codeq_server.storage.layout import shard_path
+from raft_groups import NAMES, SHARDS, leaders, raft_groups, serves_all
+from server_process import DEV_TOKEN, ServerProcess
+from static_cluster import ask, until
+
+TASKS = "/v1/codeq/tasks"
+ROUNDS = int(os.environ.get("SHARD_KILLS", "3"))
+SECONDS_PER_ROUND = 30
+CALLERS = 4
+NOTICED_SECONDS_MAX = 30
+"""Less than 10 s, and more on a busy machine."""
+
+pytestmark = pytest.mark.timeout(340 + ROUNDS * SECONDS_PER_ROUND)
+
+
+@pytest.fixture
+def nodes(tmp_path: Path) -> Iterator[list[ServerProcess]]:
+    with raft_groups(tmp_path) as nodes:
+        yield nodes
+
+
+def create(node: ServerProcess, **fields: Any) -> str:
+    answer = ask(node, "POST", TASKS, command="a", payload=1, **fields)
+    assert answer.status_code in (200, 202), answer.text
+    return str(answer.json()["id"])
+
+
+def claim(node: ServerProcess, count: int) -> list[str]:
+    answer = ask(node, "POST", f"{TASKS}/claim/batch", commands=["a"], count=count)
+    assert answer.status_code in (200, 204), answer.text
+    return [task["id"] for task in answer.json()["tasks"]] if answer.content else []
+
+
+def in_shard(shard: int) -> str:
+    """Returns an id that leads to a shard."""
+    return next(name for number in range(1000) if shard_of(name := f"chosen-{number}", SHARDS) == shard)
+
+
+def test_any_node_takes_any_call(nodes: list[ServerProcess]) -> None:
+    chosen = [create(nodes[0], taskId=in_shard(shard)) for shard in range(SHARDS)]
+    made = chosen + [create(node) for node in nodes for _ in range(3)]
+    keyed = {create(node, idempotencyKey="once") for node in nodes}
+    assert len(keyed) == 1
+    for node in nodes:
+        assert {ask(node, "GET", f"{TASKS}/{task_id}").json()["id"] for task_id in made} == set(made)
+        assert ask(node, "GET", "/v1/codeq/admin/queues/a").json()["ready"] == len(made) + 1
+    given = claim(nodes[2], 100)
+    assert sorted(given) == sorted([*made, *keyed])
+    results = [{"taskId": each, "status": "COMPLETED"} for each in given]
+    done = ask(nodes[1], "POST", f"{TASKS}/batch/results", results=results).json()["results"]
+    assert [each.get("error") for each in done] == [None] * len(given)
+
+
+def test_streams_at_any_node_reach_all_shards(nodes: list[ServerProcess]) -> None:
+    made, seen = set[str](), set[str]()
+    for node in nodes:
+        with codeq.Producer(node.producer_addr, token=DEV_TOKEN) as producer:
+            made |= {producer.create("a", number) for number in range(10)}
+            made |= {producer.create("a", 1, task_id=f"n{nodes.index(node)}-{number}") for number in range(10)}
+    assert {shard_of(task_id, SHARDS) for task_id in made} == set(range(SHARDS))
+    workers = [codeq.Worker(node.worker_addr, token=DEV_TOKEN, concurrency=1) for node in nodes]
+    running = [
+        threading.Thread(
+            target=each.run,
+            args=(lambda task: seen.add(task.id),),
+            kwargs={"commands": ["a"], "handle_signals": False},
+        )
+        for each in workers
+    ]
+    for each in running:
+        each.start()
+    until(lambda: seen == made)
+    for worker in workers:
+        worker.stop()
+    for each in running:
+        each.join()
+    statuses = [ask(nodes[1], "GET", f"{TASKS}/{task_id}").json()["status"] for task_id in made]
+    assert set(statuses) == {"COMPLETED"}
+
+
+def test_leaders_spread_over_the_nodes_and_return_after_a_restart(nodes: list[ServerProcess]) -> None:
+    spread = dict(enumerate(NAMES))
+    until(lambda: leaders(nodes[0]) == spread)
+    nodes[1].kill()
+    until(lambda: leaders(nodes[0])[1] in ("a", "c"))
+    assert leaders(nodes[0])[0] == "a"
+    nodes[1].start()
+    until(lambda: leaders(nodes[0]) == spread)
+
+
+async def test_killed_nodes_under_load_lose_nothing_acknowledged(tmp_path: Path) -> None:
+    with raft_groups(tmp_path) as nodes:
+        ledger, chance = Ledger(), random.Random(1)
+        busy = [asyncio.create_task(load(node, ledger, CALLERS)) for node in nodes]
+        for number in range(ROUNDS):
+            ledger.progress.clear()
+            await asyncio.wait_for(ledger.progress.wait(), 60)
+            await asyncio.sleep(chance.uniform(0, 0.4))  # the kill may come at any moment of the load
+            await asyncio.to_thread(nodes[number % len(nodes)].restart)
+            await asyncio.to_thread(until, lambda: all(map(serves_all, nodes)))
+        for each in busy:
+            each.cancel()
+        await asyncio.gather(*busy, return_exceptions=True)
+        await drain(nodes[0], ledger)
+        assert await missing(nodes[0], ledger) == []
+        for node in nodes:
+            assert await asyncio.to_thread(node.stop) == 0
+        for node in nodes:
+            for shard in range(SHARDS):
+                assert list(check_store(shard_path(node.store, shard))[0]) == []
+        assert ledger.completed_twice == set()
+        assert len(ledger.created) > ROUNDS
+        print(f"{ROUNDS} kills, {len(ledger.created)} creates and {len(ledger.completed)} completions acknowledged")
+
+
+def test_without_a_majority_a_node_says_what_it_does_not_serve(nodes: list[ServerProcess]) -> None:
+    for node in nodes[1:]:
+        node.kill()
+    until(lambda: ask(nodes[0], "GET", "/readyz").status_code == 503)
+    refused = ask(nodes[0], "POST", TASKS, command="a", payload=1)
+    assert (refused.status_code, refused.json()["reason"]) == (503, "SERVER_UNREACHABLE")
+    nodes[1].start()
+    until(lambda: serves_all(nodes[0]))
+    create(nodes[0])
+
+
+def test_a_killed_process_costs_no_other_shard_its_leader(nodes: list[ServerProcess]) -> None:
+    before = leaders(nodes[0])
+    at = [*NAMES].index(before[2])
+    victim = process_of(nodes[at], 2)
+    os.kill(victim, signal.SIGKILL)
+    until(lambda: all(map(serves_all, nodes)) and leaders(nodes[at]).get(2))
+    after = leaders(nodes[at])
+    assert {shard: after[shard] for shard in (0, 1)} == {shard: before[shard] for shard in (0, 1)}
+    assert create(nodes[at], taskId=in_shard(2)) == in_shard(2)
+
+
+def test_node_with_a_lost_disk_is_replaced_in_all_groups_at_once(nodes: list[ServerProcess]) -> None:
+    made = [create(nodes[0]) for _ in range(9)]
+    nodes[2].kill()
+    shutil.rmtree(nodes[2].store)
+    nodes[2].start()
+    members = "/v1/codeq/admin/cluster/members"
+    at = nodes[2].env["RAFT_BIND_ADDR"]
+    refused = ask(nodes[1], "POST", members, id="d", raftAddr=at)
+    assert (refused.json()["reason"], "not in RAFT_PEERS" in refused.text) == ("INVALID_FIELD", True)
+    answer = ask(nodes[1], "POST", members, id="c", raftAddr=at, replace=True)
+    assert answer.status_code == 200, answer.text
+    assert [group["shardIdx"] for group in answer.json()["groups"]] == [*range(SHARDS)]
+    until(lambda: votes(nodes[2]) == {*range(SHARDS)})
+    nodes[0].kill()  # from now on the new disk is needed for every majority
+    until(lambda: serves_all(nodes[1]) and serves_all(nodes[2]))
+    assert sorted(claim(nodes[2], 100)) == sorted(made)
+    transfer = ask(nodes[1], "POST", "/v1/codeq/admin/cluster/transfer").json()
+    assert transfer["reason"] == "NOT_IMPLEMENTED"
+
+
+def votes(node: ServerProcess) -> set[int]:
+    """Returns the groups in which a node has a vote, as its disk says."""
+    groups = ask(node, "GET", "/v1/codeq/raft/status").json()["groups"]
+    return {each["shardIdx"] for each in groups for one in each["members"] if one["isSelf"] and one["voter"]}
+
+
+def process_of(node: ServerProcess, shard: int) -> int:
+    """Returns the id of the process of a shard."""
+    started = [json.loads(line) for line in node.log.splitlines() if '"server_started"' in line]
+    return next(int(event["pid"]) for event in reversed(started) if event["shard"] == shard)
+
+
+def test_node_that_hangs_is_noticed(nodes: list[ServerProcess]) -> None:
+    at = [*NAMES].index(leaders(nodes[0])[1])
+    other = nodes[(at + 1) % len(nodes)]
+    hung = [nodes[at].pid, *(process_of(nodes[at], shard) for shard in range(SHARDS))]
+    for pid in hung:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        since = time.monotonic()
+        until(lambda: leaders(other)[1] not in ("", NAMES[at]))
+        until(lambda: serves_all(other))
+        # A call that waits for the node when it is noticed has an unknown outcome. Each connection may reach another
+        # process, with links of its own.
+        body = {"command": "a", "payload": 1, "taskId": in_shard(1)}
+        for _ in range(6):
+            until(lambda: ask(other, "POST", TASKS, **body).status_code in (200, 202))
+        print(f"noticed after {time.monotonic() - since:.1f} s")
+        assert time.monotonic() - since < NOTICED_SECONDS_MAX
+    finally:
+        for pid in hung:
+            os.kill(pid, signal.SIGCONT)
+    until(lambda: all(map(serves_all, nodes)))
+
+
+def test_nodes_with_another_number_of_shards_are_refused(tmp_path: Path, nodes: list[ServerProcess]) -> None:
+    nodes[2].kill()
+    other = ServerProcess(tmp_path / "other", env=nodes[2].env, apart=False)
+    other.env["PERSISTENCE_CONFIG"] = json.dumps({"numShards": 2})
+    with other:
+        until(lambda: "it is for group 0 of 3, but numShards is 2 here" in other.log)
+        until(lambda: "it is for group 0 of 2, but numShards is 3 here" in nodes[0].log)
+        assert not serves_all(other)

@@ -1,0 +1,76 @@
+"""Three nodes on this machine, each with a process for each of several shards, which Raft groups replicate."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import httpx
+from server_process import LOOPBACK, ServerProcess, reserved_port
+from static_cluster import Trust, ask, served, until
+
+NAMES = ("a", "b", "c")
+SHARDS = 3
+
+
+def variables(shards: int, places: Mapping[str, str], name: str) -> dict[str, str]:
+    """Returns what makes a server the node of a name.
+
+    Args:
+        shards: Number of shards.
+        places: Raft address of each node.
+        name: Name of the node.
+    """
+    return {
+        "PERSISTENCE_CONFIG": json.dumps({"numShards": shards}),
+        "RAFT_ENABLED": "true",
+        "RAFT_BOOTSTRAP": "true",
+        "RAFT_PEERS": json.dumps(dict(places)),
+        "RAFT_CLUSTER_SECRET": "secret of the nodes",
+        "RAFT_SELF_ID": name,
+        "RAFT_BIND_ADDR": places[name],
+    }
+
+
+@contextmanager
+def raft_groups(
+    folder: Path, env: Mapping[str, str] | None = None, trust: Trust = True, shards: int = SHARDS
+) -> Iterator[list[ServerProcess]]:
+    """Yields the nodes once each sees all shards served.
+
+    Args:
+        folder: Where their files are kept.
+        env: Variables of all nodes in addition to a plain environment.
+        trust: Authorities of their certificates.
+        shards: Number of shards.
+    """
+    with ExitStack() as stack:
+        held = [stack.enter_context(reserved_port()) for _ in NAMES]
+        places = {name: f"{LOOPBACK}:{port.getsockname()[1]}" for name, port in zip(NAMES, held, strict=True)}
+        nodes = [
+            ServerProcess(folder / name, env=variables(shards, places, name) | dict(env or {}), apart=False)
+            for name in NAMES
+        ]
+        for node in nodes:
+            stack.callback(node.close)
+            node.spawn()
+        for node in nodes:
+            node.wait_until_ready()
+        until(lambda: all(serves_all(node, trust) for node in nodes))
+        yield nodes
+
+
+def serves_all(node: ServerProcess, trust: Trust = True) -> bool:
+    """Whether a node takes calls, and sees all shards served."""
+    try:
+        return served(node, trust) == {"served"}
+    except httpx.HTTPError:
+        return False
+
+
+def leaders(node: ServerProcess, trust: Trust = True) -> dict[int, str]:
+    """Returns the name of the leader of each group, as a node sees them; empty: unknown."""
+    groups = ask(node, "GET", "/v1/codeq/raft/status", trust).json()["groups"]
+    return {group["shardIdx"]: group["leaderId"] for group in groups}

@@ -187,6 +187,21 @@ async def test_calls_go_on_while_leaderships_move() -> None:
             assert (await them.call("a", 0, "GetTask", pb.GetTaskRequest(task_id=task_id))).task.id == task_id
 
 
+async def test_call_in_flight_is_answered_although_its_link_moves() -> None:
+    async with nodes() as them:
+        log, links = them.installation.runners[0].log, them.at["b", 1].links
+        log.free = False
+        sent = len(log.batches)
+        creating = asyncio.create_task(them.create("b", 1, task_id=chosen(them, 0)))
+        await until(lambda: len(log.batches) > sent)
+        them.at["a", 0].streams.part()
+        await until(lambda: not links.is_up(0))
+        await until(lambda: links.is_up(0))
+        log.free = True
+        log.release()
+        assert await creating == chosen(them, 0)
+
+
 async def test_calls_wait_for_a_leader_and_fail_if_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     async with nodes() as them:
         them.lead(0, "")

@@ -121,10 +121,12 @@ async def test_silent_connections_are_closed_in_time(monkeypatch: pytest.MonkeyP
 async def test_silent_connections_keep_nobody_out() -> None:
     async with front(tunnels_max=peer_front.HEADLESS_MAX + 1) as port:
         silent = [await asyncio.open_connection(HOST, port) for _ in range(peer_front.HEADLESS_MAX + 1)]
-        assert await exchange(port, head(0)) == ACCEPTED + b"raft0:|end"
-        assert await silent[0][0].read() == b""
-        for _, writer in silent:
-            writer.close()
+        try:
+            assert await exchange(port, head(0)) == ACCEPTED + b"raft0:|end"
+            assert await silent[0][0].read() == b""
+        finally:
+            for _, writer in silent:
+                writer.close()
 
 
 async def test_connections_beyond_the_limit_are_closed_at_once() -> None:

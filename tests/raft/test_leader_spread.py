@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
-from codeq_server.node.leader_spread import CALM_SECONDS, LAG_MAX, LeaderSpread, preferred
+from codeq_server.node import leader_spread
+from codeq_server.node.leader_spread import CALM_SECONDS, LeaderSpread, preferred
 from members_net import Cluster, MemberNode
+from planting import planted
 
 
 class Time:
@@ -76,13 +79,32 @@ async def test_member_that_is_away_or_behind_does_not_get_the_leadership(
         cluster.net.isolate(name)
         await cluster.until(lambda: wanted not in leader.member.others_active())
         clock.pass_by(spread, 3 * CALM_SECONDS)
-        for number in range(LAG_MAX + 1):
-            await leader.write({b"x%d" % number: b""})
         assert asked == []
         cluster.net.heal()
         await cluster.until(lambda: cluster.nodes[name].lsn == leader.lsn)
         await cluster.until(lambda: wanted in leader.member.others_active())
         clock.pass_by(spread, CALM_SECONDS)
         assert asked == []  # the time begins anew
-        clock.pass_by(spread, 2)
+        with monkeypatch.context() as patched:
+            patched.setattr(leader_spread, "LAG_MAX", -1)  # so that it counts as behind
+            clock.pass_by(spread, 3 * CALM_SECONDS)
+            assert asked == []
+        clock.pass_by(spread, CALM_SECONDS + 2)
         assert asked == [wanted]
+
+
+@pytest.mark.interpreted
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        ("matched + LAG_MAX >= group.log.last", "True"),
+        ("wanted not in self._member.others_active()", "False"),
+    ],
+    ids=["moves to a member that is behind", "moves to a member that is away"],
+)
+def test_planted_bug_in_the_spread_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, right: str, wrong: str
+) -> None:
+    test = test_member_that_is_away_or_behind_does_not_get_the_leadership
+    with planted(LeaderSpread._wanted, right, wrong), pytest.raises(AssertionError):
+        asyncio.run(test(tmp_path / "planted", monkeypatch))

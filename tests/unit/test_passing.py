@@ -187,6 +187,21 @@ async def test_calls_go_on_while_leaderships_move() -> None:
             assert (await them.call("a", 0, "GetTask", pb.GetTaskRequest(task_id=task_id))).task.id == task_id
 
 
+async def test_call_in_flight_is_answered_although_its_link_moves() -> None:
+    async with nodes() as them:
+        log, links = them.installation.runners[0].log, them.at["b", 1].links
+        log.free = False
+        sent = len(log.batches)
+        creating = asyncio.create_task(them.create("b", 1, task_id=chosen(them, 0)))
+        await until(lambda: len(log.batches) > sent)
+        them.at["a", 0].streams.part()
+        await until(lambda: not links.is_up(0))
+        await until(lambda: links.is_up(0))
+        log.free = True
+        log.release()
+        assert await creating == chosen(them, 0)
+
+
 async def test_calls_wait_for_a_leader_and_fail_if_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     async with nodes() as them:
         them.lead(0, "")
@@ -212,19 +227,20 @@ async def test_stream_at_a_process_that_does_not_lead_is_passed_on_once() -> Non
     async with nodes() as them, grpc.aio.insecure_channel(them.at["a", 1].address) as channel:
         (task_id,) = await produced(channel)
         assert them.installation.shard_of(task_id) == 0  # that of the process of the same node that leads
-        with pytest.raises(grpc.aio.AioRpcError) as refused:
-            await produced(channel, (PASSED_KEY, "1"))
-        assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+        metadata = (("authorization", "Bearer acme"), (PASSED_KEY, "1"))
+        refused: Any = channel.stream_stream(PRODUCE)(metadata=metadata)
+        async with asyncio.timeout(5):
+            assert await refused.code() is grpc.StatusCode.UNAVAILABLE
 
 
-async def produced(channel: grpc.aio.Channel, *more: tuple[str, str]) -> list[str]:
+async def produced(channel: grpc.aio.Channel) -> list[str]:
     """Creates a task over a stream, and returns the ids of the acknowledged ones."""
     messages = producer_service_pb2
     stream: Any = channel.stream_stream(
         PRODUCE,
         request_serializer=messages.ProduceRequest.SerializeToString,
         response_deserializer=messages.ProduceResponse.FromString,
-    )(metadata=(("authorization", "Bearer acme"), *more))
+    )(metadata=(("authorization", "Bearer acme"),))
     await stream.write(messages.ProduceRequest(hello=messages.ProducerHello()))
     await stream.write(messages.ProduceRequest(tasks=[task_pb2.TaskSpec(command="a")]))
     await stream.done_writing()

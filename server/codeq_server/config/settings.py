@@ -71,8 +71,8 @@ class PersistenceSettings:
     num_shards: int = setting(
         Whole(1, SHARDS_MAX),
         1,
-        "number of [shards](scaling.md), each with a process and a store of its own; not with `memory`. With Raft, each "
-        "is replicated by a group of its own. It is kept in the store: another number stops the start",
+        "number of [shards](scaling.md), each with a process and a store of its own; not with `memory`. With Raft, "
+        "each is replicated by a group of its own. It is kept in the store: another number stops the start",
     )
 
 

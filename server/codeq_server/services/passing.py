@@ -36,8 +36,8 @@ class PassingOn:
 
     def __init__(self, links: ShardLinks) -> None:
         self._links = links
-        self._streams: set[asyncio.Task[None]] = set()
-        """Return what the other processes send."""
+        self._streams: set[Any] = set()
+        """The calls of streams to other processes."""
 
     @property
     def reaches_any(self) -> bool:
@@ -77,9 +77,8 @@ class PassingOn:
         loop = asyncio.get_running_loop()
         sending = loop.create_task(_send(context, rpc), name="passed-requests")
         receiving = loop.create_task(_receive(rpc, context), name="passed-responses")
-        self._streams.add(receiving)
-        receiving.add_done_callback(self._streams.discard)
-        await finish(self._watch(receiving), partial(_stop, rpc, sending, receiving))
+        self._streams.add(rpc)
+        await finish(self._watch(receiving), partial(self._stop, rpc, sending, receiving))
 
     async def _watch(self, receiving: asyncio.Task[None]) -> None:
         """Waits for the end of a stream.
@@ -92,10 +91,17 @@ class PassingOn:
             raise Rejection(Reason.DRAINING, "the server is stopping")
         receiving.result()
 
+    async def _stop(self, rpc: Any, *sides: asyncio.Task[None]) -> None:
+        self._streams.discard(rpc)
+        rpc.cancel()
+        for side in sides:
+            side.cancel()
+        await asyncio.gather(*sides, return_exceptions=True)
+
     def end(self) -> None:
         """See `Passing`."""
-        for receiving in self._streams:
-            receiving.cancel()
+        for rpc in self._streams:
+            rpc.cancel()  # not the tasks: a write to the client that is cut off would leave it without a status
 
 
 async def _send(context: Any, rpc: Any) -> None:
@@ -117,10 +123,3 @@ async def _receive(rpc: Any, context: Any) -> None:
             await context.write(response)
     except grpc.aio.AioRpcError as problem:
         raise rejection_of(problem) from None
-
-
-async def _stop(rpc: Any, *sides: asyncio.Task[None]) -> None:
-    for side in sides:
-        side.cancel()
-    rpc.cancel()
-    await asyncio.gather(*sides, return_exceptions=True)

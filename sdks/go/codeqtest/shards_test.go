@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -123,6 +124,12 @@ func (c *crew) seen() (tasks, most int) {
 	return len(c.runs), most
 }
 
+func (c *crew) hasRun(id string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.runs[id] > 0
+}
+
 // create creates tasks whose keys spread them over the shards, each until the server has it.
 func create(t *testing.T, from *producer.Producer, first, count int, options ...producer.Option) {
 	t.Helper()
@@ -138,6 +145,18 @@ func create(t *testing.T, from *producer.Producer, first, count int, options ...
 		})
 	}
 	callers.Wait()
+}
+
+// createPlain creates tasks without a key at once, and returns the ids of those that were acknowledged.
+func createPlain(t *testing.T, from *producer.Producer, count int) []string {
+	t.Helper()
+	var callers sync.WaitGroup
+	ids := make([]string, count)
+	for number := range count {
+		callers.Go(func() { ids[number], _ = from.Create(t.Context(), "a", number) })
+	}
+	callers.Wait()
+	return slices.DeleteFunc(ids, func(id string) bool { return id == "" })
 }
 
 // isDone reports whether so many different tasks have run, and none of the queue is left.
@@ -160,6 +179,39 @@ func TestWorkerHasAStreamToTheProcessOfEachShardAndGetsItsTasks(t *testing.T) {
 	eventually(t, "all tasks are completed", func() bool { return isDone(t, calls, tasks, 100) })
 	if count, most := tasks.seen(); count != 100 || most != 1 {
 		t.Errorf("%d tasks ran, one of them %d times", count, most)
+	}
+}
+
+func TestProducerHasAStreamToTheProcessOfEachShardAndSpreadsItsTasks(t *testing.T) {
+	server := startShards(t)
+	from := server.Producer(t, producer.Config{})
+	if ids := createPlain(t, from, 1); len(ids) != 1 {
+		t.Fatal("the task was not created")
+	}
+	eventually(t, "there is a stream for each process", func() bool {
+		total := 0
+		for _, count := range strings.Fields(streams(t, server)) {
+			number, _ := strconv.Atoi(count)
+			total += number
+		}
+		return total == shards
+	})
+	created := map[string]bool{}
+	for range 10 {
+		for _, id := range createPlain(t, from, 20) {
+			created[id] = true
+		}
+	}
+	tasks := newCrew(t, server, worker.Config{Concurrency: 16})
+	close(tasks.release)
+	calls := server.Client(t, client.Config{})
+	eventually(t, "all tasks are completed", func() bool { return isDone(t, calls, tasks, 201) })
+	if len(created) != 200 {
+		t.Errorf("%d tasks were created", len(created))
+	}
+	accepted := regexp.MustCompile(`codeq_task_created_total\{[^}]*shard="(\d)"[^}]*\} [1-9]`).FindAllString(read(t, server, "/metrics"), -1)
+	if len(accepted) < 2 { // two connections may lead to the same process
+		t.Errorf("the tasks are in %d shards", len(accepted))
 	}
 }
 
@@ -210,7 +262,7 @@ func TestWorkerWithLessPlacesThanShardsGetsTheTasksOfAll(t *testing.T) {
 }
 
 func TestKilledProcessesLoseNoTaskAndRunNoneTwice(t *testing.T) {
-	const count, kills = 3000, 4
+	const count, kills = 1500, 4
 	server := startShards(t)
 	started := regexp.MustCompile(`"server_started","shard":(\d+).*"pid":(\d+)`)
 	pids := map[string]int{}
@@ -225,28 +277,36 @@ func TestKilledProcessesLoseNoTaskAndRunNoneTwice(t *testing.T) {
 	tasks := newCrew(t, server, worker.Config{Concurrency: 64, Lease: 5 * time.Second}) // deliveries that a killed process had under way
 	close(tasks.release)
 	calls, from := server.Client(t, client.Config{}), server.Producer(t, producer.Config{})
+	var plain []string // ids of acknowledged tasks without a key
 	created := make(chan struct{})
 	go func() {
 		defer close(created)
 		for first := 0; first < count; first += 100 {
 			create(t, from, first, 100)
+			plain = append(plain, createPlain(t, from, 100)...)
 		}
 	}()
 	for kill := range kills {
 		eventually(t, "the load goes on", func() bool {
 			ran, _ := tasks.seen()
-			return ran > (kill+1)*count/(kills+2)
+			return ran > (kill+1)*2*count/(kills+2)
 		})
 		if err := syscall.Kill(pids[fmt.Sprint(kill%shards)], syscall.SIGKILL); err != nil {
 			t.Fatal(err)
 		}
 	}
 	<-created
-	eventually(t, "all tasks are completed", func() bool { return isDone(t, calls, tasks, count) })
-	if ran, most := tasks.seen(); ran != count || most != 1 {
-		t.Errorf("%d tasks ran, one of them %d times", ran, most)
+	eventually(t, "all tasks are completed", func() bool { return isDone(t, calls, tasks, count+len(plain)) })
+	if _, most := tasks.seen(); most != 1 {
+		t.Errorf("a task ran %d times", most)
 	}
-	eventually(t, "each process has a stream again", func() bool {
+	for _, id := range plain {
+		if !tasks.hasRun(id) {
+			t.Errorf("the task %s is lost", id)
+		}
+	}
+	_ = from.Close()
+	eventually(t, "each process has a stream of the worker again", func() bool {
 		counts := strings.Fields(streams(t, server))
 		return len(counts) == shards && !slices.Contains(counts, "0")
 	})

@@ -170,3 +170,28 @@ func TestStopDrainsAllStreams(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+func TestStreamsGoToTheNodesOfTheirShardsAndToOthersWhileANodeIsAway(t *testing.T) {
+	nodes := []*peer{startShards(t, 2), startShards(t, 2)}
+	for shard, node := range nodes {
+		node.leads = func(int) uint32 { return uint32(shard) }
+	}
+	run(t, worker.Config{Concurrency: 4}, echoing, nodes...)
+	granted := func(node *peer, shard uint32) {
+		t.Helper()
+		for {
+			stream := node.next()
+			request := scripted.Receive(t, stream.requests, "credits or the end")
+			if choice := stream.hello.GetOnlyShard(); choice != nil && choice.GetShard() == shard && request != nil {
+				if request.GetAddCredits() != 2 {
+					t.Errorf("the credits are %d", request.GetAddCredits())
+				}
+				return
+			}
+		}
+	}
+	granted(nodes[0], 0)
+	granted(nodes[1], 1)
+	nodes[1].Cut()
+	granted(nodes[0], 1)
+}

@@ -24,6 +24,8 @@ import (
 
 const (
 	shardsMax = 32
+	// placesMin is the number of places for each shard below which one stream is better: a branch without work keeps a place.
+	placesMin = 4
 	// triesMax is the number of connections opened in a row to reach the process of a shard.
 	triesMax = 16
 	// moveAfterMin and moveAfterMax bound the pause before the process of a shard is looked for again; each pause is twice
@@ -84,13 +86,13 @@ func (r *run) abort() {
 }
 
 // makesWay reports whether the branch ends because the server has several shards, each of which gets a branch of its own.
-// It does not while it has tasks or outcomes, or if there were branches without a place.
+// It does not while it has tasks or outcomes, or if the places are few.
 func (b *branch) makesWay(welcome *codeqv1.WorkerWelcome) bool {
 	shards := int(welcome.GetShards())
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	isIdle := b.running == 0 && len(b.unsent) == 0
-	if b.shard != nil || shards < 2 || shards > min(shardsMax, b.worker.config.Concurrency) || !isIdle {
+	if b.shard != nil || shards < 2 || shards > min(shardsMax, b.worker.config.Concurrency/placesMin) || !isIdle {
 		return false
 	}
 	b.shards = shards

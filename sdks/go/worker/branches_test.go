@@ -40,7 +40,7 @@ func (p *peer) branches(count int) (streams []*peerStream, credits []int32) {
 
 func TestWorkerOpensAStreamForEachShardAndDividesItsPlaces(t *testing.T) {
 	server := startShards(t, 3)
-	run(t, worker.Config{Concurrency: 8}, echoing, server)
+	started := run(t, worker.Config{Concurrency: 14}, echoing, server)
 	streams, credits := server.branches(3)
 	for shard, stream := range streams {
 		choice := stream.hello.GetOnlyShard()
@@ -48,17 +48,25 @@ func TestWorkerOpensAStreamForEachShardAndDividesItsPlaces(t *testing.T) {
 			t.Errorf("the stream of shard %d chose %v at the process of shard %d", shard, choice, stream.shard)
 		}
 	}
-	if credits[0] != 3 || credits[1] != 3 || credits[2] != 2 {
+	if credits[0] != 5 || credits[1] != 5 || credits[2] != 4 {
 		t.Errorf("the credits are %v", credits)
 	}
+	if opened := started.Stats().Streams; opened != 1 {
+		t.Errorf("%d streams are counted", opened)
+	}
+	streams[2].end <- nil
+	if again := server.next(); again.hello.GetOnlyShard().GetShard() != 2 {
+		t.Errorf("the stream chose %v", again.hello.GetOnlyShard())
+	}
+	scripted.Eventually(t, func() bool { return started.Stats().Streams == 2 }, "a stream that is opened again counts")
 }
 
 func TestStreamIsKeptWhereItLeadsIfNoneLeadsToTheProcessOfTheShard(t *testing.T) {
 	server := startShards(t, 2)
 	server.leads = func(int) uint32 { return 0 }
-	run(t, worker.Config{Concurrency: 2}, echoing, server)
+	run(t, worker.Config{Concurrency: 8}, echoing, server)
 	streams, credits := server.branches(2)
-	if streams[0].shard != 0 || streams[1].shard != 0 || credits[0] != 1 || credits[1] != 1 {
+	if streams[0].shard != 0 || streams[1].shard != 0 || credits[0] != 4 || credits[1] != 4 {
 		t.Errorf("the streams lead to %d and %d, with %v credits", streams[0].shard, streams[1].shard, credits)
 	}
 	if opened := server.streams.Load(); opened > 1+1+17 {
@@ -66,12 +74,12 @@ func TestStreamIsKeptWhereItLeadsIfNoneLeadsToTheProcessOfTheShard(t *testing.T)
 	}
 }
 
-func TestWorkerHasOneStreamIfItHasFewerPlacesThanTheServerShards(t *testing.T) {
+func TestWorkerHasOneStreamIfItHasFewerThanFourPlacesForEachShard(t *testing.T) {
 	server := startShards(t, 3)
-	run(t, worker.Config{Concurrency: 2}, echoing, server)
+	run(t, worker.Config{Concurrency: 11}, echoing, server)
 	stream := server.next()
 	request := scripted.Receive(t, stream.requests, "credits")
-	if stream.hello.GetOnlyShard() != nil || request.GetAddCredits() != 2 {
+	if stream.hello.GetOnlyShard() != nil || request.GetAddCredits() != 11 {
 		t.Errorf("the hello is %v, the credits are %d", stream.hello, request.GetAddCredits())
 	}
 }
@@ -102,8 +110,8 @@ func TestCreditsOfAShardWithoutWorkAreReturnedForOneThatHasSome(t *testing.T) {
 func TestFreePlaceGoesToTheShardWithFewerIfBothHaveWork(t *testing.T) {
 	server := startShards(t, 2)
 	release := map[string]chan struct{}{"busy": make(chan struct{}), "idle": make(chan struct{})}
-	started := make(chan struct{}, 4)
-	run(t, worker.Config{Concurrency: 4}, func(w *worker.Worker) {
+	started := make(chan struct{}, 8)
+	run(t, worker.Config{Concurrency: 8}, func(w *worker.Worker) {
 		worker.HandleAll(w, func(_ context.Context, task worker.Task[string]) (worker.None, error) {
 			started <- struct{}{}
 			<-release[task.Payload]
@@ -122,14 +130,20 @@ func TestFreePlaceGoesToTheShardWithFewerIfBothHaveWork(t *testing.T) {
 		}
 		stream.send(response)
 	}
-	deliver(streams[0], "1", "2")
-	streams[1].await("a request for credits", func(request *codeqv1.WorkRequest) bool { return request.GetReturnCredits() == 1 })
-	one := uint32(1)
-	streams[1].send(&codeqv1.WorkResponse{ReturnedCredits: &one})
-	streams[0].await("the third place", func(request *codeqv1.WorkRequest) bool { return request.GetAddCredits() == 1 })
-	deliver(streams[0], "3")
-	deliver(streams[1], "4")
-	for range 4 { // then both have a task in each place: three and one
+	deliver(streams[0], "1", "2", "3", "4")
+	moves := func(count int32) {
+		t.Helper()
+		streams[1].await("a request for credits", func(request *codeqv1.WorkRequest) bool { return request.GetReturnCredits() == count })
+		returned := uint32(count)
+		streams[1].send(&codeqv1.WorkResponse{ReturnedCredits: &returned})
+		streams[0].await("more places", func(request *codeqv1.WorkRequest) bool { return request.GetAddCredits() == count })
+	}
+	moves(2)
+	deliver(streams[0], "5", "6")
+	moves(1)
+	deliver(streams[0], "7")
+	deliver(streams[1], "8")
+	for range 8 { // then both have a task in each place: seven and one
 		scripted.Receive(t, started, "handler")
 	}
 	release["busy"] <- struct{}{}
@@ -140,7 +154,7 @@ func TestFreePlaceGoesToTheShardWithFewerIfBothHaveWork(t *testing.T) {
 
 func TestErrorForGoodOfOneStreamEndsTheWorker(t *testing.T) {
 	server := startShards(t, 2)
-	ended := run(t, worker.Config{Concurrency: 4}, echoing, server)
+	ended := run(t, worker.Config{Concurrency: 8}, echoing, server)
 	streams, _ := server.branches(2)
 	streams[1].end <- scripted.Failure(codes.PermissionDenied, "COMMAND_NOT_ALLOWED")
 	if err := scripted.Receive(t, ended.ended, "the end"); !errors.Is(err, codeq.ErrCommandNotAllowed) {
@@ -150,7 +164,7 @@ func TestErrorForGoodOfOneStreamEndsTheWorker(t *testing.T) {
 
 func TestStopDrainsAllStreams(t *testing.T) {
 	server, handlers := startShards(t, 2), holding()
-	started := run(t, worker.Config{Concurrency: 4}, handlers.register, server)
+	started := run(t, worker.Config{Concurrency: 8}, handlers.register, server)
 	streams, _ := server.branches(2)
 	streams[0].deliver("1")
 	scripted.Receive(t, handlers.started, "handler")
@@ -176,14 +190,14 @@ func TestStreamsGoToTheNodesOfTheirShardsAndToOthersWhileANodeIsAway(t *testing.
 	for shard, node := range nodes {
 		node.leads = func(int) uint32 { return uint32(shard) }
 	}
-	run(t, worker.Config{Concurrency: 4}, echoing, nodes...)
+	run(t, worker.Config{Concurrency: 8}, echoing, nodes...)
 	granted := func(node *peer, shard uint32) {
 		t.Helper()
 		for {
 			stream := node.next()
 			request := scripted.Receive(t, stream.requests, "credits or the end")
 			if choice := stream.hello.GetOnlyShard(); choice != nil && choice.GetShard() == shard && request != nil {
-				if request.GetAddCredits() != 2 {
+				if request.GetAddCredits() != 4 {
 					t.Errorf("the credits are %d", request.GetAddCredits())
 				}
 				return

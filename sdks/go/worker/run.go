@@ -63,7 +63,8 @@ type branch struct {
 	lease        time.Duration
 	tenant       string
 	workerID     string
-	shards       int // of a server to whose shards the branch makes way; 0: it stays
+	shards       int  // of a server to whose shards the branch makes way; 0: it stays
+	wasOpen      bool // a stream was opened
 	isConnected  bool
 	isLeaving    bool
 	isMoving     bool // to another process

@@ -79,9 +79,12 @@ func (b *branch) attempt(address string, reconnects *link.Reconnects) (wasOpen b
 // opened begins a stream: the server gets credits for the free places, and all leases are renewed, since they may be about
 // to end.
 func (b *branch) opened(welcome *codeqv1.WorkerWelcome) {
-	b.worker.count(func(stats *Stats) { stats.Streams++ })
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if b.wasOpen || b == b.branches[0] { // the first streams of several branches count as one
+		b.worker.count(func(stats *Stats) { stats.Streams++ })
+	}
+	b.wasOpen = true
 	b.isConnected = true
 	if b.expiry != nil {
 		b.expiry.Stop()

@@ -8,6 +8,7 @@
     bench/run.py rest --apart                      with a standalone gateway
     bench/run.py rest --tls                        over TLS; also with single
     bench/run.py single --rate-limits              with rate limits far above the load; also with rest
+    bench/run.py single --shards 2 --direct        several shards, with streams to each; without --direct one to any
     bench/run.py single --unscraped                without reading metrics, which is when servers begin to count times
     bench/run.py single --traces 100               traces are exported; one task in 100 is part of a recorded one
     bench/run.py raft                              three nodes of a Raft cluster, gRPC streams to the leader
@@ -79,6 +80,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         secured.add_argument("--rate-limits", action="store_true", help="turn rate limits on that are never reached")
         secured.add_argument("--unscraped", action="store_true", help="read no metrics; row operations are unknown")
         secured.add_argument("--shards", type=int, default=1, help="shards, each with a process (default 1)")
+    single.add_argument("--direct", action="store_true", help="open the load's streams to the process of each shard")
     single.add_argument("--traces", type=int, metavar="TASKS", help="export traces; one in this many tasks is recorded")
     rest.add_argument("--apart", action="store_true", help="run a standalone gateway")
     return parser.parse_args(arguments)
@@ -346,6 +348,7 @@ def flags_of(options: argparse.Namespace) -> list[list[str]]:
     if getattr(options, "clients", None):
         return [[*window, "-clients", str(clients)] for clients in options.clients]
     given = [(name, getattr(options, name)) for name in _STREAM_FLAGS]
+    given.append(("shards", options.shards if getattr(options, "direct", False) else None))
     given.append(("sampled", getattr(options, "traces", None)))
     return [[*window, *(text for name, value in given if value is not None for text in (f"-{name}", str(value)))]]
 

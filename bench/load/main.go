@@ -32,6 +32,7 @@ type options struct {
 	producers int
 	workers   int
 	lone      int
+	shards    int
 	keys      int
 	sampled   int
 	clients   int
@@ -65,6 +66,7 @@ func main() {
 	flags.IntVar(&o.producers, "producers", 1, "producer streams")
 	flags.IntVar(&o.workers, "workers", 1, "worker streams")
 	flags.IntVar(&o.lone, "lone", 0, "callers that create one task at a time, coalesced into the frames of one stream; 0: full frames")
+	flags.IntVar(&o.shards, "shards", 0, "shards of the server: each producer and worker opens a stream to the process of each, and has its credits divided among them; 0: one stream anywhere (stream)")
 	flags.IntVar(&o.keys, "keys", 0, "concurrency keys that the tasks of full frames have in turn; 0: none")
 	flags.IntVar(&o.sampled, "sampled", 0, "one in this many tasks of full frames is part of a trace that is recorded; 0: none")
 	flags.IntVar(&o.clients, "clients", 32, "HTTP connections, each with one call at a time")
@@ -105,6 +107,7 @@ func (o options) check() error {
 		{"producers", o.producers, 1, 256},
 		{"workers", o.workers, 1, 256},
 		{"lone", o.lone, 0, 65536},
+		{"shards", o.shards, 0, 32},
 		{"keys", o.keys, 0, 1 << 20},
 		{"sampled", o.sampled, 0, 1 << 20},
 		{"clients", o.clients, 1, 4096},
@@ -113,6 +116,9 @@ func (o options) check() error {
 		if bound.value < bound.lo || bound.value > bound.hi {
 			return fmt.Errorf("-%s is %d, expected %d to %d", bound.flag, bound.value, bound.lo, bound.hi)
 		}
+	}
+	if o.shards > 0 && (o.lone > 0 || o.credits < o.shards) {
+		return fmt.Errorf("-shards cannot be combined with -lone, or with less than a credit for each")
 	}
 	if o.measured <= 0 || o.warmup < 0 {
 		return fmt.Errorf("-seconds must be positive and -warmup must not be negative")

@@ -18,7 +18,8 @@ type producer struct {
 	options
 	meter   *meter
 	open    *gate
-	stream  int            // number of the stream, part of the job ids
+	stream  int // number of the stream, part of the job ids
+	shard   uint32
 	pending chan sentFrame // frames without an ack, oldest first; its capacity is the window
 	ended   chan struct{}  // closed when nothing more is received
 }
@@ -43,6 +44,15 @@ func (p *producer) run(ctx context.Context, connection *grpc.ClientConn) error {
 	}
 	if err := stream.Send(&codeqv1.ProduceRequest{Hello: &codeqv1.ProducerHello{ClientName: "bench"}}); err != nil {
 		return err
+	}
+	if p.shards > 0 {
+		first, err := stream.Recv()
+		if err != nil {
+			return err
+		}
+		if first.Welcome.GetShard() != p.shard {
+			return errElsewhere
+		}
 	}
 	received := make(chan error, 1)
 	go func() { received <- p.receive(stream) }()

@@ -21,11 +21,14 @@ func runStream(o options, m *meter) error {
 	defer cancel()
 	open := newGate(o.backlog)
 	stopWorkers := make(chan struct{})
+	if o.shards > 0 {
+		o.producers, o.workers, o.credits = o.producers*o.shards, o.workers*o.shards, o.credits/o.shards
+	}
 	failures := make(chan error, o.producers+o.workers) // one slot for the end of each stream
 
 	var workers, producers sync.WaitGroup
 	for i := range o.workers {
-		w := &worker{options: o, meter: m, open: open, stop: stopWorkers}
+		w := &worker{options: o, meter: m, open: open, shard: o.shardOf(i), stop: stopWorkers}
 		workers.Go(func() { failures <- named("worker", i, dial(ctx, o.worker, w.run)) })
 	}
 	if o.lone > 0 {
@@ -33,7 +36,7 @@ func runStream(o options, m *meter) error {
 	}
 	for i := range o.producers {
 		p := &producer{
-			options: o, meter: m, open: open, stream: i,
+			options: o, meter: m, open: open, stream: i, shard: o.shardOf(i),
 			pending: make(chan sentFrame, o.inflight), ended: make(chan struct{}),
 		}
 		producers.Go(func() { failures <- named("producer", i, dial(ctx, o.address, p.run)) })
@@ -61,8 +64,26 @@ func runStream(o options, m *meter) error {
 	return all
 }
 
-// dial connects and runs one stream over its own connection.
+// errElsewhere ends a stream that leads to the process of another shard than intended.
+var errElsewhere = errors.New("no connection leads to the process of the shard")
+
+// connectionsMax is the number of connections after which dial gives up to reach the process of a shard: with 32 shards,
+// three in a million attempts are in vain.
+const connectionsMax = 400
+
+// shardOf returns the shard of a stream with this number.
+func (o options) shardOf(stream int) uint32 { return uint32(stream % max(1, o.shards)) }
+
+// dial connects and runs one stream over its own connection, of which it opens more until one leads to the stream's shard.
 func dial(ctx context.Context, address string, run func(context.Context, *grpc.ClientConn) error) error {
+	for tries := 1; ; tries++ {
+		if err := dialOnce(ctx, address, run); tries == connectionsMax || !errors.Is(err, errElsewhere) {
+			return err
+		}
+	}
+}
+
+func dialOnce(ctx context.Context, address string, run func(context.Context, *grpc.ClientConn) error) error {
 	transport := insecure.NewCredentials()
 	if secured {
 		transport = credentials.NewTLS(unchecked())

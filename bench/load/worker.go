@@ -17,6 +17,7 @@ type worker struct {
 	options
 	meter *meter
 	open  *gate
+	shard uint32
 	stop  <-chan struct{} // closed: complete nothing more
 }
 
@@ -25,8 +26,7 @@ func (w *worker) run(ctx context.Context, connection *grpc.ClientConn) error {
 	if err != nil {
 		return err
 	}
-	hello := &codeqv1.WorkerHello{Name: "bench", Commands: []string{w.command}}
-	if err := stream.Send(&codeqv1.WorkRequest{Hello: hello, AddCredits: int32(w.credits)}); err != nil {
+	if err := w.begin(stream); err != nil {
 		return err
 	}
 	delivered := make(chan []*codeqv1.Task, w.credits) // never full: each element used at least one credit
@@ -45,6 +45,28 @@ func (w *worker) run(ctx context.Context, connection *grpc.ClientConn) error {
 	}
 	w.meter.outcomesUnanswered.Add(sent - settled)
 	return ended(err)
+}
+
+// begin sends the hello and the credits, the latter only once the stream is known to lead to the worker's shard.
+func (w *worker) begin(stream grpc.BidiStreamingClient[codeqv1.WorkRequest, codeqv1.WorkResponse]) error {
+	hello := &codeqv1.WorkerHello{Name: "bench", Commands: []string{w.command}}
+	credits := &codeqv1.WorkRequest{AddCredits: int32(w.credits)}
+	if w.shards == 0 {
+		credits.Hello = hello
+		return stream.Send(credits)
+	}
+	hello.OnlyShard = &codeqv1.ShardChoice{Shard: w.shard, Shards: uint32(w.shards)}
+	if err := stream.Send(&codeqv1.WorkRequest{Hello: hello}); err != nil {
+		return err
+	}
+	first, err := stream.Recv()
+	if err != nil {
+		return err
+	}
+	if first.Welcome.GetShard() != w.shard {
+		return errElsewhere
+	}
+	return stream.Send(credits)
 }
 
 // receive handles deliveries and settlements until the stream ends.

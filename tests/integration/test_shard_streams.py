@@ -27,6 +27,8 @@ from server_process import DEV_TOKEN, ServerProcess
 SHARDS = 2
 AUTH = (("authorization", f"Bearer {DEV_TOKEN}"),)
 DEADLINE_SECONDS = 45
+CONNECTIONS_MAX = 40
+"""Connections that a test opens until one leads to a certain process."""
 SERVED = {str(shard): "served" for shard in range(SHARDS)}
 
 
@@ -67,11 +69,23 @@ def has_worker(server: ServerProcess, pid: int) -> bool:
 
 @asynccontextmanager
 async def worker(server: ServerProcess, **more: Any) -> AsyncIterator[Any]:
-    async with grpc.aio.insecure_channel(server.worker_addr) as channel, asyncio.timeout(DEADLINE_SECONDS):
-        stream: Any = WorkerServiceStub(channel).Work(metadata=AUTH)
-        await stream.write(pb.WorkRequest(hello=pb.WorkerHello(), **more))
-        assert (await stream.read()).welcome.credits_max > 0
+    async with greeted(server, pb.WorkerHello(), **more) as (stream, _):
         yield stream
+
+
+@asynccontextmanager
+async def greeted(
+    server: ServerProcess, hello: pb.WorkerHello, **more: Any
+) -> AsyncIterator[tuple[Any, pb.WorkerWelcome]]:
+    """Opens a worker's stream over a connection of its own, on whichever process that leads to."""
+    options = [("grpc.use_local_subchannel_pool", 1)]
+    channel = grpc.aio.insecure_channel(server.worker_addr, options=options)
+    async with channel, asyncio.timeout(DEADLINE_SECONDS):
+        stream: Any = WorkerServiceStub(channel).Work(metadata=AUTH)
+        await stream.write(pb.WorkRequest(hello=hello, **more))
+        welcome = (await stream.read()).welcome
+        assert welcome.credits_max > 0
+        yield stream, welcome
 
 
 async def produce(server: ServerProcess, *frames: list[task_pb2.TaskSpec]) -> list[producer_pb.FrameAck]:
@@ -152,6 +166,55 @@ async def test_stream_goes_on_while_a_process_is_killed_and_started_again(server
         await stream.write(pb.WorkRequest(add_credits=30))
         await produce(server, keyed(100, 30))
         await take(stream, 30)
+
+
+@pytest.mark.parametrize("is_direct", [True, False])
+async def test_stream_of_one_shard_gets_its_tasks_only_through_whichever_process(
+    server: ServerProcess, is_direct: bool
+) -> None:
+    acks = await produce(server, keyed(0, 100))
+    for _ in range(CONNECTIONS_MAX):
+        hello = pb.WorkerHello(only_shard=pb.ShardChoice(shard=1, shards=SHARDS))
+        async with greeted(server, hello) as (stream, welcome):
+            if (welcome.shard == 1) != is_direct:
+                continue
+            assert welcome.shards == SHARDS
+            ids = {task_id for task_id in acks[0].task_ids if shard_of(task_id, SHARDS) == 1}
+            await stream.write(pb.WorkRequest(add_credits=100))
+            tasks = await take(stream, len(ids))
+            assert {task.id for task in tasks} == ids
+            await stream.write(pb.WorkRequest(outcomes=[done(task) for task in tasks], return_credits=100))
+            answers = [await stream.read()]
+            while sum(answer.settled for answer in answers) < len(ids):
+                answers.append(await stream.read())
+            assert not [error for answer in answers for error in answer.outcome_errors]
+            assert sum(answer.returned_credits for answer in answers) == 100 - len(ids)
+            return
+    pytest.fail("no connection led to the process")
+
+
+async def test_stream_that_expects_another_number_of_shards_is_over_all(server: ServerProcess) -> None:
+    await produce(server, keyed(0, 20))
+    choice = pb.ShardChoice(shard=1, shards=SHARDS + 1)
+    async with greeted(server, pb.WorkerHello(only_shard=choice), add_credits=20) as (stream, welcome):
+        assert welcome.shards == SHARDS
+        assert {shard_of(task.id, SHARDS) for task in await take(stream, 20)} == set(range(SHARDS))
+
+
+async def test_choice_of_a_shard_that_does_not_exist_is_rejected(server: ServerProcess) -> None:
+    with pytest.raises(grpc.aio.AioRpcError, match="only_shard"):
+        async with greeted(server, pb.WorkerHello(only_shard=pb.ShardChoice(shard=SHARDS, shards=SHARDS))):
+            pass
+
+
+async def test_producer_is_told_the_shard_that_keeps_its_tasks(server: ServerProcess) -> None:
+    async with grpc.aio.insecure_channel(server.producer_addr) as channel, asyncio.timeout(DEADLINE_SECONDS):
+        stream: Any = ProducerServiceStub(channel).Produce(metadata=AUTH)
+        tasks = [task_pb2.TaskSpec(command="a", payload=b"1")] * 20
+        await stream.write(producer_pb.ProduceRequest(hello=producer_pb.ProducerHello(), tasks=tasks))
+        welcome = (await stream.read()).welcome
+        (ack,) = (await stream.read()).acks
+        assert (welcome.shards, {shard_of(each, SHARDS) for each in ack.task_ids}) == (SHARDS, {welcome.shard})
 
 
 async def test_internal_service_refuses_callers_without_the_secret(server: ServerProcess) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import grpc
 import httpx
 import psutil
+import pytest
 from codeq.v1 import producer_service_pb2 as producer_pb
 from codeq.v1 import task_pb2, task_service_pb2
 from codeq.v1 import worker_service_pb2 as pb
@@ -99,6 +100,20 @@ async def test_tasks_beyond_the_credits_wait_for_more(server: ServerProcess) -> 
         await until(server, "FEW", ready=3, claimed=2)
         await stream.write(pb.WorkRequest(add_credits=1))
         assert [task.id for task in await take(stream, 1)] == ids[2:3]
+
+
+async def test_returned_credits_pay_for_no_task(server: ServerProcess) -> None:
+    async with worker(server, "returned", add_credits=5, return_credits=3) as stream:
+        assert (await stream.read()).returned_credits == 3
+        await create(server, "returned", [b"1"] * 4)
+        await take(stream, 2)
+        await stream.write(pb.WorkRequest(return_credits=9))
+        answer = await stream.read()
+        assert (answer.HasField("returned_credits"), answer.returned_credits) == (True, 0)
+        assert (await queue_of(server, "returned"))["ready"] == 2
+        await stream.write(pb.WorkRequest(return_credits=-1))
+        with pytest.raises(grpc.aio.AioRpcError, match="return_credits"):
+            await stream.read()
 
 
 async def test_exhausted_byte_credits_stop_pushes_until_they_are_granted_again(server: ServerProcess) -> None:

@@ -17,7 +17,7 @@ from codeq_server.core.errors import Reason, Rejection
 from codeq_server.core.ids import Route, shard_of
 from codeq_server.core.shard import ShardSettings
 from codeq_server.core.status import Status
-from codeq_server.services.part_links import LinkEndedError, MemoryLink, PartLink
+from codeq_server.services.part_links import LinkEndedError, LinksToOne, MemoryLink, PartLink
 from codeq_server.services.relay import WorkerRelay
 from codeq_server.services.serving import Serving
 from codeq_server.services.stream_token import StreamToken
@@ -114,17 +114,19 @@ class Fleet:
         for link in self._links[shard]:
             link.freeze.clear()
 
-    async def worker(self, *, settled: bool = True, **first: Any) -> Client:
-        """Connects a worker; with `settled`, waits until all its parts are connected."""
+    async def worker(self, *, settled: bool = True, only: int | None = None, **first: Any) -> Client:
+        """Connects a worker, of one shard with `only`; with `settled`, waits until all its parts are connected."""
         client = Client("work")
-        relay = WorkerRelay(self.token, self.registry, 60, client, self, time.time)
+        links = self if only is None else LinksToOne(self, only)
+        relay = WorkerRelay(self.token, self.registry, 60, client, links, time.time)
         before = [len(serving.parts) for serving in self.servings]
-        self.streams[client] = asyncio.create_task(relay.run())
+        self.streams[client] = asyncio.create_task(relay.run(await client.read(), Route(0, self.count)))
         if first:
             client.send(**first)
         await until(lambda: client.received)
         if settled:
-            alive = [shard for shard in range(self.count) if shard not in self._dead]
+            shards = range(self.count) if only is None else (only,)
+            alive = [shard for shard in shards if shard not in self._dead]
             await until(lambda: all(len(self.servings[shard].parts) > before[shard] for shard in alive))
             await turns()
         return client

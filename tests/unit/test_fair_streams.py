@@ -90,19 +90,20 @@ def producer(runner: HeldRunner) -> ProducerStream:
     )
 
 
-def worker(runner: HeldRunner) -> WorkerStream:
-    """Returns a stream whose client endlessly takes every available task."""
+async def work(runner: HeldRunner) -> None:
+    """Serves a stream whose client endlessly takes every available task."""
     more = worker_service_pb2.WorkRequest(add_credits=FRAME_TASKS)
     hello = worker_service_pb2.WorkRequest(hello=worker_service_pb2.WorkerHello(), add_credits=FRAME_TASKS)
-    return WorkerStream(
+    stream = WorkerStream(
         runner,
         flood_token(),
         StreamRegistry(Tenants()),
         60,
         Artifacts(runner, None, 0),
-        EndlessClient(hello, more),
+        EndlessClient(more, more),
         RateLimits(runner),
     )
+    await stream.run(hello)
 
 
 def create_request() -> task_service_pb2.CreateTaskRequest:
@@ -125,7 +126,7 @@ async def test_waiting_claim_beside_greedy_streams_is_woken_within_a_few_turns(
     runner: HeldRunner, calls: Calls
 ) -> None:
     """A backlog of the flooding tenant is pushed to all its streams at once."""
-    streams = [asyncio.create_task(worker(runner).run()) for _ in range(STREAMS)]
+    streams = [asyncio.create_task(work(runner)) for _ in range(STREAMS)]
     await until(lambda: len(runner.waiting) == STREAMS)
     waiting = asyncio.create_task(
         calls.call(CLAIM, task_service_pb2.ClaimTaskRequest(commands=["Q"], wait_seconds=30), "Bearer quiet")

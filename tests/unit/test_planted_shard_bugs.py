@@ -18,7 +18,7 @@ import test_routing_claims
 import test_routing_pages
 import test_routing_places
 from codeq_server.core import ids
-from codeq_server.services import elsewhere, relay_credits, relay_ledger, relay_part
+from codeq_server.services import elsewhere, part_links, relay, relay_credits, relay_ledger, relay_part
 from codeq_server.services.routing import batches, claim_router, pages, placing
 from planting import planted
 from several_shards import Installation
@@ -101,6 +101,22 @@ BUGS: dict[str, Bug] = {
     "credits of a broken link lost": Bug(
         (relay_credits.Credits.lose, "self._end_pull(self._shares[shard], 0, 0)", "pass"),
         test_relay.test_credits_of_a_pull_that_broke_are_used_for_other_shards,
+    ),
+    "returned credits are kept": Bug(
+        (relay.WorkerRelay._return, "self._credits.held -= count", "pass"),
+        test_relay.test_returned_credits_are_told_once_and_pay_for_no_task,
+    ),
+    "credits in a pull are returned": Bug(
+        (
+            relay.WorkerRelay._return,
+            "credits_to_return(self._credits.held, count)",
+            "credits_to_return(self.credits, count)",
+        ),
+        test_relay.test_credits_of_a_pull_in_flight_are_not_returned,
+    ),
+    "stream of one shard gets the tasks of another": Bug(
+        (part_links.LinksToOne.open, "self._shard", "0"),
+        test_relay.test_worker_of_one_shard_gets_its_tasks_only,
     ),
     "hint lost": Bug(
         (relay_credits.Credits.hint, "share.is_hinted = share.pulling > 0", "pass"),

@@ -29,6 +29,10 @@ def settled(client: Client) -> int:
     return sum(message.settled for message in client.received)
 
 
+def returned(client: Client) -> int:
+    return sum(message.returned_credits for message in client.received)
+
+
 def errors(client: Client) -> list[worker_service_pb2.OutcomeError]:
     return [error for message in client.received for error in message.outcome_errors]
 
@@ -57,6 +61,49 @@ async def test_worker_never_gets_more_tasks_than_its_credits() -> None:
             await turns(100)
             assert (len(client.tasks), shards.claimed) == (granted, granted)
             client.send(add_credits=1)
+
+
+async def test_returned_credits_are_told_once_and_pay_for_no_task() -> None:
+    async with fleet(2) as shards:
+        client = await shards.worker(add_credits=10)
+        await until(lambda: all(len(each.waiting) == 1 for each in shards.runners))
+        client.send(return_credits=4)
+        client.send(return_credits=3)
+        await until(lambda: returned(client) == 7)
+        for _ in range(6):
+            shards.create(1)
+        await until(lambda: len(client.tasks) == 3)
+        await turns(100)
+        client.send(return_credits=1)
+        await until(lambda: client.received[-1].HasField("returned_credits"))
+        assert (returned(client), len(client.tasks), shards.claimed) == (7, 3, 3)
+
+
+async def test_credits_of_a_pull_in_flight_are_not_returned() -> None:
+    async with fleet(2) as shards:
+        client = await shards.worker()
+        shards.runners[1].log.free = False
+        await shards.runners[1].create_and_commit()  # so that the answer waits for the disk
+        client.send(add_credits=1)
+        await until(lambda: shards.runners[1].shard.deliveries)
+        client.send(return_credits=1)
+        await until(lambda: client.received[-1].HasField("returned_credits"))
+        shards.runners[1].log.free = True
+        shards.runners[1].log.release()
+        await until(lambda: client.tasks)
+        assert returned(client) == 0
+
+
+async def test_worker_of_one_shard_gets_its_tasks_only() -> None:
+    async with fleet(3) as shards:
+        made = {shard: {shards.create(shard) for _ in range(5)} for shard in range(3)}
+        client = await shards.worker(only=1, add_credits=20)
+        await until(lambda: len(client.tasks) == 5)
+        made[1].add(shards.create(1))
+        await until(lambda: len(client.tasks) == 6)
+        client.send(outcomes=[done(task) for task in client.tasks])
+        await until(lambda: settled(client) == 6)
+        assert ({task.id for task in client.tasks}, errors(client), shards.claimed) == (made[1], [], 6)
 
 
 async def test_tasks_created_later_in_any_shard_reach_a_worker_that_waits() -> None:

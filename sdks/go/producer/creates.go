@@ -9,7 +9,6 @@ import (
 	"time"
 
 	codeq "github.com/osvaldoandrade/codeq/sdks/go"
-	codeqv1 "github.com/osvaldoandrade/codeq/sdks/go/gen/codeq/v1"
 	"github.com/osvaldoandrade/codeq/sdks/go/internal/link"
 )
 
@@ -72,26 +71,21 @@ var timers = sync.Pool{New: func() any {
 	return timer
 }}
 
-// frame is a message with tasks that the server has not acked.
-type frame struct {
-	items []*item
-	bytes int64
-}
-
-// creates are the tasks on their way. Each is pending, or in a frame of unacked, or over.
+// creates are the tasks on their way. Each is pending, or in a frame of a stream's window, or over.
 type creates struct {
 	mu       sync.Mutex
 	pending  []*item
-	givenUp  int // pending items given up since the last sweep
-	unacked  []frame
-	bytes    int64 // of the unacked frames
-	room     int   // tasks that may still be submitted
+	givenUp  int       // pending items given up since the last sweep
+	windows  []*window // of the open streams
+	turn     int       // counts the tasks that were announced to a stream
+	room     int       // tasks that may still be submitted
 	most     int
 	waiting  []*waiter
 	isClosed bool
-	trouble  string // why the last attempt to open a stream failed; empty if it succeeded
-	wake     chan struct{}
-	identity *Identity // of the open stream; nil while there is none
+	trouble  string        // why the last attempt to open a stream failed; empty if it succeeded
+	closing  chan struct{} // closed with isClosed
+	wake     chan struct{} // wakes the loop that opens the first stream, while there is none
+	identity *Identity     // of the first stream; nil while it is not open
 	opening  []chan error
 }
 
@@ -103,14 +97,35 @@ type waiter struct {
 
 func (c *creates) begin(most int) {
 	c.most, c.room = most, most
-	c.wake = make(chan struct{}, 1)
+	c.wake, c.closing = make(chan struct{}, 1), make(chan struct{})
 }
 
-func (c *creates) notify() {
-	select {
-	case c.wake <- struct{}{}:
-	default:
+func (c *creates) notify() { signal(c.wake, struct{}{}) }
+
+// announce wakes one of the open streams, each in turn, for what is pending. The mutex is held.
+func (c *creates) announce() {
+	if len(c.windows) == 0 {
+		c.notify()
+		return
 	}
+	c.turn++
+	c.windows[c.turn%len(c.windows)].notify()
+}
+
+// enter adds the window of a stream that is open.
+func (c *creates) enter(w *window) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.windows = append(c.windows, w)
+	w.notify()
+}
+
+// leave removes the window of a stream that has ended; others may send what was announced to it.
+func (c *creates) leave(w *window) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.windows = slices.DeleteFunc(c.windows, func(each *window) bool { return each == w })
+	c.announce()
 }
 
 // admit waits until there is room for tasks. More tasks than the limit are admitted once nothing else is on its way.
@@ -194,9 +209,9 @@ func (c *creates) submit(items []*item) {
 		}
 	} else {
 		c.pending = append(c.pending, items...)
+		c.announce()
 	}
 	c.mu.Unlock()
-	c.notify()
 }
 
 // settle ends an item. The mutex is held.
@@ -265,123 +280,10 @@ func (c *creates) trim() {
 	}
 }
 
-// areUnanswered reports whether a caller waits for an ack.
-func (c *creates) areUnanswered() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for _, each := range c.unacked {
-		if slices.ContainsFunc(each.items, func(one *item) bool { return !one.isOver }) {
-			return true
-		}
-	}
-	return false
-}
-
 func (c *creates) count() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return len(c.pending)
-}
-
-// cut moves pending items into a frame and returns its encoding; nil if nothing waits or the server's window is full.
-func (c *creates) cut(limits *codeqv1.ProducerWelcome) link.Encoded {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.trim()
-	if len(c.pending) == 0 || len(c.unacked) >= int(limits.GetUnackedFramesMax()) {
-		return nil
-	}
-	room := min(limits.GetFrameBytesMax(), limits.GetUnackedBytesMax()-c.bytes, codeq.FrameBytesMax)
-	tasksMax := min(int(limits.GetFrameTasksMax()), codeq.FrameTasksMax)
-	var size int64
-	taken, items := 0, make([]*item, 0, min(len(c.pending), tasksMax))
-	for _, each := range c.pending {
-		if !each.isOver && (len(items) == tasksMax || size+int64(len(each.data)) > room) {
-			break
-		}
-		taken++
-		if !each.isOver {
-			size += int64(len(each.data))
-			items = append(items, each)
-		}
-	}
-	if len(items) == 0 {
-		return nil
-	}
-	c.pending = link.Rest(c.pending, taken)
-	data := make(link.Encoded, 0, size)
-	for _, each := range items {
-		each.inFrame = true
-		data = append(data, each.data...)
-	}
-	c.unacked = append(c.unacked, frame{items: items, bytes: size})
-	c.bytes += size
-	return data
-}
-
-// take passes the answers of the oldest frame to their callers. It reports whether tasks with a key have to be sent again,
-// because the server could not tell their outcome.
-func (c *creates) take(ack *codeqv1.FrameAck) (isUndecided bool, err error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if len(c.unacked) == 0 {
-		return false, fault("ack without a frame")
-	}
-	oldest := c.unacked[0]
-	ids := ack.GetTaskIds()
-	if len(ids) != len(oldest.items) {
-		return false, fault(fmt.Sprintf("ack of %d tasks for a frame of %d", len(ids), len(oldest.items)))
-	}
-	var rejected map[int]*codeq.Error
-	if len(ack.GetErrors()) > 0 {
-		rejected = map[int]*codeq.Error{}
-	}
-	for _, each := range ack.GetErrors() {
-		if int(each.GetIndex()) >= len(ids) {
-			return false, fault(fmt.Sprintf("ack with an error of item %d for a frame of %d", each.GetIndex(), len(ids)))
-		}
-		rejected[int(each.GetIndex())] = link.FromReason(each.GetReason(), each.GetMessage())
-	}
-	c.unacked[0] = frame{}
-	c.unacked = c.unacked[1:]
-	c.bytes -= oldest.bytes
-	var again []*item
-	for index, each := range oldest.items {
-		each.inFrame = false
-		failure := rejected[index]
-		if failure != nil && failure.Reason == codeq.ErrOutcomeUnknown && each.isKeyed && !each.isOver {
-			each.wasSent = true
-			again = append(again, each)
-			continue
-		}
-		c.settle(each, ids[index], failure)
-	}
-	if len(again) > 0 {
-		c.pending = append(again, c.pending...)
-	}
-	return len(again) > 0, nil
-}
-
-// lose handles the tasks of a broken stream: those with a key are sent again, the outcome of the others is unknown.
-func (c *creates) lose(reason *codeq.Error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	var again []*item
-	for _, lost := range c.unacked {
-		for _, each := range lost.items {
-			each.inFrame, each.wasSent = false, true
-			if each.isOver {
-				continue
-			}
-			if each.isKeyed && !c.isClosed {
-				again = append(again, each)
-			} else {
-				c.settle(each, "", unknown("sent, but the stream broke: "+reason.Error(), reason))
-			}
-		}
-	}
-	c.unacked, c.bytes, c.identity = nil, 0, nil
-	c.pending = append(again, c.pending...)
 }
 
 // fail ends everything that is pending, because the server rejects the producer, or it is closed.
@@ -405,6 +307,13 @@ func (c *creates) opened(identity Identity) {
 	defer c.mu.Unlock()
 	c.trouble, c.identity = "", &identity
 	c.tellOpening(nil)
+}
+
+// disconnected records that the first stream has ended.
+func (c *creates) disconnected() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.identity = nil
 }
 
 func (c *creates) tellOpening(err error) {
@@ -438,10 +347,16 @@ func (c *creates) noLongerAwaits(gone chan error) {
 
 func (c *creates) close() {
 	c.mu.Lock()
-	c.isClosed = true
+	defer c.mu.Unlock()
+	if !c.isClosed {
+		c.isClosed = true
+		close(c.closing)
+	}
 	c.release(0)
-	c.mu.Unlock()
 	c.notify()
+	for _, each := range c.windows {
+		each.notify()
+	}
 }
 
 func unknown(message string, cause error) *codeq.Error {

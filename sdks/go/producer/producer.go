@@ -1,5 +1,5 @@
 // Package producer creates tasks. Concurrent creates share frames on one stream, so many small creates are cheap, and a
-// create returns once its task is durable.
+// create returns once its task is durable. With a server that has several shards, there is a stream for each.
 //
 //	tasks, err := producer.New(producer.Config{})
 //	id, err := tasks.Create(ctx, "resize", Image{Path: "a.png"}, producer.Priority(5))
@@ -10,6 +10,7 @@ import (
 	"encoding/json"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	codeq "github.com/osvaldoandrade/codeq/sdks/go"
@@ -62,6 +63,8 @@ type Producer struct {
 	ctx      context.Context
 	cancel   context.CancelFunc
 	ended    chan struct{}
+	isSpread atomic.Bool
+	others   sync.WaitGroup // streams to the processes of other shards
 	creates  creates
 }
 

@@ -27,6 +27,7 @@ type session struct {
 	stream    *link.Stream
 	renewal   *link.Renewal
 	limits    *codeqv1.ProducerWelcome
+	window    *window
 	isLeaving bool
 	leader    string
 	notices   chan *codeqv1.StreamNotice
@@ -38,11 +39,12 @@ type session struct {
 // work runs streams while there is something to send, until the producer is closed.
 func (p *Producer) work() {
 	defer close(p.ended)
+	defer p.others.Wait()
 	reconnects := link.NewReconnects("producer", p.endpoint)
 	for p.awaitWork() {
 		begun, address := time.Now(), p.endpoint.Servers.Current()
 		leader, wasOpen, reason := p.attempt(address, reconnects)
-		p.creates.lose(reason)
+		p.creates.disconnected()
 		if !wasOpen {
 			p.creates.setTrouble(reason.Error())
 		}
@@ -59,11 +61,12 @@ func (p *Producer) work() {
 	p.creates.fail(link.Closed("producer"))
 }
 
-// awaitWork waits until something is pending; false once the producer is closed and nothing is.
+// awaitWork waits until something is pending, unless there are further streams, which keep the first one open with them;
+// false once the producer is closed and nothing is.
 func (p *Producer) awaitWork() bool {
 	for {
-		if hasWork, isClosed := p.creates.state(); hasWork || isClosed {
-			return hasWork && p.ctx.Err() == nil
+		if hasWork, isClosed := p.creates.state(); hasWork || isClosed || p.isSpread.Load() {
+			return (hasWork || !isClosed) && p.ctx.Err() == nil
 		}
 		select {
 		case <-p.creates.wake:
@@ -92,30 +95,49 @@ func (p *Producer) rest(delay time.Duration) {
 	}
 }
 
-// attempt runs one stream to its end.
+// attempt runs the first stream to its end.
 func (p *Producer) attempt(address string, reconnects *link.Reconnects) (leader string, wasOpen bool, reason *codeq.Error) {
-	var first codeqv1.ProduceResponse
-	hello := &codeqv1.ProduceRequest{Hello: &codeqv1.ProducerHello{ClientName: p.config.Name, Client: link.Hello()}}
-	stream, err := p.endpoint.Open(p.ctx, address, method, hello, &first)
+	stream, first, err := p.open(address)
 	if err != nil {
 		return "", false, link.ReasonOfEnd(err, false)
 	}
-	defer stream.Close()
 	limits := first.GetWelcome()
-	if limits == nil || limits.GetFrameBytesMax() < itemBytesMax || limits.GetFrameTasksMax() < 1 || limits.GetUnackedFramesMax() < 1 {
-		return "", false, &codeq.Error{Reason: codeq.ErrBadHandshake, Message: "the server's first message is not a valid welcome"}
-	}
 	p.endpoint.Servers.Reached()
 	p.endpoint.CheckProtocol(limits.GetServerVersion(), limits.GetProtocol())
 	reconnects.Opened(address)
 	p.creates.opened(Identity{Tenant: limits.GetTenantId(), Subject: limits.GetSubject()})
+	p.spread(limits)
+	leader, reason = p.serve(stream, first)
+	return leader, true, reason
+}
+
+// open opens a stream and checks its welcome.
+func (p *Producer) open(address string) (*link.Stream, *codeqv1.ProduceResponse, error) {
+	first := &codeqv1.ProduceResponse{}
+	hello := &codeqv1.ProduceRequest{Hello: &codeqv1.ProducerHello{ClientName: p.config.Name, Client: link.Hello()}}
+	stream, err := p.endpoint.Open(p.ctx, address, method, hello, first)
+	if err != nil {
+		return nil, nil, err
+	}
+	limits := first.GetWelcome()
+	if limits == nil || limits.GetFrameBytesMax() < itemBytesMax || limits.GetFrameTasksMax() < 1 || limits.GetUnackedFramesMax() < 1 {
+		stream.Close()
+		return nil, nil, &codeq.Error{Reason: codeq.ErrBadHandshake, Message: "the server's first message is not a valid welcome"}
+	}
+	return stream, first, nil
+}
+
+// serve sends creates over a stream until it ends.
+func (p *Producer) serve(stream *link.Stream, first *codeqv1.ProduceResponse) (leader string, reason *codeq.Error) {
+	defer stream.Close()
 	running := &session{
-		producer: p, stream: stream, limits: limits,
+		producer: p, stream: stream, limits: first.GetWelcome(), window: newWindow(),
 		notices: make(chan *codeqv1.StreamNotice, 1), undecided: make(chan struct{}, 1), ended: make(chan struct{}),
 	}
-	running.renewal = stream.NewRenewal(p.creates.notify)
+	running.renewal = stream.NewRenewal(running.window.notify)
 	stream.Learn()
-	err = running.take(&first)
+	p.creates.enter(running.window)
+	err := running.take(first)
 	if err == nil {
 		go running.read()
 		err = running.write()
@@ -124,7 +146,10 @@ func (p *Producer) attempt(address string, reconnects *link.Reconnects) (leader 
 	if err == nil {
 		err = running.end
 	}
-	return running.leader, true, link.ReasonOfEnd(err, running.isLeaving)
+	reason = link.ReasonOfEnd(err, running.isLeaving)
+	p.creates.lose(running.window, reason)
+	p.creates.leave(running.window)
+	return running.leader, reason
 }
 
 func (s *session) read() {
@@ -136,12 +161,12 @@ func (s *session) read() {
 		}
 	}
 	s.stream.Break(s.end)
-	s.producer.creates.notify()
+	s.window.notify()
 }
 
 func (s *session) take(response *codeqv1.ProduceResponse) error {
 	for _, ack := range response.GetAcks() {
-		isUndecided, err := s.producer.creates.take(ack)
+		isUndecided, err := s.producer.creates.take(s.window, ack)
 		if err != nil {
 			return err
 		}
@@ -154,7 +179,6 @@ func (s *session) take(response *codeqv1.ProduceResponse) error {
 	} else if notice != nil {
 		signal(s.notices, notice)
 	}
-	s.producer.creates.notify()
 	return nil
 }
 
@@ -176,7 +200,7 @@ func (s *session) write() error {
 			s.isLeaving, s.leader = true, notice.GetLeader()
 		case <-s.undecided:
 			s.isLeaving = true
-		case <-creates.wake:
+		case <-s.window.wake:
 			s.gather()
 		}
 		s.isLeaving = s.isLeaving || s.renewal.IsLate()
@@ -187,7 +211,7 @@ func (s *session) write() error {
 			}
 		}
 		for !s.isLeaving {
-			data := creates.cut(s.limits)
+			data := creates.cut(s.window, s.limits)
 			if data == nil {
 				break
 			}
@@ -227,7 +251,7 @@ func (s *session) leave() error {
 		case <-s.producer.ctx.Done():
 			return nil
 		case <-ticker.C:
-			if !s.producer.creates.areUnanswered() {
+			if !s.producer.creates.areUnanswered(s.window) {
 				s.stream.Break(link.Unavailable("the server did not end the stream"))
 				return nil
 			}

@@ -45,7 +45,7 @@ type Delivery struct {
 	// OrderingKey is the key that keeps tasks in order; empty: none.
 	OrderingKey string
 
-	run     *run
+	branch  *branch
 	handler *handler
 	bytes   int64
 	// goroutine is the number of the goroutine that runs the handler; 0 before it starts.
@@ -120,21 +120,21 @@ func (d *Delivery) Progress(value any) error {
 	case json.RawMessage, []byte: // the handler may change its bytes before they are sent
 		data = bytes.Clone(data)
 	}
-	return d.run.report(d, data)
+	return d.branch.report(d, data)
 }
 
 // LeaseUntil returns the end of the lease by the clock of the server; it moves while the worker renews the lease.
 func (d *Delivery) LeaseUntil() time.Time {
-	d.run.mu.Lock()
-	defer d.run.mu.Unlock()
+	d.branch.mu.Lock()
+	defer d.branch.mu.Unlock()
 	return d.leaseUntil
 }
 
 // Stopping returns a channel that is closed when the worker begins to stop. A long handler may then save its work; its
 // context is cancelled only when Config.DrainTimeout is over.
-func (d *Delivery) Stopping() <-chan struct{} { return d.run.stopping }
+func (d *Delivery) Stopping() <-chan struct{} { return d.branch.stopping }
 
-func newDelivery(r *run, message *codeqv1.Task) *Delivery {
+func newDelivery(b *branch, message *codeqv1.Task) *Delivery {
 	payload := message.GetPayload()
 	if len(payload) == 0 {
 		payload = []byte("null")
@@ -143,9 +143,9 @@ func newDelivery(r *run, message *codeqv1.Task) *Delivery {
 		ID: message.GetId(), Command: message.GetCommand(), RawPayload: payload, Priority: int(message.GetPriority()),
 		Attempts: int(message.GetAttempts()), MaxAttempts: int(message.GetMaxAttempts()),
 		CreatedAt: message.GetCreatedAt().AsTime(), LeaseToken: message.GetLeaseToken(),
-		Tenant: r.tenant, WorkerID: r.workerID,
+		Tenant: b.tenant, WorkerID: b.workerID,
 		Trace:          codeq.Trace{Parent: message.GetTraceparent(), State: message.GetTracestate()},
 		ConcurrencyKey: message.GetConcurrencyKey(), RateKey: message.GetRateKey(), OrderingKey: message.GetOrderingKey(),
-		run: r, bytes: int64(proto.Size(message)), leaseUntil: message.GetLeaseUntil().AsTime(),
+		branch: b, bytes: int64(proto.Size(message)), leaseUntil: message.GetLeaseUntil().AsTime(),
 	}
 }

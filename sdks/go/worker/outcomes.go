@@ -41,6 +41,7 @@ const (
 	progressField    = 7
 	artifactsField   = 8
 	tokenField       = 9
+	returnField      = 10
 )
 
 func (k kind) text() string {

@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	codeqv1 "github.com/osvaldoandrade/codeq/sdks/go/gen/codeq/v1"
@@ -19,6 +20,9 @@ type peer struct {
 	*scripted.Server
 	t            testing.TB
 	leaseSeconds int32
+	shards       uint32                  // 0: as a server that is older than the field
+	leads        func(stream int) uint32 // the shard of the process to which a stream leads, by its number from 0
+	streams      atomic.Int64
 	opened       chan *peerStream
 }
 
@@ -27,6 +31,7 @@ type peerStream struct {
 	t        testing.TB
 	stream   scripted.WorkStream
 	hello    *codeqv1.WorkerHello
+	shard    uint32
 	requests chan *codeqv1.WorkRequest // closed at the half-close
 	end      chan error
 }
@@ -46,7 +51,12 @@ func (p *peer) work(stream scripted.WorkStream) error {
 	opened := &peerStream{
 		t: p.t, stream: stream, hello: first.GetHello(), requests: make(chan *codeqv1.WorkRequest, 4096), end: make(chan error, 1),
 	}
-	if err := stream.Send(scripted.WorkerWelcome(p.leaseSeconds)); err != nil {
+	welcome := scripted.WorkerWelcome(p.leaseSeconds)
+	if welcome.Welcome.Shards = p.shards; p.shards > 0 {
+		opened.shard = p.leads(int(p.streams.Add(1)) - 1)
+		welcome.Welcome.Shard = opened.shard
+	}
+	if err := stream.Send(welcome); err != nil {
 		return err
 	}
 	go opened.read()

@@ -18,7 +18,7 @@ func TestTasksLostWhileTheyWaitAreNotKept(t *testing.T) {
 		<-release
 		return None{}, nil
 	}, Limit(1))
-	r := newRun(made, t.Context(), nil)
+	r := newRun(made, t.Context(), nil).branches[0]
 	r.mu.Lock()
 	receive := func(id string) {
 		r.receive([]*codeqv1.Task{{Id: id, Command: "a", Payload: []byte(`""`)}})

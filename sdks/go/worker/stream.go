@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"google.golang.org/protobuf/encoding/protowire"
-	"google.golang.org/protobuf/proto"
 
 	codeq "github.com/osvaldoandrade/codeq/sdks/go"
 	codeqv1 "github.com/osvaldoandrade/codeq/sdks/go/gen/codeq/v1"
@@ -27,24 +26,19 @@ const (
 
 // session is one stream of the worker.
 type session struct {
-	*run
+	*branch
 	stream  *link.Stream
 	renewal *link.Renewal
 	ended   chan struct{}
 	end     error // valid once ended is closed
 }
 
-// attempt runs one stream to its end.
-func (r *run) attempt(address string, reconnects *link.Reconnects) (wasOpen bool, reason *codeq.Error) {
-	r.mu.Lock()
-	r.isLeaving, r.isHalfClosed, r.isDrainTold, r.leader = false, false, false, ""
-	r.mu.Unlock()
-	config := r.worker.config
-	hello := &codeqv1.WorkRequest{Hello: &codeqv1.WorkerHello{
-		Name: config.Name, Commands: r.commands, LeaseSeconds: proto.Int32(int32(config.Lease / time.Second)), Client: link.Hello(),
-	}}
-	var first codeqv1.WorkResponse
-	stream, err := r.worker.endpoint.Open(r.streams, address, method, hello, &first)
+// attempt runs one stream to its end. Without a reason, the branch ended it itself, to move or to make way.
+func (b *branch) attempt(address string, reconnects *link.Reconnects) (wasOpen bool, reason *codeq.Error) {
+	b.mu.Lock()
+	b.isLeaving, b.isMoving, b.isHalfClosed, b.isDrainTold, b.leader = false, false, false, false, ""
+	b.mu.Unlock()
+	stream, first, err := b.open(address)
 	if err != nil {
 		return false, link.ReasonOfEnd(err, false)
 	}
@@ -53,14 +47,17 @@ func (r *run) attempt(address string, reconnects *link.Reconnects) (wasOpen bool
 	if welcome.GetLeaseSeconds() < 1 || welcome.GetCreditsMax() < 1 {
 		return false, &codeq.Error{Reason: codeq.ErrBadHandshake, Message: "the server's first message is not a valid welcome"}
 	}
-	r.worker.endpoint.Servers.Reached()
-	r.worker.endpoint.CheckProtocol(welcome.GetServerVersion(), welcome.GetProtocol())
-	reconnects.Opened(address)
-	r.opened(welcome)
-	running := &session{run: r, stream: stream, ended: make(chan struct{})}
-	running.renewal = stream.NewRenewal(r.notify)
+	b.worker.endpoint.Servers.Reached()
+	b.worker.endpoint.CheckProtocol(welcome.GetServerVersion(), welcome.GetProtocol())
+	reconnects.Opened(b.address)
+	if b.makesWay(welcome) {
+		return true, nil
+	}
+	b.opened(welcome)
+	running := &session{branch: b, stream: stream, ended: make(chan struct{})}
+	running.renewal = stream.NewRenewal(b.notify)
 	stream.Learn()
-	if err = running.take(&first); err == nil {
+	if err = running.take(first); err == nil {
 		go running.read()
 		err = running.write()
 		if err != nil {
@@ -71,38 +68,45 @@ func (r *run) attempt(address string, reconnects *link.Reconnects) (wasOpen bool
 	if err == nil {
 		err = running.end
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return true, link.ReasonOfEnd(err, r.isLeaving)
+	if err == errMoves {
+		return true, nil
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return true, link.ReasonOfEnd(err, b.isLeaving)
 }
 
 // opened begins a stream: the server gets credits for the free places, and all leases are renewed, since they may be about
 // to end.
-func (r *run) opened(welcome *codeqv1.WorkerWelcome) {
-	r.worker.count(func(stats *Stats) { stats.Streams++ })
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.isConnected = true
-	if r.expiry != nil {
-		r.expiry.Stop()
-		r.expiry = nil
+func (b *branch) opened(welcome *codeqv1.WorkerWelcome) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.wasOpen || b == b.branches[0] { // the first streams of several branches count as one
+		b.worker.count(func(stats *Stats) { stats.Streams++ })
 	}
-	r.firstNumber = 1
-	r.lease = time.Duration(welcome.GetLeaseSeconds()) * time.Second
-	r.tenant, r.workerID = welcome.GetTenantId(), welcome.GetWorkerId()
-	r.creditsOwed = max(0, min(r.worker.config.Concurrency, int(welcome.GetCreditsMax()))-r.running)
-	r.bytesOwed = max(0, r.worker.config.WindowBytes-r.runningBytes)
+	b.wasOpen = true
+	b.isConnected = true
+	if b.expiry != nil {
+		b.expiry.Stop()
+		b.expiry = nil
+	}
+	b.firstNumber = 1
+	b.lease = time.Duration(welcome.GetLeaseSeconds()) * time.Second
+	b.tenant, b.workerID = welcome.GetTenantId(), welcome.GetWorkerId()
+	b.creditsOwed = max(0, min(b.share, int(welcome.GetCreditsMax()))-b.running)
+	b.bytesOwed = max(0, b.worker.config.WindowBytes/int64(len(b.branches))-b.runningBytes)
 	now := time.Now()
-	for each := r.first; each != nil; each = each.next {
-		each.renewAt = now.Add(r.lease / codeq.RenewalsPerLease)
+	b.look(welcome, now)
+	for each := b.first; each != nil; each = each.next {
+		each.renewAt = now.Add(b.lease / codeq.RenewalsPerLease)
 		each.isDue = true
-		r.due = append(r.due, each)
-		r.repeatProgress(each)
+		b.due = append(b.due, each)
+		b.repeatProgress(each)
 	}
-	for _, told := range r.unsent {
-		r.repeatProgress(told.delivery)
+	for _, told := range b.unsent {
+		b.repeatProgress(told.delivery)
 	}
-	r.notify()
+	b.notify()
 }
 
 func (s *session) read() {
@@ -126,6 +130,9 @@ func (s *session) take(response *codeqv1.WorkResponse) error {
 	defer s.mu.Unlock()
 	if len(response.GetTasks()) > 0 {
 		s.receive(response.GetTasks())
+	}
+	if response.ReturnedCredits != nil {
+		s.returned(int(response.GetReturnedCredits()))
 	}
 	if settled := response.GetSettled(); settled > 0 {
 		if err := s.settle(int(settled), response.GetOutcomeErrors()); err != nil {
@@ -174,6 +181,8 @@ func (s *session) write() error {
 		case s.mayBreak():
 			// Tasks are still running. A half-close would give them back, but a broken stream keeps their leases.
 			return &codeq.Error{Reason: codeq.ErrDraining, Message: "the stream is ending", Retryable: true}
+		case s.mayMove():
+			return errMoves
 		}
 		timer.Reset(time.Until(until))
 		select {
@@ -229,7 +238,9 @@ func (s *session) next() (data link.Encoded, isLast bool, until time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.isLeaving = s.isLeaving || s.renewal.IsLate()
-	s.renewDue(time.Now())
+	now := time.Now()
+	s.isMoving = s.isMoving || (!s.moveAt.IsZero() && !now.Before(s.moveAt))
+	s.renewDue(now)
 	data = s.appendProgress(data)
 	data = s.appendOutcomes(data)
 	data = s.appendHeartbeats(data)
@@ -241,8 +252,12 @@ func (s *session) next() (data link.Encoded, isLast bool, until time.Time) {
 	if token != "" {
 		data = protowire.AppendString(protowire.AppendTag(data, tokenField, protowire.BytesType), token)
 	}
-	if !isStopping && !s.isLeaving && len(s.unsettled) < codeq.UnsettledMax {
+	isTaking := !isStopping && !s.isLeaving
+	if isTaking && !s.isMoving && len(s.unsettled) < codeq.UnsettledMax {
 		data = s.appendCredits(data)
+	}
+	if isTaking {
+		data = s.appendReturn(data)
 	}
 	if len(data) > 0 {
 		return data, false, until
@@ -259,6 +274,9 @@ func (s *session) next() (data link.Encoded, isLast bool, until time.Time) {
 	}
 	if isStopping && s.stopAt.Before(until) {
 		until = s.stopAt
+	}
+	if !s.moveAt.IsZero() && !s.isMoving && s.moveAt.Before(until) {
+		until = s.moveAt
 	}
 	return nil, false, until
 }
@@ -317,7 +335,9 @@ func (s *session) appendHeartbeats(data link.Encoded) link.Encoded {
 func (s *session) appendCredits(data link.Encoded) link.Encoded {
 	if s.creditsOwed > 0 {
 		data = protowire.AppendVarint(protowire.AppendTag(data, creditsField, protowire.VarintType), uint64(s.creditsOwed))
+		s.credits += s.creditsOwed
 		s.creditsOwed = 0
+		s.balance()
 	}
 	if s.bytesOwed > 0 {
 		data = protowire.AppendVarint(protowire.AppendTag(data, creditBytesField, protowire.VarintType), uint64(s.bytesOwed))

@@ -28,44 +28,46 @@ func (p *places) leave(delivery *Delivery) {
 }
 
 // receive takes deliveries. The mutex is held.
-func (r *run) receive(messages []*codeqv1.Task) {
-	if r.isHalfClosed {
+func (b *branch) receive(messages []*codeqv1.Task) {
+	b.credits -= len(messages)
+	if b.isHalfClosed {
 		return // these deliveries crossed the half-close: the server takes them back
 	}
 	now, received := time.Now(), int64(0)
 	for _, message := range messages {
-		delivery := newDelivery(r, message)
-		if !r.stopAt.IsZero() { // crossed the drain
+		delivery := newDelivery(b, message)
+		if !b.stopAt.IsZero() { // crossed the drain
 			crossed, _ := newReport(delivery, outcome{kind: abandoned}, nil)
-			r.unsent = append(r.unsent, crossed)
+			b.unsent = append(b.unsent, crossed)
 			continue
 		}
-		if older := r.held[delivery.ID]; older != nil {
-			r.lose(older, ErrLeaseLost)
+		if older := b.held[delivery.ID]; older != nil {
+			b.lose(older, ErrLeaseLost)
 		}
-		delivery.leaseEnd = now.Add(r.lease)
-		r.hold(delivery, now)
-		r.running++
-		r.runningBytes += delivery.bytes
+		delivery.leaseEnd = now.Add(b.lease)
+		b.hold(delivery, now)
+		b.running++
+		b.runningBytes += delivery.bytes
 		received++
-		r.admit(delivery)
+		b.admit(delivery)
 	}
-	r.worker.count(func(stats *Stats) { stats.Received += received })
+	b.worker.count(func(stats *Stats) { stats.Received += received })
+	b.balance()
 }
 
 // admit starts the handler of a delivery, or makes it wait for its handler's limit. The mutex is held.
-func (r *run) admit(delivery *Delivery) {
-	delivery.handler = r.worker.handlerOf(delivery.Command)
+func (b *branch) admit(delivery *Delivery) {
+	delivery.handler = b.worker.handlerOf(delivery.Command)
 	if delivery.handler == nil {
 		unknown, _ := newReport(delivery, outcome{kind: nacked, err: "no handler for command " + delivery.Command}, nil)
-		r.over(delivery, unknown)
+		b.over(delivery, unknown)
 		return
 	}
 	if delivery.handler.limit > 0 {
-		taken := r.places[delivery.handler]
+		taken := b.places[delivery.handler]
 		if taken == nil {
 			taken = &places{}
-			r.places[delivery.handler] = taken
+			b.places[delivery.handler] = taken
 		}
 		if taken.running >= delivery.handler.limit {
 			delivery.isWaiting = true
@@ -74,7 +76,7 @@ func (r *run) admit(delivery *Delivery) {
 		}
 		taken.running++
 	}
-	r.start(delivery)
+	b.start(delivery)
 }
 
 // job is a delivery whose handler is to run.
@@ -163,7 +165,7 @@ func (r *run) done(delivery *Delivery, told *report) (isDropped bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	isDropped = delivery.ending != nil
-	r.over(delivery, told)
+	delivery.branch.over(delivery, told)
 	if taken := r.places[delivery.handler]; taken != nil {
 		taken.running--
 		r.startWaiting(taken, delivery.handler.limit)
@@ -182,52 +184,53 @@ func (r *run) startWaiting(taken *places, limit int) {
 }
 
 // over ends a delivery; an outcome whose lease is gone is dropped. The mutex is held.
-func (r *run) over(delivery *Delivery, told *report) {
+func (b *branch) over(delivery *Delivery, told *report) {
 	delivery.isOver = true
 	if delivery.stuck != nil {
 		delivery.stuck.Stop()
 	}
-	r.running--
-	r.runningBytes -= delivery.bytes
-	r.creditsOwed++
-	r.bytesOwed += delivery.bytes
+	b.running--
+	b.runningBytes -= delivery.bytes
+	b.creditsOwed++
+	b.bytesOwed += delivery.bytes
+	b.passOn()
 	switch {
 	case delivery.ending == nil:
-		r.release(delivery)
-		r.unsent = append(r.unsent, told)
+		b.release(delivery)
+		b.unsent = append(b.unsent, told)
 	case delivery.ending != ErrShutdown && told != nil:
-		r.worker.count(func(stats *Stats) { stats.Refused++ })
+		b.worker.count(func(stats *Stats) { stats.Refused++ })
 	}
-	r.notify()
+	b.notify()
 }
 
 // hold adds a delivery to those whose leases are renewed. The mutex is held.
-func (r *run) hold(delivery *Delivery, now time.Time) {
-	delivery.renewAt = now.Add(r.lease / codeq.RenewalsPerLease)
+func (b *branch) hold(delivery *Delivery, now time.Time) {
+	delivery.renewAt = now.Add(b.lease / codeq.RenewalsPerLease)
 	delivery.renewedAt = now
-	r.held[delivery.ID] = delivery
+	b.held[delivery.ID] = delivery
 	delivery.isHeld = true
-	r.push(delivery)
+	b.push(delivery)
 }
 
-func (r *run) push(delivery *Delivery) {
-	delivery.previous, delivery.next = r.last, nil
-	if r.last == nil {
-		r.first = delivery
+func (b *branch) push(delivery *Delivery) {
+	delivery.previous, delivery.next = b.last, nil
+	if b.last == nil {
+		b.first = delivery
 	} else {
-		r.last.next = delivery
+		b.last.next = delivery
 	}
-	r.last = delivery
+	b.last = delivery
 }
 
-func (r *run) unlink(delivery *Delivery) {
+func (b *branch) unlink(delivery *Delivery) {
 	if delivery.previous == nil {
-		r.first = delivery.next
+		b.first = delivery.next
 	} else {
 		delivery.previous.next = delivery.next
 	}
 	if delivery.next == nil {
-		r.last = delivery.previous
+		b.last = delivery.previous
 	} else {
 		delivery.next.previous = delivery.previous
 	}
@@ -235,44 +238,44 @@ func (r *run) unlink(delivery *Delivery) {
 }
 
 // release ends the renewals of a delivery. The mutex is held.
-func (r *run) release(delivery *Delivery) {
+func (b *branch) release(delivery *Delivery) {
 	if !delivery.isHeld {
 		return
 	}
 	delivery.isHeld, delivery.isDue = false, false
-	r.unlink(delivery)
-	if r.held[delivery.ID] == delivery {
-		delete(r.held, delivery.ID)
+	b.unlink(delivery)
+	if b.held[delivery.ID] == delivery {
+		delete(b.held, delivery.ID)
 	}
 }
 
 // lose gives up the lease of a delivery and cancels its handler. The mutex is held.
-func (r *run) lose(delivery *Delivery, cause error) {
-	r.worker.count(func(stats *Stats) { stats.Lost++ })
+func (b *branch) lose(delivery *Delivery, cause error) {
+	b.worker.count(func(stats *Stats) { stats.Lost++ })
 	level := slog.LevelWarn
 	if cause == ErrCancelled {
 		level = slog.LevelInfo
 	}
-	r.logger().Log(r.values, level, "codeq: the handler of a task is cancelled", "task", delivery.ID, "command", delivery.Command,
+	b.logger().Log(b.values, level, "codeq: the handler of a task is cancelled", "task", delivery.ID, "command", delivery.Command,
 		"leaseToken", delivery.LeaseToken, "cause", cause)
-	r.end(delivery, cause)
+	b.end(delivery, cause)
 }
 
 // end cancels the handler of a delivery, whose outcome will be dropped. The mutex is held.
-func (r *run) end(delivery *Delivery, cause error) {
-	r.release(delivery)
+func (b *branch) end(delivery *Delivery, cause error) {
+	b.release(delivery)
 	delivery.ending = cause
 	delivery.progress, delivery.isReporting = nil, false
 	if delivery.isWaiting {
-		r.places[delivery.handler].leave(delivery)
-		r.over(delivery, nil)
+		b.places[delivery.handler].leave(delivery)
+		b.over(delivery, nil)
 		return
 	}
 	if delivery.isOver || delivery.cancel == nil {
 		return
 	}
 	delivery.cancel(cause)
-	r.watchStuck(delivery)
+	b.watchStuck(delivery)
 }
 
 func (r *run) timedOut(delivery *Delivery) {
@@ -302,38 +305,38 @@ func (r *run) tellStuck(delivery *Delivery) {
 }
 
 // report takes the progress of a delivery.
-func (r *run) report(delivery *Delivery, data []byte) error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
+func (b *branch) report(delivery *Delivery, data []byte) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	if delivery.ending != nil {
 		return delivery.ending
 	}
 	if delivery.isOver {
 		return ErrLeaseLost
 	}
-	r.queueProgress(delivery, data)
-	r.notify()
+	b.queueProgress(delivery, data)
+	b.notify()
 	return nil
 }
 
 // queueProgress takes a value to be sent. The mutex is held.
-func (r *run) queueProgress(delivery *Delivery, data []byte) {
+func (b *branch) queueProgress(delivery *Delivery, data []byte) {
 	if !delivery.isReporting {
-		r.progress = append(r.progress, delivery)
+		b.progress = append(b.progress, delivery)
 	}
 	delivery.progress, delivery.isReporting = data, true
 }
 
 // repeatProgress sends the last value again on a new stream, since the server may not have received it. The mutex is held.
-func (r *run) repeatProgress(delivery *Delivery) {
+func (b *branch) repeatProgress(delivery *Delivery) {
 	if delivery.progress != nil {
-		r.queueProgress(delivery, delivery.progress)
+		b.queueProgress(delivery, delivery.progress)
 	}
 }
 
 // settle takes the server's answers to the oldest outcomes. The mutex is held.
-func (r *run) settle(count int, refused []*codeqv1.OutcomeError) error {
-	if count > len(r.unsettled) {
+func (b *branch) settle(count int, refused []*codeqv1.OutcomeError) error {
+	if count > len(b.unsettled) {
 		return &codeq.Error{Reason: codeq.ErrInternal, Message: "the server settled more outcomes than were sent"}
 	}
 	var refusals map[int]*codeqv1.OutcomeError
@@ -341,10 +344,10 @@ func (r *run) settle(count int, refused []*codeqv1.OutcomeError) error {
 		refusals = map[int]*codeqv1.OutcomeError{}
 	}
 	for _, each := range refused {
-		refusals[int(each.GetNumber()-r.firstNumber)] = each
+		refusals[int(each.GetNumber()-b.firstNumber)] = each
 	}
 	settled := int64(0)
-	for index, told := range r.unsettled[:count] {
+	for index, told := range b.unsettled[:count] {
 		refusal := refusals[index]
 		if refusal == nil {
 			settled++
@@ -352,28 +355,28 @@ func (r *run) settle(count int, refused []*codeqv1.OutcomeError) error {
 		}
 		reason := link.FromReason(refusal.GetReason(), refusal.GetMessage())
 		if link.IsUnavailable(reason) { // sent again on the next stream
-			r.undecided = append(r.undecided, told)
-			r.isLeaving = true
+			b.undecided = append(b.undecided, told)
+			b.isLeaving = true
 		} else {
-			r.refuse(told, reason)
+			b.refuse(told, reason)
 		}
 	}
-	r.unsettled = link.Rest(r.unsettled, count)
-	r.firstNumber += uint64(count)
-	r.worker.count(func(stats *Stats) { stats.Settled += settled })
+	b.unsettled = link.Rest(b.unsettled, count)
+	b.firstNumber += uint64(count)
+	b.worker.count(func(stats *Stats) { stats.Settled += settled })
 	return nil
 }
 
 // refuse handles a rejected outcome. The mutex is held.
-func (r *run) refuse(told *report, reason *codeq.Error) {
-	r.worker.count(func(stats *Stats) { stats.Refused++ })
+func (b *branch) refuse(told *report, reason *codeq.Error) {
+	b.worker.count(func(stats *Stats) { stats.Refused++ })
 	delivery := told.delivery
-	r.logger().Warn("codeq: the outcome of a task is rejected", "task", delivery.ID, "leaseToken", delivery.LeaseToken, "error", reason)
+	b.logger().Warn("codeq: the outcome of a task is rejected", "task", delivery.ID, "leaseToken", delivery.LeaseToken, "error", reason)
 	if told.isReplacement || !link.IsOfContent(reason) {
 		return
 	}
 	// Without an outcome the task would be redelivered when its lease ends, with no trace of the reason.
 	instead, _ := newReport(delivery, outcome{kind: nacked, err: "outcome rejected: " + reason.Error()}, nil)
 	instead.isReplacement = true
-	r.unsent = append(r.unsent, instead)
+	b.unsent = append(b.unsent, instead)
 }

@@ -1,4 +1,5 @@
-// Package worker takes tasks over one stream, runs a handler for each, and reports the outcomes.
+// Package worker takes tasks over a stream, or over one for each shard of the server, runs a handler for each task, and
+// reports the outcomes.
 //
 //	tasks, err := worker.New(worker.Config{})
 //	worker.Handle(tasks, "resize", func(ctx context.Context, task worker.Task[Image]) (Thumbnail, error) { … })
@@ -68,7 +69,8 @@ type Config struct {
 	// Commands are taken in addition to those with a handler of their own, and run by the handler of HandleAll. Default:
 	// with HandleAll, all commands that the token allows.
 	Commands []string
-	// Concurrency is the number of tasks that run at once, 1 to 65536. Default: 16.
+	// Concurrency is the number of tasks that run at once, 1 to 65536. With at least four for each shard of the server,
+	// the worker has a stream to the process of each. Default: 16.
 	Concurrency int
 	// Lease is the time until the tasks of a vanished worker are redelivered, in whole seconds from 1 s to 12 h. Leases of
 	// running tasks are renewed after a third of it. Default: 60 s.
@@ -88,7 +90,7 @@ type Config struct {
 
 // Stats counts since the worker was created.
 type Stats struct {
-	// Streams is the number of streams opened.
+	// Streams is the number of streams opened; those that are first opened to the shards of a server count as one.
 	Streams int64
 	// Received is the number of tasks delivered.
 	Received int64

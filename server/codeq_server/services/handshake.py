@@ -11,6 +11,7 @@ import structlog
 from codeq.v1 import producer_service_pb2 as pb
 
 from codeq_server.auth.claims import Claims
+from codeq_server.core.ids import Route
 
 from .auditing import written_origin
 
@@ -20,6 +21,11 @@ SERVER_VERSION: Final = version("codeq-server")
 """Version of the server."""
 
 _log = structlog.get_logger()
+
+
+def place_of(route: Route | None) -> tuple[int, int]:
+    """Returns the index of a process's shard, and the number of shards, as a welcome names them."""
+    return (0, 1) if route is None else (route.shard, route.count)
 
 
 def opening(call: str, claims: Claims, name: str, client: pb.ClientInfo, peer: str) -> Callable[[], None]:

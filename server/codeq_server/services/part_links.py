@@ -104,6 +104,24 @@ class StreamLinks:
         return GrpcLink(self._shards.channel(shard), self._shards.metadata(shard))
 
 
+class LinksToOne:
+    """Links to one shard alone.
+
+    Args:
+        links: Opens links to all shards.
+        shard: The shard.
+    """
+
+    count: Final = 1
+
+    def __init__(self, links: PartLinks, shard: int) -> None:
+        self._links, self._shard = links, shard
+
+    def open(self, _: int) -> PartLink:
+        """Begins to open a link to the shard."""
+        return self._links.open(self._shard)
+
+
 class GrpcLink:
     """A link to the process of another shard."""
 

@@ -15,7 +15,7 @@ from codeq_server.engine.runner import ShardRunner
 
 from .elsewhere import Elsewhere
 from .frame_creator import FrameCreator
-from .handshake import PROTOCOL, SERVER_VERSION, opening
+from .handshake import PROTOCOL, SERVER_VERSION, opening, place_of
 from .outbox import Outbox
 from .rate_limits import FRAMES, RateLimits
 from .shards import Shards
@@ -71,6 +71,7 @@ class ProducerStream:
         """
         self._first = await hello_of(self._context, pb.ProduceRequest)
         opened = self._greet(self._first.hello)
+        shard, shards = place_of(self._runner.shard.settings.route)
         welcome = pb.ProducerWelcome(
             tenant_id=self._tenant,
             subject=self._subject,
@@ -80,6 +81,8 @@ class ProducerStream:
             frame_bytes_max=FRAME_BYTES_MAX,
             server_version=SERVER_VERSION,
             protocol=PROTOCOL,
+            shard=shard,
+            shards=shards,
         )
         await self._registry.serve(self.notify, self._token, partial(self._serve, welcome, opened))
 

@@ -21,7 +21,7 @@ from codeq_internal.v1 import shard_work_pb2 as shard_pb
 
 from codeq_server.auth.claims import NEVER
 from codeq_server.core.errors import Reason, Rejection
-from codeq_server.core.ids import shard_of
+from codeq_server.core.ids import Route, shard_of
 
 from .artifacts import RESULT_BYTES_MAX
 from .claiming import allowed_commands
@@ -32,9 +32,9 @@ from .relay_ledger import Ledger
 from .relay_part import RelayPart
 from .settling import HEARTBEAT_SCOPE, check_items
 from .stream_token import StreamToken
-from .streams import StreamRegistry, hello_of, protocol_error
+from .streams import StreamRegistry, protocol_error
 from .validation import check_message
-from .work import FRAMES_AHEAD, lease_of, welcome_of, worker_of
+from .work import FRAMES_AHEAD, credits_to_return, lease_of, welcome_of, worker_of
 
 UNSENT_BYTES_MAX: Final = 4 << 20
 """Bytes that wait to be sent to a shard beyond which nothing more is read from the client."""
@@ -97,6 +97,8 @@ class WorkerRelay:
         self._frames: deque[_Frame] = deque()
         self._answers: deque[bytes] = deque()
         self._answer_bytes = 0
+        self._returned: int | None = None
+        """Returned credits of which the client was not told; None: it has not asked."""
         self._draining = False
         self._closing = False
         self._has_ended = False
@@ -116,22 +118,27 @@ class WorkerRelay:
         """Returns the number of tasks of the stream that are leased."""
         return sum(self._leased)
 
-    async def run(self) -> None:
+    async def run(self, first: pb.WorkRequest, route: Route | None) -> None:
         """Serves the stream until the client half-closes.
+
+        Args:
+            first: The message with the hello.
+            route: Leads to the shard of this process.
 
         Raises:
             Rejection: Why the stream ends.
         """
-        self._first = await hello_of(self._context, pb.WorkRequest)
+        self._first = first
         hello, peer, claims = self._hello, self._context.peer(), self._token.claims
-        hello.CopyFrom(self._first.hello)  # the message would keep all its items in memory
+        hello.CopyFrom(first.hello)  # the message would keep all its items in memory
+        del first
         check_message(hello)
         caller, lease = worker_of(claims, hello), lease_of(hello, self._default_lease_seconds)
         allowed_commands(claims, hello.commands)
         self._token.on_change = self._apply
         opened = opening(_CALL, claims, hello.name, hello.client, peer)
         number = self._registry.workers.enter(self, caller, hello, peer, self._unix_seconds())
-        serve = partial(self._serve, welcome_of(caller, lease), opened)
+        serve = partial(self._serve, welcome_of(caller, lease, route), opened)
         try:
             await finish(self._registry.serve(self.notify, self._token, serve), self._stop)
         finally:
@@ -247,8 +254,17 @@ class WorkerRelay:
             elif work.outcomes:
                 self.lost(shard, len(work.outcomes), "the link is being opened again", keeps=False)
         self._credits.add(message.add_credits, message.add_credit_bytes)
+        if message.return_credits:
+            self._return(message.return_credits)
         self._draining |= message.drain
         self._pull()
+
+    def _return(self, count: int) -> None:
+        """Returns credits that are in no pull."""
+        count = credits_to_return(self._credits.held, count)
+        self._credits.held -= count
+        self._returned = (self._returned or 0) + count
+        self._wake.set()
 
     def _split(self, message: pb.WorkRequest) -> dict[int, pb.WorkRequest]:
         """Returns what a message says about the tasks of each shard.
@@ -371,7 +387,9 @@ class WorkerRelay:
             pieces.append(frame.tasks)
             size += len(frame.tasks)
         answer = pb.WorkResponse()
-        if self._ledger.report(answer):
+        if self._returned is not None:
+            answer.returned_credits, self._returned = self._returned, None
+        if self._ledger.report(answer) or answer.HasField("returned_credits"):
             pieces.append(answer.SerializeToString())
         size = 0
         while self._answers and size < JOINED_BYTES_MAX:

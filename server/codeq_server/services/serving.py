@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from typing import Any, Final
 
+from codeq.v1 import worker_service_pb2
 from codeq_gateway.bodies import InFlight
 from codeq_internal.v1 import shard_work_pb2
 from google.protobuf import descriptor_pool
@@ -24,7 +25,7 @@ from . import payload_schemas
 from .artifacts import Artifacts, Keeper
 from .audit import AuditService
 from .elsewhere import CREATE_SERVICE
-from .part_links import StreamLinks
+from .part_links import LinksToOne, PartLinks, StreamLinks
 from .part_stream import PartStream
 from .produce import ProducerStream
 from .queues import QueueService
@@ -41,7 +42,7 @@ from .tasks import TaskService
 from .tenants import TenantService
 from .topics import TopicService
 from .webhooks import WebhookService
-from .work import WorkerStream
+from .work import WorkerStream, chosen_shard
 
 TASKS: Final = "codeq.v1.TaskService"
 QUEUES: Final = "codeq.v1.QueueService"
@@ -139,19 +140,27 @@ class Serving:
         await ProducerStream(self.runner, token, self.streams, context, in_flight, self.rates, shards).run()
 
     async def work(self, token: StreamToken, context: Any, shards: LinkedShards | None = None) -> None:
-        """Serves a worker stream to its end, over all `shards` if there are several.
+        """Serves a worker stream to its end: over all `shards` if there are several, unless the client has chosen one.
 
         Raises:
             Rejection: Why the stream ends; may be in an exception group.
         """
-        if shards is not None:
-            links = StreamLinks(shards, partial(self._work_here, token))
-            seconds = self.runner.unix_seconds
-            await WorkerRelay(token, self.streams, self._lease_seconds, context, links, seconds).run()
-            return
-        await WorkerStream(
-            self.runner, token, self.streams, self._lease_seconds, self._artifacts, context, self.rates
-        ).run()
+        first = await hello_of(context, worker_service_pb2.WorkRequest)
+        only = None if shards is None else chosen_shard(first.hello, shards.count)
+        if shards is None or only == shards.mine:
+            stream = WorkerStream(
+                self.runner, token, self.streams, self._lease_seconds, self._artifacts, context, self.rates
+            )
+            running: Coroutine[Any, Any, None] = stream.run(first)
+        else:
+            links: PartLinks = StreamLinks(shards, partial(self._work_here, token))
+            if only is not None:
+                links = LinksToOne(links, only)
+            seconds, route = self.runner.unix_seconds, self.runner.shard.settings.route
+            relay = WorkerRelay(token, self.streams, self._lease_seconds, context, links, seconds)
+            running = relay.run(first, route)
+        del first  # it would keep all its items in memory
+        await running
 
     async def work_part(self, token: StreamToken, context: Any, first: shard_work_pb2.WorkOnShardRequest) -> None:
         """Serves this shard's part of a worker stream to its end.

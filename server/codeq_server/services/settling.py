@@ -125,6 +125,11 @@ class Settling:
         self.answer.cancelled.add(task_id=task_id, lease_token=token, reason=error_pb2.ERROR_REASON_TASK_ENDED)
         self.has_answer = True
 
+    def returned(self, count: int) -> None:
+        """Adds to the answer that credits were returned."""
+        self.answer.returned_credits += count
+        self.has_answer = True
+
     async def _upload_and_take(self, uploads: Uploads, message: pb.WorkRequest) -> None:
         self._filed = await take_filed(uploads, message)
         await self.take(message)

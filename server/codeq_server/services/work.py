@@ -13,6 +13,7 @@ from codeq.v1 import worker_service_pb2 as pb
 
 from codeq_server.auth.claims import Claims
 from codeq_server.core.errors import Rejection, invalid_field
+from codeq_server.core.ids import Route
 from codeq_server.core.model import Caller
 from codeq_server.engine.admission import CALL_COST
 from codeq_server.engine.runner import ShardRunner
@@ -20,13 +21,13 @@ from codeq_server.engine.runner import ShardRunner
 from .artifacts import Artifacts
 from .claiming import Claimed, Lease, allowed_commands, return_claims, return_unused
 from .delivering import FRAME_BYTES_MAX, Delivering
-from .handshake import PROTOCOL, SERVER_VERSION, opening
+from .handshake import PROTOCOL, SERVER_VERSION, opening, place_of
 from .outbox import Outbox
 from .pacing import Pacing
 from .rate_limits import RateLimits
 from .settling import Settling
 from .stream_token import StreamToken
-from .streams import StreamRegistry, hello_of, protocol_error
+from .streams import StreamRegistry, protocol_error
 from .validation import check_message
 
 CREDITS_MAX: Final = 65_536
@@ -61,8 +62,9 @@ def lease_of(hello: pb.WorkerHello, default_seconds: int) -> Lease:
     return Lease(default_seconds * 1000, is_default=True)
 
 
-def welcome_of(caller: Caller, lease: Lease) -> pb.WorkResponse:
-    """Returns the first response of a stream."""
+def welcome_of(caller: Caller, lease: Lease, route: Route | None) -> pb.WorkResponse:
+    """Returns the first response of a stream, served by the process of the shard to which a route leads."""
+    shard, shards = place_of(route)
     welcome = pb.WorkerWelcome(
         tenant_id=caller.tenant,
         worker_id=caller.worker,
@@ -70,8 +72,24 @@ def welcome_of(caller: Caller, lease: Lease) -> pb.WorkResponse:
         credits_max=CREDITS_MAX,
         server_version=SERVER_VERSION,
         protocol=PROTOCOL,
+        shard=shard,
+        shards=shards,
     )
     return pb.WorkResponse(welcome=welcome)
+
+
+def chosen_shard(hello: pb.WorkerHello, shards: int) -> int | None:
+    """Returns the only shard whose tasks a worker takes; None: those of all shards.
+
+    Raises:
+        Rejection: INVALID_FIELD.
+    """
+    choice = hello.only_shard
+    if not hello.HasField("only_shard") or choice.shards != shards:
+        return None
+    if choice.shard >= shards:
+        raise invalid_field("only_shard.shard", f"must be less than {shards}, the number of shards")
+    return choice.shard
 
 
 def check_credits(held: int, count: int, size: int) -> None:
@@ -89,6 +107,21 @@ def check_credits(held: int, count: int, size: int) -> None:
         raise invalid_field("add_credits", f"is negative, or makes the total more than {CREDITS_MAX}")
     if not 0 <= size <= CREDIT_BYTES_MAX:
         raise invalid_field("add_credit_bytes", f"must be between 0 and {CREDIT_BYTES_MAX}")
+
+
+def credits_to_return(held: int, count: int) -> int:
+    """Returns how many credits a stream returns.
+
+    Args:
+        held: Credits that are not spent.
+        count: Credits that the client wants back.
+
+    Raises:
+        Rejection: INVALID_FIELD.
+    """
+    if not 0 <= count <= CREDITS_MAX:
+        raise invalid_field("return_credits", f"must be between 0 and {CREDITS_MAX}")
+    return min(held, count)
 
 
 class WorkerStream:
@@ -128,24 +161,26 @@ class WorkerStream:
         self._first: pb.WorkRequest | None = None
         """The message with the hello, until it is processed."""
 
-    async def run(self) -> None:
+    async def run(self, first: pb.WorkRequest) -> None:
         """Serves the stream until the client half-closes.
+
+        Args:
+            first: The message with the hello.
 
         Raises:
             Rejection: Why the stream ends.
         """
-        self._first = await hello_of(self._context, pb.WorkRequest)
-        hello, peer = self._first.hello, self._context.peer()
+        self._first = first
+        hello, peer = first.hello, self._context.peer()
         check_message(hello)
         caller, lease = worker_of(self._token.claims, hello), lease_of(hello, self._default_lease_seconds)
         self._greet(hello, caller, lease)
         opened = opening(_CALL, self._token.claims, hello.name, hello.client, peer)
         number = self._registry.workers.enter(self, caller, hello, peer, self._runner.unix_seconds())
-        del hello
+        del hello, first  # the message with all its items, once it is processed
+        welcome = welcome_of(caller, lease, self._runner.shard.settings.route)
         try:
-            await self._registry.serve(
-                self.notify, self._token, partial(self._serve, welcome_of(caller, lease), opened)
-            )
+            await self._registry.serve(self.notify, self._token, partial(self._serve, welcome, opened))
         finally:
             self._registry.workers.leave(number)
             self._draining = True  # a turn may still be to come
@@ -240,6 +275,8 @@ class WorkerStream:
             else:
                 await self._settling.take(message)
             self._add_credits(message.add_credits, message.add_credit_bytes)
+            if message.return_credits:
+                self._return_credits(message.return_credits)
             if message.drain:
                 self._draining = True
                 self._runner.waiting.leave(self)
@@ -254,6 +291,11 @@ class WorkerStream:
         self.credits += count
         if size:
             self._credit_bytes = min((self._credit_bytes or 0) + size, CREDIT_BYTES_MAX)
+
+    def _return_credits(self, count: int) -> None:
+        count = credits_to_return(self.credits, count)
+        self.credits -= count
+        self._settling.returned(count)
 
     async def _confirm_half_close(self) -> None:
         """Returns if the client has half-closed the stream; is cancelled if the call broke.

@@ -290,7 +290,12 @@ type ProducerWelcome struct {
 	// Version of the server.
 	ServerVersion string `protobuf:"bytes,7,opt,name=server_version,json=serverVersion,proto3" json:"server_version,omitempty"`
 	// Version of the stream protocol that the server speaks. 0: the server is older than this field.
-	Protocol      uint32 `protobuf:"varint,8,opt,name=protocol,proto3" json:"protocol,omitempty"`
+	Protocol uint32 `protobuf:"varint,8,opt,name=protocol,proto3" json:"protocol,omitempty"`
+	// The shard of the process that serves the stream. It keeps tasks without an id or key of their own, unless its policy
+	// or keys give them another shard.
+	Shard uint32 `protobuf:"varint,9,opt,name=shard,proto3" json:"shard,omitempty"`
+	// Number of shards. 0: the server is older than this field.
+	Shards        uint32 `protobuf:"varint,10,opt,name=shards,proto3" json:"shards,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -377,6 +382,20 @@ func (x *ProducerWelcome) GetServerVersion() string {
 func (x *ProducerWelcome) GetProtocol() uint32 {
 	if x != nil {
 		return x.Protocol
+	}
+	return 0
+}
+
+func (x *ProducerWelcome) GetShard() uint32 {
+	if x != nil {
+		return x.Shard
+	}
+	return 0
+}
+
+func (x *ProducerWelcome) GetShards() uint32 {
+	if x != nil {
+		return x.Shards
 	}
 	return 0
 }
@@ -532,7 +551,7 @@ const file_codeq_v1_producer_service_proto_rawDesc = "" +
 	"ClientInfo\x12,\n" +
 	"\x03sdk\x18\x01 \x01(\tB\x1a\xbaH\x17r\x15\x18@2\x11^[A-Za-z0-9._-]*$R\x03sdk\x125\n" +
 	"\aversion\x18\x02 \x01(\tB\x1b\xbaH\x18r\x16\x18@2\x12^[A-Za-z0-9.+_-]*$R\aversion\x12\x1a\n" +
-	"\bprotocol\x18\x03 \x01(\rR\bprotocol\"\xb5\x02\n" +
+	"\bprotocol\x18\x03 \x01(\rR\bprotocol\"\xe3\x02\n" +
 	"\x0fProducerWelcome\x12\x1b\n" +
 	"\ttenant_id\x18\x01 \x01(\tR\btenantId\x12\x18\n" +
 	"\asubject\x18\x02 \x01(\tR\asubject\x12,\n" +
@@ -541,7 +560,10 @@ const file_codeq_v1_producer_service_proto_rawDesc = "" +
 	"\x0fframe_tasks_max\x18\x05 \x01(\x05R\rframeTasksMax\x12&\n" +
 	"\x0fframe_bytes_max\x18\x06 \x01(\x03R\rframeBytesMax\x12%\n" +
 	"\x0eserver_version\x18\a \x01(\tR\rserverVersion\x12\x1a\n" +
-	"\bprotocol\x18\b \x01(\rR\bprotocol\"r\n" +
+	"\bprotocol\x18\b \x01(\rR\bprotocol\x12\x14\n" +
+	"\x05shard\x18\t \x01(\rR\x05shard\x12\x16\n" +
+	"\x06shards\x18\n" +
+	" \x01(\rR\x06shards\"r\n" +
 	"\bFrameAck\x12\x19\n" +
 	"\btask_ids\x18\x01 \x03(\tR\ataskIds\x12+\n" +
 	"\x06errors\x18\x02 \x03(\v2\x13.codeq.v1.ItemErrorR\x06errors\x12\x1e\n" +

@@ -50,7 +50,10 @@ type WorkRequest struct {
 	// Fresh token of the same subject and tenant, without "Bearer", or empty. It replaces the stream's token before the
 	// rest of the message is processed. A rejected token ends the call. If the server cannot validate the fresh token at
 	// the moment, the old token stays in force. Leases are not affected.
-	Token         string `protobuf:"bytes,9,opt,name=token,proto3" json:"token,omitempty"`
+	Token string `protobuf:"bytes,9,opt,name=token,proto3" json:"token,omitempty"`
+	// Number of credits to return, 0 to 65536, applied after `add_credits`. WorkResponse.returned_credits answers a number
+	// above 0.
+	ReturnCredits int32 `protobuf:"varint,10,opt,name=return_credits,json=returnCredits,proto3" json:"return_credits,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -148,6 +151,13 @@ func (x *WorkRequest) GetToken() string {
 	return ""
 }
 
+func (x *WorkRequest) GetReturnCredits() int32 {
+	if x != nil {
+		return x.ReturnCredits
+	}
+	return 0
+}
+
 // WorkResponse carries any combination of its fields.
 type WorkResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -168,9 +178,12 @@ type WorkResponse struct {
 	Cancelled []*LostLease `protobuf:"bytes,7,rep,name=cancelled,proto3" json:"cancelled,omitempty"`
 	// Announces that the server will end the stream. From then on the server still accepts outcomes but pushes no more
 	// tasks, unless the reason is UNAUTHENTICATED: while a token is about to expire, it still pushes tasks.
-	Notice        *StreamNotice `protobuf:"bytes,8,opt,name=notice,proto3" json:"notice,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Notice *StreamNotice `protobuf:"bytes,8,opt,name=notice,proto3" json:"notice,omitempty"`
+	// Credits that were returned: as many as the client asked for, or fewer, down to 0, if the server has spent the others
+	// on tasks or is asking other processes for tasks with them. Absent unless the client asked.
+	ReturnedCredits *uint32 `protobuf:"varint,9,opt,name=returned_credits,json=returnedCredits,proto3,oneof" json:"returned_credits,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *WorkResponse) Reset() {
@@ -259,6 +272,13 @@ func (x *WorkResponse) GetNotice() *StreamNotice {
 	return nil
 }
 
+func (x *WorkResponse) GetReturnedCredits() uint32 {
+	if x != nil && x.ReturnedCredits != nil {
+		return *x.ReturnedCredits
+	}
+	return 0
+}
+
 // WorkerHello opens a worker stream.
 type WorkerHello struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -269,7 +289,9 @@ type WorkerHello struct {
 	// Length of the leases in seconds, 1 to 43200. Absent: as the policy of each task's command says; default: 60.
 	LeaseSeconds *int32 `protobuf:"varint,3,opt,name=lease_seconds,json=leaseSeconds,proto3,oneof" json:"lease_seconds,omitempty"`
 	// The SDK of the worker, if it uses one.
-	Client        *ClientInfo `protobuf:"bytes,4,opt,name=client,proto3" json:"client,omitempty"`
+	Client *ClientInfo `protobuf:"bytes,4,opt,name=client,proto3" json:"client,omitempty"`
+	// The one shard whose tasks the worker receives. Absent: those of all shards.
+	OnlyShard     *ShardChoice `protobuf:"bytes,5,opt,name=only_shard,json=onlyShard,proto3" json:"only_shard,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -332,6 +354,69 @@ func (x *WorkerHello) GetClient() *ClientInfo {
 	return nil
 }
 
+func (x *WorkerHello) GetOnlyShard() *ShardChoice {
+	if x != nil {
+		return x.OnlyShard
+	}
+	return nil
+}
+
+// ShardChoice chooses one of several shards for a stream. If the server has another number of shards, or is older than
+// this message, the stream is over all shards, as without the choice: compare WorkerWelcome.shards.
+type ShardChoice struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The shard, from 0.
+	Shard uint32 `protobuf:"varint,1,opt,name=shard,proto3" json:"shard,omitempty"`
+	// Number of shards that the client knows of, 2 to 32.
+	Shards        uint32 `protobuf:"varint,2,opt,name=shards,proto3" json:"shards,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ShardChoice) Reset() {
+	*x = ShardChoice{}
+	mi := &file_codeq_v1_worker_service_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ShardChoice) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ShardChoice) ProtoMessage() {}
+
+func (x *ShardChoice) ProtoReflect() protoreflect.Message {
+	mi := &file_codeq_v1_worker_service_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ShardChoice.ProtoReflect.Descriptor instead.
+func (*ShardChoice) Descriptor() ([]byte, []int) {
+	return file_codeq_v1_worker_service_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *ShardChoice) GetShard() uint32 {
+	if x != nil {
+		return x.Shard
+	}
+	return 0
+}
+
+func (x *ShardChoice) GetShards() uint32 {
+	if x != nil {
+		return x.Shards
+	}
+	return 0
+}
+
 // WorkerWelcome answers the hello.
 type WorkerWelcome struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -346,14 +431,19 @@ type WorkerWelcome struct {
 	// Version of the server.
 	ServerVersion string `protobuf:"bytes,5,opt,name=server_version,json=serverVersion,proto3" json:"server_version,omitempty"`
 	// Version of the stream protocol that the server speaks. 0: the server is older than this field.
-	Protocol      uint32 `protobuf:"varint,6,opt,name=protocol,proto3" json:"protocol,omitempty"`
+	Protocol uint32 `protobuf:"varint,6,opt,name=protocol,proto3" json:"protocol,omitempty"`
+	// The shard of the process that serves the stream. Tasks of other shards reach it from their processes.
+	Shard uint32 `protobuf:"varint,7,opt,name=shard,proto3" json:"shard,omitempty"`
+	// Number of shards. A task is in the shard that the FNV-1a hash of its id, with 64 bits, gives modulo this number.
+	// 0: the server is older than this field.
+	Shards        uint32 `protobuf:"varint,8,opt,name=shards,proto3" json:"shards,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *WorkerWelcome) Reset() {
 	*x = WorkerWelcome{}
-	mi := &file_codeq_v1_worker_service_proto_msgTypes[3]
+	mi := &file_codeq_v1_worker_service_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -365,7 +455,7 @@ func (x *WorkerWelcome) String() string {
 func (*WorkerWelcome) ProtoMessage() {}
 
 func (x *WorkerWelcome) ProtoReflect() protoreflect.Message {
-	mi := &file_codeq_v1_worker_service_proto_msgTypes[3]
+	mi := &file_codeq_v1_worker_service_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -378,7 +468,7 @@ func (x *WorkerWelcome) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkerWelcome.ProtoReflect.Descriptor instead.
 func (*WorkerWelcome) Descriptor() ([]byte, []int) {
-	return file_codeq_v1_worker_service_proto_rawDescGZIP(), []int{3}
+	return file_codeq_v1_worker_service_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *WorkerWelcome) GetTenantId() string {
@@ -423,6 +513,20 @@ func (x *WorkerWelcome) GetProtocol() uint32 {
 	return 0
 }
 
+func (x *WorkerWelcome) GetShard() uint32 {
+	if x != nil {
+		return x.Shard
+	}
+	return 0
+}
+
+func (x *WorkerWelcome) GetShards() uint32 {
+	if x != nil {
+		return x.Shards
+	}
+	return 0
+}
+
 // Heartbeat extends a lease.
 type Heartbeat struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -439,7 +543,7 @@ type Heartbeat struct {
 
 func (x *Heartbeat) Reset() {
 	*x = Heartbeat{}
-	mi := &file_codeq_v1_worker_service_proto_msgTypes[4]
+	mi := &file_codeq_v1_worker_service_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -451,7 +555,7 @@ func (x *Heartbeat) String() string {
 func (*Heartbeat) ProtoMessage() {}
 
 func (x *Heartbeat) ProtoReflect() protoreflect.Message {
-	mi := &file_codeq_v1_worker_service_proto_msgTypes[4]
+	mi := &file_codeq_v1_worker_service_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -464,7 +568,7 @@ func (x *Heartbeat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Heartbeat.ProtoReflect.Descriptor instead.
 func (*Heartbeat) Descriptor() ([]byte, []int) {
-	return file_codeq_v1_worker_service_proto_rawDescGZIP(), []int{4}
+	return file_codeq_v1_worker_service_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Heartbeat) GetTaskId() string {
@@ -503,7 +607,7 @@ type Progress struct {
 
 func (x *Progress) Reset() {
 	*x = Progress{}
-	mi := &file_codeq_v1_worker_service_proto_msgTypes[5]
+	mi := &file_codeq_v1_worker_service_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -515,7 +619,7 @@ func (x *Progress) String() string {
 func (*Progress) ProtoMessage() {}
 
 func (x *Progress) ProtoReflect() protoreflect.Message {
-	mi := &file_codeq_v1_worker_service_proto_msgTypes[5]
+	mi := &file_codeq_v1_worker_service_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -528,7 +632,7 @@ func (x *Progress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Progress.ProtoReflect.Descriptor instead.
 func (*Progress) Descriptor() ([]byte, []int) {
-	return file_codeq_v1_worker_service_proto_rawDescGZIP(), []int{5}
+	return file_codeq_v1_worker_service_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Progress) GetTaskId() string {
@@ -567,7 +671,7 @@ type OutcomeArtifacts struct {
 
 func (x *OutcomeArtifacts) Reset() {
 	*x = OutcomeArtifacts{}
-	mi := &file_codeq_v1_worker_service_proto_msgTypes[6]
+	mi := &file_codeq_v1_worker_service_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -579,7 +683,7 @@ func (x *OutcomeArtifacts) String() string {
 func (*OutcomeArtifacts) ProtoMessage() {}
 
 func (x *OutcomeArtifacts) ProtoReflect() protoreflect.Message {
-	mi := &file_codeq_v1_worker_service_proto_msgTypes[6]
+	mi := &file_codeq_v1_worker_service_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -592,7 +696,7 @@ func (x *OutcomeArtifacts) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OutcomeArtifacts.ProtoReflect.Descriptor instead.
 func (*OutcomeArtifacts) Descriptor() ([]byte, []int) {
-	return file_codeq_v1_worker_service_proto_rawDescGZIP(), []int{6}
+	return file_codeq_v1_worker_service_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *OutcomeArtifacts) GetTaskId() string {
@@ -631,7 +735,7 @@ type LeaseGrant struct {
 
 func (x *LeaseGrant) Reset() {
 	*x = LeaseGrant{}
-	mi := &file_codeq_v1_worker_service_proto_msgTypes[7]
+	mi := &file_codeq_v1_worker_service_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -643,7 +747,7 @@ func (x *LeaseGrant) String() string {
 func (*LeaseGrant) ProtoMessage() {}
 
 func (x *LeaseGrant) ProtoReflect() protoreflect.Message {
-	mi := &file_codeq_v1_worker_service_proto_msgTypes[7]
+	mi := &file_codeq_v1_worker_service_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -656,7 +760,7 @@ func (x *LeaseGrant) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseGrant.ProtoReflect.Descriptor instead.
 func (*LeaseGrant) Descriptor() ([]byte, []int) {
-	return file_codeq_v1_worker_service_proto_rawDescGZIP(), []int{7}
+	return file_codeq_v1_worker_service_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *LeaseGrant) GetTaskId() string {
@@ -695,7 +799,7 @@ type LostLease struct {
 
 func (x *LostLease) Reset() {
 	*x = LostLease{}
-	mi := &file_codeq_v1_worker_service_proto_msgTypes[8]
+	mi := &file_codeq_v1_worker_service_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -707,7 +811,7 @@ func (x *LostLease) String() string {
 func (*LostLease) ProtoMessage() {}
 
 func (x *LostLease) ProtoReflect() protoreflect.Message {
-	mi := &file_codeq_v1_worker_service_proto_msgTypes[8]
+	mi := &file_codeq_v1_worker_service_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -720,7 +824,7 @@ func (x *LostLease) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LostLease.ProtoReflect.Descriptor instead.
 func (*LostLease) Descriptor() ([]byte, []int) {
-	return file_codeq_v1_worker_service_proto_rawDescGZIP(), []int{8}
+	return file_codeq_v1_worker_service_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *LostLease) GetTaskId() string {
@@ -761,7 +865,7 @@ type OutcomeError struct {
 
 func (x *OutcomeError) Reset() {
 	*x = OutcomeError{}
-	mi := &file_codeq_v1_worker_service_proto_msgTypes[9]
+	mi := &file_codeq_v1_worker_service_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -773,7 +877,7 @@ func (x *OutcomeError) String() string {
 func (*OutcomeError) ProtoMessage() {}
 
 func (x *OutcomeError) ProtoReflect() protoreflect.Message {
-	mi := &file_codeq_v1_worker_service_proto_msgTypes[9]
+	mi := &file_codeq_v1_worker_service_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -786,7 +890,7 @@ func (x *OutcomeError) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OutcomeError.ProtoReflect.Descriptor instead.
 func (*OutcomeError) Descriptor() ([]byte, []int) {
-	return file_codeq_v1_worker_service_proto_rawDescGZIP(), []int{9}
+	return file_codeq_v1_worker_service_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *OutcomeError) GetNumber() uint64 {
@@ -821,7 +925,7 @@ var File_codeq_v1_worker_service_proto protoreflect.FileDescriptor
 
 const file_codeq_v1_worker_service_proto_rawDesc = "" +
 	"\n" +
-	"\x1dcodeq/v1/worker_service.proto\x12\bcodeq.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1ecodeq/options/v1/options.proto\x1a\x14codeq/v1/error.proto\x1a\x1fcodeq/v1/producer_service.proto\x1a\x13codeq/v1/task.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd1\x03\n" +
+	"\x1dcodeq/v1/worker_service.proto\x12\bcodeq.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1ecodeq/options/v1/options.proto\x1a\x14codeq/v1/error.proto\x1a\x1fcodeq/v1/producer_service.proto\x1a\x13codeq/v1/task.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x85\x04\n" +
 	"\vWorkRequest\x12+\n" +
 	"\x05hello\x18\x01 \x01(\v2\x15.codeq.v1.WorkerHelloR\x05hello\x12,\n" +
 	"\vadd_credits\x18\x02 \x01(\x05B\v\xbaH\b\x1a\x06\x18\x80\x80\x04(\x00R\n" +
@@ -835,7 +939,9 @@ const file_codeq_v1_worker_service_proto_rawDesc = "" +
 	"\x05drain\x18\x06 \x01(\bR\x05drain\x129\n" +
 	"\bprogress\x18\a \x03(\v2\x12.codeq.v1.ProgressB\t\xbaH\x06\x92\x01\x03\x10\x80 R\bprogress\x12C\n" +
 	"\tartifacts\x18\b \x03(\v2\x1a.codeq.v1.OutcomeArtifactsB\t\xbaH\x06\x92\x01\x03\x10\x80 R\tartifacts\x12\x1e\n" +
-	"\x05token\x18\t \x01(\tB\b\xbaH\x05r\x03\x18\xf8\x7fR\x05token\"\xfe\x02\n" +
+	"\x05token\x18\t \x01(\tB\b\xbaH\x05r\x03\x18\xf8\x7fR\x05token\x122\n" +
+	"\x0ereturn_credits\x18\n" +
+	" \x01(\x05B\v\xbaH\b\x1a\x06\x18\x80\x80\x04(\x00R\rreturnCredits\"\xc3\x03\n" +
 	"\fWorkResponse\x121\n" +
 	"\awelcome\x18\x01 \x01(\v2\x17.codeq.v1.WorkerWelcomeR\awelcome\x12$\n" +
 	"\x05tasks\x18\x02 \x03(\v2\x0e.codeq.v1.TaskR\x05tasks\x12\x18\n" +
@@ -844,13 +950,20 @@ const file_codeq_v1_worker_service_proto_rawDesc = "" +
 	"\bextended\x18\x05 \x03(\v2\x14.codeq.v1.LeaseGrantR\bextended\x12'\n" +
 	"\x04lost\x18\x06 \x03(\v2\x13.codeq.v1.LostLeaseR\x04lost\x121\n" +
 	"\tcancelled\x18\a \x03(\v2\x13.codeq.v1.LostLeaseR\tcancelled\x12.\n" +
-	"\x06notice\x18\b \x01(\v2\x16.codeq.v1.StreamNoticeR\x06notice\"\x82\x02\n" +
+	"\x06notice\x18\b \x01(\v2\x16.codeq.v1.StreamNoticeR\x06notice\x12.\n" +
+	"\x10returned_credits\x18\t \x01(\rH\x00R\x0freturnedCredits\x88\x01\x01B\x13\n" +
+	"\x11_returned_credits\"\xb8\x02\n" +
 	"\vWorkerHello\x12.\n" +
 	"\x04name\x18\x01 \x01(\tB\x1a\xbaH\x17r\x15\x18@2\x11^[A-Za-z0-9._-]*$R\x04name\x12L\n" +
 	"\bcommands\x18\x02 \x03(\tB0\xbaH-\x92\x01*\x10\x80\x02\"%r#\x10\x01\x18\x80\x012\x1c^[A-Za-z0-9][A-Za-z0-9._-]*$R\bcommands\x125\n" +
 	"\rlease_seconds\x18\x03 \x01(\x05B\v\xbaH\b\x1a\x06\x18\xc0\xd1\x02(\x01H\x00R\fleaseSeconds\x88\x01\x01\x12,\n" +
-	"\x06client\x18\x04 \x01(\v2\x14.codeq.v1.ClientInfoR\x06clientB\x10\n" +
-	"\x0e_lease_seconds\"\xd2\x01\n" +
+	"\x06client\x18\x04 \x01(\v2\x14.codeq.v1.ClientInfoR\x06client\x124\n" +
+	"\n" +
+	"only_shard\x18\x05 \x01(\v2\x15.codeq.v1.ShardChoiceR\tonlyShardB\x10\n" +
+	"\x0e_lease_seconds\"O\n" +
+	"\vShardChoice\x12\x1d\n" +
+	"\x05shard\x18\x01 \x01(\rB\a\xbaH\x04*\x02\x18\x1fR\x05shard\x12!\n" +
+	"\x06shards\x18\x02 \x01(\rB\t\xbaH\x06*\x04\x18 (\x02R\x06shards\"\x80\x02\n" +
 	"\rWorkerWelcome\x12\x1b\n" +
 	"\ttenant_id\x18\x01 \x01(\tR\btenantId\x12\x1b\n" +
 	"\tworker_id\x18\x02 \x01(\tR\bworkerId\x12#\n" +
@@ -858,7 +971,9 @@ const file_codeq_v1_worker_service_proto_rawDesc = "" +
 	"\vcredits_max\x18\x04 \x01(\x05R\n" +
 	"creditsMax\x12%\n" +
 	"\x0eserver_version\x18\x05 \x01(\tR\rserverVersion\x12\x1a\n" +
-	"\bprotocol\x18\x06 \x01(\rR\bprotocol\"y\n" +
+	"\bprotocol\x18\x06 \x01(\rR\bprotocol\x12\x14\n" +
+	"\x05shard\x18\a \x01(\rR\x05shard\x12\x16\n" +
+	"\x06shards\x18\b \x01(\rR\x06shards\"y\n" +
 	"\tHeartbeat\x12\x17\n" +
 	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12\x1f\n" +
 	"\vlease_token\x18\x02 \x01(\x04R\n" +
@@ -906,51 +1021,53 @@ func file_codeq_v1_worker_service_proto_rawDescGZIP() []byte {
 	return file_codeq_v1_worker_service_proto_rawDescData
 }
 
-var file_codeq_v1_worker_service_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
+var file_codeq_v1_worker_service_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
 var file_codeq_v1_worker_service_proto_goTypes = []any{
 	(*WorkRequest)(nil),           // 0: codeq.v1.WorkRequest
 	(*WorkResponse)(nil),          // 1: codeq.v1.WorkResponse
 	(*WorkerHello)(nil),           // 2: codeq.v1.WorkerHello
-	(*WorkerWelcome)(nil),         // 3: codeq.v1.WorkerWelcome
-	(*Heartbeat)(nil),             // 4: codeq.v1.Heartbeat
-	(*Progress)(nil),              // 5: codeq.v1.Progress
-	(*OutcomeArtifacts)(nil),      // 6: codeq.v1.OutcomeArtifacts
-	(*LeaseGrant)(nil),            // 7: codeq.v1.LeaseGrant
-	(*LostLease)(nil),             // 8: codeq.v1.LostLease
-	(*OutcomeError)(nil),          // 9: codeq.v1.OutcomeError
-	(*Outcome)(nil),               // 10: codeq.v1.Outcome
-	(*Task)(nil),                  // 11: codeq.v1.Task
-	(*StreamNotice)(nil),          // 12: codeq.v1.StreamNotice
-	(*ClientInfo)(nil),            // 13: codeq.v1.ClientInfo
-	(*NewArtifact)(nil),           // 14: codeq.v1.NewArtifact
-	(*timestamppb.Timestamp)(nil), // 15: google.protobuf.Timestamp
-	(ErrorReason)(0),              // 16: codeq.v1.ErrorReason
+	(*ShardChoice)(nil),           // 3: codeq.v1.ShardChoice
+	(*WorkerWelcome)(nil),         // 4: codeq.v1.WorkerWelcome
+	(*Heartbeat)(nil),             // 5: codeq.v1.Heartbeat
+	(*Progress)(nil),              // 6: codeq.v1.Progress
+	(*OutcomeArtifacts)(nil),      // 7: codeq.v1.OutcomeArtifacts
+	(*LeaseGrant)(nil),            // 8: codeq.v1.LeaseGrant
+	(*LostLease)(nil),             // 9: codeq.v1.LostLease
+	(*OutcomeError)(nil),          // 10: codeq.v1.OutcomeError
+	(*Outcome)(nil),               // 11: codeq.v1.Outcome
+	(*Task)(nil),                  // 12: codeq.v1.Task
+	(*StreamNotice)(nil),          // 13: codeq.v1.StreamNotice
+	(*ClientInfo)(nil),            // 14: codeq.v1.ClientInfo
+	(*NewArtifact)(nil),           // 15: codeq.v1.NewArtifact
+	(*timestamppb.Timestamp)(nil), // 16: google.protobuf.Timestamp
+	(ErrorReason)(0),              // 17: codeq.v1.ErrorReason
 }
 var file_codeq_v1_worker_service_proto_depIdxs = []int32{
 	2,  // 0: codeq.v1.WorkRequest.hello:type_name -> codeq.v1.WorkerHello
-	10, // 1: codeq.v1.WorkRequest.outcomes:type_name -> codeq.v1.Outcome
-	4,  // 2: codeq.v1.WorkRequest.heartbeats:type_name -> codeq.v1.Heartbeat
-	5,  // 3: codeq.v1.WorkRequest.progress:type_name -> codeq.v1.Progress
-	6,  // 4: codeq.v1.WorkRequest.artifacts:type_name -> codeq.v1.OutcomeArtifacts
-	3,  // 5: codeq.v1.WorkResponse.welcome:type_name -> codeq.v1.WorkerWelcome
-	11, // 6: codeq.v1.WorkResponse.tasks:type_name -> codeq.v1.Task
-	9,  // 7: codeq.v1.WorkResponse.outcome_errors:type_name -> codeq.v1.OutcomeError
-	7,  // 8: codeq.v1.WorkResponse.extended:type_name -> codeq.v1.LeaseGrant
-	8,  // 9: codeq.v1.WorkResponse.lost:type_name -> codeq.v1.LostLease
-	8,  // 10: codeq.v1.WorkResponse.cancelled:type_name -> codeq.v1.LostLease
-	12, // 11: codeq.v1.WorkResponse.notice:type_name -> codeq.v1.StreamNotice
-	13, // 12: codeq.v1.WorkerHello.client:type_name -> codeq.v1.ClientInfo
-	14, // 13: codeq.v1.OutcomeArtifacts.artifacts:type_name -> codeq.v1.NewArtifact
-	15, // 14: codeq.v1.LeaseGrant.lease_until:type_name -> google.protobuf.Timestamp
-	16, // 15: codeq.v1.LostLease.reason:type_name -> codeq.v1.ErrorReason
-	16, // 16: codeq.v1.OutcomeError.reason:type_name -> codeq.v1.ErrorReason
-	0,  // 17: codeq.v1.WorkerService.Work:input_type -> codeq.v1.WorkRequest
-	1,  // 18: codeq.v1.WorkerService.Work:output_type -> codeq.v1.WorkResponse
-	18, // [18:19] is the sub-list for method output_type
-	17, // [17:18] is the sub-list for method input_type
-	17, // [17:17] is the sub-list for extension type_name
-	17, // [17:17] is the sub-list for extension extendee
-	0,  // [0:17] is the sub-list for field type_name
+	11, // 1: codeq.v1.WorkRequest.outcomes:type_name -> codeq.v1.Outcome
+	5,  // 2: codeq.v1.WorkRequest.heartbeats:type_name -> codeq.v1.Heartbeat
+	6,  // 3: codeq.v1.WorkRequest.progress:type_name -> codeq.v1.Progress
+	7,  // 4: codeq.v1.WorkRequest.artifacts:type_name -> codeq.v1.OutcomeArtifacts
+	4,  // 5: codeq.v1.WorkResponse.welcome:type_name -> codeq.v1.WorkerWelcome
+	12, // 6: codeq.v1.WorkResponse.tasks:type_name -> codeq.v1.Task
+	10, // 7: codeq.v1.WorkResponse.outcome_errors:type_name -> codeq.v1.OutcomeError
+	8,  // 8: codeq.v1.WorkResponse.extended:type_name -> codeq.v1.LeaseGrant
+	9,  // 9: codeq.v1.WorkResponse.lost:type_name -> codeq.v1.LostLease
+	9,  // 10: codeq.v1.WorkResponse.cancelled:type_name -> codeq.v1.LostLease
+	13, // 11: codeq.v1.WorkResponse.notice:type_name -> codeq.v1.StreamNotice
+	14, // 12: codeq.v1.WorkerHello.client:type_name -> codeq.v1.ClientInfo
+	3,  // 13: codeq.v1.WorkerHello.only_shard:type_name -> codeq.v1.ShardChoice
+	15, // 14: codeq.v1.OutcomeArtifacts.artifacts:type_name -> codeq.v1.NewArtifact
+	16, // 15: codeq.v1.LeaseGrant.lease_until:type_name -> google.protobuf.Timestamp
+	17, // 16: codeq.v1.LostLease.reason:type_name -> codeq.v1.ErrorReason
+	17, // 17: codeq.v1.OutcomeError.reason:type_name -> codeq.v1.ErrorReason
+	0,  // 18: codeq.v1.WorkerService.Work:input_type -> codeq.v1.WorkRequest
+	1,  // 19: codeq.v1.WorkerService.Work:output_type -> codeq.v1.WorkResponse
+	19, // [19:20] is the sub-list for method output_type
+	18, // [18:19] is the sub-list for method input_type
+	18, // [18:18] is the sub-list for extension type_name
+	18, // [18:18] is the sub-list for extension extendee
+	0,  // [0:18] is the sub-list for field type_name
 }
 
 func init() { file_codeq_v1_worker_service_proto_init() }
@@ -961,6 +1078,7 @@ func file_codeq_v1_worker_service_proto_init() {
 	file_codeq_v1_error_proto_init()
 	file_codeq_v1_producer_service_proto_init()
 	file_codeq_v1_task_proto_init()
+	file_codeq_v1_worker_service_proto_msgTypes[1].OneofWrappers = []any{}
 	file_codeq_v1_worker_service_proto_msgTypes[2].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -968,7 +1086,7 @@ func file_codeq_v1_worker_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_codeq_v1_worker_service_proto_rawDesc), len(file_codeq_v1_worker_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   10,
+			NumMessages:   11,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -49,7 +49,7 @@ class ClientInfo(_message.Message):
     def __init__(self, sdk: _Optional[str] = ..., version: _Optional[str] = ..., protocol: _Optional[int] = ...) -> None: ...
 
 class ProducerWelcome(_message.Message):
-    __slots__ = ("tenant_id", "subject", "unacked_frames_max", "unacked_bytes_max", "frame_tasks_max", "frame_bytes_max", "server_version", "protocol")
+    __slots__ = ("tenant_id", "subject", "unacked_frames_max", "unacked_bytes_max", "frame_tasks_max", "frame_bytes_max", "server_version", "protocol", "shard", "shards")
     TENANT_ID_FIELD_NUMBER: _ClassVar[int]
     SUBJECT_FIELD_NUMBER: _ClassVar[int]
     UNACKED_FRAMES_MAX_FIELD_NUMBER: _ClassVar[int]
@@ -58,6 +58,8 @@ class ProducerWelcome(_message.Message):
     FRAME_BYTES_MAX_FIELD_NUMBER: _ClassVar[int]
     SERVER_VERSION_FIELD_NUMBER: _ClassVar[int]
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
+    SHARD_FIELD_NUMBER: _ClassVar[int]
+    SHARDS_FIELD_NUMBER: _ClassVar[int]
     tenant_id: str
     subject: str
     unacked_frames_max: int
@@ -66,7 +68,9 @@ class ProducerWelcome(_message.Message):
     frame_bytes_max: int
     server_version: str
     protocol: int
-    def __init__(self, tenant_id: _Optional[str] = ..., subject: _Optional[str] = ..., unacked_frames_max: _Optional[int] = ..., unacked_bytes_max: _Optional[int] = ..., frame_tasks_max: _Optional[int] = ..., frame_bytes_max: _Optional[int] = ..., server_version: _Optional[str] = ..., protocol: _Optional[int] = ...) -> None: ...
+    shard: int
+    shards: int
+    def __init__(self, tenant_id: _Optional[str] = ..., subject: _Optional[str] = ..., unacked_frames_max: _Optional[int] = ..., unacked_bytes_max: _Optional[int] = ..., frame_tasks_max: _Optional[int] = ..., frame_bytes_max: _Optional[int] = ..., server_version: _Optional[str] = ..., protocol: _Optional[int] = ..., shard: _Optional[int] = ..., shards: _Optional[int] = ...) -> None: ...
 
 class FrameAck(_message.Message):
     __slots__ = ("task_ids", "errors", "duplicates")

@@ -30,7 +30,7 @@ from codeq.v1 import task_pb2 as codeq_dot_v1_dot_task__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x63odeq/v1/worker_service.proto\x12\x08\x63odeq.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1e\x63odeq/options/v1/options.proto\x1a\x14\x63odeq/v1/error.proto\x1a\x1f\x63odeq/v1/producer_service.proto\x1a\x13\x63odeq/v1/task.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd1\x03\n\x0bWorkRequest\x12+\n\x05hello\x18\x01 \x01(\x0b\x32\x15.codeq.v1.WorkerHelloR\x05hello\x12,\n\x0b\x61\x64\x64_credits\x18\x02 \x01(\x05\x42\x0b\xbaH\x08\x1a\x06\x18\x80\x80\x04(\x00R\naddCredits\x12\x37\n\x10\x61\x64\x64_credit_bytes\x18\x03 \x01(\x03\x42\r\xbaH\n\"\x08\x18\x80\x80\x80\x80\x04(\x00R\x0e\x61\x64\x64\x43reditBytes\x12\x38\n\x08outcomes\x18\x04 \x03(\x0b\x32\x11.codeq.v1.OutcomeB\t\xbaH\x06\x92\x01\x03\x10\x80 R\x08outcomes\x12>\n\nheartbeats\x18\x05 \x03(\x0b\x32\x13.codeq.v1.HeartbeatB\t\xbaH\x06\x92\x01\x03\x10\x80 R\nheartbeats\x12\x14\n\x05\x64rain\x18\x06 \x01(\x08R\x05\x64rain\x12\x39\n\x08progress\x18\x07 \x03(\x0b\x32\x12.codeq.v1.ProgressB\t\xbaH\x06\x92\x01\x03\x10\x80 R\x08progress\x12\x43\n\tartifacts\x18\x08 \x03(\x0b\x32\x1a.codeq.v1.OutcomeArtifactsB\t\xbaH\x06\x92\x01\x03\x10\x80 R\tartifacts\x12\x1e\n\x05token\x18\t \x01(\tB\x08\xbaH\x05r\x03\x18\xf8\x7fR\x05token\"\xfe\x02\n\x0cWorkResponse\x12\x31\n\x07welcome\x18\x01 \x01(\x0b\x32\x17.codeq.v1.WorkerWelcomeR\x07welcome\x12$\n\x05tasks\x18\x02 \x03(\x0b\x32\x0e.codeq.v1.TaskR\x05tasks\x12\x18\n\x07settled\x18\x03 \x01(\rR\x07settled\x12=\n\x0eoutcome_errors\x18\x04 \x03(\x0b\x32\x16.codeq.v1.OutcomeErrorR\routcomeErrors\x12\x30\n\x08\x65xtended\x18\x05 \x03(\x0b\x32\x14.codeq.v1.LeaseGrantR\x08\x65xtended\x12\'\n\x04lost\x18\x06 \x03(\x0b\x32\x13.codeq.v1.LostLeaseR\x04lost\x12\x31\n\tcancelled\x18\x07 \x03(\x0b\x32\x13.codeq.v1.LostLeaseR\tcancelled\x12.\n\x06notice\x18\x08 \x01(\x0b\x32\x16.codeq.v1.StreamNoticeR\x06notice\"\x82\x02\n\x0bWorkerHello\x12.\n\x04name\x18\x01 \x01(\tB\x1a\xbaH\x17r\x15\x18@2\x11^[A-Za-z0-9._-]*$R\x04name\x12L\n\x08\x63ommands\x18\x02 \x03(\tB0\xbaH-\x92\x01*\x10\x80\x02\"%r#\x10\x01\x18\x80\x01\x32\x1c^[A-Za-z0-9][A-Za-z0-9._-]*$R\x08\x63ommands\x12\x35\n\rlease_seconds\x18\x03 \x01(\x05\x42\x0b\xbaH\x08\x1a\x06\x18\xc0\xd1\x02(\x01H\x00R\x0cleaseSeconds\x88\x01\x01\x12,\n\x06\x63lient\x18\x04 \x01(\x0b\x32\x14.codeq.v1.ClientInfoR\x06\x63lientB\x10\n\x0e_lease_seconds\"\xd2\x01\n\rWorkerWelcome\x12\x1b\n\ttenant_id\x18\x01 \x01(\tR\x08tenantId\x12\x1b\n\tworker_id\x18\x02 \x01(\tR\x08workerId\x12#\n\rlease_seconds\x18\x03 \x01(\x05R\x0cleaseSeconds\x12\x1f\n\x0b\x63redits_max\x18\x04 \x01(\x05R\ncreditsMax\x12%\n\x0eserver_version\x18\x05 \x01(\tR\rserverVersion\x12\x1a\n\x08protocol\x18\x06 \x01(\rR\x08protocol\"y\n\tHeartbeat\x12\x17\n\x07task_id\x18\x01 \x01(\tR\x06taskId\x12\x1f\n\x0blease_token\x18\x02 \x01(\x04R\nleaseToken\x12\x32\n\x0e\x65xtend_seconds\x18\x03 \x01(\x05\x42\x0b\xbaH\x08\x1a\x06\x18\xc0\xd1\x02(\x00R\rextendSeconds\"k\n\x08Progress\x12\x17\n\x07task_id\x18\x01 \x01(\tR\x06taskId\x12\x1f\n\x0blease_token\x18\x02 \x01(\x04R\nleaseToken\x12%\n\x08progress\x18\x03 \x01(\x0c\x42\t\xbaH\x06z\x04\x18\x80\x80\x04R\x08progress\"\x8b\x01\n\x10OutcomeArtifacts\x12\x17\n\x07task_id\x18\x01 \x01(\tR\x06taskId\x12\x1f\n\x0blease_token\x18\x02 \x01(\x04R\nleaseToken\x12=\n\tartifacts\x18\x03 \x03(\x0b\x32\x15.codeq.v1.NewArtifactB\x08\xbaH\x05\x92\x01\x02\x10\x10R\tartifacts\"\x83\x01\n\nLeaseGrant\x12\x17\n\x07task_id\x18\x01 \x01(\tR\x06taskId\x12\x1f\n\x0blease_token\x18\x02 \x01(\x04R\nleaseToken\x12;\n\x0blease_until\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nleaseUntil\"t\n\tLostLease\x12\x17\n\x07task_id\x18\x01 \x01(\tR\x06taskId\x12\x1f\n\x0blease_token\x18\x02 \x01(\x04R\nleaseToken\x12-\n\x06reason\x18\x03 \x01(\x0e\x32\x15.codeq.v1.ErrorReasonR\x06reason\"\x88\x01\n\x0cOutcomeError\x12\x16\n\x06number\x18\x01 \x01(\x04R\x06number\x12\x17\n\x07task_id\x18\x02 \x01(\tR\x06taskId\x12-\n\x06reason\x18\x03 \x01(\x0e\x32\x15.codeq.v1.ErrorReasonR\x06reason\x12\x18\n\x07message\x18\x04 \x01(\tR\x07message2_\n\rWorkerService\x12N\n\x04Work\x12\x15.codeq.v1.WorkRequest\x1a\x16.codeq.v1.WorkResponse\"\x13\x8a\xb5\x18\x0f\x08\x02\x12\x0b\x63odeq:claim(\x01\x30\x01\x42>Z<github.com/osvaldoandrade/codeq/sdks/go/gen/codeq/v1;codeqv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x63odeq/v1/worker_service.proto\x12\x08\x63odeq.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1e\x63odeq/options/v1/options.proto\x1a\x14\x63odeq/v1/error.proto\x1a\x1f\x63odeq/v1/producer_service.proto\x1a\x13\x63odeq/v1/task.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x85\x04\n\x0bWorkRequest\x12+\n\x05hello\x18\x01 \x01(\x0b\x32\x15.codeq.v1.WorkerHelloR\x05hello\x12,\n\x0b\x61\x64\x64_credits\x18\x02 \x01(\x05\x42\x0b\xbaH\x08\x1a\x06\x18\x80\x80\x04(\x00R\naddCredits\x12\x37\n\x10\x61\x64\x64_credit_bytes\x18\x03 \x01(\x03\x42\r\xbaH\n\"\x08\x18\x80\x80\x80\x80\x04(\x00R\x0e\x61\x64\x64\x43reditBytes\x12\x38\n\x08outcomes\x18\x04 \x03(\x0b\x32\x11.codeq.v1.OutcomeB\t\xbaH\x06\x92\x01\x03\x10\x80 R\x08outcomes\x12>\n\nheartbeats\x18\x05 \x03(\x0b\x32\x13.codeq.v1.HeartbeatB\t\xbaH\x06\x92\x01\x03\x10\x80 R\nheartbeats\x12\x14\n\x05\x64rain\x18\x06 \x01(\x08R\x05\x64rain\x12\x39\n\x08progress\x18\x07 \x03(\x0b\x32\x12.codeq.v1.ProgressB\t\xbaH\x06\x92\x01\x03\x10\x80 R\x08progress\x12\x43\n\tartifacts\x18\x08 \x03(\x0b\x32\x1a.codeq.v1.OutcomeArtifactsB\t\xbaH\x06\x92\x01\x03\x10\x80 R\tartifacts\x12\x1e\n\x05token\x18\t \x01(\tB\x08\xbaH\x05r\x03\x18\xf8\x7fR\x05token\x12\x32\n\x0ereturn_credits\x18\n \x01(\x05\x42\x0b\xbaH\x08\x1a\x06\x18\x80\x80\x04(\x00R\rreturnCredits\"\xc3\x03\n\x0cWorkResponse\x12\x31\n\x07welcome\x18\x01 \x01(\x0b\x32\x17.codeq.v1.WorkerWelcomeR\x07welcome\x12$\n\x05tasks\x18\x02 \x03(\x0b\x32\x0e.codeq.v1.TaskR\x05tasks\x12\x18\n\x07settled\x18\x03 \x01(\rR\x07settled\x12=\n\x0eoutcome_errors\x18\x04 \x03(\x0b\x32\x16.codeq.v1.OutcomeErrorR\routcomeErrors\x12\x30\n\x08\x65xtended\x18\x05 \x03(\x0b\x32\x14.codeq.v1.LeaseGrantR\x08\x65xtended\x12\'\n\x04lost\x18\x06 \x03(\x0b\x32\x13.codeq.v1.LostLeaseR\x04lost\x12\x31\n\tcancelled\x18\x07 \x03(\x0b\x32\x13.codeq.v1.LostLeaseR\tcancelled\x12.\n\x06notice\x18\x08 \x01(\x0b\x32\x16.codeq.v1.StreamNoticeR\x06notice\x12.\n\x10returned_credits\x18\t \x01(\rH\x00R\x0freturnedCredits\x88\x01\x01\x42\x13\n\x11_returned_credits\"\xb8\x02\n\x0bWorkerHello\x12.\n\x04name\x18\x01 \x01(\tB\x1a\xbaH\x17r\x15\x18@2\x11^[A-Za-z0-9._-]*$R\x04name\x12L\n\x08\x63ommands\x18\x02 \x03(\tB0\xbaH-\x92\x01*\x10\x80\x02\"%r#\x10\x01\x18\x80\x01\x32\x1c^[A-Za-z0-9][A-Za-z0-9._-]*$R\x08\x63ommands\x12\x35\n\rlease_seconds\x18\x03 \x01(\x05\x42\x0b\xbaH\x08\x1a\x06\x18\xc0\xd1\x02(\x01H\x00R\x0cleaseSeconds\x88\x01\x01\x12,\n\x06\x63lient\x18\x04 \x01(\x0b\x32\x14.codeq.v1.ClientInfoR\x06\x63lient\x12\x34\n\nonly_shard\x18\x05 \x01(\x0b\x32\x15.codeq.v1.ShardChoiceR\tonlyShardB\x10\n\x0e_lease_seconds\"O\n\x0bShardChoice\x12\x1d\n\x05shard\x18\x01 \x01(\rB\x07\xbaH\x04*\x02\x18\x1fR\x05shard\x12!\n\x06shards\x18\x02 \x01(\rB\t\xbaH\x06*\x04\x18 (\x02R\x06shards\"\x80\x02\n\rWorkerWelcome\x12\x1b\n\ttenant_id\x18\x01 \x01(\tR\x08tenantId\x12\x1b\n\tworker_id\x18\x02 \x01(\tR\x08workerId\x12#\n\rlease_seconds\x18\x03 \x01(\x05R\x0cleaseSeconds\x12\x1f\n\x0b\x63redits_max\x18\x04 \x01(\x05R\ncreditsMax\x12%\n\x0eserver_version\x18\x05 \x01(\tR\rserverVersion\x12\x1a\n\x08protocol\x18\x06 \x01(\rR\x08protocol\x12\x14\n\x05shard\x18\x07 \x01(\rR\x05shard\x12\x16\n\x06shards\x18\x08 \x01(\rR\x06shards\"y\n\tHeartbeat\x12\x17\n\x07task_id\x18\x01 \x01(\tR\x06taskId\x12\x1f\n\x0blease_token\x18\x02 \x01(\x04R\nleaseToken\x12\x32\n\x0e\x65xtend_seconds\x18\x03 \x01(\x05\x42\x0b\xbaH\x08\x1a\x06\x18\xc0\xd1\x02(\x00R\rextendSeconds\"k\n\x08Progress\x12\x17\n\x07task_id\x18\x01 \x01(\tR\x06taskId\x12\x1f\n\x0blease_token\x18\x02 \x01(\x04R\nleaseToken\x12%\n\x08progress\x18\x03 \x01(\x0c\x42\t\xbaH\x06z\x04\x18\x80\x80\x04R\x08progress\"\x8b\x01\n\x10OutcomeArtifacts\x12\x17\n\x07task_id\x18\x01 \x01(\tR\x06taskId\x12\x1f\n\x0blease_token\x18\x02 \x01(\x04R\nleaseToken\x12=\n\tartifacts\x18\x03 \x03(\x0b\x32\x15.codeq.v1.NewArtifactB\x08\xbaH\x05\x92\x01\x02\x10\x10R\tartifacts\"\x83\x01\n\nLeaseGrant\x12\x17\n\x07task_id\x18\x01 \x01(\tR\x06taskId\x12\x1f\n\x0blease_token\x18\x02 \x01(\x04R\nleaseToken\x12;\n\x0blease_until\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nleaseUntil\"t\n\tLostLease\x12\x17\n\x07task_id\x18\x01 \x01(\tR\x06taskId\x12\x1f\n\x0blease_token\x18\x02 \x01(\x04R\nleaseToken\x12-\n\x06reason\x18\x03 \x01(\x0e\x32\x15.codeq.v1.ErrorReasonR\x06reason\"\x88\x01\n\x0cOutcomeError\x12\x16\n\x06number\x18\x01 \x01(\x04R\x06number\x12\x17\n\x07task_id\x18\x02 \x01(\tR\x06taskId\x12-\n\x06reason\x18\x03 \x01(\x0e\x32\x15.codeq.v1.ErrorReasonR\x06reason\x12\x18\n\x07message\x18\x04 \x01(\tR\x07message2_\n\rWorkerService\x12N\n\x04Work\x12\x15.codeq.v1.WorkRequest\x1a\x16.codeq.v1.WorkResponse\"\x13\x8a\xb5\x18\x0f\x08\x02\x12\x0b\x63odeq:claim(\x01\x30\x01\x42>Z<github.com/osvaldoandrade/codeq/sdks/go/gen/codeq/v1;codeqv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -52,12 +52,18 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WORKREQUEST'].fields_by_name['artifacts']._serialized_options = b'\272H\006\222\001\003\020\200 '
   _globals['_WORKREQUEST'].fields_by_name['token']._loaded_options = None
   _globals['_WORKREQUEST'].fields_by_name['token']._serialized_options = b'\272H\005r\003\030\370\177'
+  _globals['_WORKREQUEST'].fields_by_name['return_credits']._loaded_options = None
+  _globals['_WORKREQUEST'].fields_by_name['return_credits']._serialized_options = b'\272H\010\032\006\030\200\200\004(\000'
   _globals['_WORKERHELLO'].fields_by_name['name']._loaded_options = None
   _globals['_WORKERHELLO'].fields_by_name['name']._serialized_options = b'\272H\027r\025\030@2\021^[A-Za-z0-9._-]*$'
   _globals['_WORKERHELLO'].fields_by_name['commands']._loaded_options = None
   _globals['_WORKERHELLO'].fields_by_name['commands']._serialized_options = b'\272H-\222\001*\020\200\002\"%r#\020\001\030\200\0012\034^[A-Za-z0-9][A-Za-z0-9._-]*$'
   _globals['_WORKERHELLO'].fields_by_name['lease_seconds']._loaded_options = None
   _globals['_WORKERHELLO'].fields_by_name['lease_seconds']._serialized_options = b'\272H\010\032\006\030\300\321\002(\001'
+  _globals['_SHARDCHOICE'].fields_by_name['shard']._loaded_options = None
+  _globals['_SHARDCHOICE'].fields_by_name['shard']._serialized_options = b'\272H\004*\002\030\037'
+  _globals['_SHARDCHOICE'].fields_by_name['shards']._loaded_options = None
+  _globals['_SHARDCHOICE'].fields_by_name['shards']._serialized_options = b'\272H\006*\004\030 (\002'
   _globals['_HEARTBEAT'].fields_by_name['extend_seconds']._loaded_options = None
   _globals['_HEARTBEAT'].fields_by_name['extend_seconds']._serialized_options = b'\272H\010\032\006\030\300\321\002(\000'
   _globals['_PROGRESS'].fields_by_name['progress']._loaded_options = None
@@ -67,25 +73,27 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WORKERSERVICE'].methods_by_name['Work']._loaded_options = None
   _globals['_WORKERSERVICE'].methods_by_name['Work']._serialized_options = b'\212\265\030\017\010\002\022\013codeq:claim'
   _globals['_WORKREQUEST']._serialized_start=214
-  _globals['_WORKREQUEST']._serialized_end=679
-  _globals['_WORKRESPONSE']._serialized_start=682
-  _globals['_WORKRESPONSE']._serialized_end=1064
-  _globals['_WORKERHELLO']._serialized_start=1067
-  _globals['_WORKERHELLO']._serialized_end=1325
-  _globals['_WORKERWELCOME']._serialized_start=1328
-  _globals['_WORKERWELCOME']._serialized_end=1538
-  _globals['_HEARTBEAT']._serialized_start=1540
-  _globals['_HEARTBEAT']._serialized_end=1661
-  _globals['_PROGRESS']._serialized_start=1663
-  _globals['_PROGRESS']._serialized_end=1770
-  _globals['_OUTCOMEARTIFACTS']._serialized_start=1773
-  _globals['_OUTCOMEARTIFACTS']._serialized_end=1912
-  _globals['_LEASEGRANT']._serialized_start=1915
-  _globals['_LEASEGRANT']._serialized_end=2046
-  _globals['_LOSTLEASE']._serialized_start=2048
-  _globals['_LOSTLEASE']._serialized_end=2164
-  _globals['_OUTCOMEERROR']._serialized_start=2167
-  _globals['_OUTCOMEERROR']._serialized_end=2303
-  _globals['_WORKERSERVICE']._serialized_start=2305
-  _globals['_WORKERSERVICE']._serialized_end=2400
+  _globals['_WORKREQUEST']._serialized_end=731
+  _globals['_WORKRESPONSE']._serialized_start=734
+  _globals['_WORKRESPONSE']._serialized_end=1185
+  _globals['_WORKERHELLO']._serialized_start=1188
+  _globals['_WORKERHELLO']._serialized_end=1500
+  _globals['_SHARDCHOICE']._serialized_start=1502
+  _globals['_SHARDCHOICE']._serialized_end=1581
+  _globals['_WORKERWELCOME']._serialized_start=1584
+  _globals['_WORKERWELCOME']._serialized_end=1840
+  _globals['_HEARTBEAT']._serialized_start=1842
+  _globals['_HEARTBEAT']._serialized_end=1963
+  _globals['_PROGRESS']._serialized_start=1965
+  _globals['_PROGRESS']._serialized_end=2072
+  _globals['_OUTCOMEARTIFACTS']._serialized_start=2075
+  _globals['_OUTCOMEARTIFACTS']._serialized_end=2214
+  _globals['_LEASEGRANT']._serialized_start=2217
+  _globals['_LEASEGRANT']._serialized_end=2348
+  _globals['_LOSTLEASE']._serialized_start=2350
+  _globals['_LOSTLEASE']._serialized_end=2466
+  _globals['_OUTCOMEERROR']._serialized_start=2469
+  _globals['_OUTCOMEERROR']._serialized_end=2605
+  _globals['_WORKERSERVICE']._serialized_start=2607
+  _globals['_WORKERSERVICE']._serialized_end=2702
 # @@protoc_insertion_point(module_scope)

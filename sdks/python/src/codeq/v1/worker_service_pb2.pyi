@@ -15,7 +15,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class WorkRequest(_message.Message):
-    __slots__ = ("hello", "add_credits", "add_credit_bytes", "outcomes", "heartbeats", "drain", "progress", "artifacts", "token")
+    __slots__ = ("hello", "add_credits", "add_credit_bytes", "outcomes", "heartbeats", "drain", "progress", "artifacts", "token", "return_credits")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     ADD_CREDITS_FIELD_NUMBER: _ClassVar[int]
     ADD_CREDIT_BYTES_FIELD_NUMBER: _ClassVar[int]
@@ -25,6 +25,7 @@ class WorkRequest(_message.Message):
     PROGRESS_FIELD_NUMBER: _ClassVar[int]
     ARTIFACTS_FIELD_NUMBER: _ClassVar[int]
     TOKEN_FIELD_NUMBER: _ClassVar[int]
+    RETURN_CREDITS_FIELD_NUMBER: _ClassVar[int]
     hello: WorkerHello
     add_credits: int
     add_credit_bytes: int
@@ -34,10 +35,11 @@ class WorkRequest(_message.Message):
     progress: _containers.RepeatedCompositeFieldContainer[Progress]
     artifacts: _containers.RepeatedCompositeFieldContainer[OutcomeArtifacts]
     token: str
-    def __init__(self, hello: _Optional[_Union[WorkerHello, _Mapping]] = ..., add_credits: _Optional[int] = ..., add_credit_bytes: _Optional[int] = ..., outcomes: _Optional[_Iterable[_Union[_task_pb2.Outcome, _Mapping]]] = ..., heartbeats: _Optional[_Iterable[_Union[Heartbeat, _Mapping]]] = ..., drain: _Optional[bool] = ..., progress: _Optional[_Iterable[_Union[Progress, _Mapping]]] = ..., artifacts: _Optional[_Iterable[_Union[OutcomeArtifacts, _Mapping]]] = ..., token: _Optional[str] = ...) -> None: ...
+    return_credits: int
+    def __init__(self, hello: _Optional[_Union[WorkerHello, _Mapping]] = ..., add_credits: _Optional[int] = ..., add_credit_bytes: _Optional[int] = ..., outcomes: _Optional[_Iterable[_Union[_task_pb2.Outcome, _Mapping]]] = ..., heartbeats: _Optional[_Iterable[_Union[Heartbeat, _Mapping]]] = ..., drain: _Optional[bool] = ..., progress: _Optional[_Iterable[_Union[Progress, _Mapping]]] = ..., artifacts: _Optional[_Iterable[_Union[OutcomeArtifacts, _Mapping]]] = ..., token: _Optional[str] = ..., return_credits: _Optional[int] = ...) -> None: ...
 
 class WorkResponse(_message.Message):
-    __slots__ = ("welcome", "tasks", "settled", "outcome_errors", "extended", "lost", "cancelled", "notice")
+    __slots__ = ("welcome", "tasks", "settled", "outcome_errors", "extended", "lost", "cancelled", "notice", "returned_credits")
     WELCOME_FIELD_NUMBER: _ClassVar[int]
     TASKS_FIELD_NUMBER: _ClassVar[int]
     SETTLED_FIELD_NUMBER: _ClassVar[int]
@@ -46,6 +48,7 @@ class WorkResponse(_message.Message):
     LOST_FIELD_NUMBER: _ClassVar[int]
     CANCELLED_FIELD_NUMBER: _ClassVar[int]
     NOTICE_FIELD_NUMBER: _ClassVar[int]
+    RETURNED_CREDITS_FIELD_NUMBER: _ClassVar[int]
     welcome: WorkerWelcome
     tasks: _containers.RepeatedCompositeFieldContainer[_task_pb2.Task]
     settled: int
@@ -54,35 +57,50 @@ class WorkResponse(_message.Message):
     lost: _containers.RepeatedCompositeFieldContainer[LostLease]
     cancelled: _containers.RepeatedCompositeFieldContainer[LostLease]
     notice: _producer_service_pb2.StreamNotice
-    def __init__(self, welcome: _Optional[_Union[WorkerWelcome, _Mapping]] = ..., tasks: _Optional[_Iterable[_Union[_task_pb2.Task, _Mapping]]] = ..., settled: _Optional[int] = ..., outcome_errors: _Optional[_Iterable[_Union[OutcomeError, _Mapping]]] = ..., extended: _Optional[_Iterable[_Union[LeaseGrant, _Mapping]]] = ..., lost: _Optional[_Iterable[_Union[LostLease, _Mapping]]] = ..., cancelled: _Optional[_Iterable[_Union[LostLease, _Mapping]]] = ..., notice: _Optional[_Union[_producer_service_pb2.StreamNotice, _Mapping]] = ...) -> None: ...
+    returned_credits: int
+    def __init__(self, welcome: _Optional[_Union[WorkerWelcome, _Mapping]] = ..., tasks: _Optional[_Iterable[_Union[_task_pb2.Task, _Mapping]]] = ..., settled: _Optional[int] = ..., outcome_errors: _Optional[_Iterable[_Union[OutcomeError, _Mapping]]] = ..., extended: _Optional[_Iterable[_Union[LeaseGrant, _Mapping]]] = ..., lost: _Optional[_Iterable[_Union[LostLease, _Mapping]]] = ..., cancelled: _Optional[_Iterable[_Union[LostLease, _Mapping]]] = ..., notice: _Optional[_Union[_producer_service_pb2.StreamNotice, _Mapping]] = ..., returned_credits: _Optional[int] = ...) -> None: ...
 
 class WorkerHello(_message.Message):
-    __slots__ = ("name", "commands", "lease_seconds", "client")
+    __slots__ = ("name", "commands", "lease_seconds", "client", "only_shard")
     NAME_FIELD_NUMBER: _ClassVar[int]
     COMMANDS_FIELD_NUMBER: _ClassVar[int]
     LEASE_SECONDS_FIELD_NUMBER: _ClassVar[int]
     CLIENT_FIELD_NUMBER: _ClassVar[int]
+    ONLY_SHARD_FIELD_NUMBER: _ClassVar[int]
     name: str
     commands: _containers.RepeatedScalarFieldContainer[str]
     lease_seconds: int
     client: _producer_service_pb2.ClientInfo
-    def __init__(self, name: _Optional[str] = ..., commands: _Optional[_Iterable[str]] = ..., lease_seconds: _Optional[int] = ..., client: _Optional[_Union[_producer_service_pb2.ClientInfo, _Mapping]] = ...) -> None: ...
+    only_shard: ShardChoice
+    def __init__(self, name: _Optional[str] = ..., commands: _Optional[_Iterable[str]] = ..., lease_seconds: _Optional[int] = ..., client: _Optional[_Union[_producer_service_pb2.ClientInfo, _Mapping]] = ..., only_shard: _Optional[_Union[ShardChoice, _Mapping]] = ...) -> None: ...
+
+class ShardChoice(_message.Message):
+    __slots__ = ("shard", "shards")
+    SHARD_FIELD_NUMBER: _ClassVar[int]
+    SHARDS_FIELD_NUMBER: _ClassVar[int]
+    shard: int
+    shards: int
+    def __init__(self, shard: _Optional[int] = ..., shards: _Optional[int] = ...) -> None: ...
 
 class WorkerWelcome(_message.Message):
-    __slots__ = ("tenant_id", "worker_id", "lease_seconds", "credits_max", "server_version", "protocol")
+    __slots__ = ("tenant_id", "worker_id", "lease_seconds", "credits_max", "server_version", "protocol", "shard", "shards")
     TENANT_ID_FIELD_NUMBER: _ClassVar[int]
     WORKER_ID_FIELD_NUMBER: _ClassVar[int]
     LEASE_SECONDS_FIELD_NUMBER: _ClassVar[int]
     CREDITS_MAX_FIELD_NUMBER: _ClassVar[int]
     SERVER_VERSION_FIELD_NUMBER: _ClassVar[int]
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
+    SHARD_FIELD_NUMBER: _ClassVar[int]
+    SHARDS_FIELD_NUMBER: _ClassVar[int]
     tenant_id: str
     worker_id: str
     lease_seconds: int
     credits_max: int
     server_version: str
     protocol: int
-    def __init__(self, tenant_id: _Optional[str] = ..., worker_id: _Optional[str] = ..., lease_seconds: _Optional[int] = ..., credits_max: _Optional[int] = ..., server_version: _Optional[str] = ..., protocol: _Optional[int] = ...) -> None: ...
+    shard: int
+    shards: int
+    def __init__(self, tenant_id: _Optional[str] = ..., worker_id: _Optional[str] = ..., lease_seconds: _Optional[int] = ..., credits_max: _Optional[int] = ..., server_version: _Optional[str] = ..., protocol: _Optional[int] = ..., shard: _Optional[int] = ..., shards: _Optional[int] = ...) -> None: ...
 
 class Heartbeat(_message.Message):
     __slots__ = ("task_id", "lease_token", "extend_seconds")

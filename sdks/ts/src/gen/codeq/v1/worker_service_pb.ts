@@ -20,7 +20,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file codeq/v1/worker_service.proto.
  */
 export const file_codeq_v1_worker_service: GenFile = /*@__PURE__*/
-  fileDesc("Ch1jb2RlcS92MS93b3JrZXJfc2VydmljZS5wcm90bxIIY29kZXEudjEi9QIKC1dvcmtSZXF1ZXN0EiQKBWhlbGxvGAEgASgLMhUuY29kZXEudjEuV29ya2VySGVsbG8SIAoLYWRkX2NyZWRpdHMYAiABKAVCC7pICBoGGICABCgAEicKEGFkZF9jcmVkaXRfYnl0ZXMYAyABKANCDbpICiIIGICAgIAEKAASLgoIb3V0Y29tZXMYBCADKAsyES5jb2RlcS52MS5PdXRjb21lQgm6SAaSAQMQgCASMgoKaGVhcnRiZWF0cxgFIAMoCzITLmNvZGVxLnYxLkhlYXJ0YmVhdEIJukgGkgEDEIAgEg0KBWRyYWluGAYgASgIEi8KCHByb2dyZXNzGAcgAygLMhIuY29kZXEudjEuUHJvZ3Jlc3NCCbpIBpIBAxCAIBI4CglhcnRpZmFjdHMYCCADKAsyGi5jb2RlcS52MS5PdXRjb21lQXJ0aWZhY3RzQgm6SAaSAQMQgCASFwoFdG9rZW4YCSABKAlCCLpIBXIDGPh/IrMCCgxXb3JrUmVzcG9uc2USKAoHd2VsY29tZRgBIAEoCzIXLmNvZGVxLnYxLldvcmtlcldlbGNvbWUSHQoFdGFza3MYAiADKAsyDi5jb2RlcS52MS5UYXNrEg8KB3NldHRsZWQYAyABKA0SLgoOb3V0Y29tZV9lcnJvcnMYBCADKAsyFi5jb2RlcS52MS5PdXRjb21lRXJyb3ISJgoIZXh0ZW5kZWQYBSADKAsyFC5jb2RlcS52MS5MZWFzZUdyYW50EiEKBGxvc3QYBiADKAsyEy5jb2RlcS52MS5Mb3N0TGVhc2USJgoJY2FuY2VsbGVkGAcgAygLMhMuY29kZXEudjEuTG9zdExlYXNlEiYKBm5vdGljZRgIIAEoCzIWLmNvZGVxLnYxLlN0cmVhbU5vdGljZSLcAQoLV29ya2VySGVsbG8SKAoEbmFtZRgBIAEoCUIaukgXchUYQDIRXltBLVphLXowLTkuXy1dKiQSQgoIY29tbWFuZHMYAiADKAlCMLpILZIBKhCAAiIlciMQARiAATIcXltBLVphLXowLTldW0EtWmEtejAtOS5fLV0qJBInCg1sZWFzZV9zZWNvbmRzGAMgASgFQgu6SAgaBhjA0QIoAUgAiAEBEiQKBmNsaWVudBgEIAEoCzIULmNvZGVxLnYxLkNsaWVudEluZm9CEAoOX2xlYXNlX3NlY29uZHMiiwEKDVdvcmtlcldlbGNvbWUSEQoJdGVuYW50X2lkGAEgASgJEhEKCXdvcmtlcl9pZBgCIAEoCRIVCg1sZWFzZV9zZWNvbmRzGAMgASgFEhMKC2NyZWRpdHNfbWF4GAQgASgFEhYKDnNlcnZlcl92ZXJzaW9uGAUgASgJEhAKCHByb3RvY29sGAYgASgNIlYKCUhlYXJ0YmVhdBIPCgd0YXNrX2lkGAEgASgJEhMKC2xlYXNlX3Rva2VuGAIgASgEEiMKDmV4dGVuZF9zZWNvbmRzGAMgASgFQgu6SAgaBhjA0QIoACJNCghQcm9ncmVzcxIPCgd0YXNrX2lkGAEgASgJEhMKC2xlYXNlX3Rva2VuGAIgASgEEhsKCHByb2dyZXNzGAMgASgMQgm6SAZ6BBiAgAQibAoQT3V0Y29tZUFydGlmYWN0cxIPCgd0YXNrX2lkGAEgASgJEhMKC2xlYXNlX3Rva2VuGAIgASgEEjIKCWFydGlmYWN0cxgDIAMoCzIVLmNvZGVxLnYxLk5ld0FydGlmYWN0Qgi6SAWSAQIQECJjCgpMZWFzZUdyYW50Eg8KB3Rhc2tfaWQYASABKAkSEwoLbGVhc2VfdG9rZW4YAiABKAQSLwoLbGVhc2VfdW50aWwYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIlgKCUxvc3RMZWFzZRIPCgd0YXNrX2lkGAEgASgJEhMKC2xlYXNlX3Rva2VuGAIgASgEEiUKBnJlYXNvbhgDIAEoDjIVLmNvZGVxLnYxLkVycm9yUmVhc29uImcKDE91dGNvbWVFcnJvchIOCgZudW1iZXIYASABKAQSDwoHdGFza19pZBgCIAEoCRIlCgZyZWFzb24YAyABKA4yFS5jb2RlcS52MS5FcnJvclJlYXNvbhIPCgdtZXNzYWdlGAQgASgJMl8KDVdvcmtlclNlcnZpY2USTgoEV29yaxIVLmNvZGVxLnYxLldvcmtSZXF1ZXN0GhYuY29kZXEudjEuV29ya1Jlc3BvbnNlIhOKtRgPCAISC2NvZGVxOmNsYWltKAEwAUI+WjxnaXRodWIuY29tL29zdmFsZG9hbmRyYWRlL2NvZGVxL3Nka3MvZ28vZ2VuL2NvZGVxL3YxO2NvZGVxdjFiBnByb3RvMw", [file_buf_validate_validate, file_codeq_options_v1_options, file_codeq_v1_error, file_codeq_v1_producer_service, file_codeq_v1_task, file_google_protobuf_timestamp]);
+  fileDesc("Ch1jb2RlcS92MS93b3JrZXJfc2VydmljZS5wcm90bxIIY29kZXEudjEimgMKC1dvcmtSZXF1ZXN0EiQKBWhlbGxvGAEgASgLMhUuY29kZXEudjEuV29ya2VySGVsbG8SIAoLYWRkX2NyZWRpdHMYAiABKAVCC7pICBoGGICABCgAEicKEGFkZF9jcmVkaXRfYnl0ZXMYAyABKANCDbpICiIIGICAgIAEKAASLgoIb3V0Y29tZXMYBCADKAsyES5jb2RlcS52MS5PdXRjb21lQgm6SAaSAQMQgCASMgoKaGVhcnRiZWF0cxgFIAMoCzITLmNvZGVxLnYxLkhlYXJ0YmVhdEIJukgGkgEDEIAgEg0KBWRyYWluGAYgASgIEi8KCHByb2dyZXNzGAcgAygLMhIuY29kZXEudjEuUHJvZ3Jlc3NCCbpIBpIBAxCAIBI4CglhcnRpZmFjdHMYCCADKAsyGi5jb2RlcS52MS5PdXRjb21lQXJ0aWZhY3RzQgm6SAaSAQMQgCASFwoFdG9rZW4YCSABKAlCCLpIBXIDGPh/EiMKDnJldHVybl9jcmVkaXRzGAogASgFQgu6SAgaBhiAgAQoACLnAgoMV29ya1Jlc3BvbnNlEigKB3dlbGNvbWUYASABKAsyFy5jb2RlcS52MS5Xb3JrZXJXZWxjb21lEh0KBXRhc2tzGAIgAygLMg4uY29kZXEudjEuVGFzaxIPCgdzZXR0bGVkGAMgASgNEi4KDm91dGNvbWVfZXJyb3JzGAQgAygLMhYuY29kZXEudjEuT3V0Y29tZUVycm9yEiYKCGV4dGVuZGVkGAUgAygLMhQuY29kZXEudjEuTGVhc2VHcmFudBIhCgRsb3N0GAYgAygLMhMuY29kZXEudjEuTG9zdExlYXNlEiYKCWNhbmNlbGxlZBgHIAMoCzITLmNvZGVxLnYxLkxvc3RMZWFzZRImCgZub3RpY2UYCCABKAsyFi5jb2RlcS52MS5TdHJlYW1Ob3RpY2USHQoQcmV0dXJuZWRfY3JlZGl0cxgJIAEoDUgAiAEBQhMKEV9yZXR1cm5lZF9jcmVkaXRzIocCCgtXb3JrZXJIZWxsbxIoCgRuYW1lGAEgASgJQhq6SBdyFRhAMhFeW0EtWmEtejAtOS5fLV0qJBJCCghjb21tYW5kcxgCIAMoCUIwukgtkgEqEIACIiVyIxABGIABMhxeW0EtWmEtejAtOV1bQS1aYS16MC05Ll8tXSokEicKDWxlYXNlX3NlY29uZHMYAyABKAVCC7pICBoGGMDRAigBSACIAQESJAoGY2xpZW50GAQgASgLMhQuY29kZXEudjEuQ2xpZW50SW5mbxIpCgpvbmx5X3NoYXJkGAUgASgLMhUuY29kZXEudjEuU2hhcmRDaG9pY2VCEAoOX2xlYXNlX3NlY29uZHMiQAoLU2hhcmRDaG9pY2USFgoFc2hhcmQYASABKA1CB7pIBCoCGB8SGQoGc2hhcmRzGAIgASgNQgm6SAYqBBggKAIiqgEKDVdvcmtlcldlbGNvbWUSEQoJdGVuYW50X2lkGAEgASgJEhEKCXdvcmtlcl9pZBgCIAEoCRIVCg1sZWFzZV9zZWNvbmRzGAMgASgFEhMKC2NyZWRpdHNfbWF4GAQgASgFEhYKDnNlcnZlcl92ZXJzaW9uGAUgASgJEhAKCHByb3RvY29sGAYgASgNEg0KBXNoYXJkGAcgASgNEg4KBnNoYXJkcxgIIAEoDSJWCglIZWFydGJlYXQSDwoHdGFza19pZBgBIAEoCRITCgtsZWFzZV90b2tlbhgCIAEoBBIjCg5leHRlbmRfc2Vjb25kcxgDIAEoBUILukgIGgYYwNECKAAiTQoIUHJvZ3Jlc3MSDwoHdGFza19pZBgBIAEoCRITCgtsZWFzZV90b2tlbhgCIAEoBBIbCghwcm9ncmVzcxgDIAEoDEIJukgGegQYgIAEImwKEE91dGNvbWVBcnRpZmFjdHMSDwoHdGFza19pZBgBIAEoCRITCgtsZWFzZV90b2tlbhgCIAEoBBIyCglhcnRpZmFjdHMYAyADKAsyFS5jb2RlcS52MS5OZXdBcnRpZmFjdEIIukgFkgECEBAiYwoKTGVhc2VHcmFudBIPCgd0YXNrX2lkGAEgASgJEhMKC2xlYXNlX3Rva2VuGAIgASgEEi8KC2xlYXNlX3VudGlsGAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCJYCglMb3N0TGVhc2USDwoHdGFza19pZBgBIAEoCRITCgtsZWFzZV90b2tlbhgCIAEoBBIlCgZyZWFzb24YAyABKA4yFS5jb2RlcS52MS5FcnJvclJlYXNvbiJnCgxPdXRjb21lRXJyb3ISDgoGbnVtYmVyGAEgASgEEg8KB3Rhc2tfaWQYAiABKAkSJQoGcmVhc29uGAMgASgOMhUuY29kZXEudjEuRXJyb3JSZWFzb24SDwoHbWVzc2FnZRgEIAEoCTJfCg1Xb3JrZXJTZXJ2aWNlEk4KBFdvcmsSFS5jb2RlcS52MS5Xb3JrUmVxdWVzdBoWLmNvZGVxLnYxLldvcmtSZXNwb25zZSITirUYDwgCEgtjb2RlcTpjbGFpbSgBMAFCPlo8Z2l0aHViLmNvbS9vc3ZhbGRvYW5kcmFkZS9jb2RlcS9zZGtzL2dvL2dlbi9jb2RlcS92MTtjb2RlcXYxYgZwcm90bzM", [file_buf_validate_validate, file_codeq_options_v1_options, file_codeq_v1_error, file_codeq_v1_producer_service, file_codeq_v1_task, file_google_protobuf_timestamp]);
 
 /**
  * WorkRequest carries any combination of its fields.
@@ -96,6 +96,14 @@ export type WorkRequest = Message<"codeq.v1.WorkRequest"> & {
    * @generated from field: string token = 9;
    */
   token: string;
+
+  /**
+   * Number of credits to return, 0 to 65536, applied after `add_credits`. WorkResponse.returned_credits answers a number
+   * above 0.
+   *
+   * @generated from field: int32 return_credits = 10;
+   */
+  returnCredits: number;
 };
 
 /**
@@ -168,6 +176,14 @@ export type WorkResponse = Message<"codeq.v1.WorkResponse"> & {
    * @generated from field: codeq.v1.StreamNotice notice = 8;
    */
   notice?: StreamNotice | undefined;
+
+  /**
+   * Credits that were returned: as many as the client asked for, or fewer, down to 0, if the server has spent the others
+   * on tasks or is asking other processes for tasks with them. Absent unless the client asked.
+   *
+   * @generated from field: optional uint32 returned_credits = 9;
+   */
+  returnedCredits?: number | undefined;
 };
 
 /**
@@ -210,6 +226,13 @@ export type WorkerHello = Message<"codeq.v1.WorkerHello"> & {
    * @generated from field: codeq.v1.ClientInfo client = 4;
    */
   client?: ClientInfo | undefined;
+
+  /**
+   * The one shard whose tasks the worker receives. Absent: those of all shards.
+   *
+   * @generated from field: codeq.v1.ShardChoice only_shard = 5;
+   */
+  onlyShard?: ShardChoice | undefined;
 };
 
 /**
@@ -218,6 +241,35 @@ export type WorkerHello = Message<"codeq.v1.WorkerHello"> & {
  */
 export const WorkerHelloSchema: GenMessage<WorkerHello> = /*@__PURE__*/
   messageDesc(file_codeq_v1_worker_service, 2);
+
+/**
+ * ShardChoice chooses one of several shards for a stream. If the server has another number of shards, or is older than
+ * this message, the stream is over all shards, as without the choice: compare WorkerWelcome.shards.
+ *
+ * @generated from message codeq.v1.ShardChoice
+ */
+export type ShardChoice = Message<"codeq.v1.ShardChoice"> & {
+  /**
+   * The shard, from 0.
+   *
+   * @generated from field: uint32 shard = 1;
+   */
+  shard: number;
+
+  /**
+   * Number of shards that the client knows of, 2 to 32.
+   *
+   * @generated from field: uint32 shards = 2;
+   */
+  shards: number;
+};
+
+/**
+ * Describes the message codeq.v1.ShardChoice.
+ * Use `create(ShardChoiceSchema)` to create a new message.
+ */
+export const ShardChoiceSchema: GenMessage<ShardChoice> = /*@__PURE__*/
+  messageDesc(file_codeq_v1_worker_service, 3);
 
 /**
  * WorkerWelcome answers the hello.
@@ -266,6 +318,21 @@ export type WorkerWelcome = Message<"codeq.v1.WorkerWelcome"> & {
    * @generated from field: uint32 protocol = 6;
    */
   protocol: number;
+
+  /**
+   * The shard of the process that serves the stream. Tasks of other shards reach it from their processes.
+   *
+   * @generated from field: uint32 shard = 7;
+   */
+  shard: number;
+
+  /**
+   * Number of shards. A task is in the shard that the FNV-1a hash of its id, with 64 bits, gives modulo this number.
+   * 0: the server is older than this field.
+   *
+   * @generated from field: uint32 shards = 8;
+   */
+  shards: number;
 };
 
 /**
@@ -273,7 +340,7 @@ export type WorkerWelcome = Message<"codeq.v1.WorkerWelcome"> & {
  * Use `create(WorkerWelcomeSchema)` to create a new message.
  */
 export const WorkerWelcomeSchema: GenMessage<WorkerWelcome> = /*@__PURE__*/
-  messageDesc(file_codeq_v1_worker_service, 3);
+  messageDesc(file_codeq_v1_worker_service, 4);
 
 /**
  * Heartbeat extends a lease.
@@ -309,7 +376,7 @@ export type Heartbeat = Message<"codeq.v1.Heartbeat"> & {
  * Use `create(HeartbeatSchema)` to create a new message.
  */
 export const HeartbeatSchema: GenMessage<Heartbeat> = /*@__PURE__*/
-  messageDesc(file_codeq_v1_worker_service, 4);
+  messageDesc(file_codeq_v1_worker_service, 5);
 
 /**
  * Progress reports the progress of a leased task.
@@ -344,7 +411,7 @@ export type Progress = Message<"codeq.v1.Progress"> & {
  * Use `create(ProgressSchema)` to create a new message.
  */
 export const ProgressSchema: GenMessage<Progress> = /*@__PURE__*/
-  messageDesc(file_codeq_v1_worker_service, 5);
+  messageDesc(file_codeq_v1_worker_service, 6);
 
 /**
  * OutcomeArtifacts lists the artifacts of one outcome.
@@ -379,7 +446,7 @@ export type OutcomeArtifacts = Message<"codeq.v1.OutcomeArtifacts"> & {
  * Use `create(OutcomeArtifactsSchema)` to create a new message.
  */
 export const OutcomeArtifactsSchema: GenMessage<OutcomeArtifacts> = /*@__PURE__*/
-  messageDesc(file_codeq_v1_worker_service, 6);
+  messageDesc(file_codeq_v1_worker_service, 7);
 
 /**
  * LeaseGrant reports the new end of a lease.
@@ -414,7 +481,7 @@ export type LeaseGrant = Message<"codeq.v1.LeaseGrant"> & {
  * Use `create(LeaseGrantSchema)` to create a new message.
  */
 export const LeaseGrantSchema: GenMessage<LeaseGrant> = /*@__PURE__*/
-  messageDesc(file_codeq_v1_worker_service, 7);
+  messageDesc(file_codeq_v1_worker_service, 8);
 
 /**
  * LostLease reports a lease that no longer exists.
@@ -449,7 +516,7 @@ export type LostLease = Message<"codeq.v1.LostLease"> & {
  * Use `create(LostLeaseSchema)` to create a new message.
  */
 export const LostLeaseSchema: GenMessage<LostLease> = /*@__PURE__*/
-  messageDesc(file_codeq_v1_worker_service, 8);
+  messageDesc(file_codeq_v1_worker_service, 9);
 
 /**
  * OutcomeError reports a rejected outcome, which changed nothing.
@@ -491,7 +558,7 @@ export type OutcomeError = Message<"codeq.v1.OutcomeError"> & {
  * Use `create(OutcomeErrorSchema)` to create a new message.
  */
 export const OutcomeErrorSchema: GenMessage<OutcomeError> = /*@__PURE__*/
-  messageDesc(file_codeq_v1_worker_service, 9);
+  messageDesc(file_codeq_v1_worker_service, 10);
 
 /**
  * WorkerService delivers tasks over a stream and accepts their outcomes.

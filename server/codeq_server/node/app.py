@@ -160,7 +160,8 @@ class Node:
             if self._owners is not None:
                 credentials = self._certificates.server_credentials
                 known = self._door.known.add
-                self._siblings = Siblings(self._owners, self._calls, server, known, _log_defect, credentials)
+                moved = self._owners.moved(self._settings.persistence.path)
+                self._siblings = Siblings(self._owners, self._calls, server, known, _log_defect, credentials, moved)
                 stack.push_async_callback(self._siblings.shards.close)
             pages = MetricsPages(exposition, self._siblings)
             probes = ServerProbes(lambda: self._told(self._readiness.grpc()), pages.for_gateways, pages.own)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from codeq_server.config import Address, ClusterSettings
 from codeq_server.node.place import LOOPBACK, Place
 from codeq_server.services.internal_callers import Owner
+from codeq_server.services.shard_links import Moved
+from codeq_server.storage.moved import moved_in
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +35,17 @@ class Owners:
     def processes(self) -> int:
         """Number of processes that share the ports for clients."""
         return len(self.addresses) if self.are_one_server else 1
+
+    def moved(self, store: Path | None) -> Moved | None:
+        """Returns the shards of tasks that do not live in that of their ids, given this process's store; None: all do.
+
+        Raises:
+            StoreError: They cannot be read.
+        """
+        if store is None or not self.are_one_server:  # the number of nodes never changes
+            return None
+        found = moved_in(store.parent)
+        return None if found is None else found.shard_of
 
 
 def owners_of(cluster: ClusterSettings | None, place: Place | None) -> Owners | None:

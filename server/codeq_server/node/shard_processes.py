@@ -24,7 +24,15 @@ from codeq_server.node import summary
 from codeq_server.node.listeners import listeners_of, refuse_taken, reserve
 from codeq_server.node.place import LOOPBACK, VARIABLE, Place
 from codeq_server.storage.errors import StoreError
-from codeq_server.storage.layout import held_layout, is_store_lost, note_store, prepare_layout, shard_path
+from codeq_server.storage.layout import (
+    held_layout,
+    is_store_lost,
+    note_store,
+    prepare_layout,
+    shard_path,
+    stored_shards,
+)
+from codeq_server.storage.moved import prepare_moved
 
 PAUSE_SECONDS_MIN: Final = 0.1
 """Pause before a process that ended is started again; it doubles each time that the process ends early."""
@@ -90,6 +98,8 @@ class ShardProcesses:
         """
         with ExitStack() as stack:
             ready, place = self._hold_ports(stack)
+            if not stored_shards(self._path):
+                prepare_moved(self._path, self._settings.persistence.num_shards)
             prepare_layout(self._path, self._settings.persistence.num_shards)
             stack.enter_context(held_layout(self._path))
             async with asyncio.TaskGroup() as group:

@@ -71,6 +71,10 @@ class PartLinks(Protocol):
         """Number of shards."""
         ...
 
+    def shard_of(self, task_id: str) -> int:
+        """Returns the shard of the task with this id, whether or not it exists."""
+        ...
+
     def open(self, shard: int) -> PartLink:
         """Begins to open a link to a shard."""
         ...
@@ -96,6 +100,10 @@ class StreamLinks:
     def count(self) -> int:
         """Number of shards."""
         return self._shards.count
+
+    def shard_of(self, task_id: str) -> int:
+        """See `PartLinks.shard_of`."""
+        return self._shards.shard_of(task_id)
 
     def open(self, shard: int) -> PartLink:
         """Begins to open a link to a shard."""

@@ -7,7 +7,7 @@ authenticates the caller itself.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Final
@@ -20,6 +20,7 @@ from google.protobuf import descriptor_pool, message_factory
 from google.protobuf.message import Message
 
 from codeq_server.core.errors import Reason, Rejection
+from codeq_server.core.ids import hash_of
 
 from .calls import Calls
 from .internal_callers import Owner
@@ -42,6 +43,9 @@ CHANNELS: Final = 8
 FORMER_SECONDS: Final = 60.0
 """Time for streams over connections with replaced credentials to end."""
 
+Moved = Callable[[int], int | None]
+"""Returns the shard of a task that does not live in that of its id, given the id's hash."""
+
 
 class ShardLinks:
     """Reaches each shard; must be created within the event loop.
@@ -53,6 +57,7 @@ class ShardLinks:
         calls: Executes the calls of this process.
         credentials: Returns credentials for connections; new ones take effect when a connection is opened again.
         patience_seconds: How long after the loss of an owner calls wait for it, unless they are claims.
+        moved: Returns the shard of a task that does not live in that of its id, given the id's hash; None: none does.
 
     Attributes:
         count: Number of shards.
@@ -68,9 +73,10 @@ class ShardLinks:
         *,
         credentials: Credentials = plaintext,
         patience_seconds: float = AGAIN_SECONDS,
+        moved: Moved | None = None,
     ) -> None:
         self.mine, self.count, self.metadata = owner.shard, owner.shards, owner.says_to
-        self._names, self._calls, self._patience = names, calls, patience_seconds
+        self._names, self._calls, self._patience, self._moved = names, calls, patience_seconds, moved
         self._credentials, self._current = credentials, credentials()
         pool = descriptor_pool.Default()
         messages = Messages(pool)
@@ -130,6 +136,12 @@ class ShardLinks:
             closing.add_done_callback(self._former.discard)
         self._turn = (self._turn + 1) % CHANNELS
         return self._channels[shard][self._turn]
+
+    def shard_of(self, task_id: str) -> int:
+        """See `Shards.shard_of`."""
+        hashed = hash_of(task_id)
+        shard = None if self._moved is None else self._moved(hashed)
+        return hashed % self.count if shard is None else shard
 
     def limits_queue(self, tenant: str, command: str) -> bool:
         """Returns whether the policy of a command limits or orders its tasks; see `placing`.

@@ -81,7 +81,7 @@ class MovedTasks:
             raise StoreNotWritable(f"{path / MOVED} cannot be read: {reason_of(error)}") from error
         content = memoryview(self._map)
         count, rest = divmod(len(content) - len(_MAGIC), _HASH_BYTES + 1)
-        if content[: len(_MAGIC)] != _MAGIC or rest or sys.byteorder != "little":
+        if bytes(content[: len(_MAGIC)]) != _MAGIC or rest or sys.byteorder != "little":
             raise StoreDamaged(f"{path / MOVED} is unreadable; remove it, and the next start makes it again")
         end = len(_MAGIC) + count * _HASH_BYTES
         self._hashes = content[len(_MAGIC) : end].cast("Q")
@@ -97,6 +97,18 @@ class MovedTasks:
         if at == len(self._hashes) or self._hashes[at] != hashed:
             return None
         return self._shards[at]
+
+
+def moved_in(path: Path) -> MovedTasks | None:
+    """Returns the tasks that live in another shard than that of their ids; None: there are none.
+
+    Raises:
+        StoreError: The file cannot be read.
+    """
+    if not (path / MOVED).exists():
+        return None
+    found = MovedTasks(path)
+    return found if len(found) else None
 
 
 def write_moved(path: Path, moved: Moved) -> None:

@@ -24,7 +24,7 @@ class _Hashes:
         self._of = (-1, -1)
         self._head, self._hash = "", (0, 0)
 
-    def of(self, position: int, epoch: int) -> tuple[str, tuple[int, int]]:
+    def of(self, position: int, epoch: int) -> tuple[str, int]:
         """Returns the id of a task and its hash."""
         of = (position >> 8, epoch)
         if of != self._of:
@@ -32,11 +32,9 @@ class _Hashes:
             self._head = f"{head}{position >> 8 & 0xFFFFFFFF:08x}"
             self._of, self._hash = of, ids.fnv(self._head)
         last = f"{position & 0xFF:02x}"
-        if self._route is None:
-            end = last + ids.ROUTE
-        else:
-            end = last + self._route.byte(*self._hash, last)
-        return self._head + end, ids.fnv(end, *self._hash)
+        end = last + (ids.ROUTE if self._route is None else self._route.byte(*self._hash, last))
+        high, low = ids.fnv(end, *self._hash)
+        return self._head + end, (high << 32) + low
 
 
 class Waiting(NamedTuple):
@@ -61,7 +59,11 @@ class Pass(Protocol):
     """Takes what is moved."""
 
     size: int
-    batches: Batched
+
+    @property
+    def batches(self) -> Batched:
+        """The atomic batches met."""
+        ...
 
     def pin(self, tenant: str, task_id: str) -> int | None:
         """Returns the shard of a task that stays with something else."""
@@ -156,19 +158,12 @@ class LaneMover:
         if value[:1] == keys.POINTER:
             self._take_pointer(position, key, value, moved_to)
             return
-        queue, tasks, tenant = self.queue, self._tasks, self.queue.row.tenant
-        epoch, task_id = keys.home_epoch(value), keys.name_of(value)
-        name: rows_pb2.NameRow | None = None
+        queue, tasks = self.queue, self._tasks
+        epoch, task_id, name = keys.home_epoch(value), keys.name_of(value), None
         if task_id:
-            hashes = ids.fnv(task_id)
-            name_key = keys.name_key(tenant, task_id)
-            stored = self._source.rows.get(name_key)
-            if stored is None:
-                raise StoreDamaged(f"no row leads to the task {task_id!r}")
-            name = parsed(rows_pb2.NameRow, name_key, stored)
+            hashed, name = ids.hash_of(task_id), self._name_row(task_id)
         else:
-            task_id, hashes = self._hashes.of(position, epoch)
-        hashed = (hashes[0] << 32) + hashes[1]
+            task_id, hashed = self._hashes.of(position, epoch)
         by_id = hashed % tasks.size
         task = keys.task_bytes(value) if queue.row.keyed or queue.row.hooked else b""
         shard = self._shard(self._wanted(task, task_id, name, by_id), by_id)
@@ -187,13 +182,25 @@ class LaneMover:
             count.row.named += 1
         tasks.put(shard, keys.place_key(self._new_prefix, moved_to), value)
         self._source.places.put(self._prefix[1:], position, shard, moved_to)
+        self._note(shard, value, task, waits=position > self._mark)
+        tasks.counted()
+
+    def _note(self, shard: int, value: bytes, task: bytes, *, waits: bool) -> None:
+        """Counts a task in its new shard."""
+        count, queue = self._counts[shard], self.queue
         count.homes += 1
         queue.homes[shard] = queue.homes.get(shard, 0) + 1
         if queue.row.hooked and webhook_of(task):
             count.row.hooked += 1
-        if value[:1] == keys.HOME and position > self._mark:
+        if waits and value[:1] == keys.HOME:
             count.ready(self._lane)
-        tasks.counted()
+
+    def _name_row(self, task_id: str) -> rows_pb2.NameRow:
+        key = keys.name_key(self.queue.row.tenant, task_id)
+        value = self._source.rows.get(key)
+        if value is None:
+            raise StoreDamaged(f"no row leads to the task {task_id!r}")
+        return parsed(rows_pb2.NameRow, key, value)
 
     def _wanted(self, task: bytes, task_id: str, name: rows_pb2.NameRow | None, by_id: int) -> int:
         """Returns the shard in which a task should be: with tasks that share its keys, its batch or its schedule."""

@@ -80,8 +80,7 @@ class ReferencePass:
             new_key = keys.place_key(prefix, new_position)
             if not source.numbers.keeps:
                 _move_places(queue, state)
-                value = state.SerializeToString()
-            target.put(new_key, value)
+            target.put(new_key, value if source.numbers.keeps else state.SerializeToString())
             if state.artifacts:
                 self._artifacts(source, target, count, state, keys.home_of(key), keys.home_of(new_key))
             if state.ended_lsn:
@@ -175,9 +174,7 @@ class ReferencePass:
                 self._put_lease(self._targets[shard], token, claim, longer)
         return live
 
-    def _put_lease(
-        self, target: Target, token: int, claim: rows_pb2.LeaseRow, longer: rows_pb2.ExtensionRow
-    ) -> None:
+    def _put_lease(self, target: Target, token: int, claim: rows_pb2.LeaseRow, longer: rows_pb2.ExtensionRow) -> None:
         if token in target.tokens:
             token = self.next_token()
             self.leases_renewed += len(claim.homes)
@@ -214,9 +211,9 @@ class ReferencePass:
                 self._targets[shard].put(keys.blocked_key(number, gate, 0), keys.line(*line))
 
     def _at_gates(self, source: Source) -> Iterator[tuple[int, bytes, int, int, int]]:
-        """Yields queue, gate, number, target shard and home of each task; shard -1: of a line, whose last number it has.
+        """Yields queue, gate, number, target shard and home of each task.
 
-        The line of a gate comes first.
+        Of an ordering gate, a row with shard -1 comes first, with the last number of the line in place of the home.
         """
         for queue in sorted(source.queues.values(), key=lambda each: each.new_number):
             for key, value in source.rows.between(*keys.queue_rows(keys.BLOCKED, queue.number)):
@@ -272,9 +269,7 @@ def _move_places(queue: SourceQueue, state: rows_pb2.StateRow) -> None:
 
 
 def _empty(row: rows_pb2.LeaseRow) -> rows_pb2.LeaseRow:
-    return rows_pb2.LeaseRow(
-        worker=row.worker, lease_ms=row.lease_ms, claimed_ms=row.claimed_ms, subject=row.subject
-    )
+    return rows_pb2.LeaseRow(worker=row.worker, lease_ms=row.lease_ms, claimed_ms=row.claimed_ms, subject=row.subject)
 
 
 def _leased_place(queue: SourceQueue, place: int) -> int:

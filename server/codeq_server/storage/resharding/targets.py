@@ -8,7 +8,6 @@ from typing import Final
 
 from codeq_internal.v1 import rows_pb2
 
-from codeq_server.core import keys
 from codeq_server.storage.rocks import RocksStore
 
 BATCH_ROWS: Final = 4096

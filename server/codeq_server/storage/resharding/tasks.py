@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Iterator, Mapping, Sequence
+
 from codeq_internal.v1 import rows_pb2
 
 from codeq_server.core import keys

@@ -24,7 +24,7 @@ from test_features_together import TogetherMachine
 from test_keys_on_core import KeyedShardMachine
 from tiny_limits import make_limits_tiny
 
-EXAMPLES = int(os.environ.get("X","30"))
+EXAMPLES = int(os.environ.get("X", "30"))
 NUMBERS = ((2,), (4, 2), (3,), (2, 6, 4))
 
 
@@ -42,7 +42,6 @@ class Resharding(ShardMachine):
         with TemporaryDirectory() as folder:
             path = Path(folder, "store")
             to_disk(self.store, path)
-            print("R", numbers, len(self.created), len(self.ended), len(self.deliveries))
             for number in (*numbers, 1):
                 reshard(path, number, free_bytes=lambda _: 1 << 40)
             self.store = to_memory(path)
@@ -68,12 +67,11 @@ class Resharding(ShardMachine):
     @precondition(lambda self: any(isinstance(task, Name) for task in self.created))
     @rule(choice=st.integers(0, 60), digest=st.sampled_from([b"", b"d" * 16, b"o" * 16]))
     def create_again(self, choice: int, digest: bytes) -> None:
-        everything, chosen = self.created, {}
-        for task, lsn in everything.items():
-            if isinstance(task, Name) and parse_id(task.task_id) is None:
-                chosen[task] = lsn
+        everything = self.created
+        named = [task for task in everything if isinstance(task, Name)]
+        chosen = {task: everything[task] for task in named if parse_id(task.task_id) is None}
         if chosen:
-            self.created = chosen
+            self.created = dict[TaskKey, int](chosen)
             super().create_again(choice, digest)
             self.created = everything
 

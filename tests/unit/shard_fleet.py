@@ -87,10 +87,6 @@ class Fleet:
         self._links: list[list[_Link]] = [[] for _ in range(count)]
         self._dead: dict[int, Reason] = {}
 
-    def shard_of(self, task_id: str) -> int:
-        """See `PartLinks.shard_of`."""
-        return shard_of(task_id, self.count)
-
     def open(self, shard: int) -> PartLink:
         """See `PartLinks.open`."""
         self.opened[shard] += 1

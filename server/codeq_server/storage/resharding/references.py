@@ -17,7 +17,7 @@ from codeq_server.storage.checker_leases import TOKEN_COUNTER_BITS
 from codeq_server.storage.errors import StoreDamaged
 
 from .sources import Source, SourceQueue
-from .targets import Count, Target
+from .targets import Count, Lease, Target
 
 _PLACES: Final = frozenset({rows_pb2.PLACE_KIND_QUEUED, rows_pb2.PLACE_KIND_RETURNED, rows_pb2.PLACE_KIND_BLOCKED})
 _PLACE: Final = 1 << 56
@@ -52,6 +52,7 @@ class ReferencePass:
             self._times(source)
             self._returned(source)
             self._callbacks(source)
+        self._put_leases()
         self._gates(sources)
         self._ended(sources)
 
@@ -154,13 +155,13 @@ class ReferencePass:
             if stored is not None:
                 extension = parsed(rows_pb2.ExtensionRow, keys.extension_key(token), stored)
             lengths = dict(zip(listed(key, extension.queues, extension.homes), extension.lease_ms, strict=True))
-            made: dict[int, tuple[rows_pb2.LeaseRow, rows_pb2.ExtensionRow]] = {}
+            made: dict[int, Lease] = {}
             for index, (number, packed) in enumerate(listed(key, row.queues, row.homes)):
                 if not self._is_live(source, number, packed, token):
                     continue
                 live.add((number, packed))
                 queue, target, count, home = self._home(source, key, number, packed)
-                claim, longer = made.setdefault(target.shard, (_empty(row), rows_pb2.ExtensionRow()))
+                _, claim, longer = made.setdefault(target.shard, _empty(queue.row.tenant, row))
                 claim.queues.append(queue.new_number)
                 claim.homes.append(home)
                 claim.places.append(_leased_place(queue, row.places[index]) if row.places else 0)
@@ -170,18 +171,26 @@ class ReferencePass:
                     longer.homes.append(home)
                     longer.lease_ms.append(lengths[number, packed])
                 count.row.claimed += 1
-            for shard, (claim, longer) in made.items():
-                self._put_lease(self._targets[shard], token, claim, longer)
+            for shard, lease in made.items():
+                self._add_lease(self._targets[shard], token, lease)
         return live
 
-    def _put_lease(self, target: Target, token: int, claim: rows_pb2.LeaseRow, longer: rows_pb2.ExtensionRow) -> None:
-        if token in target.tokens:
+    def _add_lease(self, target: Target, token: int, lease: Lease) -> None:
+        """Adds a lease; gives it another token if another worker has a lease with this one."""
+        there = target.leases.get(token)
+        if there is not None:
+            if there.join(lease):
+                return
             token = self.next_token()
-            self.leases_renewed += len(claim.homes)
-        target.tokens.add(token)
-        target.put(keys.lease_key(token), claim.SerializeToString())
-        if longer.homes:
-            target.put(keys.extension_key(token), longer.SerializeToString())
+            self.leases_renewed += len(lease.row.homes)
+        target.leases[token] = lease
+
+    def _put_leases(self) -> None:
+        for target in self._targets:
+            for token, lease in target.leases.items():
+                target.put(keys.lease_key(token), lease.row.SerializeToString())
+                if lease.extension.homes:
+                    target.put(keys.extension_key(token), lease.extension.SerializeToString())
 
     @staticmethod
     def _is_live(source: Source, number: int, packed: int, token: int) -> bool:
@@ -268,8 +277,10 @@ def _move_places(queue: SourceQueue, state: rows_pb2.StateRow) -> None:
         state.ordering_number = queue.at_gate(state.ordering_number)
 
 
-def _empty(row: rows_pb2.LeaseRow) -> rows_pb2.LeaseRow:
-    return rows_pb2.LeaseRow(worker=row.worker, lease_ms=row.lease_ms, claimed_ms=row.claimed_ms, subject=row.subject)
+def _empty(tenant: str, row: rows_pb2.LeaseRow) -> Lease:
+    """Returns a lease like this one, without deliveries."""
+    made = rows_pb2.LeaseRow(worker=row.worker, lease_ms=row.lease_ms, claimed_ms=row.claimed_ms, subject=row.subject)
+    return Lease(tenant, made, rows_pb2.ExtensionRow())
 
 
 def _leased_place(queue: SourceQueue, place: int) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from codeq_internal.v1 import rows_pb2
 
@@ -16,16 +16,16 @@ from .sources import POSITION_MAX, Source, SourceQueue
 from .targets import Count
 
 
-class _Hashes:
-    """Ids, and their hashes, of the tasks in a lane whose ids the server assigned."""
+class _Ids:
+    """Ids of the tasks in a lane whose ids the server assigned."""
 
     def __init__(self, route: ids.Route | None, queue: int, lane: int) -> None:
         self._route, self._queue, self._lane = route, queue, lane
         self._of = (-1, -1)
         self._head, self._hash = "", (0, 0)
 
-    def of(self, position: int, epoch: int) -> tuple[str, int]:
-        """Returns the id of a task and its hash."""
+    def of(self, position: int, epoch: int) -> str:
+        """Returns the id of a task."""
         of = (position >> 8, epoch)
         if of != self._of:
             head = ids.id_head(self._queue, self._lane, position, epoch)
@@ -33,18 +33,17 @@ class _Hashes:
             self._of, self._hash = of, ids.fnv(self._head)
         last = f"{position & 0xFF:02x}"
         end = last + (ids.ROUTE if self._route is None else self._route.byte(*self._hash, last))
-        high, low = ids.fnv(end, *self._hash)
-        return self._head + end, (high << 32) + low
+        return self._head + end
+
+    def hash_of(self, task_id: str) -> int:
+        """Returns the hash of the id that was returned last."""
+        high, low = ids.fnv(task_id[ids.LED_DIGITS :], *self._hash)
+        return (high << 32) + low
 
 
-class Waiting(NamedTuple):
-    """A row of a lane, in the order of all sources: times first, and rows of a source in their own order."""
-
-    at_ms: int
-    source: int
-    position: int
-    key: bytes
-    value: bytes
+Waiting = tuple[int, int, int, bytes, bytes]
+"""A row of a lane: time at which its task came there, source, position, key, value. The order is that of all sources,
+and rows of a source keep their own."""
 
 
 class Batched(Protocol):
@@ -107,7 +106,9 @@ class LaneMover:
         self._new_prefix = keys.lane_prefix(keys.TASKS, queue.new_number, lane)
         numbers = source.numbers
         route = ids.Route(source.index, numbers.sources) if numbers.sources > 1 else None
-        self._hashes = _Hashes(route, queue.number, lane)
+        self._ids = _Ids(route, queue.number, lane)
+        self._by_source = source.index % tasks.size if numbers.sources % tasks.size == 0 else None
+        """Where the ids that the source assigned lead, if they all lead to one new shard."""
         self._home = ids.shard_of("\n".join(queue.name), tasks.size)
         self._counts: dict[int, Count] = {}
 
@@ -126,11 +127,11 @@ class LaneMover:
         at_ms, index = 0, self._source.index
         for position, key, value in self._rows(self._mark + 1, POSITION_MAX):
             at_ms = max(at_ms, self._came_ms(key, value))
-            yield Waiting(at_ms, index, position, key, value)
+            yield at_ms, index, position, key, value
 
     def append(self, row: Waiting) -> None:
         """Moves a row to the end of the lane."""
-        self._take(row.position, row.key, row.value, 0)
+        self._take(row[2], row[3], row[4], 0)
 
     def _rows(self, first: int, last: int) -> Iterator[tuple[int, bytes, bytes]]:
         start, end = keys.place_key(self._prefix, first), keys.place_key(self._prefix, last) + b"\0"
@@ -161,10 +162,11 @@ class LaneMover:
         queue, tasks = self.queue, self._tasks
         epoch, task_id, name = keys.home_epoch(value), keys.name_of(value), None
         if task_id:
-            hashed, name = ids.hash_of(task_id), self._name_row(task_id)
+            name = self._name_row(task_id)
+            by_id = ids.hash_of(task_id) % tasks.size if tasks.size > 1 else 0
         else:
-            task_id, hashed = self._hashes.of(position, epoch)
-        by_id = hashed % tasks.size
+            task_id = self._ids.of(position, epoch)
+            by_id = self._ids.hash_of(task_id) % tasks.size if self._by_source is None else self._by_source
         task = keys.task_bytes(value) if queue.row.keyed or queue.row.hooked else b""
         shard = self._shard(self._wanted(task, task_id, name, by_id), by_id)
         count = self._count(shard)
@@ -176,7 +178,7 @@ class LaneMover:
             name = rows_pb2.NameRow(epoch=epoch)
             value = _named(value, epoch, task_id)
         if shard != by_id:
-            tasks.moved(hashed, shard)
+            tasks.moved(ids.hash_of(task_id), shard)
         if name is not None:
             self._name(shard, name, task_id, keys.pack_home(self._lane, moved_to))
             count.row.named += 1

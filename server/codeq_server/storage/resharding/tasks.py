@@ -81,7 +81,7 @@ class TaskPass:
                 mover.move_behind()
             by_source = {mover.queue.source.index: mover for mover in movers}
             for row in heapq.merge(*[mover.waiting() for mover in movers]):
-                by_source[row.source].append(row)
+                by_source[row[1]].append(row)
 
     def pin(self, tenant: str, task_id: str) -> int | None:
         """Returns the shard of a task that stays with something else."""

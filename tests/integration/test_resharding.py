@@ -141,6 +141,7 @@ def receiver() -> Iterator[Receiver]:
         yield started
 
 
+@pytest.mark.timeout(600)
 def test_tasks_of_all_kinds_go_on_under_another_number_of_shards(tmp_path: Path, receiver: Receiver) -> None:
     with ServerProcess(tmp_path / "server", env={"PERSISTENCE_CONFIG": "{}", **ENV}) as server:
         work = Work(server, receiver)

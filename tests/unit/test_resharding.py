@@ -5,14 +5,18 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from codeq.v1.task_pb2 import Task
 from codeq_internal.v1 import rows_pb2
-from codeq_server.core import ids, keys, names, tenant_keys
-from codeq_server.core.new_task import NewTask, TaskKeys
+from codeq_server.core import ids, keys, names, recovery, tenant_keys
+from codeq_server.core.errors import Rejection
+from codeq_server.core.new_task import Naming, NewTask, TaskKeys
 from codeq_server.core.purging import purge
+from codeq_server.core.reads import get_task
+from codeq_server.core.shard import Shard, ShardSettings
 from codeq_server.storage.check import check_store
 from codeq_server.storage.errors import (
     StoreDamaged,
@@ -29,8 +33,8 @@ from codeq_server.storage.resharding.reshard import Resharded, reshard
 from codeq_server.storage.resharding.sources import interleaved
 from codeq_server.storage.rocks import RocksStore
 from codeq_server.storage.store import LOG_PREFIX
-from driven_shard import TENANT, DrivenShard
-from stored_rows import to_disk
+from driven_shard import START_MS, TENANT, DrivenShard
+from stored_rows import to_disk, to_memory
 
 TASKS = 60
 KEPT_STEPS = {"move": 1, "check": 1, "settle": 1, "switch": 1, "keep": 4, "clean": 4}
@@ -73,12 +77,17 @@ def sound(path: Path) -> int:
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
     """A store of one shard with tasks that wait."""
+    return waiting_store(tmp_path)
+
+
+def waiting_store(folder: Path) -> Path:
+    """Creates a store of one shard with tasks that wait."""
     shard = DrivenShard()
     for number in range(TASKS):
         shard.create(priority=number % 2)
     shard.write()
-    to_disk(shard.store, tmp_path / "store")
-    return tmp_path / "store"
+    to_disk(shard.store, folder / "store")
+    return folder / "store"
 
 
 # -- crashes -------------------------------------------------------------------------------------------------------
@@ -298,6 +307,70 @@ def test_leases_of_two_workers_with_one_token_get_two(tmp_path: Path) -> None:
     leases = rows_of(path, keys.LEASES)
     assert (len(leases), done.leases_renewed) == (2, len(row.homes))
     assert sum(len(rows_pb2.LeaseRow.FromString(each).homes) for _, each in leases) == TASKS // 2
+
+
+def test_ended_deliveries_of_a_claim_are_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "store"
+    shard = DrivenShard()
+    for _ in range(TASKS):
+        shard.create()
+    delivered = shard.claim_ids(TASKS)
+    for task_id in delivered[::2]:
+        shard.settle(task_id)
+    shard.write()
+    to_disk(shard.store, path)
+    for to in (3, 2, 1):
+        changed(path, to)
+    [(_, value)] = rows_of(path, keys.LEASES)
+    assert len(rows_pb2.LeaseRow.FromString(value).homes) == TASKS // 2
+
+
+def opened(path: Path, route: ids.Route | None = None) -> Shard:
+    """Opens the shard in a folder, without writing anything."""
+    settings = ShardSettings(route=route)
+    return recovery.open_shard(to_memory(path), settings, ids.EPOCH_MAX, START_MS, 1)
+
+
+def test_task_is_found_by_its_id_after_shards_were_merged(tmp_path: Path) -> None:
+    path = tmp_path / "store"
+    shard = DrivenShard()
+    made = [shard.create() for _ in range(TASKS)]
+    parked = shard.create(delay=60_000)
+    shard.claim(TASKS // 3)
+    shard.write()
+    to_disk(shard.store, path)
+    for to in (3, 2, 1):
+        changed(path, to)
+    merged = opened(path)
+    now = merged.at(START_MS, 1)
+    assert get_task(merged, TENANT, parked, now).status.name == "SCHEDULED"
+    found = [get_task(merged, TENANT, task_id, now) for task_id in made]
+    assert [view.task_id for view in found] == made
+    assert [view.status.name for view in found].count("CLAIMED") == TASKS // 3
+    with pytest.raises(Rejection):
+        get_task(merged, "another", made[0], now)
+
+
+def test_request_with_a_key_finds_its_task_under_another_number_of_shards(tmp_path: Path) -> None:
+    path = tmp_path / "store"
+    shard = DrivenShard()
+    naming = Naming(names.keyed_id(TENANT, "once"), b"d" * 16, b"m" * 16)
+    kept = Task(ordering_key="o").SerializeToString()
+    task = NewTask("a", b"1", 0, 0, 0, naming, 0, kept, keys=TaskKeys("", "", "o"))
+    names.create(shard.shard, TENANT, task, shard.now)
+    shard.write()
+    to_disk(shard.store, path)
+    numbers = 0
+    for to in (4, 3, 5):
+        changed(path, to)
+        home = ids.shard_of(f"{TENANT}\na", to)
+        route = ids.Route(home, to)
+        now_named = replace(naming, task_id=names.keyed_id_in(route, TENANT, "once"))
+        numbers += now_named.task_id != naming.task_id
+        again = opened(shard_path(path, home), route)
+        made = names.create(again, TENANT, replace(task, naming=now_named), again.at(START_MS, 1))
+        assert made == names.Duplicate(naming.task_id)
+    assert numbers, "choose a key whose id depends on the number of shards"
 
 
 # -- tasks away from the shard of their ids ------------------------------------------------------------------------

@@ -454,11 +454,6 @@ def name_beside(key: bytes, task_id: str) -> bytes:
     return key[: 2 + key[1]] + task_id.encode()
 
 
-def named_id(key: bytes) -> str:
-    """Returns the task id in a key of table "i"."""
-    return key[2 + key[1] :].decode()
-
-
 def is_name_key(key: bytes) -> bool:
     """Returns whether a key of table "i" holds a tenant and an id."""
     return len(key) > 2 + key[1]

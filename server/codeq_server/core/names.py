@@ -23,6 +23,7 @@ from .new_task import Naming, NewTask
 from .parsing import parsed, unpacked
 from .quotas import check_create
 from .shard import Shard
+from .tenant_keys import named_id
 
 NAMESPACE: Final = uuid.UUID("7d3b0a5e-4c38-5e0f-9c3e-5b1f6a0c9d27").bytes
 """Namespace of the ids derived from idempotency keys. Never changed: a retry must always lead to the same id."""
@@ -187,7 +188,7 @@ def _taken(shard: Shard, tenant: str, naming: Naming) -> str:
         return task_id
     start = keys.name_key(tenant, task_id[: ids.LED_DIGITS])
     for key, value in shard.current(shard.stored.scan(start, start + b"\x7f", _LED_MAX)):
-        found = keys.named_id(key)
+        found = named_id(key)
         if len(found) == len(task_id) and parsed(rows_pb2.NameRow, key, value).digest:
             return found
     return task_id

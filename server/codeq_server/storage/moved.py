@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from codeq_server.core import ids, keys
+from codeq_server.core.tenant_keys import named_id
 
 from .durable import sync_directory, sync_file
 from .errors import StoreDamaged, StoreFailed, StoreNotWritable, reason_of
@@ -148,7 +149,7 @@ def prepare_moved(path: Path, num_shards: int) -> None:
                 continue
             resharded = True
             for key, _ in stored.between(*keys.table_rows(keys.NAMES)):
-                high, low = ids.fnv(keys.named_id(key))
+                high, low = ids.fnv(named_id(key))
                 if ((high << 32) + low) % num_shards != shard:
                     moved.add((high << 32) + low, shard)
     if resharded:

@@ -103,6 +103,7 @@ class LaneMover:
         self._tasks, self._source, self._lane = tasks, source, lane
         self._mark = queue.marks[lane]
         self._prefix = keys.lane_prefix(keys.TASKS, queue.number, lane)
+        self._end = keys.lane_prefix(keys.TASKS, queue.number, lane + 1)
         self._new_prefix = keys.lane_prefix(keys.TASKS, queue.new_number, lane)
         numbers = source.numbers
         route = ids.Route(source.index, numbers.sources) if numbers.sources > 1 else None
@@ -134,7 +135,9 @@ class LaneMover:
         self._take(row[2], row[3], row[4], 0)
 
     def _rows(self, first: int, last: int) -> Iterator[tuple[int, bytes, bytes]]:
-        start, end = keys.place_key(self._prefix, first), keys.place_key(self._prefix, last) + b"\0"
+        start, end = keys.place_key(self._prefix, first), self._end
+        if last < POSITION_MAX:
+            end = keys.place_key(self._prefix, last + 1)
         for key, value in self._source.rows.between(start, end) if first <= last else ():
             yield keys.split_place_key(key)[2], key, value
 

@@ -157,7 +157,7 @@ class ReferencePass:
             lengths = dict(zip(listed(key, extension.queues, extension.homes), extension.lease_ms, strict=True))
             made: dict[int, Lease] = {}
             for index, (number, packed) in enumerate(listed(key, row.queues, row.homes)):
-                if not self._is_live(source, number, packed, token):
+                if not _is_live(source, number, packed, token):
                     continue
                 live.add((number, packed))
                 queue, target, count, home = self._home(source, key, number, packed)
@@ -191,15 +191,6 @@ class ReferencePass:
                 target.put(keys.lease_key(token), lease.row.SerializeToString())
                 if lease.extension.homes:
                     target.put(keys.extension_key(token), lease.extension.SerializeToString())
-
-    @staticmethod
-    def _is_live(source: Source, number: int, packed: int, token: int) -> bool:
-        if source.home(number, packed) is None:
-            return False
-        lane, position = keys.unpack_home(packed)
-        key = keys.place_key(keys.lane_prefix(keys.STATES, number, lane), position)
-        value = source.rows.get(key)
-        return value is None or parsed(rows_pb2.StateRow, key, value).ended_token < token
 
     # -- gates ---------------------------------------------------------------------------------------------------------
 
@@ -264,6 +255,16 @@ class ReferencePass:
             yield key, lists
 
 
+def _is_live(source: Source, number: int, packed: int, token: int) -> bool:
+    """Returns whether the delivery of a task under a token has not ended."""
+    if source.home(number, packed) is None:
+        return False
+    lane, position = keys.unpack_home(packed)
+    key = keys.place_key(keys.lane_prefix(keys.STATES, number, lane), position)
+    value = source.rows.get(key)
+    return value is None or parsed(rows_pb2.StateRow, key, value).ended_token < token
+
+
 def _move_places(queue: SourceQueue, state: rows_pb2.StateRow) -> None:
     """Changes the positions in a state row."""
     if state.place in _PLACES and state.place_lane < keys.LANES:
@@ -272,7 +273,8 @@ def _move_places(queue: SourceQueue, state: rows_pb2.StateRow) -> None:
         state.callbacks[:] = [queue.callback(position) for position in state.callbacks]
     if len(state.blocked) > keys.GATE_BYTES:
         gate, number = state.blocked[: keys.GATE_BYTES], int.from_bytes(state.blocked[keys.GATE_BYTES :], "big")
-        state.blocked = gate + queue.at_gate(number).to_bytes(8, "big")
+        state.blocked = gate
+        state.blocked += queue.at_gate(number).to_bytes(8, "big")
     if state.ordering_number:
         state.ordering_number = queue.at_gate(state.ordering_number)
 

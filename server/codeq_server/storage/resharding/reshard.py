@@ -59,6 +59,7 @@ class Resharded:
         leases_renewed: Running tasks whose workers cannot report about them, because another lease has the same token.
         subscriptions_dropped: Subscriptions that were left out, because several shards have none.
         before: Folder with the stores as they were.
+        artifacts_before: Folders with their artifacts, unless these are in that folder.
         seconds: Time for moving everything, without the checks.
     """
 
@@ -69,6 +70,7 @@ class Resharded:
     leases_renewed: int
     subscriptions_dropped: int
     before: str
+    artifacts_before: list[str]
     seconds: float
 
 
@@ -216,6 +218,7 @@ class _Job:
         self._tasks = self._renewed = self._dropped = 0
         self._seconds = 0.0
         self._files: dict[int, ArtifactFiles] = {}
+        self._old_files: list[str] = []
 
     def run(self) -> None:
         """Makes the stores, durably."""
@@ -229,6 +232,9 @@ class _Job:
                 rows = stack.enter_context(open_stored(path))
                 sources.append(Source(shard, numbers, rows, self._aside.staging / f"places{shard}"))
                 stack.callback(sources[-1].places.close)
+                folder = self._roots[0] / sources[-1].identity.cluster_id.hex()
+                if folder.is_dir() and not folder.is_relative_to(self._aside.path):
+                    self._old_files.append(str(folder))
             targets = [Target(shard, path) for shard, path in enumerate(_stores(self._aside.new, self.to))]
             for target in targets:
                 stack.callback(target.store.close)
@@ -304,6 +310,7 @@ class _Job:
             self._renewed,
             self._dropped if self.to > 1 else 0,
             str(before),
+            self._old_files,
             round(self._seconds, 3),
         )
 
@@ -345,7 +352,7 @@ def _refuse_logs(stores: Sequence[Path]) -> None:
             if any(key != ROWS_POINTER for key, _ in stored.scan(LOG_PREFIX, LAST_KEY, 2)):
                 raise StoreFormat(
                     f"the store {store} is that of a member of a cluster, which has one shard; to leave the cluster "
-                    "with this store, run `codeq cluster leave-offline`"
+                    "with this store, run `codeq cluster leave {store}`"
                 )
 
 

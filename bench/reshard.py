@@ -7,6 +7,7 @@ Makes a store through the core, without a server. Prints one JSON line:
 
     tasks               tasks by state, as the checker counts them; they must be the same after each change
     tasks_per_s         tasks moved per second, by new number of shards, without the checks
+    tasks_per_cpu_s     the same per second of CPU time, which a busy machine changes less
     seconds             whole time, with both checks, by new number of shards
     rss_mb              peak resident memory of the whole run
 
@@ -21,6 +22,7 @@ import resource
 import shutil
 import tempfile
 import time
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Final
@@ -95,6 +97,11 @@ def states(path: Path, shards: int) -> dict[str, int]:
     return counts
 
 
+def note(cpu: dict[str, float], step: str) -> None:
+    """Notes the CPU time at which a step begins."""
+    cpu[step] = time.process_time()
+
+
 def main() -> None:
     """Runs the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -108,10 +115,12 @@ def main() -> None:
         machine = describe_machine(folder)
         fill(path, options.tasks)
         counts = states(path, 1)
-        speeds, seconds = {}, {}
+        speeds, by_cpu, seconds = {}, {}, {}
         for before, to in pairwise([1, *options.to]):
             begun = time.monotonic()
-            done = reshard(path, to, expected=before)
+            cpu: dict[str, float] = {}
+            done = reshard(path, to, expected=before, step=partial(note, cpu))
+            by_cpu[to] = round(done.tasks / (cpu["check"] - cpu["move"]))
             seconds[to] = round(time.monotonic() - begun, 1)
             speeds[to] = round(done.tasks / done.seconds)
             shutil.rmtree(done.before)
@@ -120,7 +129,14 @@ def main() -> None:
     finally:
         shutil.rmtree(folder)
     rss = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
-    line = {"bench": "reshard", "tasks": counts, "tasks_per_s": speeds, "seconds": seconds, "rss_mb": rss}
+    line = {
+        "bench": "reshard",
+        "tasks": counts,
+        "tasks_per_s": speeds,
+        "tasks_per_cpu_s": by_cpu,
+        "seconds": seconds,
+        "rss_mb": rss,
+    }
     text = json.dumps({**line, "commit": describe_commit(), "machine": machine})
     print(text)
     if options.save:

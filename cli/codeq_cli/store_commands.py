@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -22,7 +23,9 @@ ArtifactsOption = Annotated[
     typer.Option(metavar="DIR", help="Folder of artifacts (LOCAL_ARTIFACTS_DIR); default: next to the store."),
 ]
 
-app = typer.Typer(no_args_is_help=False, help="Check, back up and restore a store while no server is running on it.")
+app = typer.Typer(
+    no_args_is_help=False, help="Check, back up, restore and reshard a store while no server is running on it."
+)
 
 
 @app.callback()
@@ -128,6 +131,37 @@ def restore(
     except OSError as error:
         raise _unusable(f"{directory}: {error.strerror}") from None
     render.show_object(json.dumps({"store": str(path)}), options.format)
+
+
+@app.command()
+@output_command
+def reshard(
+    options: ClientOptions,
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="Folder of the store; no server may have it open.")],
+    to: Annotated[int, typer.Option("--to", metavar="M", min=1, help="New number of shards (numShards).")],
+    present: Annotated[
+        int, typer.Option("--from", metavar="N", min=0, help="Present number of shards; another one is an error.")
+    ] = 0,
+    artifacts: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder of artifacts (LOCAL_ARTIFACTS_DIR); default: where the server looks."),
+    ] = None,
+) -> None:
+    """Changes the number of shards of a store; every task keeps its id and its place in its queue.
+
+    The stores are checked before and after. The old ones stay in a folder beside PATH, which the output names.
+    """
+    from codeq_server.storage.errors import StoreError
+    from codeq_server.storage.resharding.reshard import reshard as reshard_stores
+
+    def say(text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+    try:
+        done = reshard_stores(path, to, expected=present, artifacts=artifacts, say=say)
+    except StoreError as error:
+        raise _unusable(str(error)) from None
+    render.show_object(json.dumps(dataclasses.asdict(done)), options.format)
 
 
 def _refuse_open_store(path: Path) -> None:

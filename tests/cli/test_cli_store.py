@@ -76,3 +76,27 @@ def test_check_of_several_shards_is_one_document_and_their_backup_names_each_fol
     refused = run("store", "backup", str(tmp_path / "stores"), str(tmp_path / "backup"))
     assert refused.returncode == 2
     assert b"stores of 2 shards" in refused.stderr + refused.stdout
+
+
+def test_reshard_tells_what_it_did_and_progress_apart_from_it(run: Run, store: Path) -> None:
+    done = run("store", "reshard", str(store), "--to", "2", "--from", "1", "-o", "json")
+    assert done.returncode == 0
+    told = json.loads(done.stdout)
+    assert (told["shards_before"], told["shards"], told["tasks"], told["moved"]) == (1, 2, 0, 0)
+    assert b"checking the present store" in done.stderr
+    assert Path(told["before"]).parent == store.parent
+    assert run("store", "check", str(store)).returncode == 0
+    assert run("store", "check", told["before"]).returncode == 0
+
+
+def test_reshard_that_is_refused_says_why_and_exits_with_code_2(run: Run, store: Path, tmp_path: Path) -> None:
+    for path, options, text in (
+        (store, ("--to", "1"), b"numShards of"),
+        (store, ("--to", "2", "--from", "4"), b"--from is 4"),
+        (store, ("--to", "33"), b"it must be 1 to 32"),
+        (tmp_path / "none", ("--to", "2"), b"there is no store at"),
+    ):
+        done = run("store", "reshard", str(path), *options)
+        assert (done.returncode, done.stdout) == (2, b"")
+        assert text in done.stderr
+        assert done.stderr.endswith(b"(STORE_UNUSABLE)\n")

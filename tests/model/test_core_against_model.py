@@ -11,13 +11,14 @@ from accepted_tasks import create
 from choices import Choices
 from codeq.v1.task_pb2 import Task as TaskMessage
 from codeq_internal.v1 import rows_pb2
-from codeq_server.core import claims, heartbeats, keys, lookup, names, outcomes, reads, recovery, timers, withdrawal
+from codeq_server.core import claims, heartbeats, keys, lookup, outcomes, reads, recovery, timers, withdrawal
 from codeq_server.core.backoff import BackoffPolicy
 from codeq_server.core.batch import SealedBatch
 from codeq_server.core.clock import Now
 from codeq_server.core.errors import Rejection
 from codeq_server.core.history import End as History
-from codeq_server.core.model import WINDOW_BYTES, WINDOW_ENTRY_BYTES, Caller, id_of
+from codeq_server.core.ids import parse_id
+from codeq_server.core.model import WINDOW_BYTES, WINDOW_ENTRY_BYTES, Caller, Name, TaskKey, id_of
 from codeq_server.core.shard import Shard, ShardSettings
 from codeq_server.core.status import Outcome
 from codeq_server.storage.check import check
@@ -34,6 +35,11 @@ from tiny_limits import CLAIM_MAX, make_limits_tiny
 BACKOFF_MS = 1000
 CALLERS = [Caller(tenant, *who) for tenant in TENANTS for who in (("w", "w"), ("w/1", "w"), ("v", "v"))]
 EXAMPLES_LEAST = 1000
+
+
+def key_of(task: Task) -> TaskKey:
+    """Returns the shard's key for a task."""
+    return Name(task.tenant, task.task_id) if parse_id(task.task_id) is None else task.task_id
 
 
 class CoreBesideModel(NamedWork, Expiries, OfTenants, Choices, RuleBasedStateMachine):
@@ -356,7 +362,7 @@ class CoreBesideModel(NamedWork, Expiries, OfTenants, Choices, RuleBasedStateMac
 
     def has_moved(self, task: Task) -> bool:
         if task.lease:
-            return names.task_key(task.tenant, task.task_id) not in self.shard.deliveries
+            return key_of(task) not in self.shard.deliveries
         return self.place(task) > 0
 
     def place(self, task: Task) -> int:
@@ -428,7 +434,7 @@ class CoreBesideModel(NamedWork, Expiries, OfTenants, Choices, RuleBasedStateMac
             lease = task.lease
             if lease is not None:
                 until = self.mono + max(lease.length, lease.longest)
-                key = names.task_key(task.tenant, task.task_id)
+                key = key_of(task)
                 assert twin.deliveries[key].claim.until_of(key) == until
         self.check_same(twin)
         self.check_usage(twin)

@@ -46,6 +46,9 @@ class InstalledShards:
         self.count, self.mine = len(installation.runners), mine
         self._installation = installation
 
+    def shard_of(self, task_id: str) -> int:
+        return ids.shard_of(task_id, self.count)
+
     def limits_queue(self, tenant: str, command: str) -> bool:
         return has_limits(self._installation.runners[self.mine].shard.policies, tenant, command)
 

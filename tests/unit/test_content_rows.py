@@ -7,6 +7,7 @@ import inspect
 import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from types import FunctionType
 from typing import Any
 
@@ -24,8 +25,11 @@ from codeq_server.engine.runner import ShardRunner, system_clock
 from codeq_server.replication.local import LocalLog
 from codeq_server.storage.check import check
 from codeq_server.storage.memory import MemoryStore
+from codeq_server.storage.reading import open_stored
+from codeq_server.storage.resharding.reshard import reshard
 from driven_shard import TENANT, DrivenShard
 from planting import planted
+from stored_rows import to_disk
 
 FILE = b"f" * 16
 HOME = keys.home_of(keys.place_key(keys.lane_prefix(keys.STATES, 1, 9), 1))
@@ -93,6 +97,17 @@ def test_checker_finds_damaged_contents(rows: dict[bytes, bytes | None]) -> None
     driven.write()
     driven.store.write(rows)
     assert [str(each) for each in check(driven.store.scan(b"", b"\xff", 1 << 30))]
+
+
+def test_contents_follow_their_tasks_to_other_shards(tmp_path: Path) -> None:
+    driven, task_id = driven_with_content()
+    driven.settle(task_id, artifacts=[STORED])
+    driven.write()
+    to_disk(driven.store, tmp_path / "store")
+    for shards in (2, 1):
+        reshard(tmp_path / "store", shards)
+    with open_stored(tmp_path / "store", 64) as rows:
+        assert [chunk for _, chunk in rows.scan(*keys.table_rows(keys.CONTENTS), 10)] == [b"abc", b"de"]
 
 
 # -- through a runner ------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import pytest
 from codeq_internal.v1 import rows_pb2
 from codeq_server.core import keys, names, purging
 from codeq_server.core.lookup import find_home
+from codeq_server.core.model import Name
 from codeq_server.core.new_task import Naming, NewTask
 from codeq_server.core.purging import purge
 from codeq_server.core.redrive import redrive_task
@@ -185,7 +186,7 @@ def test_purge_notifies_watchers_and_starts_the_retention_of_ended_tasks() -> No
     naming = Naming("mine")
     names.create(driven.shard, TENANT, NewTask("a", b"1", 0, 0, 0, naming), driven.now)
     parked = driven.create(delay=9000)
-    watched = {plain, names.task_key(TENANT, "mine"), parked}
+    watched = {plain, Name(TENANT, "mine"), parked}
     driven.shard.watched |= watched
     begin(driven)
     finish(driven)

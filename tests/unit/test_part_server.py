@@ -15,6 +15,7 @@ from codeq.v1 import task_pb2
 from codeq_internal.v1 import shard_work_pb2 as pb
 from codeq_server.auth.claims import WORKER_SCOPES, Claims
 from codeq_server.core.errors import Reason, Rejection
+from codeq_server.core.ids import shard_of
 from codeq_server.services.internal_callers import Owner
 from codeq_server.services.part_links import GrpcLink, LinkEndedError
 from codeq_server.services.part_server import PartServer
@@ -37,6 +38,9 @@ class Linked:
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self._channel = channel
         self.metadata = Owner(0, 2, SECRET).says_to
+
+    def shard_of(self, task_id: str) -> int:
+        return shard_of(task_id, self.count)
 
     def channel(self, shard: int) -> grpc.aio.Channel:
         assert shard == 1

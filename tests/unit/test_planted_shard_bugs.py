@@ -48,7 +48,11 @@ BUGS: dict[str, Bug] = {
         (4,),
     ),
     "task with a key is created where it arrives": Bug(
-        (placing.of_spec, "return shard_of(names.keyed_id", "return shards.mine or shard_of(names.keyed_id"),
+        (
+            placing.of_spec,
+            "return shards.shard_of(names.keyed_id",
+            "return shards.mine or shards.shard_of(names.keyed_id",
+        ),
         test_routing.test_task_with_a_key_is_created_once_through_whatever_process,
         shards=4,
     ),

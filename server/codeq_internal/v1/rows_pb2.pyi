@@ -41,18 +41,20 @@ SIGNAL_MODE_GROUP: SignalMode
 SIGNAL_MODE_HASH: SignalMode
 
 class IdentityRow(_message.Message):
-    __slots__ = ("format", "shard", "num_shards", "cluster_id", "epoch")
+    __slots__ = ("format", "shard", "num_shards", "cluster_id", "epoch", "resharded")
     FORMAT_FIELD_NUMBER: _ClassVar[int]
     SHARD_FIELD_NUMBER: _ClassVar[int]
     NUM_SHARDS_FIELD_NUMBER: _ClassVar[int]
     CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
+    RESHARDED_FIELD_NUMBER: _ClassVar[int]
     format: int
     shard: int
     num_shards: int
     cluster_id: bytes
     epoch: int
-    def __init__(self, format: _Optional[int] = ..., shard: _Optional[int] = ..., num_shards: _Optional[int] = ..., cluster_id: _Optional[bytes] = ..., epoch: _Optional[int] = ...) -> None: ...
+    resharded: bool
+    def __init__(self, format: _Optional[int] = ..., shard: _Optional[int] = ..., num_shards: _Optional[int] = ..., cluster_id: _Optional[bytes] = ..., epoch: _Optional[int] = ..., resharded: _Optional[bool] = ...) -> None: ...
 
 class TickRow(_message.Message):
     __slots__ = ("lsn", "wall_ms", "oldest_lease", "sweep_mark", "last_queue")

@@ -72,7 +72,8 @@ class PersistenceSettings:
         Whole(1, SHARDS_MAX),
         1,
         "number of [shards](scaling.md), each with a process and a store of its own; not with `memory`. With Raft, "
-        "each is replicated by a group of its own. It is kept in the store: another number stops the start",
+        "each is replicated by a group of its own. It is kept in the store: another number stops the start; "
+        "`codeq store reshard` [changes it](scaling.md#change-the-number-of-shards), without Raft",
     )
 
 

@@ -17,6 +17,9 @@ POSITION_MAX: Final = (1 << 48) - 1
 ROUTE: Final = "00"
 """The route byte of ids where there is one shard."""
 
+LED_DIGITS: Final = 32
+"""Characters of a UUID that `Route.lead` never changes."""
+
 _FORM = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-8[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 _OFFSET: Final = (0xCBF29CE4, 0x84222325)
 """Offset basis of FNV-1a with 64 bits, upper and lower half."""
@@ -47,10 +50,15 @@ def fnv(text: str, high: int = _OFFSET[0], low: int = _OFFSET[1]) -> tuple[int, 
     return high, low
 
 
-def shard_of(text: str, count: int) -> int:
-    """Returns which of `count` shards a task id leads to: its FNV-1a hash modulo their number; see HASHED_MAX."""
+def hash_of(text: str) -> int:
+    """Returns the FNV-1a hash of a text, 64 bits; see HASHED_MAX."""
     high, low = fnv(text[:HASHED_MAX])
-    return ((high << 32) + low) % count
+    return (high << 32) + low
+
+
+def shard_of(text: str, count: int) -> int:
+    """Returns which of `count` shards a task id leads to: its FNV-1a hash modulo their number."""
+    return hash_of(text) % count
 
 
 class Route:
@@ -91,12 +99,12 @@ class Route:
         """Returns a UUID that leads to the shard: the given one, or one that differs from it in its last digits."""
         if shard_of(uuid, self.count) == self.shard:
             return uuid
-        high, low = fnv(uuid[:32])
-        byte, number = "", int(uuid[32:34], 16)
+        high, low = fnv(uuid[:LED_DIGITS])
+        byte, number = "", int(uuid[LED_DIGITS : LED_DIGITS + 2], 16)
         while not byte:
             byte = self.byte(high, low, f"{number & 0xFF:02x}")
             number += 1
-        return f"{uuid[:32]}{number - 1 & 0xFF:02x}{byte}"
+        return f"{uuid[:LED_DIGITS]}{number - 1 & 0xFF:02x}{byte}"
 
 
 class TaskRef(NamedTuple):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from . import ids, keys
 from .deliveries import Delivery
-from .errors import Reason, Rejection
+from .errors import CorruptRows, Reason, Rejection
 from .model import Lane, Name, TaskKey
 from .names import find_named
+from .parsing import unpacked
 from .shard import Shard
 
 
@@ -26,11 +27,7 @@ def find_home(shard: Shard, tenant: str, task_id: str) -> tuple[Lane, int]:
         Rejection: TASK_NOT_FOUND, also for another tenant's task.
     """
     ref = ids.parse_id(task_id)
-    if ref is None:
-        named = find_named(shard, tenant, task_id)
-        if named is not None:
-            return named
-    else:
+    if ref is not None:
         queue = shard.queues.get(ref.queue)
         if queue is not None and queue.tenant == tenant:
             lane = queue.lanes[ref.lane]
@@ -40,7 +37,24 @@ def find_home(shard: Shard, tenant: str, task_id: str) -> tuple[Lane, int]:
                 is_home = value is not None and keys.is_home_of_epoch(value, ref.epoch)
                 if is_home and lane.id_of(ref.position, ref.epoch) == task_id:  # the route byte is right, too
                     return lane, ref.position
+    if ref is None or shard.resharded:  # a server with another number of shards may have assigned the id
+        named = find_named(shard, tenant, task_id)
+        if named is not None:
+            return named
     raise not_found(task_id)
+
+
+def key_of(shard: Shard, lane: Lane, position: int) -> TaskKey:
+    """Returns the key of the task with this home.
+
+    Raises:
+        CorruptRows: There is no such home.
+    """
+    key = keys.place_key(lane.task_prefix, position)
+    value = shard.get(key)
+    if value is None:
+        raise CorruptRows(key, "the home of a task is missing")
+    return unpacked(lambda home: lane.key_of(position, home), key, value)
 
 
 def command_of(shard: Shard, tenant: str, task_id: str) -> str:

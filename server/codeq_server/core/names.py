@@ -23,9 +23,14 @@ from .new_task import Naming, NewTask
 from .parsing import parsed, unpacked
 from .quotas import check_create
 from .shard import Shard
+from .tenant_keys import named_id
 
 NAMESPACE: Final = uuid.UUID("7d3b0a5e-4c38-5e0f-9c3e-5b1f6a0c9d27").bytes
 """Namespace of the ids derived from idempotency keys. Never changed: a retry must always lead to the same id."""
+
+
+_LED_MAX: Final = 16
+"""Rows read to find a task whose id has other last digits; a producer can choose such ids, but has no reason to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +74,6 @@ def keyed_id_in(route: ids.Route | None, tenant: str, key: str, index: int | Non
     return task_id if route is None else route.lead(task_id)
 
 
-def task_key(tenant: str, task_id: str) -> TaskKey:
-    """Returns the key of the task with this id, whether or not the task exists."""
-    return Name(tenant, task_id) if ids.parse_id(task_id) is None else task_id
-
-
 def create(shard: Shard, tenant: str, task: NewTask, now: Now) -> Created | Duplicate:
     """Accepts a task, or finds the task that the same request created earlier.
 
@@ -81,8 +81,10 @@ def create(shard: Shard, tenant: str, task: NewTask, now: Now) -> Created | Dupl
         Rejection: TOO_MANY_QUEUES, QUOTA_EXCEEDED, STORAGE_FULL, IDEMPOTENCY_CONFLICT, TASK_ID_TAKEN,
             POLICY_VIOLATION.
     """
-    if task.naming is not None and not _is_free(shard, tenant, task.naming):
-        return Duplicate(task.naming.task_id)
+    if task.naming is not None:
+        made = _made(shard, tenant, task.naming)
+        if made is not None:
+            return made
     if task.misfit is not None:
         raise shard.policies.refuse(task.misfit)
     check_storage(shard)
@@ -157,21 +159,39 @@ def _create(shard: Shard, tenant: str, task: NewTask, batch: str, now: Now) -> C
     return Created(task_id, raw)
 
 
-def _is_free(shard: Shard, tenant: str, naming: Naming) -> bool:
-    """Returns whether the id is free; False: the same request created the task with this id."""
-    row = _row(shard, tenant, naming.task_id)
+def _made(shard: Shard, tenant: str, naming: Naming) -> Duplicate | None:
+    """Returns the task that the same request created; None: the id is free."""
+    task_id = _taken(shard, tenant, naming)
+    row = _row(shard, tenant, task_id)
     if row is None:
-        return True
+        return None
     if not naming.digest:
-        raise Rejection(Reason.TASK_ID_TAKEN, f"a task already has the id {naming.task_id}")
+        raise Rejection(Reason.TASK_ID_TAKEN, f"a task already has the id {task_id}")
     if not naming.made(row) or row.batch_tasks:
         raise _conflict()
-    return False
+    return Duplicate(task_id)
 
 
 def _of_batch(shard: Shard, tenant: str, naming: Naming | None) -> Duplicate | None:
     assert naming is not None
-    return None if _row(shard, tenant, naming.task_id) is None else Duplicate(naming.task_id)
+    task_id = _taken(shard, tenant, naming)
+    return None if _row(shard, tenant, task_id) is None else Duplicate(task_id)
+
+
+def _taken(shard: Shard, tenant: str, naming: Naming) -> str:
+    """Returns the id under which a task with this naming may exist.
+
+    An id that derives from an idempotency key depends on the number of shards in its last digits; see `Route.lead`.
+    """
+    task_id = naming.task_id
+    if not shard.resharded or not naming.digest or _row(shard, tenant, task_id) is not None:
+        return task_id
+    start = keys.name_key(tenant, task_id[: ids.LED_DIGITS])
+    for key, value in shard.current(shard.stored.scan(start, start + b"\x7f", _LED_MAX)):
+        found = named_id(key)
+        if len(found) == len(task_id) and parsed(rows_pb2.NameRow, key, value).digest:
+            return found
+    return task_id
 
 
 def _conflict() -> Rejection:

@@ -45,6 +45,9 @@ def open_shard(rows: RowReader, settings: ShardSettings, epoch: int, wall_ms: in
         CorruptRows: Rows contradict each other.
     """
     shard = Shard(rows, settings, epoch)
+    identity = rows.get(keys.IDENTITY)
+    if identity is not None and parsed(rows_pb2.IdentityRow, keys.IDENTITY, identity).resharded:
+        shard.resharded = True
     value = rows.get(keys.TICK)
     tick = rows_pb2.TickRow() if value is None else parsed(rows_pb2.TickRow, keys.TICK, value)
     shard.batch.lsn = tick.lsn + 1

@@ -90,6 +90,8 @@ class Shard:
     """Histograms of queues that metrics have not read yet; None: nobody has asked for metrics."""
     traces: Traces | None = None
     """Tasks whose traces are recorded; None: none are. The caller sets it."""
+    resharded = False
+    """Whether the number of shards was changed: tasks may have ids and names that other shards made."""
 
     def __init__(self, rows: RowReader, settings: ShardSettings, epoch: int) -> None:
         self.stored, self.settings, self.epoch = rows, settings, epoch

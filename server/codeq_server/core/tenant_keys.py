@@ -22,6 +22,11 @@ def split_endpoint_key(key: bytes) -> tuple[str, str]:
     return key[2 : 2 + key[1]].decode(), key[2 + key[1] :].decode()
 
 
+def named_id(key: bytes) -> str:
+    """Returns the task id in a key of table "i"."""
+    return key[2 + key[1] :].decode()
+
+
 def tenant_key(name: str) -> bytes:
     """Returns the key of a tenant's row."""
     return keys.TENANTS + name.encode()

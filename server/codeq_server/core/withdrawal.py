@@ -11,9 +11,8 @@ from .clock import Now
 from .ending import end_with_state
 from .errors import CorruptRows, Reason, Rejection
 from .history import End, note
-from .lookup import find_home, find_live
+from .lookup import find_home, find_live, key_of
 from .model import Lane, TaskKey
-from .names import task_key
 from .outcomes import leave_claim
 from .parsing import unpacked
 from .shard import Shard
@@ -57,7 +56,7 @@ def cancel(shard: Shard, tenant: str, task_id: str, reason: str, now: Now) -> No
         leave_claim(shard, delivery)
         if claim.holder is not None:
             shard.affect().cancelled.append((claim.holder, task_id, claim.token))
-    end_cancelled(shard, home, position, task_key(tenant, task_id), state, reason, now)
+    end_cancelled(shard, home, position, key_of(shard, home, position), state, reason, now)
 
 
 def end_cancelled(

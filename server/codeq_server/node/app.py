@@ -161,7 +161,8 @@ class Node:
             if self._owners is not None:
                 credentials = self._certificates.server_credentials
                 known = self._door.known.add
-                self._siblings = Siblings(self._owners, self._calls, server, known, _log_defect, credentials)
+                moved = self._owners.moved(self._settings.persistence.path)
+                self._siblings = Siblings(self._owners, self._calls, server, known, _log_defect, credentials, moved)
                 self._siblings.shards.on_change = self._readiness.changed
                 stack.push_async_callback(self._siblings.close)
             pages = MetricsPages(exposition, self._siblings)

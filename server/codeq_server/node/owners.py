@@ -5,11 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from codeq_server.config import Address, ClusterSettings, RaftSettings
 from codeq_server.node.place import LOOPBACK, Place
 from codeq_server.services.internal_callers import Owner
+from codeq_server.services.shard_links import Moved
+from codeq_server.storage.moved import moved_in
 
 _SECRET_SALT: Final = b"codeq secret of shards\n"
 
@@ -54,6 +57,17 @@ class Owners:
     def processes(self) -> int:
         """Number of processes that share the ports for clients."""
         return len(self.addresses) if self.are_one_server else 1
+
+    def moved(self, store: Path | None) -> Moved | None:
+        """Returns the shards of tasks that do not live in that of their ids, given this process's store; None: all do.
+
+        Raises:
+            StoreError: They cannot be read.
+        """
+        if store is None or not self.are_one_server:  # the number of nodes never changes
+            return None
+        found = moved_in(store.parent)
+        return None if found is None else found.shard_of
 
 
 def owners_of(cluster: ClusterSettings | None, place: Place | None, raft: RaftSettings | None = None) -> Owners | None:

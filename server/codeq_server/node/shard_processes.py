@@ -26,7 +26,15 @@ from codeq_server.node.listeners import listeners_of, refuse_taken, reserve
 from codeq_server.node.peer_front import PeerFront
 from codeq_server.node.place import BEAT_SECONDS, LOOPBACK, VARIABLE, Place
 from codeq_server.storage.errors import StoreError
-from codeq_server.storage.layout import held_layout, is_store_lost, note_store, prepare_layout, shard_path
+from codeq_server.storage.layout import (
+    held_layout,
+    is_store_lost,
+    note_store,
+    prepare_layout,
+    shard_path,
+    stored_shards,
+)
+from codeq_server.storage.moved import prepare_moved
 
 PAUSE_SECONDS_MIN: Final = 0.1
 """Pause before a process that ended is started again; it doubles each time that the process ends early."""
@@ -98,6 +106,8 @@ class ShardProcesses:
         """
         with ExitStack() as stack:
             ready, place = self._hold_ports(stack)
+            if not stored_shards(self._path):
+                prepare_moved(self._path, self._settings.persistence.num_shards)
             prepare_layout(self._path, self._settings.persistence.num_shards)
             stack.enter_context(held_layout(self._path))
             if self._settings.raft is not None:

@@ -22,7 +22,7 @@ from codeq_server.services.part_server import PartServer
 from codeq_server.services.passing import PassingOn
 from codeq_server.services.process_pages import ProcessPages
 from codeq_server.services.routing.router import Router
-from codeq_server.services.shard_links import AGAIN_SECONDS, ShardLinks
+from codeq_server.services.shard_links import AGAIN_SECONDS, Moved, ShardLinks
 
 MEET_SECONDS: Final = 10.0
 """Time for the processes of all shards to reach each other, before the server is announced."""
@@ -48,6 +48,7 @@ class Siblings:
         on_known: Called with the gRPC peer of each connection of another process.
         on_defect: Called with the method and exception of an unexpected failure.
         credentials: Returns the credentials for connections to other nodes.
+        moved: As of `ShardLinks`.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class Siblings:
         on_known: Callable[[str], None],
         on_defect: Callable[[str, BaseException], None],
         credentials: Credentials,
+        moved: Moved | None,
     ) -> None:
         PartServer(calls, owners.mine, on_known, on_defect).register(server)
         self._are_one_server, self._has_members = owners.are_one_server, owners.groups is not None
@@ -72,6 +74,7 @@ class Siblings:
             credentials=credentials if not owners.are_one_server else plaintext,
             patience_seconds=AGAIN_SECONDS if owners.are_one_server else 0,
             seekers=_seekers(owners, credentials),
+            moved=moved,
         )
         calls.siblings = self.shards
         if owners.groups is not None:

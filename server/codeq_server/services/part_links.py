@@ -71,6 +71,10 @@ class PartLinks(Protocol):
         """Number of shards."""
         ...
 
+    def shard_of(self, task_id: str) -> int:
+        """Returns the shard of the task with this id, whether or not it exists."""
+        ...
+
     def open(self, shard: int) -> PartLink:
         """Begins to open a link to a shard."""
         ...
@@ -97,6 +101,10 @@ class StreamLinks:
         """Number of shards."""
         return self._shards.count
 
+    def shard_of(self, task_id: str) -> int:
+        """See `PartLinks.shard_of`."""
+        return self._shards.shard_of(task_id)
+
     def open(self, shard: int) -> PartLink:
         """Begins to open a link to a shard."""
         if shard == self._shards.mine:
@@ -120,6 +128,10 @@ class LinksToOne:
     def open(self, _: int) -> PartLink:
         """Begins to open a link to the shard."""
         return self._links.open(self._shard)
+
+    def shard_of(self, _: str) -> int:
+        """Returns the number of the only link, whatever the task."""
+        return 0
 
 
 class GrpcLink:

@@ -21,7 +21,7 @@ from codeq_internal.v1 import shard_work_pb2 as shard_pb
 
 from codeq_server.auth.claims import NEVER
 from codeq_server.core.errors import Reason, Rejection
-from codeq_server.core.ids import Route, shard_of
+from codeq_server.core.ids import Route
 
 from .artifacts import RESULT_BYTES_MAX
 from .claiming import allowed_commands
@@ -84,7 +84,7 @@ class WorkerRelay:
         self._default_lease_seconds = default_lease_seconds
         self._context = context
         self._unix_seconds = unix_seconds
-        self._count = links.count
+        self._count, self._shard_of = links.count, links.shard_of
         self._parts = [RelayPart(shard, self, links.open, self._hello_to_shard) for shard in range(links.count)]
         self._credits = Credits(links.count)
         self._ledger = Ledger(links.count)
@@ -292,7 +292,7 @@ class WorkerRelay:
         return works
 
     def _work_of(self, works: dict[int, pb.WorkRequest], task_id: str) -> tuple[int, pb.WorkRequest]:
-        shard = shard_of(task_id, self._count)
+        shard = self._shard_of(task_id)
         work = works.get(shard)
         if work is None:
             work = works[shard] = pb.WorkRequest()

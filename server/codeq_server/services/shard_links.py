@@ -20,6 +20,7 @@ from google.protobuf import descriptor_pool, message_factory
 from google.protobuf.message import Message
 
 from codeq_server.core.errors import Reason, Rejection
+from codeq_server.core.ids import hash_of
 
 from .calls import Calls
 from .internal_callers import Owner
@@ -43,6 +44,9 @@ CHANNELS: Final = 8
 FORMER_SECONDS: Final = 60.0
 """Time for streams over connections with replaced credentials to end."""
 
+Moved = Callable[[int], int | None]
+"""Returns the shard of a task that does not live in that of its id, given the id's hash."""
+
 
 class ShardLinks:
     """Reaches each shard; must be created within the event loop.
@@ -56,6 +60,7 @@ class ShardLinks:
         patience_seconds: How long after the loss of an owner calls wait for it, unless they are claims.
         seekers: For each shard, which of several processes owns it at the time; `addresses` are not used then, and this
             process may not own its shard. None: owners do not change.
+        moved: Returns the shard of a task that does not live in that of its id, given the id's hash; None: none does.
 
     Attributes:
         count: Number of shards.
@@ -72,9 +77,10 @@ class ShardLinks:
         credentials: Credentials = plaintext,
         patience_seconds: float = AGAIN_SECONDS,
         seekers: Sequence[LeaderSeeker] = (),
+        moved: Moved | None = None,
     ) -> None:
         self.mine, self.count, self.metadata = owner.shard, owner.shards, owner.says_to
-        self._names, self._calls, self._patience = names, calls, patience_seconds
+        self._names, self._calls, self._patience, self._moved = names, calls, patience_seconds, moved
         self._credentials, self._seekers = credentials, seekers
         messages = Messages(descriptor_pool.Default())
         self._addresses = {index: each for index, each in enumerate(addresses) if seekers or index != self.mine}
@@ -174,6 +180,12 @@ class ShardLinks:
             self._channels[shard] = wanted, channels
         self._turn += 1
         return channels[self._turn % CHANNELS]
+
+    def shard_of(self, task_id: str) -> int:
+        """See `Shards.shard_of`."""
+        hashed = hash_of(task_id)
+        shard = None if self._moved is None else self._moved(hashed)
+        return hashed % self.count if shard is None else shard
 
     def limits_queue(self, tenant: str, command: str) -> bool:
         """Returns whether the policy of a command limits or orders its tasks; see `placing`.

@@ -13,10 +13,10 @@ from typing import Final
 from codeq_internal.v1 import shard_pb2 as pb
 
 from codeq_server.auth.claims import Claims
-from codeq_server.core import names
 from codeq_server.core.claims import claimable_priority
 from codeq_server.core.deliveries import Claim
 from codeq_server.core.errors import Rejection
+from codeq_server.core.lookup import find_live
 from codeq_server.core.model import TaskKey
 from codeq_server.engine.runner import ShardRunner
 
@@ -56,8 +56,7 @@ class ShardService:
         found: Claim | None = None
         unused: list[TaskKey] = []
         for task_id in request.task_ids:
-            key = names.task_key(claims.tenant_id, task_id)
-            delivery = runner.shard.deliveries.get(key)
+            key, delivery = find_live(runner.shard, claims.tenant_id, task_id)
             # A token is given once in a shard, so the others are of the same claim, and of the same tenant.
             if delivery is None or delivery.claim.token != request.lease_token:
                 continue

@@ -39,6 +39,10 @@ class Shards(Protocol):
     count: int
     mine: int
 
+    def shard_of(self, task_id: str) -> int:
+        """Returns the shard of the task with this id, whether or not it exists."""
+        ...
+
     def limits_queue(self, tenant: str, command: str) -> bool:
         """Returns whether the policy of a command limits or orders its tasks; see `placing`.
 

@@ -130,6 +130,33 @@ class ArtifactFiles:
                 return
         raise OSError(errno.EAGAIN, "the bucket keeps being removed")
 
+    def adopt(self, installation: Path, old: bytes, home: bytes, file: bytes) -> None:
+        """Links or copies a file of another installation, durably; a file that is not there is left out.
+
+        Args:
+            installation: Folder of the other installation.
+            old: Home of the task there.
+            home: Its home here.
+            file: Name of the file.
+
+        Raises:
+            OSError: A file cannot be written.
+        """
+        try:
+            source = os.open(installation / _bucket(old), _FOLDER)
+        except FileNotFoundError:
+            return
+        try:
+            with suppress(FileExistsError):
+                os.mkdir(_bucket(home), 0o700, dir_fd=self._folder)
+            with suppress(FileNotFoundError):
+                _copy_file(source, _name(old, file), self.path / _bucket(home) / _name(home, file))
+            with self._open_bucket(home) as bucket:
+                self._sync(bucket)
+            self._sync(self._folder)
+        finally:
+            os.close(source)
+
     def read(self, home: bytes, file: bytes, size: int) -> bytes:
         """Returns the content of a file; reads at most one byte more than `size`.
 

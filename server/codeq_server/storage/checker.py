@@ -369,7 +369,12 @@ class Checker:
 
     def _home_row(self, key: bytes, value: bytes, lane: CheckedLane, position: int, priority_lane: int) -> None:
         identity = self._identity
-        if identity is not None and identity.num_shards > 1 and (name := keys.name_of(value)):
+        if (
+            identity is not None
+            and identity.num_shards > 1
+            and not identity.resharded
+            and (name := keys.name_of(value))
+        ):
             leads_to = shard_of(name, identity.num_shards)
             if leads_to != identity.shard:
                 self._report(key, f"the id {name!r} leads to shard {leads_to}, but this is shard {identity.shard}")

@@ -75,6 +75,15 @@ def note_store(path: Path, shard: int) -> None:
             raise StoreNotWritable(f"{path / MARKER} cannot be written: {reason_of(error)}") from None
 
 
+def mark_stores(path: Path, num_shards: int) -> None:
+    """Notes, durably, that the stores of all shards were made.
+
+    Raises:
+        OSError: The file with the number of shards cannot be written.
+    """
+    _mark(path, num_shards, range(num_shards))
+
+
 def is_store_lost(path: Path, shard: int) -> bool:
     """Returns whether the store of a shard was made, and is gone.
 

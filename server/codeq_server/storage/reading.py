@@ -14,7 +14,7 @@ from .families import Families
 from .rocks_errors import read_error
 from .rocks_options import make_options
 from .rocks_rows import RocksRows
-from .scanning import every_row
+from .scanning import every_row, rows_between
 
 
 class Stored(RocksRows):
@@ -28,6 +28,17 @@ class Stored(RocksRows):
         """
         try:
             yield from every_row(self._families.rows)
+        except Exception as error:
+            raise read_error(self._path, error) from error
+
+    def between(self, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """Yields the rows of the shard from one key on, before another key, in key order.
+
+        Raises:
+            StoreError: The rows cannot be read.
+        """
+        try:
+            yield from rows_between(self._families.rows, start, end)
         except Exception as error:
             raise read_error(self._path, error) from error
 

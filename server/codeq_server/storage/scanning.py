@@ -53,6 +53,16 @@ def every_row(family: Rdict) -> Iterator[tuple[bytes, bytes]]:
     _check_end(family, key + b"\0" if key else b"", ReadOptions())
 
 
+def rows_between(family: Rdict, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Yields the rows of [start, end) of a family, as they were at the first read; fails like `scan`."""
+    bound = ReadOptions()
+    bound.set_iterate_upper_bound(end)
+    key = b""
+    for key, value in cast("Iterator[tuple[bytes, bytes]]", family.items(from_key=start, read_opt=bound)):
+        yield key, value
+    _check_end(family, key + b"\0" if key else start, bound)
+
+
 def _check_end(family: Rdict, start: bytes, bound: ReadOptions) -> None:
     # The fast iterator stops at an unreadable block just as at the end of the rows. Find out which it was.
     iterator = family.iter(bound)

@@ -10,7 +10,6 @@ from google.protobuf.message import Message
 
 from codeq_server.auth.claims import Claims
 from codeq_server.core.errors import Rejection, invalid_field
-from codeq_server.core.ids import shard_of
 from codeq_server.services.batch_bytes import check_results, check_tasks
 from codeq_server.services.convert import item_error
 from codeq_server.services.shards import Shards
@@ -54,7 +53,7 @@ async def submit_results(shards: Shards, routed: Routed) -> Message:
     """
     request = routed.request
     check_results(request)
-    groups = grouped({index: shard_of(item.task_id, shards.count) for index, item in enumerate(request.results)})
+    groups = grouped({index: shards.shard_of(item.task_id) for index, item in enumerate(request.results)})
     parts = [
         attempt(shards, shard, routed, pb.BatchSubmitResultsRequest(results=[request.results[at] for at in group]))
         for shard, group in groups.items()

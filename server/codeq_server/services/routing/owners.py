@@ -33,7 +33,7 @@ def first(shards: Shards, claims: Claims, request: Any) -> int:  # noqa: ARG001
 
 def of_task(shards: Shards, claims: Claims, request: Any) -> int:  # noqa: ARG001
     """Returns the shard of the task that the request names."""
-    return shard_of(request.task_id, shards.count)
+    return shards.shard_of(request.task_id)
 
 
 def of_schedule(shards: Shards, claims: Claims, request: Any) -> int:
@@ -62,13 +62,13 @@ def of_new_tasks(shards: Shards, claims: Claims, request: Any) -> int:
     fixed = [spec for spec in request.tasks if spec.task_id or has_home(shards, claims, spec)]
     otherwise = shards.mine
     if request.HasField("idempotency_key"):
-        otherwise = shard_of(names.keyed_id(claims.tenant_id, request.idempotency_key), shards.count)
+        otherwise = shards.shard_of(names.keyed_id(claims.tenant_id, request.idempotency_key))
     return _of_all({of_spec(shards, claims, spec) for spec in fixed}, otherwise)
 
 
 def of_results(shards: Shards, claims: Claims, request: Any) -> int:  # noqa: ARG001
     """Returns the shard of all tasks of a batch of results."""
-    return _of_all({shard_of(item.task_id, shards.count) for item in request.results}, shards.mine)
+    return _of_all({shards.shard_of(item.task_id) for item in request.results}, shards.mine)
 
 
 def _of_all(found: set[int], otherwise: int) -> int:

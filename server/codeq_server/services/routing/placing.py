@@ -63,7 +63,7 @@ def of_spec(shards: Shards, claims: Claims, spec: task_pb2.TaskSpec, path: str =
     """
     if has_home(shards, claims, spec):
         home = shard_of(f"{claims.tenant_id}\n{spec.command}", shards.count)
-        if spec.HasField("task_id") and shard_of(spec.task_id, shards.count) != home:
+        if spec.HasField("task_id") and shards.shard_of(spec.task_id) != home:
             raise invalid_field(
                 f"{path}task_id",
                 "leads to another shard than the tasks of the command that have keys or limits; leave the id out, or "
@@ -71,7 +71,7 @@ def of_spec(shards: Shards, claims: Claims, spec: task_pb2.TaskSpec, path: str =
             )
         return home
     if spec.HasField("idempotency_key"):
-        return shard_of(names.keyed_id(claims.tenant_id, spec.idempotency_key), shards.count)
+        return shards.shard_of(names.keyed_id(claims.tenant_id, spec.idempotency_key))
     if spec.HasField("task_id"):
-        return shard_of(spec.task_id, shards.count)
+        return shards.shard_of(spec.task_id)
     return shards.mine

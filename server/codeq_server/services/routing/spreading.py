@@ -10,7 +10,6 @@ from google.protobuf import message_factory
 from google.protobuf.message import Message
 
 from codeq_server.core.errors import Reason, Rejection
-from codeq_server.core.ids import shard_of
 from codeq_server.services.audit import OLDEST
 from codeq_server.services.listing import NEWEST
 from codeq_server.services.page_tokens import invalid_token, last_key, page_token
@@ -141,7 +140,7 @@ async def redrive(shards: Shards, routed: Routed, kind: Bounded) -> Message:
     begun, inner = _position(request.page_token, shards.count, list_identity(shards, routed))
     groups: dict[int, list[int]] = {shard: [] for shard in range(begun, shards.count)}
     if request.task_ids:
-        groups = grouped({at: shard_of(task_id, shards.count) for at, task_id in enumerate(request.task_ids)})
+        groups = grouped({at: shards.shard_of(task_id) for at, task_id in enumerate(request.task_ids)})
     calls = []
     for place, (shard, indexes) in enumerate(groups.items()):
         part = routed.copy()

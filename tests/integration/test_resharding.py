@@ -93,6 +93,8 @@ class Work:
         self.chosen = create(server, "chosen", payload=1, taskId="order-1")
         self.once = {"command": "once", "payload": 1, "idempotencyKey": "k-1"}
         self.once_id = create(server, **self.once)  # type: ignore[arg-type]
+        self.limited_once = {"command": "limited", "payload": 1, "idempotencyKey": "k-3"}
+        self.limited_once_id = create(server, **self.limited_once)  # type: ignore[arg-type]
         self.keyed_once = {"command": "ordered-once", "payload": 1, "idempotencyKey": "k-2", "orderingKey": "other"}
         self.keyed_once_id = create(server, **self.keyed_once)  # type: ignore[arg-type]
         self.batch = {
@@ -130,7 +132,15 @@ class Work:
     @property
     def everything(self) -> dict[str, str]:
         """Id and status of every task."""
-        named = (self.later, self.chosen, self.once_id, self.keyed_once_id, self.filed, self.fired)
+        named = (
+            self.later,
+            self.chosen,
+            self.once_id,
+            self.keyed_once_id,
+            self.limited_once_id,
+            self.filed,
+            self.fired,
+        )
         groups = (self.plain, self.batch_ids, self.ordered, self.keyed, self.dead, self.called, named)
         return {task_id: status(self.server, task_id) for group in groups for task_id in group}
 
@@ -151,6 +161,7 @@ def test_tasks_of_all_kinds_go_on_under_another_number_of_shards(tmp_path: Path,
             assert (told["shards"], told["leases_renewed"]) == (number, 0)
             assert work.everything == before
             assert create(server, **work.once) == work.once_id  # type: ignore[arg-type]
+            assert create(server, **work.limited_once) == work.limited_once_id  # type: ignore[arg-type]
             assert create(server, **work.keyed_once) == work.keyed_once_id  # type: ignore[arg-type]
             assert work.create_batch() == work.batch_ids
             taken = {**work.once, "idempotencyKey": None, "taskId": "order-1"}

@@ -75,6 +75,13 @@ class Policy(NamedTuple):
     key_paths: KeyPaths | None = None
 
     @property
+    def limits_queue(self) -> bool:
+        """Whether it limits or orders tasks that name no keys themselves."""
+        if self.max_consumers or self.key_paths is not None:
+            return True
+        return self.of_keys is not None and self.of_keys.rate_per_second > 0
+
+    @property
     def retains(self) -> bool:
         """Whether some tasks are kept for another time than the server's."""
         return bool(self.completed_ms or self.failed_ms or self.dlq_ms)

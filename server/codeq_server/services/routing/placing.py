@@ -21,13 +21,7 @@ def has_limits(policies: Policies, tenant: str, command: str) -> bool:
         command: The command.
     """
     policy = policies.of(tenant, command)
-    if policy is None:
-        return False
-    return bool(
-        policy.max_consumers
-        or policy.key_paths is not None
-        or (policy.of_keys is not None and policy.of_keys.rate_per_second)
-    )
+    return policy is not None and policy.limits_queue
 
 
 def has_home(shards: Shards, claims: Claims, spec: task_pb2.TaskSpec) -> bool:

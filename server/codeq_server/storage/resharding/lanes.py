@@ -68,6 +68,10 @@ class Pass(Protocol):
         """Returns the shard of a task that stays with something else."""
         ...
 
+    def is_limited(self, name: tuple[str, str]) -> bool:
+        """Returns whether new tasks of a tenant's command are all created in its home."""
+        ...
+
     def put(self, shard: int, key: bytes, value: bytes) -> None:
         """Writes a row of a new shard."""
         ...
@@ -111,6 +115,7 @@ class LaneMover:
         self._by_source = source.index % tasks.size if numbers.sources % tasks.size == 0 else None
         """Where the ids that the source assigned lead, if they all lead to one new shard."""
         self._home = ids.shard_of("\n".join(queue.name), tasks.size)
+        self._limited = tasks.is_limited(queue.name)
         self._counts: dict[int, Count] = {}
 
     def keep_all(self) -> None:
@@ -211,6 +216,8 @@ class LaneMover:
         """Returns the shard in which a task should be: with tasks that share its keys, its batch or its schedule."""
         if self.queue.row.keyed and keys_of(task) is not None:
             return self._home
+        if name is not None and name.digest and self._limited:
+            return self._home  # a repeated request is executed there
         if name is not None and name.batch:
             return ids.shard_of(name.batch, self._tasks.size)
         pinned = self._tasks.pin(self.queue.row.tenant, task_id)

@@ -32,7 +32,7 @@ from codeq_server.storage.scratch import MARK, drop_scratch, take_scratch
 from codeq_server.storage.store import LAST_KEY, LOG_PREFIX, ROWS_POINTER
 
 from .references import ReferencePass
-from .shared import finish_queues, move_shared, pinned_tasks, summed_tick
+from .shared import finish_queues, limited_queues, move_shared, pinned_tasks, summed_tick
 from .sources import Numbers, Source, align
 from .switching import exchange
 from .targets import Target
@@ -252,6 +252,7 @@ class _Job:
         tasks = TaskPass(
             targets,
             pinned_tasks(sources, self.to),
+            limited_queues(sources),
             self._moved,
             lambda count: self.say(f"moved {count:,} of {total:,} tasks"),
         )

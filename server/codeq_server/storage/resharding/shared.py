@@ -10,6 +10,7 @@ from codeq_internal.v1 import rows_pb2
 
 from codeq_server.core import ids, keys, tenant_keys
 from codeq_server.core.parsing import parsed, unpacked
+from codeq_server.core.policy import policy_of
 
 from .sources import Source, SourceQueue
 from .targets import Target
@@ -34,6 +35,17 @@ def pinned_tasks(sources: Sequence[Source], count: int) -> dict[tuple[str, str],
             for task_id in parsed(rows_pb2.ScheduleRow, key, value).running:
                 pinned[tenant, task_id] = schedule_shard(key, count)
     return pinned
+
+
+def limited_queues(sources: Sequence[Source]) -> set[tuple[str, str]]:
+    """Returns tenants and commands whose policy limits the queue or orders its tasks."""
+    limited = set()
+    for source in sources:
+        for key, value in source.table(keys.TOPICS):
+            row = parsed(rows_pb2.TopicRow, key, value)
+            if policy_of(row.policy).limits_queue:
+                limited.add((row.tenant, row.command))
+    return limited
 
 
 def move_shared(sources: Sequence[Source], targets: Sequence[Target], next_number: Callable[[], int]) -> int:

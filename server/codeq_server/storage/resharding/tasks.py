@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 
 from codeq_internal.v1 import rows_pb2
 
@@ -53,6 +54,7 @@ class TaskPass:
     Args:
         targets: The new stores.
         pinned: Shard of tasks that stay with something else, by tenant and id.
+        limited: Tenants and commands whose policy limits the queue.
         moved: Gets the tasks that live in another shard than that of their ids.
         progress: Called now and then with the number of tasks moved.
     """
@@ -61,10 +63,12 @@ class TaskPass:
         self,
         targets: Sequence[Target],
         pinned: Mapping[tuple[str, str], int],
+        limited: AbstractSet[tuple[str, str]],
         moved: Moved,
         progress: Callable[[int], None],
     ) -> None:
-        self._targets, self._pinned, self._moved, self._progress = targets, pinned, moved, progress
+        self._targets, self._pinned, self._limited = targets, pinned, limited
+        self._moved, self._progress = moved, progress
         self.size = len(targets)
         self.batches = Batches()
         self.count = 0
@@ -86,6 +90,10 @@ class TaskPass:
     def pin(self, tenant: str, task_id: str) -> int | None:
         """Returns the shard of a task that stays with something else."""
         return self._pinned.get((tenant, task_id)) if self._pinned else None
+
+    def is_limited(self, name: tuple[str, str]) -> bool:
+        """Returns whether new tasks of a tenant's command are all created in its home."""
+        return name in self._limited
 
     def put(self, shard: int, key: bytes, value: bytes) -> None:
         """Writes a row of a new shard."""

@@ -19,14 +19,20 @@ ROUNDS = int(os.environ.get("CODEQ_MODEL_ROUNDS", "0"))
 ROUND_EXAMPLES = int(os.environ.get("CODEQ_MODEL_EXAMPLES", "200"))
 
 
-def search(machine: type[RuleBasedStateMachine], examples_least: int, steps: int, seconds: float = 0) -> None:
+def search(
+    machine: type[RuleBasedStateMachine],
+    examples_least: int,
+    steps: int,
+    seconds: float = 0,
+    round_examples: int = ROUND_EXAMPLES,
+) -> None:
     """Runs random lives of at most `steps` steps: at least `examples_least`, and as many as fit into the time.
 
     Raises:
         AssertionError: A life broke an invariant. Any other exception in a life is raised as is.
     """
     end = time.monotonic() + seconds
-    least = ROUNDS or -(-examples_least // ROUND_EXAMPLES)
+    least = ROUNDS or -(-examples_least // round_examples)
     for number in count(FIRST_ROUND):
         if number - FIRST_ROUND >= least and time.monotonic() >= end:
             return
@@ -34,7 +40,7 @@ def search(machine: type[RuleBasedStateMachine], examples_least: int, steps: int
             run_state_machine_as_test(
                 seed(number)(machine),
                 settings=settings(
-                    max_examples=ROUND_EXAMPLES,
+                    max_examples=round_examples,
                     stateful_step_count=steps,
                     deadline=None,
                     database=None,

@@ -23,7 +23,7 @@ from test_features_together import TogetherMachine
 from test_keys_on_core import KeyedShardMachine
 from tiny_limits import make_limits_tiny
 
-EXAMPLES = 10
+EXAMPLES = 20
 MAY_END = {b"w", b"r", b"x", b"l"}
 """Tables of which rows are left out: subscriptions, and rows that list only tasks or deliveries that are gone."""
 NUMBERS = ((2,), (4, 2), (3,), (2, 6, 4))
@@ -106,4 +106,4 @@ def test_tasks_survive_changes_of_the_number_of_shards(
     machine: type[Resharding], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_limits_tiny(monkeypatch)
-    search(machine, EXAMPLES, steps=40)
+    search(machine, EXAMPLES, steps=40, round_examples=EXAMPLES)

@@ -174,7 +174,8 @@ def open_channel(
         alone: Whether it has a connection of its own; otherwise channels to the same address share one.
         more: Further options; see `Reach`.
     """
-    options = (*_OPTIONS, ("grpc.use_local_subchannel_pool", int(alone)), *more)
+    named: dict[str, str | int] = {**dict(_OPTIONS), "grpc.use_local_subchannel_pool": int(alone), **dict(more)}
+    options = tuple(named.items())  # of two with one name, gRPC would use the first
     if credentials is None:
         return grpc.aio.insecure_channel(address, options=options)
     return grpc.aio.secure_channel(address, credentials, options=options)

@@ -118,9 +118,10 @@ class Fleet:
         """Connects a worker, of one shard with `only`; with `settled`, waits until all its parts are connected."""
         client = Client("work")
         links = self if only is None else LinksToOne(self, only)
-        relay = WorkerRelay(self.token, self.registry, 60, client, links, time.time)
+        hello, route = await client.read(), Route(0, self.count)
+        relay = WorkerRelay(self.token, self.registry, 60, client, links, time.time, hello, route)
         before = [len(serving.parts) for serving in self.servings]
-        self.streams[client] = asyncio.create_task(relay.run(await client.read(), Route(0, self.count)))
+        self.streams[client] = asyncio.create_task(relay.run())
         if first:
             client.send(**first)
         await until(lambda: client.received)

@@ -102,8 +102,9 @@ async def work(runner: HeldRunner) -> None:
         Artifacts(runner, None, 0),
         EndlessClient(more, more),
         RateLimits(runner),
+        hello,
     )
-    await stream.run(hello)
+    await stream.run()
 
 
 def create_request() -> task_service_pb2.CreateTaskRequest:

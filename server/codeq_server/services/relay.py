@@ -68,6 +68,8 @@ class WorkerRelay:
         context: The call.
         links: Opens links to the shards.
         unix_seconds: Returns the Unix time in seconds.
+        first: The message with the hello.
+        route: Leads to the shard of this process.
     """
 
     def __init__(
@@ -78,6 +80,8 @@ class WorkerRelay:
         context: Any,
         links: PartLinks,
         unix_seconds: Callable[[], float],
+        first: pb.WorkRequest,
+        route: Route | None,
     ) -> None:
         self._token = token
         self._registry = registry
@@ -105,7 +109,8 @@ class WorkerRelay:
         self._wake = asyncio.Event()
         self._room = asyncio.Event()
         self._writing = asyncio.Lock()
-        self._first: pb.WorkRequest | None = None
+        self._route = route
+        self._first: pb.WorkRequest | None = first
         """The message with the hello, until it is processed."""
         self._hello = pb.WorkerHello()
 
@@ -118,27 +123,22 @@ class WorkerRelay:
         """Returns the number of tasks of the stream that are leased."""
         return sum(self._leased)
 
-    async def run(self, first: pb.WorkRequest, route: Route | None) -> None:
+    async def run(self) -> None:
         """Serves the stream until the client half-closes.
-
-        Args:
-            first: The message with the hello.
-            route: Leads to the shard of this process.
 
         Raises:
             Rejection: Why the stream ends.
         """
-        self._first = first
+        assert self._first is not None
         hello, peer, claims = self._hello, self._context.peer(), self._token.claims
-        hello.CopyFrom(first.hello)  # the message would keep all its items in memory
-        del first
+        hello.CopyFrom(self._first.hello)  # the message would keep all its items in memory
         check_message(hello)
         caller, lease = worker_of(claims, hello), lease_of(hello, self._default_lease_seconds)
         allowed_commands(claims, hello.commands)
         self._token.on_change = self._apply
         opened = opening(_CALL, claims, hello.name, hello.client, peer)
         number = self._registry.workers.enter(self, caller, hello, peer, self._unix_seconds())
-        serve = partial(self._serve, welcome_of(caller, lease, route), opened)
+        serve = partial(self._serve, welcome_of(caller, lease, self._route), opened)
         try:
             await finish(self._registry.serve(self.notify, self._token, serve), self._stop)
         finally:

@@ -149,16 +149,16 @@ class Serving:
         only = None if shards is None else chosen_shard(first.hello, shards.count)
         if shards is None or only == shards.mine:
             stream = WorkerStream(
-                self.runner, token, self.streams, self._lease_seconds, self._artifacts, context, self.rates
+                self.runner, token, self.streams, self._lease_seconds, self._artifacts, context, self.rates, first
             )
-            running: Coroutine[Any, Any, None] = stream.run(first)
+            running: Coroutine[Any, Any, None] = stream.run()
         else:
             links: PartLinks = StreamLinks(shards, partial(self._work_here, token))
             if only is not None:
                 links = LinksToOne(links, only)
             seconds, route = self.runner.unix_seconds, self.runner.shard.settings.route
-            relay = WorkerRelay(token, self.streams, self._lease_seconds, context, links, seconds)
-            running = relay.run(first, route)
+            relay = WorkerRelay(token, self.streams, self._lease_seconds, context, links, seconds, first, route)
+            running = relay.run()
         del first  # it would keep all its items in memory
         await running
 

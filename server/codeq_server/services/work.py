@@ -139,6 +139,7 @@ class WorkerStream:
         artifacts: Artifacts,
         context: Any,
         rates: RateLimits,
+        first: pb.WorkRequest,
     ) -> None:
         self._runner = runner
         self._token = token
@@ -158,26 +159,23 @@ class WorkerStream:
         self._pacing = Pacing(rates, token, partial(runner.admission.push, self._tenant, self._go_on))
         self._outbox: Outbox[_Frame] = Outbox(runner)
         self._writing = asyncio.Lock()
-        self._first: pb.WorkRequest | None = None
+        self._first: pb.WorkRequest | None = first
         """The message with the hello, until it is processed."""
 
-    async def run(self, first: pb.WorkRequest) -> None:
+    async def run(self) -> None:
         """Serves the stream until the client half-closes.
-
-        Args:
-            first: The message with the hello.
 
         Raises:
             Rejection: Why the stream ends.
         """
-        self._first = first
-        hello, peer = first.hello, self._context.peer()
+        assert self._first is not None
+        hello, peer = self._first.hello, self._context.peer()
         check_message(hello)
         caller, lease = worker_of(self._token.claims, hello), lease_of(hello, self._default_lease_seconds)
         self._greet(hello, caller, lease)
         opened = opening(_CALL, self._token.claims, hello.name, hello.client, peer)
         number = self._registry.workers.enter(self, caller, hello, peer, self._runner.unix_seconds())
-        del hello, first  # the message with all its items, once it is processed
+        del hello  # it would keep the message with all its items in memory
         welcome = welcome_of(caller, lease, self._runner.shard.settings.route)
         try:
             await self._registry.serve(self.notify, self._token, partial(self._serve, welcome, opened))

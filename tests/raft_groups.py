@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -38,7 +38,7 @@ def variables(shards: int, places: Mapping[str, str], name: str) -> dict[str, st
 def raft_groups(
     folder: Path, env: Mapping[str, str] | None = None, trust: Trust = True, shards: int = SHARDS
 ) -> Iterator[list[ServerProcess]]:
-    """Yields the nodes once each sees all shards served.
+    """Yields the nodes once each sees all shards served, and has a vote in each group.
 
     Args:
         folder: Where their files are kept.
@@ -59,6 +59,7 @@ def raft_groups(
         for node in nodes:
             node.wait_until_ready()
         until(lambda: all(serves_all(node, trust) for node in nodes))
+        until(lambda: all(voting(nodes, name, trust) == {*range(shards)} for name in NAMES))
         yield nodes
 
 
@@ -68,6 +69,18 @@ def serves_all(node: ServerProcess, trust: Trust = True) -> bool:
         return served(node, trust) == {"served"}
     except httpx.HTTPError:
         return False
+
+
+def voting(nodes: Sequence[ServerProcess], name: str, trust: Trust = True) -> set[int]:
+    """Returns the groups in which a member has a vote and answers, as those of some nodes say that lead them."""
+    groups = [group for node in nodes for group in ask(node, "GET", "/v1/codeq/raft/status", trust).json()["groups"]]
+    return {
+        group["shardIdx"]
+        for group in groups
+        if group["isLeader"]
+        for member in group["members"]
+        if member["id"] == name and member["voter"] and (member.get("active") or member["isSelf"])
+    }
 
 
 def leaders(node: ServerProcess, trust: Trust = True) -> dict[int, str]:

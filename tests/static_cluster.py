@@ -65,9 +65,9 @@ def served(node: ServerProcess, trust: Trust = True) -> set[str]:
     return set(ask(node, "GET", "/readyz", trust).json()["shards"].values())
 
 
-def until(condition: Any) -> None:
+def until(condition: Any, seconds: float = SECONDS_MAX) -> None:
     """Waits until a condition holds."""
-    end = time.monotonic() + SECONDS_MAX
+    end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it did not happen in time"
         time.sleep(0.05)

@@ -10,7 +10,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +20,16 @@ from acknowledged_load import Ledger, drain, load, missing
 from codeq_server.core.ids import shard_of
 from codeq_server.storage.check import check_store
 from codeq_server.storage.layout import shard_path
-from raft_groups import NAMES, SHARDS, leaders, raft_groups, serves_all
+from raft_groups import NAMES, SHARDS, leaders, raft_groups, serves_all, voting
 from server_process import DEV_TOKEN, ServerProcess
 from static_cluster import ask, until
 
 TASKS = "/v1/codeq/tasks"
-ROUNDS = int(os.environ.get("SHARD_KILLS", "3"))
+ROUNDS = int(os.environ.get("SHARD_KILLS", "2"))
 SECONDS_PER_ROUND = 30
 CALLERS = 4
+SPREAD_SECONDS_MAX = 120
+"""Leaders move half a minute after the nodes have caught up."""
 NOTICED_SECONDS_MAX = 30
 """Less than 10 s, and more on a busy machine."""
 
@@ -101,12 +103,12 @@ def test_streams_at_any_node_reach_all_shards(nodes: list[ServerProcess]) -> Non
 
 def test_leaders_spread_over_the_nodes_and_return_after_a_restart(nodes: list[ServerProcess]) -> None:
     spread = dict(enumerate(NAMES))
-    until(lambda: leaders(nodes[0]) == spread)
+    until(lambda: leaders(nodes[0]) == spread, SPREAD_SECONDS_MAX)
     nodes[1].kill()
     until(lambda: leaders(nodes[0])[1] in ("a", "c"))
     assert leaders(nodes[0])[0] == "a"
     nodes[1].start()
-    until(lambda: leaders(nodes[0]) == spread)
+    until(lambda: leaders(nodes[0]) == spread, SPREAD_SECONDS_MAX)
 
 
 async def test_killed_nodes_under_load_lose_nothing_acknowledged(tmp_path: Path) -> None:
@@ -174,18 +176,6 @@ def test_node_with_a_lost_disk_is_replaced_in_all_groups_at_once(nodes: list[Ser
     assert sorted(claim(nodes[2], 100)) == sorted(made)
     transfer = ask(nodes[1], "POST", "/v1/codeq/admin/cluster/transfer").json()
     assert transfer["reason"] == "NOT_IMPLEMENTED"
-
-
-def voting(nodes: Sequence[ServerProcess], name: str) -> set[int]:
-    """Returns the groups in which a member has a vote and answers, as those of some nodes say that lead them."""
-    groups = [group for node in nodes for group in ask(node, "GET", "/v1/codeq/raft/status").json()["groups"]]
-    return {
-        group["shardIdx"]
-        for group in groups
-        if group["isLeader"]
-        for member in group["members"]
-        if member["id"] == name and member["voter"] and member.get("active")
-    }
 
 
 def process_of(node: ServerProcess, shard: int) -> int:

@@ -69,9 +69,12 @@ def test_any_node_takes_any_call(nodes: list[ServerProcess]) -> None:
         assert ask(node, "GET", "/v1/codeq/admin/queues/a").json()["ready"] == len(made) + 1
     given = claim(nodes[2], 100)
     assert sorted(given) == sorted([*made, *keyed])
-    results = [{"taskId": each, "status": "COMPLETED"} for each in given]
+    artifact = {"name": "a", "contentBase64": "YQ=="}
+    results = [{"taskId": each, "status": "COMPLETED", "artifacts": [artifact]} for each in given]
     done = ask(nodes[1], "POST", f"{TASKS}/batch/results", results=results).json()["results"]
     assert [each.get("error") for each in done] == [None] * len(given)
+    for node in nodes:
+        assert {ask(node, "GET", f"{TASKS}/{task_id}/artifacts/a").content for task_id in given} == {b"a"}
 
 
 def test_streams_at_any_node_reach_all_shards(nodes: list[ServerProcess]) -> None:

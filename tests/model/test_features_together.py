@@ -154,9 +154,8 @@ def note_heir(shard: Shard, *of: Any) -> dead_letters.Heir | None:
     return heir
 
 
-@pytest.mark.timeout(3600)
-def test_random_work_with_everything_keeps_rows_limits_and_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    make_limits_tiny(monkeypatch)
+def note_heirs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has the running machine know the tasks that dead letters become, and makes the limits of callbacks tiny."""
     for module, name, value in (
         (outcomes, "heir_of", note_heir),
         (sweep, "LATER_MS", 2_000),
@@ -165,4 +164,10 @@ def test_random_work_with_everything_keeps_rows_limits_and_order(monkeypatch: py
         (callbacks, "LOOK_MAX", 3),
     ):
         monkeypatch.setattr(module, name, value)
+
+
+@pytest.mark.timeout(3600)
+def test_random_work_with_everything_keeps_rows_limits_and_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    make_limits_tiny(monkeypatch)
+    note_heirs(monkeypatch)
     search(TogetherMachine, 200, steps=60)

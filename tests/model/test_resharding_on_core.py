@@ -19,7 +19,7 @@ from hypothesis.stateful import precondition, rule
 from search import search
 from stored_rows import to_disk, to_memory
 from test_checker_on_core import ShardMachine, task_tenant
-from test_features_together import TogetherMachine
+from test_features_together import TogetherMachine, note_heirs
 from test_keys_on_core import KeyedShardMachine
 from tiny_limits import make_limits_tiny
 
@@ -106,4 +106,6 @@ def test_tasks_survive_changes_of_the_number_of_shards(
     machine: type[Resharding], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_limits_tiny(monkeypatch)
+    if issubclass(machine, TogetherMachine):
+        note_heirs(monkeypatch)
     search(machine, EXAMPLES, steps=40, round_examples=EXAMPLES)

@@ -23,7 +23,9 @@ from test_features_together import TogetherMachine, note_heirs
 from test_keys_on_core import KeyedShardMachine
 from tiny_limits import make_limits_tiny
 
-EXAMPLES = 20
+EXAMPLES = 40
+RESHARDS_MAX = 3
+"""Changes of one life: each takes a second or more, and positions grow with each merge."""
 MAY_END = {b"w", b"r", b"x", b"l"}
 """Tables of which rows are left out: subscriptions, and rows that list only tasks or deliveries that are gone."""
 NUMBERS = ((2,), (4, 2), (3,), (2, 6, 4))
@@ -33,13 +35,15 @@ class Resharding(ShardMachine):
     """Changes the number of shards now and then, for a moment."""
 
     lasting = frozenset({b"m", b"n"})
+    reshards = 0
 
-    @precondition(lambda self: self.shard.queues)
+    @precondition(lambda self: self.shard.queues and self.reshards < RESHARDS_MAX)
     @rule(numbers=st.sampled_from(NUMBERS))
     def reshard(self, numbers: tuple[int, ...]) -> None:
         self.write_all()
         if any(queue.purge is not None for queue in self.shard.queues.values()):
             return
+        self.reshards += 1
         with TemporaryDirectory() as folder:
             path = Path(folder, "store")
             to_disk(self.store, path)

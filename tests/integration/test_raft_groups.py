@@ -59,7 +59,36 @@ def in_shard(shard: int) -> str:
     return next(name for number in range(1000) if shard_of(name := f"chosen-{number}", SHARDS) == shard)
 
 
-def test_any_node_takes_any_call(nodes: list[ServerProcess]) -> None:
+def streams_reach_all_shards(nodes: list[ServerProcess]) -> None:
+    """Streams at any node create and get tasks of all shards."""
+    made, seen = set[str](), set[str]()
+    for node in nodes:
+        with codeq.Producer(node.producer_addr, token=DEV_TOKEN) as producer:
+            made |= {producer.create("b", number) for number in range(10)}
+            made |= {producer.create("b", 1, task_id=f"n{nodes.index(node)}-{number}") for number in range(10)}
+    assert {shard_of(task_id, SHARDS) for task_id in made} == set(range(SHARDS))
+    workers = [codeq.Worker(node.worker_addr, token=DEV_TOKEN, concurrency=1) for node in nodes]
+    running = [
+        threading.Thread(
+            target=each.run,
+            args=(lambda task: seen.add(task.id),),
+            kwargs={"commands": ["b"], "handle_signals": False},
+        )
+        for each in workers
+    ]
+    for each in running:
+        each.start()
+    until(lambda: seen == made)
+    for worker in workers:
+        worker.stop()
+    for each in running:
+        each.join()
+    statuses = [ask(nodes[1], "GET", f"{TASKS}/{task_id}").json()["status"] for task_id in made]
+    assert set(statuses) == {"COMPLETED"}
+
+
+def test_any_node_takes_any_call_and_stream(nodes: list[ServerProcess]) -> None:
+    streams_reach_all_shards(nodes)
     chosen = [create(nodes[0], taskId=in_shard(shard)) for shard in range(SHARDS)]
     made = chosen + [create(node) for node in nodes for _ in range(3)]
     keyed = {create(node, idempotencyKey="once") for node in nodes}
@@ -75,33 +104,6 @@ def test_any_node_takes_any_call(nodes: list[ServerProcess]) -> None:
     assert [each.get("error") for each in done] == [None] * len(given)
     for node in nodes:
         assert {ask(node, "GET", f"{TASKS}/{task_id}/artifacts/a").content for task_id in given} == {b"a"}
-
-
-def test_streams_at_any_node_reach_all_shards(nodes: list[ServerProcess]) -> None:
-    made, seen = set[str](), set[str]()
-    for node in nodes:
-        with codeq.Producer(node.producer_addr, token=DEV_TOKEN) as producer:
-            made |= {producer.create("a", number) for number in range(10)}
-            made |= {producer.create("a", 1, task_id=f"n{nodes.index(node)}-{number}") for number in range(10)}
-    assert {shard_of(task_id, SHARDS) for task_id in made} == set(range(SHARDS))
-    workers = [codeq.Worker(node.worker_addr, token=DEV_TOKEN, concurrency=1) for node in nodes]
-    running = [
-        threading.Thread(
-            target=each.run,
-            args=(lambda task: seen.add(task.id),),
-            kwargs={"commands": ["a"], "handle_signals": False},
-        )
-        for each in workers
-    ]
-    for each in running:
-        each.start()
-    until(lambda: seen == made)
-    for worker in workers:
-        worker.stop()
-    for each in running:
-        each.join()
-    statuses = [ask(nodes[1], "GET", f"{TASKS}/{task_id}").json()["status"] for task_id in made]
-    assert set(statuses) == {"COMPLETED"}
 
 
 def test_leaders_spread_over_the_nodes_and_return_after_a_restart(nodes: list[ServerProcess]) -> None:
@@ -139,7 +141,9 @@ async def test_killed_nodes_under_load_lose_nothing_acknowledged(tmp_path: Path)
         print(f"{ROUNDS} kills, {len(ledger.created)} creates and {len(ledger.completed)} completions acknowledged")
 
 
-def test_without_a_majority_a_node_says_what_it_does_not_serve(nodes: list[ServerProcess]) -> None:
+def test_missing_majorities_and_nodes_with_other_shards_serve_nothing(
+    tmp_path: Path, nodes: list[ServerProcess]
+) -> None:
     for node in nodes[1:]:
         node.kill()
     until(lambda: ask(nodes[0], "GET", "/readyz").status_code == 503)
@@ -148,6 +152,12 @@ def test_without_a_majority_a_node_says_what_it_does_not_serve(nodes: list[Serve
     nodes[1].start()
     until(lambda: serves_all(nodes[0]))
     create(nodes[0])
+    other = ServerProcess(tmp_path / "other", env=nodes[2].env, apart=False)
+    other.env["PERSISTENCE_CONFIG"] = json.dumps({"numShards": 2})
+    with other:
+        until(lambda: "it is for group 0 of 3, but numShards is 2 here" in other.log)
+        until(lambda: "it is for group 0 of 2, but numShards is 3 here" in nodes[0].log)
+        assert not serves_all(other)
 
 
 def test_a_killed_process_costs_no_other_shard_its_leader(nodes: list[ServerProcess]) -> None:
@@ -208,13 +218,3 @@ def test_node_that_hangs_is_noticed(nodes: list[ServerProcess]) -> None:
         for pid in hung:
             os.kill(pid, signal.SIGCONT)
     until(lambda: all(map(serves_all, nodes)))
-
-
-def test_nodes_with_another_number_of_shards_are_refused(tmp_path: Path, nodes: list[ServerProcess]) -> None:
-    nodes[2].kill()
-    other = ServerProcess(tmp_path / "other", env=nodes[2].env, apart=False)
-    other.env["PERSISTENCE_CONFIG"] = json.dumps({"numShards": 2})
-    with other:
-        until(lambda: "it is for group 0 of 3, but numShards is 2 here" in other.log)
-        until(lambda: "it is for group 0 of 2, but numShards is 3 here" in nodes[0].log)
-        assert not serves_all(other)

@@ -23,7 +23,7 @@ from test_features_together import TogetherMachine, note_heirs
 from test_keys_on_core import KeyedShardMachine
 from tiny_limits import make_limits_tiny
 
-EXAMPLES = 40
+EXAMPLES = 20
 RESHARDS_MAX = 3
 """Changes of one life: each takes a second or more, and positions grow with each merge."""
 MAY_END = {b"w", b"r", b"x", b"l"}

@@ -40,6 +40,20 @@ def has(server: ServerProcess, task_id: str, token: str = DEV_TOKEN) -> bool:
     return call(server, "GET", f"/tasks/{task_id}", token=token).status_code == 200
 
 
+def wait_for_votes(cluster: ClusterProcess) -> None:
+    """Waits until every node has a vote and answers: until then, a lost disk may be half of a majority."""
+    deadline = time.monotonic() + SECONDS_MAX
+    while True:
+        for node in cluster.nodes.values():
+            reply = call(node, "GET", "/raft/status", token=TOKEN).json()
+            members = [member for group in reply["groups"] if group["isLeader"] for member in group["members"]]
+            voting = [each for each in members if each["voter"] and (each["isSelf"] or each.get("active"))]
+            if len(voting) == len(cluster.nodes):
+                return
+        assert time.monotonic() < deadline, cluster.logs
+        time.sleep(0.05)
+
+
 def of_server(server: ServerProcess) -> dict[str, str]:
     """Returns the variables of the command line for a server."""
     return {"CODEQ_ENDPOINT": server.http_url, "CODEQ_TOKEN": DEV_TOKEN}

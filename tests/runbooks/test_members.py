@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from cluster_process import TOKEN, ClusterProcess, NodeProcess
 from runbook import Runbook
-from served import created, has, of_cluster
+from served import created, has, of_cluster, wait_for_votes
 
 pytestmark = pytest.mark.timeout(180)
 NAMES = {"node-a": "node-1", "node-b": "node-2", "node-c": "node-3"}
@@ -22,6 +22,7 @@ def lose_disk(node: NodeProcess) -> None:
 def test_member_is_replaced_and_its_tasks_are_kept(tmp_path: Path) -> None:
     with ClusterProcess(tmp_path / "cluster") as cluster:
         first, second, third = cluster.nodes.values()
+        wait_for_votes(cluster)
         task_id = created(first, TOKEN)
         replaced = {"node-c": third.name, "10.0.0.3:7000": third.raft_addr}
         with Runbook("runbooks/replace-a-member", tmp_path / "shell", replaced, of_cluster(cluster)) as runbook:
@@ -39,6 +40,7 @@ def test_member_is_replaced_and_its_tasks_are_kept(tmp_path: Path) -> None:
 def test_cluster_is_made_anew_from_the_only_store_left(tmp_path: Path) -> None:
     with ClusterProcess(tmp_path / "cluster") as cluster:
         first, second, third = cluster.nodes.values()
+        wait_for_votes(cluster)
         task_id = created(first, TOKEN)
         replaced = {
             **NAMES,

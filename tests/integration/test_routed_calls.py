@@ -144,8 +144,8 @@ def test_calls_wait_for_a_process_that_starts_again(server: ServerProcess) -> No
     with ThreadPoolExecutor(CONNECTIONS) as pool:
         for shard in range(SHARDS):
             until(lambda: served(server))
-            os.kill(processes(server)[shard], signal.SIGKILL)
-            killed_at = time.monotonic()
+            victim, killed_at = processes(server)[shard], time.monotonic()
+            os.kill(victim, signal.SIGKILL)
             assert set(pool.map(look, made)) == {200}
 
 

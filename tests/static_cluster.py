@@ -14,6 +14,7 @@ from server_process import DEV_TOKEN, LOOPBACK, ServerProcess, reserved_port
 
 NAMES = ("a", "b", "c")
 SECONDS_MAX = 45.0
+TASKS = "/v1/codeq/tasks"
 
 Trust = ssl.SSLContext | bool
 
@@ -63,6 +64,20 @@ def ask(node: ServerProcess, method: str, path: str, trust: Trust = True, **body
 def served(node: ServerProcess, trust: Trust = True) -> set[str]:
     """Returns how a node sees the shards: served or not."""
     return set(ask(node, "GET", "/readyz", trust).json()["shards"].values())
+
+
+def create(node: ServerProcess, **fields: Any) -> str:
+    """Creates a task at a node; returns its id."""
+    answer = ask(node, "POST", TASKS, command="a", payload=1, **fields)
+    assert answer.status_code in (200, 202), answer.text
+    return str(answer.json()["id"])
+
+
+def claim(node: ServerProcess, count: int) -> list[str]:
+    """Claims tasks at a node; returns their ids."""
+    answer = ask(node, "POST", f"{TASKS}/claim/batch", commands=["a"], count=count)
+    assert answer.status_code in (200, 204), answer.text
+    return [task["id"] for task in answer.json()["tasks"]] if answer.content else []
 
 
 def until(condition: Any, seconds: float = SECONDS_MAX) -> None:

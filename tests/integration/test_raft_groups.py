@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import codeq
 import pytest
@@ -22,9 +21,8 @@ from codeq_server.storage.check import check_store
 from codeq_server.storage.layout import shard_path
 from raft_groups import NAMES, SHARDS, leaders, raft_groups, serves_all, voting
 from server_process import DEV_TOKEN, ServerProcess
-from static_cluster import ask, until
+from static_cluster import TASKS, ask, claim, create, until
 
-TASKS = "/v1/codeq/tasks"
 ROUNDS = int(os.environ.get("SHARD_KILLS", "2"))
 SECONDS_PER_ROUND = 30
 CALLERS = 4
@@ -40,18 +38,6 @@ pytestmark = pytest.mark.timeout(340 + ROUNDS * SECONDS_PER_ROUND)
 def nodes(tmp_path: Path) -> Iterator[list[ServerProcess]]:
     with raft_groups(tmp_path) as nodes:
         yield nodes
-
-
-def create(node: ServerProcess, **fields: Any) -> str:
-    answer = ask(node, "POST", TASKS, command="a", payload=1, **fields)
-    assert answer.status_code in (200, 202), answer.text
-    return str(answer.json()["id"])
-
-
-def claim(node: ServerProcess, count: int) -> list[str]:
-    answer = ask(node, "POST", f"{TASKS}/claim/batch", commands=["a"], count=count)
-    assert answer.status_code in (200, 204), answer.text
-    return [task["id"] for task in answer.json()["tasks"]] if answer.content else []
 
 
 def in_shard(shard: int) -> str:

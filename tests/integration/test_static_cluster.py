@@ -8,15 +8,13 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import codeq
 import pytest
 from codeq_server.core.ids import shard_of
 from server_process import DEV_TOKEN, ServerProcess
-from static_cluster import NAMES, ask, served, static_cluster, until
+from static_cluster import NAMES, TASKS, ask, claim, create, served, static_cluster, until
 
-TASKS = "/v1/codeq/tasks"
 NOTICED_SECONDS_MAX = 40
 """20 s, and as much again on a busy machine."""
 AT_ONCE = 2.0
@@ -27,18 +25,6 @@ AT_ONCE = 2.0
 def nodes(tmp_path: Path) -> Iterator[list[ServerProcess]]:
     with static_cluster(tmp_path) as nodes:
         yield nodes
-
-
-def create(node: ServerProcess, **fields: Any) -> str:
-    answer = ask(node, "POST", TASKS, command="a", payload=1, **fields)
-    assert answer.status_code in (200, 202), answer.text
-    return str(answer.json()["id"])
-
-
-def claim(node: ServerProcess, count: int) -> list[str]:
-    answer = ask(node, "POST", f"{TASKS}/claim/batch", commands=["a"], count=count)
-    assert answer.status_code in (200, 204), answer.text
-    return [task["id"] for task in answer.json()["tasks"]] if answer.content else []
 
 
 def owner(task_id: str) -> int:

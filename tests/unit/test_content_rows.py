@@ -20,7 +20,7 @@ from codeq_server.core.redrive import redrive_task
 from codeq_server.core.shard import ShardSettings
 from codeq_server.core.status import Outcome
 from codeq_server.engine import contents
-from codeq_server.engine.contents import CHUNK_BYTES, ContentRows, content_of
+from codeq_server.engine.contents import CHUNK_BYTES, CHUNKS_AT_ONCE, ContentRows, content_of
 from codeq_server.engine.runner import ShardRunner, system_clock
 from codeq_server.replication.local import LocalLog
 from codeq_server.storage.check import check
@@ -28,6 +28,7 @@ from codeq_server.storage.memory import MemoryStore
 from codeq_server.storage.reading import open_stored
 from codeq_server.storage.resharding.reshard import reshard
 from driven_shard import TENANT, DrivenShard
+from held_log import HeldRunner, turns
 from planting import planted
 from stored_rows import to_disk
 
@@ -180,6 +181,24 @@ async def test_contents_are_rejected_while_the_disk_is_full_or_nobody_serves() -
     assert served.rows() == 0
 
 
+async def test_few_chunks_are_on_their_way_at_a_time() -> None:
+    runner = HeldRunner(window=64)
+    rows = ContentRows(runner.log.store, lambda _what, _problem: None)
+    rows.follow(runner)
+    uploads = [
+        asyncio.create_task(rows.write(HOME, [(bytes([number]) * 16, bytes(CHUNK_BYTES + 1))]))
+        for number in range(2 * CHUNKS_AT_ONCE)
+    ]
+    await turns()
+    under_way = [key for batch in (*runner.log.batches, runner.shard.batch) for key in batch.rows]
+    assert len([key for key in under_way if key.startswith(keys.CONTENTS)]) == CHUNKS_AT_ONCE
+    runner.log.free = True
+    for _ in runner.log.batches[:]:
+        runner.log.release()
+    await asyncio.gather(*uploads)
+    await rows.stop()
+
+
 # -- planted bugs ------------------------------------------------------------------------------------------------------
 
 BUGS: dict[str, tuple[Any, str, str, Callable[[], Any]]] = {
@@ -212,6 +231,12 @@ BUGS: dict[str, tuple[Any, str, str, Callable[[], Any]]] = {
         "while found :=",
         "if found :=",
         test_next_leader_removes_what_was_left_undecided_and_nothing_of_its_own,
+    ),
+    "chunks wait for nobody": (
+        ContentRows.write,
+        "await self._room.acquire()",
+        "pass",
+        test_few_chunks_are_on_their_way_at_a_time,
     ),
     "chunk is acknowledged before it is durable": (
         contents._store,

@@ -434,8 +434,8 @@ type WorkerWelcome struct {
 	Protocol uint32 `protobuf:"varint,6,opt,name=protocol,proto3" json:"protocol,omitempty"`
 	// The shard of the process that serves the stream. Tasks of other shards reach it from their processes.
 	Shard uint32 `protobuf:"varint,7,opt,name=shard,proto3" json:"shard,omitempty"`
-	// Number of shards. A task is in the shard that the FNV-1a hash of its id, with 64 bits, gives modulo this number.
-	// 0: the server is older than this field.
+	// Number of shards. New ids lead to the shard of their task: it is the FNV-1a hash of the id, with 64 bits, modulo this
+	// number. An older task may be in another shard if the number was changed since. 0: the server is older than this field.
 	Shards        uint32 `protobuf:"varint,8,opt,name=shards,proto3" json:"shards,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

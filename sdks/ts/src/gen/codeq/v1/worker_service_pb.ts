@@ -327,8 +327,8 @@ export type WorkerWelcome = Message<"codeq.v1.WorkerWelcome"> & {
   shard: number;
 
   /**
-   * Number of shards. A task is in the shard that the FNV-1a hash of its id, with 64 bits, gives modulo this number.
-   * 0: the server is older than this field.
+   * Number of shards. New ids lead to the shard of their task: it is the FNV-1a hash of the id, with 64 bits, modulo this
+   * number. An older task may be in another shard if the number was changed since. 0: the server is older than this field.
    *
    * @generated from field: uint32 shards = 8;
    */

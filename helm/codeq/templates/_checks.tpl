@@ -14,13 +14,13 @@
 {{- fail "replicaCount: a cluster (raft.enabled) has 3 or 5 members" -}}
 {{- end -}}
 {{- if and $v.raft.enabled (ne (int $v.numShards) 1) -}}
-{{- fail "numShards: a cluster (raft.enabled) has one shard" -}}
+{{- fail "numShards: a cluster (raft.enabled) has one shard in this chart, which does not offer a Raft group per shard yet" -}}
 {{- end -}}
 {{- if and (not $v.raft.enabled) (ne (int $v.replicaCount) 1) -}}
 {{- fail "replicaCount: without raft.enabled there is one node" -}}
 {{- end -}}
 {{- if and $v.raft.enabled $v.persistence.artifacts.enabled -}}
-{{- fail "persistence.artifacts.enabled: a cluster (raft.enabled) keeps no artifact contents" -}}
+{{- fail "persistence.artifacts.enabled: a cluster (raft.enabled) keeps artifact contents in its stores and has no use for a volume of their own" -}}
 {{- end -}}
 {{- if and $v.raft.enabled (not $v.gateway.enabled) (or $v.ingress.enabled $v.gatewayApi.enabled) -}}
 {{- fail "gateway.enabled: an ingress or route to a cluster (raft.enabled) needs gateways, because members redirect clients to names inside the Kubernetes cluster" -}}

@@ -124,8 +124,8 @@ def main() -> None:
             seconds[to] = round(time.monotonic() - begun, 1)
             speeds[to] = round(done.tasks / done.seconds)
             shutil.rmtree(done.before)
-        if states(path, options.to[-1]) != counts:
-            raise SystemExit("tasks were lost or changed their states")
+            if states(path, to) != counts:
+                raise SystemExit(f"the change from {before} to {to} shards lost tasks or changed their states")
     finally:
         shutil.rmtree(folder)
     rss = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)

@@ -107,6 +107,40 @@ class Route:
         return f"{uuid[:LED_DIGITS]}{number - 1 & 0xFF:02x}{byte}"
 
 
+class PlaceIds:
+    """The ids of a lane's places where there are several shards, or were; neighbours share a head and its hash.
+
+    Args:
+        queue: Number of the queue.
+        lane: The lane.
+        route: Leads to the shard; None: there is one shard.
+    """
+
+    __slots__ = ("_hash", "_head", "_head_of", "_lane", "_queue", "_route")
+
+    def __init__(self, queue: int, lane: int, route: Route | None) -> None:
+        self._queue, self._lane, self._route = queue, lane, route
+        self._head, self._hash = "", (0, 0)
+        self._head_of = (-1, -1)
+
+    def of(self, position: int, epoch: int) -> str:
+        """Returns the id of the task at a position; empty: no id of this place leads to the shard."""
+        of = (position >> 8, epoch)
+        if of != self._head_of:
+            head = id_head(self._queue, self._lane, position, epoch)
+            self._head = f"{head}{position >> 8 & 0xFFFFFFFF:08x}"
+            self._head_of = of
+            self._hash = fnv(self._head)
+        last = f"{position & 0xFF:02x}"
+        end = ROUTE if self._route is None else self._route.byte(*self._hash, last)
+        return f"{self._head}{last}{end}" if end else ""
+
+    def hash_of(self, task_id: str) -> int:
+        """Returns the hash of the id that was returned last."""
+        high, low = fnv(task_id[LED_DIGITS:], *self._hash)
+        return (high << 32) + low
+
+
 class TaskRef(NamedTuple):
     """The content of an id: the task's home place, and the epoch in which the task was created."""
 

@@ -89,9 +89,9 @@ class Lane:
     """
 
     __slots__ = (
-        "_hash",
         "_head",
         "_head_of",
+        "_routed",
         "gone",
         "index",
         "loaded",
@@ -137,8 +137,8 @@ class Lane:
         """That of the last task created."""
         self._head = ""
         self._head_of = (-1, -1)
-        self._hash = (0, 0)
-        """Hash of the head, where there are several shards."""
+        self._routed = None if queue.route is None else ids.PlaceIds(queue.number, index, queue.route)
+        """The ids where there are several shards."""
 
     def id_of(self, position: int, epoch: int) -> str:
         """Returns the id of the task whose home is at `position`.
@@ -146,24 +146,13 @@ class Lane:
         Returns:
             Empty: no id of this place leads to the shard; see `pass_over`.
         """
-        if self.queue.route is not None:
-            return self._routed_id(self.queue.route, position, epoch)
+        if self._routed is not None:
+            return self._routed.of(position, epoch)
         of = (position >> 40, epoch)
         if of != self._head_of:
             self._head = ids.id_head(self.queue.number, self.index, position, epoch)
             self._head_of = of
         return f"{self._head}{(position & 0xFFFFFFFFFF).to_bytes(5, 'big').hex()}{ids.ROUTE}"
-
-    def _routed_id(self, route: ids.Route, position: int, epoch: int) -> str:
-        of = (position >> 8, epoch)
-        if of != self._head_of:
-            head = ids.id_head(self.queue.number, self.index, position, epoch)
-            self._head = f"{head}{position >> 8 & 0xFFFFFFFF:08x}"
-            self._head_of = of
-            self._hash = ids.fnv(self._head)
-        last = f"{position & 0xFF:02x}"
-        end = route.byte(*self._hash, last)
-        return f"{self._head}{last}{end}" if end else ""
 
     def pass_over(self, epoch: int) -> str:
         """Leaves the next places empty whose ids could not lead to the shard; returns the id of the next place."""

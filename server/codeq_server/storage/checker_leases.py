@@ -8,13 +8,12 @@ from typing import Final, NamedTuple
 from codeq_internal.v1 import rows_pb2
 
 from codeq_server.core import keys
+from codeq_server.core.claims import CLAIM_MAX
 
 from .checker_homes import listed_homes, queues_match
 
 TOKEN_COUNTER_BITS: Final = 34
 """Bits of a lease token below its epoch."""
-
-_SLOTS_MAX: Final = 256
 
 
 class Slot(NamedTuple):
@@ -43,7 +42,7 @@ class LeaseRows:
         self.tokens.add(token)
         row = rows_pb2.LeaseRow.FromString(value)
         count = len(row.homes)
-        if not 0 < count <= _SLOTS_MAX:
+        if not 0 < count <= CLAIM_MAX:
             yield f"lists {count} deliveries"
         if len(row.places) not in {0, count} or len(row.attempts) not in {0, count}:
             yield "places or attempts do not match the homes"

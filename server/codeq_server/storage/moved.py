@@ -29,7 +29,8 @@ MOVED: Final = "moved.tasks"
 MOVED_MAX: Final = 1_000_000
 """Maximum number of these tasks; each takes some 100 bytes of memory while the file is made."""
 
-_MAGIC: Final = b"codeqmv1"
+_MAGIC: Final = int.from_bytes(b"codeqmv1", "little").to_bytes(8, sys.byteorder)
+"""In the byte order of the machine, as are the hashes: a file from a machine with another one is unreadable."""
 _HASH_BYTES: Final = 8
 
 
@@ -82,7 +83,7 @@ class MovedTasks:
             raise StoreNotWritable(f"{path / MOVED} cannot be read: {reason_of(error)}") from error
         content = memoryview(self._map)
         count, rest = divmod(len(content) - len(_MAGIC), _HASH_BYTES + 1)
-        if bytes(content[: len(_MAGIC)]) != _MAGIC or rest or sys.byteorder != "little":
+        if bytes(content[: len(_MAGIC)]) != _MAGIC or rest:
             raise StoreDamaged(f"{path / MOVED} is unreadable; remove it, and the next start makes it again")
         end = len(_MAGIC) + count * _HASH_BYTES
         self._hashes = content[len(_MAGIC) : end].cast("Q")
@@ -120,8 +121,6 @@ def write_moved(path: Path, moved: Moved) -> None:
     """
     order = sorted(range(len(moved.hashes)), key=moved.hashes.__getitem__)
     hashes, shards = array("Q", [moved.hashes[at] for at in order]), bytes([moved.shards[at] for at in order])
-    if sys.byteorder != "little":
-        hashes.byteswap()
     draft = path / f"{MOVED}.new"
     try:
         draft.write_bytes(_MAGIC + hashes.tobytes() + shards)
@@ -149,8 +148,8 @@ def prepare_moved(path: Path, num_shards: int) -> None:
                 continue
             resharded = True
             for key, _ in stored.between(*keys.table_rows(keys.NAMES)):
-                high, low = ids.fnv(named_id(key))
-                if ((high << 32) + low) % num_shards != shard:
-                    moved.add((high << 32) + low, shard)
+                hashed = ids.hash_of(named_id(key))
+                if hashed % num_shards != shard:
+                    moved.add(hashed, shard)
     if resharded:
         write_moved(path, moved)

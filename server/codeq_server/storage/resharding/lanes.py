@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from codeq_internal.v1 import rows_pb2
 
@@ -12,81 +12,16 @@ from codeq_server.core.parsing import parsed
 from codeq_server.core.task_bytes import created_ms_of, keys_of, ordering_number, webhook_of
 from codeq_server.storage.errors import StoreDamaged
 
-from .sources import POSITION_MAX, Source, SourceQueue
+from .sources import POSITION_MAX, SourceQueue
 from .targets import Count
 
-
-class _Ids:
-    """Ids of the tasks in a lane whose ids the server assigned."""
-
-    def __init__(self, route: ids.Route | None, queue: int, lane: int) -> None:
-        self._route, self._queue, self._lane = route, queue, lane
-        self._of = (-1, -1)
-        self._head, self._hash = "", (0, 0)
-
-    def of(self, position: int, epoch: int) -> str:
-        """Returns the id of a task."""
-        of = (position >> 8, epoch)
-        if of != self._of:
-            head = ids.id_head(self._queue, self._lane, position, epoch)
-            self._head = f"{head}{position >> 8 & 0xFFFFFFFF:08x}"
-            self._of, self._hash = of, ids.fnv(self._head)
-        last = f"{position & 0xFF:02x}"
-        end = last + (ids.ROUTE if self._route is None else self._route.byte(*self._hash, last))
-        return self._head + end
-
-    def hash_of(self, task_id: str) -> int:
-        """Returns the hash of the id that was returned last."""
-        high, low = ids.fnv(task_id[ids.LED_DIGITS :], *self._hash)
-        return (high << 32) + low
+if TYPE_CHECKING:
+    from .tasks import TaskPass
 
 
 Waiting = tuple[int, int, int, bytes, bytes]
 """A row of a lane: time at which its task came there, source, position, key, value. The order is that of all sources,
 and rows of a source keep their own."""
-
-
-class Batched(Protocol):
-    """Counts the tasks of atomic batches."""
-
-    def add(self, shard: int, source: Source, key: bytes) -> None:
-        """Counts a task of a batch."""
-        ...
-
-
-class Pass(Protocol):
-    """Takes what is moved."""
-
-    size: int
-
-    @property
-    def batches(self) -> Batched:
-        """The atomic batches met."""
-        ...
-
-    def pin(self, tenant: str, task_id: str) -> int | None:
-        """Returns the shard of a task that stays with something else."""
-        ...
-
-    def is_limited(self, name: tuple[str, str]) -> bool:
-        """Returns whether new tasks of a tenant's command are all created in its home."""
-        ...
-
-    def put(self, shard: int, key: bytes, value: bytes) -> None:
-        """Writes a row of a new shard."""
-        ...
-
-    def moved(self, hashed: int, shard: int) -> None:
-        """Notes a task that lives in another shard than that of its id."""
-        ...
-
-    def counted(self) -> None:
-        """Counts a task that was moved."""
-        ...
-
-    def count_of(self, shard: int, queue: SourceQueue) -> Count:
-        """Returns the count of a queue in a new shard."""
-        ...
 
 
 class LaneMover:
@@ -101,7 +36,7 @@ class LaneMover:
         lane: The lane.
     """
 
-    def __init__(self, tasks: Pass, queue: SourceQueue, lane: int) -> None:
+    def __init__(self, tasks: TaskPass, queue: SourceQueue, lane: int) -> None:
         source = queue.source
         self.queue = queue
         self._tasks, self._source, self._lane = tasks, source, lane
@@ -111,7 +46,7 @@ class LaneMover:
         self._new_prefix = keys.lane_prefix(keys.TASKS, queue.new_number, lane)
         numbers = source.numbers
         route = ids.Route(source.index, numbers.sources) if numbers.sources > 1 else None
-        self._ids = _Ids(route, queue.number, lane)
+        self._ids = ids.PlaceIds(queue.number, lane, route)
         self._by_source = source.index % tasks.size if numbers.sources % tasks.size == 0 else None
         """Where the ids that the source assigned lead, if they all lead to one new shard."""
         self._home = ids.shard_of("\n".join(queue.name), tasks.size)

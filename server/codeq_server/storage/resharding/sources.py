@@ -175,17 +175,6 @@ class Source:
                 if found:
                     yield Span(prefix[1:], keys.split_place_key(found[0][0])[2], lane.tail)
 
-    def queue(self, number: int) -> SourceQueue:
-        """Returns a queue.
-
-        Raises:
-            StoreFailed: There is no such queue.
-        """
-        found = self.queues.get(number)
-        if found is None:
-            raise StoreFailed(f"shard {self.index} has rows of queue {number}, which does not exist")
-        return found
-
     def table(self, table: bytes) -> Iterator[tuple[bytes, bytes]]:
         """Yields the rows of a table."""
         return self.rows.between(*keys.table_rows(table))

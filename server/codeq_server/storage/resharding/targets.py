@@ -8,12 +8,11 @@ from typing import Final, NamedTuple
 
 from codeq_internal.v1 import rows_pb2
 
+from codeq_server.core.claims import CLAIM_MAX
 from codeq_server.storage.rocks import RocksStore
 
 BATCH_ROWS: Final = 4096
 """Rows written at once."""
-DELIVERIES_MAX: Final = 256
-"""Deliveries in one lease row."""
 
 
 @dataclass(slots=True)
@@ -52,7 +51,7 @@ class Lease(NamedTuple):
         """Takes over the deliveries of a lease with the same token, if the same worker has both; returns whether."""
         row, added = self.row, other.row
         same = (self.tenant, row.worker, row.subject) == (other.tenant, added.worker, added.subject)
-        if not same or len(row.homes) + len(added.homes) > DELIVERIES_MAX:
+        if not same or len(row.homes) + len(added.homes) > CLAIM_MAX:
             return False
         for name in ("queues", "homes", "places", "attempts"):
             getattr(row, name).extend(getattr(added, name))

@@ -29,7 +29,7 @@ from codeq_server.storage.errors import (
 from codeq_server.storage.layout import shard_path, stored_shards
 from codeq_server.storage.moved import MOVED, Moved, moved_in, prepare_moved, write_moved
 from codeq_server.storage.reading import open_stored
-from codeq_server.storage.resharding.reshard import Resharded, reshard
+from codeq_server.storage.resharding.reshard import SPACE_BYTES, SPACE_FACTOR, Resharded, reshard
 from codeq_server.storage.resharding.sources import interleaved
 from codeq_server.storage.rocks import RocksStore
 from codeq_server.storage.store import LOG_PREFIX
@@ -184,6 +184,18 @@ def test_too_little_space_is_found_before_anything_is_written(store: Path) -> No
     with pytest.raises(StoreNotWritable, match="has 1,000 bytes of free space, but resharding needs"):
         reshard(store, 2, free_bytes=lambda _: 1000)
     assert beside(store) == ["store"]
+
+
+def test_space_for_a_multiple_of_the_stores_without_their_artifacts_is_enough(store: Path) -> None:
+    artifact = store / "artifacts" / "of-a-task"
+    artifact.parent.mkdir()
+    artifact.write_bytes(bytes(1 << 20))
+    size = sum(each.stat().st_size for each in store.rglob("*") if each.is_file() and each != artifact)
+    needed = int(SPACE_FACTOR * size) + SPACE_BYTES
+    with pytest.raises(StoreNotWritable, match=f"resharding needs {needed:,}"):
+        reshard(store, 2, free_bytes=lambda _: needed - 1)
+    reshard(store, 2, free_bytes=lambda _: needed)
+    assert sound(store) == TASKS
 
 
 def test_damaged_store_is_not_resharded(store: Path) -> None:

@@ -34,7 +34,7 @@ BUGS: dict[str, Bug] = {
         test_resharding.test_tasks_with_keys_stay_together_in_the_home_of_their_command,
     ),
     "id of a merged task is not looked for among names": Bug(
-        (lookup.find_home, "ref is None or shard.resharded", "ref is None"),
+        (lookup.read_home, "ref is None or shard.resharded", "ref is None"),
         test_resharding.test_task_is_found_by_its_id_after_shards_were_merged,
     ),
     "idempotency key is looked for under its present id only": Bug(

@@ -26,6 +26,16 @@ def find_home(shard: Shard, tenant: str, task_id: str) -> tuple[Lane, int]:
     Raises:
         Rejection: TASK_NOT_FOUND, also for another tenant's task.
     """
+    home, position, _ = read_home(shard, tenant, task_id)
+    return home, position
+
+
+def read_home(shard: Shard, tenant: str, task_id: str) -> tuple[Lane, int, bytes]:
+    """Returns lane and position of a task's home, and its value.
+
+    Raises:
+        Rejection: TASK_NOT_FOUND, also for another tenant's task.
+    """
     ref = ids.parse_id(task_id)
     if ref is not None:
         queue = shard.queues.get(ref.queue)
@@ -34,9 +44,12 @@ def find_home(shard: Shard, tenant: str, task_id: str) -> tuple[Lane, int]:
             if lane is not None:
                 value = shard.get(keys.place_key(lane.task_prefix, ref.position))
                 # The epoch of a named task's home never matches: a named task has only its own id.
-                is_home = value is not None and keys.is_home_of_epoch(value, ref.epoch)
-                if is_home and lane.id_of(ref.position, ref.epoch) == task_id:  # the route byte is right, too
-                    return lane, ref.position
+                if (
+                    value is not None
+                    and keys.is_home_of_epoch(value, ref.epoch)
+                    and lane.id_of(ref.position, ref.epoch) == task_id  # the route byte is right, too
+                ):
+                    return lane, ref.position, value
     if ref is None or shard.resharded:  # a server with another number of shards may have assigned the id
         named = find_named(shard, tenant, task_id)
         if named is not None:

@@ -204,8 +204,8 @@ def _row(shard: Shard, tenant: str, task_id: str) -> rows_pb2.NameRow | None:
     return None if value is None else parsed(rows_pb2.NameRow, key, value)
 
 
-def find_named(shard: Shard, tenant: str, task_id: str) -> tuple[Lane, int] | None:
-    """Returns lane and position of the home of a task whose id the server did not assign; None: no such task."""
+def find_named(shard: Shard, tenant: str, task_id: str) -> tuple[Lane, int, bytes] | None:
+    """Returns lane, position and value of the home of a task whose id the server did not assign; None: no such task."""
     row = _row(shard, tenant, task_id)
     if row is None or row.batch_tasks:
         return None
@@ -216,7 +216,7 @@ def find_named(shard: Shard, tenant: str, task_id: str) -> tuple[Lane, int] | No
     value = shard.get(key)
     if value is None or keys.home_epoch(value) != row.epoch or unpacked(keys.name_of, key, value) != task_id:
         raise CorruptRows(name_key, "leads to no home of a task with this id")
-    return lane, position
+    return lane, position, value
 
 
 def forget(shard: Shard, lane: Lane, home_key: bytes) -> None:

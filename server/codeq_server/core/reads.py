@@ -12,7 +12,7 @@ from . import keys
 from .clock import Now
 from .errors import CorruptRows
 from .history import deliveries
-from .lookup import find_home
+from .lookup import find_home, read_home
 from .model import Lane, Queue, TaskKey, id_of
 from .parsing import UNREADABLE, unpacked, unreadable
 from .rates import Rates
@@ -27,7 +27,7 @@ class TaskView:
     """The current state of a task. Times are in Unix milliseconds, or None if they do not apply.
 
     Attributes:
-        task_id: Id.
+        key: Key.
         tenant: Tenant.
         raw: Task bytes: a serialised codeq.v1.Task with the fields that never change.
         status: Status of the task.
@@ -45,7 +45,7 @@ class TaskView:
         deliveries: The last ended deliveries, oldest first.
     """
 
-    task_id: str
+    key: TaskKey
     tenant: str
     raw: bytes
     status: Status
@@ -61,6 +61,11 @@ class TaskView:
     progress: bytes | None = None
     artifacts: Sequence[rows_pb2.ArtifactRow] = ()
     deliveries: Sequence[rows_pb2.DeliveryRow] = ()
+
+    @property
+    def task_id(self) -> str:
+        """Id."""
+        return id_of(self.key)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,9 +91,7 @@ def get_task(shard: Shard, tenant: str, task_id: str, now: Now) -> TaskView:
         Rejection: TASK_NOT_FOUND, also for another tenant's task.
         CorruptRows: The task's rows contradict each other.
     """
-    home, position = find_home(shard, tenant, task_id)
-    value = shard.get(keys.place_key(home.task_prefix, position))
-    assert value is not None
+    home, position, value = read_home(shard, tenant, task_id)
     return view_at(shard, home, position, value, now)
 
 
@@ -104,7 +107,6 @@ def view_at(shard: Shard, home: Lane, position: int, value: bytes, now: Now) -> 
         task, raw = home.key_of(position, value), keys.task_bytes(value)
     except UNREADABLE:
         raise unreadable(key) from None
-    task_id = id_of(task)
     state = shard.state(home, position)
     delivery = shard.deliveries.get(task)
     error = state.error if state is not None and state.HasField("error") else None
@@ -112,7 +114,7 @@ def view_at(shard: Shard, home: Lane, position: int, value: bytes, now: Now) -> 
     if delivery is not None:
         claim = delivery.claim
         return TaskView(
-            task_id=task_id,
+            key=task,
             tenant=tenant,
             raw=raw,
             status=Status.CLAIMED,
@@ -128,15 +130,15 @@ def view_at(shard: Shard, home: Lane, position: int, value: bytes, now: Now) -> 
     if state is None:
         if value[:1] == keys.PARKED:
             due_ms = unpacked(keys.split_parked, key, value)[0]
-            return TaskView(task_id=task_id, tenant=tenant, raw=raw, status=Status.SCHEDULED, due_ms=due_ms)
+            return TaskView(key=task, tenant=tenant, raw=raw, status=Status.SCHEDULED, due_ms=due_ms)
         if position <= home.mark:
             raise CorruptRows(key, "a home behind the mark has neither a state row nor a lease")
-        return TaskView(task_id=task_id, tenant=tenant, raw=raw, status=Status.PENDING)
+        return TaskView(key=task, tenant=tenant, raw=raw, status=Status.PENDING)
     ended = state.ended_lsn > 0
     # A cancellation or an expiry is not an action of the worker that last held the task.
     by_worker = state.status != Status.CANCELLED and (state.status != Status.FAILED or state.outcome == Outcome.FAILED)
     return TaskView(
-        task_id=task_id,
+        key=task,
         tenant=tenant,
         raw=raw,
         status=Status(state.status),

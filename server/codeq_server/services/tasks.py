@@ -242,8 +242,7 @@ class TaskService:
         view = self._view(claims, request.task_id)
         until = self._runner.loop.time() + claims.patience(request.wait_seconds, self._runner.unix_seconds())
         while view.status not in ENDED and self._runner.loop.time() < until:
-            shard = self._runner.shard
-            key = lookup.key_of(shard, *lookup.find_home(shard, claims.tenant_id, request.task_id))
+            key = view.key
             future = self._runner.ends.watch(key)
             try:
                 async with asyncio.timeout_at(until):

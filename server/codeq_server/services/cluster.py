@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -169,10 +169,7 @@ class ClusterService:
         """Returns the Raft status as this node sees it."""
         status = self._status()
         if self._others is not None:
-            groups = [*status.groups, *await self._others()]
-            del status.groups[:]
-            status.groups.extend(sorted(groups, key=lambda group: group.shard_idx))
-            status.num_groups = len(groups)
+            add_groups(status, await self._others())
         return pb.GetRaftStatusResponse(status=status)
 
     def own_groups(self) -> bytes:
@@ -232,6 +229,14 @@ class ClusterService:
             return pb.RaftStatus(enabled=False, fsync=self._fsync)
         groups = [_group(status, group) for group in status.groups]
         return pb.RaftStatus(enabled=True, num_groups=len(groups), groups=groups, fsync=self._fsync)
+
+
+def add_groups(status: pb.RaftStatus, others: Iterable[pb.RaftGroup]) -> None:
+    """Adds the groups of other shards to a status."""
+    groups = sorted([*status.groups, *others], key=lambda group: group.shard_idx)
+    del status.groups[:]
+    status.groups.extend(groups)
+    status.num_groups = len(groups)
 
 
 def _group(status: ClusterStatus, group: GroupStatus) -> pb.RaftGroup:

@@ -24,6 +24,8 @@ PAGE_COST: Final = 512
 """Cost of a call that examines thousands of rows for a page, so that only a few run in one turn."""
 
 _WAIT_FIELD: Final = "wait_seconds"
+CALL_SECONDS: Final = 30.0
+"""Time for another process to reply to a call, beyond the wait that its request asks for."""
 TENANT_FIELD: Final = "tenant"
 """Field by which a request names the tenant to act on."""
 _DRY_RUN_FIELD: Final = "dry_run"
@@ -83,6 +85,12 @@ class Method:
     def is_dry_run(request: Message) -> bool:
         """Returns whether a call with this request changes nothing, whatever the method does otherwise."""
         return bool(getattr(request, _DRY_RUN_FIELD, False))
+
+
+def call_seconds(request: Message) -> float:
+    """Returns the time for another process to reply to a call with this request."""
+    seconds: float = CALL_SECONDS + getattr(request, _WAIT_FIELD, 0)
+    return seconds
 
 
 def stateless() -> None:

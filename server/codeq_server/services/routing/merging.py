@@ -9,6 +9,7 @@ from typing import Any, Final
 from codeq.v1 import queue_service_pb2, server_service_pb2, tenant_service_pb2, webhook_service_pb2
 from google.protobuf.message import Message
 
+from codeq_server.services.cluster import add_groups
 from codeq_server.services.convert import RATE_DIGITS
 from codeq_server.services.listing import GROUPS_MAX
 
@@ -85,10 +86,7 @@ def backup(answers: Sequence[server_service_pb2.BackUpResponse]) -> Message:
 
 def raft_groups(answers: Sequence[Any]) -> Message:
     """Returns the first response with the Raft groups of all."""
-    status = answers[0].status
-    for answer in answers[1:]:
-        status.groups.extend(answer.status.groups)
-    status.num_groups = len(status.groups)
+    add_groups(answers[0].status, (group for answer in answers[1:] for group in answer.status.groups))
     return first(answers)
 
 

@@ -15,7 +15,7 @@ from codeq_server.core.errors import Reason, Rejection
 from codeq_server.services import cleaning, redriving
 from codeq_server.services.audit import OLDEST
 from codeq_server.services.listing import NEWEST
-from codeq_server.services.methods import Method
+from codeq_server.services.methods import Method, call_seconds
 from codeq_server.services.shards import Caller, Shards
 from codeq_server.services.validation import check_message
 
@@ -43,9 +43,6 @@ _SERVER: Final = "/codeq.v1.ServerService/"
 _CLUSTER: Final = "/codeq.v1.ClusterService/"
 
 _NO_QUEUE: Final = Reason.QUEUE_NOT_FOUND
-_WAIT_FIELD: Final = "wait_seconds"
-CALL_SECONDS: Final = 30.0
-"""Time for the reply to a call, beyond the wait that its request asks for."""
 
 CLAIMS: Final = frozenset({f"{_TASKS}ClaimTask", f"{_TASKS}ClaimTasks"})
 """Calls that the claim router executes."""
@@ -217,8 +214,7 @@ class Router:
     async def _carry_out(self, shard: int, method: Method, request: Message, caller: Caller) -> Message:
         name, claims = method.name, caller.claims
         if shard != SEVERAL:
-            seconds = CALL_SECONDS + getattr(request, _WAIT_FIELD, 0)
-            return await self._shards.call(shard, name, request, caller, seconds=seconds)
+            return await self._shards.call(shard, name, request, caller, seconds=call_seconds(request))
         if name in REFUSED:
             check_message(request)
             text = f"subscriptions are not available with several shards: numShards is {self._shards.count}"

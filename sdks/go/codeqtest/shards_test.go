@@ -17,38 +17,21 @@ import (
 
 	"github.com/osvaldoandrade/codeq/sdks/go/client"
 	"github.com/osvaldoandrade/codeq/sdks/go/codeqtest"
+	"github.com/osvaldoandrade/codeq/sdks/go/internal/scripted"
 	"github.com/osvaldoandrade/codeq/sdks/go/producer"
 	"github.com/osvaldoandrade/codeq/sdks/go/worker"
 )
 
-const (
-	shards = 4
-	// patience is long enough for a worker to look twice for the process of a shard.
-	patience = 45 * time.Second
-)
+const shards = 4
 
 // startShards starts a server with several shards.
 func startShards(t *testing.T) *codeqtest.Server {
 	t.Helper()
 	server := codeqtest.Start(t, codeqtest.Env("PERSISTENCE_CONFIG", fmt.Sprintf(`{"numShards":%d}`, shards)))
-	eventually(t, "the shards are served", func() bool {
+	scripted.Eventually(t, func() bool {
 		return strings.Count(read(t, server, "/readyz"), `"served"`) == shards
-	})
+	}, "the shards are served")
 	return server
-}
-
-func eventually(t *testing.T, what string, condition func() bool) {
-	t.Helper()
-	late := time.After(patience)
-	ticker := time.NewTicker(5 * time.Millisecond)
-	defer ticker.Stop()
-	for !condition() {
-		select {
-		case <-ticker.C:
-		case <-late:
-			t.Fatalf("not true within %s: %s", patience, what)
-		}
-	}
 }
 
 // read returns a page of the server, or nothing while it cannot be read.
@@ -172,11 +155,11 @@ func isDone(t *testing.T, calls *client.Client, tasks *crew, count int) bool {
 func TestWorkerHasAStreamToTheProcessOfEachShardAndGetsItsTasks(t *testing.T) {
 	server := startShards(t)
 	tasks := newCrew(t, server, worker.Config{Concurrency: 16})
-	eventually(t, "each process has one stream", func() bool { return streams(t, server) == "1 1 1 1" })
+	scripted.Eventually(t, func() bool { return streams(t, server) == "1 1 1 1" }, "each process has one stream")
 	create(t, server.Producer(t, producer.Config{}), 0, 100)
 	close(tasks.release)
 	calls := server.Client(t, client.Config{})
-	eventually(t, "all tasks are completed", func() bool { return isDone(t, calls, tasks, 100) })
+	scripted.Eventually(t, func() bool { return isDone(t, calls, tasks, 100) }, "all tasks are completed")
 	if count, most := tasks.seen(); count != 100 || most != 1 {
 		t.Errorf("%d tasks ran, one of them %d times", count, most)
 	}
@@ -188,14 +171,14 @@ func TestProducerHasAStreamToTheProcessOfEachShardAndSpreadsItsTasks(t *testing.
 	if ids := createPlain(t, from, 1); len(ids) != 1 {
 		t.Fatal("the task was not created")
 	}
-	eventually(t, "there is a stream for each process", func() bool {
+	scripted.Eventually(t, func() bool {
 		total := 0
 		for _, count := range strings.Fields(streams(t, server)) {
 			number, _ := strconv.Atoi(count)
 			total += number
 		}
 		return total == shards
-	})
+	}, "there is a stream for each process")
 	created := map[string]bool{}
 	for range 10 {
 		for _, id := range createPlain(t, from, 20) {
@@ -205,7 +188,7 @@ func TestProducerHasAStreamToTheProcessOfEachShardAndSpreadsItsTasks(t *testing.
 	tasks := newCrew(t, server, worker.Config{Concurrency: 16})
 	close(tasks.release)
 	calls := server.Client(t, client.Config{})
-	eventually(t, "all tasks are completed", func() bool { return isDone(t, calls, tasks, 201) })
+	scripted.Eventually(t, func() bool { return isDone(t, calls, tasks, 201) }, "all tasks are completed")
 	if len(created) != 200 {
 		t.Errorf("%d tasks were created", len(created))
 	}
@@ -221,25 +204,25 @@ func TestWorkerNeverRunsMoreTasksThanItsConcurrency(t *testing.T) {
 	tasks := newCrew(t, server, worker.Config{Concurrency: places})
 	create(t, server.Producer(t, producer.Config{}), 0, count)
 	calls := server.Client(t, client.Config{})
-	eventually(t, "all places are taken", func() bool { return tasks.held() == places })
+	scripted.Eventually(t, func() bool { return tasks.held() == places }, "all places are taken")
 	for done := range 30 {
 		tasks.release <- struct{}{}
-		eventually(t, "the next task runs", func() bool {
+		scripted.Eventually(t, func() bool {
 			seen, _ := tasks.seen()
 			return seen > done+places && tasks.held() >= places
-		})
+		}, "the next task runs")
 		if held := tasks.held(); held > places {
 			t.Fatalf("%d tasks run at once", held)
 		}
 	}
 	close(tasks.release)
-	eventually(t, "all tasks are completed", func() bool { return isDone(t, calls, tasks, count) })
+	scripted.Eventually(t, func() bool { return isDone(t, calls, tasks, count) }, "all tasks are completed")
 }
 
 func TestPlacesMoveToTheShardThatHasWork(t *testing.T) {
 	server := startShards(t)
 	tasks := newCrew(t, server, worker.Config{Concurrency: 32})
-	eventually(t, "each process has one stream", func() bool { return streams(t, server) == "1 1 1 1" })
+	scripted.Eventually(t, func() bool { return streams(t, server) == "1 1 1 1" }, "each process has one stream")
 	from := server.Producer(t, producer.Config{})
 	// Tasks with a key of their command are kept in one shard.
 	for number := range 40 {
@@ -247,9 +230,9 @@ func TestPlacesMoveToTheShardThatHasWork(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	eventually(t, "all places but one for each other shard are taken", func() bool { return tasks.held() == 32-(shards-1) })
+	scripted.Eventually(t, func() bool { return tasks.held() == 32-(shards-1) }, "all places but one for each other shard are taken")
 	create(t, from, 0, 40)
-	eventually(t, "the other places are taken by tasks of other shards", func() bool { return tasks.held() == 32 })
+	scripted.Eventually(t, func() bool { return tasks.held() == 32 }, "the other places are taken by tasks of other shards")
 	close(tasks.release)
 }
 
@@ -259,7 +242,7 @@ func TestWorkerWithOnePlaceGetsTheTasksOfAllShards(t *testing.T) {
 	close(tasks.release)
 	create(t, server.Producer(t, producer.Config{}), 0, 40)
 	calls := server.Client(t, client.Config{})
-	eventually(t, "all tasks are completed", func() bool { return isDone(t, calls, tasks, 40) })
+	scripted.Eventually(t, func() bool { return isDone(t, calls, tasks, 40) }, "all tasks are completed")
 }
 
 func TestKilledProcessesLoseNoTaskAndRunNoneTwice(t *testing.T) {
@@ -267,14 +250,14 @@ func TestKilledProcessesLoseNoTaskAndRunNoneTwice(t *testing.T) {
 	server := startShards(t)
 	started := regexp.MustCompile(`"server_started","shard":(\d+).*"pid":(\d+)`)
 	pids := map[string]int{}
-	eventually(t, "the log tells the processes", func() bool {
+	scripted.Eventually(t, func() bool {
 		for _, found := range started.FindAllStringSubmatch(server.Log(), -1) {
 			var pid int
 			_, _ = fmt.Sscan(found[2], &pid)
 			pids[found[1]] = pid
 		}
 		return len(pids) == shards
-	})
+	}, "the log tells the processes")
 	tasks := newCrew(t, server, worker.Config{Concurrency: 64, Lease: 5 * time.Second}) // deliveries that a killed process had under way
 	close(tasks.release)
 	calls, from := server.Client(t, client.Config{}), server.Producer(t, producer.Config{})
@@ -288,16 +271,16 @@ func TestKilledProcessesLoseNoTaskAndRunNoneTwice(t *testing.T) {
 		}
 	}()
 	for kill := range kills {
-		eventually(t, "the load goes on", func() bool {
+		scripted.Eventually(t, func() bool {
 			ran, _ := tasks.seen()
 			return ran > (kill+1)*2*count/(kills+2)
-		})
+		}, "the load goes on")
 		if err := syscall.Kill(pids[fmt.Sprint(kill%shards)], syscall.SIGKILL); err != nil {
 			t.Fatal(err)
 		}
 	}
 	<-created
-	eventually(t, "all tasks are completed", func() bool { return isDone(t, calls, tasks, count+len(plain)) })
+	scripted.Eventually(t, func() bool { return isDone(t, calls, tasks, count+len(plain)) }, "all tasks are completed")
 	if _, most := tasks.seen(); most != 1 {
 		t.Errorf("a task ran %d times", most)
 	}
@@ -307,8 +290,8 @@ func TestKilledProcessesLoseNoTaskAndRunNoneTwice(t *testing.T) {
 		}
 	}
 	_ = from.Close()
-	eventually(t, "each process has a stream of the worker again", func() bool {
+	scripted.Eventually(t, func() bool {
 		counts := strings.Fields(streams(t, server))
 		return len(counts) == shards && !slices.Contains(counts, "0")
-	})
+	}, "each process has a stream of the worker again")
 }

@@ -7,18 +7,12 @@ import (
 	"github.com/osvaldoandrade/codeq/sdks/go/internal/link"
 )
 
-const (
-	shardsMax = 32
-	// triesMax is the number of connections opened in a row to reach the process of a shard.
-	triesMax = 16
-)
-
 // spread opens a stream for each of the server's other shards, since a process keeps the tasks that it accepts: the creates
 // wake the streams in turn. Tasks with keys have shards of their own, to which any process passes them on, so producers that
 // add keys have one stream.
 func (p *Producer) spread(welcome *codeqv1.ProducerWelcome) {
 	shards := welcome.GetShards()
-	if shards < 2 || shards > shardsMax || p.addsKeys() {
+	if shards < 2 || shards > link.ShardsMax || p.addsKeys() {
 		return
 	}
 	if p.isSpread.Swap(true) {
@@ -31,7 +25,7 @@ func (p *Producer) spread(welcome *codeqv1.ProducerWelcome) {
 	}
 }
 
-// workOn keeps a stream open to the process of a shard, or to any if none of triesMax connections leads there, until the
+// workOn keeps a stream open to the process of a shard, or to any if none of a few connections leads there, until the
 // producer is closed. Errors that last are told by the first stream.
 func (p *Producer) workOn(shard, shards uint32) {
 	reconnects := link.NewReconnects("producer", p.endpoint)
@@ -62,7 +56,7 @@ func (p *Producer) openOn(address string, shard, shards uint32) (*link.Stream, *
 			return nil, nil, err
 		}
 		welcome := first.GetWelcome()
-		if welcome.GetShards() != shards || welcome.GetShard() == shard || try == triesMax || p.isClosing() {
+		if welcome.GetShards() != shards || welcome.GetShard() == shard || try == link.ShardTriesMax || p.isClosing() {
 			return stream, first, nil
 		}
 		stream.Close()

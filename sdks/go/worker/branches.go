@@ -23,11 +23,8 @@ import (
 // credits of a branch without work are returned, and go to one that has used its own. A branch keeps at least one place.
 
 const (
-	shardsMax = 32
 	// placesMin is the number of places for each shard below which one stream is better: a branch without work keeps a place.
 	placesMin = 4
-	// triesMax is the number of connections opened in a row to reach the process of a shard.
-	triesMax = 16
 	// moveAfterMin and moveAfterMax bound the pause before the process of a shard is looked for again; each pause is twice
 	// the previous one.
 	moveAfterMin = 10 * time.Second
@@ -92,22 +89,22 @@ func (b *branch) makesWay(welcome *codeqv1.WorkerWelcome) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	isIdle := b.running == 0 && len(b.unsent) == 0
-	if b.shard != nil || shards < 2 || shards > min(shardsMax, b.worker.config.Concurrency/placesMin) || !isIdle {
+	if b.shard != nil || shards < 2 || shards > min(link.ShardsMax, b.worker.config.Concurrency/placesMin) || !isIdle {
 		return false
 	}
 	b.shards = shards
 	return true
 }
 
-// open opens a stream: for a branch of one shard, to the shard's process if one of triesMax connections leads there, else
-// to any.
+// open opens a stream: for a branch of one shard, to the shard's process if one of a few connections leads there, else to
+// any.
 func (b *branch) open(address string) (*link.Stream, *codeqv1.WorkResponse, error) {
 	known := b.worker.endpoint.Servers.Known()
 	if b.home != "" && slices.Contains(known, b.home) {
 		address = b.home
 	}
 	at := max(0, slices.Index(known, address))
-	for try := 0; b.shard != nil && try < triesMax; try++ {
+	for try := 0; b.shard != nil && try < link.ShardTriesMax; try++ {
 		next := known[(at+try)%len(known)]
 		stream, first, err := b.openAt(next)
 		switch {

@@ -19,8 +19,9 @@ import (
 	codeqv1 "github.com/osvaldoandrade/codeq/sdks/go/gen/codeq/v1"
 )
 
-// PatienceMax is the longest wait of a test for something that should happen.
-const PatienceMax = 20 * time.Second
+// PatienceMax is the longest wait of a test for something that should happen; a worker may look twice for the process of a
+// shard meanwhile.
+const PatienceMax = 45 * time.Second
 
 // WorkStream is the server's side of a worker's stream.
 type WorkStream = grpc.BidiStreamingServer[codeqv1.WorkRequest, codeqv1.WorkResponse]

@@ -2,36 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import httpx
-from server_process import LOOPBACK, ServerProcess, reserved_port
+from server_process import LOOPBACK, ServerProcess, raft_variables, reserved_port
 from static_cluster import Trust, ask, served, until
 
 NAMES = ("a", "b", "c")
 SHARDS = 3
-
-
-def variables(shards: int, places: Mapping[str, str], name: str) -> dict[str, str]:
-    """Returns what makes a server the node of a name.
-
-    Args:
-        shards: Number of shards.
-        places: Raft address of each node.
-        name: Name of the node.
-    """
-    return {
-        "PERSISTENCE_CONFIG": json.dumps({"numShards": shards}),
-        "RAFT_ENABLED": "true",
-        "RAFT_BOOTSTRAP": "true",
-        "RAFT_PEERS": json.dumps(dict(places)),
-        "RAFT_CLUSTER_SECRET": "secret of the nodes",
-        "RAFT_SELF_ID": name,
-        "RAFT_BIND_ADDR": places[name],
-    }
 
 
 @contextmanager
@@ -50,7 +30,7 @@ def raft_groups(
         held = [stack.enter_context(reserved_port()) for _ in NAMES]
         places = {name: f"{LOOPBACK}:{port.getsockname()[1]}" for name, port in zip(NAMES, held, strict=True)}
         nodes = [
-            ServerProcess(folder / name, env=variables(shards, places, name) | dict(env or {}), apart=False)
+            ServerProcess(folder / name, env=raft_variables(shards, places, name) | dict(env or {}), apart=False)
             for name in NAMES
         ]
         for node in nodes:

@@ -105,7 +105,7 @@ class ServerProcess:
         self._mates: list[ServerProcess] = []
         """The other nodes of its cluster."""
         self._place: dict[str, str] = {}
-        """Variables that tell a node from the others."""
+        """Variables that tell another node of its cluster from this one."""
         if NODES * RAFT_GROUPS > 1 and not _MODES & self.env.keys():
             self._found(directory, {"flags": flags, "dev": dev, "apart": apart, "host": host, "prefix": prefix})
 
@@ -307,20 +307,17 @@ class ServerProcess:
         """Makes this server a node of a cluster, and prepares the others."""
         self._ports += (held := [reserved_port() for _ in range(NODES if NODES > 1 else 3)])
         places = {f"n{at}": f"{LOOPBACK}:{port.getsockname()[1]}" for at, port in enumerate(held)}
-        kind = "CLUSTER" if NODES > 1 else "RAFT"
         if NODES > 1:
-            listed = ",".join(f"{name}={address}" for name, address in places.items())
-            self.env |= {"CLUSTER_ENABLED": "true", "CLUSTER_NODES": listed, "CLUSTER_SECRET": "secret of the nodes"}
+            self.env["CLUSTER_SECRET"] = "secret of the nodes"
+            own = {name: cluster_variables(places, name) for name in places}
         else:
-            self.env |= {"PERSISTENCE_CONFIG": json.dumps({"numShards": RAFT_GROUPS}), "RAFT_ENABLED": "true"}
-            self.env |= {"RAFT_PEERS": json.dumps(places), "RAFT_CLUSTER_SECRET": "secret of the nodes"}
-            self.env["RAFT_BOOTSTRAP"] = "true"
-        nodes = [self, *(ServerProcess(directory / name, env=self.env, **alike) for name in list(places)[1:])]
-        self._mates = nodes[1:]
-        for node, (name, address) in zip(nodes, places.items(), strict=True):
-            listener = "CLUSTER_GRPC_ADDR" if NODES > 1 else "RAFT_BIND_ADDR"
-            node._place = {f"{kind}_SELF_ID": name, listener: address}
-            node.env |= node._place
+            own = {name: raft_variables(RAFT_GROUPS, places, name) for name in places}
+        first, *others = own
+        self.env |= own[first]
+        for name in others:
+            mate = ServerProcess(directory / name, env=self.env | own[name], **alike)
+            mate._place = dict(own[name].items() - own[first].items())
+            self._mates.append(mate)
 
     def _port(self, index: int) -> int:
         number = self._ports[index].getsockname()[1]
@@ -367,6 +364,40 @@ class ServerProcess:
             if owner == of_gateway:
                 found.append(flag)
         return found
+
+
+def cluster_variables(places: Mapping[str, str], name: str) -> dict[str, str]:
+    """Returns the variables of a node of a static cluster.
+
+    Args:
+        places: Address of each node for the calls of the others.
+        name: Name of the node.
+    """
+    return {
+        "CLUSTER_ENABLED": "true",
+        "CLUSTER_NODES": ",".join(f"{each}={place}" for each, place in places.items()),
+        "CLUSTER_SELF_ID": name,
+        "CLUSTER_GRPC_ADDR": places[name],
+    }
+
+
+def raft_variables(shards: int, places: Mapping[str, str], name: str) -> dict[str, str]:
+    """Returns the variables of a node with a Raft group per shard.
+
+    Args:
+        shards: Number of shards.
+        places: Raft address of each node.
+        name: Name of the node.
+    """
+    return {
+        "PERSISTENCE_CONFIG": json.dumps({"numShards": shards}),
+        "RAFT_ENABLED": "true",
+        "RAFT_BOOTSTRAP": "true",
+        "RAFT_PEERS": json.dumps(dict(places)),
+        "RAFT_CLUSTER_SECRET": "secret of the nodes",
+        "RAFT_SELF_ID": name,
+        "RAFT_BIND_ADDR": places[name],
+    }
 
 
 def reserved_port() -> socket.socket:

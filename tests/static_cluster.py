@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from server_process import DEV_TOKEN, LOOPBACK, ServerProcess, reserved_port
+from server_process import DEV_TOKEN, LOOPBACK, ServerProcess, cluster_variables, reserved_port
 
 NAMES = ("a", "b", "c")
 SECONDS_MAX = 45.0
@@ -34,22 +34,16 @@ def static_cluster(
     with ExitStack() as stack:
         held = [stack.enter_context(reserved_port()) for _ in NAMES]
         places = {name: f"{LOOPBACK}:{port.getsockname()[1]}" for name, port in zip(NAMES, held, strict=True)}
-        given = {
-            "PERSISTENCE_CONFIG": "{}",
-            "CLUSTER_ENABLED": "true",
-            "CLUSTER_NODES": ",".join(f"{name}={place}" for name, place in places.items()),
-            **(env or {}),
-        }
         nodes = [
             stack.enter_context(
                 ServerProcess(
                     folder / name,
-                    env=given | {"CLUSTER_SELF_ID": name, "CLUSTER_GRPC_ADDR": place},
+                    env={"PERSISTENCE_CONFIG": "{}"} | cluster_variables(places, name) | dict(env or {}),
                     apart=False,
                     prefix=prefix,
                 )
             )
-            for name, place in places.items()
+            for name in places
         ]
         until(lambda: all(served(node, trust) == {"served"} for node in nodes))
         yield nodes

@@ -21,6 +21,7 @@ from codeq_server.storage.check import check_store
 from codeq_server.storage.layout import shard_path
 from raft_groups import NAMES, SHARDS, leaders, raft_groups, serves_all, voting
 from server_process import DEV_TOKEN, ServerProcess
+from shard_processes_of import processes
 from static_cluster import TASKS, ask, claim, create, until
 
 ROUNDS = int(os.environ.get("SHARD_KILLS", "2"))
@@ -149,7 +150,7 @@ def test_missing_majorities_and_nodes_with_other_shards_serve_nothing(
 def test_a_killed_process_costs_no_other_shard_its_leader(nodes: list[ServerProcess]) -> None:
     before = leaders(nodes[0])
     at = [*NAMES].index(before[2])
-    victim = process_of(nodes[at], 2)
+    victim = processes(nodes[at])[2]
     os.kill(victim, signal.SIGKILL)
     until(lambda: all(map(serves_all, nodes)) and leaders(nodes[at]).get(2))
     after = leaders(nodes[at])
@@ -177,16 +178,10 @@ def test_node_with_a_lost_disk_is_replaced_in_all_groups_at_once(nodes: list[Ser
     assert transfer["reason"] == "NOT_IMPLEMENTED"
 
 
-def process_of(node: ServerProcess, shard: int) -> int:
-    """Returns the id of the process of a shard."""
-    started = [json.loads(line) for line in node.log.splitlines() if '"server_started"' in line]
-    return next(int(event["pid"]) for event in reversed(started) if event["shard"] == shard)
-
-
 def test_node_that_hangs_is_noticed(nodes: list[ServerProcess]) -> None:
     at = [*NAMES].index(leaders(nodes[0])[1])
     other = nodes[(at + 1) % len(nodes)]
-    hung = [nodes[at].pid, *(process_of(nodes[at], shard) for shard in range(SHARDS))]
+    hung = [nodes[at].pid, *processes(nodes[at]).values()]
     for pid in hung:
         os.kill(pid, signal.SIGSTOP)
     try:

@@ -23,6 +23,7 @@ from codeq.v1.producer_service_pb2_grpc import ProducerServiceStub
 from codeq.v1.worker_service_pb2_grpc import WorkerServiceStub
 from codeq_server.core.ids import shard_of
 from server_process import DEV_TOKEN, ServerProcess
+from shard_processes_of import processes
 
 SHARDS = 2
 AUTH = (("authorization", f"Bearer {DEV_TOKEN}"),)
@@ -52,12 +53,6 @@ def wait_until_served(server: ServerProcess) -> None:
             return
         assert time.monotonic() < end, "the shards are not served"
         time.sleep(0.05)
-
-
-def process_of(server: ServerProcess, shard: int) -> int:
-    """Returns the id of the process that serves a shard."""
-    started = [json.loads(line) for line in server.log.splitlines() if '"server_started"' in line]
-    return int([event for event in started if event.get("shard") == shard][-1]["pid"])
 
 
 def has_worker(server: ServerProcess, pid: int) -> bool:
@@ -150,8 +145,8 @@ async def test_stream_goes_on_while_a_process_is_killed_and_started_again(server
     async with worker(server, add_credits=40) as stream:
         await produce(server, keyed(0, 40))
         tasks = await take(stream, 40)
-        (shard,) = [shard for shard in range(SHARDS) if not has_worker(server, process_of(server, shard))]
-        os.kill(process_of(server, shard), signal.SIGKILL)  # the process with the stream lives on
+        (shard,) = [shard for shard in range(SHARDS) if not has_worker(server, processes(server)[shard])]
+        os.kill(processes(server)[shard], signal.SIGKILL)  # the process with the stream lives on
         await stream.write(pb.WorkRequest(outcomes=[done(task) for task in tasks]))
         errors = await settle(stream, 40)
         assert {shard_of(error.task_id, SHARDS) for error in errors} <= {shard}

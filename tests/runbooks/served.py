@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from contextlib import suppress
 
 import httpx
+from cluster_client import Follower
 from cluster_process import TOKEN, ClusterProcess
 from server_process import DEV_TOKEN, ServerProcess
 
@@ -41,17 +43,13 @@ def has(server: ServerProcess, task_id: str, token: str = DEV_TOKEN) -> bool:
 
 
 def wait_for_votes(cluster: ClusterProcess) -> None:
-    """Waits until every node has a vote and answers: until then, a lost disk may be half of a majority."""
-    deadline = time.monotonic() + SECONDS_MAX
-    while True:
-        for node in cluster.nodes.values():
-            reply = call(node, "GET", "/raft/status", token=TOKEN).json()
-            members = [member for group in reply["groups"] if group["isLeader"] for member in group["members"]]
-            voting = [each for each in members if each["voter"] and (each["isSelf"] or each.get("active"))]
-            if len(voting) == len(cluster.nodes):
-                return
-        assert time.monotonic() < deadline, cluster.logs
-        time.sleep(0.05)
+    """Waits until every node has a vote and is up to date: until then, a lost disk may be half of a majority."""
+
+    async def votes() -> None:
+        async with Follower(list(cluster.addresses("grpc_addr").values()), TOKEN) as client:
+            await cluster.all_vote(client)
+
+    asyncio.run(votes())
 
 
 def of_server(server: ServerProcess) -> dict[str, str]:

@@ -63,8 +63,10 @@ type Producer struct {
 	ctx      context.Context
 	cancel   context.CancelFunc
 	ended    chan struct{}
-	isSpread atomic.Bool
-	others   sync.WaitGroup // streams to the processes of other shards
+	first    atomic.Uint32  // shard of the first stream
+	shards   atomic.Uint32  // number of shards
+	running  atomic.Uint32  // bits of the further streams, which count from 1
+	others   sync.WaitGroup // further streams, to the processes of other shards
 	creates  creates
 }
 

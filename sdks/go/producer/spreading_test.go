@@ -14,11 +14,25 @@ import (
 // it accepts; an id tells the shard.
 func startShards(t *testing.T, shards uint32) (server *scripted.Server, counts []atomic.Int64, streams *atomic.Int64) {
 	t.Helper()
-	counts, streams = make([]atomic.Int64, shards), &atomic.Int64{}
+	number := &atomic.Uint32{}
+	number.Store(shards)
+	server, counts, streams, _ = startChanging(t, number, shards)
+	return server, counts, streams
+}
+
+// startChanging starts such a server whose number of shards changes. It also counts the streams that are open.
+func startChanging(t *testing.T, number *atomic.Uint32, shardsMax uint32) (
+	server *scripted.Server, counts []atomic.Int64, streams, open *atomic.Int64,
+) {
+	t.Helper()
+	counts, streams, open = make([]atomic.Int64, shardsMax), &atomic.Int64{}, &atomic.Int64{}
 	server = scripted.Start(t, scripted.Script{Produce: func(stream scripted.ProduceStream) error {
 		if _, err := stream.Recv(); err != nil {
 			return err
 		}
+		open.Add(1)
+		defer open.Add(-1)
+		shards := number.Load()
 		welcome, shard := scripted.ProducerWelcome(), uint32(streams.Add(1)-1)%shards
 		welcome.Welcome.Shard, welcome.Welcome.Shards = shard, shards
 		if err := stream.Send(welcome); err != nil {
@@ -38,7 +52,7 @@ func startShards(t *testing.T, shards uint32) (server *scripted.Server, counts [
 			}
 		}
 	}})
-	return server, counts, streams
+	return server, counts, streams, open
 }
 
 func TestCreatesGoRoundTheShards(t *testing.T) {
@@ -100,5 +114,27 @@ func TestProducerThatAddsKeysHasOneStream(t *testing.T) {
 	}
 	if streams.Load() != 1 || counts[0].Load() != 20 {
 		t.Errorf("%d streams, %d tasks over the first", streams.Load(), counts[0].Load())
+	}
+}
+
+func TestProducerHasAStreamForEachShardAfterTheirNumberChanged(t *testing.T) {
+	number := &atomic.Uint32{}
+	number.Store(2)
+	server, _, _, streams := startChanging(t, number, 4)
+	tasks := open(t, producer.Config{}, server)
+	createdWith := func(shards uint32) {
+		t.Helper()
+		scripted.Eventually(t, func() bool { // a create that was sent before the cut is lost with it
+			_, err := tasks.Create(t.Context(), "a", 1)
+			return err == nil
+		}, "a create")
+		scripted.Eventually(t, func() bool { return streams.Load() == int64(shards) }, fmt.Sprint(shards, " streams"))
+	}
+	createdWith(2)
+	for _, shards := range []uint32{4, 1} {
+		number.Store(shards)
+		server.Cut()
+		server.Again()
+		createdWith(shards)
 	}
 }

@@ -65,7 +65,7 @@ func (p *Producer) work() {
 // false once the producer is closed and nothing is.
 func (p *Producer) awaitWork() bool {
 	for {
-		if hasWork, isClosed := p.creates.state(); hasWork || isClosed || p.isSpread.Load() {
+		if hasWork, isClosed := p.creates.state(); hasWork || isClosed || p.hasStream(1) {
 			return (hasWork || !isClosed) && p.ctx.Err() == nil
 		}
 		select {

@@ -144,7 +144,10 @@ def reshard(
     ] = 0,
     artifacts: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Folder of artifacts (LOCAL_ARTIFACTS_DIR); default: where the server looks."),
+        typer.Option(
+            metavar="DIR",
+            help="Folder of artifacts: the server's LOCAL_ARTIFACTS_DIR; without it, they are beside the stores.",
+        ),
     ] = None,
 ) -> None:
     """Changes the number of shards of a store; every task keeps its id and its place in its queue.

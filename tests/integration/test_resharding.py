@@ -13,10 +13,13 @@ from typing import Any
 import httpx
 import pytest
 from callback_receiver import Receiver
+from codeq_server.storage.moved import MOVED
 from server_process import DEV_TOKEN, ServerProcess
 from shard_processes_of import until
 
 CHAIN = (4, 2, 1)
+LOSES_FILE = 2
+"""Number of shards with which the file of moved tasks is removed before the server starts."""
 PLAIN = 40
 ORDERED = 12
 ENV = {
@@ -68,6 +71,8 @@ def reshard(server: ServerProcess, to: int, *options: str) -> dict[str, Any]:
     done = subprocess.run([*command, *options, "-o", "json"], check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     server.env["PERSISTENCE_CONFIG"] = json.dumps({"numShards": to})
+    if to == LOSES_FILE:
+        (server.store / MOVED).unlink()  # the start makes it again
     server.start()
     if to > 1:
         until(lambda: set(httpx.get(f"{server.http_url}/readyz").json().get("shards", {}).values()) == {"served"})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,6 +19,7 @@ from codeq_server.core.new_task import Naming, NewTask, TaskKeys
 from codeq_server.core.purging import purge
 from codeq_server.core.reads import get_task
 from codeq_server.core.shard import Shard, ShardSettings
+from codeq_server.storage.artifacts import ArtifactFiles
 from codeq_server.storage.check import check_store
 from codeq_server.storage.errors import (
     StoreDamaged,
@@ -26,6 +29,7 @@ from codeq_server.storage.errors import (
     StoreLocked,
     StoreNotWritable,
 )
+from codeq_server.storage.identity import load_identity
 from codeq_server.storage.layout import shard_path, stored_shards
 from codeq_server.storage.moved import MOVED, Moved, moved_in, prepare_moved, write_moved
 from codeq_server.storage.reading import open_stored
@@ -37,6 +41,9 @@ from driven_shard import START_MS, TENANT, DrivenShard
 from stored_rows import to_disk, to_memory
 
 TASKS = 60
+CONTENT = b"content of an artifact"
+FILED_HOME = keys.home_of(keys.place_key(keys.lane_prefix(keys.STATES, 1, 9), 1))
+"""Home of the first task of a new store."""
 KEPT_STEPS = {"move": 1, "check": 1, "settle": 1, "switch": 1, "keep": 4, "clean": 4}
 """Number of shards in the folder of the store after a crash at each step."""
 
@@ -90,6 +97,46 @@ def waiting_store(folder: Path) -> Path:
     return folder / "store"
 
 
+def filed_store(folder: Path) -> tuple[Path, Path]:
+    """Creates a store of one shard with a task whose result has an artifact; returns its folder and that of files."""
+    shard = DrivenShard()
+    task_id = shard.create()
+    shard.claim()
+    shard.settle(task_id, artifacts=[rows_pb2.ArtifactRow(name="a", size=len(CONTENT), file=b"f" * 16)])
+    shard.write()
+    path, artifacts = folder / "store", folder / "artifacts"
+    to_disk(shard.store, path)
+    own = bytes.fromhex(installation(artifacts, path).name)
+    files = ArtifactFiles(artifacts, own, fsync=False, reserve_bytes=0)
+    files.write(FILED_HOME, [(b"f" * 16, CONTENT)])
+    files.close()
+    return path, artifacts
+
+
+def installation(artifacts: Path, store: Path) -> Path:
+    """Returns the folder of a store's artifacts."""
+    with open_stored(store) as stored:
+        identity = load_identity(stored)
+    assert identity is not None
+    return artifacts / identity.cluster_id.hex()
+
+
+def contents(artifacts: Path, stores: list[Path]) -> list[bytes]:
+    """Returns the artifacts of several stores."""
+    folders = [installation(artifacts, store) for store in stores]
+    return [file.read_bytes() for folder in folders for file in folder.rglob("*") if file.is_file()]
+
+
+def shards_of(path: Path) -> list[Path]:
+    """Returns the stores in a folder of several shards."""
+    return [shard_path(path, shard) for shard in range(stored_shards(path))]
+
+
+def before(path: Path) -> list[Path]:
+    """Returns the stores that were replaced."""
+    return list(path.parent.glob(f"{path.name}.before-*"))
+
+
 # -- crashes -------------------------------------------------------------------------------------------------------
 
 
@@ -123,6 +170,54 @@ def test_new_stores_with_contradictions_never_replace_the_old_ones(store: Path) 
         changed(store, 2, step=spoil)
     assert (stored_shards(store), sound(store)) == (1, TASKS)
     assert beside(store) == ["store"]
+
+
+@pytest.mark.parametrize("syncs", [0, 1, 2, 3])
+def test_failed_sync_after_the_switch_removes_neither_old_stores_nor_new_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, syncs: int
+) -> None:
+    path, artifacts = filed_store(tmp_path)
+    left = [syncs]
+
+    def failing(folder: Path) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(folder))
+
+    def switch(reached: str) -> None:
+        if reached == "switch":
+            monkeypatch.setattr("codeq_server.storage.resharding.reshard.sync_directory", failing)
+
+    with pytest.raises(StoreFailed, match=r"holds the new stores, and .* those from before; but"):
+        changed(path, 2, artifacts=artifacts, step=switch)
+    monkeypatch.undo()
+    old = next(each for each in [path.with_name("store.resharding") / "new", *before(path)] if each.exists())
+    assert (stored_shards(path), stored_shards(old)) == (2, 1)
+    assert contents(artifacts, shards_of(path)) == [CONTENT]
+    assert contents(artifacts, [old]) == [CONTENT]
+
+
+def test_interrupted_run_leaves_no_artifacts_once_the_next_one_has_ended(tmp_path: Path) -> None:
+    path, artifacts = filed_store(tmp_path)
+    with pytest.raises(Crash):
+        changed(path, 2, artifacts=artifacts, step=crash_at("check"))
+    assert len(list(artifacts.iterdir())) > 1
+    changed(path, 3, artifacts=artifacts)
+    used = [folder for each in (*shards_of(path), *before(path)) if (folder := installation(artifacts, each)).exists()]
+    assert sorted(artifacts.iterdir()) == sorted(used)
+
+
+def test_switch_that_is_refused_leaves_no_artifacts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, artifacts = filed_store(tmp_path)
+
+    def refused(one: Path, _: Path) -> None:
+        raise StoreNotWritable(f"the folder {one} cannot be replaced")
+
+    monkeypatch.setattr("codeq_server.storage.resharding.reshard.exchange", refused)
+    with pytest.raises(StoreNotWritable, match="cannot be replaced"):
+        changed(path, 2, artifacts=artifacts)
+    assert list(artifacts.iterdir()) == [installation(artifacts, path)]
+    assert beside(path) == ["artifacts", "store"]
 
 
 # -- refusals ------------------------------------------------------------------------------------------------------
@@ -196,6 +291,28 @@ def test_space_for_a_multiple_of_the_stores_without_their_artifacts_is_enough(st
         reshard(store, 2, free_bytes=lambda _: needed - 1)
     reshard(store, 2, free_bytes=lambda _: needed)
     assert sound(store) == TASKS
+
+
+def test_store_below_a_folder_called_like_that_of_artifacts_counts(tmp_path: Path) -> None:
+    store = waiting_store(tmp_path / "artifacts")
+    free = SPACE_BYTES + 100  # the files of the store are larger than this
+    with pytest.raises(StoreNotWritable, match=f"has {free:,} bytes of free space"):
+        reshard(store, 2, free_bytes=lambda _: free)
+
+
+def test_folder_without_the_artifacts_of_a_store_is_rejected_with_the_way_out(tmp_path: Path) -> None:
+    path, artifacts = filed_store(tmp_path)
+    artifacts.rename(tmp_path / "elsewhere")
+    with pytest.raises(StoreFailed, match=r"refers to artifacts in .* which is not there; name the folder"):
+        changed(path, 2)
+    assert beside(path) == ["elsewhere", "store"]
+
+
+def test_artifact_whose_file_is_missing_is_counted(tmp_path: Path) -> None:
+    path, artifacts = filed_store(tmp_path)
+    [file] = [each for each in artifacts.rglob("*") if each.is_file()]
+    file.unlink()
+    assert changed(path, 2, artifacts=artifacts).artifacts_missing == 1
 
 
 def test_damaged_store_is_not_resharded(store: Path) -> None:
@@ -419,6 +536,34 @@ def test_more_moved_tasks_than_the_limit_are_refused(monkeypatch: pytest.MonkeyP
     moved.add(2, 0)
     with pytest.raises(StoreFailed, match="more than 2 tasks"):
         moved.add(3, 0)
+
+
+def test_stores_that_were_never_resharded_are_read_once(tmp_path: Path) -> None:
+    for shard in range(2):
+        RocksStore(shard_path(tmp_path, shard), fsync=False).close()
+    prepare_moved(tmp_path, 2)
+    assert (tmp_path / MOVED).exists()
+    assert moved_in(tmp_path) is None
+
+
+def test_damaged_store_hides_moved_tasks_only_if_no_store_was_resharded(tmp_path: Path) -> None:
+    path = tmp_path / "store"
+    shard = DrivenShard()
+    keyed_tasks(shard, 20)
+    shard.write()
+    to_disk(shard.store, path)
+    changed(path, 2)
+    (path / MOVED).unlink()
+    (shard_path(path, 1) / "CURRENT").write_text("MANIFEST-999999\n")
+    with pytest.raises(StoreError):
+        prepare_moved(path, 2)
+    assert not (path / MOVED).exists()
+    never = tmp_path / "never"
+    for number in range(2):
+        RocksStore(shard_path(never, number), fsync=False).close()
+    (shard_path(never, 1) / "CURRENT").write_text("MANIFEST-999999\n")
+    prepare_moved(never, 2)
+    assert not (never / MOVED).exists()
 
 
 def test_file_that_is_missing_is_made_from_restored_stores(tmp_path: Path) -> None:

@@ -32,7 +32,6 @@ from codeq_server.storage.layout import (
     note_store,
     prepare_layout,
     shard_path,
-    stored_shards,
 )
 from codeq_server.storage.moved import prepare_moved
 
@@ -106,10 +105,9 @@ class ShardProcesses:
         """
         with ExitStack() as stack:
             ready, place = self._hold_ports(stack)
-            if not stored_shards(self._path):
-                prepare_moved(self._path, self._settings.persistence.num_shards)
             prepare_layout(self._path, self._settings.persistence.num_shards)
             stack.enter_context(held_layout(self._path))
+            prepare_moved(self._path, self._settings.persistence.num_shards)
             if self._settings.raft is not None:
                 front = PeerFront({"raft": place.raft, "calls": place.peers})
                 stack.callback(front.stop)

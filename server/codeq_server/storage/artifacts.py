@@ -130,8 +130,8 @@ class ArtifactFiles:
                 return
         raise OSError(errno.EAGAIN, "the bucket keeps being removed")
 
-    def adopt(self, installation: Path, old: bytes, home: bytes, file: bytes) -> None:
-        """Links or copies a file of another installation, durably; a file that is not there is left out.
+    def adopt(self, installation: Path, old: bytes, home: bytes, file: bytes) -> bool:
+        """Links or copies a file of another installation; returns whether it is there. `sync` makes it durable.
 
         Args:
             installation: Folder of the other installation.
@@ -145,17 +145,26 @@ class ArtifactFiles:
         try:
             source = os.open(installation / _bucket(old), _FOLDER)
         except FileNotFoundError:
-            return
+            return False
         try:
             with suppress(FileExistsError):
                 os.mkdir(_bucket(home), 0o700, dir_fd=self._folder)
-            with suppress(FileNotFoundError):
-                _copy_file(source, _name(old, file), self.path / _bucket(home) / _name(home, file))
-            with self._open_bucket(home) as bucket:
-                self._sync(bucket)
-            self._sync(self._folder)
+            _copy_file(source, _name(old, file), self.path / _bucket(home) / _name(home, file))
+        except FileNotFoundError:
+            return False
         finally:
             os.close(source)
+        return True
+
+    def sync(self) -> None:
+        """Makes the names of all files durable.
+
+        Raises:
+            OSError: A folder cannot be synced.
+        """
+        for entry in _names(self._folder):
+            sync_directory(self.path / entry)
+        self._sync(self._folder)
 
     def read(self, home: bytes, file: bytes, size: int) -> bytes:
         """Returns the content of a file; reads at most one byte more than `size`.

@@ -2,7 +2,7 @@
 
 Tasks with keys, of an atomic batch or of a schedule must stay together, so resharding cannot put each of them into the
 shard of its id. The file MOVED beside the stores of the shards tells every process where they are: hashes of ids in
-ascending order, and the shard of each. It never changes. If it is missing, it is made from the stores.
+ascending order, and the shard of each. It never changes. If it is missing, the next start makes it from the stores.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from codeq_server.core import ids, keys
 from codeq_server.core.tenant_keys import named_id
 
 from .durable import sync_directory, sync_file
-from .errors import StoreDamaged, StoreFailed, StoreNotWritable, reason_of
+from .errors import StoreDamaged, StoreError, StoreFailed, StoreNotWritable, reason_of
 from .identity import load_identity
 from .layout import shard_path
 from .reading import open_stored
@@ -132,24 +132,31 @@ def write_moved(path: Path, moved: Moved) -> None:
 
 
 def prepare_moved(path: Path, num_shards: int) -> None:
-    """Makes the file if it is missing and the number of shards was changed: stores that were restored lack it.
+    """Makes the file if it is missing: stores that were restored lack it, and an operator may have removed it.
+
+    It is made for stores of every number of shards, so that a later start need not read them again.
 
     Raises:
-        StoreError: A store cannot be read, or the file cannot be written.
+        StoreError: A store cannot be read although the number of shards was changed, or the file cannot be written.
     """
     stores = [shard_path(path, shard) for shard in range(num_shards)]
     if (path / MOVED).exists() or not all((store / "CURRENT").is_file() for store in stores):
         return
-    moved, resharded = Moved(), False
+    moved, is_resharded, unread = Moved(), False, list[StoreError]()
     for shard, store in enumerate(stores):
-        with open_stored(store) as stored:
-            identity = load_identity(stored)
-            if identity is None or not identity.resharded:
-                continue
-            resharded = True
-            for key, _ in stored.between(*keys.table_rows(keys.NAMES)):
-                hashed = ids.hash_of(named_id(key))
-                if hashed % num_shards != shard:
-                    moved.add(hashed, shard)
-    if resharded:
+        try:
+            with open_stored(store) as stored:
+                identity = load_identity(stored)
+                if identity is None or not identity.resharded:
+                    continue
+                is_resharded = True
+                for key, _ in stored.between(*keys.table_rows(keys.NAMES)):
+                    hashed = ids.hash_of(named_id(key))
+                    if hashed % num_shards != shard:
+                        moved.add(hashed, shard)
+        except StoreError as error:
+            unread.append(error)
+    if unread and is_resharded:
+        raise unread[0]
+    if not unread:
         write_moved(path, moved)

@@ -22,8 +22,8 @@ from codeq_server.core.errors import CorruptRows
 from codeq_server.storage.artifacts import ArtifactFiles
 from codeq_server.storage.backup import ARTIFACTS
 from codeq_server.storage.check import check_store
-from codeq_server.storage.durable import sync_directory
-from codeq_server.storage.errors import StoreDamaged, StoreFailed, StoreFormat, StoreNotWritable, reason_of
+from codeq_server.storage.durable import sync_directory, sync_file
+from codeq_server.storage.errors import StoreDamaged, StoreError, StoreFailed, StoreFormat, StoreNotWritable, reason_of
 from codeq_server.storage.identity import CLUSTER_ID_BYTES
 from codeq_server.storage.layout import held_layout, mark_stores, shard_path, stored_shards
 from codeq_server.storage.moved import Moved, write_moved
@@ -45,6 +45,8 @@ SPACE_BYTES: Final = 256 << 20
 
 Say = Callable[[str], None]
 """Tells the operator about progress."""
+Step = Callable[[str], None]
+"""Called before each step that a crash may interrupt, with its name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,7 @@ class Resharded:
         moved: Tasks with keys, of atomic batches and of schedules that live in another shard than that of their ids.
         leases_renewed: Running tasks whose workers cannot report about them, because another lease has the same token.
         subscriptions_dropped: Subscriptions that were left out, because several shards have none.
+        artifacts_missing: Artifacts that rows refer to, but that have no file in the folder of artifacts.
         before: Folder with the stores as they were.
         artifacts_before: Folders with their artifacts, unless these are in that folder.
         seconds: Time for moving everything, without the checks.
@@ -69,13 +72,18 @@ class Resharded:
     moved: int
     leases_renewed: int
     subscriptions_dropped: int
+    artifacts_missing: int
     before: str
     artifacts_before: list[str]
     seconds: float
 
 
 class _Aside:
-    """The folder beside the stores in which the new ones are made."""
+    """The folder beside the stores in which the new ones are made.
+
+    While its contents are worthless it carries the mark of temporary files. The mark lists the folders elsewhere that
+    are as worthless, separated by NUL, so that the next run can remove what an interrupted one left there.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -103,6 +111,14 @@ class _Aside:
         if self.staging.exists() and not any(self.staging.iterdir()):
             self.staging.rmdir()
 
+    def spoil(self, elsewhere: Sequence[Path]) -> None:
+        """Makes the new stores worthless, durably, together with folders of installations in other places."""
+        draft = self.staging / f"{MARK}.new"
+        draft.write_bytes(b"\0".join(map(os.fsencode, elsewhere)))
+        sync_file(draft)
+        draft.replace(self.staging / MARK)
+        sync_directory(self.staging)
+
     def settle(self) -> None:
         """Makes the new stores worth keeping: from now on no run removes them."""
         for each in self.staging.iterdir():
@@ -111,9 +127,35 @@ class _Aside:
         (self.staging / MARK).unlink()
         sync_directory(self.staging)
 
-    def spoil(self) -> None:
-        """Makes the new stores worthless again."""
-        (self.staging / MARK).touch(mode=0o600)
+    def drop(self) -> None:
+        """Removes the folder and what its mark lists, if its contents are worthless."""
+        if self.is_draft:
+            for each in (self.staging / MARK).read_bytes().split(b"\0"):
+                if each:
+                    shutil.rmtree(os.fsdecode(each), ignore_errors=True)
+            drop_scratch(self.staging)
+
+    def keep(self, before: Path, step: Step) -> None:
+        """Keeps the old stores, which the exchange put here, under another name.
+
+        Raises:
+            StoreFailed: That failed. The new stores are in their place.
+        """
+        try:
+            for parent in (self.path.parent, self.staging):
+                sync_directory(parent)
+            step("keep")
+            self.new.rename(before)
+            for parent in (self.path.parent, self.staging):
+                sync_directory(parent)
+            step("clean")
+            self.staging.rmdir()
+        except OSError as error:
+            kept = self.new if self.new.exists() else before
+            raise StoreFailed(
+                f"{self.path} holds the new stores, and {kept} those from before; but a failure of the disk may undo "
+                f"this when the machine stops: {reason_of(error)}"
+            ) from error
 
     def before(self, shards: int, unix_seconds: int) -> Path:
         """Returns the name for the old stores."""
@@ -129,7 +171,7 @@ def reshard(
     artifacts: Path | None = None,
     say: Say = lambda _: None,
     free_bytes: Callable[[Path], int] | None = None,
-    step: Callable[[str], None] = lambda _: None,
+    step: Step = lambda _: None,
 ) -> Resharded:
     """Changes the number of shards of the stores in a folder.
 
@@ -158,8 +200,9 @@ def reshard(
             _refuse_logs(stores)
             _check_space(path, free_bytes or _free_bytes)
             _check_all(stores, "present", say)
-            roots = (artifacts or _artifacts(path, shards), artifacts or _artifacts(path, to))
-            if artifacts is None and to > 1:
+            named = None if artifacts is None else artifacts.absolute()
+            roots = (named or _artifacts(path, shards), named or _artifacts(path, to))
+            if named is None and to > 1:
                 roots = (roots[0], aside.new / ARTIFACTS)
             before = _replace(aside, _Job(stores, to, aside, roots, say), step)
         except OSError as error:
@@ -169,10 +212,13 @@ def reshard(
     return before
 
 
-def _replace(aside: _Aside, job: _Job, step: Callable[[str], None]) -> Resharded:
+def _replace(aside: _Aside, job: _Job, step: Step) -> Resharded:
     """Makes the new stores and puts them in the place of the old ones."""
+    aside.drop()
     take_scratch(aside.staging)
+    elsewhere = job.artifacts_elsewhere()
     try:
+        aside.spoil(elsewhere)
         step("move")
         job.run()
         step("check")
@@ -183,18 +229,12 @@ def _replace(aside: _Aside, job: _Job, step: Callable[[str], None]) -> Resharded
         step("switch")
         try:
             exchange(aside.path, aside.new)
-        except BaseException:
-            aside.spoil()
+        except StoreError:  # nothing was exchanged
+            aside.spoil(elsewhere)
             raise
-        step("keep")
-        aside.new.rename(before)
-        sync_directory(aside.path.parent)
-        step("clean")
-        aside.staging.rmdir()
+        aside.keep(before, step)
     except Exception:
-        if aside.is_draft:
-            job.drop_artifacts()
-            drop_scratch(aside.staging)
+        aside.drop()
         raise
     return job.result(before)
 
@@ -215,9 +255,10 @@ class _Job:
         self._stores, self._aside, self._roots = stores, aside, roots
         self._installations = [os.urandom(CLUSTER_ID_BYTES) for _ in range(to)]
         self._moved = Moved()
-        self._tasks = self._renewed = self._dropped = 0
+        self._tasks = self._renewed = self._dropped = self._missing = 0
         self._seconds = 0.0
         self._files: dict[int, ArtifactFiles] = {}
+        self._closing = ExitStack()
         self._old_files: list[str] = []
 
     def run(self) -> None:
@@ -225,7 +266,7 @@ class _Job:
         begun = time.monotonic()
         if self.to > 1:
             self._aside.new.mkdir(mode=0o700)
-        with ExitStack() as stack:
+        with self._closing as stack:
             numbers = Numbers(self.shards, self.to)
             sources = []
             for shard, path in enumerate(self._stores):
@@ -240,7 +281,7 @@ class _Job:
                 stack.callback(target.store.close)
             self._move(sources, targets)
             for files in self._files.values():
-                files.close()
+                files.sync()
         if self.to > 1:
             write_moved(self._aside.new, self._moved)
             mark_stores(self._aside.new, self.to)
@@ -288,18 +329,28 @@ class _Job:
         )
 
     def _link(self, shard: int, source: Source, old: bytes, new: bytes, file: bytes) -> None:
-        """Takes an artifact along."""
+        """Takes an artifact along.
+
+        Raises:
+            StoreFailed: There are no artifacts of its store at all.
+        """
         present, root = self._roots
+        folder = present / source.identity.cluster_id.hex()
+        if not folder.is_dir():
+            raise StoreFailed(
+                f"a store refers to artifacts in {folder}, which is not there; name the "
+                "folder of artifacts (LOCAL_ARTIFACTS_DIR) with --artifacts, or make that folder if they are lost"
+            )
         files = self._files.get(shard)
         if files is None:
             files = self._files[shard] = ArtifactFiles(root, self._installations[shard], fsync=True, reserve_bytes=0)
-        files.adopt(present / source.identity.cluster_id.hex(), old, new, file)
+            self._closing.callback(files.close)
+        self._missing += not files.adopt(folder, old, new, file)
 
-    def drop_artifacts(self) -> None:
-        """Removes the artifacts of new stores that are not used."""
-        for files in self._files.values():
-            files.close()
-            shutil.rmtree(files.path, ignore_errors=True)
+    def artifacts_elsewhere(self) -> list[Path]:
+        """Returns the folders of new artifacts that are not within that of the new stores."""
+        folders = [self._roots[1] / installation.hex() for installation in self._installations]
+        return [each for each in folders if not each.is_relative_to(self._aside.staging)]
 
     def result(self, before: Path) -> Resharded:
         """Returns what was done."""
@@ -310,6 +361,7 @@ class _Job:
             len(self._moved.hashes),
             self._renewed,
             self._dropped if self.to > 1 else 0,
+            self._missing,
             str(before),
             self._old_files,
             round(self._seconds, 3),
@@ -363,7 +415,8 @@ def _free_bytes(folder: Path) -> int:
 
 
 def _check_space(path: Path, free_bytes: Callable[[Path], int]) -> None:
-    size = sum(each.stat().st_size for each in path.rglob("*") if each.is_file() and ARTIFACTS not in each.parts)
+    files = [each for each in path.rglob("*") if ARTIFACTS not in each.relative_to(path).parts and each.is_file()]
+    size = sum(each.stat().st_size for each in files)
     needed = int(SPACE_FACTOR * size) + SPACE_BYTES
     free = free_bytes(path.parent)
     if free < needed:

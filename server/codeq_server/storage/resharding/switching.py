@@ -8,8 +8,7 @@ import os
 from pathlib import Path
 from typing import Final
 
-from codeq_server.storage.durable import sync_directory
-from codeq_server.storage.errors import StoreNotWritable, reason_of
+from codeq_server.storage.errors import StoreNotWritable
 
 _AT_FDCWD: Final = -100
 _EXCHANGE: Final = 2
@@ -17,10 +16,12 @@ _EXCHANGE: Final = 2
 
 
 def exchange(one: Path, other: Path) -> None:
-    """Exchanges two folders in the same folder, durably: at any time, each name leads to one of them.
+    """Exchanges two folders of a file system: at any time, each name leads to one of them.
+
+    The exchange is durable once the folders that hold them are synced.
 
     Raises:
-        StoreNotWritable: They cannot be exchanged.
+        StoreNotWritable: They cannot be exchanged, and are as they were.
     """
     try:
         renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
@@ -32,7 +33,3 @@ def exchange(one: Path, other: Path) -> None:
         if code == errno.EBUSY:
             reason = "it is a mount point; mount the folder above it instead"
         raise StoreNotWritable(f"the folder {one} cannot be replaced: {reason}")
-    try:
-        sync_directory(one.parent)
-    except OSError as error:
-        raise StoreNotWritable(f"the folder {one.parent} cannot be synced: {reason_of(error)}") from error

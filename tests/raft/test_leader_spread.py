@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -21,12 +22,13 @@ class Time:
     def __call__(self) -> float:
         return self.now
 
-    def pass_by(self, spread: LeaderSpread, seconds: float) -> None:
-        """Lets time pass while the spread looks each second."""
+    def pass_by(self, spreads: Sequence[LeaderSpread], seconds: float) -> None:
+        """Lets time pass while each node looks once a second."""
         end = self.now + seconds
         while self.now < end:
             self.now = min(self.now + 1, end)
-            spread.look()
+            for spread in spreads:
+                spread.look()
 
 
 def other_than(leader: MemberNode) -> int:
@@ -43,12 +45,16 @@ async def test_leader_hands_over_once_the_other_has_been_able_for_long_enough(tm
         await cluster.voters(3)
         leader = await cluster.leader()
         shard, clock = other_than(leader), Time()
-        spread = LeaderSpread(leader.member, shard, clock)
+        spreads = [LeaderSpread(node.member, shard, clock) for node in cluster.nodes.values()]
         await cluster.until(lambda: len(leader.member.others_active()) == 2)
-        clock.pass_by(spread, CALM_SECONDS)
+        clock.pass_by(spreads, CALM_SECONDS)
         assert leader.term
-        clock.pass_by(spread, 2)
-        await cluster.until(lambda: cluster.nodes[preferred([*"abc"], shard)].term)
+
+        def has_moved() -> int:
+            clock.pass_by(spreads, 2)  # again and again: on a busy machine, a transfer may fail
+            return cluster.nodes[preferred([*"abc"], shard)].term
+
+        await cluster.until(has_moved)
 
 
 async def test_leader_stays_where_it_is_to_be(tmp_path: Path) -> None:
@@ -58,7 +64,7 @@ async def test_leader_stays_where_it_is_to_be(tmp_path: Path) -> None:
         shard = next(shard for shard in range(3) if preferred([*"abc"], shard) == leader.name)
         clock = Time()
         await cluster.until(lambda: len(leader.member.others_active()) == 2)
-        clock.pass_by(LeaderSpread(leader.member, shard, clock), 3 * CALM_SECONDS)
+        clock.pass_by([LeaderSpread(leader.member, shard, clock)], 3 * CALM_SECONDS)
         assert leader.term
         assert leader.member.group is not None
         assert leader.member.group.leadership.elections == 1
@@ -73,7 +79,7 @@ async def test_member_that_is_away_or_behind_does_not_get_the_leadership(
         shard, clock = other_than(leader), Time()
         asked: list[int] = []
         monkeypatch.setattr(leader.member, "hand_over", asked.append)
-        spread = LeaderSpread(leader.member, shard, clock)
+        spread = [LeaderSpread(leader.member, shard, clock)]
         name = preferred([*"abc"], shard)
         wanted = cluster.nodes[name].member.row.raft_id
         cluster.net.isolate(name)

@@ -19,6 +19,7 @@ from acknowledged_load import Ledger, drain, load, missing
 from codeq_server.core.ids import shard_of
 from codeq_server.storage.check import check_store
 from codeq_server.storage.layout import shard_path
+from racing_callers import Race
 from raft_groups import NAMES, SHARDS, leaders, raft_groups, serves_all, voting
 from server_process import DEV_TOKEN, ServerProcess
 from shard_processes_of import processes
@@ -80,6 +81,9 @@ def test_any_node_takes_any_call_and_stream(nodes: list[ServerProcess]) -> None:
     made = chosen + [create(node) for node in nodes for _ in range(3)]
     keyed = {create(node, idempotencyKey="once") for node in nodes}
     assert len(keyed) == 1
+    race = Race("race")
+    race.run(nodes)
+    race.run(nodes)
     for node in nodes:
         assert {ask(node, "GET", f"{TASKS}/{task_id}").json()["id"] for task_id in made} == set(made)
         assert ask(node, "GET", "/v1/codeq/admin/queues/a").json()["ready"] == len(made) + 1

@@ -14,6 +14,7 @@ import httpx
 import pytest
 from callback_receiver import Receiver
 from codeq_server.storage.moved import MOVED
+from racing_callers import Race
 from server_process import DEV_TOKEN, ServerProcess
 from shard_processes_of import until
 
@@ -161,6 +162,8 @@ def test_tasks_of_all_kinds_go_on_under_another_number_of_shards(tmp_path: Path,
     with ServerProcess(tmp_path / "server", env={"PERSISTENCE_CONFIG": "{}", **ENV}) as server:
         work = Work(server, receiver)
         before = work.everything
+        races = [Race("first")]
+        races[0].run([server])
         for number in CHAIN:
             told = reshard(server, number)
             assert (told["shards"], told["leases_renewed"]) == (number, 0)
@@ -177,6 +180,9 @@ def test_tasks_of_all_kinds_go_on_under_another_number_of_shards(tmp_path: Path,
             skipped = schedule(server)["skippedTotal"]
             until(lambda skipped=skipped: schedule(server)["skippedTotal"] > skipped)
             assert ok(call(server, "GET", "/admin/queues/ticks"))["ready"] == 1, "the running task was forgotten"
+            races.append(Race(f"with{number}"))
+            for race in races:
+                race.run([server])
             work_a_little(server, work)
             before = work.everything
         finish(server, work, receiver)

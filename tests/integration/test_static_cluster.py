@@ -12,6 +12,7 @@ from pathlib import Path
 import codeq
 import pytest
 from codeq_server.core.ids import shard_of
+from racing_callers import Race
 from server_process import DEV_TOKEN, ServerProcess
 from static_cluster import NAMES, TASKS, ask, claim, create, served, static_cluster, until
 
@@ -36,6 +37,9 @@ def test_any_node_takes_any_call(nodes: list[ServerProcess]) -> None:
     assert {owner(task_id) for task_id in made} == {0, 1, 2}
     keyed = {create(node, idempotencyKey="once") for node in nodes}
     assert len(keyed) == 1
+    race = Race("race")
+    race.run(nodes)
+    race.run(nodes)
     for node in nodes:
         assert {ask(node, "GET", f"{TASKS}/{task_id}").json()["id"] for task_id in made} == set(made)
         assert ask(node, "GET", "/v1/codeq/admin/queues/a").json()["ready"] == len(made) + 1

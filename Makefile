@@ -172,7 +172,7 @@ check: setup-dev ## Check a change in less than a minute: lint of what changed, 
 
 .PHONY: test
 test: setup-dev ## Check everything that needs no root: lint, generated code, Python, Go and Node tests
-	@$(VENV)/bin/python tests/run.py lint check-generated check-breaking test-python test-go,test-node
+	@$(VENV)/bin/python tests/run.py lint,check-generated,check-breaking,test-python,test-go,test-node
 
 .PHONY: test-python
 test-python: setup-dev ## Run the Python tests that need no root, suite by suite

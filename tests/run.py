@@ -1,23 +1,24 @@
-"""Runs the steps of `make test` in sequence, even if one fails, and prints the time of each and how many cores it used.
+"""Runs the steps of `make test`, even if one fails, and prints the time of each and how many cores it used.
 
 At the end it lists the ten slowest tests of all pytest runs.
 
-A step is a target of the Makefile, or several that run in parallel, joined by commas. There are two exceptions.
-"test-python" is one pytest run for each suite, which is a folder of `tests`; some that mostly wait run in parallel. The
+A step is a target of the Makefile, or several joined by commas, of which two run at a time: while one waits, the other
+computes. There are two exceptions. "test-python" is one pytest run for each suite, which is a folder of `tests`. The
 suites that search for broken promises need time rather than speed: they run beside all other steps, on cores that those
-leave idle, and their results come last. "check" is a set of quick checks, which run in parallel and take less
-than a minute. The acceptance suite runs twice: with server and gateway in one process, then with a standalone gateway.
+leave idle, and their results come last. "check" is a set of quick checks, which run in parallel and take less than a
+minute. The acceptance suite runs twice: with server and gateway in one process, then with a standalone gateway.
 `tests/host` is not included: it needs root and has its own command.
 """
 
 from __future__ import annotations
 
 import heapq
-import resource
+import os
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -26,8 +27,12 @@ from xml.etree import ElementTree
 
 ROOT = Path(__file__).resolve().parent.parent
 PYTEST = [sys.executable, "-m", "pytest"]
+FEW = ["-n", "2", "--dist", "worksteal"]
+"""Workers of one of two runs at the same time."""
 WORKERS = ["-n", "4", "--dist", "worksteal"]
 """More workers than cores: most of a test is waiting for processes."""
+AT_ONCE = 2
+"""Commands of a step that run at the same time."""
 ACCEPTANCE = Path("tests/acceptance")
 APART = ["env", "SERVED_APART=1"]
 ONE_PROCESS = [
@@ -47,30 +52,32 @@ SEARCHES = [Path("tests/model"), Path("tests/sim"), Path("tests/simcluster")]
 LAST_IN_LINE = ["nice", "-n", "19"]
 SEARCH_SECONDS_MAX = 3600
 """Bound of a test that gets only idle cores."""
-WAITING = [
-    [Path("tests/bench"), Path("tests/traces"), Path("tests/loadtest"), Path("tests/schema")],
-    [Path("tests/sdk"), Path("tests/tls"), Path("tests/clients")],
-]
-"""Suites that leave a core idle alone; those of a group run in parallel, each with two workers."""
+LONGEST = ["tests/integration", "tests/acceptance", "tests/faults", "tests/sdk"]
+"""Suites that begin first, so that none of them runs alone at the end."""
 QUICK = ["tests/unit", "tests/raft/test_raft_apply.py"]
 SHORT_SEARCH = ["env", "CODEQ_SEARCH_SECONDS=0", "CODEQ_MODEL_ROUNDS=1", "CODEQ_MODEL_EXAMPLES=60"]
 COMPILED = ["tests/unit", "tests/gateway", "tests/acceptance", "tests/integration/test_wheels.py"]
 """Suites that `make test-compiled` runs on extensions, besides the model and the simulated node."""
 COMPILED_QUICK = ["tests/unit", "tests/gateway", "tests/acceptance/test_contract_task_life.py"]
 SLOWEST = 10
-Commands = list[list[str]]
+
+
+class Command(NamedTuple):
+    """A command, and its name in the results."""
+
+    title: str
+    argv: list[str]
 
 
 class Step(NamedTuple):
-    """Commands that run in parallel, and whether the next steps begin while they run."""
+    """Commands of which several run at a time, and whether the next steps begin while they run."""
 
-    title: str
-    commands: Commands
+    commands: list[Command]
     beside_others: bool = False
 
 
 class Outcome(NamedTuple):
-    """The end of a step."""
+    """The end of a command."""
 
     title: str
     seconds: float
@@ -78,29 +85,21 @@ class Outcome(NamedTuple):
     status: int
 
 
-class Beside:
-    """A step that runs beside others. Its output is kept until it ends."""
-
-    def __init__(self, title: str, commands: Commands, folder: Path) -> None:
-        self._title, self._begin = title, time.monotonic()
-        self._output = folder / "beside.log"
-        with self._output.open("ab") as log:
-            self._processes = [subprocess.Popen(each, cwd=ROOT, stdout=log, stderr=log) for each in commands]
-
-    def end(self) -> Outcome:
-        """Waits for the end of the commands, and prints their output."""
-        print(f"\n=== {self._title}", flush=True)
-        used = cpu_seconds()
-        codes = [process.wait() for process in self._processes]
-        seconds = time.monotonic() - self._begin
-        sys.stdout.write(self._output.read_text(errors="replace"))
-        return Outcome(self._title, seconds, (cpu_seconds() - used) / seconds, int(any(codes)))
-
-
 def suites() -> list[Path]:
     """Returns the folders with Python tests that do not need root, sorted by name."""
     folders = {path.relative_to(ROOT / "tests").parts[0] for path in (ROOT / "tests").glob("*/**/test_*.py")}
     return [Path("tests", name) for name in sorted(folders - {"host"})]
+
+
+def test_python() -> list[Command]:
+    """Returns a command for each suite, those that take longest first."""
+    names = [suite.as_posix() for suite in suites() if suite not in SEARCHES]
+    names = [*LONGEST, *(name for name in names if name not in LONGEST)]
+    apart = [*APART, *PYTEST, *FEW, ACCEPTANCE.as_posix()]
+    apart += [f"--ignore={ACCEPTANCE}/{module}" for module in ONE_PROCESS]
+    commands = [Command(name, [*PYTEST, *FEW, name]) for name in names]
+    commands.insert(len(LONGEST), Command(f"{ACCEPTANCE}, standalone gateway", apart))
+    return commands
 
 
 def steps(names: list[str]) -> list[Step]:
@@ -110,56 +109,40 @@ def steps(names: list[str]) -> list[Step]:
         if name == "check":
             short = [*SHORT_SEARCH, *PYTEST, "-n", "0", "tests/model", "-k", "reference_model"]
             quick = [*PYTEST, "-n", "2", "--dist", "worksteal", *QUICK]
-            planned.append(Step(name, [["make", "lint-changed"], quick, short]))
-        elif name == "test-python":
-            together = [SEARCHES, *WAITING]
-            alone = [suite for suite in suites() if not any(suite in group for group in together)]
-            planned += [Step(suite.as_posix(), [[*PYTEST, *WORKERS, suite.as_posix()]]) for suite in alone]
-            for group in WAITING:
-                few = [*PYTEST, "-n", "2", "--dist", "worksteal"]
-                planned.append(Step(" and ".join(map(str, group)), [[*few, str(suite)] for suite in group]))
-            apart = [*APART, *PYTEST, *WORKERS, ACCEPTANCE.as_posix()]
-            apart += [f"--ignore={ACCEPTANCE}/{module}" for module in ONE_PROCESS]
-            planned.append(Step(f"{ACCEPTANCE}, standalone gateway", [apart]))
-            patient = [*LAST_IN_LINE, *PYTEST, f"--timeout={SEARCH_SECONDS_MAX}"]
-            searches = [[*patient, suite.as_posix()] for suite in SEARCHES]
-            planned.insert(0, Step(f"{' and '.join(map(str, SEARCHES))}, beside all others", searches, True))
+            told = [("lint", ["make", "lint-changed"]), ("tests", quick), ("search", short)]
+            planned.append(Step([Command(*each) for each in told]))
         elif name == "compiled":
-            planned += [Step(f"{suite}, compiled", [[*PYTEST, *WORKERS, suite]]) for suite in COMPILED]
-            planned.append(Step("tests/model, compiled", [[*PYTEST, "tests/model"]]))
-            planned.append(Step("tests/sim, compiled", [[*PYTEST, "tests/sim"]]))
+            planned += [Step([Command(f"{suite}, compiled", [*PYTEST, *WORKERS, suite])]) for suite in COMPILED]
+            for suite in ("tests/model", "tests/sim"):
+                planned.append(Step([Command(f"{suite}, compiled", [*PYTEST, suite])]))
         elif name == "compiled-quick":
-            planned.append(Step(f"{' '.join(COMPILED_QUICK)}, compiled", [[*PYTEST, *WORKERS, *COMPILED_QUICK]]))
+            quick = [*PYTEST, *WORKERS, *COMPILED_QUICK]
+            planned.append(Step([Command(f"{' '.join(COMPILED_QUICK)}, compiled", quick)]))
             model = [*SHORT_SEARCH, *PYTEST, "-n", "2", "--dist", "worksteal", "tests/model"]
             nodes = [sys.executable, "tests/sim/sim_run.py", "--count", "20"]
-            planned.append(Step("tests/model and tests/sim, compiled", [model, nodes]))
+            planned.append(Step([Command("tests/model, compiled", model), Command("tests/sim, compiled", nodes)]))
         else:
-            planned.append(Step(name, [["make", target] for target in name.split(",")]))
+            targets, commands = name.split(","), list[Command]()
+            for target in targets:
+                commands += test_python() if target == "test-python" else [Command(target, ["make", target])]
+            if "test-python" in targets:
+                patient = [*LAST_IN_LINE, *PYTEST, f"--timeout={SEARCH_SECONDS_MAX}"]
+                searches = [Command(f"{each}, beside all others", [*patient, each.as_posix()]) for each in SEARCHES]
+                planned.insert(0, Step(searches, beside_others=True))
+            planned.append(Step(commands))
     return planned
 
 
-def run(commands: Commands) -> int:
-    """Runs commands in parallel; returns 0 if all succeed. The output of several is printed as each one ends."""
-    if len(commands) == 1:
-        return subprocess.run(commands[0], cwd=ROOT, check=False).returncode
-    started = [
-        subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) for command in commands
-    ]
-    status = 0
-    for process in started:
-        output, _ = process.communicate()
-        sys.stdout.buffer.write(output)
-        sys.stdout.flush()
-        status |= process.returncode
-    return status
-
-
-def reported(commands: Commands, reports: Path, numbers: Iterator[int]) -> Commands:
-    """Returns the commands; each pytest command writes a report of its own to a folder."""
-    return [
-        [*command, f"--junitxml={reports}/{next(numbers)}.xml"] if "pytest" in command else command
-        for command in commands
-    ]
+def run(command: Command, argv: list[str], output: Path) -> Outcome:
+    """Runs a command, and prints its output once it has ended."""
+    begin = time.monotonic()
+    with output.open("wb") as log:
+        process = subprocess.Popen(argv, cwd=ROOT, stdout=log, stderr=log)
+        _, status, used = os.wait4(process.pid, 0)  # tells what this one used, unlike `wait`
+    process.returncode = os.waitstatus_to_exitcode(status)
+    seconds = time.monotonic() - begin
+    print(f"\n=== {command.title}\n{output.read_text(errors='replace')}", end="", flush=True)
+    return Outcome(command.title, seconds, (used.ru_utime + used.ru_stime) / seconds, process.returncode)
 
 
 def durations(reports: Path) -> Iterator[tuple[float, str]]:
@@ -169,30 +152,27 @@ def durations(reports: Path) -> Iterator[tuple[float, str]]:
             yield float(case.get("time", 0)), f"{case.get('classname')}::{case.get('name')}"
 
 
-def cpu_seconds() -> float:
-    """Returns the CPU time that ended child processes used."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
-
-
 def main(names: list[str]) -> int:
-    """Runs the steps; returns 1 if one failed."""
+    """Runs the steps; returns 1 if a command failed."""
     outcomes: list[Outcome] = []
-    all_began, beside, numbers = time.monotonic(), [], count()
-    with TemporaryDirectory() as folder:
+    beside: list[Future[Outcome]] = []
+    all_began, numbers = time.monotonic(), count()
+    with TemporaryDirectory() as folder, ThreadPoolExecutor(len(SEARCHES)) as others:
         reports = Path(folder, "reports")
         reports.mkdir()
-        for title, commands, beside_others in steps(names):
-            told = reported(commands, reports, numbers)
-            if beside_others:
-                beside.append(Beside(title, told, Path(folder)))
+
+        def start(pool: ThreadPoolExecutor, command: Command) -> Future[Outcome]:
+            number = next(numbers)
+            report = [f"--junitxml={reports}/{number}.xml"] if "pytest" in command.argv else []
+            return pool.submit(run, command, [*command.argv, *report], Path(folder, f"{number}.log"))
+
+        for step in steps(names):
+            if step.beside_others:
+                beside += [start(others, command) for command in step.commands]
                 continue
-            print(f"\n=== {title}", flush=True)
-            begin, used = time.monotonic(), cpu_seconds()
-            status = run(told)
-            seconds = time.monotonic() - begin
-            outcomes.append(Outcome(title, seconds, (cpu_seconds() - used) / seconds, status))
-        outcomes += [each.end() for each in beside]
+            with ThreadPoolExecutor(AT_ONCE) as pool:
+                outcomes += [each.result() for each in [start(pool, command) for command in step.commands]]
+        outcomes += [each.result() for each in beside]
         slowest = heapq.nlargest(SLOWEST, durations(reports))
     print("\n    seconds  slowest tests")
     for seconds, name in slowest:
@@ -201,7 +181,7 @@ def main(names: list[str]) -> int:
     for title, seconds, cores, status in outcomes:
         print(f"{'ok' if status == 0 else 'BAD':>3} {seconds:7.1f}  {cores:5.2f}  {title}")
     print(f"    {time.monotonic() - all_began:7.1f}         total")
-    return int(any(status for *_, status in outcomes))
+    return int(any(outcome.status for outcome in outcomes))
 
 
 if __name__ == "__main__":

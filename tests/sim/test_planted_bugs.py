@@ -203,7 +203,9 @@ BUGS: dict[str, Bug | dict[str, Bug]] = {
     },
     "history of deliveries lost": {
         "by an end": Bug([(outcomes._finish, "row += _kept(shard, delivery, task_id)", "pass")], "lost part"),
-        "in a redrive": Bug([(redrive.redrive, "deliveries=history.deliveries(state)", "deliveries=[]")], "lost part"),
+        "in a redrive": Bug(
+            [(redrive.redrive, "deliveries=history.deliveries(state)", "deliveries=[]")], "lost part", first_seed=59
+        ),
         "over a restart": Bug([(recovery._note_earlier, "claim.again.add(task_id)", "pass")], "lost part"),
     },
     "instant fires twice": {

@@ -16,7 +16,7 @@ from cluster_run import simulate
 SEARCH_SECONDS = float(os.environ.get("CODEQ_SEARCH_SECONDS", "120"))
 """How long to try new seeds."""
 SEEDS_LEAST = 50
-SEEDS_TWICE = range(0, SEEDS_LEAST, 10)
+SEEDS_TWICE = range(0, SEEDS_LEAST, 25)
 """Seeds to run twice."""
 HAPPENS = {
     *("kill", "power cut", "stop", "freeze", "transfer", "leadership", "snapshot installed", "old leader"),

@@ -120,6 +120,15 @@ class Follower:
         if self.leader in ("", node.address):
             self.leader = leader
 
+    async def each(self, service: str, method: str, request: Any) -> list[Any]:
+        """Returns the answers of all nodes that answer, whether they lead or not."""
+        answers = []
+        for node in self._nodes.values():
+            send = getattr(node.stubs[service], method)
+            with suppress(grpc.aio.AioRpcError):
+                answers.append(await send(request, metadata=self.metadata, timeout=ATTEMPT_SECONDS))
+        return answers
+
     async def call(
         self,
         service: str,

@@ -7,13 +7,12 @@ import json
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Final, Self
 
-from cluster_client import Follower, Refused
-from codeq.v1.cluster_service_pb2 import GetRaftStatusRequest, RaftGroup
-from codeq.v1.task_service_pb2 import GetTaskRequest
+from cluster_client import Follower
+from codeq.v1.cluster_service_pb2 import GetRaftStatusRequest, RaftGroup, RaftMember
+from codeq_server.storage.layout import shard_path
 from server_process import LOG_TAIL_CHARS, LOOPBACK, START_SECONDS_MAX, ServerProcess, reserved_port
 
 TENANT: Final = "acme"
@@ -114,6 +113,7 @@ class ClusterProcess:
 
     Attributes:
         nodes: The nodes by name.
+        shards: Number of shards, each replicated by a group.
     """
 
     def __init__(
@@ -124,6 +124,7 @@ class ClusterProcess:
         env: Mapping[str, str] | None = None,
         flags: Sequence[str] = (),
         place: Place | None = None,
+        shards: int = 1,
     ) -> None:
         """Prepares a cluster; `start` or `with` starts it.
 
@@ -133,9 +134,13 @@ class ClusterProcess:
             env: Variables of every node.
             flags: Flags of every node.
             place: Returns the special settings of a node.
+            shards: Number of shards.
         """
-        self._directory, self._place = directory, place
+        self._directory, self._place, self.shards = directory, place, shards
         self._env = AUTHENTICATION | {"RAFT_ENABLED": "true", "LOG_LEVEL": "warn"} | dict(env or {})
+        if shards > 1:
+            persistence = json.dumps({"numShards": shards})
+            self._env |= {"PERSISTENCE_CONFIG": persistence, "RAFT_CLUSTER_SECRET": "secret of the nodes"}
         self._flags = flags
         self.nodes: dict[str, NodeProcess] = {}
         for number in range(1, size + 1):
@@ -155,6 +160,12 @@ class ClusterProcess:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def stores(self, shard: int) -> dict[str, Path]:
+        """Returns the store of a shard at each node."""
+        if self.shards == 1:
+            return {name: node.store for name, node in self.nodes.items()}
+        return {name: shard_path(node.store, shard) for name, node in self.nodes.items()}
 
     def addresses(self, kind: str) -> dict[str, str]:
         """Returns one kind of address of every node: raft_addr, grpc_addr or http_url."""
@@ -185,32 +196,32 @@ class ClusterProcess:
         await asyncio.to_thread(self.start)
 
     async def all_vote(self, client: Follower, names: set[str] | None = None) -> None:
-        """Waits until the leader reports exactly these members, all of them voting and nearly up to date.
+        """Waits until each leader reports exactly these members, all of them voting and nearly up to date.
 
         Args:
-            client: Follows the leader.
+            client: Knows the nodes.
             names: Names of the members; None: all nodes.
 
         Raises:
-            AssertionError: The leader did not report them in time.
+            AssertionError: A leader did not report them in time.
         """
         wanted = set(self.nodes) if names is None else names
         deadline = time.monotonic() + VOTE_SECONDS_MAX
         while True:
-            with suppress(Refused):  # only a leader can say that the task does not exist
-                await client.call("tasks", "GetTask", GetTaskRequest(task_id="none"), again=True, seconds=60)
-            answer, _ = await client.call("cluster", "GetRaftStatus", GetRaftStatusRequest(), again=True)
-            (group,) = answer.status.groups or [RaftGroup()]
-            if (
-                group.is_leader
-                and {member.id for member in group.members} == wanted
-                and all(
-                    m.voter and (m.is_self or (m.active and m.match_index and m.lag <= LAG_MAX)) for m in group.members
-                )
+            groups = await self.leading(client)
+            if len(groups) == self.shards and all(
+                {member.id for member in group.members} == wanted and all(map(_votes, group.members))
+                for group in groups.values()
             ):
                 return
-            assert time.monotonic() < deadline, f"not all of {wanted} vote\n{group}\n{self.logs}"
+            assert time.monotonic() < deadline, f"not all of {wanted} vote\n{groups}\n{self.logs}"
             await asyncio.sleep(POLL_SECONDS)
+
+    async def leading(self, client: Follower) -> dict[int, RaftGroup]:
+        """Returns each group by its shard as its leader sees it, without those that have none."""
+        answers = await client.each("cluster", "GetRaftStatus", GetRaftStatusRequest())
+        groups = [group for answer in answers for group in answer.status.groups if group.is_leader]
+        return {group.shard_idx: group for group in sorted(groups, key=lambda each: each.term)}
 
     def kill(self) -> None:
         """Kills every node at once, like a power cut, except that the disks keep unsynced writes."""
@@ -244,6 +255,12 @@ class ClusterProcess:
             "RAFT_PEER_HTTP_ADDRS": json.dumps(self.addresses("http_url")),
             "RAFT_PEER_GRPC_ADDRS": json.dumps(self.addresses("grpc_addr")),
         }
+
+
+def _votes(member: RaftMember) -> bool:
+    """Returns whether a member votes and is nearly up to date, as its leader sees it."""
+    keeps_up = bool(member.active and member.match_index and member.lag <= LAG_MAX)
+    return bool(member.voter and (member.is_self or keeps_up))
 
 
 def wait_ready(node: NodeProcess) -> None:

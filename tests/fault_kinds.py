@@ -49,6 +49,7 @@ class Fault(ABC):
         clocks_agree: Whether all nodes share one clock.
         fill: Number of characters added to payloads.
         schedules: Number of schedules that fire each second.
+        shards: Number of shards, each with a group of its own.
         needs_root: Whether the fault needs root.
         must_break: Whether the fault must break promises, to prove that the suite detects this.
         run: Kind of run, which determines the load.
@@ -60,6 +61,7 @@ class Fault(ABC):
     clocks_agree = True
     fill = 0
     schedules = 0
+    shards = 1
     needs_root = False
     must_break = False
     run: type[Run] = Run
@@ -71,7 +73,7 @@ class Fault(ABC):
 
     def cluster(self, directory: Path) -> ClusterProcess:
         """Returns the cluster to hit, not yet started; `stack` is closed after the cluster."""
-        return ClusterProcess(directory)
+        return ClusterProcess(directory, shards=self.shards)
 
     @abstractmethod
     async def strike(self, run: Run) -> None:
@@ -291,7 +293,7 @@ class Partition(Fault):
     """Whether a node other than the leader must serve during the partition."""
 
     def cluster(self, directory: Path) -> ClusterProcess:
-        cluster = ClusterProcess(directory)
+        cluster = ClusterProcess(directory, shards=self.shards)
         self.links = self.stack.enter_context(Links(cluster.addresses("raft_addr")))
         for name, node in cluster.nodes.items():
             node.configure(RAFT_PEERS=json.dumps(self.links.books[name]))

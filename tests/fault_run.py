@@ -16,8 +16,10 @@ from cluster_client import Follower, Refused
 from cluster_ledger import COMMANDS, Ledger
 from cluster_load import Load
 from cluster_process import ClusterProcess, NodeProcess
+from codeq.v1 import queue_service_pb2 as queue_pb
 from codeq.v1 import task_pb2
 from codeq.v1 import task_service_pb2 as pb
+from codeq.v1.cluster_service_pb2 import RaftGroup
 from codeq_server.replication.raft.disk_identity import GROUP
 from codeq_server.replication.raft.log_rows import Applied, GroupKeys, read_applied
 from codeq_server.storage.check import check_store
@@ -117,7 +119,12 @@ class Run:
         await self.until(lambda: receipts.first_after(now) is not None, "a delivery")
 
     async def leader(self) -> str:
-        """Returns the name of the node that leads."""
+        """Returns the name of the node that leads, or leads the first of several groups."""
+        if self.cluster.shards > 1:
+            groups: dict[int, RaftGroup] = {}
+            while 0 not in groups:
+                groups = await self.cluster.leading(self.load.client)
+            return groups[0].leader_id
         names = {address: name for name, address in self.cluster.addresses("grpc_addr").items()}
         with suppress(Refused):  # only a leader can say that the task does not exist
             await self.load.client.call("tasks", "GetTask", pb.GetTaskRequest(task_id="none"), again=True, seconds=60)
@@ -219,17 +226,22 @@ class Run:
 
     async def _judge_stores(self) -> None:
         """Checks I6: each store is consistent, and all stores agree, entry by entry."""
-        stores = {name: node.store for name, node in self.cluster.nodes.items()}
+        shards = [self.cluster.stores(shard) for shard in range(self.cluster.shards)]
         deadline = time.monotonic() + SAME_SECONDS_MAX
         while True:
             await asyncio.sleep(0.5)  # heartbeats bring the last commit to the followers
             self.cluster.kill()
-            read = {name: await asyncio.to_thread(applied, store) for name, store in stores.items()}
-            if len(set(read.values())) == 1:
+            read = [{name: await asyncio.to_thread(applied, store) for name, store in each.items()} for each in shards]
+            if all(len(set(each.values())) == 1 for each in read):
                 break
             assert time.monotonic() < deadline, f"members do not agree: {read}\n{self.cluster.logs}"
             await self.cluster.start_all()
             await self._serving()
+        for stores in shards:
+            await self._judge_members(stores)
+
+    async def _judge_members(self, stores: dict[str, Path]) -> None:
+        """Checks the stores of one group."""
         hashes = {}
         for name, store in stores.items():
             differences, _ = await asyncio.to_thread(check_store, store)
@@ -237,13 +249,15 @@ class Run:
                 self.ledger.problem(f"I6: {name}: {difference}")
             hashes[name] = await asyncio.to_thread(rows_hash, store)
         if len(set(hashes.values())) != 1:
-            self.ledger.problem(f"I6: members have other rows at {read}: {hashes}")
+            self.ledger.problem(f"I6: members have other rows in {stores}: {hashes}")
 
     async def _serving(self) -> None:
+        """Waits until every shard has a leader: only they can say how long a queue is."""
         addresses = list(self.cluster.addresses("grpc_addr").values())
         async with Follower(addresses, self.load.client.token) as client:
             with suppress(Refused):
-                await client.call("tasks", "GetTask", pb.GetTaskRequest(task_id="none"), again=True, seconds=60)
+                request = queue_pb.GetQueueRequest(command=COMMANDS[0])
+                await client.call("queues", "GetQueue", request, again=True, seconds=60)
 
 
 def applied(store: Path) -> Applied:

@@ -29,6 +29,7 @@ sys.path[:0] = [str(ROOT / "bench"), str(ROOT / "tests" / "host")]
 
 from callback_faults import CALLBACK_FAULTS  # noqa: E402
 from fault_kinds import FAULTS, Fault, play  # noqa: E402
+from group_faults import GROUP_FAULTS  # noqa: E402
 from host_faults import HOST_FAULTS  # noqa: E402
 from key_faults import KEY_FAULTS  # noqa: E402
 from member_faults import MEMBER_FAULTS  # noqa: E402
@@ -38,7 +39,7 @@ PRODUCT: Final = ("server", "gateway", "cli", "proto", "sdks/python")
 STATE: Final = ROOT / "build" / "torture.json"
 RESULTS: Final = ROOT / "bench" / "results" / "torture.jsonl"
 PROBLEMS_KEPT: Final = 20
-FAULTS_OF_ALL: Final = (*FAULTS, *MEMBER_FAULTS, *KEY_FAULTS, *HOST_FAULTS, *CALLBACK_FAULTS)
+FAULTS_OF_ALL: Final = (*FAULTS, *GROUP_FAULTS, *MEMBER_FAULTS, *KEY_FAULTS, *HOST_FAULTS, *CALLBACK_FAULTS)
 KINDS: Final = {fault.name: fault for fault in FAULTS_OF_ALL}
 
 

@@ -43,7 +43,7 @@ class Bug(NamedTuple):
 
 BUGS: dict[str, Bug] = {
     "id leads to another shard than its task": Bug(
-        (ids.Route.byte, "== self.shard", "== (self.shard + 1) % self.count"),
+        (ids.Route._first, "== self.shard", "== (self.shard + 1) % self.count"),
         test_core_ids.test_ids_lead_to_the_shard_that_made_them,
         (4,),
     ),

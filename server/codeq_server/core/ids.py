@@ -8,6 +8,7 @@ byte is the first one with which the id's hash leads to the shard that made it; 
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from hashlib import sha1
 from typing import Final, NamedTuple
 
@@ -17,6 +18,10 @@ POSITION_MAX: Final = (1 << 48) - 1
 ROUTE: Final = "00"
 """The route byte of ids where there is one shard."""
 
+UUID_DIGITS: Final = 36
+"""Characters of a UUID."""
+HEADS_MAX: Final = 4096
+"""Heads of ids whose hashes are kept."""
 LED_DIGITS: Final = 32
 """Characters of a UUID that `Route.lead` never changes."""
 
@@ -50,9 +55,17 @@ def fnv(text: str, high: int = _OFFSET[0], low: int = _OFFSET[1]) -> tuple[int, 
     return high, low
 
 
+_head_hash = lru_cache(HEADS_MAX)(fnv)
+"""Hashes of the first LED_DIGITS of UUIDs: ids of 256 neighbours share them."""
+
+
 def hash_of(text: str) -> int:
     """Returns the FNV-1a hash of a text, 64 bits; see HASHED_MAX."""
-    high, low = fnv(text[:HASHED_MAX])
+    if len(text) == UUID_DIGITS:
+        high, low = _head_hash(text[:LED_DIGITS])
+        high, low = fnv(text[LED_DIGITS:], high, low)
+    else:
+        high, low = fnv(text[:HASHED_MAX])
     return (high << 32) + low
 
 
@@ -69,11 +82,16 @@ class Route:
         count: Number of shards, 2 to SHARDS_MAX.
     """
 
-    __slots__ = ("_modulus", "count", "shard")
+    __slots__ = ("_bytes", "_modulus", "count", "shard")
 
     def __init__(self, shard: int, count: int) -> None:
         self.shard, self.count = shard, count
         self._modulus = (1 << 32) % count
+        self._bytes: list[dict[str, str]] = [{} for _ in range(count)] if count & (count - 1) == 0 else []
+        """Route bytes by the lowest bits of the hash of the first digits, and by the digits after those.
+
+        If the number of shards is a power of two, nothing else decides them. There are at most 256 each.
+        """
 
     def byte(self, high: int, low: int, text: str) -> str:
         """Returns the route byte of an id, as two hex digits.
@@ -81,12 +99,21 @@ class Route:
         Args:
             high: Upper half of the hash of the id's first digits.
             low: Lower half of it.
-            text: The id's digits after those and before the route byte.
+            text: The id's two digits after those and before the route byte.
 
         Returns:
             Empty: no route byte leads to the shard. That happens with some numbers of shards from 25 on.
         """
-        high, low = fnv(text, high, low)
+        if not self._bytes:
+            return self._first(*fnv(text, high, low))
+        known = self._bytes[low & (self.count - 1)]
+        byte = known.get(text)
+        if byte is None:
+            byte = known[text] = self._first(*fnv(text, high, low))
+        return byte
+
+    def _first(self, high: int, low: int) -> str:
+        """Returns the first route byte that leads to the shard, given the hash of what precedes it."""
         for first in _DIGITS:
             upper, lower = fnv(first, high, low)
             for second in _DIGITS:

@@ -12,6 +12,7 @@ from codeq import reasons
 from codeq.v1 import error_pb2, producer_service_pb2, server_service_pb2, task_pb2, worker_service_pb2
 from codeq.v1 import task_service_pb2 as pb
 from codeq_gateway.bodies import InFlight
+from codeq_internal.v1 import shard_create_pb2
 from codeq_server import is_compiled
 from codeq_server.auth.authenticator import Authenticator
 from codeq_server.auth.claims import WORKER_SCOPES, Claims
@@ -21,6 +22,7 @@ from codeq_server.engine import runner as runner_module
 from codeq_server.engine.backups import Backups
 from codeq_server.services.auditing import Act
 from codeq_server.services.calls import Calls
+from codeq_server.services.elsewhere import CREATE_ON_SHARD
 from codeq_server.services.grpc_front import status_of
 from codeq_server.services.local_dispatch import failed
 from codeq_server.services.server_info import ServerService
@@ -180,6 +182,26 @@ async def test_woken_claim_without_a_reply_gets_outcome_unknown(
         await asyncio.sleep(0)
     lead_elsewhere(calls, serving)
     assert await reason_of(waiting) is Reason.OUTCOME_UNKNOWN
+
+
+@pytest.mark.parametrize("stops", [True, False], ids=["stops", "leads-elsewhere"])
+@pytest.mark.parametrize("name", ["/codeq.v1.TaskService/BatchCreateTasks", CREATE_ON_SHARD])
+async def test_creates_that_end_halfway_get_outcome_unknown(
+    calls: Calls, serving: Serving, runner: HeldRunner, name: str, stops: bool
+) -> None:
+    batch = pb.BatchCreateTasksRequest(tasks=[CREATE.spec] * 1000)
+    frame = producer_service_pb2.ProduceRequest(tasks=batch.tasks).SerializeToString()
+    request = batch if name != CREATE_ON_SHARD else shard_create_pb2.CreateOnShardRequest(frame=frame)
+    runner.log.free = stops
+    creating = asyncio.create_task(calls.call(name, request, "Bearer acme"))
+    while not runner.shard.totals.created:  # noqa: ASYNC110 - turn by turn
+        await asyncio.sleep(0)
+    assert runner.shard.totals.created < len(batch.tasks)
+    if stops:
+        await serving.close()
+    else:
+        lead_elsewhere(calls, serving)
+    assert await reason_of(creating) is Reason.OUTCOME_UNKNOWN
 
 
 async def test_interrupted_cleanup_gets_outcome_unknown_only_if_it_removed_something(store: MemoryStore) -> None:

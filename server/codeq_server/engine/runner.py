@@ -235,9 +235,8 @@ class ShardRunner:
             refusal: The rejection that the caller met.
             decided: Whether the caller had already decided something.
         """
-        if decided and self.refusal is not None and refusal.reason is self.refusal.reason:
-            return _unknown()
-        return refusal
+        ended = self.refusal.reason if self.refusal is not None else Reason.DRAINING if self._closed else None
+        return _unknown() if decided and refusal.reason is ended else refusal
 
     def fail(self, problem: BaseException) -> Rejection:
         """Poisons the runner because a decision broke off halfway; returns the rejection for the caller."""

@@ -36,6 +36,9 @@ _CALL: Final = "Produce"
 class FrameCreator:
     """Creates the tasks of one caller's frames.
 
+    Attributes:
+        has_begun: Whether tasks of any frame have been decided.
+
     Args:
         runner: Runner of the shard.
         tenant: Tenant of the tasks.
@@ -48,6 +51,7 @@ class FrameCreator:
         self._tenant = tenant
         self._origin = origin
         self._elsewhere = elsewhere
+        self.has_begun = False
 
     async def create(self, claims: Claims, frame: pb.ProduceRequest, size: int) -> pb.FrameAck:
         """Creates the tasks of a frame, and returns its ack, which the caller may send once everything is durable.
@@ -134,6 +138,7 @@ class FrameCreator:
         except Exception as problem:
             raise self._runner.fail(problem) from problem
         ack.task_ids.extend(ids)
+        self.has_begun = True
         return len(ids)
 
     def _create(self, claims: Claims, spec: task_pb2.TaskSpec, index: int, now: Now, ack: pb.FrameAck) -> str:

@@ -10,10 +10,13 @@ import shutil
 import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import codeq
+import httpx
 import pytest
 from acknowledged_load import Ledger, drain, load, missing
 from codeq_server.core.ids import shard_of
@@ -28,6 +31,7 @@ from static_cluster import TASKS, ask, claim, create, until
 ROUNDS = int(os.environ.get("SHARD_KILLS", "2"))
 SECONDS_PER_ROUND = 30
 CALLERS = 4
+AUTH = {"Authorization": f"Bearer {DEV_TOKEN}"}
 SPREAD_SECONDS_MAX = 120
 """Leaders move half a minute after the nodes have caught up."""
 NOTICED_SECONDS_MAX = 30
@@ -130,6 +134,47 @@ async def test_killed_nodes_under_load_lose_nothing_acknowledged(tmp_path: Path)
         assert ledger.completed_twice == set()
         assert len(ledger.created) > ROUNDS
         print(f"{ROUNDS} kills, {len(ledger.created)} creates and {len(ledger.completed)} completions acknowledged")
+
+
+async def test_no_call_to_another_node_fails_while_one_stops(nodes: list[ServerProcess]) -> None:
+    at = [*NAMES].index(await asyncio.to_thread(lambda: leaders(nodes[0])[0]))
+    stays = [node for node in nodes if node is not nodes[at]]
+    failed: list[str] = []
+    answered: Counter[int] = Counter()
+
+    async def call(caller: int, http: httpx.AsyncClient) -> None:
+        while True:
+            number = answered[caller]
+            made = [http.post(TASKS, json={"command": "a", "payload": 1, "taskId": f"t{caller}-{number}"})]
+            made.append(http.get(f"{TASKS}/t{caller}-{number - 1}" if number else TASKS))
+            made.append(http.post(f"{TASKS}/claim", json={"commands": ["none"], "waitSeconds": number % 2}))
+            made.append(http.get("/v1/codeq/admin/queues/a"))
+            answers = await asyncio.gather(*made)
+            failed.extend(
+                f"{answer.request.method} {answer.url}: {answer.status_code} {answer.text}"
+                for answer in answers
+                if not answer.is_success
+            )
+            answered[caller] += 1
+
+    async def all_answered(more: int) -> None:
+        """Waits until every caller has been answered so many more times."""
+        goal = {caller: answered[caller] + more for caller in range(len(calling))}
+        await asyncio.to_thread(until, lambda: all(answered[caller] >= goal[caller] for caller in goal))
+
+    async with AsyncExitStack() as stack:
+        calling = []
+        for caller in range(CALLERS * len(stays)):
+            http = httpx.AsyncClient(base_url=stays[caller % len(stays)].http_url, headers=AUTH, timeout=60)
+            calling.append(asyncio.create_task(call(caller, await stack.enter_async_context(http))))
+        await all_answered(3)
+        nodes[at].signal(signal.SIGTERM)
+        assert await asyncio.to_thread(nodes[at].wait) == 0
+        await all_answered(3)
+        for each in calling:
+            each.cancel()
+        await asyncio.gather(*calling, return_exceptions=True)
+    assert failed == []
 
 
 def test_missing_majorities_and_nodes_with_other_shards_serve_nothing(

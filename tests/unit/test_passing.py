@@ -13,7 +13,9 @@ import grpc.aio
 import pytest
 from codeq.v1 import producer_service_pb2, task_pb2
 from codeq.v1 import task_service_pb2 as pb
+from codeq.v1.queue_service_pb2 import ListQueuesRequest
 from codeq_gateway.bodies import InFlight
+from codeq_gateway.dispatch import Call
 from codeq_gateway.links import Reach
 from codeq_server.auth.authenticator import Authenticator
 from codeq_server.core.errors import Reason, Rejection
@@ -24,17 +26,19 @@ from codeq_server.services.grpc_front import PRODUCE, GrpcFront
 from codeq_server.services.internal_callers import Owner
 from codeq_server.services.leader_seeker import LeaderSeeker
 from codeq_server.services.part_server import PartServer
-from codeq_server.services.passing import PASSED_KEY, PassingOn
+from codeq_server.services.passing import PassingOn
 from codeq_server.services.routing.router import Router
 from codeq_server.services.serving import Serving
-from codeq_server.services.shard_links import ShardLinks
+from codeq_server.services.shard_links import ShardLinks, Tries
 from codeq_server.services.shard_table import ShardTable
-from held_log import until
+from codeq_server.services.shards import PASSED_KEY
+from held_log import HeldRunner, turns, until
 from several_shards import Installation, SomeTokens
 
 SHARDS = 2
 SECRET = "secret of the processes"
 TASKS = "/codeq.v1.TaskService/"
+QUEUES = "/codeq.v1.QueueService/ListQueues"
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -60,13 +64,16 @@ class Process:
             self.owner,
             probes,
             lambda _: None,
-            None,
+            self._count,
             nodes.note,
             self.calls.shards.current,
         )
         self.streams.register(self.server)
         PartServer(self.calls, self.owner, lambda _: None, nodes.note).register(self.server)
-        GrpcFront(self.calls, InFlight(), lambda _: None, None, nodes.note).register(self.server)
+        front = GrpcFront(
+            self.calls, InFlight(), lambda _: None, self._count, nodes.note, lambda *end: self._count(*end, 0, "", {})
+        )
+        front.register(self.server)
         self.address = f"127.0.0.1:{self.server.add_insecure_port('127.0.0.1:0')}"
 
     async def start(self) -> None:
@@ -99,6 +106,9 @@ class Process:
         if serving is None:
             self.streams.part()
 
+    def _count(self, method: str, code: str, _: float, request_id: str, __: Mapping[str, str]) -> None:
+        self._nodes.counted.append((self._name, self._shard, method, code, request_id))
+
     def _absence(self) -> Rejection:
         metadata = {"leader": self.leader} if self.leader else {}
         return Rejection(Reason.NOT_LEADER, "this node does not lead", metadata=metadata)
@@ -109,9 +119,14 @@ async def _page() -> bytes:
 
 
 class Nodes:
-    """Two nodes, each with a process per shard; all shards are in memory, so leaderships move at once."""
+    """Two nodes, each with a process per shard; all shards are in memory, so leaderships move at once.
+
+    Attributes:
+        counted: The calls and streams that processes counted: node, shard, method, code and request id.
+    """
 
     def __init__(self) -> None:
+        self.counted: list[tuple[str, int, str, str, str]] = []
         self.defects: list[BaseException] = []
         self.installation = Installation(SHARDS)
         self.servings = [calls.shards.current() for calls in self.installation.calls]
@@ -218,19 +233,106 @@ async def test_calls_wait_for_a_leader_and_fail_if_there_is_none(monkeypatch: py
         assert refused.value.reason is Reason.SERVER_UNREACHABLE
 
 
+async def test_calls_at_a_leader_that_stops_are_sent_to_the_next_one() -> None:
+    async with nodes() as them:
+        stopping = them.at["a", 0]
+        stopping.calls.draining = True
+        before = stopping.streams.frames
+        routed = asyncio.create_task(them.create("b", 1, task_id=chosen(them, 0)))
+        passed = asyncio.create_task(them.create("a", 1))
+        await until(lambda: stopping.streams.frames > before + 4)
+        assert not routed.done()
+        assert not passed.done()
+        them.lead(0, "b")
+        assert await routed == chosen(them, 0)
+        assert await passed
+
+
+async def test_calls_that_wait_go_on_at_the_next_leader(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with nodes() as them:
+        task_id = await them.create("b", 1, task_id=chosen(them, 0))
+        await them.call("b", 1, "ClaimTask", pb.ClaimTaskRequest())
+        ends = them.installation.runners[0].ends
+        links = them.at["b", 1].links
+        # The time for which a call seeks a leader begins when it needs one, however long it has waited before.
+        monkeypatch.setattr(passing, "AGAIN_SECONDS", 0)
+        monkeypatch.setattr(links, "_patience", 0)
+        request = pb.GetTaskResultRequest(task_id=task_id, wait_seconds=30)
+        waiting = [asyncio.create_task(them.call(*at, "GetTaskResult", request)) for at in (("b", 1), ("a", 1))]
+        await until(lambda: sum(map(len, ends.futures.values())) == len(waiting))
+        monkeypatch.setattr(passing, "AGAIN_SECONDS", 30)
+        monkeypatch.setattr(links, "_patience", 30)
+        them.at["a", 0].calls.draining = True
+        them.installation.runners[0].drain()
+        them.lead(0, "b")
+        done = pb.SubmitResultRequest(task_id=task_id, status=task_pb2.TASK_STATUS_COMPLETED, result=b"1")
+        await them.call("b", 1, "SubmitResult", done)
+        for each in waiting:
+            assert (await each).task.id == task_id
+
+
+async def test_call_that_is_sent_again_waits_for_what_is_left_of_its_time() -> None:
+    request = pb.GetTaskResultRequest(task_id="t", wait_seconds=30)
+    tries, waits = Tries(request), []
+    for seconds in (12.5, 17.0, 60.0):
+        tries._begun -= seconds
+        waits.append(tries.next(6).wait_seconds)  # type: ignore[attr-defined]
+    assert (waits, request.wait_seconds) == ([18, 1, 0], 30)
+
+
+async def test_call_at_a_process_whose_leadership_ends_lets_others_run() -> None:
+    async with nodes() as them:
+        former = them.installation.runners[0]
+        former.end(Rejection(Reason.NOT_LEADER, "it leads no more"))
+        listing = asyncio.create_task(them.at["a", 0].calls.call(QUEUES, ListQueuesRequest(), "Bearer acme"))
+        await turns()
+        assert not listing.done()
+        settings = former.shard.settings
+        them.servings[0] = Serving(
+            HeldRunner(settings, store=former.log.store, epoch=8), None, lease_seconds=60, artifact_bytes_max=0
+        )
+        them.lead(0, "a")
+        await listing
+
+
 def chosen(them: Nodes, shard: int) -> str:
     """Returns an id that leads to a shard."""
     return next(name for number in range(99) if them.installation.shard_of(name := f"id-{number}") == shard)
 
 
-async def test_stream_at_a_process_that_does_not_lead_is_passed_on_once() -> None:
+async def test_what_was_passed_on_is_not_passed_on_again() -> None:
+    async with nodes() as them, grpc.aio.insecure_channel(them.at["a", 0].address) as channel:
+        for process in them.at.values():
+            process.calls.shards.present(None)  # without telling the others
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(passing, "AGAIN_SECONDS", 600)
+            call = Call(f"{TASKS}GetTask", pb.GetTaskRequest(task_id="t"), "Bearer acme", "", 600)
+            async with asyncio.timeout(5):
+                assert await them.at["a", 1].links.sent(0, call) is None
+            for process in them.at.values():
+                process.streams.part()
+            await until(lambda: not them.at["a", 0].calls.passing.reaches_any)  # type: ignore[union-attr]
+            metadata = (("authorization", "Bearer acme"), (PASSED_KEY, "1"))
+            refused: Any = channel.stream_stream(PRODUCE)(metadata=metadata)
+            async with asyncio.timeout(5):
+                assert await refused.code() is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_calls_and_streams_that_are_passed_on_count_where_they_arrived() -> None:
+    async with nodes() as them, grpc.aio.insecure_channel(them.at["a", 1].address) as channel:
+        get: Any = channel.unary_unary(f"{TASKS}GetTask", request_serializer=pb.GetTaskRequest.SerializeToString)
+        metadata = (("authorization", "Bearer acme"), ("x-request-id", "r1"))
+        with pytest.raises(grpc.aio.AioRpcError, match="missing"):
+            await get(pb.GetTaskRequest(task_id="missing"), metadata=metadata)
+        await produced(channel)
+        await until(lambda: len(them.counted) > 1)
+        assert them.counted == [("a", 1, f"{TASKS}GetTask", "NOT_FOUND", "r1"), ("a", 1, PRODUCE, "OK", "")]
+
+
+async def test_stream_at_a_process_that_does_not_lead_reaches_one_that_does() -> None:
     async with nodes() as them, grpc.aio.insecure_channel(them.at["a", 1].address) as channel:
         (task_id,) = await produced(channel)
         assert them.installation.shard_of(task_id) == 0  # that of the process of the same node that leads
-        metadata = (("authorization", "Bearer acme"), (PASSED_KEY, "1"))
-        refused: Any = channel.stream_stream(PRODUCE)(metadata=metadata)
-        async with asyncio.timeout(5):
-            assert await refused.code() is grpc.StatusCode.UNAVAILABLE
 
 
 async def produced(channel: grpc.aio.Channel) -> list[str]:

@@ -15,7 +15,7 @@ import test_place
 from codeq_gateway import links
 from codeq_server.node import peer_front, place
 from codeq_server.replication.raft import routes
-from codeq_server.services import internal_callers, leader_seeker, passing
+from codeq_server.services import call_stream, internal_callers, leader_seeker, passing, shard_links
 from planting import planted
 
 pytestmark = [pytest.mark.interpreted, pytest.mark.timeout(120)]
@@ -68,8 +68,20 @@ BUGS: dict[str, Bug] = {
         test_passing.test_call_in_flight_is_answered_although_its_link_moves,
     ),
     "stream is passed on again and again": Bug(
-        (passing.PassingOn.stream, "or PASSED_KEY in metadata", ""),
-        test_passing.test_stream_at_a_process_that_does_not_lead_is_passed_on_once,
+        (passing.PassingOn.stream, "None if PASSED_KEY in metadata else ", ""),
+        test_passing.test_what_was_passed_on_is_not_passed_on_again,
+    ),
+    "call is passed on again and again": Bug(
+        (call_stream._CallStream._carry_out, "passed=self.is_owner and not is_routed", "passed=False"),
+        test_passing.test_what_was_passed_on_is_not_passed_on_again,
+    ),
+    "call of a stopping node fails at the others": Bug(
+        (shard_links.ShardLinks.sent, "not in _ELSEWHERE", "is not Reason.NOT_LEADER"),
+        test_passing.test_calls_at_a_leader_that_stops_are_sent_to_the_next_one,
+    ),
+    "call waits as long again at the next leader": Bug(
+        (shard_links.Tries.next, "max(0, wait - int(now - self._begun))", "wait"),
+        test_passing.test_call_that_is_sent_again_waits_for_what_is_left_of_its_time,
     ),
 }
 

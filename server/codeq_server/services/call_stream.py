@@ -110,6 +110,7 @@ class UnaryCalls(Protocol):
         origin: str,
         here: bool,
         part: bool,
+        passed: bool,
     ) -> Awaitable[Message]:
         """Returns the response of a call."""
         ...
@@ -367,7 +368,7 @@ class _CallStream:
     async def _carry_out(self, call: call_pb2.Call) -> None:
         started = time.perf_counter()
         code, about = "OK", NOTHING_ELSE
-        streams = self._streams
+        streams, is_routed = self._streams, call.HasField("shard")
         method = streams.calls.methods.get(call.method)
         name = UNKNOWN_CALL if method is None else call.method
         try:
@@ -379,8 +380,9 @@ class _CallStream:
                 calls.carry_out,
                 stale=call.consistency == STALE,
                 origin=call.origin,
-                here=call.HasField("shard"),
+                here=is_routed,
                 part=call.part,
+                passed=self.is_owner and not is_routed,
             )
             if len(call.request) < LARGE_BYTES:
                 response = await carry_out(name, claims, method.parse(call.request), authorization)
@@ -391,7 +393,7 @@ class _CallStream:
         except REFUSALS as problem:
             refusal = refusal_of(problem)
             code, about = self._refuse(call.number, refusal), refusal.about()
-            if not call.HasField("shard"):  # otherwise the process that has routed it records the refusal
+            if not is_routed:  # otherwise the process that has routed it records the refusal
                 streams.calls.denied(name, refusal, call.origin)
             let_go(problem)
         except asyncio.CancelledError:
@@ -402,7 +404,8 @@ class _CallStream:
             code = self._refuse(call.number, Rejection(Reason.INTERNAL, "internal error"))
             let_go(defect)
         finally:
-            if streams.access_log is not None and not call.HasField("shard"):  # logged by the process that routed it
+            # What another owner sends is logged and counted where the client's call arrived.
+            if streams.access_log is not None and not self.is_owner:
                 streams.access_log(name, code, time.perf_counter() - started, call.request_id, about)
 
     def _refuse(self, number: int, rejection: Rejection) -> str:

@@ -189,6 +189,7 @@ class Calls:
         origin: str = "",
         here: bool = False,
         part: bool = False,
+        passed: bool = False,
     ) -> Message:
         """Returns the response of a call whose caller is authenticated; see `call`.
 
@@ -201,6 +202,7 @@ class Calls:
             origin: Address of the caller, as host:port or as gRPC's peer; only the audit reads it.
             here: Whether this process executes the call whichever shards it concerns, because another one routed it.
             part: Whether the call is one part of a call that is charged and recorded elsewhere.
+            passed: Whether another process has passed the call on, so that this one routes it, but does not pass it on.
 
         Raises:
             Rejection: The call was rejected, the token has expired while its request was received, or it was revoked
@@ -208,8 +210,10 @@ class Calls:
         """
         method = self.methods[name]
         way = _ROUTED if not here else _PART if part else _HERE
-        execute = self._carry_out if self.passing is None or here else self._carry_out_somewhere
+        execute = self._carry_out if self.passing is None or here or passed else self._carry_out_somewhere
         try:
+            if passed:
+                self.shards.current()  # raises if this process does not lead: then the other one asks elsewhere
             hides_content = self._hides_content(method, claims, authorization)
             if method.waits(request):
                 response = await self._carry_out_waiting(

@@ -31,7 +31,7 @@ from .counts import parser
 from .methods import Method
 from .rate_limits import RETRY_AFTER
 from .serving import Serving
-from .shards import Codec
+from .shards import PASSED_KEY, Codec
 from .stream_token import StreamToken
 from .unread import COUNTED_BYTES, UnreadReplies
 
@@ -212,12 +212,13 @@ class GrpcFront:
             return await authenticator.authenticate(authorization, access.principal, access.scope)
 
         async def behaviour(_: Any, context: Any) -> None:
+            metadata = dict(context.invocation_metadata())
             claims: Claims | None = None
             code = "OK"
             try:
                 if self._calls.draining:
                     raise Rejection(Reason.DRAINING, "the server is stopping")  # noqa: TRY301
-                shown = shown_by(dict(context.invocation_metadata()), context)
+                shown = shown_by(metadata, context)
                 claims = await authenticator.authenticate(shown, access.principal, access.scope)
                 self._on_known(context.peer())
                 passing = self._calls.passing
@@ -233,7 +234,8 @@ class GrpcFront:
             except (Exception, BaseExceptionGroup) as problem:  # noqa: BLE001 - every stream gets a status
                 code, _ = self._refuse(name, context, problem, claims)
             finally:
-                self._on_stream_end(name, code)
+                if PASSED_KEY not in metadata:  # it is counted where it arrived
+                    self._on_stream_end(name, code)
 
         return behaviour
 

@@ -23,7 +23,7 @@ from .serving import Handler
 PAGE_COST: Final = 512
 """Cost of a call that examines thousands of rows for a page, so that only a few run in one turn."""
 
-_WAIT_FIELD: Final = "wait_seconds"
+WAIT_FIELD: Final = "wait_seconds"
 CALL_SECONDS: Final = 30.0
 """Time for another process to reply to a call, beyond the wait that its request asks for."""
 TENANT_FIELD: Final = "tenant"
@@ -79,7 +79,7 @@ class Method:
 
     def waits(self, request: Message) -> bool:
         """Returns whether a call with this request may wait for an event."""
-        return self.may_wait and bool(getattr(request, _WAIT_FIELD))
+        return self.may_wait and bool(getattr(request, WAIT_FIELD))
 
     @staticmethod
     def is_dry_run(request: Message) -> bool:
@@ -89,7 +89,7 @@ class Method:
 
 def call_seconds(request: Message) -> float:
     """Returns the time for another process to reply to a call with this request."""
-    seconds: float = CALL_SECONDS + getattr(request, _WAIT_FIELD, 0)
+    seconds: float = CALL_SECONDS + getattr(request, WAIT_FIELD, 0)
     return seconds
 
 
@@ -141,7 +141,7 @@ def methods_of(
             descriptor=method,
             cost=PAGE_COST if method.name.startswith("List") else CALL_COST,
             lists=tuple(f.name for f in method.input_type.fields if f.is_repeated and f.message_type is not None),
-            may_wait=_WAIT_FIELD in method.input_type.fields_by_name,
+            may_wait=WAIT_FIELD in method.input_type.fields_by_name,
             names_tenant=TENANT_FIELD in method.input_type.fields_by_name,
             needs_tenant=access.principal != options_pb2.PRINCIPAL_OPERATOR and service.name not in _OF_ALL_TENANTS,
             administers=not reads and access.principal in _ADMINISTRATORS,

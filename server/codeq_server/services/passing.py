@@ -1,7 +1,8 @@
 """What a process does for clients while it does not lead the group of its shard: it passes everything on.
 
 A call or stream goes, as it came, to a process that leads the group of its own shard, if possible one of the same
-node. That process routes it. So routing happens only where a shard is at hand, with its policies and limits.
+node. That process routes it, and never passes it on again. So routing happens only where a shard is at hand, with its
+policies and limits. What is passed on is logged and counted here alone, where the client's connection is.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 from functools import partial
-from typing import Any, Final
+from typing import Any
 
 import grpc.aio
 from codeq_gateway.dispatch import Call
@@ -18,13 +19,10 @@ from google.protobuf.message import Message
 
 from codeq_server.core.errors import Reason, Rejection
 
+from .methods import call_seconds
 from .part_links import rejection_of
-from .shard_links import AGAIN_SECONDS, CALL_SECONDS, ShardLinks
-from .shards import Caller, Codec
-
-PASSED_KEY: Final = "codeq-passed"
-"""Metadata of a stream that was passed on, and is not passed on again."""
-_WAIT_FIELD: Final = "wait_seconds"
+from .shard_links import AGAIN_SECONDS, ShardLinks, Tries
+from .shards import PASSED_KEY, Caller, Codec
 
 
 class PassingOn:
@@ -46,27 +44,24 @@ class PassingOn:
 
     async def call(self, method: str, request: Message, caller: Caller) -> Message:
         """See `Passing`."""
-        loop = asyncio.get_running_loop()
-        give_up = loop.time() + AGAIN_SECONDS
-        seconds = CALL_SECONDS + getattr(request, _WAIT_FIELD, 0)
+        seconds = call_seconds(request)
         call = Call(method, request, caller.authorization, "", seconds, origin=caller.origin)
+        tries = Tries(request)
         while True:
             shard = self._links.nearest()
             if shard is not None and (content := await self._links.sent(shard, call)) is not None:
                 return self._links.response(method, content)
-            left = give_up - loop.time()
+            call = call._replace(request=tries.next(AGAIN_SECONDS))
+            left = tries.give_up - asyncio.get_running_loop().time()
             if left <= 0:
                 raise Rejection(Reason.SERVER_UNREACHABLE, "no shard has a leader that this node reaches; try again")
-            if shard is None:
-                await self._links.change(left)
+            await self._links.reach_any(left)
 
     async def stream(self, name: str, context: Any, codec: Codec) -> None:
         """See `Passing`."""
         metadata = dict(context.invocation_metadata())
-        if self._links.nearest() is None:
-            await self._links.change(AGAIN_SECONDS)
-        shard = self._links.nearest()
-        if shard is None or PASSED_KEY in metadata:
+        shard = None if PASSED_KEY in metadata else await self._links.reach_any(AGAIN_SECONDS)
+        if shard is None:
             raise Rejection(Reason.NOT_LEADER, "no leader is known; try again")
         encode, decode = codec
         exchange: Any = self._links.channel(shard).stream_stream(

@@ -25,6 +25,7 @@ from codeq_server.core.ids import hash_of
 from .calls import Calls
 from .internal_callers import Owner
 from .leader_seeker import LeaderSeeker
+from .methods import CALL_SECONDS, WAIT_FIELD
 from .routing.placing import has_limits
 from .routing.router import CLAIMS
 from .shard_service import SHARD
@@ -32,17 +33,18 @@ from .shards import Caller
 
 _log = structlog.get_logger()
 
-CALL_SECONDS: Final = 30.0
-"""Time for a shard to answer a call that does not wait for anything."""
 AGAIN_SECONDS: Final = 6.0
 """Time after the end of a process during which calls wait for it: one that starts again serves sooner."""
 LEADER_PAUSE_SECONDS: Final = 0.05
-"""Pause before a call is sent again, whose process has just ceased to lead its group."""
+"""Pause before a call is made again, whose process has just ceased to lead its group, or is about to."""
 CHANNELS: Final = 8
 """Connections to each other process for the streams of workers: one carries 1,000 streams, and a process has up to
 6,000 workers."""
 FORMER_SECONDS: Final = 60.0
 """Time for streams over connections with replaced credentials to end."""
+
+_ELSEWHERE: Final = frozenset({Reason.NOT_LEADER, Reason.DRAINING})
+"""Why a process refuses calls that it has not executed, and that the next leader of its group will take."""
 
 Moved = Callable[[int], int | None]
 """Returns the shard of a task that does not live in that of its id, given the id's hash."""
@@ -120,12 +122,24 @@ class ShardLinks:
         chosen = near or up
         return chosen[self.mine % len(chosen)] if chosen else None
 
-    async def change(self, seconds: float) -> None:
-        """Waits until a process can be reached or no longer be, for at most `seconds`."""
-        self._changed.clear()
+    async def reach_any(self, seconds: float) -> int | None:
+        """Returns `nearest`; waits until there is one, for at most `seconds`."""
+        await self._until(lambda: self.nearest() is not None, asyncio.get_running_loop().time() + seconds)
+        return self.nearest()
+
+    async def _until(self, holds: Callable[[], bool], end: float) -> bool:
+        """Waits until something holds that depends on which processes can be reached; returns whether it does.
+
+        Args:
+            holds: Says so.
+            end: Time of the event loop at which to wait no longer.
+        """
         with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._changed.wait()
+            async with asyncio.timeout_at(end):
+                while not holds():
+                    self._changed.clear()
+                    await self._changed.wait()
+        return holds()
 
     def _is_here(self, shard: int) -> bool:
         """Returns whether this process owns a shard."""
@@ -133,11 +147,8 @@ class ShardLinks:
 
     async def reach_all(self, seconds: float) -> None:
         """Waits until calls can be sent to every shard, for at most `seconds`."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                while not all(link.is_up for link in self._links.values()):
-                    self._changed.clear()
-                    await self._changed.wait()
+        links = self._links.values()
+        await self._until(lambda: all(link.is_up for link in links), asyncio.get_running_loop().time() + seconds)
 
     async def _is_back(self, shard: int, give_up: float) -> bool:
         """Waits for an owner that was lost a short while ago; returns whether it can be reached.
@@ -149,13 +160,7 @@ class ShardLinks:
         now = asyncio.get_running_loop().time()
         if self.is_up(shard):
             return not self._seekers or now < give_up
-        link, since = self._links[shard], self._down.setdefault(shard, now)
-        with suppress(TimeoutError):
-            async with asyncio.timeout_at(since + self._patience):
-                while not self.is_up(shard):
-                    self._changed.clear()
-                    await self._changed.wait()
-        return link.is_up or self._is_here(shard)
+        return await self._until(lambda: self.is_up(shard), self._down.setdefault(shard, now) + self._patience)
 
     def _on_change(self, shard: int) -> None:
         if self._links[shard].is_up:
@@ -222,20 +227,23 @@ class ShardLinks:
         """
         claims, authorization, origin = caller
         call = Call(method, request, authorization, "", seconds, origin=origin, shard=shard, part=part)
-        give_up = asyncio.get_running_loop().time() + self._patience
+        tries = Tries(request)
         while True:
             if self._is_here(shard):
                 try:
                     return await self._calls.carry_out(
-                        method, claims, request, authorization, origin=origin, here=True, part=part
+                        method, claims, call.request, authorization, origin=origin, here=True, part=part
                     )
                 except Rejection as refusal:
+                    # If it drains, this whole process is about to stop, and its clients ask another one.
                     if not self._seekers or refusal.reason is not Reason.NOT_LEADER:
                         raise
+                await asyncio.sleep(LEADER_PAUSE_SECONDS)
             elif (content := await self.sent(shard, call)) is not None:
                 return self.response(method, content)
+            call = call._replace(request=tries.next(self._patience))
             # Claims find tasks in other shards.
-            if method in CLAIMS or method.startswith(f"/{SHARD}/") or not await self._is_back(shard, give_up):
+            if method in CLAIMS or method.startswith(f"/{SHARD}/") or not await self._is_back(shard, tries.give_up):
                 raise self._unreachable(shard)
 
     async def sent(self, shard: int, call: Call) -> bytes | None:
@@ -248,7 +256,7 @@ class ShardLinks:
             return await self._links[shard].call(call)
         except CallFailed as failure:
             refusal = _rejection_of(failure)
-            if not self._seekers or refusal.reason is not Reason.NOT_LEADER:
+            if not self._seekers or refusal.reason not in _ELSEWHERE:
                 raise refusal from None
             await asyncio.sleep(LEADER_PAUSE_SECONDS)
             return None
@@ -285,6 +293,38 @@ class ShardLinks:
         if self._seekers:
             why = "its group has no leader that this node reaches"
         return Rejection(Reason.SERVER_UNREACHABLE, f"{self._names[shard]} cannot be reached: {why}; see the log")
+
+
+class Tries:
+    """The tries of a call that one process after the other has not executed; must be created when the call begins.
+
+    Attributes:
+        give_up: Time of the event loop at which no further process is tried; set by `next`.
+
+    Args:
+        request: Request of the call.
+    """
+
+    def __init__(self, request: Message) -> None:
+        self._request = request
+        self._begun = asyncio.get_running_loop().time()
+        self.give_up = 0.0
+
+    def next(self, patience_seconds: float) -> Message:
+        """Returns the request for the next try, which waits for what is left of its time.
+
+        Args:
+            patience_seconds: Time to try, from the first refusal on: a call that waits may be refused late.
+        """
+        now = asyncio.get_running_loop().time()
+        self.give_up = self.give_up or now + patience_seconds
+        wait = getattr(self._request, WAIT_FIELD, 0)
+        if not wait:
+            return self._request
+        again = type(self._request)()
+        again.CopyFrom(self._request)
+        setattr(again, WAIT_FIELD, max(0, wait - int(now - self._begun)))
+        return again
 
 
 def _log_refused(address: str, reason: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 import grpc.aio
 from google.protobuf.message import Message
@@ -89,6 +89,9 @@ class LinkedShards(Shards, Protocol):
         """Returns a channel to the process of another shard."""
         ...
 
+
+PASSED_KEY: Final = "codeq-passed"
+"""Metadata of a stream that was passed on, and is not passed on again."""
 
 Codec = tuple[Callable[[Any], bytes], Callable[[bytes], Any] | None]
 """Serializes the requests of a stream, and parses its responses; None: they stay bytes."""

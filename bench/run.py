@@ -83,7 +83,10 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     single.add_argument("--direct", action="store_true", help="open the load's streams to the process of each shard")
     single.add_argument("--traces", type=int, metavar="TASKS", help="export traces; one in this many tasks is recorded")
     rest.add_argument("--apart", action="store_true", help="run a standalone gateway")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if getattr(options, "direct", False) and options.shards < 2:
+        parser.error("--direct needs --shards of at least 2")
+    return options
 
 
 def build_load() -> Path:

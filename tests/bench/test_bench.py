@@ -41,6 +41,12 @@ def test_short_run_prints_one_line_of_consistent_figures(tmp_path: Path, bench: 
     assert list(tmp_path.iterdir()) == []
 
 
+def test_streams_to_each_shard_need_several_shards(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        run.parse(["single", "--direct"])
+    assert "--direct needs --shards of at least 2" in capsys.readouterr().err
+
+
 @pytest.mark.timeout(180)
 def test_unscraped_run_has_no_row_operations(tmp_path: Path) -> None:
     command = [sys.executable, str(BENCH / "run.py"), "single", "--seconds", "0.5", "--warmup", "0.1", "--unscraped"]

@@ -6,13 +6,15 @@ import asyncio
 import json
 import os
 import random
+import resource
 import shutil
 import signal
+import socket
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
 
 import codeq
@@ -20,11 +22,12 @@ import httpx
 import pytest
 from acknowledged_load import Ledger, drain, load, missing
 from codeq_server.core.ids import shard_of
+from codeq_server.node.descriptors import FILES_MAX
 from codeq_server.storage.check import check_store
 from codeq_server.storage.layout import shard_path
 from racing_callers import Race
 from raft_groups import NAMES, SHARDS, leaders, raft_groups, serves_all, voting
-from server_process import DEV_TOKEN, ServerProcess
+from server_process import DEV_TOKEN, LOOPBACK, ServerProcess, raft_variables, reserved_port
 from shard_processes_of import processes
 from static_cluster import TASKS, ask, claim, create, until
 
@@ -225,6 +228,25 @@ def test_node_with_a_lost_disk_is_replaced_in_all_groups_at_once(nodes: list[Ser
     assert sorted(claim(nodes[2], 100)) == sorted(made)
     transfer = ask(nodes[1], "POST", "/v1/codeq/admin/cluster/transfer").json()
     assert transfer["reason"] == "NOT_IMPLEMENTED"
+
+
+def test_parent_opens_as_many_files_as_it_may(tmp_path: Path) -> None:
+    few = ["sh", "-c", 'ulimit -Sn 600 && exec "$@"', "sh"]
+    with ExitStack() as stack:
+        held = [stack.enter_context(reserved_port()) for _ in NAMES]
+        places = {name: f"{LOOPBACK}:{port.getsockname()[1]}" for name, port in zip(NAMES, held, strict=True)}
+        node = ServerProcess(tmp_path, env=raft_variables(SHARDS, places, "a"), apart=False, prefix=few)
+        stack.callback(node.close)
+        node.spawn()
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        until(lambda: accepts(held[0].getsockname()))
+        assert resource.prlimit(node.pid, resource.RLIMIT_NOFILE) == (min(hard, FILES_MAX), hard)
+
+
+def accepts(address: tuple[str, int]) -> bool:
+    """Whether connections to an address are accepted."""
+    with socket.socket() as made:
+        return made.connect_ex(address) == 0
 
 
 def test_node_that_hangs_is_noticed(nodes: list[ServerProcess]) -> None:

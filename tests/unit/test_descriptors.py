@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from codeq_server.node.descriptors import COPIES_MAX, FILES_MAX, FILES_MIN, OWN_FILES, share
+from codeq_server.node.descriptors import COPIES_MAX, FILES_MAX, FILES_MIN, OWN_FILES, share, tunnels_in
 
 RAISE = (
     "from codeq_server.node.descriptors import *\n"
@@ -34,6 +34,10 @@ def test_shares_of_open_files_never_exceed_the_limit(limit: int, ports: int, pee
 def test_configured_limits_apply_if_open_files_are_plentiful() -> None:
     files = share(FILES_MAX, http=8192, grpc=2048, grpc_ports=2, peers=64)
     assert (files.http, files.grpc, files.peers) == (8192, 2048, 64)
+
+
+def test_parent_passes_on_as_many_connections_as_it_may_open_files_for() -> None:
+    assert [tunnels_in(limit) for limit in (FILES_MIN, 1024, FILES_MAX)] == [128, 384, 32_640]
 
 
 def test_soft_limit_is_raised_to_the_hard_limit() -> None:

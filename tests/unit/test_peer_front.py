@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 
 import pytest
 from codeq_server.config import Address
 from codeq_server.node import peer_front
 from codeq_server.node.peer_front import PeerFront
 from codeq_server.replication.raft.routes import ACCEPTED, HEAD_BYTES_MAX, BadHeadError, Route, Service, read_head
+from structlog.testing import capture_logs
 
 GROUPS = 2
 HOST = "127.0.0.1"
@@ -118,6 +120,36 @@ async def test_silent_connections_are_closed_in_time(monkeypatch: pytest.MonkeyP
         writer.close()
 
 
+async def test_log_says_whether_the_caller_or_the_process_was_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peer_front, "HEAD_SECONDS", 0.05)
+    with silent_process() as port:
+        opened = PeerFront({"raft": [port] * GROUPS, "calls": [port] * GROUPS})
+        at = await opened.start(Address(HOST, 0))
+        with capture_logs() as logs:
+            for said in (b"", head(0)):
+                reader, writer = await asyncio.open_connection(HOST, at)
+                writer.write(said)
+                assert await reader.read() == b""
+                writer.close()
+        opened.stop()
+    assert [line["reason"] for line in logs] == [
+        "it did not name a group within 0.05 s",
+        "the process of its group did not accept it within 0.05 s",
+    ]
+
+
+@contextmanager
+def silent_process() -> Iterator[int]:
+    """Yields a port at which connections wait for ever: its queue is full."""
+    with ExitStack() as stack:
+        listener = stack.enter_context(socket.create_server((HOST, 0), backlog=0))
+        for _ in range(2):
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(listener.getsockname())
+        yield listener.getsockname()[1]
+
+
 async def test_silent_connections_keep_nobody_out() -> None:
     async with front(tunnels_max=peer_front.HEADLESS_MAX + 1) as port:
         silent = [await asyncio.open_connection(HOST, port) for _ in range(peer_front.HEADLESS_MAX + 1)]
@@ -129,12 +161,15 @@ async def test_silent_connections_keep_nobody_out() -> None:
                 writer.close()
 
 
-async def test_connections_beyond_the_limit_are_closed_at_once() -> None:
+async def test_connections_beyond_the_limit_are_closed_at_once_and_logged_once() -> None:
     async with front(tunnels_max=1) as port:
         reader, writer = await asyncio.open_connection(HOST, port)
         writer.write(head(0))
         assert await reader.readexactly(len(ACCEPTED)) == ACCEPTED
-        assert await exchange(port, head(0)) == b""
+        with capture_logs() as logs:
+            for _ in range(2):
+                assert await exchange(port, head(0)) == b""
+        assert [line["reason"] for line in logs] == ["1 connections of other nodes are open, the limit"]
         writer.close()
         await reader.read()
         while (answer := await exchange(port, head(0))) == b"":  # noqa: ASYNC110 - until the front sees the end

@@ -19,6 +19,9 @@ FILES_MIN: Final = 512
 OWN_FILES: Final = 128
 """Open files of neither the store nor client connections: log, artifacts, links to other servers."""
 
+PARENT_FILES: Final = 256
+"""Open files of the parent of up to 32 processes, other than connections: the ports that it holds, and pipes."""
+
 STORE_FILES_MAX: Final = 512
 """Maximum open files of the store, which closes and reopens others as needed."""
 
@@ -105,3 +108,14 @@ def share(limit: int, *, http: int, grpc: int, grpc_ports: int, peers: int) -> F
         peers=peers,
         backlog=backlog,
     )
+
+
+def tunnels_in(limit: int) -> int:
+    """Returns how many connections of other nodes the parent of several processes can pass on.
+
+    Each takes two open files: one to the other node, and one to the process.
+
+    Args:
+        limit: Limit on open files of the parent.
+    """
+    return (limit - PARENT_FILES) // 2

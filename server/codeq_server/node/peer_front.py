@@ -30,7 +30,8 @@ HEAD_SECONDS: Final = 5.0
 HEADLESS_MAX: Final = 64
 """Maximum connections that have not said so yet; at the limit, the oldest of them is closed."""
 TUNNELS_MAX: Final = 8192
-"""Maximum connections; further ones are closed at once. Each group has lower limits of its own."""
+"""Maximum connections, if this process may open so many files; further ones are closed at once. Each group has lower
+limits of its own."""
 BUFFER_BYTES: Final = 1 << 20
 """Bytes in one direction of a connection beyond which no more are read until some are sent."""
 
@@ -76,15 +77,15 @@ class PeerFront:
         for caller in list(self._open):
             caller.close()
 
-    def admit(self, caller: _Caller) -> bool:
-        """Counts a new connection; returns whether there is room for it."""
+    def admit(self, caller: _Caller) -> str:
+        """Counts a new connection; returns why there is no room for it, empty: there is."""
         if len(self._open) >= self._tunnels_max:
-            return False
+            return f"{self._tunnels_max} connections of other nodes are open, the limit"
         self._open.add(caller)
         self._headless[caller] = None
         if len(self._headless) > HEADLESS_MAX:
             next(iter(self._headless)).close()
-        return True
+        return ""
 
     def forget(self, caller: _Caller) -> None:
         """Uncounts a connection that is closed."""
@@ -105,7 +106,7 @@ class PeerFront:
         return self._ports[route.service][route.group]
 
     def refused(self, peer: Any, why: str) -> None:
-        """Logs that a connection is closed."""
+        """Logs that a connection is closed, once in LOG_SECONDS for each reason."""
         if self._logged.allows(why):
             _log.warning("peer_connection_refused", peer=str(peer), reason=why)
 
@@ -166,8 +167,8 @@ class _Caller(_End):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        if not self._front.admit(self):
-            self.close()
+        if why := self._front.admit(self):
+            self._refuse(why)
             return
         self._timer = asyncio.get_running_loop().call_later(HEAD_SECONDS, self._expire)
 
@@ -230,7 +231,8 @@ class _Caller(_End):
         self.close()
 
     def _expire(self) -> None:
-        self._refuse(f"it did not name a group within {HEAD_SECONDS:g} s")
+        missing = "it did not name a group" if self._task is None else "the process of its group did not accept it"
+        self._refuse(f"{missing} within {HEAD_SECONDS:g} s")
 
 
 class _Process(_End):

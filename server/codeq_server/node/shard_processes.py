@@ -22,8 +22,9 @@ import structlog
 
 from codeq_server.config import Address, Settings
 from codeq_server.node import summary
+from codeq_server.node.descriptors import raise_limit, tunnels_in
 from codeq_server.node.listeners import listeners_of, refuse_taken, reserve
-from codeq_server.node.peer_front import PeerFront
+from codeq_server.node.peer_front import TUNNELS_MAX, PeerFront
 from codeq_server.node.place import BEAT_SECONDS, LOOPBACK, VARIABLE, Place
 from codeq_server.storage.errors import StoreError
 from codeq_server.storage.layout import (
@@ -42,7 +43,7 @@ PAUSE_SECONDS_MAX: Final = 5.0
 SOUND_SECONDS: Final = 30.0
 """A process that has served this long did not end early."""
 HANG_BEATS: Final = 15
-"""A process that misses this many beats in a row hangs, and is killed."""
+"""A process that has served and misses this many beats in a row hangs, and is killed."""
 PIPE_BYTES: Final = 65_536
 """Bytes read from a pipe at a time: all that it can hold."""
 KILL_SECONDS: Final = 5.0
@@ -102,6 +103,7 @@ class ShardProcesses:
         Raises:
             ListenError: A port cannot be opened.
             StoreError: The folder holds another number of shards, is in use, or cannot be used.
+            TooFewFilesError: This process may open too few files to pass on connections of other nodes.
         """
         with ExitStack() as stack:
             ready, place = self._hold_ports(stack)
@@ -109,7 +111,8 @@ class ShardProcesses:
             stack.enter_context(held_layout(self._path))
             prepare_moved(self._path, self._settings.persistence.num_shards)
             if self._settings.raft is not None:
-                front = PeerFront({"raft": place.raft, "calls": place.peers})
+                tunnels_max = min(TUNNELS_MAX, tunnels_in(raise_limit()))
+                front = PeerFront({"raft": place.raft, "calls": place.peers}, tunnels_max)
                 stack.callback(front.stop)
                 await front.start(self._settings.raft.bind_addr)
             async with asyncio.TaskGroup() as group:
@@ -241,6 +244,9 @@ class ShardProcesses:
 
     async def _kill_if_hung(self, process: _Process, child: asyncio.subprocess.Process) -> None:
         """Kills a process that answers no more, so that it is started again, unless the server stops.
+
+        A process that is being started is left alone: the recovery of a large store keeps its event loop busy for as
+        long as it takes, and would begin anew.
 
         It counts its own turns, not time: if this process was suspended, the beats of the others wait in their pipes.
         """

@@ -249,6 +249,25 @@ def accepts(address: tuple[str, int]) -> bool:
         return made.connect_ex(address) == 0
 
 
+def test_backups_and_acts_refused_by_a_group_are_of_every_shard_once(tmp_path: Path) -> None:
+    folder = tmp_path / "backups"
+    with raft_groups(tmp_path, {"BACKUP_DIR": str(folder)}) as nodes:
+        made = ask(nodes[0], "POST", "/v1/codeq/admin/backup", name="monday")
+        assert made.status_code == 200, made.text
+        assert all((shard_path(folder, shard) / "monday").is_dir() for shard in range(SHARDS))
+        again = ask(nodes[1], "POST", "/v1/codeq/admin/backup", name="monday").json()
+        assert (again["reason"], again["details"][0]["field"]) == ("INVALID_FIELD", "name")
+        refused = ask(nodes[2], "POST", "/v1/codeq/admin/cluster/members", id="d", raftAddr="127.0.0.1:1")
+        assert refused.json()["reason"] == "INVALID_FIELD"
+        for node in nodes:
+            records = ask(node, "GET", "/v1/codeq/admin/audit?orderBy=oldest").json()["records"]
+            assert [(record["call"], record["outcome"]) for record in records] == [
+                ("BackUp", "OK"),
+                ("BackUp", "INVALID_FIELD"),
+                ("AddMember", "INVALID_FIELD"),
+            ]
+
+
 def test_node_that_hangs_is_noticed(nodes: list[ServerProcess]) -> None:
     at = [*NAMES].index(leaders(nodes[0])[1])
     other = nodes[(at + 1) % len(nodes)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 
 import pytest
-from codeq_server.core import keys, names
+from codeq_server.core import ids, keys, names
 from codeq_server.core.claims import claim
 from codeq_server.core.errors import Rejection
 from codeq_server.core.lookup import find_home
@@ -305,3 +305,16 @@ def test_home_of_a_named_task_contains_id_and_task_bytes() -> None:
         value = head + keys.name_head("x.1") + b"task"
         assert (keys.name_of(value), keys.task_bytes(value), keys.home_epoch(value)) == ("x.1", b"task", 5)
     assert keys.name_of(keys.home_head(5) + b"task") == ""
+
+
+@pytest.mark.parametrize(("others", "is_found"), [(names._LED_MAX - 1, True), (names._LED_MAX, False)])
+def test_ids_chosen_beside_that_of_a_key_hide_its_task_only_beyond_a_limit(others: int, is_found: bool) -> None:
+    driven = DrivenShard()
+    head = names.keyed_id(TENANT, "k")[: ids.LED_DIGITS]
+    first = create(driven, Naming(f"{head}ff00", DIGEST))  # as another number of shards had it
+    for number in range(others):
+        create(driven, Naming(f"{head}00{number:02x}"))
+    driven.write()
+    driven.shard.resharded = True
+    again = create(driven, Naming(f"{head}ff01", DIGEST))
+    assert (again == Duplicate(first.task_id)) == is_found

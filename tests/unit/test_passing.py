@@ -33,7 +33,8 @@ from codeq_server.services.shard_links import ShardLinks, Tries
 from codeq_server.services.shard_table import ShardTable
 from codeq_server.services.shards import PASSED_KEY
 from held_log import HeldRunner, turns, until
-from several_shards import Installation, SomeTokens
+from several_shards import BOUND, Installation, SomeTokens
+from test_auditing import audited
 
 SHARDS = 2
 SECRET = "secret of the processes"
@@ -53,7 +54,7 @@ class Process:
     def __init__(self, nodes: Nodes, name: str, shard: int) -> None:
         self.leader = ""
         self._nodes, self._name, self._shard = nodes, name, shard
-        self.calls = Calls(Authenticator(SomeTokens(), SomeTokens()), ShardTable(self._absence))
+        self.calls = Calls(Authenticator(SomeTokens(), SomeTokens()), ShardTable(self._absence, _no_rows))
         self.owner = Owner(shard, SHARDS, SECRET, is_member=True)
         self.server = grpc.aio.server()
         probes = ServerProbes(lambda: (True, {}), _page, _page)
@@ -116,6 +117,10 @@ class Process:
 
 async def _page() -> bytes:
     return b""
+
+
+async def _no_rows() -> Serving:
+    raise AssertionError("read from rows of a process that does not lead")
 
 
 class Nodes:
@@ -188,6 +193,27 @@ async def test_process_that_does_not_lead_prefers_its_own_node() -> None:
     async with nodes() as them:
         own = [await them.create("a", 1) for _ in range(4)]
         assert {them.installation.shard_of(task_id) for task_id in own} == {0}
+
+
+async def test_refused_access_is_recorded_by_the_process_that_leads() -> None:
+    async with nodes() as them:
+        create = pb.CreateTaskRequest(spec=task_pb2.TaskSpec(command="b"))
+        with pytest.raises(Rejection) as refused:
+            await them.at["a", 1].calls.call(f"{TASKS}CreateTask", create, f"Bearer {BOUND}", origin="192.0.2.1:1")
+        assert refused.value.reason is Reason.COMMAND_NOT_ALLOWED
+        batches = [runner.log.batches for runner in them.installation.runners]
+        await until(lambda: any(batches))
+        records = [row for each in batches for batch in each for row in audited(batch)]
+        assert [(row.subject, row.call, row.origin) for row in records] == [(BOUND, "CreateTask", "192.0.2.1:1")]
+
+
+async def test_stale_read_is_answered_by_the_process_that_leads() -> None:
+    async with nodes() as them:
+        task_id = await them.create("a", 1)
+        read = pb.GetTaskRequest(task_id=task_id)
+        for process in them.at.values():
+            answer: Any = await process.calls.call(f"{TASKS}GetTask", read, "Bearer acme", stale=True)
+            assert answer.task.id == task_id
 
 
 async def test_calls_go_on_while_leaderships_move() -> None:

@@ -35,6 +35,7 @@ from codeq_server.storage.moved import MOVED, Moved, moved_in, prepare_moved, wr
 from codeq_server.storage.reading import open_stored
 from codeq_server.storage.resharding.reshard import SPACE_BYTES, SPACE_FACTOR, Resharded, reshard
 from codeq_server.storage.resharding.sources import interleaved
+from codeq_server.storage.resharding.targets import DELIVERIES_MAX, Lease
 from codeq_server.storage.rocks import RocksStore
 from codeq_server.storage.store import LOG_PREFIX
 from driven_shard import START_MS, TENANT, DrivenShard
@@ -436,6 +437,16 @@ def test_leases_of_two_workers_with_one_token_get_two(tmp_path: Path) -> None:
     leases = rows_of(path, keys.LEASES)
     assert (len(leases), done.leases_renewed) == (2, len(row.homes))
     assert sum(len(rows_pb2.LeaseRow.FromString(each).homes) for _, each in leases) == TASKS // 2
+
+
+def test_leases_with_one_token_are_joined_up_to_a_limit() -> None:
+    def lease(count: int) -> Lease:
+        return Lease(TENANT, rows_pb2.LeaseRow(worker="w", homes=range(count)), rows_pb2.ExtensionRow())
+
+    whole = lease(DELIVERIES_MAX - 2)
+    assert whole.join(lease(2))
+    assert not whole.join(lease(1))
+    assert len(whole.row.homes) == DELIVERIES_MAX
 
 
 def test_ended_deliveries_of_a_claim_are_left_out(tmp_path: Path) -> None:

@@ -151,7 +151,7 @@ async def test_no_call_to_another_node_fails_while_one_stops(nodes: list[ServerP
             made = [http.post(TASKS, json={"command": "a", "payload": 1, "taskId": f"t{caller}-{number}"})]
             made.append(http.get(f"{TASKS}/t{caller}-{number - 1}" if number else TASKS))
             made.append(http.post(f"{TASKS}/claim", json={"commands": ["none"], "waitSeconds": number % 2}))
-            made.append(http.get("/v1/codeq/admin/queues/a"))
+            made.append(http.get("/v1/codeq/admin/queues"))
             answers = await asyncio.gather(*made)
             failed.extend(
                 f"{answer.request.method} {answer.url}: {answer.status_code} {answer.text}"

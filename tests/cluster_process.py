@@ -198,6 +198,8 @@ class ClusterProcess:
     async def all_vote(self, client: Follower, names: set[str] | None = None) -> None:
         """Waits until each leader reports exactly these members, all of them voting and nearly up to date.
 
+        Then the client knows the leader, or that of the first group.
+
         Args:
             client: Knows the nodes.
             names: Names of the members; None: all nodes.
@@ -213,6 +215,7 @@ class ClusterProcess:
                 {member.id for member in group.members} == wanted and all(map(_votes, group.members))
                 for group in groups.values()
             ):
+                client.leader = self.nodes[groups[0].leader_id].grpc_addr
                 return
             assert time.monotonic() < deadline, f"not all of {wanted} vote\n{groups}\n{self.logs}"
             await asyncio.sleep(POLL_SECONDS)

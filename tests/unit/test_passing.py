@@ -11,7 +11,7 @@ from typing import Any
 import grpc
 import grpc.aio
 import pytest
-from codeq.v1 import producer_service_pb2, task_pb2
+from codeq.v1 import producer_service_pb2, task_pb2, worker_service_pb2
 from codeq.v1 import task_service_pb2 as pb
 from codeq.v1.queue_service_pb2 import ListQueuesRequest
 from codeq_gateway.bodies import InFlight
@@ -22,7 +22,7 @@ from codeq_server.core.errors import Reason, Rejection
 from codeq_server.services import passing
 from codeq_server.services.call_stream import CallStreams, ServerProbes
 from codeq_server.services.calls import Calls
-from codeq_server.services.grpc_front import PRODUCE, GrpcFront
+from codeq_server.services.grpc_front import PRODUCE, WORK, GrpcFront
 from codeq_server.services.internal_callers import Owner
 from codeq_server.services.leader_seeker import LeaderSeeker
 from codeq_server.services.part_server import PartServer
@@ -376,6 +376,54 @@ async def produced(channel: grpc.aio.Channel) -> list[str]:
     while (response := await stream.read()) is not grpc.aio.EOF:
         found += [task_id for ack in response.acks for task_id in ack.task_ids]
     return found
+
+
+@pytest.mark.parametrize(("half_closes", "status"), [(False, "CLAIMED"), (True, "PENDING")])
+async def test_worker_keeps_its_leases_if_its_call_breaks_but_not_if_it_half_closes(
+    half_closes: bool,
+    status: str,
+) -> None:
+    async with nodes() as them, grpc.aio.insecure_channel(them.at["a", 1].address) as channel:
+        task_id = await them.create("a", 0)
+        stream: Any = channel.stream_stream(
+            WORK,
+            request_serializer=worker_service_pb2.WorkRequest.SerializeToString,
+            response_deserializer=worker_service_pb2.WorkResponse.FromString,
+        )(metadata=(("authorization", "Bearer acme"),))
+        hello = worker_service_pb2.WorkerHello(commands=["a"])
+        await stream.write(worker_service_pb2.WorkRequest(hello=hello, add_credits=1))
+        while not (await stream.read()).tasks:
+            pass
+        if half_closes:
+            await stream.done_writing()
+            while await stream.read() is not grpc.aio.EOF:
+                pass
+        else:
+            stream.cancel()
+        await until(lambda: WORK in {method for _, _, method, _, _ in them.counted})
+        await until(lambda: not any(len(serving.streams) + len(serving.parts) for serving in them.servings))
+        view = await them.call("a", 0, "GetTask", pb.GetTaskRequest(task_id=task_id))
+        assert task_pb2.TaskStatus.Name(view.task.status) == f"TASK_STATUS_{status}"
+
+
+class Broken:
+    """A call of a client that broke: reading ends as if the client had half-closed, and writing is cancelled."""
+
+    async def read(self) -> object:
+        return grpc.aio.EOF
+
+    async def write(self, _: object) -> None:
+        raise asyncio.CancelledError
+
+
+async def test_end_of_a_broken_call_is_not_passed_on_as_a_half_close() -> None:
+    async with nodes() as them, grpc.aio.insecure_channel(them.at["a", 0].address) as channel:
+        stream: Any = channel.stream_stream(WORK)(metadata=(("authorization", "Bearer acme"),))
+        with pytest.raises(asyncio.CancelledError):
+            await passing._send(Broken(), stream, passing._Answers(Broken()), b"")
+        hello = worker_service_pb2.WorkRequest(hello=worker_service_pb2.WorkerHello(commands=["a"]))
+        await stream.write(hello.SerializeToString())  # still open
+        await stream.done_writing()
 
 
 async def test_streams_that_are_passed_on_end_when_the_process_stops() -> None:

@@ -70,8 +70,10 @@ class PassingOn:
         shown = metadata.get("authorization", "")
         rpc = exchange(metadata=(("authorization", shown), (PASSED_KEY, "1")))
         loop = asyncio.get_running_loop()
-        sending = loop.create_task(_send(context, rpc), name="passed-requests")
-        receiving = loop.create_task(_receive(rpc, context), name="passed-responses")
+        answers = _Answers(context)
+        nothing = b"" if decode is None else decode(b"")
+        sending = loop.create_task(_send(context, rpc, answers, nothing), name="passed-requests")
+        receiving = loop.create_task(_receive(rpc, answers), name="passed-responses")
         self._streams.add(rpc)
         await finish(self._watch(receiving), partial(self._stop, rpc, sending, receiving))
 
@@ -99,15 +101,31 @@ class PassingOn:
             rpc.cancel()  # not the tasks: a write to the client that is cut off would leave it without a status
 
 
-async def _send(context: Any, rpc: Any) -> None:
-    """Sends what the client sends."""
+class _Answers:
+    """What goes to the client, one message at a time."""
+
+    def __init__(self, context: Any) -> None:
+        self._context, self._writing = context, asyncio.Lock()
+
+    async def write(self, response: Any) -> None:
+        async with self._writing:
+            await self._context.write(response)
+
+
+async def _send(context: Any, rpc: Any, answers: _Answers, nothing: Any) -> None:
+    """Sends what the client sends, and half-closes if the client has.
+
+    Reading ends in the same way if the client's call broke. A write tells them apart, because it fails or is cancelled
+    then: a worker keeps its leases if its call breaks, but not if it half-closes.
+    """
     with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):  # the receiver learns why
         while (request := await context.read()) is not grpc.aio.EOF:
             await rpc.write(request)
+        await answers.write(nothing)
         await rpc.done_writing()
 
 
-async def _receive(rpc: Any, context: Any) -> None:
+async def _receive(rpc: Any, context: _Answers) -> None:
     """Returns to the client what the other process sends.
 
     Raises:

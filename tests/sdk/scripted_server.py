@@ -168,13 +168,18 @@ def ack(*frames: producer_service_pb2.ProduceRequest) -> producer_service_pb2.Pr
 
 
 async def welcome_worker(
-    stream: Work, *, lease_seconds: int = LEASE_SECONDS, protocol: int = 1
+    stream: Work, *, lease_seconds: int = LEASE_SECONDS, protocol: int = 1, shard: int = 0, shards: int = 0
 ) -> worker_service_pb2.WorkerHello:
     """Takes the hello, answers it and returns it."""
     request = await stream.read()
     assert request.HasField("hello")
     welcome = worker_service_pb2.WorkerWelcome(
-        worker_id="w", lease_seconds=lease_seconds, credits_max=65536, protocol=protocol
+        worker_id="w",
+        lease_seconds=lease_seconds,
+        credits_max=65536,
+        protocol=protocol,
+        shard=shard,
+        shards=shards,
     )
     await stream.write(worker_service_pb2.WorkResponse(welcome=welcome))
     return request.hello

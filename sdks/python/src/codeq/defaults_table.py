@@ -10,6 +10,7 @@ from codeq import (
     producer_stream,
     servers,
     worker,
+    worker_leases,
     worker_stream,
 )
 from codeq.backoff import FACTOR, Backoff
@@ -21,7 +22,7 @@ def defaults() -> dict[str, int]:
     table: dict[str, float] = {
         "concurrency": worker.CONCURRENCY,
         "leaseSeconds": worker.LEASE_SECONDS,
-        "renewalsPerLease": worker_stream.RENEWALS_PER_LEASE,
+        "renewalsPerLease": worker_leases.RENEWALS_PER_LEASE,
         "drainSeconds": worker.DRAIN_SECONDS,
         "leaveSecondsMax": worker_stream.LEAVE_SECONDS_MAX,
         "windowBytes": worker.WINDOW_BYTES,

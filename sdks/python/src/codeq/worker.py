@@ -1,4 +1,4 @@
-"""Workers take tasks over one stream, run a handler for each task, and report the outcomes."""
+"""Workers take tasks over streams, run a handler for each task, and report the outcomes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from dataclasses import replace
 from typing import Final, TypeVar, get_args
 
 from codeq import arguments, runtime, signals
-from codeq.backoff import Backoff
 from codeq.endpoint import Address, Endpoint, Token
 from codeq.logs import log
 from codeq.metrics import Metrics, told_safely
@@ -22,7 +21,7 @@ from codeq.worker_executor import HandlerExecutor
 from codeq.worker_handlers import Handlers, Registration
 from codeq.worker_options import WorkerOptions
 from codeq.worker_stats import WorkerStats
-from codeq.worker_stream import WorkerStream
+from codeq.worker_streams import WorkerStreams
 
 CONCURRENCY: Final = 16
 """Default concurrency: number of tasks that run at once."""
@@ -47,7 +46,7 @@ _AnyMiddleware = TypeVar("_AnyMiddleware", bound=Middleware)
 
 
 class _Worker:
-    """Base of both workers: the handlers, and at most one stream, which runs on the SDK's own thread."""
+    """Base of both workers: the handlers, and their streams, which run on the SDK's own thread."""
 
     def __init__(
         self,
@@ -99,7 +98,7 @@ class _Worker:
         self._span_relation = arguments.one_of(span_relation, "span_relation", get_args(SpanRelation))
         self._stats = WorkerStats()
         self._guard = threading.RLock()  # guards the fields below; reentrant, as a signal may call stop in its holder
-        self._stream: WorkerStream | None = None
+        self._streams: WorkerStreams | None = None
         self._stop_asked: float | None = None  # seconds
         self._has_stop_called = False
         self._is_running = False
@@ -197,8 +196,8 @@ class _Worker:
         seconds = self._options.drain_seconds if drain_seconds is None else drain_seconds
         with self._guard:
             self._stop_asked = seconds if self._stop_asked is None else min(seconds, self._stop_asked)
-            if self._stream is not None:
-                runtime.loop().call_soon_threadsafe(self._stream.stop, seconds, cause)
+            if self._streams is not None:
+                runtime.loop().call_soon_threadsafe(self._streams.stop, seconds, cause)
 
     async def _run(self, handler: Handler | None, commands: Sequence[str], *, handle_signals: bool) -> None:
         self._owner.check()
@@ -228,17 +227,17 @@ class _Worker:
                 self._stop_asked = None
 
     async def _transport(self, options: WorkerOptions, executor: HandlerExecutor) -> None:
-        """Runs the stream on the transport's loop."""
-        stream = WorkerStream(self._endpoint, options, executor, self._stats, Backoff())
+        """Runs the streams on the transport's loop."""
+        streams = WorkerStreams(self._endpoint, options, executor, self._stats)
         with self._guard:
-            self._stream = stream
+            self._streams = streams
             if self._stop_asked is not None:
-                stream.stop(self._stop_asked)
+                streams.stop(self._stop_asked)
         try:
-            await stream.run()
+            await streams.run()
         finally:
             with self._guard:
-                self._stream = None
+                self._streams = None
 
 
 class AsyncWorker(_Worker):

@@ -21,7 +21,7 @@ from typing import Any, Final, cast
 from codeq import outcomes, tracing
 from codeq.logs import log
 from codeq.metrics import SafeMetrics
-from codeq.outcomes import Nack, Outcome, Verdict
+from codeq.outcomes import Abandon, Nack, Outcome, Verdict
 from codeq.records import CancelReason, Task
 from codeq.worker_chain import Handler
 from codeq.worker_handlers import Entry, Handlers
@@ -141,11 +141,12 @@ class HandlerExecutor:
         if run_now is not None and not run_now.is_stuck and reason is not CancelReason.SHUTDOWN:
             self._set_timer(run_now, STUCK_SECONDS, "its lease ended")
 
-    def give_back(self) -> list[Task]:
-        """Returns the tasks that wait for others of their command, which now start no more."""
-        tasks = [run.task for waiting in self._waiting.values() for run in waiting]
+    def give_back(self) -> None:
+        """Gives back the tasks that wait for others of their command, which now start no more."""
+        runs = [run for waiting in self._waiting.values() for run in waiting]
         self._waiting.clear()
-        return tasks
+        for run in runs:
+            run.finish(report(run.task, Abandon()))
 
     def end(self) -> None:
         """Stops watching the handlers that are still running."""

@@ -43,8 +43,8 @@ class Executor(Protocol):
     def cancel(self, task: Task, reason: CancelReason) -> None:
         """Stops a running task if possible."""
 
-    def give_back(self) -> list[Task]:
-        """Returns the tasks that have not started yet, and forgets them."""
+    def give_back(self) -> None:
+        """Reports the tasks that have not started yet as given back, and forgets them."""
 
     def end(self) -> None:
         """Stops watching what is still running."""

@@ -10,7 +10,7 @@ class WorkerStats:
     """Counters of a worker.
 
     Attributes:
-        streams: Streams opened.
+        streams: Streams opened; those that are first opened to the shards of a server count as one.
         received: Tasks delivered.
         settled: Outcomes that the server accepted.
         refused: Late outcomes: those that the server rejected, and those dropped because their lease was lost.

@@ -1,7 +1,7 @@
 """The worker's stream: receives deliveries within its credits, renews their leases, sends outcomes, reconnects.
 
 All of it runs on the event loop of the SDK's own thread, where no user code runs, so a blocking handler cannot cost a
-lease. A delivery is *running* from its arrival to `finish` (it occupies one of `concurrency` places), and *held* while
+lease. A delivery is *running* from its arrival to `finish` (it occupies one of the stream's places), and *held* while
 its lease needs renewal. An outcome is kept until the server has settled it. If the stream breaks, the outcome is sent
 again on the next stream; its lease token makes that idempotent.
 """
@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -20,18 +19,18 @@ from codeq import errors, received_errors, streams
 from codeq.async_transport import AsyncCall
 from codeq.backoff import Backoff
 from codeq.endpoint import Endpoint
-from codeq.handshake import check_protocol, client_info
 from codeq.logs import log
 from codeq.outcomes import Abandon, Nack
 from codeq.ownership import Owner
 from codeq.records import CancelReason, Task
 from codeq.v1 import error_pb2, task_pb2
 from codeq.v1 import worker_service_pb2 as pb
+from codeq.worker_leases import Leases
+from codeq.worker_opening import Opening
 from codeq.worker_options import Executor, WorkerOptions
+from codeq.worker_places import Part, Places
 from codeq.worker_reports import Report, report
 from codeq.worker_stats import WorkerStats
-
-_METHOD: Final = "/codeq.v1.WorkerService/Work"
 
 PROGRESS_ITEMS_MAX: Final = 16
 """Maximum number of progress values per message; together they have at most 1 MiB."""
@@ -49,15 +48,6 @@ UNSETTLED_MAX: Final = 4096
 LEAVE_SECONDS_MAX: Final = 5.0
 """Maximum wait for the server to settle outcomes when the server or the worker is shutting down."""
 
-RENEWALS_PER_LEASE: Final = 3
-"""A lease is renewed after a third of its length, so that two renewals may get lost."""
-
-LATE_PART: Final = 0.5
-"""Part of a lease after which a renewal counts as late."""
-
-LATE_REPEAT_SECONDS: Final = 30.0
-"""Minimum time between two warnings about late renewals."""
-
 _REPLACED: Final = (errors.InvalidRequest, errors.LimitReached, errors.StorageFull)
 """Rejections after which a Nack replaces the outcome, so that the task is retried."""
 
@@ -73,45 +63,71 @@ class _Progress:
     data: bytes
 
 
+class _Left(Exception):  # noqa: N818 - not a failure
+    """The worker has left the stream, without a reason to wait before it opens another one."""
+
+
 class WorkerStream:
-    """One worker's connection to the server. `run`, `stop` and all of its state belong to one event loop."""
+    """A worker's connection to a server, for the tasks of one shard or of all. All of it belongs to one event loop.
+
+    Attributes:
+        part: Its places.
+    """
 
     def __init__(
-        self, endpoint: Endpoint, options: WorkerOptions, executor: Executor, stats: WorkerStats, backoff: Backoff
+        self,
+        endpoint: Endpoint,
+        options: WorkerOptions,
+        executor: Executor,
+        stats: WorkerStats,
+        opening: Opening,
+        places: Places,
+        welcomed: Callable[[int], None],
     ) -> None:
+        """Creates a stream without places; it connects when it runs.
+
+        Args:
+            endpoint: The server.
+            options: Options of the worker.
+            executor: Runs the tasks.
+            stats: Counters of the worker.
+            opening: Opens the stream.
+            places: The places of all streams of the worker.
+            welcomed: Is told of the number of shards in each welcome, and may retire the stream.
+        """
         self._endpoint = endpoint
         self._owner = Owner("Task")
         self._options = options
         self._executor = executor
         self._stats = stats
-        self._reconnects = streams.Reconnects("worker", endpoint.servers, backoff)
+        self._reconnects = streams.Reconnects("worker", endpoint.servers, Backoff())
         self._loop = asyncio.get_running_loop()
         self._inbox: streams.Inbox[Report | _Progress] = streams.Inbox(self._loop, self._take_told)
         self._wake = asyncio.Event()
-        # Tasks of the worker.
-        self._running = 0
+        # Tasks.
+        self.part = Part(self._wake.set)
+        self._places = places
+        places.add(self.part)
         self._running_bytes = 0
-        self._held: dict[str, Task] = {}  # in the order of renew_at
+        self._leases = Leases(float(options.lease_seconds), stats, self._wake.set)
         # Outcomes: first the outcomes to send, then the outcomes sent on the stream, in order of their numbers.
         self._unsent: deque[Report] = deque()
         self._unsettled: deque[Report] = deque()
         self._undecided: list[Report] = []  # outcomes of which the server could not tell whether they took effect
         # State of the stream.
-        self._renewal_seconds = options.lease_seconds / RENEWALS_PER_LEASE
-        self._renewal: asyncio.TimerHandle | None = None
-        self._late_told_at: float | None = None
-        self._lease_seconds = float(options.lease_seconds)
         self._cut_off: asyncio.TimerHandle | None = None  # runs while there is no stream
-        self._due: dict[str, Task] = {}
         self._progress: dict[str, _Progress] = {}
-        self._credits_owed = 0
         self._bytes_owed = 0
         self._first_unsettled = 1
+        self._was_open = False
         self._is_welcomed = False
         self._is_leaving = False
         self._is_half_closed = False
+        self._is_moving = False  # to the process of its shard
         self._address = endpoint.address
         self._leader = ""
+        self._opening = opening
+        self._welcomed = welcomed
         # Stop.
         self._stop_at: float | None = None
         self._drain: asyncio.TimerHandle | None = None
@@ -124,29 +140,19 @@ class WorkerStream:
         with contextlib.suppress(RuntimeError):  # the loop is closed: the process is exiting
             self._inbox.put(done)
 
-    def stop(self, drain_seconds: float, cause: str = "") -> None:
-        """Stops taking tasks, and ends `run` once the running tasks have ended, at the latest after the given seconds.
-
-        Args:
-            drain_seconds: Time for running tasks to finish.
-            cause: Signal that a user sent, and can repeat to stop at once; empty: none.
-        """
-        if cause and self._running and drain_seconds > 0:
-            tasks = f"{self._running} task" if self._running == 1 else f"{self._running} tasks"
-            log.warning("draining %s for up to %g s; %s again to stop now", tasks, drain_seconds, cause)
-        for task in self._executor.give_back():
-            self._take_report(report(task, Abandon()))
-        at = self._loop.time() + drain_seconds
-        self._stop_at = at if self._stop_at is None else min(at, self._stop_at)
+    def stop(self, at: float) -> None:
+        """Stops taking tasks, and ends `run` once the running tasks have ended, at the latest at a time of the loop."""
+        self._inbox.drain()  # tasks that were given back
+        self._stop_at = at
         if self._drain is not None:
             self._drain.cancel()
-        self._drain = self._loop.call_at(self._stop_at, self._wake.set)
+        self._drain = self._loop.call_at(at, self._wake.set)
         if self._limit is not None:
-            self._limit.reschedule(self._stop_at + LEAVE_SECONDS_MAX)
+            self._limit.reschedule(at + LEAVE_SECONDS_MAX)
         self._wake.set()
 
     async def run(self) -> None:
-        """Works until stopped, reconnecting as needed.
+        """Works until stopped or retired, reconnecting as needed.
 
         Raises:
             Unauthenticated, PermissionDenied, InvalidField, Unsupported: Reconnecting cannot help.
@@ -158,8 +164,11 @@ class WorkerStream:
                 self._unsent.extendleft(reversed((*self._undecided, *self._unsettled)))
                 self._undecided.clear()
                 self._unsettled.clear()
+                self._places.closed(self.part)
                 if self._is_over():
                     return
+                if error is None:
+                    continue
                 may_renew = self._is_welcomed or streams.is_of_expired_token(error)
                 if streams.is_final(error) and not (may_renew and self._endpoint.token_is_renewable):
                     raise error
@@ -167,25 +176,25 @@ class WorkerStream:
                 delay = self._reconnects.delay_after(error, self._address, leader=self._leader, is_stable=is_stable)
                 if self._stop_at is not None:
                     delay = min(delay, max(0.0, self._stop_at + LEAVE_SECONDS_MAX - self._loop.time()))
-                self._reconnects.tell(error, self._address, delay, self._loop.time())
+                self._reconnects.tell(error, self._opening.address, delay, self._loop.time())
                 await self._rest(delay)
         finally:
-            self._stop_renewing()
+            self._leases.stop_renewing()
             self._reach()
             if self._drain is not None:
                 self._drain.cancel()
-            for task in list(self._held.values()):
+            for task in list(self._leases.held.values()):
                 self._lose(task, CancelReason.SHUTDOWN)
-            self._executor.end()
             if self._unsent:
                 log.warning("the worker ends with %d outcomes that the server may not have received", len(self._unsent))
 
     def _is_over(self) -> bool:
-        """Returns whether the worker is stopped and has nothing left to report, or its time is up."""
+        """Returns whether the stream is stopped or retired and has nothing left to report, or its time is up."""
+        reports = self._unsent or self._unsettled or self._undecided
         if self._stop_at is None:
-            return False
+            return self.part.is_retiring and self.part.credits <= 0 and not self.part.running and not reports
         late = self._loop.time() - self._stop_at
-        owes_nothing = not self._unsent and not self._undecided and (not self._running or late >= 0)
+        owes_nothing = not self._unsent and not self._undecided and (not self.part.running or late >= 0)
         return self._is_ended or owes_nothing or late >= LEAVE_SECONDS_MAX
 
     async def _rest(self, seconds: float) -> None:
@@ -198,57 +207,66 @@ class WorkerStream:
         except TimeoutError:
             pass
 
-    async def _attempt(self) -> errors.CodeqError:
-        """Runs one stream to its end and returns why it ended."""
-        self._is_welcomed = self._is_leaving = self._is_drain_told = self._is_half_closed = False
+    async def _attempt(self) -> errors.CodeqError | None:
+        """Runs one stream to its end and returns why it ended; None: the worker has left it."""
+        self._is_welcomed = self._is_leaving = self._is_drain_told = self._is_half_closed = self._is_moving = False
         self._address, self._leader = self._endpoint.address, ""
         try:
             end = None if self._stop_at is None else self._stop_at + LEAVE_SECONDS_MAX
             async with asyncio.timeout_at(end) as limit:
                 self._limit = limit
                 await self._session()
+        except _Left:
+            return None
         except streams.CONNECTION_ERRORS as error:
             return streams.typed(error)
         finally:
             self._limit = None
-            self._stop_renewing()
+            self._leases.stop_renewing()
             if self._cut_off is None:
-                self._cut_off = self._loop.call_later(self._lease_seconds, self._lose_all)
+                self._cut_off = self._loop.call_later(self._leases.seconds, self._lose_all)
         return errors.Draining("the stream is ending") if self._is_leaving else errors.Unavailable("the stream ended")
 
     async def _session(self) -> None:
         metadata = await streams.metadata_of(self._endpoint)
-        options = self._options
-        servers = self._endpoint.servers
-        async with self._endpoint.aio_channel(self._address) as channel:
-            hello = pb.WorkerHello(
-                name=options.name,
-                commands=options.commands,
-                lease_seconds=options.lease_seconds,
-                client=client_info(),
-            )
-            request = pb.WorkRequest(hello=hello).SerializeToString()
-            call, answer = await streams.open_call(self._endpoint, channel, _METHOD, request, metadata)
-            first = pb.WorkResponse.FromString(answer)
+        channel, call, first = await self._opening.open(metadata)
+        async with channel:
             welcome = first.welcome
-            if not first.HasField("welcome") or welcome.lease_seconds < 1 or welcome.credits_max < 1:
-                raise errors.BadHandshake("the server's first message is not a valid welcome")
-            check_protocol(welcome.protocol, welcome.server_version)
             self._is_welcomed = True
-            servers.reached()
-            self._reconnects.opened(self._address, self._loop.time())
-            self._stats.streams += 1
+            self._endpoint.servers.reached()
+            self._reconnects.opened(self._opening.address, self._loop.time())
+            self._welcomed(welcome.shards)
+            if self._is_over():
+                raise _Left
+            if self._was_open or self._opening.is_first:
+                self._stats.streams += 1
+            self._was_open = True
             self._first_unsettled = 1
             self._reach()
-            self._lease_seconds = float(welcome.lease_seconds)
-            self._renewal_seconds = welcome.lease_seconds / RENEWALS_PER_LEASE
-            self._credits_owed = max(0, min(options.concurrency, welcome.credits_max) - self._running)
-            self._bytes_owed = max(0, options.window_bytes - self._running_bytes)
-            self._renew(self._held.values())  # leases from earlier streams may be lost or about to expire
-            with streams.TokenRenewal(self._endpoint, metadata, self._wake.set) as tokens:
+            self._leases.seconds = float(welcome.lease_seconds)
+            self.part.credits_max = welcome.credits_max
+            self._bytes_owed = max(0, self._options.window_bytes - self._running_bytes)
+            self._leases.renew_all()
+            with streams.TokenRenewal(self._endpoint, metadata, self._wake.set) as tokens, self._looking():
                 self._take(first, tokens)
                 async with streams.learning(self._endpoint, channel, metadata):
                     await streams.run_both(self._read(call, tokens), self._write(call, tokens))
+
+    @contextlib.contextmanager
+    def _looking(self) -> Iterator[None]:
+        """Looks for the process of the shard again after a pause, if another one serves the stream."""
+        if not self._opening.look_seconds:
+            yield
+            return
+        timer = self._loop.call_later(self._opening.look_seconds, self._move)
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+    def _move(self) -> None:
+        self._is_moving = True
+        self._wake.set()
 
     async def _read(self, call: AsyncCall, tokens: streams.TokenRenewal) -> None:
         while (response := await call.read()) is not None:
@@ -269,15 +287,23 @@ class WorkerStream:
             elif self._is_leaving and not self._unsettled:
                 # Tasks are still running. A half-close would give them back, but a broken stream keeps their leases.
                 raise errors.Draining("the stream is ending")
+            elif self._may_leave():
+                raise _Left
             else:
                 self._wake.clear()
                 await self._wake.wait()
 
     def _may_half_close(self) -> bool:
         """Returns whether nothing more will be sent on this stream."""
-        if self._running == 0 and (self._is_leaving or self._stop_at is not None):
+        if self.part.running == 0 and (self._is_leaving or self._stop_at is not None):
             return True
         return self._stop_at is not None and self._loop.time() >= self._stop_at
+
+    def _may_leave(self) -> bool:
+        """Returns whether the stream can be left without a loss: no task is on its way, and no outcome is unsettled."""
+        if self._is_moving and self._stop_at is None:
+            return self.part.credits <= 0 and not self._unsettled
+        return self.part.is_retiring and self._is_over()
 
     def _next_message(self, token: str) -> bytes | None:
         """Returns the next message, with everything waiting up to the message limits; None if nothing is waiting.
@@ -303,26 +329,34 @@ class WorkerStream:
         is_stopping = self._stop_at is not None
         request = pb.WorkRequest(drain=is_stopping and not self._is_drain_told, token=token)
         self._is_drain_told = is_stopping
-        for task in list(self._due.values())[:MESSAGE_ITEMS_MAX]:
-            del self._due[task.id]
+        due = self._leases.due
+        for task in list(due.values())[:MESSAGE_ITEMS_MAX]:
+            del due[task.id]
             request.heartbeats.add(task_id=task.id, lease_token=task.lease_token or 0)
         for each in told:
             request.progress.add(task_id=each.task.id, lease_token=each.task.lease_token or 0, progress=each.data)
-        if not is_stopping and not self._is_leaving and len(self._unsettled) < UNSETTLED_MAX:
-            request.add_credits, self._credits_owed = self._credits_owed, 0
+        is_withdrawing = self._is_moving or self.part.is_retiring
+        self.part.is_taking = not (is_stopping or self._is_leaving or is_withdrawing)
+        if self.part.is_taking and len(self._unsettled) < UNSETTLED_MAX:
+            request.add_credits = self._places.granted(self.part)
             request.add_credit_bytes, self._bytes_owed = self._bytes_owed, 0
+        if not is_stopping and not self._is_leaving:
+            request.return_credits = self.part.ask_back(all_credits=is_withdrawing)
         chunks.append(request.SerializeToString())
         return b"".join(chunks) or None
 
     def _take(self, response: pb.WorkResponse, tokens: streams.TokenRenewal) -> None:
         if response.tasks:
+            self.part.credits -= len(response.tasks)
             self._receive(response.tasks)
+            self._places.balance()
+        if response.HasField("returned_credits"):
+            self._places.returned(self.part, response.returned_credits)
         if response.settled:
             self._settle(response.settled, response.outcome_errors)
         for reason, leases in ((CancelReason.LEASE_LOST, response.lost), (CancelReason.CANCELLED, response.cancelled)):
             for lost in leases:
-                task = self._held.get(lost.task_id)
-                if task is not None and task.lease_token == lost.lease_token:
+                if (task := self._leases.of(lost.task_id, lost.lease_token)) is not None:
                     is_ended = lost.reason == error_pb2.ERROR_REASON_TASK_ENDED
                     self._lose(task, CancelReason.CANCELLED if is_ended else reason)
         if response.HasField("notice"):
@@ -341,17 +375,14 @@ class WorkerStream:
         if self._stop_at is not None:  # these deliveries crossed the drain in flight
             self._unsent.extend(report(task, Abandon()) for task in tasks)
             return
-        renew_at = self._loop.time() + self._renewal_seconds
         for task in tasks:
             task.reporter = self._report_progress
-            if (older := self._held.get(task.id)) is not None:
+            if (older := self._leases.held.get(task.id)) is not None:
                 self._lose(older, CancelReason.LEASE_LOST)
-            task.renew_at = renew_at
-            self._held[task.id] = task
+            self._leases.hold(task)
             self._running_bytes += task.window_bytes
-        self._running += len(tasks)
+        self.part.running += len(tasks)
         self._stats.received += len(tasks)
-        self._renew_later()
         self._executor.start(tasks, self.finish)
 
     def _report_progress(self, task: Task, data: bytes) -> None:
@@ -362,19 +393,16 @@ class WorkerStream:
     def _take_told(self, told: Report | _Progress) -> None:
         if isinstance(told, Report):
             self._take_report(told)
-        elif self._held.get(told.task.id) is told.task:
+        elif self._leases.held.get(told.task.id) is told.task:
             self._progress[told.task.id] = told
             self._wake.set()
 
     def _take_report(self, done: Report) -> None:
         task = done.task
-        self._running -= 1
+        self.part.running -= 1
         self._running_bytes -= task.window_bytes
-        self._credits_owed += 1
         self._bytes_owed += task.window_bytes
-        if self._held.get(task.id) is task:
-            del self._held[task.id]
-            self._due.pop(task.id, None)
+        self._leases.release(task)
         if done.data is not None:
             if task.is_lost:  # too late: the server would reject it
                 self._stats.refused += 1
@@ -383,6 +411,7 @@ class WorkerStream:
                 )
             else:
                 self._unsent.append(done)
+        self._places.freed(self.part)
         self._executor.ended(task)
         self._wake.set()
 
@@ -415,8 +444,7 @@ class WorkerStream:
 
     def _lose(self, task: Task, reason: CancelReason) -> None:
         """Gives up the lease of a running task and stops its handler."""
-        del self._held[task.id]
-        self._due.pop(task.id, None)
+        self._leases.release(task)
         self._progress.pop(task.id, None)
         self._stats.lost += 1
         log.warning("lease of task %s (token %s) is lost", task.id, task.lease_token)
@@ -425,9 +453,9 @@ class WorkerStream:
 
     def _lose_all(self) -> None:
         """Gives up every lease: no server was reachable for as long as a lease lasts, so others may have the tasks."""
-        if self._held:
-            log.warning("no server was reachable for %g s, the length of a lease", self._lease_seconds)
-        for task in list(self._held.values()):
+        if self._leases.held:
+            log.warning("no server was reachable for %g s, the length of a lease", self._leases.seconds)
+        for task in list(self._leases.held.values()):
             self._lose(task, CancelReason.LEASE_LOST)
 
     def _reach(self) -> None:
@@ -435,46 +463,3 @@ class WorkerStream:
         if self._cut_off is not None:
             self._cut_off.cancel()
             self._cut_off = None
-
-    def _renew_later(self) -> None:
-        if self._renewal is None and self._held:
-            self._renewal = self._loop.call_at(next(iter(self._held.values())).renew_at, self._renew_due)
-
-    def _renew_due(self) -> None:
-        self._renewal = None
-        now = self._loop.time()
-        if self._held:
-            self._note_late(now - next(iter(self._held.values())).renew_at, now)
-        soon = now + self._renewal_seconds / 10  # renewals due a little later share the message
-        self._renew(itertools.takewhile(lambda task: task.renew_at <= soon, self._held.values()))
-
-    def _note_late(self, late: float, now: float) -> None:
-        """Counts a late renewal, and warns of it from time to time."""
-        if late <= LATE_PART * self._lease_seconds - self._renewal_seconds:
-            return
-        self._stats.late_renewals += 1
-        if self._late_told_at is not None and now - self._late_told_at < LATE_REPEAT_SECONDS:
-            return
-        self._late_told_at = now
-        log.warning(
-            "leases are renewed %.1f s late: something blocked the whole process, such as a handler's "
-            "C code that holds the interpreter's lock (GIL); use longer leases, or a separate process",
-            late,
-        )
-
-    def _renew(self, tasks: Iterable[Task]) -> None:
-        """Queues the renewal of leases, and sets the timer for the next renewal."""
-        renew_at = self._loop.time() + self._renewal_seconds
-        for task in list(tasks):
-            task.renew_at = renew_at
-            del self._held[task.id]
-            self._held[task.id] = task
-            self._due[task.id] = task
-        self._wake.set()
-        self._renew_later()
-
-    def _stop_renewing(self) -> None:
-        self._due.clear()
-        if self._renewal is not None:
-            self._renewal.cancel()
-            self._renewal = None

@@ -148,6 +148,8 @@ async def welcome_producer(
     size: int = 16 << 20,
     frame_size: int = 8 << 20,
     protocol: int = 1,
+    shard: int = 0,
+    shards: int = 0,
 ) -> None:
     """Takes the hello and answers it with these limits."""
     assert (await stream.read()).HasField("hello")
@@ -157,6 +159,8 @@ async def welcome_producer(
         frame_tasks_max=tasks,
         frame_bytes_max=frame_size,
         protocol=protocol,
+        shard=shard,
+        shards=shards,
     )
     await stream.write(producer_service_pb2.ProduceResponse(welcome=welcome))
 

@@ -1,4 +1,4 @@
-"""Workers against a real server with several shards."""
+"""Workers and producers against a real server with several shards."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import codeq
 import psutil
 import pytest
 from codeq import worker_streams
+from codeq_server.core.ids import shard_of
 from server_process import DEV_TOKEN, ServerProcess
 from shard_processes_of import ENV, SHARDS, processes
 from waiting import eventually
@@ -53,6 +54,14 @@ async def test_worker_has_a_stream_to_each_process_and_goes_on_after_the_end_of_
         await eventually(lambda: set(created) <= set(done), 60)
         await eventually(lambda: have_workers(server), 60)
     assert (worker.stats.settled, worker.stats.lost) == (400, 0)
+
+
+async def test_producer_fills_all_shards(server: ServerProcess) -> None:
+    async with codeq.AsyncProducer(server.producer_addr, token=DEV_TOKEN) as producer:
+        shards: set[int] = set()
+        async with asyncio.timeout(60):
+            while len(shards) < SHARDS:
+                shards.add(shard_of(await producer.create(COMMAND), SHARDS))
 
 
 async def test_task_that_runs_while_the_number_of_shards_is_changed_ends_once(

@@ -12,7 +12,6 @@ from typing import Self, Unpack
 from codeq import arguments
 from codeq.async_creates import InOrder
 from codeq.awaited_results import Polls
-from codeq.backoff import Backoff
 from codeq.endpoint import Address, Endpoint, Token
 from codeq.errors import CodeqError
 from codeq.in_flight import IN_FLIGHT_LIMIT, IN_FLIGHT_MAX, AsyncInFlight
@@ -30,7 +29,7 @@ from codeq.producer_items import (
     to_batch,
     to_item,
 )
-from codeq.producer_stream import ProducerStream
+from codeq.producer_streams import ProducerStreams
 from codeq.records import NewTask, new_tasks
 from codeq.task_results import TaskResult
 from codeq.tls import Tls
@@ -79,7 +78,7 @@ class AsyncProducer:
         self._client_name = arguments.client_name(client_name)
         self._timeout_seconds = arguments.seconds(timeout_seconds, "timeout_seconds")
         self._owner = Owner(type(self).__name__)
-        self._stream: ProducerStream | None = None
+        self._stream: ProducerStreams | None = None
         self._request_keys = request_keys
         self._in_flight_max = arguments.whole(in_flight_max, "in_flight_max", IN_FLIGHT_LIMIT)
         self._in_flight = AsyncInFlight(self._in_flight_max, fail_fast=fail_fast)
@@ -261,11 +260,11 @@ class AsyncProducer:
     def _with_keys(self) -> bool:
         return self._request_keys or self._endpoint.servers.are_many
 
-    def _connected(self) -> ProducerStream:
+    def _connected(self) -> ProducerStreams:
         stream = self._stream
         if stream is None or stream.loop is not asyncio.get_running_loop():
             check_loop(None if stream is None else stream.loop)
-            stream = self._stream = ProducerStream(self._endpoint, self._client_name, Backoff())
+            stream = self._stream = ProducerStreams(self._endpoint, self._client_name, adds_keys=self._request_keys)
         return stream
 
     async def _create_one(self, task: NewTask, timeout: float) -> Result:  # noqa: ASYNC109 - of the create

@@ -15,7 +15,6 @@ from typing import Self, Unpack
 
 from codeq import arguments, calls, runtime, settling
 from codeq.awaited_results import Polls
-from codeq.backoff import Backoff
 from codeq.begun_creates import Begun, is_done, result_of
 from codeq.endpoint import Address, Endpoint, Token
 from codeq.errors import CodeqError
@@ -34,7 +33,7 @@ from codeq.producer_items import (
     to_batch,
     to_item,
 )
-from codeq.producer_stream import ProducerStream
+from codeq.producer_streams import ProducerStreams
 from codeq.records import NewTask, new_tasks
 from codeq.streams import Inbox
 from codeq.task_results import TaskResult
@@ -72,7 +71,7 @@ class Producer:
         self._guard = threading.RLock()  # guards the next two; reentrant, as a signal may interrupt its holder
         self._inbox: Inbox[Job] | None = None
         self._is_refusing = False  # set once the creates before the close are with the stream
-        self._stream: ProducerStream | None = None  # owned by the shared thread
+        self._stream: ProducerStreams | None = None  # owned by the shared thread
         self._caller = Caller(self._endpoint, timeout_seconds, self._owner)
         self._request_keys = request_keys
         self._in_flight_max = arguments.whole(in_flight_max, "in_flight_max", IN_FLIGHT_LIMIT)
@@ -254,7 +253,7 @@ class Producer:
     def _submit(self, job: Job) -> None:
         """Passes a job to the stream; runs on the shared thread."""
         if self._stream is None:
-            self._stream = ProducerStream(self._endpoint, self._client_name, Backoff())
+            self._stream = ProducerStreams(self._endpoint, self._client_name, adds_keys=self._request_keys)
             if self._is_refusing:
                 self._stream.refuse()
         self._stream.submit(job)

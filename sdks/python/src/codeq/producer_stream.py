@@ -1,32 +1,33 @@
-"""The producer's stream: collects creates while a frame is being written, respects the server's window, and reconnects.
+"""A stream of a producer: takes creates while a frame is being written, respects the server's window, and reconnects.
 
-All of it runs on one event loop. A create is in one of three states. In `_pending` it is in no frame yet, and safe to
-send on any stream. In a frame of `_unacked` it was sent; if the stream breaks, its outcome is unknown. Otherwise it is
-answered. The stream sends nothing twice.
+All of it runs on one event loop. A create is in one of three states. While it is pending, it is in no frame yet, and
+safe to send on any stream. In a frame of `_unacked` it was sent; if the stream breaks, its outcome is unknown.
+Otherwise it is answered. The streams send nothing twice.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from codeq import errors, payloads, streams
-from codeq.async_transport import AsyncCall
+from codeq.async_transport import AsyncCall, AsyncChannel
 from codeq.backoff import Backoff
 from codeq.endpoint import Endpoint
 from codeq.handshake import check_protocol, client_info
-from codeq.producer_frames import Frame, Job, Pending
+from codeq.producer_creates import Creates, closed
+from codeq.producer_frames import Frame, Job
+from codeq.rpc import Metadata
 from codeq.v1 import error_pb2
 from codeq.v1 import producer_service_pb2 as pb
 
 _METHOD: Final = "/codeq.v1.ProducerService/Produce"
 
-_SWEEP_SECONDS_MIN: Final = 0.01
-"""Minimum interval between scans for jobs past their deadline."""
-
-CLOSE_SECONDS_MAX: Final = 5.0
-"""Maximum time that `close` waits for the server once every call in flight has ended."""
+TRIES_MAX: Final = 16
+"""Connections opened in a row to reach the process of a shard; the last one is kept wherever it leads."""
 
 FRAME_TASKS_MAX: Final = 4096
 """Maximum number of tasks in a frame, unless the server accepts fewer."""
@@ -39,126 +40,141 @@ _ITEM_BYTES_MAX: Final = payloads.VALUE_BYTES_MAX + 4096
 
 
 class ProducerStream:
-    """One producer's connection to the server, opened when there is something to send. Bound to one event loop."""
+    """A producer's connection to a server: the first one, or one to the process of a further shard."""
 
-    def __init__(self, endpoint: Endpoint, client_name: str, backoff: Backoff) -> None:
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        client_name: str,
+        creates: Creates,
+        welcomed: Callable[[int, int], None],
+        place: tuple[int, int] | None = None,
+    ) -> None:
+        """Creates a stream; it connects when it runs.
+
+        Args:
+            endpoint: The server.
+            client_name: Name of the producer.
+            creates: What is to be sent.
+            welcomed: Is told of the shard and the number of shards in each welcome.
+            place: Shard of the process to connect to, and number of shards; None: any, for the first stream.
+        """
         self._endpoint = endpoint
         self._client_name = client_name
-        self._reconnects = streams.Reconnects("producer", endpoint.servers, backoff)
+        self._creates = creates
+        self._welcomed = welcomed
+        self._place = place
+        self._reconnects = streams.Reconnects("producer", endpoint.servers, Backoff())
         self._address = endpoint.address
         self._leader = ""
-        self._loop = self.loop = asyncio.get_running_loop()
-        self._pending = Pending()
+        self._loop = asyncio.get_running_loop()
         self._unacked: deque[Frame] = deque()
         self._unacked_bytes = 0
-        self._sweep: asyncio.TimerHandle | None = None
         self._wake = asyncio.Event()
         self._limits = pb.ProducerWelcome()
         self._is_welcomed = False
-        self._trouble = ""
-        """Why the last attempt to open a stream failed; empty: it succeeded."""
         self._is_leaving = False
-        self._is_closing = False
-        self._task = asyncio.create_task(self._run(), name="codeq-producer")
+        self._is_full = False
+        self._is_writing = False
 
-    def submit(self, job: Job) -> None:
-        """Queues a job with at least one item; it ends by its deadline."""
-        if self._is_closing:
-            job.fail(_closed, _closed)
-            return
-        self._pending.add(job)
-        if self._sweep is None:
-            self._sweep = self._loop.call_at(job.deadline, self._expire)
-        elif job.deadline < self._sweep.when():
-            self._sweep.cancel()
-            self._sweep = self._loop.call_at(job.deadline, self._expire)
+    @property
+    def has_room(self) -> bool:
+        """Whether the stream can take what is pending."""
+        return not (self._is_leaving or self._is_full or self._is_writing)
+
+    def wake(self) -> None:
+        """Makes the stream take what is pending."""
         self._wake.set()
 
-    def refuse(self) -> None:
-        """Stops accepting jobs; later jobs fail with Closed."""
-        self._is_closing = True
-        self._wake.set()
+    def jobs(self) -> Iterator[Job]:
+        """Yields the jobs that were sent over the stream and are not answered."""
+        return (part.job for frame in self._unacked for part in frame.parts)
 
-    async def close(self) -> None:
-        """Stops accepting jobs, waits for the accepted jobs (bounded by their deadlines), and ends the stream."""
-        self.refuse()
-        unacked = (part.job for frame in self._unacked for part in frame.parts)
-        last = max((job.deadline for job in (*self._pending, *unacked) if not job.done), default=self._loop.time())
-        try:
-            await asyncio.wait((self._task,), timeout=max(0.0, last - self._loop.time()) + CLOSE_SECONDS_MAX)
-        finally:
-            self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
+    async def run(self, *, keeps_open: Callable[[], bool]) -> None:
+        """Sends creates until the producer is closed and nothing is pending, reconnecting as needed.
 
-    async def _run(self) -> None:
-        try:
-            while await self._has_work():
-                started = self._loop.time()
-                error = await self._attempt()
-                self._trouble = "" if self._is_welcomed else str(error)
-                self._lose_unacked(error)
-                if self._is_closing and not self._pending:
-                    return
+        Args:
+            keeps_open: Whether to connect although nothing is pending.
+        """
+        creates, is_first = self._creates, self._place is None
+        while True:
+            while not creates and not (keeps_open() or creates.is_closing):
+                await creates.changed()
+            if creates.is_closing and not (creates and is_first):
+                return
+            started = self._loop.time()
+            error = await self._attempt()
+            if is_first:  # errors that last are told by the first stream
+                creates.trouble = "" if self._is_welcomed else str(error)
                 if streams.is_final(error) and not (self._is_welcomed and self._endpoint.token_is_renewable):
-                    self._fail_pending(error)
-                is_stable = self._is_welcomed and self._loop.time() - started >= streams.STABLE_SECONDS
-                delay = self._reconnects.delay_after(error, self._address, leader=self._leader, is_stable=is_stable)
-                self._reconnects.tell(error, self._address, delay, self._loop.time())
-                await self._rest(delay)
-        finally:
-            self._is_closing = True
-            self._lose_unacked(_closed())
-            self._fail_pending(_closed())
-            if self._sweep is not None:
-                self._sweep.cancel()
-
-    async def _has_work(self) -> bool:
-        while not self._pending:
-            if self._is_closing:
-                return False
-            self._wake.clear()
-            await self._wake.wait()
-        return True
+                    creates.fail(error)
+            if creates.is_closing and not creates:
+                return
+            is_stable = self._is_welcomed and self._loop.time() - started >= streams.STABLE_SECONDS
+            delay = self._reconnects.delay_after(error, self._address, leader=self._leader, is_stable=is_stable)
+            self._reconnects.tell(error, self._address, delay, self._loop.time())
+            await self._rest(delay)
 
     async def _rest(self, seconds: float) -> None:
         """Sleeps; returns early once the producer is closing with nothing pending."""
-        try:
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                while self._pending or not self._is_closing:
-                    self._wake.clear()
-                    await self._wake.wait()
-        except TimeoutError:
-            pass
+                while (self._creates and self._place is None) or not self._creates.is_closing:
+                    await self._creates.changed()
 
     async def _attempt(self) -> errors.CodeqError:
         """Runs one stream to its end and returns why it ended."""
-        self._is_welcomed = self._is_leaving = False
+        self._is_welcomed = self._is_leaving = self._is_full = self._is_writing = False
         self._address, self._leader = self._endpoint.address, ""
+        ended: errors.CodeqError = closed()
         try:
             await self._session()
+            ended = (
+                errors.Draining("the stream is ending") if self._is_leaving else errors.Unavailable("the stream ended")
+            )
         except streams.CONNECTION_ERRORS as error:
-            return streams.typed(error)
-        return errors.Draining("the stream is ending") if self._is_leaving else errors.Unavailable("the stream ended")
+            ended = streams.typed(error)
+        finally:
+            self._lose_unacked(ended)
+        return ended
 
     async def _session(self) -> None:
         metadata = await streams.metadata_of(self._endpoint)
-        servers = self._endpoint.servers
-        async with self._endpoint.aio_channel(self._address) as channel:
-            hello = pb.ProducerHello(client_name=self._client_name, client=client_info())
-            request = pb.ProduceRequest(hello=hello).SerializeToString()
-            call, answer = await streams.open_call(self._endpoint, channel, _METHOD, request, metadata)
-            first = pb.ProduceResponse.FromString(answer)
-            if not first.HasField("welcome") or first.welcome.frame_bytes_max < _ITEM_BYTES_MAX:
-                raise errors.BadHandshake("the server's first message is not a valid welcome")
-            self._limits = first.welcome
-            check_protocol(first.welcome.protocol, first.welcome.server_version)
-            self._is_welcomed, self._trouble = True, ""
-            servers.reached()
-            self._reconnects.opened(self._address, self._loop.time())
+        for tried in range(1, TRIES_MAX + 1):
+            async with self._endpoint.aio_channel(self._address) as channel:
+                hello = pb.ProducerHello(client_name=self._client_name, client=client_info())
+                request = pb.ProduceRequest(hello=hello).SerializeToString()
+                call, answer = await streams.open_call(self._endpoint, channel, _METHOD, request, metadata)
+                first = pb.ProduceResponse.FromString(answer)
+                if not first.HasField("welcome") or first.welcome.frame_bytes_max < _ITEM_BYTES_MAX:
+                    raise errors.BadHandshake("the server's first message is not a valid welcome")
+                if self._is_kept(first.welcome) or tried == TRIES_MAX or self._creates.is_closing:
+                    await self._serve(channel, call, first, metadata)
+                    return
+
+    def _is_kept(self, welcome: pb.ProducerWelcome) -> bool:
+        """Returns whether no other process would be better."""
+        return self._place is None or self._place[1] != welcome.shards or self._place[0] == welcome.shard
+
+    async def _serve(
+        self, channel: AsyncChannel, call: AsyncCall, first: pb.ProduceResponse, metadata: Metadata
+    ) -> None:
+        welcome = self._limits = first.welcome
+        check_protocol(welcome.protocol, welcome.server_version)
+        self._is_welcomed = True
+        self._endpoint.servers.reached()
+        self._reconnects.opened(self._address, self._loop.time())
+        if self._place is None:
+            self._creates.trouble = ""
+        self._creates.enter(self)
+        try:
+            self._welcomed(welcome.shard, welcome.shards)
             with streams.TokenRenewal(self._endpoint, metadata, self._wake.set) as tokens:
                 self._take(first, tokens)
                 async with streams.learning(self._endpoint, channel, metadata):
                     await streams.run_both(self._read(call, tokens), self._write(call, tokens))
+        finally:
+            self._creates.leave(self)
 
     async def _read(self, call: AsyncCall, tokens: streams.TokenRenewal) -> None:
         while (response := await call.read()) is not None:
@@ -172,6 +188,9 @@ class ProducerStream:
             frame.resolve(ack)
             self._unacked.popleft()
             self._unacked_bytes -= len(frame.data)
+        if response.acks and self._is_full:  # otherwise it is the turn of others
+            self._is_full = False
+            self._wake.set()
         if response.HasField("notice"):
             notice = response.notice
             if notice.reason == error_pb2.ERROR_REASON_UNAUTHENTICATED:
@@ -179,7 +198,7 @@ class ProducerStream:
             else:
                 self._is_leaving = True
                 self._leader = notice.leader
-        self._wake.set()
+                self._wake.set()
 
     async def _write(self, call: AsyncCall, tokens: streams.TokenRenewal) -> None:
         while not call.done():
@@ -189,12 +208,21 @@ class ProducerStream:
             elif (frame := self._cut()) is not None:
                 self._unacked.append(frame)
                 self._unacked_bytes += len(frame.data)
+                self._is_writing = True
+                if self._creates:  # the rest is for the next stream
+                    self._creates.announce()
                 await call.write(frame.data)
-            elif self._is_leaving or (self._is_closing and not self._pending):
+                self._is_writing = False
+            elif self._is_leaving or (self._creates.is_closing and not self._creates):
                 # The server answers the frames it has read, then ends the call.
+                if self._creates:
+                    self._creates.announce()
                 await call.done_writing()
                 return
             else:
+                if self._creates and not self._is_full:  # others may have room
+                    self._is_full = True
+                    self._creates.announce()
                 self._wake.clear()
                 await self._wake.wait()
 
@@ -203,40 +231,9 @@ class ProducerStream:
         if self._is_leaving or len(self._unacked) >= limits.unacked_frames_max:
             return None
         bytes_max = min(FRAME_BYTES_MAX, limits.frame_bytes_max, limits.unacked_bytes_max - self._unacked_bytes)
-        return self._pending.cut(min(FRAME_TASKS_MAX, limits.frame_tasks_max), bytes_max)
+        return self._creates.cut(min(FRAME_TASKS_MAX, limits.frame_tasks_max), bytes_max)
 
     def _lose_unacked(self, error: errors.CodeqError) -> None:
         while self._unacked:
             self._unacked.popleft().fail(lambda: errors.OutcomeUnknown(f"sent, but the stream broke: {error}"))
         self._unacked_bytes = 0
-
-    def _fail_pending(self, error: errors.CodeqError) -> None:
-        for job in self._pending:
-            job.fail(error.again, _unanswered)
-
-    def _expire(self) -> None:
-        """Ends the jobs whose deadline has passed, and sets the timer to the next deadline."""
-        now = self._loop.time()
-        following: float | None = None
-        unacked = (part.job for frame in self._unacked for part in frame.parts)
-        for job in (*self._pending, *unacked):
-            if job.done:
-                continue
-            if job.deadline <= now:
-                job.fail(self._unsent, _unanswered)
-            elif following is None or job.deadline < following:
-                following = job.deadline
-        when = None if following is None else max(following, now + _SWEEP_SECONDS_MIN)
-        self._sweep = None if when is None else self._loop.call_at(when, self._expire)
-
-    def _unsent(self) -> errors.CodeqError:
-        why = f": {self._trouble}" if self._trouble else ""
-        return errors.DeadlineExceeded(f"not sent within the timeout{why}")
-
-
-def _closed() -> errors.CodeqError:
-    return errors.Closed("the producer is closed")
-
-
-def _unanswered() -> errors.CodeqError:
-    return errors.OutcomeUnknown("sent, but not answered within the timeout")

@@ -35,6 +35,8 @@ const ASKING_MS_MIN = 20;
 /** One attempt to run a stream, as the next reconnect sees it. */
 export interface Attempt {
   readonly address: string;
+  /** The server that was to be used, if a stream may have gone to another one. */
+  readonly server?: string;
   /** Leader that a notice named; empty: none. */
   readonly leader: string;
   readonly startedMs: number;
@@ -84,7 +86,7 @@ export class Reconnects {
     if (!leader && !servers.areMany && !isCodeqError(error, "NOT_LEADER")) {
       return Math.max(this.#backoff.delayMs(this.#attempt), (error.retryAfter ?? 0) * 1000);
     }
-    const delay = servers.left(attempt.address, leader);
+    const delay = servers.left(attempt.server ?? attempt.address, leader);
     const more = this.#attempt - QUICK_ATTEMPTS;
     return more > 0 ? Math.max(delay, this.#backoff.delayMs(more)) : delay;
   }

@@ -8,6 +8,7 @@ import { CodeqError, asCodeqError } from "./errors.js";
 import { ErrorReason } from "./gen/codeq/v1/error_pb.js";
 import { WorkRequestSchema } from "./gen/codeq/v1/worker_service_pb.js";
 import { framed } from "./grpc.js";
+import type { ShardSearch } from "./shard-search.js";
 import { CLIENT_INFO, Reconnects, TokenRenewal, checkProtocol, isFinal, isOfExpiredToken, learning, runStream } from "./streams.js";
 import type { Call, Channel } from "./transport.js";
 import { readWorkerMessage, type WorkerMessage } from "./worker-messages.js";
@@ -25,13 +26,26 @@ export interface WorkerSettings {
   readonly drainSeconds: number;
 }
 
+/** The place of a stream among those of its worker. */
+export interface StreamRole {
+  /** Looks for the process of the only shard whose tasks the stream takes; undefined: it takes those of all. */
+  readonly search: ShardSearch | undefined;
+  /** Takes the number of shards that a server named, and returns whether the worker's streams start over because of it. */
+  startsOver(shards: number): boolean;
+}
+
+const NO_CREDITS = { credits: 0, bytes: 0 };
+
 const writer = new FieldWriter();
 
-/** One worker's connection to the servers: carries tasks in, and outcomes out; reconnects, and drains when stopped. */
+/**
+ * One of a worker's connections to the servers: carries tasks in, and outcomes out; reconnects, and drains when stopped.
+ */
 export class WorkerStream {
   readonly #endpoint: Endpoint;
   readonly #settings: WorkerSettings;
   readonly #tasks: WorkerTasks;
+  readonly #role: StreamRole;
   readonly #reconnects: Reconnects;
   // State of the stream.
   #call: Call | undefined;
@@ -46,19 +60,28 @@ export class WorkerStream {
   #isHalfClosed = false;
   #isDrainTold = false;
   #isPumpDue = false;
+  /** Whether it looks for the process of its shard again, once no task is on its way. */
+  #isMoving = false;
+  #moving: NodeJS.Timeout | undefined;
+  /** Whether this side ended the stream to open the next one at once. */
+  #goesOn = false;
   #isEnded = false;
   // Stop.
+  /** Whether it takes no more tasks, and ends once it has reported those that it has. */
+  #isRetired = false;
   #stopAtMs: number | undefined;
   #stopTimers: NodeJS.Timeout[] = [];
   /** Ends the attempt to connect, or the rest before the next one. */
   #quit = new AbortController();
 
-  constructor(endpoint: Endpoint, settings: WorkerSettings, tasks: WorkerTasks, backoff: Backoff) {
+  constructor(endpoint: Endpoint, settings: WorkerSettings, tasks: WorkerTasks, backoff: Backoff, role: StreamRole) {
     this.#endpoint = endpoint;
     this.#settings = settings;
     this.#tasks = tasks;
+    this.#role = role;
     this.#reconnects = new Reconnects("worker", endpoint, backoff);
-    tasks.onChange = () => this.#wake();
+    tasks.onChange = tasks.share.onChange = () => this.#wake();
+    tasks.share.isTaking = () => this.#call !== undefined && this.#mayTake && !this.#isMoving;
   }
 
   /** Stops taking tasks, and ends `run` once the running ones have ended, at the latest after `drainSeconds`. */
@@ -75,6 +98,27 @@ export class WorkerStream {
     this.#wake();
   }
 
+  /** Whether other streams have taken over. */
+  get isRetired(): boolean {
+    return this.#isRetired;
+  }
+
+  /** Takes no more tasks, since other streams take them; returns the number of places that it leaves. */
+  retire(): number {
+    this.#isRetired = true;
+    const places = this.#tasks.share.retire(this.#tasks.running);
+    this.#quit.abort();
+    // A broken stream keeps the leases of tasks that run; what has no lease yet goes back to its place.
+    if (this.#call !== undefined) this.#call.fail(new CodeqError("DRAINING", "the streams start over"));
+    else if (!this.#isWelcomed) this.#channel?.close();
+    return places;
+  }
+
+  /** Ends at once, since the server refused the worker for good. */
+  abort(): void {
+    this.#giveUp();
+  }
+
   /** Works until stopped; rejects if the server refuses the worker for good. */
   async run(): Promise<void> {
     try {
@@ -85,8 +129,16 @@ export class WorkerStream {
         this.#tasks.streamEnded();
         if (this.#isOver()) return;
         const mayRenew = this.#isWelcomed || isOfExpiredToken(error);
+        if (this.#goesOn) continue;
+        if (!this.#isWelcomed && !isFinal(error) && this.#role.search?.failed(this.#address)) continue;
         if (isFinal(error) && !(mayRenew && this.#endpoint.tokenIsRenewable)) throw error;
-        const attempt = { address: this.#address, leader: this.#leader, startedMs, isWelcomed: this.#isWelcomed };
+        const attempt = {
+          address: this.#address,
+          server: this.#role.search === undefined ? this.#address : this.#endpoint.servers.current,
+          leader: this.#leader,
+          startedMs,
+          isWelcomed: this.#isWelcomed,
+        };
         await sleep(this.#reconnects.delayMsAfter(error, attempt), this.#quit.signal);
       }
     } finally {
@@ -95,9 +147,15 @@ export class WorkerStream {
     }
   }
 
-  /** Returns whether the worker is stopped and has nothing left to report, or its time is up. */
+  /** Whether the stream may be granted tasks. */
+  get #mayTake(): boolean {
+    return this.#stopAtMs === undefined && !this.#isLeaving && !this.#isRetired;
+  }
+
+  /** Returns whether it is stopped or retired and has nothing left to report, or its time is up. */
   #isOver(): boolean {
-    if (this.#stopAtMs === undefined) return false;
+    if (this.#isRetired && this.#tasks.running === 0 && !this.#tasks.owesOutcomes) return true;
+    if (this.#stopAtMs === undefined) return this.#isEnded;
     const lateMs = monotonicMs() - this.#stopAtMs;
     const owesNothing = !this.#tasks.owesOutcomes && (this.#tasks.running === 0 || lateMs >= 0);
     return this.#isEnded || owesNothing || lateMs >= DEFAULTS.leaveSecondsMax * 1000;
@@ -119,7 +177,9 @@ export class WorkerStream {
   /** Runs one stream to its end and returns why it ended. */
   async #attempt(): Promise<CodeqError> {
     this.#isWelcomed = this.#isLeaving = this.#isDrainTold = this.#isHalfClosed = this.#isWriting = false;
-    this.#address = this.#endpoint.servers.current;
+    this.#isMoving = this.#goesOn = false;
+    const { search } = this.#role;
+    this.#address = search?.next() ?? this.#endpoint.servers.current;
     this.#leader = "";
     const channel = this.#endpoint.channel(this.#address);
     this.#channel = channel;
@@ -128,7 +188,8 @@ export class WorkerStream {
       if (this.#quit.signal.aborted) return new CodeqError("CANCELLED", "the worker has stopped");
       this.#tokens = new TokenRenewal(this.#endpoint, metadata, () => this.#wake());
       const { name, commands, leaseSeconds } = this.#settings;
-      const hello = { name, commands: [...commands], leaseSeconds, client: CLIENT_INFO };
+      const choice = search === undefined ? {} : { onlyShard: { shard: search.shard, shards: search.shards } };
+      const hello = { name, commands: [...commands], leaseSeconds, client: CLIENT_INFO, ...choice };
       const bytes = toBinary(WorkRequestSchema, create(WorkRequestSchema, { hello }));
       await runStream(this.#endpoint, channel, WORK, bytes, metadata, {
         opened: (call, first) => {
@@ -142,6 +203,7 @@ export class WorkerStream {
       return asCodeqError(error);
     } finally {
       this.#call = undefined;
+      clearTimeout(this.#moving);
       this.#tokens?.end();
       this.#endLearning?.();
       this.#endLearning = undefined;
@@ -157,13 +219,25 @@ export class WorkerStream {
       throw new CodeqError("BAD_HANDSHAKE", "the server's first message is not a valid welcome");
     }
     this.#isWelcomed = true;
+    if (this.#mayTake && this.#role.startsOver(welcome.shards) && this.#isOver()) {
+      throw new CodeqError("DRAINING", "the streams start over");
+    }
+    const search = this.#isRetired ? undefined : this.#role.search;
+    this.#goesOn = search?.meets(this.#address, welcome) === false;
+    if (this.#goesOn) throw new CodeqError("DRAINING", "the stream leads to the process of another shard");
     this.#call = call;
+    if (search?.pauseMs !== undefined) this.#moving = timer(() => this.#move(), search.pauseMs);
     this.#endpoint.servers.reached();
     this.#reconnects.opened(this.#address);
     checkProtocol(welcome, this.#endpoint.logger);
     this.#tasks.streamOpened(welcome.leaseSeconds, welcome.creditsMax);
     this.#take(first);
     this.#pump();
+  }
+
+  #move(): void {
+    this.#isMoving = true;
+    this.#wake();
   }
 
   #take(message: WorkerMessage): void {
@@ -182,12 +256,13 @@ export class WorkerStream {
     }
     // Deliveries that crossed a half-close are taken back by the server; those that crossed a drain are given back.
     if (message.tasks.length > 0 && !this.#isHalfClosed) tasks.receive(message.tasks, this.#stopAtMs !== undefined);
+    if (rest.returnedCredits !== undefined) tasks.share.returned(rest.returnedCredits);
     this.#wake();
   }
 
   /** Sends what waits once everything that runs now has had its chance to add to the message; no timer is involved. */
   #wake(): void {
-    if (this.#stopAtMs !== undefined && this.#isOver()) {
+    if (this.#isOver()) {
       this.#quit.abort();
       if (!this.#isWelcomed) this.#channel?.close(); // nothing to say goodbye for
     }
@@ -215,13 +290,15 @@ export class WorkerStream {
     } else if (this.#isLeaving && !this.#tasks.hasUnsettled) {
       // Tasks are still running. A half-close would give them back, but a broken stream keeps their leases.
       call.fail(new CodeqError("DRAINING", "the stream is ending"));
+    } else if (this.#isMoving && this.#mayTake && !this.#tasks.hasUnsettled && !this.#tasks.share.isGranted) {
+      this.#goesOn = true;
+      call.fail(new CodeqError("DRAINING", "the stream moves to the process of its shard"));
     }
   }
 
   /** Returns whether nothing more will be sent on this stream. */
   #mayHalfClose(): boolean {
-    const isStopping = this.#stopAtMs !== undefined;
-    if (this.#tasks.running === 0 && (this.#isLeaving || isStopping)) return true;
+    if (this.#tasks.running === 0 && !this.#mayTake) return true;
     return this.#stopAtMs !== undefined && monotonicMs() >= this.#stopAtMs;
   }
 
@@ -251,15 +328,18 @@ export class WorkerStream {
       const rest: MessageInitShape<typeof WorkRequestSchema> = { progress, heartbeats, drain, token };
       chunks.push(toBinary(WorkRequestSchema, create(WorkRequestSchema, rest)));
     }
-    if (!isStopping && !this.#isLeaving) {
-      const { credits, bytes } = tasks.takeCredits();
-      if (credits > 0 || bytes > 0) {
-        const to = writer.begin();
-        if (credits > 0) to.number(0x10, credits);
-        if (bytes > 0) to.number(0x18, bytes);
-        chunks.push(to.end());
-      }
-    }
+    if (this.#mayTake) this.#addCredits(chunks);
     return chunks;
+  }
+
+  #addCredits(chunks: Uint8Array[]): void {
+    const { credits, bytes } = this.#isMoving ? NO_CREDITS : this.#tasks.takeCredits();
+    const back = this.#tasks.share.ask(this.#isMoving);
+    if (credits === 0 && bytes === 0 && back === 0) return;
+    const to = writer.begin();
+    if (credits > 0) to.number(0x10, credits);
+    if (bytes > 0) to.number(0x18, bytes);
+    if (back > 0) to.number(0x50, back);
+    chunks.push(to.end());
   }
 }

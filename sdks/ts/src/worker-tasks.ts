@@ -11,6 +11,7 @@ import { Queue } from "./queue.js";
 import { DeliveredTask, type StopKind } from "./records.js";
 import { STUCK_MS, type Executor } from "./worker-handlers.js";
 import type { Delivered } from "./worker-messages.js";
+import type { Share } from "./worker-places.js";
 import { reportOf, type Report } from "./worker-reports.js";
 
 /** Most progress values in one message; together they have at most 1 MiB. */
@@ -30,7 +31,7 @@ const UNDECIDED = ["OUTCOME_UNKNOWN", "NOT_LEADER", "DRAINING", "SERVER_UNREACHA
 
 /** Counters of a worker since it was made. */
 export interface WorkerStats {
-  /** Streams opened. */
+  /** Streams opened; those that are first opened to the shards of a server count as one. */
   readonly streams: number;
   /** Tasks delivered. */
   readonly received: number;
@@ -44,6 +45,17 @@ export interface WorkerStats {
   readonly stuck: number;
   /** Renewals that came later than half a lease. */
   readonly lateRenewals: number;
+}
+
+/** Counters that all streams of a worker share. */
+export type WorkerCounts = { -readonly [Name in Exclude<keyof WorkerStats, "lateRenewals">]: WorkerStats[Name] };
+
+/** How leases are renewed. */
+export interface Renewing {
+  /** Whether the worker's own streams renew them, because the renewal thread does not, or not yet. */
+  isHere: boolean;
+  /** Whether tasks may come, since their leases can be renewed. */
+  isReady: boolean;
 }
 
 /** A delivery from its arrival to the end of its handler. */
@@ -60,19 +72,18 @@ interface Delivery {
   isStuck: boolean;
 }
 
-/** The tasks of one worker: what runs, whose leases are held, and which outcomes wait for the server. No I/O. */
+/** The tasks of one stream of a worker: what runs, whose leases are held, and which outcomes wait for the server. No I/O. */
 export class WorkerTasks {
   readonly #logger: Logger;
   readonly #executor: Executor;
   readonly #leases: LeaseTable;
-  readonly #concurrency: number;
+  readonly #renewing: Renewing;
+  readonly #counts: WorkerCounts;
   readonly #windowBytes: number;
+  /** The places for its tasks. */
+  readonly share: Share;
   /** Called when something is to be sent. */
   onChange: () => void = () => undefined;
-  /** Whether this side renews leases, because the renewal thread does not, or not yet. */
-  renewsHere = true;
-  /** Whether tasks may come; set it once their leases can be renewed. */
-  isReady = true;
   // Tasks.
   readonly #running = new Set<Delivery>();
   readonly #held = new Map<string, Delivery>();
@@ -85,27 +96,33 @@ export class WorkerTasks {
   #firstUnsettled = 1n;
   readonly #progress = new Map<Delivery, Uint8Array>();
   // The stream.
+  #countsStream: boolean;
   #leaseMs: number;
-  #creditsOwed = 0;
   #bytesOwed = 0;
   readonly #due = new Set<Delivery>();
   readonly #sentMs = new Map<Delivery, number>();
-  readonly #stats = { streams: 0, received: 0, settled: 0, refused: 0, lost: 0, stuck: 0 };
 
   constructor(options: {
     logger: Logger;
     executor: Executor;
     leases: LeaseTable;
-    concurrency: number;
+    renewing: Renewing;
+    counts: WorkerCounts;
+    share: Share;
     windowBytes: number;
     leaseSeconds: number;
+    /** Whether the first stream counts. */
+    countsFirst: boolean;
   }) {
     this.#logger = options.logger;
     this.#executor = options.executor;
     this.#leases = options.leases;
-    this.#concurrency = options.concurrency;
+    this.#renewing = options.renewing;
+    this.#counts = options.counts;
+    this.share = options.share;
     this.#windowBytes = options.windowBytes;
     this.#leaseMs = options.leaseSeconds * 1000;
+    this.#countsStream = options.countsFirst;
   }
 
   /** Number of tasks whose handlers have not ended. */
@@ -123,11 +140,6 @@ export class WorkerTasks {
     return this.#unsettled.size > 0;
   }
 
-  /** Counters. */
-  get stats(): WorkerStats {
-    return { ...this.#stats, lateRenewals: this.#leases.lateRenewals };
-  }
-
   /** Resolves once no handler runs. */
   idle(): Promise<void> {
     return this.#running.size === 0 ? Promise.resolve() : new Promise((resolve) => this.#idle.push(resolve));
@@ -135,16 +147,18 @@ export class WorkerTasks {
 
   /** Starts a stream. */
   streamOpened(leaseSeconds: number, creditsMax: number): void {
-    this.#stats.streams += 1;
+    if (this.#countsStream) this.#counts.streams += 1;
+    this.#countsStream = true;
     this.#firstUnsettled = 1n;
     this.#leaseMs = leaseSeconds * 1000;
-    this.#creditsOwed = Math.max(0, Math.min(this.#concurrency, creditsMax) - this.#running.size);
+    this.share.open(creditsMax, this.#running.size);
     this.#bytesOwed = Math.max(0, this.#windowBytes - this.#runningBytes);
     this.#sentMs.clear();
   }
 
   /** Ends a stream: outcomes without an answer go out again on the next one. */
   streamEnded(): void {
+    this.share.close();
     this.#unsent.putBack([...this.#undecided, ...this.#unsettled.takeAll()]);
     this.#undecided = [];
     this.#due.clear();
@@ -152,6 +166,7 @@ export class WorkerTasks {
 
   /** Takes deliveries and starts their handlers; while the worker stops, gives them back. */
   receive(deliveries: readonly Delivered[], isStopping: boolean): void {
+    this.share.spend(deliveries.length);
     if (isStopping) {
       for (const { message } of deliveries) {
         const { id: taskId, leaseToken: token = 0n } = message;
@@ -159,10 +174,10 @@ export class WorkerTasks {
       }
       return;
     }
-    if (this.#running.size + deliveries.length > this.#concurrency) {
-      throw new CodeqError("INTERNAL", `the server delivered more than ${this.#concurrency} tasks`);
+    if (this.#running.size + deliveries.length > this.share.places) {
+      throw new CodeqError("INTERNAL", `the server delivered more than ${this.share.places} tasks`);
     }
-    this.#stats.received += deliveries.length;
+    this.#counts.received += deliveries.length;
     const started = deliveries.map((each) => this.#hold(each));
     // All leases are in the table before any handler runs: one that blocks the thread must not cost the others theirs.
     queueMicrotask(() => {
@@ -215,7 +230,7 @@ export class WorkerTasks {
       const report = this.#unsettled.shift() as Report;
       const told = errors.size === 0 ? undefined : errors.get(index);
       if (told === undefined) {
-        this.#stats.settled += 1;
+        this.#counts.settled += 1;
         continue;
       }
       const error = fromReason(told.reason, told.message);
@@ -270,9 +285,9 @@ export class WorkerTasks {
 
   /** Returns the credits to send now. */
   takeCredits(): { credits: number; bytes: number } {
-    if (!this.isReady || this.#unsettled.size >= DEFAULTS.unsettledMax) return { credits: 0, bytes: 0 };
-    const taken = { credits: this.#creditsOwed, bytes: this.#bytesOwed };
-    this.#creditsOwed = this.#bytesOwed = 0;
+    if (!this.#renewing.isReady || this.#unsettled.size >= DEFAULTS.unsettledMax) return { credits: 0, bytes: 0 };
+    const taken = { credits: this.share.grant(), bytes: this.#bytesOwed };
+    this.#bytesOwed = 0;
     return taken;
   }
 
@@ -286,7 +301,7 @@ export class WorkerTasks {
         continue;
       }
       // A thread that is late gets help, too.
-      const renewMs = this.renewsHere ? this.#leaseMs / DEFAULTS.renewalsPerLease : this.#leaseMs / 2;
+      const renewMs = this.#renewing.isHere ? this.#leaseMs / DEFAULTS.renewalsPerLease : this.#leaseMs / 2;
       const sent = this.#sentMs.get(delivery) ?? Number.NEGATIVE_INFINITY;
       if (since >= renewMs && now - sent >= renewMs / 2 && this.#leases.mayRenew(delivery.slot)) {
         this.#sentMs.set(delivery, now);
@@ -334,10 +349,10 @@ export class WorkerTasks {
   #finish(delivery: Delivery, outcome: Outcome): void {
     if (!this.#running.delete(delivery)) return;
     this.#runningBytes -= delivery.bytes;
-    this.#creditsOwed += 1;
+    this.share.free();
     this.#bytesOwed += delivery.bytes;
     if (this.#held.get(delivery.taskId) === delivery) this.#release(delivery);
-    if (delivery.isDropped) this.#stats.refused += 1;
+    if (delivery.isDropped) this.#counts.refused += 1;
     else this.#unsent.push(reportOf(delivery, outcome, this.#logger));
     if (this.#running.size === 0) for (const idle of this.#idle.splice(0)) idle();
     this.onChange();
@@ -356,7 +371,7 @@ export class WorkerTasks {
   }
 
   #reject(report: Report, error: CodeqError): void {
-    this.#stats.refused += 1;
+    this.#counts.refused += 1;
     this.#logger.warn(`outcome of task ${report.taskId} (lease token ${report.token}) rejected: ${error.message}`);
     if (isCodeqError(error, ...REPLACED) && !report.isReplacement) {
       // Without an outcome the task would only be delivered again when its lease expires, with no trace of the reason.
@@ -368,7 +383,7 @@ export class WorkerTasks {
     this.#release(delivery);
     this.#progress.delete(delivery);
     delivery.isDropped = true;
-    this.#stats.lost += 1;
+    this.#counts.lost += 1;
     const text = kind === "cancelled" ? "was cancelled" : "has lost its lease";
     this.#logger.warn(`task ${delivery.taskId} (lease token ${delivery.token}) ${text}`);
     this.#stop(delivery, kind, `the task ${text}`);
@@ -390,7 +405,7 @@ export class WorkerTasks {
   #tellStuck(delivery: Delivery): void {
     if (delivery.isStuck) return;
     delivery.isStuck = true;
-    this.#stats.stuck += 1;
+    this.#counts.stuck += 1;
     const { command, id } = delivery.task;
     this.#logger.error(`the handler of ${command} still runs task ${id}, though its signal aborted: it keeps its place`);
   }

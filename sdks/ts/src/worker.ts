@@ -1,5 +1,4 @@
 import { count, name, secondsOrZero, seconds } from "./arguments.js";
-import { Backoff } from "./backoff.js";
 import { timer, within } from "./clock.js";
 import { DEFAULTS } from "./defaults.js";
 import { Endpoint, type ConnectionOptions } from "./endpoint.js";
@@ -8,9 +7,10 @@ import type { Metrics, Middleware, Telemetry } from "./hooks.js";
 import { LeaseTable } from "./lease-table.js";
 import { Renewals, SHORT_LEASE_SECONDS } from "./renewing.js";
 import { onSignals } from "./signals.js";
+import { Branches } from "./worker-branches.js";
 import { checkHandler, Executor, type Handler, type HandlerOptions, type Registered } from "./worker-handlers.js";
-import { WorkerStream, type WorkerSettings } from "./worker-stream.js";
-import { WorkerTasks, type WorkerStats } from "./worker-tasks.js";
+import type { WorkerSettings } from "./worker-stream.js";
+import type { Renewing, WorkerStats } from "./worker-tasks.js";
 
 const CREDITS_MAX = 65_536;
 const LEASE_SECONDS_MAX = 43_200;
@@ -27,7 +27,10 @@ const RENEWALS_READY_MS_MAX = 5000;
 export interface WorkerOptions extends ConnectionOptions {
   /** Name within the token's subject, at most 64 characters of `A-Z a-z 0-9 . _ -`. Default: none. */
   readonly name?: string | undefined;
-  /** Tasks that run at once, 1 to 65536. Default: 16. */
+  /**
+   * Tasks that run at once, 1 to 65536. With at least four for each shard of the server, the worker has a stream to the
+   * process of each. Default: 16.
+   */
   readonly concurrency?: number | undefined;
   /** Seconds until the tasks of a vanished worker are delivered again, 1 to 43200. Default: 60. */
   readonly leaseSeconds?: number | undefined;
@@ -46,8 +49,8 @@ export interface WorkerOptions extends ConnectionOptions {
 }
 
 /**
- * Takes tasks over one stream, runs a handler for each of them, renews their leases in a thread of its own, and reports
- * their outcomes. It reconnects as long as it runs.
+ * Takes tasks over a stream, or over one for each shard of the server, runs a handler for each of them, renews their leases
+ * in a thread of its own, and reports their outcomes. It reconnects as long as it runs.
  */
 export class Worker implements AsyncDisposable {
   readonly #endpoint: Endpoint;
@@ -55,8 +58,7 @@ export class Worker implements AsyncDisposable {
   readonly #settings: Omit<WorkerSettings, "commands">;
   readonly #handlers = new Map<string, Registered>();
   #default: Registered | undefined;
-  #tasks: WorkerTasks | undefined;
-  #stream: WorkerStream | undefined;
+  #branches: Branches | undefined;
   #running: Promise<void> | undefined;
   #stopAsked: number | undefined;
   #earlier: WorkerStats = { streams: 0, received: 0, settled: 0, refused: 0, lost: 0, stuck: 0, lateRenewals: 0 };
@@ -76,7 +78,7 @@ export class Worker implements AsyncDisposable {
 
   /** Counters since the worker was made. */
   get stats(): WorkerStats {
-    const now = this.#tasks?.stats;
+    const now = this.#branches?.stats;
     const sum = (key: keyof WorkerStats): number => this.#earlier[key] + (now?.[key] ?? 0);
     return {
       streams: sum("streams"),
@@ -137,7 +139,7 @@ export class Worker implements AsyncDisposable {
   async stop(drainSeconds?: number): Promise<void> {
     const given = drainSeconds === undefined ? this.#settings.drainSeconds : secondsOrZero(drainSeconds, "drainSeconds");
     this.#stopAsked = this.#stopAsked === undefined ? given : 0;
-    this.#stream?.stop(this.#stopAsked);
+    this.#branches?.stop(this.#stopAsked);
     await this.#running?.catch(() => undefined);
   }
 
@@ -167,53 +169,49 @@ export class Worker implements AsyncDisposable {
       telemetry: this.#options.telemetry,
       logger,
     });
-    const tasks = new WorkerTasks({ logger, executor, leases, ...settings });
-    const stream = new WorkerStream(this.#endpoint, settings, tasks, new Backoff());
-    tasks.isReady = settings.leaseSeconds > SHORT_LEASE_SECONDS;
+    const renewing: Renewing = { isHere: true, isReady: settings.leaseSeconds > SHORT_LEASE_SECONDS };
+    const branches = new Branches(this.#endpoint, settings, executor, leases, renewing);
     const ready = (): void => {
-      if (tasks.isReady) return;
-      tasks.isReady = true;
-      tasks.onChange();
+      if (!renewing.isReady) branches.ready();
     };
     const late = timer(ready, RENEWALS_READY_MS_MAX);
     const renewals = new Renewals(this.#endpoint, {
       isUp: (isUp) => {
-        tasks.renewsHere = !isUp;
+        renewing.isHere = !isUp;
         ready();
       },
-      lost: (taskId, token) => tasks.lost(taskId, token, "leaseLost"),
+      lost: (taskId, token) => branches.lost(taskId, token, "leaseLost"),
     });
-    this.#tasks = tasks;
-    this.#stream = stream;
-    if (this.#stopAsked !== undefined) stream.stop(this.#stopAsked);
+    this.#branches = branches;
+    if (this.#stopAsked !== undefined) branches.stop(this.#stopAsked);
     const restore = this.#options.handleSignals ? onSignals((signal) => this.#signalled(signal)) : undefined;
     leases.beat();
     const caring = setInterval(
       () => {
         leases.beat();
-        tasks.care();
+        branches.care();
       },
       Math.min(CARE_MS_MAX, (settings.leaseSeconds * 1000) / 12),
     );
     caring.unref();
     try {
       void renewals.start(leases, settings);
-      await stream.run();
+      await branches.run();
       // Handlers that were asked to stop get a moment to do so.
       const ms = this.#stopAsked === 0 ? 0 : DEFAULTS.leaveSecondsMax * 1000;
-      await within(tasks.idle(), ms, () => new Error("handlers still run")).catch(() => undefined);
+      await within(branches.idle(), ms, () => new Error("handlers still run")).catch(() => undefined);
     } finally {
       clearInterval(caring);
       clearTimeout(late);
       restore?.();
       this.#earlier = this.stats;
-      this.#tasks = this.#stream = undefined;
+      this.#branches = undefined;
       await renewals.end();
     }
   }
 
   #signalled(signal: string): void {
-    const running = this.#tasks?.running ?? 0;
+    const running = this.#branches?.running ?? 0;
     const { drainSeconds } = this.#settings;
     if (this.#stopAsked === undefined && running > 0 && drainSeconds > 0) {
       const tasks = running === 1 ? "1 task" : `${running} tasks`;

@@ -156,8 +156,14 @@ export class ScriptedServer {
   }
 }
 
+/** The shard of the process that serves a stream, and the number of shards. */
+export interface Place {
+  readonly shard: number;
+  readonly shards: number;
+}
+
 /** Answers the hello of a producer's stream. */
-export async function welcomeProducer(call: ServerCall, protocol = 1): Promise<ProduceRequest> {
+export async function welcomeProducer(call: ServerCall, protocol = 1, place?: Place): Promise<ProduceRequest> {
   const hello = await call.read(ProduceRequestSchema);
   if (hello === undefined) throw new Error("the producer sent no hello");
   call.send(ProduceResponseSchema, {
@@ -170,6 +176,7 @@ export async function welcomeProducer(call: ServerCall, protocol = 1): Promise<P
       frameBytesMax: 8n << 20n,
       serverVersion: "9.9.9",
       protocol,
+      ...place,
     },
   });
   return hello;
@@ -179,17 +186,23 @@ export async function welcomeProducer(call: ServerCall, protocol = 1): Promise<P
 export async function welcomeWorker(call: ServerCall, leaseSeconds?: number): Promise<WorkRequest> {
   const request = await call.read(WorkRequestSchema);
   if (request?.hello === undefined) throw new Error("the worker sent no hello");
+  welcomeBack(call, leaseSeconds ?? request.hello.leaseSeconds ?? 60);
+  return request;
+}
+
+/** Sends the welcome of a worker's stream, which leads to a place; without one, as a server that is older than the field. */
+export function welcomeBack(call: ServerCall, leaseSeconds: number, place?: Place): void {
   call.send(WorkResponseSchema, {
     welcome: {
       tenantId: "t",
       workerId: "w",
-      leaseSeconds: leaseSeconds ?? request.hello.leaseSeconds ?? 60,
+      leaseSeconds,
       creditsMax: 65_536,
       serverVersion: "9.9.9",
       protocol: 1,
+      ...place,
     },
   });
-  return request;
 }
 
 /** Returns an encoded google.rpc.Status with ErrorInfo and RetryInfo. */

@@ -4,10 +4,18 @@ import { create } from "@bufbuild/protobuf";
 import { TaskSchema } from "../gen/codeq/v1/task_pb.js";
 import { LeaseTable } from "../lease-table.js";
 import { Executor, STUCK_MS, type Handler, type HandlerOptions } from "../worker-handlers.js";
-import { WorkerTasks } from "../worker-tasks.js";
+import { Share } from "../worker-places.js";
+import { WorkerTasks, type Renewing, type WorkerCounts } from "../worker-tasks.js";
 import { KeptLogger, gate, until } from "./support.js";
 
-function tasksOf(handler: Handler, options: HandlerOptions = {}): { tasks: WorkerTasks; logger: KeptLogger } {
+interface Made {
+  readonly tasks: WorkerTasks;
+  readonly logger: KeptLogger;
+  readonly renewing: Renewing;
+  readonly counts: WorkerCounts;
+}
+
+function tasksOf(handler: Handler, options: HandlerOptions = {}): Made {
   const logger = new KeptLogger();
   const executor = new Executor({
     byCommand: new Map([["A", { handler, options }]]),
@@ -17,8 +25,12 @@ function tasksOf(handler: Handler, options: HandlerOptions = {}): { tasks: Worke
     telemetry: undefined,
     logger,
   });
-  const settings = { concurrency: 4, windowBytes: 1000, leaseSeconds: 60 };
-  return { tasks: new WorkerTasks({ logger, executor, leases: new LeaseTable(4), ...settings }), logger };
+  const renewing = { isHere: true, isReady: true };
+  const counts = { streams: 0, received: 0, settled: 0, refused: 0, lost: 0, stuck: 0 };
+  const settings = { windowBytes: 1000, leaseSeconds: 60, countsFirst: true };
+  const share = new Share(new Set(), 4);
+  const tasks = new WorkerTasks({ logger, executor, leases: new LeaseTable(4), renewing, counts, share, ...settings });
+  return { tasks, logger, renewing, counts };
 }
 
 function delivered(id: string) {
@@ -27,18 +39,18 @@ function delivered(id: string) {
 
 test("a handler that ignores its signal counts as stuck once, is named, and keeps its place", async (t) => {
   const release = gate();
-  const { tasks, logger } = tasksOf(() => release.promise);
+  const { tasks, logger, counts } = tasksOf(() => release.promise);
   tasks.streamOpened(60, 100);
   assert.deepEqual(tasks.takeCredits(), { credits: 4, bytes: 1000 });
   tasks.receive([delivered("a")], false);
   tasks.lost("a", 7n, "cancelled");
   tasks.care();
-  assert.equal(tasks.stats.stuck, 0);
+  assert.equal(counts.stuck, 0);
   const now = performance.now();
   t.mock.method(performance, "now", () => now + STUCK_MS + 100);
   tasks.care();
   tasks.care();
-  assert.equal(tasks.stats.stuck, 1);
+  assert.equal(counts.stuck, 1);
   assert.equal(logger.lines.filter((line) => line.includes("still runs task a")).length, 1);
   assert.equal(tasks.running, 1);
   assert.deepEqual(tasks.takeCredits(), { credits: 0, bytes: 0 }, "its place stays taken");
@@ -106,9 +118,9 @@ test("without the renewal thread, leases are renewed on the worker's own stream"
 test("this side helps a renewal thread that is late, but not beyond the time for which a lease may be held", async (t) => {
   for (const [timeoutSeconds, renewed] of [[60, 1], [20, 0]] as const) {
     const release = gate();
-    const { tasks } = tasksOf(() => release.promise, { timeoutSeconds });
+    const { tasks, renewing } = tasksOf(() => release.promise, { timeoutSeconds });
     tasks.streamOpened(60, 100);
-    tasks.renewsHere = false;
+    renewing.isHere = false;
     tasks.receive([delivered("a")], false);
     const [seconds, nanos] = process.hrtime();
     const clock = t.mock.method(process, "hrtime", () => [seconds + 29, nanos]);

@@ -1,6 +1,5 @@
 import { name, seconds, count } from "./arguments.js";
 import { onAbort } from "./aborts.js";
-import { Backoff } from "./backoff.js";
 import { monotonicMs, sleep, timer } from "./clock.js";
 import { DEFAULTS } from "./defaults.js";
 import { Endpoint, type ConnectionOptions } from "./endpoint.js";
@@ -8,7 +7,7 @@ import { asCodeqError, cancelled, CodeqError, copyOf, invalidArgument, isCodeqEr
 import { TaskService } from "./gen/codeq/v1/task_service_pb.js";
 import { quietly, type Metrics, type Telemetry } from "./hooks.js";
 import { Job, type CreateResult } from "./producer-frames.js";
-import { ProducerStream } from "./producer-stream.js";
+import { ProducerStreams } from "./producer-stream.js";
 import { TaskResult } from "./records.js";
 import { encodeTask, newKey, type Item, type NewTask, type TaskOptions } from "./new-tasks.js";
 import { Queue } from "./queue.js";
@@ -72,7 +71,7 @@ export interface CreateAllOptions {
   readonly inFlight?: number | undefined;
 }
 
-/** A job on its way to the stream. */
+/** A job on its way to a stream. */
 interface Waiter {
   readonly job: Job;
   /** Whether it counts as in flight. */
@@ -90,13 +89,13 @@ class Thrown {
 }
 
 /**
- * Creates tasks over one stream, which concurrent calls share. It connects on the first create, and reconnects when
- * the stream breaks. Close it, or declare it with `await using`.
+ * Creates tasks over a stream, or over one for each shard of the server, which concurrent calls share. It connects on the
+ * first create, and reconnects when a stream breaks. Close it, or declare it with `await using`.
  */
 export class Producer implements AsyncDisposable {
   readonly #endpoint: Endpoint;
   readonly #caller: Caller;
-  readonly #stream: ProducerStream;
+  readonly #streams: ProducerStreams;
   readonly #timeoutMs: number;
   readonly #requestKeys: boolean | undefined;
   readonly #inFlightMax: number;
@@ -114,7 +113,8 @@ export class Producer implements AsyncDisposable {
     this.#endpoint = Endpoint.forProducer(options);
     this.#caller = new Caller(this.#endpoint);
     const clientName = name(options.clientName ?? "", "clientName", 128, /^[^\ud800-\udfff]*$/u, "text");
-    this.#stream = new ProducerStream(this.#endpoint, clientName, new Backoff());
+    const spreads = (): boolean => options.requestKeys !== true && !this.#endpoint.servers.areMany;
+    this.#streams = new ProducerStreams(this.#endpoint, { clientName, spreads });
     this.#timeoutMs = seconds(options.timeoutSeconds ?? DEFAULTS.timeoutSeconds, "timeoutSeconds") * 1000;
     this.#requestKeys = options.requestKeys;
     this.#inFlightMax = count(options.inFlightTasksMax ?? DEFAULTS.inFlightTasksMax, "inFlightTasksMax", 1 << 20);
@@ -250,7 +250,7 @@ export class Producer implements AsyncDisposable {
   async close(): Promise<void> {
     this.#isClosed = true;
     this.#admit();
-    await this.#stream.close();
+    await this.#streams.close();
     this.#caller.close();
   }
 
@@ -309,7 +309,7 @@ export class Producer implements AsyncDisposable {
     clearTimeout(waiter.late);
     waiter.isIn = true;
     this.#inFlight += waiter.job.items.length;
-    this.#stream.submit(waiter.job);
+    this.#streams.submit(waiter.job);
   }
 
   /** Keeps a job back until there is room, its deadline has passed, or the producer is closed. */

@@ -30,6 +30,13 @@ async function credits(): Promise<bigint[]> {
   return found;
 }
 
+/** Returns the shard to which the FNV-1a hash of an id leads. */
+function shardOf(id: string): string {
+  let hash = 0xcbf29ce484222325n;
+  for (const byte of Buffer.from(id)) hash = BigInt.asUintN(64, (hash ^ BigInt(byte)) * 0x100000001b3n);
+  return String(hash % 2n);
+}
+
 /** Creates tasks that are spread over the shards, and returns their ids. */
 async function created(command: string, tasks: number): Promise<string[]> {
   const keyed = Array.from({ length: tasks }, (_, n) => ({ command, payload: n, idempotencyKey: `${command}-${n}` }));
@@ -39,6 +46,15 @@ async function created(command: string, tasks: number): Promise<string[]> {
     return result;
   });
 }
+
+test("creates of one producer go to the shards in turn, to the process of each", async () => {
+  const shards = new Set<string>();
+  await using own = new Producer({ addresses: server.producerAddress, token: server.token });
+  for (let n = 0; shards.size < 2; n += 1) shards.add(shardOf(await own.create("TURNS", n)));
+  const ids: string[] = [];
+  for (let n = 0; n < 40; n += 1) ids.push(await own.create("TURNS", n));
+  assert.deepEqual(ids.map(shardOf).filter((shard) => shard === "0").length, 20);
+});
 
 test("a worker has a stream to each shard, takes the tasks of all, and never runs more than it may", async () => {
   const [order, done] = [gate(), new Set<string>()];

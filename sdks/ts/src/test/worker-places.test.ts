@@ -136,6 +136,20 @@ test("whatever happens, streams never use more places than there are, lose none,
   }
 });
 
+test("a place stays with its stream if another one has only one fewer", () => {
+  const all = new Set<Share>();
+  const [larger, smaller] = [new Link(all, 5), new Link(all, 4)];
+  for (const link of [larger, smaller]) {
+    link.open();
+    link.send();
+    link.serve();
+    link.deliver(5);
+  }
+  for (const link of [larger, smaller]) link.receive();
+  larger.end();
+  assert.deepEqual([larger.share.places, larger.share.grant(), smaller.share.grant()], [5, 1, 0]);
+});
+
 const ELSEWHERE = { shard: 0, shards: 2 };
 
 /** Fails as often as connections are opened for one search; returns how many these were. */

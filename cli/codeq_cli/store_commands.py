@@ -140,8 +140,9 @@ def reshard(
     path: Annotated[Path, typer.Argument(metavar="PATH", help="Folder of the store; no server may have it open.")],
     to: Annotated[int, typer.Option("--to", metavar="M", min=1, help="New number of shards (numShards).")],
     present: Annotated[
-        int, typer.Option("--from", metavar="N", min=0, help="Present number of shards; another one is an error.")
-    ] = 0,
+        int | None,
+        typer.Option("--from", metavar="N", min=1, help="Present number of shards; another one is an error."),
+    ] = None,
     artifacts: Annotated[
         Path | None,
         typer.Option(
@@ -161,7 +162,7 @@ def reshard(
         print(text, file=sys.stderr, flush=True)
 
     try:
-        done = reshard_stores(path, to, expected=present, artifacts=artifacts, say=say)
+        done = reshard_stores(path, to, expected=present or 0, artifacts=artifacts, say=say)
     except StoreError as error:
         raise _unusable(str(error)) from None
     render.show_object(json.dumps(dataclasses.asdict(done)), options.format)

@@ -33,26 +33,37 @@ def test_number_of_shards_is_changed_and_changed_back(tmp_path: Path) -> None:
         waiting = [created(server) for _ in range(8)]
         assert server.stop() == 0
         with Runbook(PAGE, tmp_path / "shell", replaced, of_server(server)) as runbook:
-            told = json.loads(runbook.run())
+            change, look, removal, *going_back = runbook.left
+
+            def run(*steps: str) -> str:
+                runbook.left[:] = steps
+                return [runbook.run() for _ in steps][-1]
+
+            def start(shards: int) -> None:
+                server.env["PERSISTENCE_CONFIG"] = json.dumps({"numShards": shards})
+                server.start()
+                until(lambda: call(server, "GET", "/server").json()["numShards"] == shards)
+                assert all(has(server, task_id) for task_id in (kept, *waiting))
+                assert call(server, "GET", f"/tasks/{kept}/artifacts/a").content == b"abc"
+
+            run(change)
             assert {path.stat().st_uid for path in root.iterdir()} == {root.stat().st_uid}
-            server.env["PERSISTENCE_CONFIG"] = json.dumps({"numShards": 4})
-            server.start()
-            until(lambda: call(server, "GET", "/server").json()["numShards"] == 4)
-            assert "ORDER" in runbook.run()
-            assert all(has(server, task_id) for task_id in (kept, *waiting))
-            assert call(server, "GET", f"/tasks/{kept}/artifacts/a").content == b"abc"
+            start(4)
+            assert "ORDER" in run(look)
             later = created(server)
             assert server.stop() == 0
-            removal = runbook.left.pop(0)
-            runbook.run()
-            server.env["PERSISTENCE_CONFIG"] = "{}"
-            server.start()
-            assert all(has(server, task_id) for task_id in (kept, *waiting))
+            run(going_back[0])
+            start(1)
             assert not has(server, later)
+            run(going_back[1])
             assert server.stop() == 0
-            (root / "store").rename(told["before"])
-            runbook.left.append(removal)
-            runbook.run()
-            assert not Path(told["before"]).exists()
-            assert [Path(each).exists() for each in told["artifacts_before"]] == [False]
-            assert not (root / "resharded.json").exists()
+            assert {path.name for path in root.iterdir()} == {"store"}
+            assert len(list(artifacts.iterdir())) == 1
+            run(change)
+            told = json.loads((root / "resharded.json").read_text())
+            start(4)
+            run(removal)
+            assert server.stop() == 0
+            assert {path.name for path in root.iterdir()} == {"store"}
+            assert {str(path) for path in artifacts.iterdir()} == set(told["artifacts"])
+            start(4)

@@ -14,6 +14,7 @@ import pytest
 from codeq.v1.task_pb2 import Task
 from codeq_internal.v1 import rows_pb2
 from codeq_server.core import ids, keys, names, recovery, tenant_keys
+from codeq_server.core.claims import CLAIM_MAX
 from codeq_server.core.errors import Rejection
 from codeq_server.core.new_task import Naming, NewTask, TaskKeys
 from codeq_server.core.purging import purge
@@ -35,7 +36,7 @@ from codeq_server.storage.moved import MOVED, Moved, moved_in, prepare_moved, wr
 from codeq_server.storage.reading import open_stored
 from codeq_server.storage.resharding.reshard import SPACE_BYTES, SPACE_FACTOR, Resharded, reshard
 from codeq_server.storage.resharding.sources import interleaved
-from codeq_server.storage.resharding.targets import DELIVERIES_MAX, Lease
+from codeq_server.storage.resharding.targets import Lease
 from codeq_server.storage.rocks import RocksStore
 from codeq_server.storage.store import LOG_PREFIX
 from driven_shard import START_MS, TENANT, DrivenShard
@@ -150,8 +151,8 @@ def test_crash_at_any_step_leaves_whole_stores_under_the_name(store: Path, step:
     staging = store.with_name("store.resharding")
     if step in ("switch", "keep"):
         other = 5 - KEPT_STEPS[step]
-        with pytest.raises(StoreNotWritable, match=f"holds {KEPT_STEPS[step]} shards and is whole; .* {other} shards"):
-            changed(store, 2)
+        with pytest.raises(StoreNotWritable, match=f"numShards {KEPT_STEPS[step]}; .* numShards {other}"):
+            changed(store, KEPT_STEPS[step], expected=9)  # whatever is asked for
         assert sound(staging / "new") == TASKS
         (staging / "new").rename(store.with_name("kept"))
     done = changed(store, 2)
@@ -443,10 +444,10 @@ def test_leases_with_one_token_are_joined_up_to_a_limit() -> None:
     def lease(count: int) -> Lease:
         return Lease(TENANT, rows_pb2.LeaseRow(worker="w", homes=range(count)), rows_pb2.ExtensionRow())
 
-    whole = lease(DELIVERIES_MAX - 2)
+    whole = lease(CLAIM_MAX - 2)
     assert whole.join(lease(2))
     assert not whole.join(lease(1))
-    assert len(whole.row.homes) == DELIVERIES_MAX
+    assert len(whole.row.homes) == CLAIM_MAX
 
 
 def test_ended_deliveries_of_a_claim_are_left_out(tmp_path: Path) -> None:
@@ -610,3 +611,52 @@ def test_tasks_with_keys_stay_together_in_the_home_of_their_command(tmp_path: Pa
         assert [len(rows_of(shard_path(path, each), keys.TASKS)) for each in range(to)] == [
             20 if each == home else 0 for each in range(to)
         ]
+
+
+# -- odd folders ---------------------------------------------------------------------------------------------------
+
+
+def test_link_to_a_store_stays_and_leads_to_the_new_stores(tmp_path: Path) -> None:
+    store = waiting_store(tmp_path / "disk")
+    link = tmp_path / "link"
+    link.symlink_to(store)
+    done = changed(link, 2)
+    assert link.is_symlink()
+    assert (stored_shards(store), sound(link)) == (2, TASKS)
+    assert Path(done.before).parent == store.parent
+    assert sound(Path(done.before)) == TASKS
+
+
+def test_asking_for_the_present_number_removes_what_an_interrupted_run_left(tmp_path: Path) -> None:
+    path, artifacts = filed_store(tmp_path)
+    with pytest.raises(Crash):
+        changed(path, 2, artifacts=artifacts, step=crash_at("check"))
+    with pytest.raises(StoreFormat, match="already"):
+        changed(path, 1, artifacts=artifacts)
+    assert beside(path) == ["artifacts", "store"]
+    assert list(artifacts.iterdir()) == [installation(artifacts, path)]
+
+
+def test_folder_of_artifacts_that_does_not_exist_is_rejected_first(store: Path) -> None:
+    with pytest.raises(StoreFailed, match=r"--artifacts is .*, which is not a folder"):
+        changed(store, 2, artifacts=store.with_name("none"))
+
+
+def test_new_folders_of_artifacts_are_named_for_those_who_go_back(tmp_path: Path) -> None:
+    path, artifacts = filed_store(tmp_path)
+    done = changed(path, 2, artifacts=artifacts)
+    assert done.artifacts == [str(installation(artifacts, each)) for each in shards_of(path)]
+
+
+def test_full_disk_fails_a_merge_and_changes_nothing(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    changed(store, 3)
+
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "pwrite", full)
+    with pytest.raises(StoreFailed, match="No space left on device"):
+        changed(store, 2)
+    monkeypatch.undo()
+    assert not store.with_name("store.resharding").exists()
+    assert (stored_shards(store), sound(store)) == (3, TASKS)

@@ -1,12 +1,11 @@
-"""Where each task and each place of a source went: a file with one number per position, mapped into memory.
+"""Where each task and each place of a source went: a file with one number per position.
 
-The system keeps the parts in use in memory and writes the others to the file, so that the map of any number of tasks
-takes little memory of the process.
+The file takes little memory of the process, whatever the number of tasks. It is not mapped into memory: a full disk
+would end the process instead of failing a write.
 """
 
 from __future__ import annotations
 
-import mmap
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -46,27 +45,35 @@ class PlaceMap:
         for span in spans:
             self._offsets[span.lane] = (size - span.first, span.first, span.last)
             size += span.last - span.first + 1
-        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
-            os.ftruncate(file, max(size, 1) * _ENTRY_BYTES)  # sparse: only positions with rows take space
-            self._map = mmap.mmap(file, 0)
-        finally:
-            os.close(file)
-        self._entries = memoryview(self._map).cast("Q")
+            os.ftruncate(self._file, size * _ENTRY_BYTES)  # sparse: only positions with rows take space
+        except OSError:
+            os.close(self._file)
+            raise
 
     def put(self, lane: bytes, position: int, shard: int, moved_to: int) -> None:
-        """Notes where a position of a lane went."""
-        self._entries[self._offsets[lane][0] + position] = shard + 1 << _POSITION_BITS | moved_to
+        """Notes where a position of a lane went.
+
+        Raises:
+            OSError: The file cannot be written.
+        """
+        entry = shard + 1 << _POSITION_BITS | moved_to
+        at = (self._offsets[lane][0] + position) * _ENTRY_BYTES
+        os.pwrite(self._file, entry.to_bytes(_ENTRY_BYTES, "big"), at)
 
     def get(self, lane: bytes, position: int) -> tuple[int, int] | None:
-        """Returns the target shard and the position there; None: there was no row at the position."""
+        """Returns the target shard and the position there; None: there was no row at the position.
+
+        Raises:
+            OSError: The file cannot be read.
+        """
         found = self._offsets.get(lane)
         if found is None or not found[1] <= position <= found[2]:
             return None
-        entry = self._entries[found[0] + position]
+        entry = int.from_bytes(os.pread(self._file, _ENTRY_BYTES, (found[0] + position) * _ENTRY_BYTES), "big")
         return ((entry >> _POSITION_BITS) - 1, entry & _POSITION) if entry else None
 
     def close(self) -> None:
         """Releases the file."""
-        self._entries.release()
-        self._map.close()
+        os.close(self._file)

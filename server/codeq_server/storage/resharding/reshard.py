@@ -63,6 +63,7 @@ class Resharded:
         artifacts_missing: Artifacts that rows refer to, but that have no file in the folder of artifacts.
         before: Folder with the stores as they were.
         artifacts_before: Folders with their artifacts, unless these are in that folder.
+        artifacts: Folders with the artifacts of the new stores, unless these are beside them.
         seconds: Time for moving everything, without the checks.
     """
 
@@ -75,6 +76,7 @@ class Resharded:
     artifacts_missing: int
     before: str
     artifacts_before: list[str]
+    artifacts: list[str]
     seconds: float
 
 
@@ -104,9 +106,9 @@ class _Aside:
         if self.new.exists() and not self.is_draft:
             raise StoreNotWritable(
                 f"{self.new} is left from a run that was interrupted while it switched. The server uses {self.path}, "
-                f"which holds {stored_shards(self.path)} shards and is whole; {self.new} holds "
-                f"{stored_shards(self.new)} shards. If those are the stores from before, rename the folder to keep "
-                "them; otherwise remove it"
+                f"which is whole, with numShards {stored_shards(self.path)}; {self.new} has numShards "
+                f"{stored_shards(self.new)}. If that is the number from before, rename the folder to keep the old "
+                "stores; otherwise remove it"
             )
         if self.staging.exists() and not any(self.staging.iterdir()):
             self.staging.rmdir()
@@ -187,26 +189,31 @@ def reshard(
     Raises:
         StoreError: The stores cannot be resharded; they are unchanged, and in their place.
     """
-    path = path.absolute()
-    shards = _shards_in(path, to, expected)
+    path = path.resolve()  # a link to a folder would be exchanged instead of the folder
+    if not stored_shards(path):
+        raise StoreFailed(f"there is no store at {path}")
     aside = _Aside(path)
     with ExitStack() as stack:
         stack.enter_context(held_layout(path))
+        aside.check()
+        aside.drop()
+        shards = _shards_in(path, to, expected)
         stores = _stores(path, shards)
         for store in stores if shards > 1 else ():
             stack.enter_context(held_layout(store))
         try:
-            aside.check()
             _refuse_logs(stores)
             _check_space(path, free_bytes or _free_bytes)
             _check_all(stores, "present", say)
             named = None if artifacts is None else artifacts.absolute()
+            if named is not None and not named.is_dir():
+                raise StoreFailed(f"--artifacts is {named}, which is not a folder")
             roots = (named or _artifacts(path, shards), named or _artifacts(path, to))
             if named is None and to > 1:
                 roots = (roots[0], aside.new / ARTIFACTS)
             before = _replace(aside, _Job(stores, to, aside, roots, say), step)
         except OSError as error:
-            raise StoreFailed(f"could not write {aside.staging}: {reason_of(error)}") from error
+            raise StoreFailed(f"could not use {error.filename or aside.staging}: {reason_of(error)}") from error
         except CorruptRows as error:
             raise StoreDamaged(str(error)) from error
     return before
@@ -214,7 +221,6 @@ def reshard(
 
 def _replace(aside: _Aside, job: _Job, step: Step) -> Resharded:
     """Makes the new stores and puts them in the place of the old ones."""
-    aside.drop()
     take_scratch(aside.staging)
     elsewhere = job.artifacts_elsewhere()
     try:
@@ -364,6 +370,7 @@ class _Job:
             self._missing,
             str(before),
             self._old_files,
+            [str(each) for each in self.artifacts_elsewhere()],
             round(self._seconds, 3),
         )
 
@@ -383,8 +390,6 @@ def _shards_in(path: Path, to: int, expected: int) -> int:
         StoreError: It cannot be changed to this one.
     """
     shards = stored_shards(path)
-    if not shards:
-        raise StoreFailed(f"there is no store at {path}")
     if not 1 <= to <= ids.SHARDS_MAX:
         raise StoreFormat(f"--to is {to}; it must be 1 to {ids.SHARDS_MAX}")
     if expected and expected != shards:

@@ -30,7 +30,7 @@ type WorkRequest struct {
 	// Hello. Set in the first message only.
 	Hello *WorkerHello `protobuf:"bytes,1,opt,name=hello,proto3" json:"hello,omitempty"`
 	// Number of additional tasks that the server may push, 0 to 65536. Each pushed task costs one credit, and credits are
-	// never refunded. The total is capped at 65536.
+	// never refunded. More than 65536 in all end the call with INVALID_ARGUMENT.
 	AddCredits int32 `protobuf:"varint,2,opt,name=add_credits,json=addCredits,proto3" json:"add_credits,omitempty"`
 	// Number of additional bytes of Task messages that the server may push. Bytes are counted from the first message that
 	// sets this field. The server pushes while the balance is positive, so the last task may overdraw it.
@@ -180,7 +180,8 @@ type WorkResponse struct {
 	// tasks, unless the reason is UNAUTHENTICATED: while a token is about to expire, it still pushes tasks.
 	Notice *StreamNotice `protobuf:"bytes,8,opt,name=notice,proto3" json:"notice,omitempty"`
 	// Credits that were returned: as many as the client asked for, or fewer, down to 0, if the server has spent the others
-	// on tasks or is asking other processes for tasks with them. Absent unless the client asked.
+	// on tasks or is asking other processes for tasks with them. One number may answer several requests. Absent unless the
+	// client asked.
 	ReturnedCredits *uint32 `protobuf:"varint,9,opt,name=returned_credits,json=returnedCredits,proto3,oneof" json:"returned_credits,omitempty"`
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache

@@ -37,7 +37,7 @@ export type WorkRequest = Message<"codeq.v1.WorkRequest"> & {
 
   /**
    * Number of additional tasks that the server may push, 0 to 65536. Each pushed task costs one credit, and credits are
-   * never refunded. The total is capped at 65536.
+   * never refunded. More than 65536 in all end the call with INVALID_ARGUMENT.
    *
    * @generated from field: int32 add_credits = 2;
    */
@@ -179,7 +179,8 @@ export type WorkResponse = Message<"codeq.v1.WorkResponse"> & {
 
   /**
    * Credits that were returned: as many as the client asked for, or fewer, down to 0, if the server has spent the others
-   * on tasks or is asking other processes for tasks with them. Absent unless the client asked.
+   * on tasks or is asking other processes for tasks with them. One number may answer several requests. Absent unless the
+   * client asked.
    *
    * @generated from field: optional uint32 returned_credits = 9;
    */

@@ -9,9 +9,11 @@ from typing import Any, NamedTuple
 
 import pytest
 import test_resharding
+import test_resharding_switch
 from codeq_server.core import lookup, names
 from codeq_server.storage.resharding import lanes, references, reshard, shared, targets
 from planting import planted
+from resharded_stores import waiting_store
 
 pytestmark = [pytest.mark.interpreted, pytest.mark.timeout(120)]
 
@@ -63,11 +65,11 @@ BUGS: dict[str, Bug] = {
     ),
     "new stores are not checked": Bug(
         (reshard._replace, '_check_all(_stores(aside.new, job.to), "new", job.say)', "..."),
-        test_resharding.test_new_stores_with_contradictions_never_replace_the_old_ones,
+        test_resharding_switch.test_new_stores_with_contradictions_never_replace_the_old_ones,
     ),
     "old stores are in a folder that the next run empties": Bug(
         (reshard._replace, "aside.settle()", "..."),
-        test_resharding.test_crash_at_any_step_leaves_whole_stores_under_the_name,
+        test_resharding_switch.test_crash_at_any_step_leaves_whole_stores_under_the_name,
         "keep",
     ),
 }
@@ -85,8 +87,8 @@ def test_planted_bug_in_resharding_is_found(bug: Bug, tmp_path: Path) -> None:
 def run(bug: Bug, folder: Path) -> None:
     folder.mkdir()
     if bug.step:
-        bug.found_by(test_resharding.waiting_store(folder), bug.step)
-    elif bug.found_by is test_resharding.test_new_stores_with_contradictions_never_replace_the_old_ones:
-        bug.found_by(test_resharding.waiting_store(folder))
+        bug.found_by(waiting_store(folder), bug.step)
+    elif bug.found_by is test_resharding_switch.test_new_stores_with_contradictions_never_replace_the_old_ones:
+        bug.found_by(waiting_store(folder))
     else:
         bug.found_by(folder)

@@ -113,8 +113,9 @@ def _show(options: ClientOptions, reply: str | None) -> None:
         return
     render.show_list("groups", groups, GROUP_COLUMNS, options.format)
     for group in groups:
-        print()
-        members = json_text.elements(json_text.members(group).get("members", "[]"))
+        fields = json_text.members(group)
+        print(f"\nshard {fields.get('shardIdx', '0')}" if len(groups) > 1 else "")
+        members = json_text.elements(fields.get("members", "[]"))
         render.show_list("members", members, MEMBER_COLUMNS, options.format)
 
 

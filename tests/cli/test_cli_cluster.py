@@ -47,6 +47,14 @@ def test_cluster_status_shows_groups_and_members_in_tables(client: Run, recorder
     assert members[2] == ["b", "LEARNER", "false", "b:7000", "4", "5", "false"]
 
 
+def test_cluster_status_names_the_shard_of_each_group(client: Run, recorder: RecordingServer) -> None:
+    fields = json.loads(STATUS)
+    fields["groups"].append(fields["groups"][0] | {"shardIdx": 1})
+    recorder.reply(json.dumps(fields).encode())
+    lines = client("cluster", "status", "-o", "table").stdout.decode().splitlines()
+    assert [line for line in lines if line.startswith("shard ")] == ["shard 0", "shard 1"]
+
+
 def test_cluster_status_with_json_output_prints_the_reply(client: Run, recorder: RecordingServer) -> None:
     recorder.reply(STATUS)
     assert client("cluster", "status", "-o", "json").stdout == STATUS + b"\n"

@@ -196,9 +196,12 @@ async def test_stream_that_expects_another_number_of_shards_is_over_all(server: 
         assert {shard_of(task.id, SHARDS) for task in await take(stream, 20)} == set(range(SHARDS))
 
 
-async def test_choice_of_a_shard_that_does_not_exist_is_rejected(server: ServerProcess) -> None:
+@pytest.mark.parametrize(("shard", "shards"), [(SHARDS, SHARDS), (5, 2), (0, 0)])
+async def test_choice_of_a_shard_that_does_not_exist_is_rejected(
+    server: ServerProcess, shard: int, shards: int
+) -> None:
     with pytest.raises(grpc.aio.AioRpcError, match="only_shard"):
-        async with greeted(server, pb.WorkerHello(only_shard=pb.ShardChoice(shard=SHARDS, shards=SHARDS))):
+        async with greeted(server, pb.WorkerHello(only_shard=pb.ShardChoice(shard=shard, shards=shards))):
             pass
 
 

@@ -85,11 +85,11 @@ def chosen_shard(hello: pb.WorkerHello, shards: int) -> int | None:
         Rejection: INVALID_FIELD.
     """
     choice = hello.only_shard
-    if not hello.HasField("only_shard") or choice.shards != shards:
+    if not hello.HasField("only_shard"):
         return None
-    if choice.shard >= shards:
-        raise invalid_field("only_shard.shard", f"must be less than {shards}, the number of shards")
-    return choice.shard
+    if choice.shard >= choice.shards:
+        raise invalid_field("only_shard.shard", f"must be less than only_shard.shards, which is {choice.shards}")
+    return choice.shard if choice.shards == shards else None
 
 
 def check_credits(held: int, count: int, size: int) -> None:

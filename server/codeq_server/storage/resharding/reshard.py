@@ -408,9 +408,10 @@ def _refuse_logs(stores: Sequence[Path]) -> None:
     for store in stores:
         with open_stored(store) as stored:
             if any(key != ROWS_POINTER for key, _ in stored.scan(LOG_PREFIX, LAST_KEY, 2)):
+                way_out = f"; to leave the cluster with this store, run `codeq cluster leave {store}`"
                 raise StoreFormat(
-                    f"the store {store} is that of a member of a cluster, whose number of shards cannot be changed; to "
-                    f"leave the cluster with this store, run `codeq cluster leave {store}`"
+                    f"the store {store} is that of a member of a cluster, whose number of shards cannot be changed"
+                    + (way_out if len(stores) == 1 else "")
                 )
 
 

@@ -154,9 +154,12 @@ class Source:
         if identity is None:
             raise StoreFormat(f"the store of shard {index} is empty: start the server once")
         if (identity.shard, identity.num_shards) != (index, numbers.sources):
+            hint = "the number of nodes of a static cluster cannot be changed"
+            if numbers.sources > 1:
+                hint = "put each store into the folder of its shard"
             raise StoreFormat(
                 f"the store is shard {identity.shard} of {identity.num_shards}, not shard {index} of "
-                f"{numbers.sources}; the number of nodes of a static cluster cannot be changed"
+                f"{numbers.sources}; {hint}"
             )
         self.identity = identity
         tick = rows.get(keys.TICK)

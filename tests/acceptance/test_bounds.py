@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ from codeq.v1 import worker_service_pb2 as worker_pb
 from codeq.v1.task_service_pb2_grpc import TaskServiceStub
 from codeq.v1.worker_service_pb2_grpc import WorkerServiceStub
 from google.protobuf.message import Message
-from server_process import DEV_TOKEN, ServerProcess
+from server_process import DEV_TOKEN, LOOPBACK, ServerProcess, raft_variables, reserved_port
 from strangers import HTTP2, strangers
 
 OPERATIONS = Path(__file__).resolve().parents[2] / "docs/operations.md"
@@ -163,6 +164,29 @@ async def peer_connections(path: Path, bound: int) -> None:
             async with asyncio.timeout(SECONDS_MAX):
                 while crowd.open() > bound:  # noqa: ASYNC110 - sockets of the kernel set no event
                     await asyncio.sleep(0.05)
+
+
+async def headless_connections(path: Path, bound: int) -> None:
+    with ExitStack() as stack:
+        held = [stack.enter_context(reserved_port()) for _ in "abc"]
+        places = {name: f"{LOOPBACK}:{port.getsockname()[1]}" for name, port in zip("abc", held, strict=True)}
+        node = ServerProcess(path, env=raft_variables(3, places, "a"), apart=False)
+        stack.callback(node.close)
+        node.spawn()  # it is not ready without the others, but takes connections
+        async with asyncio.timeout(SECONDS_MAX):
+            while not is_open(port_of(places["a"])):  # noqa: ASYNC110 - nothing tells when
+                await asyncio.sleep(0.05)
+        with strangers([port_of(places["a"])], bound + 20, b"") as crowd:
+            await crowd.come()
+            async with asyncio.timeout(SECONDS_MAX):
+                while (left := crowd.open()) > bound:  # noqa: ASYNC110 - sockets of the kernel set no event
+                    await asyncio.sleep(0.02)
+            assert left == bound
+
+
+def is_open(port: int) -> bool:
+    with socket.socket() as made:
+        return made.connect_ex((LOOPBACK, port)) == 0
 
 
 async def calls_of_a_connection(path: Path, bound: int) -> None:
@@ -423,6 +447,7 @@ REACH: dict[str, Callable[[Path, int], Awaitable[None]]] = {
     "bytes of large requests": held_bytes,
     "bytes of large requests in progress": worked_bytes,
     "connections from other nodes": peer_connections,
+    "connections from other nodes that have not named their group": headless_connections,
     "gRPC calls per connection": calls_of_a_connection,
     "unauthenticated calls per connection": calls_without_token_of_a_connection,
     "seconds without HTTP/2": without_http2,

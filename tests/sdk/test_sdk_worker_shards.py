@@ -432,7 +432,7 @@ async def test_servers_with_different_numbers_of_shards_do_not_make_a_worker_sta
         worker = codeq.AsyncWorker(server.address, concurrency=12)
         async with running(worker, lambda _: None) as run:
             streams = await server.kept(2)
-            assert server.streams == 3  # the third, over all shards, is kept
+            assert server.streams <= 4  # one more than needed, if that of shard 1 was the first to be opened
             worker.stop()
             await finish(run, *streams)
 

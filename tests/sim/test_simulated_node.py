@@ -15,8 +15,8 @@ from sim_run import simulate
 
 SEARCH_SECONDS = float(os.environ.get("CODEQ_SEARCH_SECONDS", "120"))
 """How long to try new seeds."""
-SEEDS_LEAST = 100
-SEEDS_TWICE = range(0, SEEDS_LEAST, 25)
+SEEDS_LEAST = 50
+SEEDS_TWICE = range(0, SEEDS_LEAST, 15)
 """Seeds to run twice."""
 HAPPENS = {
     *("kill", "power cut", "stop", "created", "found again", "refused", "claimed", "extended", "accepted"),
